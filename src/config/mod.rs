@@ -1,0 +1,1 @@
+//! Options as given, and as checked.

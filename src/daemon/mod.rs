@@ -1,0 +1,1 @@
+//! Builds the house from bottom to top, serves, and takes it down.

@@ -1,0 +1,35 @@
+//! dssefs: an S3 bucket as a file system whose every object is a proven DSSE-KMS object.
+//!
+//! The rooms stand in storeys: each may use only those below it, as the import table in `docs/ARCHITECTURE.md` says and
+//! `tests/tidy.rs` enforces.
+
+// The ground floor: values, without I/O.
+pub mod metrics;
+pub mod object;
+pub mod secret;
+
+// The rules.
+pub mod crypto;
+pub mod policy;
+
+// The outside world.
+pub mod config;
+pub mod kms;
+pub mod s3;
+pub mod sealed;
+
+// The engines, one for each direction.
+pub mod namespace;
+pub mod read;
+pub mod spill;
+pub mod write;
+
+// The meaning of a file system call.
+pub mod vfs;
+
+// The door.
+pub mod cli;
+pub mod daemon;
+#[cfg(feature = "serve")]
+pub mod emulator;
+pub mod fuse;

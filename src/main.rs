@@ -1,0 +1,3 @@
+//! The `dssefs` program: parse, run, exit code.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Names and values of the store: buckets, keys, versions, ranges. Validated once, at the border.

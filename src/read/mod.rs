@@ -1,0 +1,1 @@
+//! Reading one pinned version of an object.

@@ -1,0 +1,1 @@
+//! A random-access file of sealed blocks.

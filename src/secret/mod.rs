@@ -1,0 +1,1 @@
+//! Keys and plaintext in memory that is locked, left out of core dumps and wiped.

@@ -1,0 +1,1 @@
+//! The bytes of a file that are not in S3 yet.

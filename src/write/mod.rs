@@ -1,0 +1,1 @@
+//! From written bytes to a proven object.
