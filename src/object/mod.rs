@@ -1,1 +1,14 @@
-//! Names and values of the store: buckets, keys, versions, ranges. Validated once, at the border.
+//! Names and values of the store: buckets, keys, versions, byte ranges, metadata. Each is validated once, where it enters the
+//! program, and cannot be made otherwise.
+//!
+//! This room does no I/O and knows no encryption. It uses no other room.
+
+mod bucket;
+mod key;
+mod meta;
+mod range;
+
+pub use bucket::{Bucket, BucketError};
+pub use key::{Key, KeyError, Name, NameError, Prefix};
+pub use meta::{ETag, ObjectMeta, UserMetadata, Version, VersionId};
+pub use range::ByteRange;

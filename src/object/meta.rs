@@ -1,0 +1,85 @@
+//! What the store says of an object beside its encryption.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::SystemTime;
+
+/// An entity tag, with its quotes as S3 sends it.
+///
+/// For objects under KMS it is not a digest of the content and not stable between copies ("Checking object integrity", S3 User
+/// Guide): it names a version, nothing more.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ETag(String);
+
+impl ETag {
+    /// Takes S3's text; one that came without quotes (some listings, other servers) is given them.
+    #[must_use]
+    pub fn new(text: &str) -> ETag {
+        if text.starts_with('"') { ETag(text.to_owned()) } else { ETag(format!("\"{text}\"")) }
+    }
+
+    /// The text with its quotes, as conditional headers take it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The id of a version in a bucket with versioning.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VersionId(String);
+
+impl VersionId {
+    /// Takes S3's text.
+    #[must_use]
+    pub fn new(text: &str) -> VersionId {
+        VersionId(text.to_owned())
+    }
+
+    /// The text as S3 takes it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One version of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// The entity tag.
+    pub etag: ETag,
+    /// The version's id, where the bucket has versioning.
+    pub id: Option<VersionId>,
+}
+
+/// `x-amz-meta-*`: names in lower case without that prefix, and their values. Together at most 2 KB ("Working with object
+/// metadata", S3 User Guide).
+pub type UserMetadata = BTreeMap<String, String>;
+
+/// What a HEAD or GET says of an object beside its encryption.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// The whole object's length in bytes.
+    pub size: u64,
+    /// Which version this is.
+    pub version: Version,
+    /// When S3 took it, to the second.
+    pub last_modified: SystemTime,
+    /// `STANDARD` where S3 does not say.
+    pub storage_class: String,
+    /// Content-Type, where there is one.
+    pub content_type: Option<String>,
+    /// The other content headers that a rewrite of the object must carry over: `cache-control`, `content-disposition`,
+    /// `content-encoding`, `content-language`, `expires`, by lower-case name.
+    pub content_headers: BTreeMap<String, String>,
+    /// How many tags it has (`x-amz-tagging-count`), 0 where S3 does not say.
+    pub tag_count: u32,
+    /// The user metadata.
+    pub user: UserMetadata,
+}

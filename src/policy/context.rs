@@ -1,0 +1,94 @@
+//! The encryption context.
+
+use std::collections::BTreeMap;
+
+/// Name and value pairs that KMS binds to each data key as additional authenticated data, and writes to CloudTrail. S3 adds
+/// the pair `aws:s3:arn` by itself. Not secret, and never shown again by GET or HEAD ("Encryption context", S3 User Guide).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EncryptionContext(BTreeMap<String, String>);
+
+/// The longest header value that carries a context, in bytes: a quarter of the 8 KB that S3 allows for all headers of a PUT.
+const HEADER_BYTES_MAX: usize = 2048;
+
+/// Why some pairs cannot be an encryption context.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ContextError {
+    /// No `=`, or nothing before it.
+    #[error("{0:?} is not a pair of an encryption context; write NAME=VALUE")]
+    NotAPair(String),
+    /// The same name twice.
+    #[error("the encryption context names {0:?} twice; give each name once")]
+    Twice(String),
+    /// `aws:` is S3's own.
+    #[error("{0:?} begins with aws:, which is reserved: S3 adds aws:s3:arn by itself; choose another name")]
+    Reserved(String),
+    /// Over [`HEADER_BYTES_MAX`].
+    #[error("the encryption context takes {0} bytes as a header, and at most {HEADER_BYTES_MAX} fit; use shorter pairs")]
+    TooLong(usize),
+}
+
+impl EncryptionContext {
+    /// Checks pairs of the form `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// [`ContextError`] names the pair and what to do.
+    pub fn parse<S: AsRef<str>>(pairs: &[S]) -> Result<EncryptionContext, ContextError> {
+        let mut context = BTreeMap::new();
+        for pair in pairs {
+            let pair = pair.as_ref();
+            let (name, value) =
+                pair.split_once('=').filter(|(n, _)| !n.is_empty()).ok_or_else(|| ContextError::NotAPair(pair.to_owned()))?;
+            if name.starts_with("aws:") {
+                return Err(ContextError::Reserved(name.to_owned()));
+            }
+            if context.insert(name.to_owned(), value.to_owned()).is_some() {
+                return Err(ContextError::Twice(name.to_owned()));
+            }
+        }
+        let context = EncryptionContext(context);
+        match context.header().map_or(0, |header| header.len()) {
+            bytes if bytes > HEADER_BYTES_MAX => Err(ContextError::TooLong(bytes)),
+            _ => Ok(context),
+        }
+    }
+
+    /// The value of `x-amz-server-side-encryption-context`: Base64 of the UTF-8 JSON object; none for an empty context.
+    #[must_use]
+    pub fn header(&self) -> Option<String> {
+        (!self.0.is_empty()).then(|| base64_simd::STANDARD.encode_to_string(self.json().as_bytes()))
+    }
+
+    /// The pairs as one JSON object, names in order.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::Value::from_iter(self.0.clone()).to_string()
+    }
+
+    /// Whether there is no pair.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_become_base64_of_json() {
+        let context = EncryptionContext::parse(&["project=x", "a=b=c"]).unwrap();
+        assert_eq!(context.json(), r#"{"a":"b=c","project":"x"}"#);
+        assert_eq!(context.header().as_deref(), Some("eyJhIjoiYj1jIiwicHJvamVjdCI6IngifQ=="));
+        assert_eq!(EncryptionContext::default().header(), None);
+    }
+
+    #[test]
+    fn bad_pairs_are_named() {
+        assert_eq!(EncryptionContext::parse(&["x"]), Err(ContextError::NotAPair("x".into())));
+        assert_eq!(EncryptionContext::parse(&["=x"]), Err(ContextError::NotAPair("=x".into())));
+        assert_eq!(EncryptionContext::parse(&["a=1", "a=2"]), Err(ContextError::Twice("a".into())));
+        assert_eq!(EncryptionContext::parse(&["aws:s3:arn=x"]), Err(ContextError::Reserved("aws:s3:arn".into())));
+        assert!(matches!(EncryptionContext::parse(&[format!("a={}", "x".repeat(2000))]), Err(ContextError::TooLong(_))));
+    }
+}

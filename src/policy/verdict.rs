@@ -1,0 +1,139 @@
+//! What the store said of an object's encryption, how it is known, and what it amounts to.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use super::ALGORITHM;
+
+/// The server-side encryption that the store reported.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// `aws:kms:dsse`.
+    Dsse,
+    /// `aws:kms`.
+    Kms,
+    /// `AES256`, S3's own keys.
+    Aes256,
+    /// A key that the client holds.
+    SseC,
+    /// The store answered and named none.
+    None,
+    /// A value that this version does not know.
+    Other(String),
+    /// The store was not asked.
+    Unknown,
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Algorithm::Dsse => ALGORITHM,
+            Algorithm::Kms => "aws:kms",
+            Algorithm::Aes256 => "AES256",
+            Algorithm::SseC => "sse-c",
+            Algorithm::None => "none",
+            Algorithm::Other(text) => text,
+            Algorithm::Unknown => "unknown",
+        })
+    }
+}
+
+/// The encryption headers of one answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// `x-amz-server-side-encryption`, or SSE-C by its own header.
+    pub algorithm: Algorithm,
+    /// `x-amz-server-side-encryption-aws-kms-key-id`, as it came.
+    pub key_arn: Option<String>,
+    /// `x-amz-server-side-encryption-bucket-key-enabled`; DSSE-KMS never uses one.
+    pub bucket_key: bool,
+}
+
+impl Facts {
+    /// Reads the four headers of an answer: algorithm, key, bucket key, and the algorithm of a customer-provided key.
+    #[must_use]
+    pub fn from_headers(sse: Option<&str>, key: Option<&str>, bucket_key: Option<bool>, sse_c: Option<&str>) -> Facts {
+        let algorithm = match (sse, sse_c) {
+            (_, Some(_)) => Algorithm::SseC,
+            (None, None) => Algorithm::None,
+            (Some(ALGORITHM), None) => Algorithm::Dsse,
+            (Some("aws:kms"), None) => Algorithm::Kms,
+            (Some("AES256"), None) => Algorithm::Aes256,
+            (Some(other), None) => Algorithm::Other(other.to_owned()),
+        };
+        Facts { algorithm, key_arn: key.map(str::to_owned), bucket_key: bucket_key.unwrap_or(false) }
+    }
+
+    /// Before any answer came.
+    #[must_use]
+    pub fn unknown() -> Facts {
+        Facts { algorithm: Algorithm::Unknown, key_arn: None, bucket_key: false }
+    }
+}
+
+/// Which kind of answer the facts were read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// HeadObject.
+    Head,
+    /// GetObject.
+    Get,
+    /// PutObject.
+    Put,
+    /// CopyObject.
+    Copy,
+    /// CompleteMultipartUpload.
+    Complete,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Evidence::Head => "head",
+            Evidence::Get => "get",
+            Evidence::Put => "put",
+            Evidence::Copy => "copy",
+            Evidence::Complete => "complete",
+        })
+    }
+}
+
+/// Facts with their provenance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// What was said.
+    pub facts: Facts,
+    /// In which kind of answer.
+    pub evidence: Evidence,
+    /// When it arrived, by this host's clock.
+    pub verified_at: SystemTime,
+    /// `x-amz-request-id`, by which AWS and CloudTrail know the request.
+    pub request_id: Option<String>,
+}
+
+/// What an object's encryption amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// DSSE-KMS under the expected key.
+    Compliant,
+    /// Some other encryption, or none.
+    NotDsse,
+    /// DSSE-KMS under another key than the mount's.
+    WrongKey,
+    /// There are changes that are not in the store yet.
+    Pending,
+    /// Nobody asked the store yet, or it could not be asked.
+    Unknown,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Compliant => "compliant",
+            Verdict::NotDsse => "not-dsse",
+            Verdict::WrongKey => "wrong-key",
+            Verdict::Pending => "pending",
+            Verdict::Unknown => "unknown",
+        })
+    }
+}
