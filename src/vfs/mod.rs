@@ -1,1 +1,82 @@
-//! The file system in our own types.
+//! The meaning of each file system call, in our own types: what a program is promised, without the kernel's protocol.
+//!
+//! Here the engines meet: `namespace` knows names and attributes, `read` one version of an object, `write` the changes of one
+//! file. This room ties them to open files, and turns every failure into an errno in one place. It sends no request of its own and
+//! knows nothing of FUSE. It may use `object`, `policy`, `s3`, `namespace`, `read`, `spill`, `write` and `metrics`.
+
+mod data;
+mod errno;
+mod error;
+mod file;
+mod files;
+mod handles;
+mod meta;
+mod names;
+mod xattr;
+
+use std::sync::Arc;
+
+use crate::metrics::Counters;
+use crate::namespace::Namespace;
+use crate::read::ReadBudget;
+use crate::s3::Gateway;
+use crate::write::Engine;
+
+pub use data::{Opened, WriteMode};
+pub use errno::{Errno, ErrnoStyle};
+pub use error::Error;
+pub use handles::Fh;
+pub use meta::{SetAttributes, Statfs, TimeChange};
+pub use names::RenameMode;
+pub use xattr::MountFacts;
+
+use files::Files;
+use handles::Handles;
+
+/// What to do when a program reads an object that is not DSSE-KMS under the mount's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoncompliantRead {
+    /// Serve it; its attributes tell.
+    Serve,
+    /// Answer EKEYREJECTED before a byte is served.
+    Refuse,
+}
+
+/// How a mount behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// See [`NoncompliantRead`].
+    pub on_noncompliant_read: NoncompliantRead,
+    /// Whether listxattr names the `user.dsse.*` attributes; they can be read by name in any case.
+    pub list_attributes: bool,
+    /// What the root directory's attributes say of the mount.
+    pub facts: MountFacts,
+}
+
+/// A mounted file system.
+pub struct Vfs {
+    gateway: Arc<Gateway>,
+    namespace: Arc<Namespace>,
+    engine: Arc<Engine>,
+    read_budget: Arc<ReadBudget>,
+    counters: Arc<Counters>,
+    settings: Settings,
+    files: Files,
+    handles: Handles,
+}
+
+impl Vfs {
+    /// A file system out of its engines.
+    #[must_use]
+    pub fn new(
+        gateway: Arc<Gateway>,
+        namespace: Arc<Namespace>,
+        engine: Arc<Engine>,
+        read_budget: Arc<ReadBudget>,
+        counters: Arc<Counters>,
+        settings: Settings,
+    ) -> Arc<Vfs> {
+        let (files, handles) = (Files::default(), Handles::default());
+        Arc::new(Vfs { gateway, namespace, engine, read_budget, counters, settings, files, handles })
+    }
+}

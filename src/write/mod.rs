@@ -1,1 +1,21 @@
-//! From written bytes to a proven object.
+//! From written bytes to a proven object: one [`Writer`] for each file that has changes.
+//!
+//! A writer keeps the bytes in the spill's buffer, sends parts while the program goes on writing in sequence, and at `commit`
+//! makes one object of the changes and of the object they were made to. Only the gateway's `Verified` receipt ends a commit.
+//!
+//! This room reads nothing for programs and knows no paths, inodes or handles. It may use `object`, `policy`, `spill`, `s3` and
+//! `metrics`.
+
+mod commit;
+mod error;
+mod fill;
+mod parts;
+mod payload;
+mod state;
+mod stream;
+mod writer;
+
+pub use error::Error;
+pub use parts::OBJECT_BYTES_MAX;
+pub use state::{Base, Piece, Target};
+pub use writer::{Destination, Engine, Settings, Writer};

@@ -1,0 +1,150 @@
+//! The one place with errno names.
+
+use crate::object::NameError;
+use crate::s3::{self, Kind};
+use crate::{namespace, spill, write};
+
+use super::Error;
+
+/// The number of an error, as errno.h has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// Which numbers key trouble gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrnoStyle {
+    /// ENOKEY, EKEYREVOKED, EKEYEXPIRED and EKEYREJECTED tell the kinds of key trouble apart.
+    #[default]
+    Native,
+    /// EACCES and EIO, for programs that do not know those.
+    Posix,
+}
+
+impl Error {
+    /// The number that the program sees.
+    #[must_use]
+    pub fn errno(&self, style: ErrnoStyle) -> Errno {
+        let native = self.native();
+        Errno(match style {
+            ErrnoStyle::Native => native,
+            ErrnoStyle::Posix => posix(native),
+        })
+    }
+
+    /// Whether it tells of trouble that a person should hear of, and not of an ordinary answer such as "no such file".
+    #[must_use]
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Error::Store(error) => is_store_trouble(error),
+            Error::Namespace(error) => matches!(error, namespace::Error::Store(error) if is_store_trouble(error)),
+            Error::Write(_) | Error::Stale | Error::Noncompliant { .. } => true,
+            Error::Name(_)
+            | Error::BadHandle
+            | Error::NotOpenForWriting
+            | Error::NoAttribute
+            | Error::ReadOnlyAttribute
+            | Error::Unsupported(_)
+            | Error::Invalid(_)
+            | Error::HardLink => false,
+        }
+    }
+
+    /// What to do about it, where that is known beyond the error's own sentence.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Error::Store(error)
+            | Error::Namespace(namespace::Error::Store(error))
+            | Error::Write(write::Error::Store(error)) => Some(error.remedy()),
+            _ => None,
+        }
+    }
+
+    fn native(&self) -> i32 {
+        match self {
+            Error::Store(error) => store(error.kind),
+            Error::Namespace(error) => names(error),
+            Error::Write(error) => writing(error),
+            Error::Name(error) => name(error),
+            Error::BadHandle | Error::NotOpenForWriting => libc::EBADF,
+            Error::Stale => libc::ESTALE,
+            Error::Noncompliant { .. } => libc::EKEYREJECTED,
+            Error::NoAttribute => libc::ENODATA,
+            Error::ReadOnlyAttribute | Error::HardLink => libc::EPERM,
+            Error::Unsupported(_) => libc::EOPNOTSUPP,
+            Error::Invalid(_) => libc::EINVAL,
+        }
+    }
+}
+
+fn is_store_trouble(error: &s3::Error) -> bool {
+    error.kind != Kind::NotFound
+}
+
+fn store(kind: Kind) -> i32 {
+    match kind {
+        Kind::KeyNotFound => libc::ENOKEY,
+        Kind::KeyDisabled | Kind::KeyPendingDeletion => libc::EKEYREVOKED,
+        Kind::KeyMaterialExpired => libc::EKEYEXPIRED,
+        Kind::KeyUnusable | Kind::Mismatch { .. } => libc::EKEYREJECTED,
+        Kind::AccessDenied { .. } | Kind::Credentials | Kind::Archived => libc::EACCES,
+        Kind::NotFound => libc::ENOENT,
+        Kind::PreconditionFailed | Kind::Conflict => libc::ESTALE,
+        Kind::Unsupported => libc::EOPNOTSUPP,
+        Kind::Configuration => libc::EPROTO,
+        Kind::TooLarge => libc::EFBIG,
+        Kind::KeyUnavailable
+        | Kind::NoSuchBucket
+        | Kind::NoSuchUpload
+        | Kind::Throttled { .. }
+        | Kind::Timeout
+        | Kind::Unreachable
+        | Kind::Unavailable
+        | Kind::Integrity
+        | Kind::Local
+        | Kind::Protocol => libc::EIO,
+    }
+}
+
+fn writing(error: &write::Error) -> i32 {
+    match error {
+        write::Error::Store(error) => store(error.kind),
+        write::Error::Spill(error) => spilling(error),
+        write::Error::TooLarge { .. } => libc::EFBIG,
+        write::Error::Stalled { .. } => libc::ENOSPC,
+        write::Error::Deleted => libc::ESTALE,
+        write::Error::PartsLost { .. } | write::Error::Incomplete { .. } | write::Error::ChangedWhileSent { .. } => libc::EIO,
+    }
+}
+
+/// For programs that do not know the key errnos.
+fn posix(native: i32) -> i32 {
+    match native {
+        libc::ENOKEY | libc::EKEYREVOKED | libc::EKEYEXPIRED | libc::EKEYREJECTED => libc::EACCES,
+        libc::EPROTO => libc::EIO,
+        other => other,
+    }
+}
+
+fn names(error: &namespace::Error) -> i32 {
+    match error {
+        namespace::Error::NotFound => libc::ENOENT,
+        namespace::Error::Exists => libc::EEXIST,
+        namespace::Error::NotADirectory => libc::ENOTDIR,
+        namespace::Error::IsADirectory => libc::EISDIR,
+        namespace::Error::NotEmpty => libc::ENOTEMPTY,
+        namespace::Error::Name(error) => name(error),
+        namespace::Error::NotPermitted => libc::EPERM,
+        namespace::Error::NotSupported => libc::EOPNOTSUPP,
+        namespace::Error::Stale => libc::ESTALE,
+        namespace::Error::Store(error) => store(error.kind),
+    }
+}
+
+fn name(error: &NameError) -> i32 {
+    match error {
+        NameError::Invalid(_) => libc::EINVAL,
+        NameError::NotUtf8 => libc::EILSEQ,
+        NameError::TooLong(_) | NameError::PathTooLong(_) => libc::ENAMETOOLONG,
+    }
+}

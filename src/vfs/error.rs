@@ -1,0 +1,54 @@
+//! Everything that a call can fail with.
+
+use crate::object::NameError;
+use crate::policy::Verdict;
+use crate::{namespace, s3, write};
+
+/// Why a call did not succeed. `errno` gives each its number.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A request of the store failed.
+    #[error(transparent)]
+    Store(#[from] s3::Error),
+    /// A name is not there, there already, or of another kind.
+    #[error(transparent)]
+    Namespace(#[from] namespace::Error),
+    /// A change could not be kept or made safe.
+    #[error(transparent)]
+    Write(#[from] write::Error),
+    /// Not a name that S3 can keep.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The kernel named a handle that is not open.
+    #[error("the handle is not open")]
+    BadHandle,
+    /// The handle is not open for this.
+    #[error("the file is not open for writing")]
+    NotOpenForWriting,
+    /// The object is another version than the one that was opened.
+    #[error("the object was replaced since it was opened; open it again")]
+    Stale,
+    /// `--on-noncompliant-read refuse`.
+    #[error("{object} is {verdict} and the mount refuses to serve such objects; re-encrypt it, or mount with --on-noncompliant-read serve")]
+    Noncompliant {
+        /// `s3://bucket/key`.
+        object: String,
+        /// What it is instead of compliant.
+        verdict: Verdict,
+    },
+    /// There is no attribute of this name.
+    #[error("there is no such attribute")]
+    NoAttribute,
+    /// The attribute is the store's word and cannot be set.
+    #[error("user.dsse.* attributes report what the store said and cannot be set")]
+    ReadOnlyAttribute,
+    /// Not built yet, or impossible on S3.
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+    /// The kernel asked with flags or values that make no sense.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// S3 has no second name for an object.
+    #[error("S3 has no hard links")]
+    HardLink,
+}

@@ -1,0 +1,206 @@
+//! One file that is open, or that has changes which are not safe yet.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
+
+use crate::namespace::{Attributes, Ino, Kind, Namespace, Timestamp, posix};
+use crate::object::Key;
+use crate::read::Reader;
+use crate::s3::{Gateway, Head, NewObject, Source};
+use crate::spill::Location;
+use crate::write::{Destination, Engine, Target, Writer};
+
+/// An open or unsaved file. What a short mutex guards is consistent whenever it is free; requests are made without it.
+pub(crate) struct File {
+    pub(crate) ino: Ino,
+    /// Held across the requests that replace the object itself: commits asked for by programs, changes of attributes, renames.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    state: Mutex<FileState>,
+}
+
+pub(crate) struct FileState {
+    /// How many handles are open, and calls under way that act like one.
+    pub(crate) users: usize,
+    /// The object as it was opened, or as this mount made it since; none for a file that never was in the store.
+    pub(crate) head: Option<Head>,
+    /// What the file is now, changes included; its size is the writer's business while there is one.
+    pub(crate) attributes: Attributes,
+    /// The tags of the object, as a header's text, which a new object has to carry on.
+    pub(crate) tags: Option<String>,
+    /// Whether a program has set attributes since the last commit, which then must be stored exactly.
+    pub(crate) exact: bool,
+    /// Whether its name was removed.
+    pub(crate) unlinked: bool,
+    /// Made by the first change, kept until the file is closed.
+    pub(crate) writer: Option<Arc<Writer>>,
+    /// The last failure to make the changes safe.
+    pub(crate) last_error: Option<String>,
+    reader: Option<(Source, Arc<Reader>)>,
+}
+
+impl File {
+    pub(crate) fn new(ino: Ino, attributes: Attributes, head: Option<Head>) -> File {
+        let state = FileState {
+            users: 0,
+            head,
+            attributes,
+            tags: None,
+            exact: false,
+            unlinked: false,
+            writer: None,
+            last_error: None,
+            reader: None,
+        };
+        File { ino, turn: tokio::sync::Mutex::new(()), state: Mutex::new(state) }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, FileState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn writer(&self) -> Option<Arc<Writer>> {
+        self.state().writer.clone()
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.writer().is_some_and(|writer| writer.is_dirty())
+    }
+
+    /// What the file is now, if it differs from what the store has.
+    pub(crate) fn changed_attributes(&self) -> Option<Attributes> {
+        self.writer().filter(|writer| writer.is_dirty()).map(|_| self.attributes())
+    }
+
+    /// What the file is now.
+    pub(crate) fn attributes(&self) -> Attributes {
+        let state = self.state();
+        let size = state.writer.as_ref().map_or(state.attributes.size, |writer| writer.size());
+        Attributes { size, ..state.attributes }
+    }
+
+    /// Notes that content was written now.
+    pub(crate) fn written_now(&self) {
+        let now = Timestamp::from(SystemTime::now());
+        let mut state = self.state();
+        state.attributes.mtime = now;
+        state.attributes.ctime = now;
+    }
+
+    /// The object as this mount has just made or changed it, under `key`. Bytes that are read from now on come from it.
+    pub(crate) fn replaced(&self, head: Head, key: &Key, attributes: Attributes) {
+        let writer = {
+            let mut state = self.state();
+            state.attributes = attributes;
+            state.reader = None;
+            state.writer.clone().map(|writer| (writer, source(key, &head)))
+        };
+        // The writer has a mutex of its own and asks this file for its target: never both at once.
+        if let Some((writer, base)) = writer {
+            writer.rebase(base);
+        }
+        self.state().head = Some(head);
+    }
+
+    /// The reader of `source`, the same one for all who read that version.
+    pub(crate) fn reader(&self, source: &Source, make: impl FnOnce() -> Arc<Reader>) -> Arc<Reader> {
+        let mut state = self.state();
+        match &state.reader {
+            Some((of, reader)) if of == source => Arc::clone(reader),
+            _ => {
+                let reader = make();
+                state.reader = Some((source.clone(), Arc::clone(&reader)));
+                reader
+            }
+        }
+    }
+
+    pub(crate) fn location(&self) -> Location {
+        self.writer().map_or(Location::None, |writer| writer.location())
+    }
+}
+
+/// The object of `head`, as the source of reads and copies.
+pub(crate) fn source(key: &Key, head: &Head) -> Source {
+    Source { key: key.clone(), version: head.meta.version.clone(), size: head.meta.size }
+}
+
+/// Ties a writer to its file's name and attributes. Weak, because the file owns the writer.
+pub(crate) struct Link {
+    pub(crate) file: Weak<File>,
+    pub(crate) namespace: Arc<Namespace>,
+}
+
+impl Destination for Link {
+    fn target(&self) -> Option<Target> {
+        let file = self.file.upgrade()?;
+        if file.state().unlinked {
+            return None;
+        }
+        let key = self.namespace.key(file.ino)?;
+        let state = file.state();
+        Some(Target { object: new_object(key, &state), exact: state.exact })
+    }
+
+    fn committed(&self, head: Head) {
+        let Some(file) = self.file.upgrade() else { return };
+        {
+            let mut state = file.state();
+            state.head = Some(head.clone());
+            state.exact = false;
+            state.last_error = None;
+        }
+        self.namespace.committed(file.ino, head);
+    }
+}
+
+/// A new object for the file: what the old one carried, with the attributes as they are now.
+fn new_object(key: Key, state: &FileState) -> NewObject {
+    let meta = state.head.as_ref().map(|head| &head.meta);
+    let user = meta.map(|meta| meta.user.clone()).unwrap_or_default();
+    NewObject {
+        key,
+        user: posix::metadata(user, &state.attributes),
+        content_type: meta.and_then(|meta| meta.content_type.clone()),
+        content_headers: meta.map_or_else(BTreeMap::new, |meta| meta.content_headers.clone()),
+        storage_class: meta.map(|meta| meta.storage_class.clone()).filter(|class| class != "STANDARD"),
+        tags: state.tags.clone(),
+    }
+}
+
+/// What is needed to give a file its writer.
+pub(crate) struct WriterParts<'a> {
+    pub(crate) engine: &'a Arc<Engine>,
+    pub(crate) namespace: &'a Arc<Namespace>,
+    pub(crate) gateway: &'a Arc<Gateway>,
+}
+
+impl WriterParts<'_> {
+    /// The writer of `file`, made now if it has none. One request when the object has tags, which a new object must carry on.
+    pub(crate) async fn writer_of(&self, file: &Arc<File>) -> Result<Arc<Writer>, super::Error> {
+        if let Some(writer) = file.writer() {
+            return Ok(writer);
+        }
+        let (head, unlinked) = {
+            let state = file.state();
+            (state.head.clone(), state.unlinked)
+        };
+        let key = self.namespace.key(file.ino).filter(|_| !unlinked).ok_or(super::Error::Stale)?;
+        let tags = match &head {
+            Some(head) if head.meta.tag_count > 0 => self.gateway.tags(&key).await?,
+            _ => None,
+        };
+        let base = head.as_ref().map(|head| source(&key, head));
+        let size = base.as_ref().map_or(0, |base| base.size);
+        let link = Box::new(Link { file: Arc::downgrade(file), namespace: Arc::clone(self.namespace) });
+        let mut state = file.state();
+        state.tags = tags;
+        let make = || Writer::new(self.engine, base, size, head.is_none(), link);
+        Ok(Arc::clone(state.writer.get_or_insert_with(make)))
+    }
+}
+
+/// Whether a node of this kind has content that programs read and write.
+pub(crate) fn has_content(kind: Kind) -> bool {
+    matches!(kind, Kind::File)
+}

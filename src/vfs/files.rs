@@ -1,0 +1,71 @@
+//! All files that are open or unsaved.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::namespace::Ino;
+
+use super::file::File;
+
+/// The open and unsaved files of a mount, by inode.
+#[derive(Default)]
+pub(crate) struct Files(Mutex<HashMap<Ino, Arc<File>>>);
+
+impl Files {
+    pub(crate) fn find(&self, ino: Ino) -> Option<Arc<File>> {
+        self.map(|files| files.get(&ino).cloned())
+    }
+
+    /// The file of `ino`, made by `make` if there is none, with one more user.
+    pub(crate) fn enter(&self, ino: Ino, make: impl FnOnce() -> File) -> Arc<File> {
+        self.map(|files| {
+            let file = Arc::clone(files.entry(ino).or_insert_with(|| Arc::new(make())));
+            file.state().users += 1;
+            file
+        })
+    }
+
+    /// The file of `ino` with one more user, if it is open or unsaved.
+    pub(crate) fn enter_existing(&self, ino: Ino) -> Option<Arc<File>> {
+        self.map(|files| {
+            let file = Arc::clone(files.get(&ino)?);
+            file.state().users += 1;
+            Some(file)
+        })
+    }
+
+    /// One user less; true when that was the last one of a file with nothing unsaved, which is then forgotten.
+    pub(crate) fn leave(&self, file: &Arc<File>) -> bool {
+        self.map(|files| {
+            let users = {
+                let mut state = file.state();
+                state.users -= 1;
+                state.users
+            };
+            let over = users == 0 && !file.is_dirty();
+            if over {
+                files.remove(&file.ino);
+            }
+            over
+        })
+    }
+
+    /// Forgets a file that nobody uses, after its changes were made safe or given up.
+    pub(crate) fn forget(&self, file: &Arc<File>) {
+        self.map(|files| {
+            if file.state().users == 0 {
+                files.remove(&file.ino);
+            }
+        });
+    }
+
+    /// All files with changes that the store does not have.
+    pub(crate) fn unsaved(&self) -> Vec<Arc<File>> {
+        let all: Vec<_> = self.map(|files| files.values().cloned().collect());
+        all.into_iter().filter(|file| file.is_dirty()).collect()
+    }
+
+    fn map<T>(&self, apply: impl FnOnce(&mut HashMap<Ino, Arc<File>>) -> T) -> T {
+        apply(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

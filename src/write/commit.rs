@@ -1,0 +1,317 @@
+//! Making one object of a file's changes.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crc_fast::CrcAlgorithm;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::OnceCell;
+
+use crate::object::{ByteRange, ObjectMeta};
+use crate::s3::{Condition, Kind, Head, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
+
+use super::parts::{Planned, SINGLE_PUT_BYTES_MAX, plan, schedule};
+use super::payload::SnapshotPayload;
+use super::stream::Sent;
+use super::writer::abort;
+use super::{Base, Error, Target, Writer};
+
+/// How often a part is read again because the program changed it while it was being sent.
+const CHANGED_WHILE_SENT_MAX: u32 = 5;
+
+/// What the file was when the commit began.
+struct Moment {
+    changes: u64,
+    size: u64,
+    base: Option<Base>,
+    base_len: u64,
+}
+
+/// An upload that was begun while the program wrote.
+struct Begun {
+    upload: Upload,
+    target: Target,
+    sent: BTreeMap<u32, Sent>,
+}
+
+/// Parts on their way to an upload: `sent` ones are there already.
+struct Assembly {
+    parts: Vec<(u32, Planned)>,
+    sent: BTreeMap<u32, Sent>,
+}
+
+impl Writer {
+    /// Makes the store's object what the file is, and returns once the store has proved it; sends nothing when there is nothing to
+    /// make safe. Commits of one file take turns.
+    ///
+    /// # Errors
+    /// The store refused or did not answer, or the bytes could not be read. All changes are still there, and the next commit
+    /// tries again.
+    pub async fn commit(self: &Arc<Self>) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        self.state().committing = true;
+        self.parts_settled().await;
+        let outcome = match (self.moment(), self.destination.target()) {
+            (Some(moment), Some(target)) => self.carry_out(&moment, &target).await,
+            _ => Ok(()),
+        };
+        self.state().committing = false;
+        outcome
+    }
+
+    /// The state to make safe; none when it is safe.
+    fn moment(&self) -> Option<Moment> {
+        let mut state = self.state();
+        state.low_water = state.size;
+        state.is_dirty().then(|| Moment {
+            changes: state.changes,
+            size: state.size,
+            base: state.base.clone(),
+            base_len: state.base_len,
+        })
+    }
+
+    async fn carry_out(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<(), Error> {
+        if let Some(begun) = self.stream_to_finish(moment, target) {
+            let (object, stored) = self.finish_stream(moment, target, begun).await?;
+            self.settle(moment, &object, stored);
+            return Ok(());
+        }
+        self.drop_stream().await?;
+        let stored = if moment.size <= SINGLE_PUT_BYTES_MAX {
+            self.put_whole(moment, target).await?
+        } else {
+            self.put_parts(moment, target).await?
+        };
+        self.settle(moment, &target.object, stored);
+        Ok(())
+    }
+
+    /// Records the new object, and drops the buffer with its keys when nothing changed meanwhile.
+    fn settle(&self, moment: &Moment, object: &NewObject, stored: Stored) {
+        let version = stored.version.clone();
+        let source = Source { key: object.key.clone(), version, size: moment.size };
+        {
+            let mut state = self.state();
+            state.stream = None;
+            if state.settle(source, moment.changes) {
+                self.buffer.clear();
+            }
+        }
+        self.destination.committed(head_of(object, moment.size, stored));
+    }
+
+    async fn put_whole(&self, moment: &Moment, target: &Target) -> Result<Stored, Error> {
+        for _ in 0..CHANGED_WHILE_SENT_MAX {
+            self.make_present(0..moment.size, moment.base.as_ref(), moment.base_len).await?;
+            let snapshot = self.with_room(|| self.buffer.snapshot(0..moment.size)).await?;
+            let payload: Arc<dyn Payload> = Arc::new(SnapshotPayload(snapshot));
+            match self.engine.gateway.put(&target.object, payload, &Condition::None).await {
+                Err(error) if error.kind == Kind::Local && self.state().changes != moment.changes => {}
+                outcome => return Ok(outcome?.into_inner()),
+            }
+        }
+        Err(changed_too_often(target))
+    }
+
+    /// The upload that was begun while the program wrote, if it is the way to this commit; `keep_stream` puts it back.
+    fn stream_to_finish(&self, moment: &Moment, target: &Target) -> Option<Begun> {
+        let mut state = self.state();
+        let stream = state.stream.as_mut()?;
+        let same_key = stream.target.object.key == target.object.key;
+        let worth_it = moment.size > SINGLE_PUT_BYTES_MAX || stream.gave_up_any(&self.buffer);
+        if !(same_key && worth_it && stream.upload.initialized()) {
+            return None;
+        }
+        let upload = Arc::into_inner(std::mem::take(&mut stream.upload)).and_then(OnceCell::into_inner);
+        let upload = upload.expect("it is initialised, and the tasks that shared it have settled");
+        let sent = schedule(moment.size).filter_map(|(number, _)| Some((number, stream.sent(number)?.clone()))).collect();
+        Some(Begun { upload, target: stream.target.clone(), sent })
+    }
+
+    /// Gives up an upload that is no use for this commit.
+    async fn drop_stream(&self) -> Result<(), Error> {
+        let stream = {
+            let mut state = self.state();
+            if let Some(stream) = state.stream.as_ref().filter(|stream| stream.gave_up_any(&self.buffer)) {
+                return Err(Error::PartsLost { key: stream.target.object.key.to_string() });
+            }
+            state.stream.take()
+        };
+        if let Some(stream) = stream {
+            abort(stream.upload).await;
+        }
+        Ok(())
+    }
+
+    /// Completes the upload that was begun while the program wrote; tells what the object was made with, too.
+    async fn finish_stream(
+        self: &Arc<Self>,
+        moment: &Moment,
+        target: &Target,
+        begun: Begun,
+    ) -> Result<(NewObject, Stored), Error> {
+        let parts = schedule(moment.size).map(|(number, range)| (number, Planned::Put(range))).collect();
+        let assembly = Assembly { parts, sent: begun.sent };
+        match self.assemble(moment, begun.upload, assembly, true).await {
+            Err((error, upload)) => Err(self.keep_stream(error, upload)),
+            Ok(stored) if begun.target.is_good_enough_for(target) => Ok((begun.target.object, stored)),
+            Ok(stored) => Ok((target.object.clone(), self.correct_metadata(stored, moment, target).await?)),
+        }
+    }
+
+    /// After a failed commit: the upload goes on to exist, with all parts that are whole, or its loss is named.
+    fn keep_stream(&self, error: Error, upload: Option<Upload>) -> Error {
+        let mut state = self.state();
+        let Some(stream) = &mut state.stream else { return error };
+        if let Some(upload) = upload {
+            stream.upload = Arc::new(OnceCell::from(upload));
+            return error;
+        }
+        let lost = stream.gave_up_any(&self.buffer);
+        let key = stream.target.object.key.to_string();
+        state.stream = None;
+        if lost {
+            tracing::error!(%key, %error, "an upload vanished together with parts that this host has no copy of");
+            return Error::PartsLost { key };
+        }
+        error
+    }
+
+    /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy onto itself.
+    async fn correct_metadata(&self, stored: Stored, moment: &Moment, target: &Target) -> Result<Stored, Error> {
+        let source = Source { key: target.object.key.clone(), version: stored.version, size: moment.size };
+        let copied = self.engine.gateway.copy(&source, &target.object, &Condition::None).await?;
+        Ok(copied.into_inner())
+    }
+
+    async fn put_parts(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<Stored, Error> {
+        let planned = plan(moment.size, moment.base_len, &self.buffer.present());
+        let parts = (1..).zip(planned).collect();
+        let upload = self.engine.gateway.start_upload(&target.object).await?;
+        match self.assemble(moment, upload, Assembly { parts, sent: BTreeMap::new() }, false).await {
+            Ok(stored) => Ok(stored),
+            Err((error, upload)) => {
+                if let Some(upload) = upload {
+                    abort(Arc::new(OnceCell::from(upload))).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends or copies what is missing, and completes the upload. On failure the upload is given back while it lives.
+    async fn assemble(
+        &self,
+        moment: &Moment,
+        upload: Upload,
+        assembly: Assembly,
+        streamed: bool,
+    ) -> Result<Stored, (Error, Option<Upload>)> {
+        let parts = match self.send_missing(moment, &upload, &assembly, streamed).await {
+            Ok(parts) => parts,
+            Err(Error::Store(error)) if error.kind == Kind::NoSuchUpload => return Err((error.into(), None)),
+            Err(error) => return Err((error, Some(upload))),
+        };
+        let crc64 = whole_crc64(&assembly.parts, &parts);
+        let parts = parts.into_iter().map(|(part, _)| part).collect();
+        match upload.complete(parts, moment.size, crc64, &Condition::None).await {
+            Ok(stored) => Ok(stored.into_inner()),
+            Err(Unfinished { error, upload }) => Err((error.into(), upload)),
+        }
+    }
+
+    /// All parts in order, each with its checksum where it is known (a copied part's is not).
+    async fn send_missing(
+        &self,
+        moment: &Moment,
+        upload: &Upload,
+        assembly: &Assembly,
+        streamed: bool,
+    ) -> Result<Vec<(Part, Option<u64>)>, Error> {
+        let one = async |(number, part): &(u32, Planned)| match (assembly.sent.get(number), part) {
+            (Some(sent), _) => Ok((sent.part.clone(), Some(sent.crc64))),
+            (None, Planned::Copy(range)) => self.copy_part(moment, upload, *number, range).await,
+            (None, Planned::Put(range)) => self.put_part(moment, upload, *number, range, streamed).await,
+        };
+        let most = self.engine.settings.file_parts_in_flight_max;
+        stream::iter(&assembly.parts).map(one).buffered(most).try_collect().await
+    }
+
+    async fn copy_part(
+        &self,
+        moment: &Moment,
+        upload: &Upload,
+        number: u32,
+        range: &Range<u64>,
+    ) -> Result<(Part, Option<u64>), Error> {
+        let (base, range) = moment
+            .base
+            .as_ref()
+            .zip(ByteRange::new(range.start, range.end))
+            .expect("only bytes of a base are planned to be copied");
+        Ok((upload.copy_part(number, base, range).await?, None))
+    }
+
+    async fn put_part(
+        &self,
+        moment: &Moment,
+        upload: &Upload,
+        number: u32,
+        range: &Range<u64>,
+        streamed: bool,
+    ) -> Result<(Part, Option<u64>), Error> {
+        for _ in 0..CHANGED_WHILE_SENT_MAX {
+            self.make_present(range.clone(), moment.base.as_ref(), moment.base_len).await?;
+            let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
+            match self.send_part(upload, number, snapshot).await {
+                Err(error) if error.is_local() && self.state().changes != moment.changes => {}
+                outcome => {
+                    let sent = outcome?;
+                    self.record(streamed, moment, number, &sent);
+                    return Ok((sent.part, Some(sent.crc64)));
+                }
+            }
+        }
+        Err(Error::ChangedWhileSent { key: upload.key().to_string() })
+    }
+
+    /// So that a commit that fails later need not send this part of the stream again.
+    fn record(&self, streamed: bool, moment: &Moment, number: u32, sent: &Sent) {
+        let mut state = self.state();
+        let unchanged = state.changes == moment.changes;
+        if let Some(stream) = state.stream.as_mut().filter(|_| streamed && unchanged) {
+            stream.record(number, sent.clone());
+        }
+    }
+}
+
+/// The checksum of the whole, when that of each part is known.
+fn whole_crc64(planned: &[(u32, Planned)], parts: &[(Part, Option<u64>)]) -> Option<u64> {
+    planned.iter().zip(parts).try_fold(0, |whole, ((_, part), (_, crc64))| {
+        let range = part.range();
+        Some(crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, whole, (*crc64)?, range.end - range.start))
+    })
+}
+
+fn changed_too_often(target: &Target) -> Error {
+    Error::ChangedWhileSent { key: target.object.key.to_string() }
+}
+
+/// What a HEAD would say of the object that was just stored.
+fn head_of(object: &NewObject, size: u64, stored: Stored) -> Head {
+    let tag_count = object.tags.as_ref().map_or(0, |tags| tags.split('&').filter(|tag| !tag.is_empty()).count());
+    let meta = ObjectMeta {
+        size,
+        version: stored.version,
+        last_modified: SystemTime::now(),
+        storage_class: object.storage_class.clone().unwrap_or_else(|| "STANDARD".to_owned()),
+        content_type: object.content_type.clone(),
+        content_headers: object.content_headers.clone(),
+        tag_count: u32::try_from(tag_count).unwrap_or(u32::MAX),
+        user: object.user.clone(),
+    };
+    Head { meta, encryption: stored.encryption }
+}

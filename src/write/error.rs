@@ -1,0 +1,75 @@
+//! What can go wrong between a written byte and its object.
+
+use crate::s3::Kind;
+use crate::{s3, spill};
+
+/// Why a write or a commit did not succeed. The bytes that were written before stay in the writer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store refused, did not answer, or answered with another encryption than was asked.
+    #[error(transparent)]
+    Store(#[from] s3::Error),
+    /// The spill could not keep the bytes, or found them changed.
+    #[error(transparent)]
+    Spill(#[from] spill::Error),
+    /// The file would be larger than 10,000 parts can be.
+    #[error("the file would have {size_bytes} bytes and 10,000 parts hold at most {}; split it", super::OBJECT_BYTES_MAX)]
+    TooLarge {
+        /// The size that was asked for.
+        size_bytes: u64,
+    },
+    /// The upload vanished from the store, with parts of which this host keeps no copy.
+    #[error(
+        "the multipart upload of {key} was aborted by somebody else (a lifecycle rule?) after parts of it had been sent and \
+         their local copy given up; write the file again"
+    )]
+    PartsLost {
+        /// The object's key.
+        key: String,
+    },
+    /// Bytes that were written are neither on this host nor in the store. A guard: no path leads here.
+    #[error("the bytes {start} to {end} that were written are gone; report this, and write the file again")]
+    Incomplete {
+        /// The first byte.
+        start: u64,
+        /// One past the last byte.
+        end: u64,
+    },
+    /// A file without a name any more has bytes only in an upload that can no longer be completed.
+    #[error("the file was deleted while it was being written, and the bytes asked for had left this host")]
+    Deleted,
+    /// The file was changed each time that the commit tried to read it.
+    #[error("{key} is being changed faster than it can be sent; flush it again when the program pauses")]
+    ChangedWhileSent {
+        /// The object's key.
+        key: String,
+    },
+    /// The store kept all memory and spill busy for too long.
+    #[error("no memory or spill became free within {seconds} s because the store does not take the parts under way; raise --memory or --spill")]
+    Stalled {
+        /// How long was waited.
+        seconds: u64,
+    },
+}
+
+impl Error {
+    /// Whether the same may succeed in a while without anybody's doing.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Error::Store(error) => {
+                matches!(error.kind, Kind::Timeout | Kind::Unreachable | Kind::Unavailable | Kind::Throttled { .. } | Kind::Local)
+            }
+            Error::Spill(error) => matches!(error, spill::Error::Superseded { .. }),
+            _ => false,
+        }
+    }
+
+    /// Whether the bytes could not be read on this host, as happens when they change while they are being sent.
+    pub(crate) fn is_local(&self) -> bool {
+        match self {
+            Error::Store(error) => error.kind == Kind::Local,
+            Error::Spill(_) => true,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Bytes of the object under the changes that a part or a small file needs beside them.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::object::ByteRange;
+
+use super::{Base, Error, Writer};
+
+/// Gaps nearer to each other than this are read by one GET, in bytes: each GET is a call to KMS.
+const JOIN_BYTES_MAX: u64 = 1024 * 1024;
+
+impl Writer {
+    /// Makes all of `range` present in the buffer: bytes of `base` are read, what was never written becomes zeros.
+    pub(super) async fn make_present(&self, range: Range<u64>, base: Option<&Base>, base_len: u64) -> Result<(), Error> {
+        if let Some(base) = base {
+            let from_base = range.start..range.end.min(base_len).max(range.start);
+            for span in joined(self.buffer.present().gaps(from_base)) {
+                self.fetch(base, span).await?;
+            }
+        }
+        let holes: Vec<_> = self.buffer.present().gaps(range).collect();
+        for hole in holes {
+            self.with_room(|| self.fill_hole(&hole)).await??;
+        }
+        Ok(())
+    }
+
+    /// Makes what nobody wrote read as zeros. What somebody wrote and the buffer lacks is not a hole but a loss, which must never
+    /// be stored as zeros.
+    fn fill_hole(&self, hole: &Range<u64>) -> Result<Result<(), Error>, crate::spill::Error> {
+        let state = self.state();
+        if state.written.intersection(hole.clone()).next().is_some() {
+            return Ok(Err(Error::Incomplete { start: hole.start, end: hole.end }));
+        }
+        self.buffer.zero(hole.clone())?;
+        Ok(Ok(()))
+    }
+
+    async fn fetch(&self, base: &Base, span: Range<u64>) -> Result<(), Error> {
+        let Some(range) = ByteRange::new(span.start, span.end) else { return Ok(()) };
+        let mut download = self.engine.gateway.get(&base.key, Some(&base.version), Some(range)).await?;
+        let mut at = span.start;
+        while let Some(chunk) = download.next().await {
+            let chunk = chunk?;
+            self.with_room(|| self.absorb(at, &chunk)).await?;
+            at += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Keeps what the buffer lacks of `chunk`. Under the writer's mutex, so that a program's write in between wins.
+    fn absorb(&self, offset: u64, chunk: &Bytes) -> Result<(), crate::spill::Error> {
+        let state = self.state();
+        let end = (offset + chunk.len() as u64).min(state.base_len);
+        let gaps: Vec<_> = self.buffer.present().gaps(offset..end.max(offset)).collect();
+        for gap in gaps {
+            let bytes = usize::try_from(gap.start - offset).ok().zip(usize::try_from(gap.end - offset).ok());
+            let (from, to) = bytes.expect("a gap lies within the chunk, whose length is a usize");
+            self.buffer.write(gap.start, &chunk[from..to])?;
+        }
+        Ok(())
+    }
+}
+
+/// Joins gaps that are near each other.
+fn joined(gaps: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut spans: Vec<Range<u64>> = Vec::new();
+    for gap in gaps {
+        match spans.last_mut() {
+            Some(last) if gap.start - last.end <= JOIN_BYTES_MAX => last.end = gap.end,
+            _ => spans.push(gap),
+        }
+    }
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_gaps_are_read_together() {
+        let spans = joined([0..1, 5..9, 3 * JOIN_BYTES_MAX..3 * JOIN_BYTES_MAX + 1].into_iter());
+        assert_eq!(spans, [0..9, 3 * JOIN_BYTES_MAX..3 * JOIN_BYTES_MAX + 1]);
+    }
+}

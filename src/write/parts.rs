@@ -1,0 +1,275 @@
+//! Which bytes go into which part: pure arithmetic over S3's limits.
+//!
+//! "Amazon S3 multipart upload limits" (S3 User Guide): parts of 5 MiB to 5 GiB, the last one free, numbered 1 to 10,000.
+
+use std::ops::Range;
+
+use crate::spill::RangeSet;
+
+const MIB: u64 = 1024 * 1024;
+const GIB: u64 = 1024 * MIB;
+
+/// The smallest part that may be followed by another, in bytes.
+pub(crate) const PART_BYTES_MIN: u64 = 5 * MIB;
+/// The highest part number.
+pub(crate) const PARTS_MAX: u64 = 10_000;
+/// A file up to this many bytes is sent with one PutObject.
+pub(crate) const SINGLE_PUT_BYTES_MAX: u64 = 16 * MIB;
+/// A run of unchanged bytes shorter than this is sent again instead of copied, because a copied part is one more request and
+/// its neighbours may have to borrow 5 MiB of it.
+const COPY_BYTES_MIN: u64 = 2 * PART_BYTES_MIN;
+/// A copied part. S3 takes 5 GiB, smaller ones are copied side by side.
+const COPY_PART_BYTES: u64 = GIB;
+
+/// The parts of a file that is written from its beginning: the length of each, and how many of that length. Small ones first, so
+/// that the upload starts early; large ones later, so that 10,000 of them reach 5.6 TiB.
+const SCHEDULE: [(u64, u64); 4] = [(16 * MIB, 1_000), (64 * MIB, 2_000), (256 * MIB, 2_000), (GIB, 5_000)];
+
+/// The largest file, in bytes: what [`SCHEDULE`] adds up to.
+pub const OBJECT_BYTES_MAX: u64 = 16 * MIB * 1_000 + 64 * MIB * 2_000 + 256 * MIB * 2_000 + GIB * 5_000;
+
+/// The bytes of part `number` (1 to 10,000) of a file that is written from its beginning; none past the last part.
+pub(crate) fn scheduled(number: u32) -> Option<Range<u64>> {
+    let mut index = u64::from(number).checked_sub(1)?;
+    let mut start = 0;
+    for (length, count) in SCHEDULE {
+        if index < count {
+            let start = start + index * length;
+            return Some(start..start + length);
+        }
+        index -= count;
+        start += count * length;
+    }
+    None
+}
+
+/// The scheduled parts of a file of `size` bytes, the last one cut to it. An empty file has none.
+pub(crate) fn schedule(size: u64) -> impl Iterator<Item = (u32, Range<u64>)> {
+    (1..).map_while(scheduled_numbered).map(move |(number, range)| (number, range.start..range.end.min(size))).take_while(
+        |(_, range)| !range.is_empty(),
+    )
+}
+
+fn scheduled_numbered(number: u32) -> Option<(u32, Range<u64>)> {
+    scheduled(number).map(|range| (number, range))
+}
+
+/// The number of the scheduled part that holds the byte at `offset`; the last one's for offsets past the schedule.
+pub(crate) fn scheduled_at(offset: u64) -> u32 {
+    let (mut start, mut number) = (0, 1);
+    for (length, count) in SCHEDULE {
+        let index = (offset - start) / length;
+        if index < count {
+            return u32::try_from(number + index).unwrap_or(u32::MAX);
+        }
+        start += count * length;
+        number += count;
+    }
+    u32::try_from(PARTS_MAX).unwrap_or(u32::MAX)
+}
+
+/// One part of an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Planned {
+    /// These bytes are sent.
+    Put(Range<u64>),
+    /// These bytes are copied from the same place of the object that is updated.
+    Copy(Range<u64>),
+}
+
+impl Planned {
+    pub(crate) fn range(&self) -> &Range<u64> {
+        match self {
+            Planned::Put(range) | Planned::Copy(range) => range,
+        }
+    }
+}
+
+/// How to make a file of `size` bytes out of an object, of which the first `base_len` bytes are still valid, and of `present`,
+/// the bytes that were written over it. The parts cover `0..size` in order and respect S3's limits; a `Put` may contain bytes of
+/// the object, which then must be read first.
+pub(crate) fn plan(size: u64, base_len: u64, present: &RangeSet) -> Vec<Planned> {
+    let unchanged = unchanged_runs(size, base_len, present);
+    let mut copy_min = COPY_BYTES_MIN;
+    loop {
+        let parts = plan_with(size, &unchanged, copy_min);
+        if parts.len() as u64 <= PARTS_MAX {
+            return parts;
+        }
+        copy_min *= 2;
+    }
+}
+
+/// The runs of the object's own bytes that nothing was written over.
+fn unchanged_runs(size: u64, base_len: u64, present: &RangeSet) -> Vec<Range<u64>> {
+    present.gaps(0..base_len.min(size)).collect()
+}
+
+fn plan_with(size: u64, unchanged: &[Range<u64>], copy_min: u64) -> Vec<Planned> {
+    let mut parts = Vec::new();
+    let mut sent_from = 0;
+    for run in unchanged {
+        let Some(copied) = copyable(run, sent_from, size) else { continue };
+        if copied.end - copied.start < copy_min {
+            continue;
+        }
+        put_parts(sent_from..copied.start, size, &mut parts);
+        copy_parts(copied.clone(), size, &mut parts);
+        sent_from = copied.end;
+    }
+    put_parts(sent_from..size, size, &mut parts);
+    parts
+}
+
+/// What of the unchanged `run` can be copied, when the bytes since `sent_from` have to be sent before it: the bytes sent before
+/// must make 5 MiB, and so must those sent after it unless they are the last.
+fn copyable(run: &Range<u64>, sent_from: u64, size: u64) -> Option<Range<u64>> {
+    let before = run.start - sent_from;
+    let start = if before == 0 { run.start } else { run.start.max(sent_from + PART_BYTES_MIN) };
+    let fits = start < run.end && (run.end == size || run.end - start >= PART_BYTES_MIN);
+    fits.then_some(start..run.end)
+}
+
+/// Cuts `range` into parts to send: none below 5 MiB unless it ends the file, none above what 10,000 parts of the file need.
+fn put_parts(range: Range<u64>, size: u64, parts: &mut Vec<Planned>) {
+    let target = (16 * MIB).max(size.div_ceil(PARTS_MAX / 2).next_multiple_of(MIB));
+    cut(range, target, |part| parts.push(Planned::Put(part)));
+}
+
+fn copy_parts(range: Range<u64>, size: u64, parts: &mut Vec<Planned>) {
+    let target = COPY_PART_BYTES.max(size.div_ceil(PARTS_MAX / 2).next_multiple_of(MIB));
+    cut(range, target, |part| parts.push(Planned::Copy(part)));
+}
+
+/// Cuts `range` into equal pieces of at most `target` bytes. Pieces of one range differ by at most one byte, so that none falls
+/// below half of `target`, which is above 5 MiB.
+fn cut(range: Range<u64>, target: u64, mut each: impl FnMut(Range<u64>)) {
+    let length = range.end - range.start;
+    let count = length.div_ceil(target);
+    for index in 0..count {
+        each(range.start + length * index / count..range.start + length * (index + 1) / count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(present: &[Range<u64>]) -> RangeSet {
+        let mut set = RangeSet::default();
+        for range in present {
+            set.insert(range.clone());
+        }
+        set
+    }
+
+    fn sent(parts: &[Planned]) -> u64 {
+        parts.iter().map(|p| if let Planned::Put(r) = p { r.end - r.start } else { 0 }).sum()
+    }
+
+    fn check(size: u64, base_len: u64, present: &RangeSet) -> Vec<Planned> {
+        let parts = plan(size, base_len, present);
+        let mut at = 0;
+        for (index, part) in parts.iter().enumerate() {
+            let Range { start, end } = part.range().clone();
+            assert_eq!(start, at, "parts follow each other");
+            assert!(end > start && end - start <= 5 * GIB);
+            assert!(end - start >= PART_BYTES_MIN || index + 1 == parts.len(), "a part of {} bytes", end - start);
+            if let Planned::Copy(copied) = part {
+                assert!(copied.end <= base_len);
+                assert!(present.gaps(copied.clone()).eq(std::iter::once(copied.clone())), "a copied part is unchanged");
+            }
+            at = end;
+        }
+        assert_eq!(at, size);
+        assert!(parts.len() as u64 <= PARTS_MAX);
+        parts
+    }
+
+    #[test]
+    fn the_schedule_has_ten_thousand_parts_without_gaps() {
+        let mut end = 0;
+        for number in 1..=10_000 {
+            let part = scheduled(number).unwrap();
+            assert_eq!(part.start, end);
+            assert!(part.end - part.start <= 5 * GIB);
+            end = part.end;
+        }
+        assert_eq!(end, OBJECT_BYTES_MAX);
+        assert_eq!(scheduled(10_001), None);
+        assert_eq!(scheduled(0), None);
+    }
+
+    #[test]
+    fn a_schedule_is_cut_to_the_file() {
+        assert_eq!(schedule(0).count(), 0);
+        assert_eq!(schedule(1).collect::<Vec<_>>(), [(1, 0..1)]);
+        assert_eq!(schedule(16 * MIB).collect::<Vec<_>>(), [(1, 0..16 * MIB)]);
+        assert_eq!(schedule(16 * MIB + 1).last(), Some((2, 16 * MIB..16 * MIB + 1)));
+        for number in [1, 2, 1_000, 1_001, 3_000, 3_001, 5_000, 5_001, 10_000] {
+            let part = scheduled(number).unwrap();
+            assert_eq!(scheduled_at(part.start), number);
+            assert_eq!(scheduled_at(part.end - 1), number);
+        }
+    }
+
+    #[test]
+    fn one_byte_in_a_gibibyte_sends_five_mebibytes() {
+        let parts = check(GIB, GIB, &ranges(&[512 * MIB..512 * MIB + 1]));
+        assert_eq!(parts.len(), 3);
+        assert_eq!(sent(&parts), PART_BYTES_MIN);
+        let first = check(GIB, GIB, &ranges(&[0..1]));
+        assert_eq!(sent(&first), PART_BYTES_MIN);
+    }
+
+    #[test]
+    fn one_byte_appended_sends_one_byte() {
+        let parts = check(GIB + 1, GIB, &ranges(&[GIB..GIB + 1]));
+        assert_eq!(parts, [Planned::Copy(0..GIB), Planned::Put(GIB..GIB + 1)]);
+    }
+
+    #[test]
+    fn a_changed_last_byte_does_not_cut_the_copy_short() {
+        let parts = check(GIB, GIB, &ranges(&[GIB - 1..GIB]));
+        assert_eq!(parts, [Planned::Copy(0..GIB - 1), Planned::Put(GIB - 1..GIB)]);
+    }
+
+    #[test]
+    fn growth_without_writing_is_sent_as_zeros_and_a_cut_is_copied() {
+        assert_eq!(sent(&check(GIB + 10, GIB, &ranges(&[]))), 10);
+        assert_eq!(sent(&check(GIB / 2 + 7, GIB / 2 + 7, &ranges(&[]))), 0);
+    }
+
+    #[test]
+    fn ten_thousand_scattered_changes_of_a_large_object_fit_into_its_parts() {
+        let size = 200 * GIB;
+        let step = size / 20_000;
+        let changes: Vec<_> = (0..20_000).map(|i| i * step..i * step + 1).collect();
+        check(size, size, &ranges(&changes));
+    }
+
+    #[test]
+    fn random_changes_always_make_a_legal_plan() {
+        let seed = std::env::var("DSSEFS_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand_seed);
+        println!("DSSEFS_SEED={seed}");
+        let mut state: u64 = seed;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 20) % below.max(1)
+        };
+        for _ in 0..2_000 {
+            let size = next(300 * MIB) + 1;
+            let base_len = next(300 * MIB).min(size);
+            let mut present = RangeSet::default();
+            for _ in 0..next(12) {
+                let start = next(size);
+                present.insert(start..(start + 1 + next(20 * MIB)).min(size));
+            }
+            check(size, base_len, &present);
+        }
+    }
+
+    fn rand_seed() -> u64 {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs())
+    }
+}

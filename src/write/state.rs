@@ -1,0 +1,162 @@
+//! What a writer knows of its file: pure bookkeeping under the writer's mutex.
+
+use std::ops::Range;
+
+use crate::s3::{NewObject, Source};
+use crate::spill::RangeSet;
+
+use super::stream::Stream;
+
+/// The object that changes are made to.
+pub type Base = Source;
+
+/// What the object is to be called and to carry when it is committed.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Key, metadata, content headers, storage class and tags.
+    pub object: NewObject,
+    /// Whether all of the metadata has to be exact. Otherwise the times in it merely follow the writes, and an upload that was
+    /// begun with earlier times is good enough.
+    pub exact: bool,
+}
+
+/// The names under which times stand in user metadata (the form of s3fs, which geesefs and rclone read).
+const TIMES: [&str; 3] = ["mtime", "atime", "ctime"];
+
+impl Target {
+    /// Whether an upload that was begun for this target needs no correction to be what is `wanted` now.
+    pub(crate) fn is_good_enough_for(&self, wanted: &Target) -> bool {
+        if wanted.exact {
+            return self.object == wanted.object;
+        }
+        let timeless = |target: &Target| {
+            let mut object = target.object.clone();
+            object.user.retain(|name, _| !TIMES.contains(&name.as_str()));
+            object
+        };
+        timeless(self) == timeless(wanted)
+    }
+}
+
+/// Where some bytes of a file with changes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// In the writer's buffer.
+    Local(Range<u64>),
+    /// In the object that the changes are made to.
+    Base(Range<u64>),
+    /// Nowhere: they read as zeros.
+    Zero(Range<u64>),
+}
+
+pub(crate) struct State {
+    /// The file's length in bytes.
+    pub(crate) size: u64,
+    /// The object under the changes, if the file has one.
+    pub(crate) base: Option<Base>,
+    /// How many of the base's first bytes are still part of the file.
+    pub(crate) base_len: u64,
+    /// The smallest size since the commit under way took its plan.
+    pub(crate) low_water: u64,
+    /// Counts changes; a commit that finds the count of its plan has made everything safe.
+    pub(crate) changes: u64,
+    /// The count at the last commit.
+    pub(crate) committed: u64,
+    /// Whether a commit is under way, during which no new upload may begin.
+    pub(crate) committing: bool,
+    /// What was ever written or zeroed since the base was made; a hole is never one of these.
+    pub(crate) written: RangeSet,
+    /// Parts sent ahead while the program writes in sequence.
+    pub(crate) stream: Option<Stream>,
+}
+
+impl State {
+    pub(crate) fn new(base: Option<Base>, size: u64, changed: bool) -> State {
+        let base_len = base.as_ref().map_or(0, |base| base.size.min(size));
+        State {
+            size,
+            base,
+            base_len,
+            low_water: size,
+            changes: u64::from(changed),
+            committed: 0,
+            committing: false,
+            written: RangeSet::default(),
+            stream: None,
+        }
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.changes != self.committed
+    }
+
+    /// Notes that `range` was written or zeroed.
+    pub(crate) fn changed(&mut self, range: &Range<u64>) {
+        self.size = self.size.max(range.end);
+        self.changes += 1;
+        self.written.insert(range.clone());
+        if let Some(stream) = &mut self.stream {
+            stream.touched(range);
+        }
+    }
+
+    /// Notes that the file now ends at `size`.
+    pub(crate) fn resized(&mut self, size: u64) {
+        let old = self.size;
+        self.size = size;
+        self.written.remove(size..u64::MAX);
+        self.base_len = self.base_len.min(size);
+        self.low_water = self.low_water.min(size);
+        if size == 0 {
+            self.base = None;
+        }
+        self.changes += 1;
+        if let (Some(stream), true) = (&mut self.stream, size < old) {
+            stream.cut(size);
+        }
+    }
+
+    /// After a commit that made an object of what the file was at change number `planned`: true when nothing has changed since,
+    /// so that the buffer can be dropped.
+    pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
+        self.base_len = stored.size.min(self.low_water);
+        self.base = Some(stored);
+        self.committed = planned;
+        if self.is_dirty() {
+            return false;
+        }
+        self.written = RangeSet::default();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{ETag, Key, Version};
+
+    fn base(size: u64) -> Base {
+        Source { key: Key::new("k").unwrap(), version: Version { etag: ETag::new("e"), id: None }, size }
+    }
+
+    #[test]
+    fn a_cut_and_regrown_file_does_not_show_the_old_bytes_again() {
+        let mut state = State::new(Some(base(100)), 100, false);
+        state.resized(40);
+        state.resized(100);
+        assert_eq!((state.size, state.base_len), (100, 40));
+    }
+
+    #[test]
+    fn changes_during_a_commit_stay_dirty() {
+        let mut state = State::new(None, 0, true);
+        state.changed(&(0..50));
+        let planned = state.changes;
+        state.low_water = state.size;
+        state.resized(20);
+        state.changed(&(60..70));
+        assert!(!state.settle(base(50), planned));
+        assert_eq!((state.size, state.base_len), (70, 20));
+        assert!(state.is_dirty());
+    }
+}

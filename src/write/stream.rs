@@ -1,0 +1,146 @@
+//! Parts that are sent while the program goes on writing.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+
+use crate::s3::{Part, Upload};
+use crate::spill::Buffer;
+
+use super::{Error, Target};
+use super::parts::{scheduled, scheduled_at};
+
+/// The upload of a file that is written from its beginning, on the grid of `parts::scheduled`.
+pub(crate) struct Stream {
+    /// Begun by the first part's task. Shared with the tasks.
+    pub(crate) upload: Arc<OnceCell<Upload>>,
+    /// What the upload was, or will be, begun with.
+    pub(crate) target: Target,
+    parts: BTreeMap<u32, Progress>,
+    next: u32,
+    in_flight: usize,
+    /// Why no more parts are sent ahead.
+    pub(crate) failure: Option<Error>,
+}
+
+/// A part that the store has.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) part: Part,
+    pub(crate) crc64: u64,
+}
+
+enum Progress {
+    Sending { stale: bool },
+    Sent(Sent),
+}
+
+impl Stream {
+    pub(crate) fn new(target: Target) -> Stream {
+        let upload = Arc::new(OnceCell::new());
+        Stream { upload, target, parts: BTreeMap::new(), next: 1, in_flight: 0, failure: None }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The next part that is wholly written and passed by, now marked as being sent. A part at the file's very end waits: it may
+    /// grow, and a file of one part needs no upload.
+    pub(crate) fn begin_ripe(&mut self, size: u64, buffer: &Buffer) -> Option<(u32, Range<u64>)> {
+        let number = self.next;
+        let range = scheduled(number)?;
+        let ripe = self.failure.is_none()
+            && range.end < size
+            && !self.parts.contains_key(&number)
+            && buffer.contains(range.clone());
+        ripe.then(|| {
+            self.parts.insert(number, Progress::Sending { stale: false });
+            self.in_flight += 1;
+            self.next += 1;
+            (number, range)
+        })
+    }
+
+    /// Records what became of a part; true when it still is what the file says.
+    pub(crate) fn settle(&mut self, number: u32, outcome: Result<Sent, Error>) -> bool {
+        self.in_flight -= 1;
+        let stale = matches!(self.parts.remove(&number), Some(Progress::Sending { stale: true }) | None);
+        match outcome {
+            Ok(_) if stale => false,
+            Ok(sent) => {
+                self.parts.insert(number, Progress::Sent(sent));
+                true
+            }
+            // A part that was changed while it was being sent may fail for that reason alone.
+            Err(_) if stale => false,
+            Err(error) => {
+                self.failure = Some(error);
+                false
+            }
+        }
+    }
+
+    /// Takes back a part whose sending could not begin.
+    pub(crate) fn forget(&mut self, number: u32) {
+        self.in_flight -= 1;
+        self.parts.remove(&number);
+    }
+
+    /// Forgets the parts that hold bytes of `range`, which has changed: they are sent again at the commit.
+    pub(crate) fn touched(&mut self, range: &Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let numbers = scheduled_at(range.start)..=scheduled_at(range.end - 1);
+        let mut changed = Vec::new();
+        for (number, progress) in self.parts.range_mut(numbers) {
+            match progress {
+                Progress::Sending { stale } => *stale = true,
+                Progress::Sent(_) => changed.push(*number),
+            }
+        }
+        for number in changed {
+            self.parts.remove(&number);
+        }
+    }
+
+    /// Forgets the parts that reach past `size`, where the file now ends.
+    pub(crate) fn cut(&mut self, size: u64) {
+        self.touched(&(size..u64::MAX));
+        self.next = self.next.min(scheduled_at(size));
+    }
+
+    /// Whether a part that `range` touches is in the store and no longer whole on this host.
+    pub(crate) fn gave_up(&self, range: &Range<u64>, buffer: &Buffer) -> bool {
+        if range.is_empty() {
+            return false;
+        }
+        self.sent_over(range).any(|number| scheduled(number).is_some_and(|part| !buffer.contains(part)))
+    }
+
+    /// Whether any part in the store is no longer whole on this host.
+    pub(crate) fn gave_up_any(&self, buffer: &Buffer) -> bool {
+        self.gave_up(&(0..u64::MAX), buffer)
+    }
+
+    fn sent_over(&self, range: &Range<u64>) -> impl Iterator<Item = u32> {
+        let numbers = scheduled_at(range.start)..=scheduled_at(range.end - 1);
+        self.parts.range(numbers).filter(|(_, progress)| matches!(progress, Progress::Sent(_))).map(|(number, _)| *number)
+    }
+
+    /// The part `number`, if the store has it as the file is now.
+    pub(crate) fn sent(&self, number: u32) -> Option<&Sent> {
+        match self.parts.get(&number) {
+            Some(Progress::Sent(sent)) => Some(sent),
+            _ => None,
+        }
+    }
+
+    /// Records a part that the commit has sent.
+    pub(crate) fn record(&mut self, number: u32, sent: Sent) {
+        self.parts.insert(number, Progress::Sent(sent));
+    }
+}

@@ -1,0 +1,457 @@
+//! The writer of one file: takes bytes, keeps them, and sends parts ahead.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use crate::s3::{Gateway, Head, Upload};
+use crate::spill::{self, Buffer, Location, Pool, Snapshot};
+
+use super::parts::{OBJECT_BYTES_MAX, SINGLE_PUT_BYTES_MAX};
+use super::payload::SnapshotPayload;
+use super::state::State;
+use super::stream::{Sent, Stream};
+use super::{Base, Error, Piece, Target};
+
+/// How writers behave.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Parts of all files that are under way to the store at the same time.
+    pub parts_in_flight_max: usize,
+    /// Parts of one file that may be under way before its program is slowed down.
+    pub file_parts_in_flight_max: usize,
+    /// How long one write may be slowed down before it goes on into the spill.
+    pub slow_max: Duration,
+    /// How long a write may wait for memory before it fails.
+    pub wait_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            parts_in_flight_max: 8,
+            file_parts_in_flight_max: 4,
+            slow_max: Duration::from_secs(2),
+            wait_max: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What all writers of a mount share.
+pub struct Engine {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) slots: Semaphore,
+    pub(super) settings: Settings,
+}
+
+impl Engine {
+    /// An engine that sends through `gateway` and keeps bytes in `pool`.
+    #[must_use]
+    pub fn new(gateway: Arc<Gateway>, pool: Arc<Pool>, settings: Settings) -> Arc<Engine> {
+        let slots = Semaphore::new(settings.parts_in_flight_max);
+        Arc::new(Engine { gateway, pool, slots, settings })
+    }
+
+    /// How much memory and spill the writers use.
+    #[must_use]
+    pub fn usage(&self) -> spill::Usage {
+        self.pool.usage()
+    }
+}
+
+/// What a writer's object is to be, and who hears of it.
+pub trait Destination: Send + Sync {
+    /// The target of a commit that begins now; none for a file that has no name any more.
+    fn target(&self) -> Option<Target>;
+    /// The store has proved a new object, and this is what a HEAD of it would say. Called in the order of the commits.
+    fn committed(&self, head: Head);
+}
+
+/// One file with changes, or with handles that may make some.
+///
+/// All bookkeeping stands under one short mutex that is never held across an await. Commits take turns.
+pub struct Writer {
+    pub(super) engine: Arc<Engine>,
+    pub(super) destination: Box<dyn Destination>,
+    pub(super) buffer: Buffer,
+    pub(super) turn: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+    settled: Notify,
+}
+
+enum Kept {
+    Whole,
+    /// Parts of the range are in the store only.
+    GaveUp,
+}
+
+impl Writer {
+    /// A writer over `base`, of which the file has the first `size` bytes; `changed` when that alone is a change (a new file, or
+    /// one that was cut).
+    #[must_use]
+    pub fn new(
+        engine: &Arc<Engine>,
+        base: Option<Base>,
+        size: u64,
+        changed: bool,
+        destination: Box<dyn Destination>,
+    ) -> Arc<Writer> {
+        Arc::new(Writer {
+            engine: Arc::clone(engine),
+            destination,
+            buffer: engine.pool.buffer(),
+            turn: tokio::sync::Mutex::new(()),
+            state: Mutex::new(State::new(base, size, changed)),
+            settled: Notify::new(),
+        })
+    }
+
+    /// The file's length in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.state().size
+    }
+
+    /// Whether there are changes that the store does not have.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.state().is_dirty()
+    }
+
+    /// Whether an upload of the file has begun, which is bound to the key it had then.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.state().stream.is_some()
+    }
+
+    /// Where the bytes are that the store does not have yet.
+    #[must_use]
+    pub fn location(&self) -> Location {
+        self.buffer.location()
+    }
+
+    /// Notes a change of attributes, which the next commit has to carry.
+    pub fn touch(&self) {
+        self.state().changes += 1;
+    }
+
+    /// Keeps `data` at `offset`; parts that are complete with it go to the store.
+    ///
+    /// # Errors
+    /// The file would pass the largest size, no room became free, or parts sent ahead were refused for good. Nothing of `data` is
+    /// kept then.
+    pub async fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let range = checked(offset, data.len() as u64)?;
+        self.refused_ahead()?;
+        self.change(&range, || self.buffer.write(offset, data)).await?;
+        self.send_ahead().await;
+        Ok(())
+    }
+
+    /// Makes `range` read as zeros; it may reach past the end.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub async fn zero(self: &Arc<Self>, range: Range<u64>) -> Result<(), Error> {
+        let range = checked(range.start, range.end.saturating_sub(range.start))?;
+        self.change(&range, || self.buffer.zero(range.clone())).await
+    }
+
+    /// Makes the file end at `size`; what it gains reads as zeros.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub async fn resize(self: &Arc<Self>, size: u64) -> Result<(), Error> {
+        checked(size, 0)?;
+        loop {
+            {
+                let mut state = self.state();
+                let cut = size..state.size.max(size);
+                let whole = size == 0 || !state.stream.as_ref().is_some_and(|s| s.gave_up(&cut, &self.buffer));
+                if whole {
+                    self.buffer.discard(cut);
+                    state.resized(size);
+                    return Ok(());
+                }
+            }
+            self.commit_for_access().await?;
+        }
+    }
+
+    /// Where the bytes of `range` are, up to the file's end, and the object that `Base` pieces belong to.
+    ///
+    /// # Errors
+    /// Bytes that were given up after they were sent are made readable by a commit, which may fail.
+    pub async fn locate(self: &Arc<Self>, range: Range<u64>) -> Result<(Vec<Piece>, Option<Base>), Error> {
+        loop {
+            {
+                let state = self.state();
+                let range = range.start..range.end.min(state.size);
+                if !state.stream.as_ref().is_some_and(|stream| stream.gave_up(&range, &self.buffer)) {
+                    return Ok((self.pieces(&state, &range), state.base.clone()));
+                }
+            }
+            self.commit_for_access().await?;
+        }
+    }
+
+    /// Copies bytes of a `Local` piece; false when they were given up since it was located.
+    ///
+    /// # Errors
+    /// The spill cannot be read, or was tampered with.
+    pub fn read_local(&self, offset: u64, out: &mut [u8]) -> Result<bool, Error> {
+        match self.buffer.read(offset, out) {
+            Ok(()) => Ok(true),
+            Err(spill::Error::Absent { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The object under a file without changes was replaced by one with the same bytes (a rename, a change of attributes).
+    /// Changes that came in between keep their base, and their commit finds it gone.
+    pub fn rebase(&self, base: Base) {
+        let mut state = self.state();
+        if !state.is_dirty() && base.size == state.size {
+            state.base_len = base.size;
+            state.base = Some(base);
+        }
+    }
+
+    /// Takes all bytes of the object under the changes onto this host, because the object is about to be deleted while programs
+    /// have the file open.
+    ///
+    /// # Errors
+    /// The bytes cannot be read or kept; nothing is changed then.
+    pub async fn take_in(self: &Arc<Self>) -> Result<(), Error> {
+        let (pieces, base) = self.locate(0..u64::MAX).await?;
+        for piece in pieces {
+            if let Piece::Base(range) = piece {
+                self.make_present(range.clone(), base.as_ref(), range.end).await?;
+            }
+        }
+        let mut state = self.state();
+        state.base = None;
+        state.base_len = 0;
+        Ok(())
+    }
+
+    /// Gives up all changes and the upload under way; for a file that has no name any more.
+    pub async fn discard(self: &Arc<Self>) {
+        let _turn = self.turn.lock().await;
+        self.parts_settled().await;
+        let stream = {
+            let mut state = self.state();
+            state.committed = state.changes;
+            state.stream.take()
+        };
+        self.buffer.clear();
+        if let Some(stream) = stream {
+            abort(stream.upload).await;
+        }
+    }
+
+    fn pieces(&self, state: &State, range: &Range<u64>) -> Vec<Piece> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        let present = self.buffer.present();
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        for gap in present.gaps(range.clone()) {
+            push(&mut pieces, at..gap.start, Piece::Local);
+            let base_end = gap.end.min(state.base_len).max(gap.start);
+            push(&mut pieces, gap.start..base_end, Piece::Base);
+            push(&mut pieces, base_end..gap.end, Piece::Zero);
+            at = gap.end;
+        }
+        push(&mut pieces, at..range.end, Piece::Local);
+        pieces
+    }
+
+    /// Changes the buffer over `range`, once no part of it is in the store only.
+    async fn change(
+        self: &Arc<Self>,
+        range: &Range<u64>,
+        apply: impl Fn() -> Result<(), spill::Error>,
+    ) -> Result<(), Error> {
+        loop {
+            match self.with_room(|| self.change_now(range, &apply)).await? {
+                Kept::Whole => return Ok(()),
+                Kept::GaveUp => self.commit_for_access().await?,
+            }
+        }
+    }
+
+    fn change_now(&self, range: &Range<u64>, apply: impl Fn() -> Result<(), spill::Error>) -> Result<Kept, spill::Error> {
+        let mut state = self.state();
+        if state.stream.as_ref().is_some_and(|stream| stream.gave_up(range, &self.buffer)) {
+            return Ok(Kept::GaveUp);
+        }
+        apply()?;
+        state.changed(range);
+        Ok(Kept::Whole)
+    }
+
+    /// Repeats `attempt` while all memory is held by parts under way.
+    pub(super) async fn with_room<T>(&self, attempt: impl Fn() -> Result<T, spill::Error>) -> Result<T, Error> {
+        let wait_max = self.engine.settings.wait_max;
+        let deadline = Instant::now() + wait_max;
+        loop {
+            let released = self.engine.pool.released();
+            match attempt() {
+                Err(spill::Error::Busy) => {
+                    let stalled = |_| Error::Stalled { seconds: wait_max.as_secs() };
+                    timeout_at(deadline, released).await.map_err(stalled)?;
+                }
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    /// Commits because bytes are needed that only the upload has. What programs see is what an fsync in between would show.
+    async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
+        if self.destination.target().is_none() {
+            return Err(Error::Deleted);
+        }
+        self.commit().await
+    }
+
+    /// The failure of a part sent ahead, reported once, to the next write, so that a program does not go on for hours in vain.
+    fn refused_ahead(&self) -> Result<(), Error> {
+        let failure = self.state().stream.as_mut().and_then(|stream| stream.failure.take());
+        match failure {
+            Some(error) if !error.is_transient() => Err(error),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Sends the parts that are complete, and slows the caller down while too many are under way.
+    async fn send_ahead(self: &Arc<Self>) {
+        if !self.stream_has_begun() {
+            return;
+        }
+        while let Some((number, upload, target, snapshot)) = self.next_ripe() {
+            tokio::spawn(Arc::clone(self).send_part_ahead(number, upload, target, snapshot));
+        }
+        let deadline = Instant::now() + self.engine.settings.slow_max;
+        let most = self.engine.settings.file_parts_in_flight_max;
+        while self.parts_under_way() > most {
+            let settled = self.settled.notified();
+            if self.parts_under_way() <= most || timeout_at(deadline, settled).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Begins to stream a new file once it is too large for one PutObject.
+    fn stream_has_begun(&self) -> bool {
+        {
+            let state = self.state();
+            if state.stream.is_some() {
+                return true;
+            }
+            let streams = state.base.is_none() && !state.committing && state.size > SINGLE_PUT_BYTES_MAX;
+            if !streams {
+                return false;
+            }
+        }
+        // The destination looks into other rooms, so it is asked without this mutex.
+        let Some(target) = self.destination.target() else { return false };
+        let mut state = self.state();
+        if state.stream.is_none() && !state.committing {
+            state.stream = Some(Stream::new(target));
+        }
+        true
+    }
+
+    fn next_ripe(&self) -> Option<(u32, Arc<OnceCell<Upload>>, Target, Snapshot)> {
+        let mut state = self.state();
+        let (size, committing) = (state.size, state.committing);
+        let stream = state.stream.as_mut().filter(|_| !committing)?;
+        let (number, range) = stream.begin_ripe(size, &self.buffer)?;
+        match self.buffer.snapshot(range) {
+            Ok(snapshot) => Some((number, Arc::clone(&stream.upload), stream.target.clone(), snapshot)),
+            Err(error) => {
+                tracing::warn!(part = number, %error, "a part could not be read for sending ahead; the commit tries again");
+                stream.forget(number);
+                None
+            }
+        }
+    }
+
+    async fn send_part_ahead(self: Arc<Self>, number: u32, upload: Arc<OnceCell<Upload>>, target: Target, snapshot: Snapshot) {
+        let outcome = self.send_to(&upload, &target, number, snapshot.clone()).await;
+        drop(upload);
+        if let Err(error) = &outcome {
+            tracing::warn!(part = number, %error, "a part could not be sent ahead; the commit tries again");
+        }
+        if let Some(stream) = &mut self.state().stream
+            && stream.settle(number, outcome)
+        {
+            self.buffer.mark_uploaded(&snapshot);
+        }
+        drop(snapshot);
+        self.settled.notify_waiters();
+    }
+
+    async fn send_to(
+        &self,
+        upload: &OnceCell<Upload>,
+        target: &Target,
+        number: u32,
+        snapshot: Snapshot,
+    ) -> Result<Sent, Error> {
+        let upload = upload.get_or_try_init(|| self.engine.gateway.start_upload(&target.object)).await?;
+        self.send_part(upload, number, snapshot).await
+    }
+
+    pub(super) async fn send_part(&self, upload: &Upload, number: u32, snapshot: Snapshot) -> Result<Sent, Error> {
+        let _slot = self.engine.slots.acquire().await.expect("the semaphore is never closed");
+        let crc64 = snapshot.crc64()?;
+        let part = upload.put_part(number, Arc::new(SnapshotPayload(snapshot))).await?;
+        Ok(Sent { part, crc64 })
+    }
+
+    fn parts_under_way(&self) -> usize {
+        self.state().stream.as_ref().map_or(0, Stream::in_flight)
+    }
+
+    pub(super) async fn parts_settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.parts_under_way() == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// The bookkeeping. A panic elsewhere leaves it consistent, because each change of it is complete before anything can fail.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Aborts an upload that nobody sends parts to any more.
+pub(super) async fn abort(upload: Arc<OnceCell<Upload>>) {
+    let Some(upload) = Arc::into_inner(upload).and_then(OnceCell::into_inner) else { return };
+    let key = upload.key().clone();
+    if let Err(error) = upload.abort().await {
+        tracing::warn!(%key, %error, "an upload that is not needed any more could not be aborted; a lifecycle rule should");
+    }
+}
+
+fn checked(offset: u64, length: u64) -> Result<Range<u64>, Error> {
+    let end = offset.saturating_add(length);
+    if end > OBJECT_BYTES_MAX { Err(Error::TooLarge { size_bytes: end }) } else { Ok(offset..end) }
+}
+
+fn push(pieces: &mut Vec<Piece>, range: Range<u64>, kind: impl Fn(Range<u64>) -> Piece) {
+    if !range.is_empty() {
+        pieces.push(kind(range));
+    }
+}
