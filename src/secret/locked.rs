@@ -1,0 +1,257 @@
+//! Pages for secrets, cut into slots.
+//!
+//! `RLIMIT_MEMLOCK` is 8 MiB by default and counts whole pages, so a page for each key would end at 2,048 keys. Slots of one size
+//! share a chunk of pages instead, and a chunk stays mapped for the life of the process: the next secret takes the slot.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::{self, NonNull};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::OutOfMemory;
+
+/// Bytes of one mapping: a whole number of pages on every page size that Linux has on x86-64 and most that it has elsewhere.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The smallest slot: one cache line, so that two secrets never share one.
+const SLOT_BYTES_MIN: usize = 64;
+
+/// The largest slot, and with it the largest secret.
+const SLOT_BYTES_MAX: usize = 4096;
+
+/// Stack below the maker of a secret that may have held copies of it. ring's and aes-gcm's expanded keys are below 2 KiB each.
+const STACK_WIPED_BYTES: usize = 16 * 1024;
+
+static ARENA: Mutex<Arena> = Mutex::new(Arena::new());
+
+/// A value in locked, undumpable memory that is wiped when it is dropped. It never moves.
+pub struct Locked<T> {
+    slot: Slot,
+    value: PhantomData<T>,
+}
+
+// SAFETY: a `Locked` owns its value alone, as a `Box` does: it may go where the value may go.
+unsafe impl<T: Send> Send for Locked<T> {}
+// SAFETY: a shared `Locked` gives out shared references to its value only, as a `Box` does.
+unsafe impl<T: Sync> Sync for Locked<T> {}
+
+/// How much of the memory for secrets is protected as promised, in bytes of whole pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Protection {
+    /// Locked against swapping, left out of core dumps and wiped in a forked child.
+    pub protected_bytes: u64,
+    /// In use although one of the three was refused, most often because `RLIMIT_MEMLOCK` is too small.
+    pub unprotected_bytes: u64,
+    /// The errno of the last refusal.
+    pub refusal_errno: Option<i32>,
+}
+
+/// How the memory for secrets is protected at this moment. Ask again after the first keys were made: nothing is mapped before.
+pub fn protection() -> Protection {
+    arena().protection
+}
+
+impl<T> Locked<T> {
+    /// Keeps the value that `make` returns.
+    ///
+    /// The value passes over the stack once; that part of the stack is wiped before this returns.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the system maps no more pages. Pages that it maps but refuses to lock are used, and counted in
+    /// [`protection`]: the caller decides whether that is good enough.
+    pub fn new(make: impl FnOnce() -> T) -> Result<Self, OutOfMemory> {
+        const { assert!(size_of::<T>() <= SLOT_BYTES_MAX && align_of::<T>() <= SLOT_BYTES_MIN) };
+        let slot = arena().take(Self::SLOT_BYTES)?;
+        // SAFETY: the slot is ours, large enough and aligned: both were asserted above, and slots are aligned to their size.
+        unsafe { fill(slot.place.cast(), make) };
+        zeroize::zeroize_stack::<STACK_WIPED_BYTES>();
+        Ok(Locked { slot, value: PhantomData })
+    }
+
+    const SLOT_BYTES: usize = {
+        let bytes = size_of::<T>().next_power_of_two();
+        if bytes < SLOT_BYTES_MIN { SLOT_BYTES_MIN } else { bytes }
+    };
+}
+
+impl<T> Deref for Locked<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: `new` put a value there, and only `drop` takes it away.
+        unsafe { self.slot.place.cast().as_ref() }
+    }
+}
+
+impl<T> DerefMut for Locked<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as for `deref`, and `&mut self` proves that nobody else looks.
+        unsafe { self.slot.place.cast().as_mut() }
+    }
+}
+
+impl<T> Drop for Locked<T> {
+    fn drop(&mut self) {
+        // SAFETY: the value is there and is not used again: the slot goes back next, even if the value's drop panics.
+        unsafe { ptr::drop_in_place(self.slot.place.cast::<T>().as_ptr()) };
+    }
+}
+
+/// Apart from `Locked::new` and never inlined, so that its copies of the value lie in the part of the stack that is wiped.
+///
+/// # Safety
+/// `place` must be valid for writing a `T`.
+#[inline(never)]
+unsafe fn fill<T>(place: NonNull<T>, make: impl FnOnce() -> T) {
+    // SAFETY: the caller's promise.
+    unsafe { place.write(make()) };
+}
+
+/// A piece of a chunk that one secret has for itself. Wiped and given back on drop.
+struct Slot {
+    place: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // SAFETY: `bytes` bytes from here are mapped for ever and belong to this slot, in which no value lives any more.
+        let memory = unsafe { std::slice::from_raw_parts_mut(self.place.as_ptr(), self.bytes) };
+        memory.fill(0);
+        zeroize::optimization_barrier(memory);
+        arena().give_back(self.place, self.bytes);
+    }
+}
+
+fn arena() -> MutexGuard<'static, Arena> {
+    // A list of free slots is whole after each of its operations, so a panic elsewhere cannot have broken it.
+    ARENA.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All chunks of the process.
+struct Arena {
+    /// Free slots by their size in bytes.
+    free: BTreeMap<usize, Vec<NonNull<u8>>>,
+    protection: Protection,
+}
+
+// SAFETY: the addresses are of mapped memory that belongs to no thread.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    const fn new() -> Self {
+        let protection = Protection { protected_bytes: 0, unprotected_bytes: 0, refusal_errno: None };
+        Arena { free: BTreeMap::new(), protection }
+    }
+
+    fn take(&mut self, slot_bytes: usize) -> Result<Slot, OutOfMemory> {
+        if self.free.get(&slot_bytes).is_none_or(Vec::is_empty) {
+            self.add_chunk(slot_bytes)?;
+        }
+        let place = self.free.get_mut(&slot_bytes).and_then(Vec::pop);
+        Ok(Slot { place: place.expect("a chunk with at least 16 slots was just added"), bytes: slot_bytes })
+    }
+
+    fn give_back(&mut self, place: NonNull<u8>, slot_bytes: usize) {
+        self.free.entry(slot_bytes).or_default().push(place);
+    }
+
+    fn add_chunk(&mut self, slot_bytes: usize) -> Result<(), OutOfMemory> {
+        let chunk = map_chunk().map_err(OutOfMemory)?;
+        match protect(chunk) {
+            Ok(()) => self.protection.protected_bytes += CHUNK_BYTES as u64,
+            Err(refusal) => {
+                self.protection.unprotected_bytes += CHUNK_BYTES as u64;
+                self.protection.refusal_errno = refusal.raw_os_error();
+            }
+        }
+        for offset in (0..CHUNK_BYTES).step_by(slot_bytes) {
+            // SAFETY: the offset lies within the chunk.
+            self.give_back(unsafe { chunk.add(offset) }, slot_bytes);
+        }
+        Ok(())
+    }
+}
+
+/// Maps pages of zeros that nothing else shares.
+fn map_chunk() -> io::Result<NonNull<u8>> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that exists.
+    let address = unsafe { libc::mmap(ptr::null_mut(), CHUNK_BYTES, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mmap returned the null page"))
+}
+
+/// Asks for all three protections, so that a refused one does not cost the others, and returns the first refusal.
+fn protect(chunk: NonNull<u8>) -> io::Result<()> {
+    let address = chunk.as_ptr().cast();
+    // SAFETY: the range is one mapping of ours; none of the three calls changes what it contains now.
+    let answers = unsafe {
+        [
+            libc::madvise(address, CHUNK_BYTES, libc::MADV_DONTDUMP),
+            libc::madvise(address, CHUNK_BYTES, libc::MADV_WIPEONFORK),
+            libc::mlock(address, CHUNK_BYTES),
+        ]
+    };
+    if answers == [0; 3] { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_secret_leaves_only_zeros() {
+        let secret = Locked::new(|| [0xA5_u8; 3000]).unwrap();
+        let place = secret.slot.place.cast::<[u8; 3000]>();
+        drop(secret);
+        // SAFETY: chunks stay mapped; no other test takes a slot of this size (4,096 bytes).
+        assert_eq!(unsafe { place.read_volatile() }, [0; 3000]);
+    }
+
+    #[test]
+    fn a_panicking_maker_gives_its_slot_back() {
+        let made = std::panic::catch_unwind(|| Locked::<[u64; 40]>::new(|| panic!("no key today")));
+        assert!(made.is_err());
+        let free = arena().free.get(&512).map(Vec::len);
+        assert_eq!(free, Some(CHUNK_BYTES / 512));
+    }
+
+    #[test]
+    fn the_kernel_confirms_all_three_protections() {
+        let secret = Locked::new(|| [1_u8; 32]).unwrap();
+        let flags = vm_flags_of(secret.slot.place.as_ptr() as usize);
+        for wanted in ["lo", "dd", "wf"] {
+            assert!(flags.iter().any(|flag| flag == wanted), "{wanted} is missing in {flags:?}");
+        }
+        assert_eq!(protection().unprotected_bytes, 0);
+    }
+
+    #[test]
+    fn ten_thousand_keys_fit_in_the_default_limit_of_locked_memory() {
+        let before = protection().protected_bytes;
+        let keys: Vec<_> = (0..10_000).map(|n| Locked::new(|| [n as u8; 32]).unwrap()).collect();
+        assert!(protection().protected_bytes - before <= 2 << 20);
+        assert!(keys.iter().enumerate().all(|(n, key)| **key == [n as u8; 32]));
+    }
+
+    /// The `VmFlags` line (proc_pid_smaps(5)) of the mapping that holds `address`.
+    fn vm_flags_of(address: usize) -> Vec<String> {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in smaps.lines() {
+            if let Some((start, end)) = line.split_once(' ').and_then(|(range, _)| range.split_once('-')) {
+                let bounds = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16));
+                inside = matches!(bounds, (Ok(start), Ok(end)) if (start..end).contains(&address));
+            }
+            if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
+                return flags.split_whitespace().map(str::to_owned).collect();
+            }
+        }
+        panic!("no mapping holds {address:#x}");
+    }
+}

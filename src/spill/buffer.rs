@@ -1,0 +1,200 @@
+//! The buffer of one file.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::block::Edit;
+use super::contents::Contents;
+use super::pressure::relieve;
+use super::{Error, Pool, RangeSet, Snapshot};
+
+/// Where the content of a buffer is at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Location {
+    /// Nowhere: it has none.
+    None,
+    /// In memory only.
+    Memory,
+    /// Some of it is sealed on the local disk.
+    Spilled,
+}
+
+/// What was written to one file and may not be in S3 yet: any bytes at any offsets. Empty at first.
+///
+/// All calls may be made from any thread; each is done as a whole before the next one begins. They do not wait for anything but the
+/// local disk and each other, so that they may be made from an asynchronous task. Dropping the buffer drops its content,
+/// and its keys as soon as no snapshot needs them.
+pub struct Buffer {
+    core: Arc<Core>,
+}
+
+impl Buffer {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Buffer { core }
+    }
+
+    /// Keeps `data` at `offset`, all of it or, on an error, nothing.
+    ///
+    /// Under pressure this makes room first: it drops uploaded blocks of any buffer, then seals blocks of the buffers that
+    /// hold the most.
+    ///
+    /// # Errors
+    /// [`Error::Busy`]: wait for [`Pool::released`] and try again. [`Error::NoSpace`], [`Error::TooLong`], [`Error::BeyondEnd`].
+    /// [`Error::Tampered`] and [`Error::Io`] when a block of which a part is overwritten cannot be read back.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let (bytes, bytes_max) = (data.len() as u64, self.core.pool.write_bytes_max());
+        if bytes > bytes_max {
+            return Err(Error::TooLong { bytes, bytes_max });
+        }
+        let end = offset.checked_add(bytes).ok_or(Error::BeyondEnd)?;
+        self.edit(offset..end, Edit::Write(data))
+    }
+
+    /// Makes `range` zeros, whatever it was. They are present, and cost almost nothing: that they are zeros is known in memory, where
+    /// nobody can forge it. A hole is the same thing.
+    ///
+    /// # Errors
+    /// As for [`Buffer::write`]: blocks of which only a part becomes zero are changed in memory.
+    pub fn zero(&self, range: Range<u64>) -> Result<(), Error> {
+        self.edit(range, Edit::Zero)
+    }
+
+    /// Drops `range`: it is absent afterwards, and whole blocks of it give their memory and disk back.
+    pub fn discard(&self, range: Range<u64>) {
+        self.core.change(|contents| contents.discard(range));
+    }
+
+    /// The bytes that the buffer has.
+    pub fn present(&self) -> RangeSet {
+        self.core.change(|contents| contents.present().clone())
+    }
+
+    /// Copies the bytes at `offset` into `out`.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] unless all of them are present, [`Error::Tampered`], [`Error::Io`]. `out` is then worthless.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        let end = offset.checked_add(out.len() as u64).ok_or(Error::BeyondEnd)?;
+        self.core.change(|contents| {
+            let pieces = contents.pieces(offset..end)?;
+            pieces.iter().try_fold(out, |out, piece| piece.read(out)).map(drop)
+        })
+    }
+
+    /// The content of `range` as it is now, for an upload that goes on while the buffer is changed.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] unless all of `range` is present.
+    pub fn snapshot(&self, range: Range<u64>) -> Result<Snapshot, Error> {
+        let pieces = self.core.change(|contents| contents.pieces(range.clone()))?;
+        Ok(Snapshot::new(range, pieces, self.core.pool.in_flight()))
+    }
+
+    /// The bytes of `snapshot`, one of this buffer, are safely elsewhere. Those that were not changed since may be dropped under
+    /// pressure, and are then no longer present. Without pressure they stay.
+    pub fn mark_uploaded(&self, snapshot: &Snapshot) {
+        self.core.change(|contents| contents.mark_uploaded(snapshot.start(), snapshot.pieces()));
+    }
+
+    /// Where the content is.
+    pub fn location(&self) -> Location {
+        self.core.change(|contents| {
+            let spilled = contents.file().is_some_and(|file| file.blocks() > 0);
+            match (contents.present().is_empty(), spilled) {
+                (true, _) => Location::None,
+                (false, true) => Location::Spilled,
+                (false, false) => Location::Memory,
+            }
+        })
+    }
+
+    /// Drops everything. The keys are wiped when the last snapshot is gone; what spills after this is sealed under new ones.
+    pub fn clear(&self) {
+        // The old content is dropped after the lock: closing a large file takes its time.
+        drop(self.core.change(std::mem::take));
+    }
+
+    fn edit(&self, range: Range<u64>, edit: Edit<'_>) -> Result<(), Error> {
+        if range.end > OFFSET_MAX {
+            return Err(Error::BeyondEnd);
+        }
+        if range.is_empty() {
+            return Ok(());
+        }
+        for _ in 0..RELIEF_ROUNDS_MAX {
+            let needed_bytes =
+                match self.core.change(|contents| try_edit(&self.core.pool, contents, range.clone(), edit))? {
+                    Edited::Done => return Ok(()),
+                    Edited::Starved { needed_bytes } => needed_bytes,
+                };
+            relieve(&self.core, needed_bytes)?;
+        }
+        Err(Error::Busy)
+    }
+}
+
+/// The largest offset that the kernel passes on (loff_t).
+const OFFSET_MAX: u64 = i64::MAX as u64;
+
+/// How often an edit may find that others took the memory that it had made free.
+const RELIEF_ROUNDS_MAX: usize = 100;
+
+enum Edited {
+    Done,
+    Starved { needed_bytes: u64 },
+}
+
+fn try_edit(pool: &Pool, contents: &mut Contents, range: Range<u64>, edit: Edit<'_>) -> Result<Edited, Error> {
+    let needed_bytes = contents.memory_needed(range.clone(), edit);
+    match pool.charge_memory(needed_bytes) {
+        Some(memory) => contents.edit(range, edit, memory).map(|()| Edited::Done),
+        None => Ok(Edited::Starved { needed_bytes }),
+    }
+}
+
+/// A buffer as the pool knows it.
+pub(super) struct Core {
+    pub(super) pool: Arc<Pool>,
+    id: u64,
+    contents: Mutex<Contents>,
+    /// A copy of what the contents say, to be read without their lock.
+    memory_bytes: AtomicU64,
+}
+
+impl Core {
+    pub(super) fn new(pool: Arc<Pool>, id: u64) -> Self {
+        Core { pool, id, contents: Mutex::default(), memory_bytes: AtomicU64::new(0) }
+    }
+
+    /// Memory charged to the buffer after its last call, in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Does something with the contents on behalf of the buffer's user.
+    fn change<T>(&self, work: impl FnOnce(&mut Contents) -> T) -> T {
+        let done = self.relieve_with(work);
+        self.pool.settle();
+        done
+    }
+
+    /// Does something with the contents on behalf of whoever searches for memory, who needs no notice of it.
+    pub(super) fn relieve_with<T>(&self, work: impl FnOnce(&mut Contents) -> T) -> T {
+        let mut contents = self.lock();
+        let done = work(&mut contents);
+        self.memory_bytes.store(contents.memory_bytes(), Ordering::SeqCst);
+        done
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        // After a panic in the middle of a change nobody knows what the content is. It must not be uploaded as if it were whole.
+        self.contents.lock().expect("no thread has panicked while it changed this buffer")
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.pool.forget(self.id);
+    }
+}

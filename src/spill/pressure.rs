@@ -1,0 +1,87 @@
+//! Making room when memory is used up.
+//!
+//! Whoever needs memory searches for it himself, in his own thread, while he holds the lock of no buffer: so he may wait for
+//! the lock of any, one at a time, and no two searchers can wait for each other.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::Error;
+use super::buffer::Core;
+
+/// What a search frees at least, if it can, so that small writes do not search each time: 16 blocks, some 0.6 ms of sealing.
+const RELIEF_BYTES_MIN: u64 = 1 << 20;
+
+/// Frees memory for `needed_bytes` on behalf of `own`. Success means that some was freed, or can be now: try again.
+///
+/// # Errors
+/// [`Error::Busy`] when only the end of a snapshot, or of another call, can free memory. [`Error::NoSpace`] when there is no
+/// snapshot to wait for and the disk takes no more. Others when the disk fails.
+pub(super) fn relieve(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
+    own.pool.starve();
+    let cores = fullest_first(own);
+    let wanted_bytes = needed_bytes.max(RELIEF_BYTES_MIN.min(own.pool.write_bytes_max() / 2));
+    if drop_uploaded(&cores, wanted_bytes) > 0 {
+        return Ok(());
+    }
+    match seal_oldest(&cores, wanted_bytes) {
+        Ok(freed_bytes) if freed_bytes > 0 => Ok(()),
+        Ok(_) => Err(Error::Busy),
+        Err(Error::NoSpace) => make_room_on_disk(own, &cores, wanted_bytes),
+        Err(error) => Err(error),
+    }
+}
+
+/// The buffers in the order in which they give memory: those that hold the most first, and of two alike our own.
+fn fullest_first(own: &Arc<Core>) -> Vec<Arc<Core>> {
+    let mut cores = own.pool.live_cores();
+    cores.sort_by_cached_key(|core| Reverse((core.memory_bytes(), Arc::ptr_eq(core, own))));
+    cores
+}
+
+fn drop_uploaded(cores: &[Arc<Core>], wanted_bytes: u64) -> u64 {
+    gather(cores, wanted_bytes, |core, wanted| {
+        core.relieve_with(|contents| if contents.has_uploaded() { contents.drop_uploaded_memory(wanted) } else { 0 })
+    })
+}
+
+fn seal_oldest(cores: &[Arc<Core>], wanted_bytes: u64) -> Result<u64, Error> {
+    let mut failure = None;
+    let freed_bytes = gather(cores, wanted_bytes, |core, wanted| {
+        if failure.is_some() || core.memory_bytes() == 0 {
+            return 0;
+        }
+        let sealed = core.relieve_with(|contents| contents.seal_oldest(&core.pool, wanted));
+        sealed.unwrap_or_else(|error| {
+            failure = Some(error);
+            0
+        })
+    });
+    match failure {
+        Some(error) if freed_bytes == 0 => Err(error),
+        _ => Ok(freed_bytes),
+    }
+}
+
+/// The disk is full: first what is in S3 goes from it, then older contents of blocks that are in memory again.
+fn make_room_on_disk(own: &Arc<Core>, cores: &[Arc<Core>], wanted_bytes: u64) -> Result<(), Error> {
+    let dropped_bytes = gather(cores, wanted_bytes, |core, wanted| {
+        core.relieve_with(|contents| if contents.has_uploaded() { contents.drop_uploaded_disk(wanted) } else { 0 })
+    });
+    if dropped_bytes > 0 || cores.iter().any(|core| core.relieve_with(super::contents::Contents::drop_older_on_disk)) {
+        return Ok(());
+    }
+    if own.pool.has_snapshots() { Err(Error::Busy) } else { Err(Error::NoSpace) }
+}
+
+/// Goes from buffer to buffer until enough is freed.
+fn gather(cores: &[Arc<Core>], wanted_bytes: u64, mut free: impl FnMut(&Core, u64) -> u64) -> u64 {
+    let mut freed_bytes = 0;
+    for core in cores {
+        if freed_bytes >= wanted_bytes {
+            break;
+        }
+        freed_bytes += free(core, wanted_bytes - freed_bytes);
+    }
+    freed_bytes
+}
