@@ -1,1 +1,29 @@
-//! The store: S3's verbs, and the gateway that judges every answer.
+//! The way to the store: S3's verbs, each write asked for as DSSE-KMS and each answer judged.
+//!
+//! Everything goes through the [`Gateway`]. It asks for DSSE-KMS on each request that creates an object, holds every answer
+//! against the mount's policy, and hands out a [`Verified`] receipt only for answers that prove what was asked. It never sends
+//! encryption headers on GET or HEAD (S3 answers 400), never asks for a bucket key (DSSE-KMS has none), never reports a stored
+//! object that was not judged, and never returns fewer bytes than it announced without an error.
+//!
+//! What it does not do: cache, plan parts, decide on errno values, or hold back requests to spare a KMS quota.
+//!
+//! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up. This room may use `object`, `policy` and
+//! `metrics`.
+
+mod aws;
+mod classify;
+mod connect;
+mod error;
+mod gateway;
+mod payload;
+mod request;
+
+pub use crate::metrics::Operation;
+pub use connect::{ConnectError, Connection, InsecureEndpoint, load};
+pub use error::{Error, Failure, Kind};
+pub use gateway::{Download, Gateway, Unfinished, Upload, Verified};
+pub use payload::Payload;
+pub use request::{
+    BucketFacts, CONTENT_HEADERS, Condition, Head, ListPage, ListRequest, Listed, NewObject, Part, Source, Stored,
+    Versioning,
+};

@@ -1,0 +1,102 @@
+//! Why a key cannot be used.
+
+use aws_sdk_kms::config::http::HttpResponse;
+use aws_sdk_kms::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::operation::describe_key::DescribeKeyError;
+
+/// What is wrong with a key, or with asking for it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// KMS knows no such key or alias in this account and Region.
+    #[error("KMS does not know the key {key}: {message}; check its name and the Region")]
+    NotFound {
+        /// The name that was asked for.
+        key: String,
+        /// KMS's own words.
+        message: String,
+    },
+    /// Disabled.
+    #[error("the KMS key {0} is disabled; enable it with kms:EnableKey, or choose another")]
+    Disabled(String),
+    /// It will be deleted, with everything under it.
+    #[error("the KMS key {0} is scheduled for deletion; cancel that with kms:CancelKeyDeletion, or choose another")]
+    PendingDeletion(String),
+    /// Any other state than enabled.
+    #[error("the KMS key {key} is {state} and not Enabled; wait or repair it in KMS")]
+    NotReady {
+        /// The key's ARN.
+        key: String,
+        /// `KeyState` as KMS says it.
+        state: String,
+    },
+    /// Asymmetric, HMAC or signing.
+    #[error(
+        "the KMS key {key} is {found}, and S3 needs a symmetric encryption key (SYMMETRIC_DEFAULT, ENCRYPT_DECRYPT)"
+    )]
+    WrongUse {
+        /// The key's ARN.
+        key: String,
+        /// What the key is for, or of.
+        found: String,
+    },
+    /// A policy forbids kms:DescribeKey.
+    #[error("KMS refused to describe the key {key}: {message}; allow kms:DescribeKey, or give the key's ARN")]
+    Denied {
+        /// The name that was asked for.
+        key: String,
+        /// KMS's own words.
+        message: String,
+    },
+    /// KMS gave no usable answer.
+    #[error("KMS could not be asked for the key {key}: {message}; check the endpoint, the network and the credentials")]
+    Unavailable {
+        /// The name that was asked for.
+        key: String,
+        /// What went wrong, with its causes.
+        message: String,
+        /// What lay below, where something did.
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+}
+
+impl Error {
+    pub(super) fn nonsense(key: &str, message: &str) -> Error {
+        Error::Unavailable { key: key.to_owned(), message: message.to_owned(), source: None }
+    }
+}
+
+/// Codes: "DescribeKey" and "Common errors", KMS API reference.
+pub(super) fn describe(key: &str, error: SdkError<DescribeKeyError, HttpResponse>) -> Error {
+    let key = key.to_owned();
+    let message = error.message().map_or_else(|| DisplayErrorContext(&error).to_string(), str::to_owned);
+    match error.code() {
+        Some("NotFoundException" | "InvalidArnException" | "ValidationException") => Error::NotFound { key, message },
+        Some("AccessDeniedException") => Error::Denied { key, message },
+        _ => Error::Unavailable { key, message, source: Some(Box::new(error)) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kms::error::ErrorMetadata;
+    use aws_smithy_types::body::SdkBody;
+
+    use super::*;
+
+    fn answered(code: &str) -> Error {
+        let error = DescribeKeyError::generic(ErrorMetadata::builder().code(code).message("words").build());
+        let response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
+        describe("alias/a", SdkError::service_error(error, response))
+    }
+
+    #[test]
+    fn answers_of_kms_are_told_apart() {
+        assert!(matches!(answered("NotFoundException"), Error::NotFound { .. }));
+        assert!(matches!(answered("InvalidArnException"), Error::NotFound { .. }));
+        assert!(matches!(answered("AccessDeniedException"), Error::Denied { .. }));
+        assert!(matches!(answered("KMSInternalException"), Error::Unavailable { source: Some(_), .. }));
+        let late = describe("alias/a", SdkError::timeout_error("late"));
+        assert!(matches!(late, Error::Unavailable { .. }));
+        assert!(late.to_string().starts_with("KMS could not be asked for the key alias/a: "), "{late}");
+    }
+}

@@ -1,0 +1,139 @@
+//! From the SDK's errors to ours.
+
+use std::error::Error as StdError;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ConnectorError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::RequestId;
+
+use crate::metrics::Operation;
+use crate::object::{Bucket, Key};
+use crate::s3::classify::classify;
+use crate::s3::connect::InsecureEndpoint;
+use crate::s3::error::{Failure, Kind};
+
+/// Gives a failed request its meaning.
+pub(super) fn describe<E>(
+    error: SdkError<E, HttpResponse>,
+    operation: Operation,
+    bucket: &Bucket,
+    key: Option<&Key>,
+) -> Failure
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    let code = error.code().map(str::to_owned);
+    let kind = match (&error, status) {
+        (SdkError::ServiceError(_), Some(status)) => classify(operation, status, code.as_deref(), error.message()),
+        _ => without_answer(&error),
+    };
+    Failure {
+        status,
+        request_id: error.request_id().map(str::to_owned),
+        message: Some(explanation(&error)),
+        code,
+        source: Some(Box::new(error)),
+        ..Failure::new(kind, operation, bucket, key)
+    }
+}
+
+/// The meaning of a failure that no answer explains.
+fn without_answer<E>(error: &SdkError<E, HttpResponse>) -> Kind
+where
+    E: StdError + Send + Sync + 'static,
+{
+    match error {
+        SdkError::TimeoutError(_) => Kind::Timeout,
+        _ if caused_by::<InsecureEndpoint>(error) => Kind::Configuration,
+        _ if is_about_credentials(error) => Kind::Credentials,
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => Kind::Timeout,
+        SdkError::DispatchFailure(failure) if failure.is_io() => Kind::Unreachable,
+        SdkError::DispatchFailure(failure) => failure.as_connector_error().map_or(Kind::Protocol, by_connector),
+        // An answer that stopped in the middle cannot be parsed.
+        SdkError::ResponseError(_) => Kind::Unreachable,
+        _ => Kind::Protocol,
+    }
+}
+
+fn by_connector(error: &ConnectorError) -> Kind {
+    if error.is_user() { Kind::Local } else { Kind::Unreachable }
+}
+
+/// The store's own words, or the whole chain of causes where it said none.
+fn explanation<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    let said = error.message().map(str::to_owned);
+    let region = error.raw_response().and_then(|response| response.headers().get("x-amz-bucket-region"));
+    match (said, region) {
+        (Some(said), _) => said,
+        (None, Some(region)) => format!("the store said no more than that the bucket is in {region}"),
+        (None, None) => match error {
+            SdkError::ServiceError(_) => "the store said no more".to_owned(),
+            _ => DisplayErrorContext(error).to_string(),
+        },
+    }
+}
+
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+fn caused_by<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).any(|cause| cause.is::<T>())
+}
+
+/// By their texts: the SDK gives the crates in use here no name for the type of these errors.
+fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).skip(1).any(|cause| {
+        let text = cause.to_string();
+        text.contains("credential") || text.contains("identity")
+    })
+}
+
+/// The meaning of a body that broke while it was read. The SDK's types for a wrong checksum and a stalled stream are private.
+pub(in crate::s3) fn of_broken_body(error: &(dyn StdError + 'static)) -> Kind {
+    let says = |text: &str| causes(error).any(|cause| cause.to_string().contains(text));
+    if says("checksum mismatch") {
+        Kind::Integrity
+    } else if says("minimum throughput") || says("timed out") || says("timeout") {
+        Kind::Timeout
+    } else {
+        Kind::Unreachable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::operation::head_object::HeadObjectError;
+
+    use super::*;
+
+    type Failed = SdkError<HeadObjectError, HttpResponse>;
+
+    fn kind(error: Failed) -> Kind {
+        describe(error, Operation::HeadObject, &Bucket::new("data").unwrap(), None).kind
+    }
+
+    #[test]
+    fn failures_without_an_answer_are_told_apart() {
+        assert_eq!(kind(Failed::timeout_error("late")), Kind::Timeout);
+        assert_eq!(kind(Failed::dispatch_failure(ConnectorError::timeout("late".into()))), Kind::Timeout);
+        assert_eq!(kind(Failed::dispatch_failure(ConnectorError::io("refused".into()))), Kind::Unreachable);
+        assert_eq!(kind(Failed::dispatch_failure(ConnectorError::user("body".into()))), Kind::Local);
+        assert_eq!(kind(Failed::dispatch_failure(ConnectorError::other("tls".into(), None))), Kind::Unreachable);
+        assert_eq!(kind(Failed::construction_failure("no bucket")), Kind::Protocol);
+        let missing = "an error occurred while loading credentials";
+        assert_eq!(kind(Failed::dispatch_failure(ConnectorError::other(missing.into(), None))), Kind::Credentials);
+    }
+
+    #[test]
+    fn a_broken_body_is_told_apart_by_its_text() {
+        let broken = |text: &str| of_broken_body(&std::io::Error::other(text.to_owned()));
+        assert_eq!(broken("body checksum mismatch. expected x but it was y"), Kind::Integrity);
+        assert_eq!(broken("minimum throughput was specified at 1 B/s, but 0 B/s was observed"), Kind::Timeout);
+        assert_eq!(broken("connection reset"), Kind::Unreachable);
+    }
+}

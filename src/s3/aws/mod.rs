@@ -1,0 +1,179 @@
+//! The verbs of S3 as the SDK speaks them: the only callers of its operations.
+//!
+//! Answers leave here in the words of `object` and `policy`, and unjudged: judging is the gateway's part.
+
+mod bucket;
+mod failure;
+mod multipart;
+mod read;
+mod watch;
+mod write;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_config::SdkConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::client::customize::CustomizableOperation;
+use aws_sdk_s3::config::ResponseChecksumValidation;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::connect::Connection;
+use super::error::{Error, Failure, Kind};
+use super::payload::{Broken, Outgoing, Payload};
+use crate::metrics::{Operation, StoreCounters};
+use crate::object::{Bucket, ETag, Key, Version, VersionId};
+use crate::policy::{Evidence, Facts, Observation};
+
+pub(super) use failure::of_broken_body;
+pub(super) use multipart::Whole;
+pub(super) use read::Answer;
+pub(super) use watch::Doubt;
+
+/// What a slow line moves, at least; requests that move more than a few MiB are given time for it.
+const SLOWEST_BYTES_PER_SECOND: u64 = 1024 * 1024;
+/// The most time that the size of a request can add to its limits.
+const EXTRA_TIME_MAX: Duration = Duration::from_secs(300);
+/// RFC 3986's unreserved characters and the slash stand for themselves in a copy source.
+const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// Reads the encryption headers of an answer. Answers without a field for customer-provided keys pass None.
+macro_rules! facts {
+    ($answer:expr, $sse_c:expr) => {
+        crate::policy::Facts::from_headers(
+            $answer.server_side_encryption().map(aws_sdk_s3::types::ServerSideEncryption::as_str),
+            $answer.ssekms_key_id(),
+            $answer.bucket_key_enabled(),
+            $sse_c,
+        )
+    };
+}
+pub(in crate::s3::aws) use facts;
+
+/// One bucket, as the SDK reaches it.
+pub(super) struct Store {
+    /// Asks for checksums and verifies them where an answer has one.
+    client: Client,
+    /// The same without: the checksum of an object does not fit a range of it.
+    ranged: Client,
+    bucket: Bucket,
+    counters: Arc<StoreCounters>,
+    signs_bodies: bool,
+    attempt_timeout: Duration,
+    operation_timeout: Duration,
+}
+
+impl Store {
+    pub(super) fn new(config: &SdkConfig, connection: &Connection, bucket: Bucket) -> Store {
+        let counters = Arc::new(StoreCounters::default());
+        let mut builder = aws_sdk_s3::config::Builder::from(config)
+            .force_path_style(connection.force_path_style)
+            .interceptor(watch::Watch::new(&counters));
+        if let Some(url) = &connection.endpoint_url {
+            builder = builder.endpoint_url(url);
+        }
+        let ranged = builder.clone().response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        Store {
+            client: Client::from_conf(
+                builder.response_checksum_validation(ResponseChecksumValidation::WhenSupported).build(),
+            ),
+            ranged: Client::from_conf(ranged.build()),
+            bucket,
+            counters,
+            signs_bodies: connection.signs_bodies(),
+            attempt_timeout: connection.attempt_timeout,
+            operation_timeout: connection.operation_timeout,
+        }
+    }
+
+    pub(super) fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    pub(super) fn counters(&self) -> &Arc<StoreCounters> {
+        &self.counters
+    }
+
+    /// Counts a request, waits for it, and gives its failure a meaning.
+    async fn ask<T, E>(
+        &self,
+        operation: Operation,
+        key: Option<&Key>,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, Error>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        self.counters.request(operation);
+        // The SDK's futures are tens of kilobytes; on the heap they do not inflate those of every caller above.
+        Box::pin(request).await.map_err(|error| {
+            StoreCounters::add(&self.counters.failures, 1);
+            failure::describe(error, operation, &self.bucket, key).into()
+        })
+    }
+
+    fn outgoing(&self, operation: Operation, key: &Key, payload: &Arc<dyn Payload>) -> Result<Outgoing, Error> {
+        Outgoing::new(payload, self.signs_bodies).map_err(|error| self.local(operation, key, error))
+    }
+
+    /// The real reason, if the body broke on this side; the SDK knows only that it broke.
+    fn blame(&self, error: Error, broken: &Broken) -> Error {
+        match (broken.take(), &error.key) {
+            (Some(reason), Some(key)) => self.local(error.operation, key, reason),
+            _ => error,
+        }
+    }
+
+    fn local(&self, operation: Operation, key: &Key, error: std::io::Error) -> Error {
+        let failure = Failure::new(Kind::Local, operation, &self.bucket, Some(key));
+        failure.because(format!("the bytes to send cannot be read: {error}")).from_source(error).into()
+    }
+
+    fn protocol(&self, operation: Operation, key: Option<&Key>, message: impl Into<String>) -> Error {
+        Failure::new(Kind::Protocol, operation, &self.bucket, key).because(message).into()
+    }
+
+    /// The version that an answer names.
+    fn version(&self, operation: Operation, key: &Key, etag: Option<&str>, id: Option<&str>) -> Result<Version, Error> {
+        let etag = etag.ok_or_else(|| self.protocol(operation, Some(key), "the answer has no ETag"))?;
+        Ok(Version { etag: ETag::new(etag), id: id.map(VersionId::new) })
+    }
+
+    /// `bucket/key?versionId=id`, escaped, as `x-amz-copy-source` takes it; access points have a form of their own
+    /// (CopyObject, S3 API reference).
+    fn copy_source(&self, key: &Key, version: &Version) -> String {
+        let infix = if self.bucket.as_str().starts_with("arn:") { "/object/" } else { "/" };
+        let path = format!("{}{infix}{key}", self.bucket);
+        let path = utf8_percent_encode(&path, COPY_SOURCE);
+        match &version.id {
+            None => path.to_string(),
+            Some(id) => format!("{path}?versionId={}", utf8_percent_encode(id.as_str(), NON_ALPHANUMERIC)),
+        }
+    }
+
+    /// Gives a request that moves `bytes` the time for it.
+    fn patient<T, E, B>(&self, request: CustomizableOperation<T, E, B>, bytes: u64) -> CustomizableOperation<T, E, B> {
+        let extra = Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND).min(EXTRA_TIME_MAX);
+        if extra < Duration::from_secs(8) {
+            return request;
+        }
+        let limits = TimeoutConfig::builder()
+            .operation_attempt_timeout(self.attempt_timeout + extra)
+            .operation_timeout(self.operation_timeout + extra)
+            .build();
+        request.config_override(aws_sdk_s3::Config::builder().timeout_config(limits))
+    }
+}
+
+fn observed(facts: Facts, evidence: Evidence, request_id: Option<&str>) -> Observation {
+    Observation { facts, evidence, verified_at: SystemTime::now(), request_id: request_id.map(str::to_owned) }
+}
+
+/// A length as the SDK takes it. No object comes near the limit (48.8 TiB).
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,88 @@
+//! What happens between the attempts at a request, which the SDK's results do not tell.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use aws_sdk_s3::config::interceptors::{BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef};
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
+use aws_smithy_runtime_api::client::retries::RequestAttempts;
+
+use crate::metrics::StoreCounters;
+
+/// Counts retries and rate limits.
+#[derive(Debug)]
+pub(super) struct Watch(Arc<StoreCounters>);
+
+impl Watch {
+    pub(super) fn new(counters: &Arc<StoreCounters>) -> Watch {
+        Watch(Arc::clone(counters))
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Watch {
+    fn name(&self) -> &'static str {
+        "dssefs-watch"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        settings: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if settings.load::<RequestAttempts>().is_some_and(|attempts| attempts.attempts() > 1) {
+            StoreCounters::add(&self.0.retries, 1);
+        }
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if context.response().is_some_and(|response| response.status().as_u16() == 503) {
+            StoreCounters::add(&self.0.throttled, 1);
+        }
+        Ok(())
+    }
+}
+
+/// Whether some attempt at a write ended so that the write may have happened all the same: without an answer, or with an error
+/// of the server that is not a plain refusal (503).
+#[derive(Clone, Debug, Default)]
+pub(in crate::s3) struct Doubt(Arc<AtomicBool>);
+
+impl Doubt {
+    pub(in crate::s3) fn is_raised(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Doubt {
+    fn name(&self) -> &'static str {
+        "dssefs-doubt"
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let failed = !matches!(context.output_or_error(), Some(Ok(_)));
+        let refused = context.response().is_some_and(|response| {
+            let status = response.status().as_u16();
+            status == 503 || (300..500).contains(&status)
+        });
+        if failed && !refused {
+            self.0.store(true, Relaxed);
+        }
+        Ok(())
+    }
+}

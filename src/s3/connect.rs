@@ -1,0 +1,332 @@
+//! Setting the SDK up: credentials, Region, TLS, retries, time limits. Everything that can be wrong is said before the mount.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::config::{ProvideCredentials, RuntimeComponents, SharedHttpClient};
+use aws_sdk_s3::error::DisplayErrorContext;
+use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+
+/// How long a body may stand still before the request is given up. Five seconds, the SDK's own, cut off long copies and
+/// completions, during which S3 is silent.
+const STALL_GRACE: Duration = Duration::from_secs(20);
+/// The first pause before a retry; it doubles from there.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the store is and how it is talked to.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The bucket's Region; None: from the environment or the profile.
+    pub region: Option<String>,
+    /// The profile of the shared configuration files; None: `AWS_PROFILE` or `default`.
+    pub profile: Option<String>,
+    /// Another endpoint for S3 than AWS's own.
+    pub endpoint_url: Option<String>,
+    /// Another endpoint for KMS than AWS's own.
+    pub kms_endpoint_url: Option<String>,
+    /// Bucket in the path and not in the host name, for servers that ask for it.
+    pub force_path_style: bool,
+    /// Certificates (PEM) trusted beside the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// Allow plain http to hosts other than this one: object content and KMS data keys go over the network in the clear.
+    pub allow_insecure_endpoint: bool,
+    /// Attempts at each request, the first included; 1 or more.
+    pub attempts_max: u32,
+    /// The time that one attempt may take; requests that move much are given more.
+    pub attempt_timeout: Duration,
+    /// The time that all attempts at a request may take together.
+    pub operation_timeout: Duration,
+    /// Sign a digest of each body, as bucket policies may demand (`s3:x-amz-content-sha256`). It takes a second of CPU for each
+    /// GB, and each body is held in memory as a whole. Without it bodies rely on TLS, their checksum is signed nevertheless.
+    pub sign_payload: bool,
+}
+
+impl Default for Connection {
+    fn default() -> Connection {
+        Connection {
+            region: None,
+            profile: None,
+            endpoint_url: None,
+            kms_endpoint_url: None,
+            force_path_style: false,
+            ca_bundle: None,
+            allow_insecure_endpoint: false,
+            attempts_max: 8,
+            attempt_timeout: Duration::from_secs(30),
+            operation_timeout: Duration::from_secs(180),
+            sign_payload: false,
+        }
+    }
+}
+
+/// Why the store cannot be talked to with these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Neither given nor found.
+    #[error("no Region is set; give --region, set AWS_REGION, or add `region = ...` to the profile")]
+    NoRegion,
+    /// The chain of providers ended without any.
+    #[error(
+        "no AWS credentials were found ({0}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, or a role"
+    )]
+    NoCredentials(String),
+    /// The file of certificates cannot be used.
+    #[error("the certificates in {path} cannot be read: {source}; give a file with PEM certificates")]
+    CaBundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// See [`InsecureEndpoint`].
+    #[error(transparent)]
+    Insecure(#[from] InsecureEndpoint),
+    /// TLS could not be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// An endpoint that would carry content in the clear.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the endpoint {0} is plain http, and content would cross the network in the clear; use https, or --allow-insecure-endpoint"
+)]
+pub struct InsecureEndpoint(String);
+
+/// Settles the configuration that S3 and KMS share. Asks the credentials' provider once, and makes no other request.
+///
+/// # Errors
+/// [`ConnectError`] says what is missing or wrong and what to do.
+pub async fn load(connection: &Connection) -> Result<SdkConfig, ConnectError> {
+    let http = http_client(connection.ca_bundle.as_deref())?;
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http.clone())
+        .retry_config(retries(connection))
+        .timeout_config(timeouts(connection))
+        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build());
+    if let Some(profile) = &connection.profile {
+        loader = loader.profile_name(profile);
+    }
+    if let Some(region) = &connection.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    let config = loader.load().await;
+    let named = [connection.endpoint_url.as_deref(), connection.kms_endpoint_url.as_deref(), config.endpoint_url()];
+    named.into_iter().flatten().try_for_each(|url| connection.check(url))?;
+    config.region().ok_or(ConnectError::NoRegion)?;
+    check_credentials(&config).await?;
+    Ok(if connection.allow_insecure_endpoint {
+        config
+    } else {
+        config.into_builder().http_client(TlsOnly(http)).build()
+    })
+}
+
+impl Connection {
+    /// Whether bodies must be signed: asked for, or nothing else vouches for them on the way.
+    pub(super) fn signs_bodies(&self) -> bool {
+        let private = self.endpoint_url.as_deref().is_some_and(is_private);
+        self.sign_payload || (self.allow_insecure_endpoint && !private)
+    }
+
+    fn check(&self, url: &str) -> Result<(), InsecureEndpoint> {
+        if self.allow_insecure_endpoint || is_private(url) { Ok(()) } else { Err(InsecureEndpoint(url.to_owned())) }
+    }
+}
+
+fn retries(connection: &Connection) -> RetryConfig {
+    RetryConfig::standard().with_max_attempts(connection.attempts_max.max(1)).with_initial_backoff(FIRST_BACKOFF)
+}
+
+fn timeouts(connection: &Connection) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(connection.attempt_timeout)
+        .operation_timeout(connection.operation_timeout)
+        .build()
+}
+
+async fn check_credentials(config: &SdkConfig) -> Result<(), ConnectError> {
+    let provider =
+        config.credentials_provider().ok_or_else(|| ConnectError::NoCredentials("no provider".to_owned()))?;
+    match provider.provide_credentials().await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ConnectError::NoCredentials(DisplayErrorContext(error).to_string())),
+    }
+}
+
+fn http_client(ca_bundle: Option<&Path>) -> Result<SharedHttpClient, ConnectError> {
+    let mut trusted = TrustStore::default();
+    if let Some(path) = ca_bundle {
+        trusted = trusted.with_pem_certificate(read_certificates(path)?);
+    }
+    let context = TlsContext::builder()
+        .with_trust_store(trusted)
+        .build()
+        .map_err(|error| ConnectError::Tls(error.to_string()))?;
+    Ok(aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+        .tls_context(context)
+        .build_https())
+}
+
+/// The TLS library panics over a file that is not made of certificates, and it would do so at the first request.
+fn read_certificates(path: &Path) -> Result<Vec<u8>, ConnectError> {
+    let unusable = |source| ConnectError::CaBundle { path: path.to_owned(), source };
+    let text = std::fs::read_to_string(path).map_err(unusable)?;
+    if is_certificates(&text) {
+        Ok(text.into_bytes())
+    } else {
+        Err(unusable(io::Error::new(io::ErrorKind::InvalidData, "there is no PEM certificate in it, or a broken one")))
+    }
+}
+
+/// Whether `text` has at least one `CERTIFICATE` block and each is Base64 of something that begins as DER certificates do,
+/// with a SEQUENCE (RFC 7468, X.690).
+fn is_certificates(text: &str) -> bool {
+    let blocks: Vec<&str> = text.split("-----BEGIN CERTIFICATE-----").skip(1).collect();
+    let decodes = |block: &&str| {
+        let Some((body, _)) = block.split_once("-----END CERTIFICATE-----") else { return false };
+        let body: String = body.split_ascii_whitespace().collect();
+        base64_simd::STANDARD.decode_to_vec(body).is_ok_and(|der| der.first() == Some(&0x30))
+    };
+    !blocks.is_empty() && blocks.iter().all(decodes)
+}
+
+/// Whether what is sent to `url` is out of others' sight: https, or this host itself.
+fn is_private(url: &str) -> bool {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    scheme.eq_ignore_ascii_case("https") || (scheme.eq_ignore_ascii_case("http") && is_loopback(host(rest)))
+}
+
+fn host(rest: &str) -> &str {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    }
+}
+
+/// `localhost` and the names below it are the host itself by RFC 6761, 6.3.
+fn is_loopback(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// An HTTP client that refuses plain http to other hosts, wherever the address came from: a flag, a variable of the
+/// environment, a profile, or a redirection.
+#[derive(Debug)]
+struct TlsOnly(SharedHttpClient);
+
+impl HttpClient for TlsOnly {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(TlsOnlyConnector(self.0.http_connector(settings, components)))
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        self.0.connector_metadata()
+    }
+}
+
+#[derive(Debug)]
+struct TlsOnlyConnector(SharedHttpConnector);
+
+impl HttpConnector for TlsOnlyConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        if is_private(request.uri()) {
+            return self.0.call(request);
+        }
+        let endpoint: String = request.uri().split('/').take(3).collect::<Vec<_>>().join("/");
+        HttpConnectorFuture::ready(Err(ConnectorError::user(InsecureEndpoint(endpoint).into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_this_host_only() {
+        for url in [
+            "https://s3.eu-west-1.amazonaws.com",
+            "HTTPS://minio.corp:9000/",
+            "http://127.0.0.1:9000",
+            "http://127.8.8.8",
+            "http://localhost:80/x",
+            "http://data.localhost:9000/key?x=@evil",
+            "http://[::1]:9000/",
+        ] {
+            assert!(is_private(url), "{url}");
+        }
+        for url in [
+            "http://s3.amazonaws.com",
+            "http://localhost.evil.com",
+            "http://127.0.0.1@evil.com/",
+            "http://evil.com/127.0.0.1",
+            "http://evil.com#@127.0.0.1",
+            "http://10.0.0.1",
+            "http://[2001:db8::1]/",
+            "127.0.0.1:9000",
+            "",
+        ] {
+            assert!(!is_private(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_insecure_endpoint_needs_its_flag() {
+        let mut connection = Connection::default();
+        assert!(connection.check("http://10.0.0.1").is_err());
+        connection.allow_insecure_endpoint = true;
+        assert_eq!(connection.check("http://10.0.0.1"), Ok(()));
+    }
+
+    #[test]
+    fn bodies_are_signed_where_nothing_else_vouches_for_them() {
+        let signs = |url: Option<&str>, insecure, asked| {
+            let endpoint_url = url.map(str::to_owned);
+            let connection = Connection {
+                endpoint_url,
+                allow_insecure_endpoint: insecure,
+                sign_payload: asked,
+                ..Connection::default()
+            };
+            connection.signs_bodies()
+        };
+        assert!(!signs(None, false, false));
+        assert!(!signs(Some("http://127.0.0.1:9000"), true, false));
+        assert!(!signs(Some("https://store.corp"), true, false));
+        assert!(signs(Some("http://store.corp"), true, false));
+        assert!(signs(None, true, false), "the address may come from the environment");
+        assert!(signs(None, false, true));
+    }
+
+    #[test]
+    fn a_file_of_certificates_is_checked_before_it_is_used() {
+        let good = "comment\n-----BEGIN CERTIFICATE-----\nMAMC\nAQE=\n-----END CERTIFICATE-----\n";
+        assert!(is_certificates(good));
+        assert!(is_certificates(&good.repeat(2)));
+        for text in
+            ["", "MAMCAQE=", &good.replace("MAMC", "!!!!"), &good.replace("MAMC", "AAMC"), &good.replace("END", "")]
+        {
+            assert!(!is_certificates(text), "{text}");
+        }
+        let missing = read_certificates(Path::new("/nonexistent/ca.pem")).unwrap_err();
+        assert!(missing.to_string().starts_with("the certificates in /nonexistent/ca.pem cannot be read"), "{missing}");
+    }
+}

@@ -1,0 +1,131 @@
+//! Copies inside the bucket, made by the store: renames, changes of metadata, re-encryption.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{Gateway, Upload, Verified};
+use crate::metrics::Operation;
+use crate::object::ByteRange;
+use crate::s3::error::Error;
+use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
+
+/// CopyObject takes sources of up to 5 GiB ("Copying, moving, and renaming objects", S3 User Guide).
+const COPY_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// Parts of this length keep each request under a minute; larger objects have longer parts.
+const PART_BYTES_MIN: u64 = 512 * 1024 * 1024;
+/// "Amazon S3 multipart upload limits", S3 User Guide.
+const PARTS_MAX: u64 = 10_000;
+const PARTS_AT_ONCE_MAX: usize = 8;
+
+impl Gateway {
+    /// Copies one version of an object to `new.key`, which may be the source's own key. User metadata, content type, content
+    /// headers and storage class are those of `new`; tags are the source's unless `new` has its own; the copy is under DSSE-KMS
+    /// whatever the source is.
+    ///
+    /// # Errors
+    /// As S3 answers. [`PreconditionFailed`](crate::s3::Kind::PreconditionFailed) when the source is another version now, when
+    /// `condition` is not met, or when an answer was lost and the copy, made in place, has changed the source's version itself.
+    /// After [`Mismatch`](crate::s3::Kind::Mismatch) the copy was deleted again.
+    pub async fn copy(
+        self: &Arc<Self>,
+        source: &Source,
+        new: &NewObject,
+        condition: &Condition,
+    ) -> Result<Verified<Stored>, Error> {
+        if source.size > COPY_BYTES_MAX {
+            return self.copy_in_parts(source, new, condition).await;
+        }
+        let stored = self.store.copy(&self.policy, source, new, condition).await?;
+        self.verify(Operation::CopyObject, &new.key, stored).await
+    }
+
+    /// A multipart copy carries nothing over by itself, so the tags are fetched and sent again.
+    async fn copy_in_parts(
+        self: &Arc<Self>,
+        source: &Source,
+        new: &NewObject,
+        condition: &Condition,
+    ) -> Result<Verified<Stored>, Error> {
+        let mut new = new.clone();
+        if new.tags.is_none() {
+            new.tags = self.store.tags(&source.key, Some(&source.version)).await?;
+        }
+        let upload = self.start_upload(&new).await?;
+        let parts = match copy_parts(&upload, source).await {
+            Ok(parts) => parts,
+            Err(error) => {
+                upload.abandon().await;
+                return Err(error);
+            }
+        };
+        let crc64 = combined(&parts);
+        match upload.complete(parts, source.size, crc64, condition).await {
+            Ok(stored) => Ok(stored),
+            Err(unfinished) => {
+                if let Some(upload) = unfinished.upload {
+                    upload.abandon().await;
+                }
+                Err(unfinished.error)
+            }
+        }
+    }
+}
+
+async fn copy_parts(upload: &Upload, source: &Source) -> Result<Vec<Part>, Error> {
+    let copies =
+        ranges(source.size).into_iter().zip(1..).map(|(range, number)| upload.copy_part(number, source, range));
+    let mut parts: Vec<Part> = stream::iter(copies).buffer_unordered(PARTS_AT_ONCE_MAX).try_collect().await?;
+    parts.sort_by_key(|part| part.number);
+    Ok(parts)
+}
+
+/// Cuts an object into at most 10,000 ranges of equal length, the last one excepted.
+fn ranges(size: u64) -> Vec<ByteRange> {
+    let length = PART_BYTES_MIN.max(size.div_ceil(PARTS_MAX));
+    let cut = |number| ByteRange::new(number * length, size.min((number + 1) * length));
+    (0..size.div_ceil(length)).filter_map(cut).collect()
+}
+
+/// The CRC-64/NVME of the whole, if that of each part is known.
+fn combined(parts: &[Part]) -> Option<u64> {
+    let (first, rest) = parts.split_first()?;
+    rest.iter().try_fold(first.crc64?, |crc64, part| {
+        Some(crc_fast::checksum_combine(crc_fast::CrcAlgorithm::Crc64Nvme, crc64, part.crc64?, part.size))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::ETag;
+
+    #[test]
+    fn ranges_cover_the_object_once_and_never_exceed_the_limits() {
+        const GIB: u64 = 1 << 30;
+        for size in [1, PART_BYTES_MIN, PART_BYTES_MIN + 1, 5 * GIB + 1, 48 * 1024 * GIB, 48 * 1024 * GIB + 12_345] {
+            let ranges = ranges(size);
+            assert!(ranges.len() as u64 <= PARTS_MAX, "{size}");
+            assert_eq!(ranges.first().map(|range| range.start()), Some(0));
+            assert_eq!(ranges.last().map(|range| range.end()), Some(size));
+            assert!(ranges.windows(2).all(|pair| pair[0].end() == pair[1].start()), "{size}");
+            assert!(ranges.iter().all(|range| range.len() <= COPY_BYTES_MAX), "{size}");
+        }
+    }
+
+    #[test]
+    fn the_checksum_of_the_whole_comes_from_those_of_its_parts() {
+        let crc64 = |bytes: &[u8]| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
+        let part = |number, bytes: &[u8]| Part {
+            number,
+            etag: ETag::new("e"),
+            size: bytes.len() as u64,
+            crc64: Some(crc64(bytes)),
+        };
+        let mut parts = vec![part(1, b"1234"), part(2, b"56"), part(3, b"789")];
+        assert_eq!(combined(&parts), Some(crc64(b"123456789")));
+        parts[1].crc64 = None;
+        assert_eq!(combined(&parts), None);
+        assert_eq!(combined(&[]), None);
+    }
+}

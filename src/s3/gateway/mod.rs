@@ -1,0 +1,200 @@
+//! The doorway to the store: every request goes out under the policy, and every answer is judged on its way in.
+
+mod copy;
+mod download;
+mod upload;
+mod verified;
+
+use std::sync::Arc;
+
+use aws_config::SdkConfig;
+
+use super::aws::{Doubt, Store};
+use super::connect::Connection;
+use super::error::{Error, Failure, Kind};
+use super::payload::Payload;
+use super::request::{BucketFacts, Condition, Head, ListPage, ListRequest, NewObject, Stored, Versioning};
+use crate::metrics::{Operation, StoreCounters, StoreSnapshot};
+use crate::object::{Bucket, ByteRange, Key, Version};
+use crate::policy::{Facts, Policy};
+
+pub use download::Download;
+pub use upload::{Unfinished, Upload};
+pub use verified::Verified;
+
+/// One bucket under one policy. Shared by everything that reads or writes objects.
+pub struct Gateway {
+    store: Store,
+    policy: Policy,
+}
+
+impl Gateway {
+    /// Makes no request. `config` comes from [`load`](super::load) with the same `connection`.
+    #[must_use]
+    pub fn new(config: &SdkConfig, connection: &Connection, bucket: Bucket, policy: Policy) -> Gateway {
+        Gateway { store: Store::new(config, connection, bucket), policy }
+    }
+
+    /// The bucket.
+    #[must_use]
+    pub fn bucket(&self) -> &Bucket {
+        self.store.bucket()
+    }
+
+    /// What is asked of each write, and held against each answer.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// What has been counted so far.
+    #[must_use]
+    pub fn counters(&self) -> StoreSnapshot {
+        self.store.counters().snapshot()
+    }
+
+    /// One page of a listing (ListObjectsV2). Needs no KMS permission and tells nothing of encryption.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn list(&self, request: &ListRequest<'_>) -> Result<ListPage, Error> {
+        self.store.list(request).await
+    }
+
+    /// What the store says of an object, without a call to KMS. Not judged: reading an object that is not under DSSE-KMS is for
+    /// the caller to allow or refuse.
+    ///
+    /// # Errors
+    /// As S3 answers. A 400 or 403 has no body on HEAD, so its reason is found out with a GET of one byte.
+    pub async fn head(&self, key: &Key) -> Result<Head, Error> {
+        match self.store.head(key).await {
+            Err(error) if matches!(error.status, Some(400 | 403)) && error.code.is_none() => {
+                Err(self.diagnose(key, error).await)
+            }
+            answer => answer,
+        }
+    }
+
+    /// Begins to read an object: all of it, or `range`, which may end beyond the object's end but must begin inside it. With a
+    /// `pin` the version must be that one.
+    ///
+    /// # Errors
+    /// As S3 answers; [`Kind::PreconditionFailed`] when the object is not the pinned version any more, and
+    /// [`Kind::Protocol`] when the store gives another range than was asked for.
+    pub async fn get(&self, key: &Key, pin: Option<&Version>, range: Option<ByteRange>) -> Result<Download, Error> {
+        let answer = self.store.get(key, pin, range).await?;
+        Ok(Download::new(self.bucket(), key, Arc::clone(self.store.counters()), answer))
+    }
+
+    /// Writes a whole object in one request (PutObject; S3 takes up to 5 GiB this way).
+    ///
+    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the object is looked
+    /// up: if its content (by length and CRC-64) and its metadata are those that were sent, the write has succeeded.
+    ///
+    /// # Errors
+    /// As S3 answers. After [`Kind::Mismatch`] the object was deleted again, or the message says why it could not be. After
+    /// [`Kind::Timeout`], [`Kind::Unreachable`] and [`Kind::Unavailable`] it may exist or come to exist.
+    pub async fn put(
+        &self,
+        new: &NewObject,
+        body: Arc<dyn Payload>,
+        condition: &Condition,
+    ) -> Result<Verified<Stored>, Error> {
+        let doubt = Doubt::default();
+        let stored = match self.store.put(&self.policy, new, &body, condition, &doubt).await {
+            Err(error) if doubt.is_raised() => {
+                let crc64 = body.crc64().ok();
+                self.recognise(new, body.len(), crc64, &error).await.ok_or(error)?
+            }
+            answer => answer?,
+        };
+        self.verify(Operation::PutObject, &new.key, stored).await
+    }
+
+    /// Deletes an object. S3's delete succeeds as well when there is none, and in a bucket with versioning the old versions
+    /// remain.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn delete(&self, key: &Key) -> Result<(), Error> {
+        self.store.delete(key, None, None).await
+    }
+
+    /// An object's tags in the form of `x-amz-tagging` (`a=1&b=2`), for rewrites that must carry them over; None when it has
+    /// none.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn tags(&self, key: &Key) -> Result<Option<String>, Error> {
+        self.store.tags(key, None).await
+    }
+
+    /// Proves that objects like `key` can be written as the policy asks, without writing one: a multipart upload is begun,
+    /// judged and aborted. Needs kms:GenerateDataKey.
+    ///
+    /// # Errors
+    /// As S3 answers, and [`Kind::Mismatch`].
+    pub async fn probe(self: &Arc<Self>, key: &Key) -> Result<(), Error> {
+        self.start_upload(&NewObject::at(key.clone())).await?.abort().await
+    }
+
+    /// Whether the bucket exists and may be used.
+    ///
+    /// # Errors
+    /// [`Kind::NoSuchBucket`], [`Kind::AccessDenied`], and [`Kind::Configuration`] with the bucket's Region in the message when
+    /// it is in another one.
+    pub async fn head_bucket(&self) -> Result<(), Error> {
+        self.store.head_bucket().await
+    }
+
+    /// What the bucket is configured to do, as far as the caller may know. Whatever cannot be found out is unknown, and logged.
+    pub async fn bucket_facts(&self) -> BucketFacts {
+        let (encryption, versioning) = tokio::join!(self.store.default_encryption(), self.store.versioning());
+        let unknown = |error: &Error| tracing::info!(%error, "the bucket's configuration is not known in full");
+        BucketFacts {
+            default_encryption: encryption.inspect_err(unknown).unwrap_or_else(|_| Facts::unknown()),
+            versioning: versioning.inspect_err(unknown).unwrap_or(Versioning::Unknown),
+        }
+    }
+
+    /// Why a HEAD without a body in its answer was refused: a GET has one.
+    async fn diagnose(&self, key: &Key, refused: Error) -> Error {
+        match self.store.get(key, None, ByteRange::new(0, 1)).await {
+            Err(error) if error.code.is_some() && error.status == refused.status => error,
+            _ => refused,
+        }
+    }
+
+    /// After a write that may have happened although it failed: whether the object is there as it was to be. Without a checksum
+    /// of the content that cannot be proved, and None is the answer.
+    async fn recognise(&self, new: &NewObject, size: u64, crc64: Option<u64>, error: &Error) -> Option<Stored> {
+        let wanted = crc64?;
+        let explains = matches!(
+            error.kind,
+            Kind::PreconditionFailed
+                | Kind::Conflict
+                | Kind::NoSuchUpload
+                | Kind::Timeout
+                | Kind::Unreachable
+                | Kind::Unavailable
+        );
+        if !explains {
+            return None;
+        }
+        let (head, crc64) = self.store.head_with_crc64(&new.key).await.ok()?;
+        let described = new.content_type.is_none() || new.content_type == head.meta.content_type;
+        let same = crc64 == Some(wanted) && head.meta.size == size && head.meta.user == new.user && described;
+        same.then(|| {
+            tracing::info!(%error, "the answer to a write was lost, and the object is there as it was sent");
+            Stored { version: head.meta.version, encryption: head.encryption }
+        })
+    }
+
+    fn failure(&self, kind: Kind, operation: Operation, key: &Key) -> Failure {
+        Failure::new(kind, operation, self.bucket(), Some(key))
+    }
+
+    fn count_mismatch(&self) {
+        StoreCounters::add(&self.store.counters().mismatches, 1);
+    }
+}

@@ -1,0 +1,166 @@
+//! Multipart uploads: judged before their first byte leaves, and at each answer after that.
+
+use std::sync::Arc;
+
+use super::{Gateway, Verified};
+use crate::metrics::Operation;
+use crate::object::{ByteRange, Key};
+use crate::s3::aws::{Doubt, Whole};
+use crate::s3::error::{Error, Kind};
+use crate::s3::payload::Payload;
+use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
+
+/// A multipart upload that is under way. It ends by being completed or aborted; one that is dropped remains in the bucket until
+/// a lifecycle rule removes it.
+#[must_use = "an upload that is neither completed nor aborted stays in the bucket, unseen and billed"]
+pub struct Upload {
+    gateway: Arc<Gateway>,
+    shared: Box<About>,
+}
+
+struct About {
+    id: String,
+    new: NewObject,
+    /// Outlives one try at completing: the answer to an earlier one may have been lost.
+    doubt: Doubt,
+}
+
+/// An upload that could not be completed.
+pub struct Unfinished {
+    /// Why.
+    pub error: Error,
+    /// The upload, as long as it can still be completed: later, or under another condition.
+    pub upload: Option<Upload>,
+}
+
+impl Gateway {
+    /// Begins a multipart upload. The store's answer is judged before any content leaves this host.
+    ///
+    /// # Errors
+    /// As S3 answers; on [`Kind::Mismatch`] the upload was aborted.
+    pub async fn start_upload(self: &Arc<Self>, new: &NewObject) -> Result<Upload, Error> {
+        let created = self.store.create(&self.policy, new).await?;
+        let upload = self.resume_upload(new, created.id);
+        match self.verify_upload(Operation::CreateMultipartUpload, &new.key, &created.facts, created.request_id) {
+            Ok(()) => Ok(upload),
+            Err(error) => {
+                upload.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes up an upload that an earlier run of the program began for the same object, by its id. Makes no request: what
+    /// it has become is judged when it is completed.
+    pub fn resume_upload(self: &Arc<Self>, new: &NewObject, id: String) -> Upload {
+        Upload { gateway: Arc::clone(self), shared: Box::new(About { id, new: new.clone(), doubt: Doubt::default() }) }
+    }
+}
+
+impl Upload {
+    /// The store's name for it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
+    /// Which object it will be.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.shared.new.key
+    }
+
+    /// Sends part `number` (1 to 10,000). Parts may be sent in any order, at the same time, and again. All but the last have
+    /// 5 MiB to 5 GiB.
+    ///
+    /// # Errors
+    /// As S3 answers, and [`Kind::Mismatch`], after which the upload should be aborted.
+    pub async fn put_part(&self, number: u32, body: Arc<dyn Payload>) -> Result<Part, Error> {
+        let (part, facts) = self.gateway.store.put_part(self.key(), self.id(), number, &body).await?;
+        self.gateway.verify_part(Operation::UploadPart, self.key(), &facts)?;
+        Ok(part)
+    }
+
+    /// Makes part `number` of a range of an object in the same bucket, without moving it through this host.
+    ///
+    /// # Errors
+    /// As S3 answers; [`Kind::PreconditionFailed`] when the source is another version now; and [`Kind::Mismatch`].
+    pub async fn copy_part(&self, number: u32, source: &Source, range: ByteRange) -> Result<Part, Error> {
+        let (part, facts) = self.gateway.store.copy_part(self.key(), self.id(), number, source, range).await?;
+        self.gateway.verify_part(Operation::UploadPartCopy, self.key(), &facts)?;
+        Ok(part)
+    }
+
+    /// Makes the object out of `parts`, in the order of their numbers. `size` is the whole's length in bytes, `crc64` its
+    /// CRC-64/NVME if it is known; S3 compares both.
+    ///
+    /// When the answer to a first try was lost, the object is looked up, and the upload has succeeded if that is what was
+    /// sent: proved by length, CRC-64 and metadata. Without a CRC-64 it cannot be proved, and the error stands.
+    ///
+    /// # Errors
+    /// [`Unfinished`] has the reason, and the upload if it can still be completed. After [`Kind::Mismatch`] the object was
+    /// deleted again.
+    pub async fn complete(
+        self,
+        mut parts: Vec<Part>,
+        size: u64,
+        crc64: Option<u64>,
+        condition: &Condition,
+    ) -> Result<Verified<Stored>, Unfinished> {
+        parts.sort_by_key(|part| part.number);
+        let About { id, new, doubt } = &*self.shared;
+        let whole = Whole { parts: &parts, size, crc64 };
+        let stored = match self.gateway.store.complete(&new.key, id, &whole, condition, doubt).await {
+            Ok(stored) => stored,
+            Err(error) => match self.lost_answer(size, crc64, &error).await {
+                Some(stored) => stored,
+                None => return Err(self.unfinished(error).await),
+            },
+        };
+        let verified = self.gateway.verify(Operation::CompleteMultipartUpload, &new.key, stored).await;
+        verified.map_err(|error| Unfinished { error, upload: None })
+    }
+
+    /// Ends the upload and discards its parts. One that is gone already is no error.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn abort(self) -> Result<(), Error> {
+        match self.gateway.store.abort(self.key(), self.id()).await {
+            Err(error) if error.kind == Kind::NoSuchUpload => Ok(()),
+            answer => answer,
+        }
+    }
+
+    /// Aborts where another error is on its way to the caller already.
+    pub(super) async fn abandon(self) {
+        if let Err(error) = self.abort().await {
+            tracing::warn!(%error, "an upload could not be aborted and stays in the bucket");
+        }
+    }
+
+    async fn lost_answer(&self, size: u64, crc64: Option<u64>, error: &Error) -> Option<Stored> {
+        if !self.shared.doubt.is_raised() {
+            return None;
+        }
+        self.gateway.recognise(&self.shared.new, size, crc64, error).await
+    }
+
+    async fn unfinished(self, error: Error) -> Unfinished {
+        match error.kind {
+            Kind::NoSuchUpload => Unfinished { error, upload: None },
+            // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict").
+            Kind::Conflict => {
+                self.abandon().await;
+                Unfinished { error, upload: None }
+            }
+            _ => Unfinished { error, upload: Some(self) },
+        }
+    }
+}
+
+impl std::fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unfinished").field("error", &self.error).field("given_back", &self.upload.is_some()).finish()
+    }
+}

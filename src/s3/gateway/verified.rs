@@ -1,0 +1,165 @@
+//! Judging answers, and undoing what was stored wrongly.
+
+use std::ops::Deref;
+
+use super::Gateway;
+use crate::metrics::Operation;
+use crate::object::{Key, Version};
+use crate::policy::{Algorithm, Facts, Policy, Verdict};
+use crate::s3::error::{Error, Kind};
+use crate::s3::request::Stored;
+
+/// What the store proved to be under DSSE-KMS and the expected key. Only the gateway can make one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified<T>(T);
+
+impl<T> Verified<T> {
+    /// The proved value.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Deref for Verified<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl Gateway {
+    /// Judges an object that was stored, and deletes it again if it is not what was asked for.
+    pub(super) async fn verify(
+        &self,
+        operation: Operation,
+        key: &Key,
+        stored: Stored,
+    ) -> Result<Verified<Stored>, Error> {
+        let verdict = self.policy.judge(&stored.encryption.facts);
+        if verdict == Verdict::Compliant {
+            return Ok(Verified(stored));
+        }
+        let undone = match self.expunge(key, &stored.version).await {
+            Ok(()) => "the object was deleted again".to_owned(),
+            Err(error) => format!("the object is still there, because it could not be deleted again: {error}"),
+        };
+        let said = said(&self.policy, &stored.encryption.facts);
+        Err(self.mismatch(operation, key, verdict, stored.encryption.request_id, &format!("{said}; {undone}")))
+    }
+
+    /// Judges an answer before anything was stored.
+    pub(super) fn verify_upload(
+        &self,
+        operation: Operation,
+        key: &Key,
+        facts: &Facts,
+        request_id: Option<String>,
+    ) -> Result<(), Error> {
+        match self.policy.judge(facts) {
+            Verdict::Compliant => Ok(()),
+            verdict => Err(self.mismatch(operation, key, verdict, request_id, &said(&self.policy, facts))),
+        }
+    }
+
+    /// Judges the answer to a part. Some servers say nothing there; what they do say must fit.
+    pub(super) fn verify_part(&self, operation: Operation, key: &Key, facts: &Facts) -> Result<(), Error> {
+        if part_fits(&self.policy, facts) {
+            return Ok(());
+        }
+        Err(self.mismatch(operation, key, self.policy.judge(facts), None, &said(&self.policy, facts)))
+    }
+
+    fn mismatch(
+        &self,
+        operation: Operation,
+        key: &Key,
+        verdict: Verdict,
+        request_id: Option<String>,
+        why: &str,
+    ) -> Error {
+        self.count_mismatch();
+        let mut failure = self.failure(Kind::Mismatch { verdict }, operation, key).because(why);
+        failure.request_id = request_id;
+        let error = Error::from(failure);
+        tracing::error!(%error, "the store did not prove what was asked of it");
+        error
+    }
+
+    /// Deletes exactly this version: by its id, or, without one, only as long as it is the object. A store that does not know
+    /// conditional deletes is asked first what the object is.
+    async fn expunge(&self, key: &Key, version: &Version) -> Result<(), Error> {
+        if let Some(id) = version.id.as_ref().filter(|id| id.as_str() != "null") {
+            return self.store.delete(key, Some(id), None).await;
+        }
+        match self.store.delete(key, None, Some(&version.etag)).await {
+            Err(error) if matches!(error.kind, Kind::Unsupported) => self.expunge_unconditionally(key, version).await,
+            // Someone has replaced or deleted it already.
+            Err(error) if matches!(error.kind, Kind::PreconditionFailed | Kind::NotFound) => Ok(()),
+            answer => answer,
+        }
+    }
+
+    async fn expunge_unconditionally(&self, key: &Key, version: &Version) -> Result<(), Error> {
+        match self.store.head(key).await {
+            Ok(head) if head.meta.version.etag == version.etag => self.store.delete(key, None, None).await,
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == Kind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether each header of a part's answer is absent or right.
+fn part_fits(policy: &Policy, facts: &Facts) -> bool {
+    match policy.judge(facts) {
+        Verdict::Compliant => true,
+        Verdict::WrongKey => facts.key_arn.is_none(),
+        Verdict::NotDsse => facts.algorithm == Algorithm::None && facts.key_arn.is_none(),
+        Verdict::Pending | Verdict::Unknown => false,
+    }
+}
+
+fn said(policy: &Policy, facts: &Facts) -> String {
+    let key = |arn: Option<&str>| arn.map_or(String::new(), |arn| format!(" under {arn}"));
+    format!(
+        "the store answered {}{}, and aws:kms:dsse{} was asked for",
+        facts.algorithm,
+        key(facts.key_arn.as_deref()),
+        key(policy.key.as_ref().map(crate::policy::KeyArn::as_str)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::KeyArn;
+
+    const ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/0a1b";
+
+    #[test]
+    fn a_parts_answer_may_be_silent_but_not_wrong() {
+        let policy = Policy { key: Some(KeyArn::new(ARN).unwrap()), ..Policy::default() };
+        let fits =
+            |sse: Option<&str>, key: Option<&str>| part_fits(&policy, &Facts::from_headers(sse, key, None, None));
+        assert!(fits(Some("aws:kms:dsse"), Some(ARN)));
+        assert!(fits(Some("aws:kms:dsse"), None));
+        assert!(fits(None, None));
+        assert!(!fits(Some("aws:kms:dsse"), Some("arn:other")));
+        assert!(!fits(None, Some("arn:other")));
+        assert!(!fits(Some("AES256"), None));
+        assert!(!fits(Some("aws:kms"), Some(ARN)));
+        assert!(!part_fits(&policy, &Facts::from_headers(None, None, None, Some("AES256"))));
+        assert!(!part_fits(&policy, &Facts::unknown()));
+    }
+
+    #[test]
+    fn a_mismatch_names_what_was_said_and_what_was_asked() {
+        let policy = Policy { key: Some(KeyArn::new(ARN).unwrap()), ..Policy::default() };
+        assert_eq!(
+            said(&policy, &Facts::from_headers(Some("AES256"), None, None, None)),
+            format!("the store answered AES256, and aws:kms:dsse under {ARN} was asked for")
+        );
+    }
+}

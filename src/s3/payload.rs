@@ -1,0 +1,246 @@
+//! Content on its way to the store.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+
+/// Bodies up to this many bytes are collected and sent from memory: one piece is cheaper than a stream.
+const COLLECTED_BYTES_MAX: u64 = 64 * 1024;
+
+/// Content that can be sent more than once, because requests are retried.
+///
+/// `chunks` runs on the tasks that serve the network. It may read the page cache and decipher; it must not wait for anyone.
+pub trait Payload: Send + Sync + 'static {
+    /// How many bytes there are.
+    fn len(&self) -> u64;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The CRC-64/NVME of the whole.
+    ///
+    /// # Errors
+    /// The content cannot be read.
+    fn crc64(&self) -> io::Result<u64>;
+
+    /// The content from its beginning, in pieces whose lengths add up to [`Payload::len`].
+    fn chunks(&self) -> Box<dyn Iterator<Item = io::Result<Bytes>> + Send + Sync>;
+}
+
+impl Payload for Bytes {
+    fn len(&self) -> u64 {
+        Bytes::len(self) as u64
+    }
+
+    fn crc64(&self) -> io::Result<u64> {
+        Ok(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, self))
+    }
+
+    fn chunks(&self) -> Box<dyn Iterator<Item = io::Result<Bytes>> + Send + Sync> {
+        Box::new(std::iter::once(Ok(self.clone())))
+    }
+}
+
+/// The body of one request, and the place where a failure to read it is kept: the SDK reports only that the body broke.
+pub(super) struct Outgoing {
+    pub(super) stream: ByteStream,
+    /// `x-amz-checksum-crc64nvme`. With this header set the SDK neither hashes the body nor frames it as aws-chunked.
+    pub(super) checksum: String,
+    pub(super) broken: Broken,
+}
+
+/// Why a body could not be read, if so.
+#[derive(Clone, Default)]
+pub(super) struct Broken(Arc<Mutex<Option<io::Error>>>);
+
+impl Broken {
+    pub(super) fn take(&self) -> Option<io::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn set(&self, error: io::Error) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+impl Outgoing {
+    /// `in_memory`: collect the body whatever its length, so that the SDK can sign its digest.
+    pub(super) fn new(payload: &Arc<dyn Payload>, in_memory: bool) -> io::Result<Outgoing> {
+        let checksum = encode_crc64(payload.crc64()?);
+        let broken = Broken::default();
+        let body = if in_memory || payload.len() <= COLLECTED_BYTES_MAX {
+            SdkBody::from(collect(&**payload)?)
+        } else {
+            let (payload, broken) = (Arc::clone(payload), broken.clone());
+            SdkBody::retryable(move || SdkBody::from_body_1_x(Chunks::new(&*payload, broken.clone())))
+        };
+        Ok(Outgoing { stream: ByteStream::new(body), checksum, broken })
+    }
+}
+
+/// The text of a CRC-64/NVME in the checksum headers: Base64 of its eight bytes, most significant first.
+pub(super) fn encode_crc64(crc64: u64) -> String {
+    base64_simd::STANDARD.encode_to_string(crc64.to_be_bytes())
+}
+
+/// The reverse; None for anything else, such as the composite `...-3`.
+pub(super) fn decode_crc64(text: &str) -> Option<u64> {
+    let bytes = base64_simd::STANDARD.decode_to_vec(text).ok()?;
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
+fn collect(payload: &dyn Payload) -> io::Result<Bytes> {
+    let length = usize::try_from(payload.len()).map_err(io::Error::other)?;
+    let mut chunks = payload.chunks();
+    let first = chunks.next().transpose()?.unwrap_or_default();
+    if first.len() == length {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(length);
+    whole.extend_from_slice(&first);
+    for chunk in chunks {
+        whole.extend_from_slice(&chunk?);
+    }
+    if whole.len() == length { Ok(whole.freeze()) } else { Err(wrong_length()) }
+}
+
+fn wrong_length() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the content to send is not as long as it was announced")
+}
+
+/// A payload as an HTTP body: one chunk is one frame, and the length is known beforehand.
+struct Chunks {
+    chunks: Box<dyn Iterator<Item = io::Result<Bytes>> + Send + Sync>,
+    left: u64,
+    broken: Broken,
+}
+
+impl Chunks {
+    fn new(payload: &dyn Payload, broken: Broken) -> Chunks {
+        Chunks { chunks: payload.chunks(), left: payload.len(), broken }
+    }
+
+    fn advance(&mut self) -> Option<io::Result<Bytes>> {
+        let chunk = match self.chunks.next() {
+            None if self.left == 0 => return None,
+            None => Err(wrong_length()),
+            Some(chunk) => chunk,
+        };
+        Some(chunk.and_then(|bytes| {
+            self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(wrong_length)?;
+            Ok(bytes)
+        }))
+    }
+}
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Poll::Ready(match self.advance() {
+            None => None,
+            Some(Ok(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Err(error)) => {
+                let told = io::Error::new(error.kind(), error.to_string());
+                self.broken.set(error);
+                Some(Err(told))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// Chunks that claim to be `length` bytes; an `Err` chunk fails.
+    struct Script {
+        length: u64,
+        chunks: Vec<Result<&'static [u8], &'static str>>,
+    }
+
+    impl Payload for Script {
+        fn len(&self) -> u64 {
+            self.length
+        }
+
+        fn crc64(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+
+        fn chunks(&self) -> Box<dyn Iterator<Item = io::Result<Bytes>> + Send + Sync> {
+            let chunks = self.chunks.clone();
+            Box::new(chunks.into_iter().map(|chunk| chunk.map(Bytes::from_static).map_err(io::Error::other)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_body_is_streamed_whole_and_again_for_a_retry() {
+        let content = Bytes::from(vec![7; 200_000]);
+        let payload: Arc<dyn Payload> = Arc::new(content.clone());
+        let outgoing = Outgoing::new(&payload, false).unwrap();
+        assert_eq!(outgoing.stream.bytes(), None);
+        assert_eq!(outgoing.stream.size_hint(), (200_000, Some(200_000)));
+        let body = outgoing.stream.into_inner();
+        let again = body.try_clone().unwrap();
+        for body in [body, again] {
+            assert_eq!(ByteStream::new(body).collect().await.unwrap().into_bytes(), content);
+        }
+        assert!(outgoing.broken.take().is_none());
+    }
+
+    #[test]
+    fn a_short_body_and_a_signed_one_are_sent_from_memory() {
+        let short: Arc<dyn Payload> = Arc::new(Script { length: 4, chunks: vec![Ok(b"ab"), Ok(b"cd")] });
+        assert_eq!(Outgoing::new(&short, false).unwrap().stream.bytes(), Some(&b"abcd"[..]));
+        let long: Arc<dyn Payload> = Arc::new(Bytes::from(vec![1; 100_000]));
+        assert_eq!(Outgoing::new(&long, true).unwrap().stream.bytes().map(<[u8]>::len), Some(100_000));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_is_an_error_and_its_reason_is_kept() {
+        let script = Script { length: 9, chunks: vec![Ok(b"abc"), Err("bad block")] };
+        let broken = Broken::default();
+        let result = Chunks::new(&script, broken.clone()).collect().await;
+        assert_eq!(result.unwrap_err().to_string(), "bad block");
+        assert_eq!(broken.take().unwrap().to_string(), "bad block");
+    }
+
+    #[tokio::test]
+    async fn a_body_of_another_length_than_announced_is_never_sent_as_if_whole() {
+        for chunks in [vec![Ok(&b"abc"[..])], vec![Ok(&b"abcdef"[..])]] {
+            let script = Script { length: 5, chunks };
+            assert!(Chunks::new(&script, Broken::default()).collect().await.is_err());
+            assert!(collect(&script).is_err());
+        }
+    }
+
+    #[test]
+    fn checksums_are_base64_of_big_endian_bytes() {
+        // The check value of CRC-64/NVME for "123456789" is ae8b14860a799888 (catalogue of parametrised CRC algorithms).
+        let crc64 = Bytes::from_static(b"123456789").crc64().unwrap();
+        assert_eq!(crc64, 0xae8b_1486_0a79_9888);
+        assert_eq!(encode_crc64(crc64), "rosUhgp5mIg=");
+        assert_eq!(decode_crc64("rosUhgp5mIg="), Some(crc64));
+        assert_eq!(decode_crc64("rosUhgp5mIg=-3"), None);
+        assert_eq!(decode_crc64("AAAA"), None);
+    }
+}

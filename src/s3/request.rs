@@ -1,0 +1,187 @@
+//! What is asked of the gateway, and what it answers.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use crate::object::{ETag, Key, ObjectMeta, UserMetadata, Version};
+use crate::policy::{Facts, Observation};
+
+/// The content headers that an object can carry beside Content-Type, in lower case. These and no others may be in
+/// [`NewObject::content_headers`].
+pub const CONTENT_HEADERS: [&str; 5] =
+    ["cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
+
+/// Everything about an object that is to be written, but its content and its encryption (which is the mount's policy).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewObject {
+    /// Where.
+    pub key: Key,
+    /// `x-amz-meta-*`; a copy replaces the source's by these.
+    pub user: UserMetadata,
+    /// Content-Type; None leaves it to the store (`binary/octet-stream`).
+    pub content_type: Option<String>,
+    /// See [`CONTENT_HEADERS`].
+    pub content_headers: BTreeMap<String, String>,
+    /// The storage class; None is `STANDARD`.
+    pub storage_class: Option<String>,
+    /// The text of `x-amz-tagging`. None: no tags, or, for a copy, the source's tags.
+    pub tags: Option<String>,
+}
+
+impl NewObject {
+    /// An object at `key` with nothing said about it.
+    #[must_use]
+    pub fn at(key: Key) -> NewObject {
+        NewObject {
+            key,
+            user: UserMetadata::new(),
+            content_type: None,
+            content_headers: BTreeMap::new(),
+            storage_class: None,
+            tags: None,
+        }
+    }
+}
+
+/// What must be true of the key for a write to happen, decided by the store in one step with the write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing: the last writer wins.
+    #[default]
+    None,
+    /// There is no object (`If-None-Match: *`).
+    Absent,
+    /// The object there is this one (`If-Match`).
+    Matches(ETag),
+}
+
+impl Condition {
+    pub(super) fn if_match(&self) -> Option<String> {
+        match self {
+            Condition::Matches(etag) => Some(etag.as_str().to_owned()),
+            Condition::None | Condition::Absent => None,
+        }
+    }
+
+    pub(super) fn if_none_match(&self) -> Option<String> {
+        (*self == Condition::Absent).then(|| "*".to_owned())
+    }
+}
+
+/// One version of an object to copy from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its key, in the gateway's bucket.
+    pub key: Key,
+    /// Which version; the copy fails with [`Kind::PreconditionFailed`](super::Kind::PreconditionFailed) when it is another now.
+    pub version: Version,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// An object that the store says it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Which version it became.
+    pub version: Version,
+    /// What the store's answer said of its encryption.
+    pub encryption: Observation,
+}
+
+/// A part of a multipart upload that the store has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// 1 to 10,000.
+    pub number: u32,
+    /// The entity tag that completing the upload must name.
+    pub etag: ETag,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its CRC-64/NVME: ours for a part that was sent, the store's for a copied one, where the store tells.
+    pub crc64: Option<u64>,
+}
+
+/// What a HEAD or GET says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Beside its encryption.
+    pub meta: ObjectMeta,
+    /// Of its encryption; judged by whoever needs a verdict, since reading may be allowed where writing is not.
+    pub encryption: Observation,
+}
+
+/// One page of a listing, as asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ListRequest<'a> {
+    /// What the keys begin with; may be empty.
+    pub prefix: &'a str,
+    /// Whether keys with a further `/` are rolled up into prefixes.
+    pub delimiter: bool,
+    /// Only keys after this text, in the order of UTF-8 bytes.
+    pub start_after: Option<&'a str>,
+    /// [`ListPage::next`] of the page before.
+    pub continuation: Option<&'a str>,
+    /// 1 to 1,000; S3 gives at most 1,000.
+    pub entries_max: u16,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// The objects, in the order of UTF-8 bytes.
+    pub objects: Vec<Listed>,
+    /// The rolled-up prefixes, in the same order, each with its closing `/`.
+    pub prefixes: Vec<String>,
+    /// What asks for the next page; None at the end.
+    pub next: Option<String>,
+}
+
+/// What a listing says of one object. It says nothing of the object's encryption.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The key as S3 has it, which need not be a path.
+    pub key: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// The entity tag; None where the store leaves it out.
+    pub etag: Option<ETag>,
+    /// When S3 took it.
+    pub last_modified: SystemTime,
+    /// `STANDARD` where S3 does not say.
+    pub storage_class: String,
+}
+
+/// What the bucket is configured to do; each part is unknown when the caller may not ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketFacts {
+    /// The default encryption (GetBucketEncryption).
+    pub default_encryption: Facts,
+    /// The state of versioning (GetBucketVersioning).
+    pub versioning: Versioning,
+}
+
+/// Whether the bucket keeps old versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versioning {
+    /// Every write makes a version.
+    Enabled,
+    /// It was enabled once; writes replace the `null` version.
+    Suspended,
+    /// Never enabled.
+    Off,
+    /// The caller may not ask, or the question failed.
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_becomes_exactly_one_header() {
+        let matches = Condition::Matches(ETag::new("\"a\""));
+        assert_eq!((matches.if_match().as_deref(), matches.if_none_match()), (Some("\"a\""), None));
+        assert_eq!((Condition::Absent.if_match(), Condition::Absent.if_none_match().as_deref()), (None, Some("*")));
+        assert_eq!((Condition::None.if_match(), Condition::None.if_none_match()), (None, None));
+    }
+}
