@@ -1,1 +1,12 @@
-//! The kernel's door.
+//! The kernel's door: decodes a request, hands it with its reply to a task, and encodes the answer.
+//!
+//! The kernel's threads never wait for the network: each request becomes a task that owns its reply. A task that is lost answers
+//! EIO, because a dropped reply does, so it cannot hang a program. This room decides nothing about files. It may use `vfs` and the
+//! values of `namespace` and `object` that stand in vfs's signatures.
+
+mod adapter;
+mod convert;
+mod session;
+
+pub use adapter::Adapter;
+pub use session::{MountOptions, Mounted, mount};

@@ -70,6 +70,11 @@ impl Buffer {
         self.core.change(|contents| contents.present().clone())
     }
 
+    /// Whether the buffer has all bytes of `range`.
+    pub fn contains(&self, range: Range<u64>) -> bool {
+        self.core.change(|contents| contents.present().contains(range))
+    }
+
     /// Copies the bytes at `offset` into `out`.
     ///
     /// # Errors

@@ -175,18 +175,23 @@ impl Vfs {
         }
     }
 
-    /// One user less. A deleted file's changes go with its last user.
+    /// One user less, and one pin of the inode less.
     pub(super) async fn leave(&self, file: &Arc<File>) {
-        let forgotten = self.files.leave(file);
+        self.files.leave(file);
+        self.discard_if_deleted(file).await;
+        self.namespace.unpin_open(file.ino);
+    }
+
+    /// A deleted file's changes go with its last user.
+    pub(super) async fn discard_if_deleted(&self, file: &Arc<File>) {
         let deleted = {
             let state = file.state();
-            (state.users == 0 && state.unlinked && !forgotten).then(|| state.writer.clone()).flatten()
+            state.writer.clone().filter(|_| state.users == 0 && state.unlinked)
         };
         if let Some(writer) = deleted {
             writer.discard().await;
             self.files.forget(file);
         }
-        self.namespace.unpin_open(file.ino);
     }
 
     fn handle(&self, file: Arc<File>, mode: WriteMode) -> Fh {
@@ -198,11 +203,11 @@ impl Vfs {
     }
 
     pub(super) fn writer_parts(&self) -> WriterParts<'_> {
-        WriterParts { engine: &self.engine, namespace: &self.namespace, gateway: &self.gateway }
+        WriterParts { engine: &self.engine, namespace: &self.namespace, gateway: &self.gateway, pages: &self.pages }
     }
 
     /// Makes the file show the version that is in the store now; true when the kernel's pages are of that version.
-    async fn pin(&self, file: &Arc<File>, mode: WriteMode) -> Result<bool, Error> {
+    pub(super) async fn pin(&self, file: &Arc<File>, mode: WriteMode) -> Result<bool, Error> {
         if file.is_dirty() {
             return Ok(true);
         }
@@ -221,7 +226,7 @@ impl Vfs {
         state.writer = None;
         drop(state);
         file.state().attributes = self.namespace.attributes(file.ino).await?;
-        Ok(self.namespace.pages_are_current(file.ino, &head.meta.version))
+        Ok(self.pages.are_now(file.ino, &head.meta.version))
     }
 
     fn refuse_noncompliant(&self, head: &Head, mode: WriteMode) -> Result<(), Error> {

@@ -117,6 +117,21 @@ fn writing(error: &write::Error) -> i32 {
     }
 }
 
+fn spilling(error: &spill::Error) -> i32 {
+    match error {
+        spill::Error::NoSpace => libc::ENOSPC,
+        spill::Error::BeyondEnd => libc::EFBIG,
+        spill::Error::TooLong { .. } | spill::Error::MemoryTooSmall { .. } => libc::EINVAL,
+        spill::Error::Absent { .. }
+        | spill::Error::Busy
+        | spill::Error::Superseded { .. }
+        | spill::Error::Tampered { .. }
+        | spill::Error::Directory { .. }
+        | spill::Error::Io(_)
+        | spill::Error::Crypto(_) => libc::EIO,
+    }
+}
+
 /// For programs that do not know the key errnos.
 fn posix(native: i32) -> i32 {
     match native {

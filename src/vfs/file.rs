@@ -11,6 +11,8 @@ use crate::s3::{Gateway, Head, NewObject, Source};
 use crate::spill::Location;
 use crate::write::{Destination, Engine, Target, Writer};
 
+use super::pages::Pages;
+
 /// An open or unsaved file. What a short mutex guards is consistent whenever it is free; requests are made without it.
 pub(crate) struct File {
     pub(crate) ino: Ino,
@@ -129,6 +131,7 @@ pub(crate) fn source(key: &Key, head: &Head) -> Source {
 pub(crate) struct Link {
     pub(crate) file: Weak<File>,
     pub(crate) namespace: Arc<Namespace>,
+    pub(crate) pages: Arc<Pages>,
 }
 
 impl Destination for Link {
@@ -150,6 +153,7 @@ impl Destination for Link {
             state.exact = false;
             state.last_error = None;
         }
+        self.pages.are_now(file.ino, &head.meta.version);
         self.namespace.committed(file.ino, head);
     }
 }
@@ -173,6 +177,7 @@ pub(crate) struct WriterParts<'a> {
     pub(crate) engine: &'a Arc<Engine>,
     pub(crate) namespace: &'a Arc<Namespace>,
     pub(crate) gateway: &'a Arc<Gateway>,
+    pub(crate) pages: &'a Arc<Pages>,
 }
 
 impl WriterParts<'_> {
@@ -192,7 +197,7 @@ impl WriterParts<'_> {
         };
         let base = head.as_ref().map(|head| source(&key, head));
         let size = base.as_ref().map_or(0, |base| base.size);
-        let link = Box::new(Link { file: Arc::downgrade(file), namespace: Arc::clone(self.namespace) });
+        let link = Box::new(Link { file: Arc::downgrade(file), namespace: Arc::clone(self.namespace), pages: Arc::clone(self.pages) });
         let mut state = file.state();
         state.tags = tags;
         let make = || Writer::new(self.engine, base, size, head.is_none(), link);

@@ -2,7 +2,7 @@
 //!
 //! Here the engines meet: `namespace` knows names and attributes, `read` one version of an object, `write` the changes of one
 //! file. This room ties them to open files, and turns every failure into an errno in one place. It sends no request of its own and
-//! knows nothing of FUSE. It may use `object`, `policy`, `s3`, `namespace`, `read`, `spill`, `write` and `metrics`.
+//! knows nothing of FUSE. It may use `object`, `policy`, `s3`, `namespace`, `read`, `spill` and `write`.
 
 mod data;
 mod errno;
@@ -12,11 +12,11 @@ mod files;
 mod handles;
 mod meta;
 mod names;
+mod pages;
 mod xattr;
 
 use std::sync::Arc;
 
-use crate::metrics::Counters;
 use crate::namespace::Namespace;
 use crate::read::ReadBudget;
 use crate::s3::Gateway;
@@ -32,6 +32,7 @@ pub use xattr::MountFacts;
 
 use files::Files;
 use handles::Handles;
+use pages::Pages;
 
 /// What to do when a program reads an object that is not DSSE-KMS under the mount's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +60,11 @@ pub struct Vfs {
     namespace: Arc<Namespace>,
     engine: Arc<Engine>,
     read_budget: Arc<ReadBudget>,
-    counters: Arc<Counters>,
     settings: Settings,
     files: Files,
     handles: Handles,
+    /// Shared with the links of writers, which note the versions that they make.
+    pages: Arc<Pages>,
 }
 
 impl Vfs {
@@ -73,10 +75,9 @@ impl Vfs {
         namespace: Arc<Namespace>,
         engine: Arc<Engine>,
         read_budget: Arc<ReadBudget>,
-        counters: Arc<Counters>,
-        settings: Settings,
+            settings: Settings,
     ) -> Arc<Vfs> {
-        let (files, handles) = (Files::default(), Handles::default());
-        Arc::new(Vfs { gateway, namespace, engine, read_budget, counters, settings, files, handles })
+        let (files, handles, pages) = (Files::default(), Handles::default(), Arc::new(Pages::new()));
+        Arc::new(Vfs { gateway, namespace, engine, read_budget, settings, files, handles, pages })
     }
 }

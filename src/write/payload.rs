@@ -1,6 +1,7 @@
 //! A snapshot of the spill as a body for the store.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -8,7 +9,7 @@ use crate::s3::Payload;
 use crate::spill::Snapshot;
 
 /// Sends a snapshot chunk by chunk; sealed blocks are opened as they are sent, so a part never stands in memory whole.
-pub(crate) struct SnapshotPayload(pub(crate) Snapshot);
+pub(crate) struct SnapshotPayload(pub(crate) Arc<Snapshot>);
 
 impl Payload for SnapshotPayload {
     fn len(&self) -> u64 {

@@ -368,13 +368,13 @@ impl Writer {
         true
     }
 
-    fn next_ripe(&self) -> Option<(u32, Arc<OnceCell<Upload>>, Target, Snapshot)> {
+    fn next_ripe(&self) -> Option<(u32, Arc<OnceCell<Upload>>, Target, Arc<Snapshot>)> {
         let mut state = self.state();
         let (size, committing) = (state.size, state.committing);
         let stream = state.stream.as_mut().filter(|_| !committing)?;
         let (number, range) = stream.begin_ripe(size, &self.buffer)?;
         match self.buffer.snapshot(range) {
-            Ok(snapshot) => Some((number, Arc::clone(&stream.upload), stream.target.clone(), snapshot)),
+            Ok(snapshot) => Some((number, Arc::clone(&stream.upload), stream.target.clone(), Arc::new(snapshot))),
             Err(error) => {
                 tracing::warn!(part = number, %error, "a part could not be read for sending ahead; the commit tries again");
                 stream.forget(number);
@@ -383,8 +383,8 @@ impl Writer {
         }
     }
 
-    async fn send_part_ahead(self: Arc<Self>, number: u32, upload: Arc<OnceCell<Upload>>, target: Target, snapshot: Snapshot) {
-        let outcome = self.send_to(&upload, &target, number, snapshot.clone()).await;
+    async fn send_part_ahead(self: Arc<Self>, number: u32, upload: Arc<OnceCell<Upload>>, target: Target, snapshot: Arc<Snapshot>) {
+        let outcome = self.send_to(&upload, &target, number, Arc::clone(&snapshot)).await;
         drop(upload);
         if let Err(error) = &outcome {
             tracing::warn!(part = number, %error, "a part could not be sent ahead; the commit tries again");
@@ -403,13 +403,13 @@ impl Writer {
         upload: &OnceCell<Upload>,
         target: &Target,
         number: u32,
-        snapshot: Snapshot,
+        snapshot: Arc<Snapshot>,
     ) -> Result<Sent, Error> {
         let upload = upload.get_or_try_init(|| self.engine.gateway.start_upload(&target.object)).await?;
         self.send_part(upload, number, snapshot).await
     }
 
-    pub(super) async fn send_part(&self, upload: &Upload, number: u32, snapshot: Snapshot) -> Result<Sent, Error> {
+    pub(super) async fn send_part(&self, upload: &Upload, number: u32, snapshot: Arc<Snapshot>) -> Result<Sent, Error> {
         let _slot = self.engine.slots.acquire().await.expect("the semaphore is never closed");
         let crc64 = snapshot.crc64()?;
         let part = upload.put_part(number, Arc::new(SnapshotPayload(snapshot))).await?;

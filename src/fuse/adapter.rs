@@ -1,0 +1,441 @@
+//! One method for each request of the kernel: decode, spawn, encode.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use super::convert::{fh, file_attr, file_type, handle, ino, inode_number, name, time_change};
+use crate::namespace::{DirEntry, Ino, Kind};
+use crate::secret::PlainBuf;
+use crate::vfs::{Error, ErrnoStyle, Opened, RenameMode, SetAttributes, Vfs, WriteMode};
+
+/// Requests that the kernel may have open in the background (read-ahead, direct I/O), and the number from which on it calls the
+/// device congested. The kernel's own 12 would leave fast stores idle.
+const BACKGROUND_MAX: u16 = 64;
+
+/// Answers the kernel out of a [`Vfs`].
+pub struct Adapter {
+    vfs: Arc<Vfs>,
+    tasks: Handle,
+    ttl: Duration,
+    style: ErrnoStyle,
+}
+
+/// The inode numbers of a mount are never reused, so all are of one generation.
+const GENERATION: Generation = Generation(0);
+
+impl Adapter {
+    /// An adapter whose tasks run on `tasks`; the kernel believes names and attributes for `ttl`.
+    #[must_use]
+    pub fn new(vfs: Arc<Vfs>, tasks: Handle, ttl: Duration, style: ErrnoStyle) -> Adapter {
+        Adapter { vfs, tasks, ttl, style }
+    }
+
+    /// Runs `work`, and then `answer` with what came of it.
+    fn spawn<T, F>(&self, operation: &'static str, work: F, answer: impl FnOnce(Result<T, Errno>) + Send + 'static)
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let style = self.style;
+        self.tasks.spawn(async move { answer(work.await.map_err(|error| report(operation, &error, style))) });
+    }
+
+    fn write_mode(flags: OpenFlags) -> WriteMode {
+        match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => WriteMode::ReadOnly,
+            OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => WriteMode::Write { append: flags.0 & libc::O_APPEND != 0 },
+        }
+    }
+
+    /// A handle that can only write needs no pages in the kernel, and without them a write costs a third of the CPU time.
+    fn open_flags(flags: OpenFlags, keep_cache: bool) -> FopenFlags {
+        let mut answer = FopenFlags::empty();
+        if flags.acc_mode() == OpenAccMode::O_WRONLY {
+            answer |= FopenFlags::FOPEN_DIRECT_IO;
+        }
+        if keep_cache {
+            answer |= FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        answer
+    }
+}
+
+/// An errno for the program, and one line in the log if a person should hear of it.
+fn report(operation: &'static str, error: &Error, style: ErrnoStyle) -> Errno {
+    let number = error.errno(style).0;
+    if error.is_trouble() {
+        let remedy = error.remedy().unwrap_or_default();
+        tracing::error!(operation, errno = number, %error, remedy, "a call failed");
+    } else {
+        tracing::debug!(operation, errno = number, %error, "a call was answered with an error");
+    }
+    Errno::from_i32(number)
+}
+
+macro_rules! checked_name {
+    ($self:ident, $operation:literal, $name:expr, $reply:ident) => {
+        match name($name) {
+            Ok(name) => name,
+            Err(error) => return $reply.error(report($operation, &error.into(), $self.style)),
+        }
+    };
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Modes are kept without set-user-id bits and the mount is nosuid, so there is nothing for us to clear on a write, and the
+        // kernel need not ask for security.capability before each one.
+        let wanted = [
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_ASYNC_DIO,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!(?flag, "the kernel does not offer this");
+            }
+        }
+        // Both are clipped by the kernel, which is all that an error here means.
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        let _ = config.set_congestion_threshold(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEntry) {
+        let child = checked_name!(self, "lookup", child, reply);
+        let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
+        self.spawn("lookup", async move { vfs.lookup(ino(parent), &child).await }, move |node| match node {
+            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
+        self.vfs.forget(ino(node), count);
+    }
+
+    fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let (vfs, ttl, node) = (Arc::clone(&self.vfs), self.ttl, ino(node));
+        self.spawn("getattr", async move { vfs.attributes(node).await }, move |attributes| match attributes {
+            Ok(attributes) => reply.attr(&ttl, &file_attr(node, &attributes)),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (vfs, ttl, node) = (Arc::clone(&self.vfs), self.ttl, ino(node));
+        let change = SetAttributes {
+            mode: mode.map(|mode| mode & 0o777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(time_change),
+            mtime: mtime.map(time_change),
+            fh: handle.map(fh),
+        };
+        self.spawn("setattr", async move { vfs.set_attributes(node, change).await }, move |attributes| match attributes {
+            Ok(attributes) => reply.attr(&ttl, &file_attr(node, &attributes)),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, child: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let child = checked_name!(self, "mkdir", child, reply);
+        let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
+        let (mode, uid, gid) = (mode & !umask & 0o777, request.uid(), request.gid());
+        let work = async move { vfs.mkdir(ino(parent), &child, mode, uid, gid).await };
+        self.spawn("mkdir", work, move |node| match node {
+            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        child: &OsStr,
+        mode: u32,
+        umask: u32,
+        _device: u32,
+        reply: ReplyEntry,
+    ) {
+        let child = checked_name!(self, "mknod", child, reply);
+        let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
+        let (permissions, uid, gid) = (mode & !umask & 0o777, request.uid(), request.gid());
+        let regular = mode & libc::S_IFMT == libc::S_IFREG || mode & libc::S_IFMT == 0;
+        let work = async move {
+            if !regular {
+                return Err(Error::Unsupported("making fifos, sockets and devices"));
+            }
+            vfs.make_file(ino(parent), &child, (permissions, uid, gid)).await
+        };
+        self.spawn("mknod", work, move |node| match node {
+            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
+        let child = checked_name!(self, "unlink", child, reply);
+        let vfs = Arc::clone(&self.vfs);
+        self.spawn("unlink", async move { vfs.unlink(ino(parent), &child).await }, |done| empty(reply, done));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
+        let child = checked_name!(self, "rmdir", child, reply);
+        let vfs = Arc::clone(&self.vfs);
+        self.spawn("rmdir", async move { vfs.rmdir(ino(parent), &child).await }, |done| empty(reply, done));
+    }
+
+    fn symlink(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
+        reply.error(report("symlink", &Vfs::unsupported_kind(Kind::Symlink), self.style));
+    }
+
+    fn link(&self, _request: &Request, _node: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        reply.error(report("link", &Error::HardLink, self.style));
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        child: &OsStr,
+        new_parent: INodeNo,
+        new_child: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let child = checked_name!(self, "rename", child, reply);
+        let new_child = checked_name!(self, "rename", new_child, reply);
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else {
+            let error = Error::Invalid("S3 cannot exchange two objects in one step");
+            return reply.error(report("rename", &error, self.style));
+        };
+        let vfs = Arc::clone(&self.vfs);
+        let work = async move { vfs.rename((ino(parent), &child), (ino(new_parent), &new_child), mode).await };
+        self.spawn("rename", work, |done| empty(reply, done));
+    }
+
+    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let vfs = Arc::clone(&self.vfs);
+        let work = async move { vfs.open(ino(node), Self::write_mode(flags)).await };
+        self.spawn("open", work, move |opened| match opened {
+            Ok(Opened { fh, keep_cache }) => reply.opened(handle(fh), Self::open_flags(flags, keep_cache)),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        child: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let child = checked_name!(self, "create", child, reply);
+        let (vfs, ttl, flags) = (Arc::clone(&self.vfs), self.ttl, OpenFlags(flags));
+        let owner = (mode & !umask & 0o777, request.uid(), request.gid());
+        let work = async move { vfs.create(ino(parent), &child, owner, Self::write_mode(flags)).await };
+        self.spawn("create", work, move |created| match created {
+            Ok((node, fh)) => {
+                let attr = file_attr(node.ino, &node.attributes);
+                reply.created(&ttl, &attr, GENERATION, handle(fh), Self::open_flags(flags, true));
+            }
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let vfs = Arc::clone(&self.vfs);
+        self.spawn("read", async move { vfs.read(fh(handle), offset, size).await }, |bytes| match bytes {
+            Ok(bytes) => reply.data(&bytes),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (vfs, data) = (Arc::clone(&self.vfs), PlainBuf::from(data));
+        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let work = async move { vfs.write(fh(handle), offset, data.as_slice()).await };
+        self.spawn("write", work, move |done| match done {
+            Ok(()) => reply.written(length),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn flush(&self, _request: &Request, _node: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let vfs = Arc::clone(&self.vfs);
+        self.spawn("close", async move { vfs.flush(fh(handle)).await }, |done| empty(reply, done));
+    }
+
+    fn fsync(&self, _request: &Request, _node: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        let vfs = Arc::clone(&self.vfs);
+        self.spawn("fsync", async move { vfs.flush(fh(handle)).await }, |done| empty(reply, done));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let vfs = Arc::clone(&self.vfs);
+        let work = async move {
+            vfs.release(fh(handle)).await;
+            Ok(())
+        };
+        self.spawn("release", work, |done| empty(reply, done));
+    }
+
+    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(handle(self.vfs.open_directory(ino(node))), FopenFlags::empty());
+    }
+
+    fn readdir(&self, _request: &Request, node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let vfs = Arc::clone(&self.vfs);
+        let node = ino(node);
+        let work = async move { vfs.entries(fh(handle), offset == 0).await };
+        self.spawn("readdir", work, move |entries| match entries {
+            Ok(entries) => fill(reply, node, &entries, offset),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn releasedir(&self, _request: &Request, _node: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.vfs.release_directory(fh(handle));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _request: &Request, _node: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        // Names are in the store when the call that made them returns, so there is nothing to wait for.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        let it = self.vfs.statfs();
+        let (blocks, files) = (it.blocks, it.files);
+        reply.statfs(blocks, blocks, blocks, files, files, it.block_bytes, it.name_bytes_max, it.block_bytes);
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(report("setxattr", &self.vfs.refuse_attribute_change(name.as_encoded_bytes()), self.style));
+    }
+
+    fn removexattr(&self, _request: &Request, _node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply.error(report("removexattr", &self.vfs.refuse_attribute_change(name.as_encoded_bytes()), self.style));
+    }
+
+    fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (vfs, name) = (Arc::clone(&self.vfs), name.as_encoded_bytes().to_vec());
+        let work = async move { vfs.attribute(ino(node), &name).await };
+        self.spawn("getxattr", work, move |value| match value {
+            Ok(value) => sized(reply, &value, size),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        sized(reply, &self.vfs.list_attributes(ino(node)), size);
+    }
+}
+
+fn empty(reply: ReplyEmpty, done: Result<(), Errno>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// The protocol of extended attributes: a size of 0 asks for the length alone.
+fn sized(reply: ReplyXattr, value: &[u8], size: u32) {
+    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    match size {
+        0 => reply.size(length),
+        size if size < length => reply.error(Errno::ERANGE),
+        _ => reply.data(value),
+    }
+}
+
+/// As many entries from `offset` on as fit. An entry's offset is its place; the next one is what the kernel asks for then.
+fn fill(mut reply: ReplyDirectory, node: Ino, entries: &[DirEntry], offset: u64) {
+    let dots = [(node, Kind::Directory, "."), (node, Kind::Directory, "..")];
+    let listed = entries.iter().map(|entry| (entry.ino, entry.kind, entry.name.as_str()));
+    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+    for (next, (ino, kind, name)) in (1..).zip(dots.into_iter().chain(listed)).skip(from) {
+        if reply.add(inode_number(ino), next, file_type(kind), name) {
+            break;
+        }
+    }
+    reply.ok();
+}

@@ -1,0 +1,90 @@
+//! Between the kernel's types and ours.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileHandle, FileType, INodeNo, TimeOrNow};
+
+use crate::namespace::{Attributes, Ino, Kind, Timestamp};
+use crate::object::{Name, NameError};
+use crate::vfs::{Fh, TimeChange};
+
+/// What stat(2) is told about the best size of reads and writes, in bytes: the largest request that the kernel sends.
+const IO_BYTES: u32 = 1024 * 1024;
+
+pub(super) fn ino(number: INodeNo) -> Ino {
+    Ino(number.0)
+}
+
+pub(super) fn inode_number(ino: Ino) -> INodeNo {
+    INodeNo(ino.0)
+}
+
+pub(super) fn fh(handle: FileHandle) -> Fh {
+    Fh(handle.0)
+}
+
+pub(super) fn handle(fh: Fh) -> FileHandle {
+    FileHandle(fh.0)
+}
+
+pub(super) fn name(text: &OsStr) -> Result<Name, NameError> {
+    Name::from_bytes(text.as_bytes())
+}
+
+pub(super) fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+    }
+}
+
+pub(super) fn file_attr(ino: Ino, attributes: &Attributes) -> FileAttr {
+    FileAttr {
+        ino: inode_number(ino),
+        size: attributes.size,
+        blocks: attributes.size.div_ceil(512),
+        atime: system_time(attributes.atime),
+        mtime: system_time(attributes.mtime),
+        ctime: system_time(attributes.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attributes.kind),
+        perm: u16::try_from(attributes.mode & 0o7777).unwrap_or(0),
+        nlink: attributes.nlink,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: 0,
+        blksize: IO_BYTES,
+        flags: 0,
+    }
+}
+
+pub(super) fn time_change(time: TimeOrNow) -> TimeChange {
+    match time {
+        TimeOrNow::Now => TimeChange::Now,
+        TimeOrNow::SpecificTime(time) => TimeChange::To(Timestamp::from(time)),
+    }
+}
+
+fn system_time(time: Timestamp) -> SystemTime {
+    let whole = Duration::from_secs(time.seconds.unsigned_abs());
+    let base = if time.seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    let exact = base.and_then(|base| base.checked_add(Duration::from_nanos(u64::from(time.nanoseconds))));
+    exact.unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_keep_their_fraction() {
+        let before = Timestamp { seconds: -2, nanoseconds: 500_000_000 };
+        assert_eq!(UNIX_EPOCH.duration_since(system_time(before)).unwrap(), Duration::from_millis(1_500));
+        assert_eq!(Timestamp::from(system_time(before)), before);
+    }
+}

@@ -1,0 +1,184 @@
+//! Lookups, attributes, and the size of the whole.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::namespace::{Attributes, Change, Ino, Node, Timestamp};
+use crate::object::Name;
+
+use super::file::{File, has_content};
+use super::{Error, Fh, Vfs};
+
+/// A new time of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeChange {
+    /// The time at which the call is carried out.
+    Now,
+    /// This time.
+    To(Timestamp),
+}
+
+/// What a program wants changed; what is None stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetAttributes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Time of last access.
+    pub atime: Option<TimeChange>,
+    /// Time of last change of content.
+    pub mtime: Option<TimeChange>,
+    /// The handle it was asked through, which will be flushed later.
+    pub fh: Option<Fh>,
+}
+
+/// What df shows: a bucket has no size, so it is a round number with room for everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statfs {
+    /// Bytes of one block.
+    pub block_bytes: u32,
+    /// Blocks in all, and free.
+    pub blocks: u64,
+    /// Files in all, and free.
+    pub files: u64,
+    /// The longest name in bytes.
+    pub name_bytes_max: u32,
+}
+
+impl Vfs {
+    /// Finds a name, and gives the kernel one reference to what it found.
+    ///
+    /// # Errors
+    /// There is no such name, or the store cannot be asked.
+    pub async fn lookup(&self, parent: Ino, name: &Name) -> Result<Node, Error> {
+        let mut node = self.namespace.lookup(parent, name).await?;
+        if let Some(attributes) = self.files.find(node.ino).and_then(|file| file.changed_attributes()) {
+            node.attributes = attributes;
+        }
+        Ok(node)
+    }
+
+    /// The kernel gives references back.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.namespace.forget(ino, count);
+    }
+
+    /// What stat(2) says.
+    ///
+    /// # Errors
+    /// The file is gone, or the store cannot be asked.
+    pub async fn attributes(&self, ino: Ino) -> Result<Attributes, Error> {
+        if let Some(file) = self.files.find(ino) {
+            let unlinked = file.state().unlinked;
+            if unlinked {
+                return Ok(Attributes { nlink: 0, ..file.attributes() });
+            }
+            if let Some(attributes) = file.changed_attributes() {
+                return Ok(attributes);
+            }
+        }
+        Ok(self.namespace.attributes(ino).await?)
+    }
+
+    /// chmod, chown, utimens, truncate. A file with changes carries them in its next commit; any other is changed in the store at
+    /// once.
+    ///
+    /// # Errors
+    /// As the parts of it: nothing is reported as done that the store has not taken or will not take with the next commit.
+    pub async fn set_attributes(&self, ino: Ino, change: SetAttributes) -> Result<Attributes, Error> {
+        if let Some(size) = change.size {
+            self.truncate(ino, size, change.fh).await?;
+        }
+        let now = Timestamp::from(SystemTime::now());
+        let time = |time: TimeChange| match time {
+            TimeChange::Now => now,
+            TimeChange::To(time) => time,
+        };
+        let wanted = Change {
+            mode: change.mode,
+            uid: change.uid,
+            gid: change.gid,
+            mtime: change.mtime.map(time),
+            atime: change.atime.map(time),
+        };
+        if wanted == Change::default() { self.attributes(ino).await } else { self.change(ino, &wanted, now).await }
+    }
+
+    /// What df shows.
+    #[must_use]
+    pub fn statfs(&self) -> Statfs {
+        const BLOCK_BYTES: u32 = 64 * 1024;
+        const PIB: u64 = 1 << 50;
+        Statfs { block_bytes: BLOCK_BYTES, blocks: PIB / u64::from(BLOCK_BYTES), files: 1_000_000_000, name_bytes_max: 255 }
+    }
+
+    /// Cuts or lengthens a file. Asked by path and not through a handle, no flush will follow, so it is made safe here.
+    async fn truncate(&self, ino: Ino, size: u64, fh: Option<Fh>) -> Result<(), Error> {
+        let file = self.enter_current(ino).await?;
+        let outcome = self.truncate_file(&file, size, fh).await;
+        self.leave(&file).await;
+        outcome
+    }
+
+    async fn truncate_file(&self, file: &Arc<File>, size: u64, fh: Option<Fh>) -> Result<(), Error> {
+        let writer = self.writer_parts().writer_of(file).await?;
+        if writer.size() != size {
+            writer.resize(size).await?;
+            file.written_now();
+        }
+        if fh.is_none() { self.commit(file).await } else { Ok(()) }
+    }
+
+    async fn change(&self, ino: Ino, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
+        let Some(file) = self.files.enter_existing(ino) else {
+            return Ok(self.namespace.set_attributes(ino, change).await?);
+        };
+        let outcome = self.change_open(&file, change, now).await;
+        self.files.leave(&file);
+        outcome
+    }
+
+    async fn change_open(&self, file: &Arc<File>, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
+        let _turn = file.turn.lock().await;
+        if let Some(writer) = file.writer().filter(|writer| writer.is_dirty()) {
+            let mut state = file.state();
+            state.attributes = change.applied(state.attributes, now);
+            state.exact = true;
+            drop(state);
+            writer.touch();
+            return Ok(file.attributes());
+        }
+        let attributes = self.namespace.set_attributes(file.ino, change).await?;
+        self.repin(file, attributes).await?;
+        Ok(attributes)
+    }
+
+    /// After this mount has replaced the object itself by one with the same bytes.
+    pub(super) async fn repin(&self, file: &Arc<File>, attributes: Attributes) -> Result<(), Error> {
+        if !has_content(attributes.kind) {
+            return Ok(());
+        }
+        let Some(key) = self.namespace.key(file.ino) else { return Ok(()) };
+        let head = self.namespace.head(file.ino).await?;
+        self.pages.are_now(file.ino, &head.meta.version);
+        file.replaced((*head).clone(), &key, attributes);
+        Ok(())
+    }
+
+    /// The file of `ino` with one more user, showing the version that is in the store now.
+    async fn enter_current(&self, ino: Ino) -> Result<Arc<File>, Error> {
+        let file = self.enter(ino).await?;
+        match self.pin(&file, super::WriteMode::Write { append: false }).await {
+            Ok(_) => Ok(file),
+            Err(error) => {
+                self.leave(&file).await;
+                Err(error)
+            }
+        }
+    }
+}

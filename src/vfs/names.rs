@@ -1,0 +1,205 @@
+//! Making, removing and moving names, and listing them.
+
+use std::sync::{Arc, PoisonError};
+
+use crate::namespace::{DirEntry, Ino, Kind, Node};
+use crate::object::Name;
+
+use super::file::File;
+use super::{Error, Fh, Vfs};
+
+/// What the kernel asks of a rename beside moving the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameMode {
+    /// An existing target is replaced.
+    Replace,
+    /// An existing target is an error.
+    NoReplace,
+}
+
+impl Vfs {
+    /// Makes a directory: its marker stands in the store when this returns.
+    ///
+    /// # Errors
+    /// The name is taken or cannot be kept, or the store refused.
+    pub async fn mkdir(&self, parent: Ino, name: &Name, mode: u32, uid: u32, gid: u32) -> Result<Node, Error> {
+        Ok(self.namespace.mkdir(parent, name, mode, uid, gid).await?)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// It is not empty, not a directory, not there, or the store refused.
+    pub async fn rmdir(&self, parent: Ino, name: &Name) -> Result<(), Error> {
+        Ok(self.namespace.rmdir(parent, name).await?)
+    }
+
+    /// Removes a file's name. Programs that have it open go on reading and writing it.
+    ///
+    /// # Errors
+    /// It is not there or a directory, the store refused, or the bytes that open handles still need cannot be kept here.
+    pub async fn unlink(&self, parent: Ino, name: &Name) -> Result<(), Error> {
+        let node = self.namespace.lookup(parent, name).await?;
+        let outcome = self.unlink_node(parent, name, node.ino).await;
+        self.namespace.forget(node.ino, 1);
+        outcome
+    }
+
+    async fn unlink_node(&self, parent: Ino, name: &Name, ino: Ino) -> Result<(), Error> {
+        let Some(file) = self.files.enter_existing(ino) else {
+            self.namespace.unlink(parent, name).await?;
+            return Ok(());
+        };
+        let outcome = self.unlink_open(parent, name, &file).await;
+        self.finish(&file).await;
+        outcome
+    }
+
+    async fn unlink_open(&self, parent: Ino, name: &Name, file: &Arc<File>) -> Result<(), Error> {
+        let _turn = file.turn.lock().await;
+        self.take_in(file).await?;
+        self.namespace.unlink(parent, name).await?;
+        file.state().unlinked = true;
+        Ok(())
+    }
+
+    /// Moves a name.
+    ///
+    /// # Errors
+    /// As unlink and create together; nothing is lost when it fails half-way: the object stands under its old name or under both.
+    pub async fn rename(&self, from: (Ino, &Name), to: (Ino, &Name), mode: RenameMode) -> Result<(), Error> {
+        let moved = self.namespace.lookup(from.0, from.1).await?;
+        let target = match self.namespace.lookup(to.0, to.1).await {
+            Ok(node) => Some(node.ino),
+            Err(crate::namespace::Error::NotFound) => None,
+            Err(error) => {
+                self.namespace.forget(moved.ino, 1);
+                return Err(error.into());
+            }
+        };
+        let outcome = self.rename_nodes(from, to, mode, moved.ino, target.filter(|target| *target != moved.ino)).await;
+        self.namespace.forget(moved.ino, 1);
+        if let Some(target) = target {
+            self.namespace.forget(target, 1);
+        }
+        outcome
+    }
+
+    async fn rename_nodes(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        mode: RenameMode,
+        moved: Ino,
+        target: Option<Ino>,
+    ) -> Result<(), Error> {
+        let moved_file = self.files.enter_existing(moved);
+        let target_file = target.and_then(|ino| self.files.enter_existing(ino));
+        let outcome = self.rename_open(from, to, mode, moved_file.as_ref(), target_file.as_ref()).await;
+        for file in moved_file.iter().chain(&target_file) {
+            self.finish(file).await;
+        }
+        outcome
+    }
+
+    async fn rename_open(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        mode: RenameMode,
+        moved: Option<&Arc<File>>,
+        target: Option<&Arc<File>>,
+    ) -> Result<(), Error> {
+        let no_replace = mode == RenameMode::NoReplace;
+        if let Some(file) = moved {
+            self.settle_before_rename(file).await?;
+        }
+        let _moved_turn = match moved {
+            Some(file) => Some(file.turn.lock().await),
+            None => None,
+        };
+        if let Some(file) = target.filter(|_| !no_replace) {
+            let _turn = file.turn.lock().await;
+            self.take_in(file).await?;
+        }
+        self.namespace.rename(from, to, no_replace).await?;
+        if let Some(file) = target {
+            file.state().unlinked = true;
+        }
+        match moved {
+            Some(file) if !file.is_dirty() => {
+                let attributes = self.namespace.attributes(file.ino).await?;
+                self.repin(file, attributes).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A file that never was in the store and has no upload under way can simply change its name. Any other is made safe under the
+    /// old name first, because its object and its upload are bound to that.
+    async fn settle_before_rename(&self, file: &Arc<File>) -> Result<(), Error> {
+        let in_store = file.state().head.is_some();
+        let streams = file.writer().is_some_and(|writer| writer.is_streaming());
+        if in_store || streams { self.commit(file).await } else { Ok(()) }
+    }
+
+    /// Keeps the bytes of an open file that is about to lose its object. A version that can be named stays readable without that.
+    async fn take_in(&self, file: &Arc<File>) -> Result<(), Error> {
+        let (open, versioned, in_store) = {
+            let state = file.state();
+            let version = state.head.as_ref().map(|head| head.meta.version.id.is_some());
+            (state.users > 1, version == Some(true), version.is_some())
+        };
+        let changed = file.is_dirty();
+        if !open || !in_store || (versioned && !changed) {
+            return Ok(());
+        }
+        let writer = self.writer_parts().writer_of(file).await?;
+        Ok(writer.take_in().await?)
+    }
+
+    /// One user less, without the pin that only handles have.
+    async fn finish(&self, file: &Arc<File>) {
+        self.files.leave(file);
+        self.discard_if_deleted(file).await;
+    }
+
+    /// Opens a directory; it is read when its first entry is asked for.
+    #[must_use]
+    pub fn open_directory(&self, ino: Ino) -> Fh {
+        self.handles.add_directory(ino)
+    }
+
+    /// The entries of an open directory, `.` and `..` not among them. They stay the same until `rewind`.
+    ///
+    /// # Errors
+    /// It is gone, or the store cannot be asked.
+    pub async fn entries(&self, fh: Fh, rewind: bool) -> Result<Arc<Vec<DirEntry>>, Error> {
+        let open = self.handles.directory(fh)?;
+        let known = open.entries.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match known.filter(|_| !rewind) {
+            Some(entries) => Ok(entries),
+            None => {
+                let entries = self.namespace.list(open.ino).await?;
+                *open.entries.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&entries));
+                Ok(entries)
+            }
+        }
+    }
+
+    /// The last reference to a directory's handle is gone.
+    pub fn release_directory(&self, fh: Fh) {
+        self.handles.remove_directory(fh);
+    }
+
+    /// A kind's name in messages.
+    #[must_use]
+    pub fn unsupported_kind(kind: Kind) -> Error {
+        Error::Unsupported(match kind {
+            Kind::Symlink => "making a symbolic link",
+            Kind::Fifo => "making a fifo",
+            Kind::Socket => "making a socket",
+            Kind::File | Kind::Directory => "making this kind of file",
+        })
+    }
+}

@@ -1,0 +1,221 @@
+//! Extended attributes: what the store said of each object's encryption, and how that is known.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::namespace::{Ino, Kind};
+use crate::policy::{Algorithm, EncryptionContext, Verdict};
+use crate::s3::{BucketFacts, Head, Versioning};
+use crate::spill::Location;
+
+use super::file::File;
+use super::{Error, Vfs};
+
+/// The names that every file and directory has, in the order in which they are listed.
+const NAMES: [&str; 14] = [
+    "user.dsse.verdict",
+    "user.dsse.algorithm",
+    "user.dsse.key-arn",
+    "user.dsse.bucket-key",
+    "user.dsse.context",
+    "user.dsse.evidence",
+    "user.dsse.verified-at",
+    "user.dsse.request-id",
+    "user.dsse.object",
+    "user.dsse.etag",
+    "user.dsse.storage-class",
+    "user.dsse.local",
+    "user.dsse.local.layers",
+    "user.dsse.last-error",
+];
+
+/// The names that the root has beside those.
+const ROOT_NAMES: [&str; 5] = [
+    "user.dsse.bucket.default-algorithm",
+    "user.dsse.bucket.default-key",
+    "user.dsse.bucket.versioning",
+    "user.dsse.mount.version",
+    "user.dsse.mount.settings",
+];
+
+/// What begins the names that nobody can set.
+const OURS: &str = "user.dsse.";
+
+/// What the root's attributes say.
+#[derive(Clone, Debug)]
+pub struct MountFacts {
+    /// The bucket's settings as they were at the start.
+    pub bucket: BucketFacts,
+    /// The encryption context that each write is sent with.
+    pub context: EncryptionContext,
+    /// The mount's options in one line.
+    pub settings: String,
+    /// The two libraries and their versions that seal what rests on this host.
+    pub layers: String,
+}
+
+/// What is known of one file or directory.
+struct Known {
+    /// What the store said; none for what has no object (a directory without marker, a file never sent).
+    head: Option<Arc<Head>>,
+    /// Why the store could not say anything.
+    failure: Option<String>,
+    file: Option<Arc<File>>,
+    key: Option<String>,
+}
+
+impl Vfs {
+    /// The names of the attributes, each followed by NUL. Asks nobody.
+    #[must_use]
+    pub fn list_attributes(&self, ino: Ino) -> Vec<u8> {
+        if !self.settings.list_attributes {
+            return Vec::new();
+        }
+        let root: &[&str] = if ino == Ino::ROOT { &ROOT_NAMES } else { &[] };
+        NAMES.iter().chain(root).flat_map(|name| name.bytes().chain([0])).collect()
+    }
+
+    /// The value of one attribute. Names that are not ours are answered from memory; ours take one HEAD at most.
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`] for every other name, and where there is nothing to say.
+    pub async fn attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
+        let name = str::from_utf8(name).map_err(|_| Error::NoAttribute)?;
+        if ino == Ino::ROOT
+            && let Some(value) = self.root_attribute(name)
+        {
+            return Ok(value.into_bytes());
+        }
+        let name = match name {
+            "s3.etag" => "user.dsse.etag",
+            "s3.storage-class" => "user.dsse.storage-class",
+            other => other,
+        };
+        if !NAMES.contains(&name) {
+            return Err(Error::NoAttribute);
+        }
+        let known = self.known(ino, name).await?;
+        self.value(&known, name).map(String::into_bytes).ok_or(Error::NoAttribute)
+    }
+
+    /// setxattr and removexattr.
+    ///
+    /// # Errors
+    /// Always: ours report what the store said, and others are not kept yet.
+    pub fn refuse_attribute_change(&self, name: &[u8]) -> Error {
+        if name.starts_with(OURS.as_bytes()) || name.starts_with(b"s3.") {
+            Error::ReadOnlyAttribute
+        } else {
+            Error::Unsupported("setting extended attributes")
+        }
+    }
+
+    fn root_attribute(&self, name: &str) -> Option<String> {
+        let MountFacts { bucket, settings, .. } = &self.settings.facts;
+        Some(match name {
+            "user.dsse.bucket.default-algorithm" => bucket.default_encryption.algorithm.to_string(),
+            "user.dsse.bucket.default-key" => bucket.default_encryption.key_arn.clone().unwrap_or_else(|| "unknown".to_owned()),
+            "user.dsse.bucket.versioning" => versioning(bucket.versioning).to_owned(),
+            "user.dsse.mount.version" => env!("CARGO_PKG_VERSION").to_owned(),
+            "user.dsse.mount.settings" => settings.clone(),
+            _ => return None,
+        })
+    }
+
+    async fn known(&self, ino: Ino, name: &str) -> Result<Known, Error> {
+        let file = self.files.find(ino);
+        let key = self.namespace.key(ino).map(|key| key.to_string());
+        let local_only = name.starts_with("user.dsse.local") || name == "user.dsse.last-error" || name == "user.dsse.object";
+        let never_stored = file.as_ref().is_some_and(|file| file.state().head.is_none());
+        if (local_only && file.is_some()) || never_stored {
+            let head = file.as_ref().and_then(|file| file.state().head.clone()).map(Arc::new);
+            return Ok(Known { head, failure: None, file, key });
+        }
+        match self.namespace.head(ino).await {
+            Ok(head) => Ok(Known { head: Some(head), failure: None, file, key }),
+            Err(crate::namespace::Error::NotFound) if self.is_directory(ino).await => {
+                Ok(Known { head: None, failure: None, file, key: None })
+            }
+            Err(error @ crate::namespace::Error::NotFound) => Err(error.into()),
+            Err(error) => Ok(Known { head: None, failure: Some(error.to_string()), file, key }),
+        }
+    }
+
+    async fn is_directory(&self, ino: Ino) -> bool {
+        self.namespace.attributes(ino).await.is_ok_and(|attributes| attributes.kind == Kind::Directory)
+    }
+
+    fn value(&self, known: &Known, name: &str) -> Option<String> {
+        let encryption = known.head.as_ref().map(|head| &head.encryption);
+        let facts = encryption.map(|encryption| &encryption.facts);
+        let meta = known.head.as_ref().map(|head| &head.meta);
+        match name {
+            "user.dsse.verdict" => Some(self.verdict(known).to_string()),
+            "user.dsse.algorithm" => Some(facts.map_or(&Algorithm::Unknown, |facts| &facts.algorithm).to_string()),
+            "user.dsse.key-arn" => facts?.key_arn.clone(),
+            "user.dsse.bucket-key" => Some(facts?.bucket_key.to_string()),
+            "user.dsse.context" => Some(self.context(known)),
+            "user.dsse.evidence" => Some(encryption?.evidence.to_string()),
+            "user.dsse.verified-at" => rfc3339(encryption?.verified_at),
+            "user.dsse.request-id" => encryption?.request_id.clone(),
+            "user.dsse.object" => known.key.as_ref().map(|key| self.object(key, known)),
+            "user.dsse.etag" => Some(meta?.version.etag.to_string()),
+            "user.dsse.storage-class" => Some(meta?.storage_class.clone()),
+            "user.dsse.local" => Some(location(known).to_owned()),
+            "user.dsse.local.layers" => Some(self.settings.facts.layers.clone()),
+            "user.dsse.last-error" => last_error(known),
+            _ => None,
+        }
+    }
+
+    /// Changes that are not in the store come first: a claim about the old object would be read as one about the file.
+    fn verdict(&self, known: &Known) -> Verdict {
+        if known.file.as_ref().is_some_and(|file| file.is_dirty()) {
+            return Verdict::Pending;
+        }
+        known.head.as_ref().map_or(Verdict::Unknown, |head| self.gateway.policy().judge(&head.encryption.facts))
+    }
+
+    /// The store never shows a context again. It is known for objects that this mount has written, because it sent it.
+    fn context(&self, known: &Known) -> String {
+        use crate::policy::Evidence;
+        let own = |head: &Arc<Head>| !matches!(head.encryption.evidence, Evidence::Head | Evidence::Get);
+        if known.head.as_ref().is_some_and(own) { self.settings.facts.context.json() } else { "unknown".to_owned() }
+    }
+
+    fn object(&self, key: &str, known: &Known) -> String {
+        let version = known.head.as_ref().and_then(|head| head.meta.version.id.as_ref());
+        let query = version.map_or_else(String::new, |id| format!("?versionId={}", id.as_str()));
+        format!("s3://{}/{key}{query}", self.gateway.bucket())
+    }
+}
+
+fn location(known: &Known) -> &'static str {
+    match known.file.as_ref().map_or(Location::None, |file| file.location()) {
+        Location::None => "none",
+        Location::Memory => "memory",
+        Location::Spilled => "spilled",
+    }
+}
+
+fn last_error(known: &Known) -> Option<String> {
+    let of_file = known.file.as_ref().and_then(|file| file.state().last_error.clone());
+    of_file.or_else(|| known.failure.clone())
+}
+
+fn versioning(versioning: Versioning) -> &'static str {
+    match versioning {
+        Versioning::Enabled => "enabled",
+        Versioning::Suspended => "suspended",
+        Versioning::Off => "off",
+        Versioning::Unknown => "unknown",
+    }
+}
+
+fn rfc3339(time: SystemTime) -> Option<String> {
+    let time = OffsetDateTime::from(time);
+    time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
+}
