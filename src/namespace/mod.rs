@@ -1,1 +1,216 @@
-//! Names, inodes, listings and attributes.
+//! Names, numbers and attributes: which nodes there are, where their objects are kept, and what stat(2) says of them.
+//!
+//! The table of nodes is a cache of the store with one exception: what is *local* (a file with changes that are not in the store
+//! yet) exists whatever the store says. Answers of the store are merged into it by rule, and an answer never undoes an own
+//! change that is younger than the question (`moment`). Listings and facts are believed for `ttl`; own changes update
+//! them in place without making them younger.
+//!
+//! This room never reads or writes content, except the empty body of a directory marker. It may use `object`, `policy`, `s3`.
+
+mod change;
+mod directory;
+mod entry;
+mod error;
+mod facts;
+mod file;
+mod flight;
+mod listing;
+mod lookup;
+mod moment;
+mod node;
+mod observe;
+pub mod posix;
+mod rename;
+mod sweep;
+mod table;
+mod turn;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Semaphore;
+
+pub use self::error::Error;
+pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp};
+pub use self::rename::Renamed;
+
+use self::flight::Flights;
+use self::table::Table;
+use self::turn::Turns;
+use crate::object::{Key, Name, Prefix, UserMetadata};
+use crate::s3::{Gateway, Head};
+
+/// Where attributes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttributeSource {
+    /// From each object's metadata, by one HEAD where a listing did not tell them.
+    Full,
+    /// Sizes and times from listings, the rest from the defaults; attributes cannot be changed.
+    Listing,
+}
+
+/// How a mount shows its bucket.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The directory of the bucket that is the root.
+    pub prefix: Prefix,
+    /// What objects without metadata show.
+    pub defaults: Defaults,
+    /// How long an answer of the store is believed.
+    pub ttl: Duration,
+    /// Up to how many nodes are kept that neither the kernel nor an open file refers to, those that are in use counted too.
+    pub entries_max: usize,
+    /// Where attributes come from.
+    pub attributes: AttributeSource,
+    /// How many HEADs may be under way ahead of a program that goes through a directory.
+    pub heads_in_flight_max: usize,
+}
+
+/// The names of a mount.
+pub struct Namespace {
+    gateway: Arc<Gateway>,
+    settings: Settings,
+    clock: Clock,
+    started: SystemTime,
+    table: Mutex<Table>,
+    heads: Flights<Ino, Result<Arc<Head>, Error>>,
+    lookups: Flights<(Ino, Name), Result<Ino, Error>>,
+    listings: Flights<Ino, Result<Arc<Vec<DirEntry>>, Error>>,
+    turns: Turns,
+    ahead: Arc<Semaphore>,
+}
+
+type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Namespace").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Namespace {
+    /// The names of the bucket behind `gateway`.
+    #[must_use]
+    pub fn new(gateway: Arc<Gateway>, settings: Settings) -> Arc<Namespace> {
+        Self::with_clock(gateway, settings, Box::new(Instant::now))
+    }
+
+    /// As [`Namespace::new`], with another source of time for the rules about age.
+    #[must_use]
+    pub fn with_clock(gateway: Arc<Gateway>, settings: Settings, clock: Clock) -> Arc<Namespace> {
+        let started = SystemTime::now();
+        let table = Table::new(settings.prefix.clone(), settings.implicit_directory(started), settings.entries_max);
+        let ahead = Arc::new(Semaphore::new(settings.heads_in_flight_max));
+        Arc::new(Namespace {
+            gateway,
+            settings,
+            clock,
+            started,
+            table: Mutex::new(table),
+            heads: Flights::new(),
+            lookups: Flights::new(),
+            listings: Flights::new(),
+            turns: Turns::default(),
+            ahead,
+        })
+    }
+
+    /// The kernel gives back `count` of the references that lookups, `create` and `mkdir` gave it.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.table().forget(ino, count);
+    }
+
+    /// Keeps the number for one more open file. While there is one, a newer version of the object gets a new number.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the node is gone.
+    pub fn pin_open(&self, ino: Ino) -> Result<(), Error> {
+        self.table().pin(ino)
+    }
+
+    /// Ends what [`Namespace::pin_open`] began.
+    pub fn unpin_open(&self, ino: Ino) {
+        self.table().unpin(ino);
+    }
+
+    /// The key behind a node now: a file's own, a directory's marker. None for the root of a bucket and for what is unlinked.
+    #[must_use]
+    pub fn key(&self, ino: Ino) -> Option<Key> {
+        self.table().key(ino).ok()
+    }
+
+    /// How many keys cannot be names (`//`, `.`, `..`, NUL, a component over 255 bytes), in the directories listed so far.
+    #[must_use]
+    pub fn hidden(&self) -> u64 {
+        self.table().hidden
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Each change of the table is complete before anything in it can panic, so a poisoned one is still whole.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Instant {
+        (self.clock)()
+    }
+
+    /// Notes that the store is about to be asked.
+    fn question(self: &Arc<Self>) -> Question {
+        let asked = self.table().moments.ask();
+        Question { namespace: Arc::clone(self), when: When { asked, at: self.now() } }
+    }
+}
+
+/// When the store was asked: by the moments of own changes, and by the clock. What it answers may be this old.
+#[derive(Clone, Copy, Debug)]
+struct When {
+    asked: u64,
+    at: Instant,
+}
+
+/// A question that is open; own changes made meanwhile are remembered until it is dropped.
+struct Question {
+    namespace: Arc<Namespace>,
+    when: When,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.namespace.table().moments.answered(self.when.asked);
+    }
+}
+
+impl Settings {
+    fn is_full(&self) -> bool {
+        self.attributes == AttributeSource::Full
+    }
+
+    /// What an object shows by its own facts.
+    fn known(&self, head: &Head, directory: bool) -> Attributes {
+        let form = posix::Form { directory, size: head.meta.size, last_modified: head.meta.last_modified };
+        let full = posix::attributes(&head.meta.user, form, &self.defaults);
+        if self.is_full() {
+            return full;
+        }
+        // Facts must not change what the listing showed, or attributes would come and go with the cache.
+        let plain = posix::attributes(&UserMetadata::new(), form, &self.defaults);
+        Attributes { kind: full.kind, ..plain }
+    }
+
+    /// What a file shows that was only listed.
+    fn listed(&self, size: u64, last_modified: SystemTime) -> Attributes {
+        let form = posix::Form { directory: false, size, last_modified };
+        posix::attributes(&UserMetadata::new(), form, &self.defaults)
+    }
+
+    /// What a directory without a marker shows: it has no times, so those of the mount's start.
+    fn implicit_directory(&self, started: SystemTime) -> Attributes {
+        let form = posix::Form { directory: true, size: 0, last_modified: started };
+        posix::attributes(&UserMetadata::new(), form, &self.defaults)
+    }
+}
+
+fn is_not_found(error: &crate::s3::Error) -> bool {
+    error.kind == crate::s3::Kind::NotFound
+}

@@ -1,0 +1,131 @@
+//! chmod, chown and utimens.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::Namespace;
+use super::directory::{head_of, storage_class};
+use super::error::Error;
+use super::node::{Attributes, Change, Ino};
+use super::posix;
+use crate::object::{ETag, Key, UserMetadata};
+use crate::s3::{Condition, Head, NewObject, Source};
+
+/// How many own copies of an open file are remembered, so that readers of the version before find it.
+const COPIES_MAX: usize = 64;
+
+impl Namespace {
+    /// Changes attributes and answers the new ones. A clean file is copied onto itself, with everything carried over, a directory's
+    /// marker is put again; changes of a file that is local, or unlinked, are kept here for its commit. Nothing is sent
+    /// when nothing would differ.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] where attributes come from listings, and for the root of a bucket; [`Error::Stale`] for a
+    /// version that lost its name; [`Error::NotFound`], and the store's.
+    pub async fn set_attributes(self: &Arc<Self>, ino: Ino, change: &Change) -> Result<Attributes, Error> {
+        let _turn = self.turns.take(ino).await;
+        if let Some(attributes) = self.change_here(ino, change)? {
+            return Ok(attributes);
+        }
+        let (key, is_directory) = self.key_to_rewrite(ino)?;
+        let head = match self.head(ino).await {
+            Ok(head) => Some(head),
+            Err(Error::NotFound) if is_directory => None,
+            Err(error) => return Err(error),
+        };
+        let before = self.table().entry(ino)?.attributes;
+        let after = change.applied(before, SystemTime::now().into());
+        if (Attributes { ctime: before.ctime, ..after }) == before {
+            self.table().entry_mut(ino)?.attributes.ctime = after.ctime;
+            return Ok(after);
+        }
+        let new = match head {
+            Some(head) if !is_directory => self.copy_in_place(ino, &key, &head, &after).await?,
+            before => self.put_marker(&key, &after, before.as_deref(), &Condition::None).await?,
+        };
+        self.rewritten(ino, &new)
+    }
+
+    /// Copies the version of `head` to `key` with other metadata. What HEAD would say of the copy.
+    pub(super) async fn copy(
+        &self,
+        from: &Key,
+        head: &Head,
+        to: &Key,
+        user: UserMetadata,
+        condition: &Condition,
+    ) -> Result<Arc<Head>, Error> {
+        let source = Source { key: from.clone(), version: head.meta.version.clone(), size: head.meta.size };
+        let object = NewObject {
+            key: to.clone(),
+            user,
+            content_type: head.meta.content_type.clone(),
+            content_headers: head.meta.content_headers.clone(),
+            storage_class: storage_class(head),
+            // The store copies them itself.
+            tags: None,
+        };
+        let stored = self.gateway.copy(&source, &object, condition).await?.into_inner();
+        Ok(Arc::new(head_of(object, stored, head.meta.size, head.meta.tag_count)))
+    }
+
+    /// Notes that this mount turned one version of the file into another with the same content.
+    pub(super) fn note_copy(&self, ino: Ino, from: &ETag, to: &ETag) {
+        let mut table = self.table();
+        let Ok(entry) = table.entry_mut(ino) else { return };
+        if entry.open > 0 {
+            if entry.copies.len() == COPIES_MAX {
+                entry.copies.remove(0);
+            }
+            entry.copies.push((from.clone(), to.clone()));
+        }
+    }
+
+    async fn copy_in_place(&self, ino: Ino, key: &Key, head: &Head, after: &Attributes) -> Result<Arc<Head>, Error> {
+        let user = posix::metadata(head.meta.user.clone(), after);
+        let condition = Condition::Matches(head.meta.version.etag.clone());
+        let new = self.copy(key, head, key, user, &condition).await?;
+        self.note_copy(ino, &head.meta.version.etag, &new.meta.version.etag);
+        Ok(new)
+    }
+
+    /// Where the store has no part in it.
+    fn change_here(&self, ino: Ino, change: &Change) -> Result<Option<Attributes>, Error> {
+        let mut table = self.table();
+        let entry = table.entry(ino)?;
+        if entry.superseded.is_some() {
+            return Err(Error::Stale);
+        }
+        let unlinked = entry.place.is_none() && ino != Ino::ROOT;
+        let here = (entry.local && !entry.is_directory()) || unlinked;
+        if !self.settings.is_full() && (!here || change.beyond_times()) {
+            return Err(Error::NotPermitted);
+        }
+        if !here {
+            return Ok(None);
+        }
+        let after = change.applied(entry.attributes, SystemTime::now().into());
+        table.change(ino)?.attributes = after;
+        Ok(Some(table.entry(ino)?.shown()))
+    }
+
+    fn key_to_rewrite(&self, ino: Ino) -> Result<(Key, bool), Error> {
+        let table = self.table();
+        let is_directory = table.entry(ino)?.is_directory();
+        let key = table.key(ino).map_err(|error| if ino == Ino::ROOT { Error::NotPermitted } else { error })?;
+        Ok((key, is_directory))
+    }
+
+    fn rewritten(&self, ino: Ino, head: &Arc<Head>) -> Result<Attributes, Error> {
+        let now = self.now();
+        let mut table = self.table();
+        let entry = table.change(ino)?;
+        let nlink = entry.attributes.nlink;
+        entry.attributes = Attributes { nlink, ..self.settings.known(head, entry.is_directory()) };
+        (entry.object, entry.listed, entry.seen) = (Some(Arc::clone(head)), None, Some(now));
+        if let Some(directory) = &mut entry.directory {
+            (directory.marker, directory.marker_checked, directory.touched) = (Some(true), Some(now), None);
+        }
+        Ok(entry.shown())
+    }
+}

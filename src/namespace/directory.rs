@@ -1,0 +1,197 @@
+//! Directories that come, go, and are kept from vanishing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::error::Error;
+use super::node::{Attributes, Ino, Kind, Node, Timestamp};
+use super::posix;
+use super::{Namespace, Question};
+use crate::object::{Key, Name, ObjectMeta, UserMetadata};
+use crate::s3::{self, Condition, Head, ListRequest, NewObject};
+
+/// What s3fs, geesefs and the S3 console give a marker as its Content-Type, the console excepted.
+const MARKER_TYPE: &str = "application/x-directory";
+
+impl Namespace {
+    /// A new directory, with one reference of the kernel: one PUT of its marker. It is known to be empty. The caller has looked
+    /// the name up before.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], also when another host was faster; [`Error::Name`], [`Error::NotADirectory`], and the store's.
+    pub async fn mkdir(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &Name,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    ) -> Result<Node, Error> {
+        let key = self.free_marker(parent, name)?;
+        let attributes = new_directory(mode, uid, gid);
+        let question = self.question();
+        let put = self.put_marker(&key, &attributes, None, &Condition::Absent).await;
+        let head = put.map_err(|error| if is_taken(&error) { Error::Exists } else { error })?;
+        let mut table = self.table();
+        if table.child(parent, name)?.is_some() {
+            return Err(Error::Exists);
+        }
+        let ino = table.insert(parent, name, self.settings.known(&head, true))?;
+        let entry = table.change(ino)?;
+        (entry.object, entry.seen) = (Some(head), Some(question.when.at));
+        let directory = table.directory_mut(ino)?;
+        directory.listed = Some(question.when.at);
+        (directory.marker, directory.marker_checked) = (Some(true), Some(question.when.at));
+        table.touch(parent, SystemTime::now().into());
+        table.refer(ino)
+    }
+
+    /// Removes an empty directory: one LIST, then one DELETE of its marker if there is one.
+    ///
+    /// # Errors
+    /// [`Error::NotEmpty`], also for what is not in the store yet and for keys that cannot be names; [`Error::NotFound`],
+    /// [`Error::NotADirectory`], and the store's.
+    pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<(), Error> {
+        let ino = self.at_hand(parent, name).await?;
+        let _turn = self.turns.take(ino).await;
+        let key = {
+            let table = self.table();
+            if table.directory(ino)?.children.values().any(|child| table.holds_local(*child)) {
+                return Err(Error::NotEmpty);
+            }
+            table.key(ino)?
+        };
+        if self.only_marker_below(&key).await? {
+            self.gateway.delete(&key).await?;
+        }
+        self.forget_name(parent, name, ino);
+        self.keep_alive(parent).await;
+        Ok(())
+    }
+
+    /// Gives a directory that may have lost its last file a marker, unless it has one. Failing that it is kept alive here.
+    pub(super) async fn keep_alive(self: &Arc<Self>, ino: Ino) {
+        let Some(key) = self.marker_in_need(ino) else { return };
+        if let Err(error) = self.write_marker_if_empty(ino, &key).await {
+            tracing::warn!(%error, %key, "the empty directory has no marker: it is shown by this mount only");
+            let _ = self.table().set_local(ino, true);
+        }
+    }
+
+    /// Stores a marker with `attributes`, carrying over what `before` had. What the store answered.
+    pub(super) async fn put_marker(
+        &self,
+        key: &Key,
+        attributes: &Attributes,
+        before: Option<&Head>,
+        condition: &Condition,
+    ) -> Result<Arc<Head>, Error> {
+        let user = before.map_or_else(UserMetadata::new, |head| head.meta.user.clone());
+        let object = self.marker(key, posix::metadata(user, attributes), before).await?;
+        self.store_marker(object, condition).await
+    }
+
+    async fn marker(&self, key: &Key, user: UserMetadata, before: Option<&Head>) -> Result<NewObject, Error> {
+        let tagged = before.is_some_and(|head| head.meta.tag_count > 0);
+        let tags = if tagged { self.gateway.tags(key).await? } else { None };
+        let content_headers = before.map_or_else(BTreeMap::new, |head| head.meta.content_headers.clone());
+        let storage_class = before.and_then(storage_class);
+        let content_type = Some(MARKER_TYPE.to_owned());
+        Ok(NewObject { key: key.clone(), user, content_type, content_headers, storage_class, tags })
+    }
+
+    async fn store_marker(&self, object: NewObject, condition: &Condition) -> Result<Arc<Head>, Error> {
+        let stored = self.gateway.put(&object, Arc::new(Bytes::new()), condition).await?.into_inner();
+        Ok(Arc::new(head_of(object, stored, 0, 0)))
+    }
+
+    fn free_marker(&self, parent: Ino, name: &Name) -> Result<Key, Error> {
+        let table = self.table();
+        let prefix = table.prefix(parent)?.directory(name)?;
+        if table.child(parent, name)?.is_some() {
+            return Err(Error::Exists);
+        }
+        prefix.marker().ok_or(Error::NotPermitted)
+    }
+
+    /// Whether the marker is all that is left: `false` when there is nothing at all.
+    async fn only_marker_below(&self, key: &Key) -> Result<bool, Error> {
+        let keys = self.keys_below(key, 2).await?;
+        if keys.iter().any(|found| found != key.as_str()) { Err(Error::NotEmpty) } else { Ok(!keys.is_empty()) }
+    }
+
+    async fn keys_below(&self, key: &Key, entries_max: u16) -> Result<Vec<String>, Error> {
+        let prefix = key.as_str();
+        let request = ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max };
+        let page = self.gateway.list(&request).await?;
+        Ok(page.objects.into_iter().map(|object| object.key).collect())
+    }
+
+    /// The marker to write when no child is known and no marker either.
+    fn marker_in_need(&self, ino: Ino) -> Option<Key> {
+        let table = self.table();
+        let directory = table.directory(ino).ok()?;
+        let safe = ino == Ino::ROOT || directory.marker == Some(true) || !directory.children.is_empty();
+        if safe { None } else { table.key(ino).ok() }
+    }
+
+    async fn write_marker_if_empty(self: &Arc<Self>, ino: Ino, key: &Key) -> Result<(), Error> {
+        let question = self.question();
+        let known_empty = self.table().directory(ino)?.is_complete(self.now(), self.settings.ttl);
+        if !known_empty && !self.keys_below(key, 1).await?.is_empty() {
+            return Ok(());
+        }
+        // Without attributes of its own: the directory goes on showing the defaults.
+        let object = self.marker(key, UserMetadata::new(), None).await?;
+        match self.store_marker(object, &Condition::Absent).await {
+            Ok(head) => self.marker_written(ino, head, &question),
+            Err(error) if is_taken(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn marker_written(&self, ino: Ino, head: Arc<Head>, question: &Question) -> Result<(), Error> {
+        let mut table = self.table();
+        table.change(ino)?.object = Some(head);
+        let directory = table.directory_mut(ino)?;
+        (directory.marker, directory.marker_checked) = (Some(true), Some(question.when.at));
+        table.set_local(ino, false)
+    }
+}
+
+/// What HEAD would say of what was just stored. Last-Modified is this host's time: the store's answer does not tell it.
+pub(super) fn head_of(object: NewObject, stored: s3::Stored, size: u64, tag_count: u32) -> Head {
+    let meta = ObjectMeta {
+        size,
+        version: stored.version,
+        last_modified: SystemTime::now(),
+        storage_class: object.storage_class.unwrap_or_else(|| STANDARD.to_owned()),
+        content_type: object.content_type,
+        content_headers: object.content_headers,
+        tag_count,
+        user: object.user,
+    };
+    Head { meta, encryption: stored.encryption }
+}
+
+/// The storage class to send again with a rewrite: none for the one that S3 takes by itself.
+pub(super) fn storage_class(head: &Head) -> Option<String> {
+    Some(head.meta.storage_class.clone()).filter(|class| class != STANDARD)
+}
+
+/// Whether the store refused because a condition did not hold.
+pub(super) fn is_taken(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if error.kind == s3::Kind::PreconditionFailed)
+}
+
+const STANDARD: &str = "STANDARD";
+
+fn new_directory(mode: u32, uid: u32, gid: u32) -> Attributes {
+    let now = Timestamp::from(SystemTime::now());
+    let times = (now, now, now);
+    let (mtime, atime, ctime) = times;
+    Attributes { kind: Kind::Directory, size: 0, mode, uid, gid, mtime, atime, ctime, nlink: 2 }
+}

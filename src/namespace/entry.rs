@@ -1,0 +1,132 @@
+//! What the table keeps of one node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::node::{Attributes, Ino, Kind, Node, Timestamp};
+use super::sweep::Sweep;
+use crate::object::{ETag, Key, Name};
+use crate::s3::Head;
+
+/// One node.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Where it stands. None for the root and for what is unlinked.
+    pub(super) place: Option<(Ino, Name)>,
+    /// The key under which the version of an open file was kept, once the name belongs to a newer one.
+    pub(super) superseded: Option<Key>,
+    /// The kernel's references.
+    pub(super) kernel: u64,
+    /// Open files of it.
+    pub(super) open: u32,
+    /// Exists here whatever the store says: a file with changes that are not in the store yet, or a directory kept alive.
+    pub(super) local: bool,
+    pub(super) attributes: Attributes,
+    /// What HEAD, GET or PUT said of the object, or of a directory's marker.
+    pub(super) object: Option<Arc<Head>>,
+    /// The version that a listing saw, where nothing better is known.
+    pub(super) listed: Option<ETag>,
+    /// When the store last said that the node is there; for a file also that it is this version.
+    pub(super) seen: Option<Instant>,
+    /// The moment of its last own change.
+    pub(super) changed: u64,
+    /// Own copies of the object (rename, chmod): which version became which, while the file is open.
+    pub(super) copies: Vec<(ETag, ETag)>,
+    pub(super) directory: Option<Box<Directory>>,
+}
+
+/// What only directories have.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    pub(super) children: BTreeMap<Name, Ino>,
+    pub(super) subdirectories: u32,
+    /// When the listing was asked for that told all children. None: some may be missing here.
+    pub(super) listed: Option<Instant>,
+    /// More than a page of names, when it was last listed.
+    pub(super) large: bool,
+    /// Whether there is a marker, where that is known.
+    pub(super) marker: Option<bool>,
+    /// When the marker's facts were last confirmed, or its absence.
+    pub(super) marker_checked: Option<Instant>,
+    /// When this mount last changed the names in it.
+    pub(super) touched: Option<Timestamp>,
+    /// Keys in it that cannot be names.
+    pub(super) hidden: u64,
+    /// Lookups since the last listing that had to ask the store.
+    pub(super) questions: u32,
+    pub(super) sweep: Sweep,
+}
+
+impl Entry {
+    pub(super) fn new(place: Option<(Ino, Name)>, attributes: Attributes) -> Entry {
+        let directory = (attributes.kind == Kind::Directory).then(Box::default);
+        Entry {
+            place,
+            superseded: None,
+            kernel: 0,
+            open: 0,
+            local: false,
+            attributes,
+            object: None,
+            listed: None,
+            seen: None,
+            changed: 0,
+            copies: Vec::new(),
+            directory,
+        }
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        self.directory.is_some()
+    }
+
+    /// Nobody would miss it: it can be looked up again.
+    pub(super) fn is_idle(&self) -> bool {
+        let childless = self.directory.as_ref().is_none_or(|directory| directory.children.is_empty());
+        self.kernel == 0 && self.open == 0 && !self.local && childless
+    }
+
+    /// Whether the store confirmed it at most `ttl` before `now`.
+    pub(super) fn is_fresh(&self, now: Instant, ttl: Duration) -> bool {
+        self.local || within(self.seen, now, ttl)
+    }
+
+    /// Whether its attributes need no question: for a file, the object's facts are known and fresh; for a directory, the marker's.
+    pub(super) fn has_facts(&self, now: Instant, ttl: Duration) -> bool {
+        match &self.directory {
+            Some(directory) => self.local || within(directory.marker_checked, now, ttl),
+            None => self.local || (self.object.is_some() && within(self.seen, now, ttl)),
+        }
+    }
+
+    /// The version that is known of the object.
+    pub(super) fn etag(&self) -> Option<&ETag> {
+        self.object.as_ref().map(|head| &head.meta.version.etag).or(self.listed.as_ref())
+    }
+
+    /// The attributes with the link count that is true now.
+    pub(super) fn shown(&self) -> Attributes {
+        let nlink = match &self.directory {
+            Some(directory) if self.attributes.nlink > 0 => 2 + directory.subdirectories,
+            _ => self.attributes.nlink,
+        };
+        Attributes { nlink, ..self.attributes }
+    }
+
+    pub(super) fn node(&self, ino: Ino) -> Node {
+        Node { ino, attributes: self.shown(), object: self.object.clone() }
+    }
+}
+
+impl Directory {
+    /// Whether a name that is not among the children does not exist.
+    pub(super) fn is_complete(&self, now: Instant, ttl: Duration) -> bool {
+        within(self.listed, now, ttl)
+    }
+}
+
+/// Whether `then` is at most `ttl` before `now`.
+pub(super) fn within(then: Option<Instant>, now: Instant, ttl: Duration) -> bool {
+    then.is_some_and(|then| now.saturating_duration_since(then) <= ttl)
+}

@@ -1,0 +1,150 @@
+//! What HEAD tells: attributes, and the facts for open and for the extended attributes.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+
+use super::entry::Entry;
+use super::error::Error;
+use super::node::{Attributes, Ino};
+use super::{Namespace, is_not_found};
+use crate::object::Name;
+use crate::s3::Head;
+
+impl Namespace {
+    /// What stat(2) tells: cached while fresh, else by one HEAD. An open file whose object is gone keeps its last attributes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and the store's.
+    pub async fn attributes(self: &Arc<Self>, ino: Ino) -> Result<Attributes, Error> {
+        if let Some(attributes) = self.attributes_at_hand(ino)? {
+            return Ok(attributes);
+        }
+        match self.fetch(ino).await {
+            Ok(_) | Err(Error::NotFound | Error::Stale) => self.last_attributes(ino),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The facts for extended attributes: cached up to `ttl`, else by one HEAD that all who ask meanwhile share. Of a directory,
+    /// those of its marker. Never a KMS call.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for files that are not in the store yet and directories without a marker; the store's.
+    pub async fn head(self: &Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
+        if let Some(head) = self.head_at_hand(ino)? {
+            return Ok(head);
+        }
+        self.fetch(ino).await
+    }
+
+    /// The version to pin for an open file, confirmed at most `ttl` ago.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] when the name belongs to a newer version under another number: look it up again. [`Error::IsADirectory`],
+    /// and as [`Namespace::head`].
+    pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
+        {
+            let table = self.table();
+            let entry = table.entry(ino)?;
+            if entry.is_directory() {
+                return Err(Error::IsADirectory);
+            }
+            if entry.superseded.is_some() {
+                return Err(Error::Stale);
+            }
+        }
+        self.head(ino).await
+    }
+
+    /// Takes over what a GET told of the object of `ino`, so that it needs no HEAD. Of another version it is ignored.
+    pub fn observed(self: &Arc<Self>, ino: Ino, head: &Arc<Head>) {
+        let now = self.now();
+        let mut table = self.table();
+        let Ok(entry) = table.entry_mut(ino) else { return };
+        let same = entry.etag() == Some(&head.meta.version.etag);
+        if same && !entry.local && !entry.is_directory() {
+            entry.attributes = self.settings.known(head, false);
+            (entry.object, entry.listed, entry.seen) = (Some(Arc::clone(head)), None, Some(now));
+        }
+    }
+
+    /// One HEAD for all who wait for it.
+    pub(super) async fn fetch(self: &Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
+        self.heads.join(ino, || Arc::clone(self).ask_for_facts(ino).boxed()).await
+    }
+
+    /// Begins the HEADs of the entries ahead of a program that goes through the directory `parent` in its listing's order.
+    pub(super) fn fetch_ahead(self: &Arc<Self>, parent: Ino, name: &Name) {
+        let wanted = self.entries_ahead(parent, name).unwrap_or_default();
+        for ino in wanted {
+            let Ok(permit) = Arc::clone(&self.ahead).try_acquire_owned() else { return };
+            let namespace = Arc::clone(self);
+            tokio::spawn(async move {
+                // Whoever asks for this entry meets the same answer or asks again; nobody waits here.
+                let _ = namespace.fetch(ino).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// Whether the attributes of `ino` can be shown without asking.
+    pub(super) fn attributes_at_hand(&self, ino: Ino) -> Result<Option<Attributes>, Error> {
+        let (now, ttl) = (self.now(), self.settings.ttl);
+        let table = self.table();
+        let entry = table.entry(ino)?;
+        let nobody_to_ask = table.key(ino).is_err() || entry.superseded.is_some();
+        let enough = match (self.settings.is_full(), entry.is_directory()) {
+            (true, _) => entry.has_facts(now, ttl),
+            (false, true) => true,
+            (false, false) => entry.is_fresh(now, ttl),
+        };
+        Ok((enough || nobody_to_ask).then(|| entry.shown()))
+    }
+
+    async fn ask_for_facts(self: Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
+        let key = self.table().key(ino)?;
+        let question = self.question();
+        match self.gateway.head(&key).await {
+            Ok(head) => self.table().facts_seen(ino, &Arc::new(head), question.when, &self.settings),
+            Err(error) if is_not_found(&error) => {
+                self.table().facts_missing(ino, question.when, self.started, &self.settings)?;
+                Err(Error::NotFound)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn last_attributes(&self, ino: Ino) -> Result<Attributes, Error> {
+        let table = self.table();
+        let entry = table.entry(ino)?;
+        let shown = entry.is_directory() || entry.place.is_some() || entry.superseded.is_some() || entry.open > 0;
+        if shown { Ok(entry.shown()) } else { Err(Error::NotFound) }
+    }
+
+    fn head_at_hand(&self, ino: Ino) -> Result<Option<Arc<Head>>, Error> {
+        let table = self.table();
+        let entry = table.entry(ino)?;
+        if may_be_asked(entry, ino) && !entry.has_facts(self.now(), self.settings.ttl) {
+            return Ok(None);
+        }
+        entry.object.clone().map(Some).ok_or(Error::NotFound)
+    }
+
+    fn entries_ahead(&self, parent: Ino, name: &Name) -> Result<Vec<Ino>, Error> {
+        let (now, ttl) = (self.now(), self.settings.ttl);
+        let mut table = self.table();
+        let directory = table.directory_mut(parent)?;
+        if directory.listed.is_none() {
+            return Ok(Vec::new());
+        }
+        let ahead = directory.sweep.ahead(&directory.children, name, self.settings.heads_in_flight_max);
+        let unknown = |ino: &Ino| table.entry(*ino).is_ok_and(|entry| !entry.has_facts(now, ttl));
+        Ok(ahead.into_iter().filter(unknown).collect())
+    }
+}
+
+/// Whether the store could tell something newer: not of local changes, not of versions that lost their name.
+fn may_be_asked(entry: &Entry, ino: Ino) -> bool {
+    !entry.local && entry.superseded.is_none() && (entry.place.is_some() || ino == Ino::ROOT)
+}

@@ -1,0 +1,136 @@
+//! Files that come, are written and go.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::Namespace;
+use super::entry::Entry;
+use super::error::Error;
+use super::node::{Attributes, Ino, Node, Timestamp};
+use crate::object::{Name, Version};
+use crate::s3::Head;
+
+impl Namespace {
+    /// A new file that is not in the store yet, with one reference of the kernel. This mount sees it at once, and listings leave
+    /// it alone until it is committed, discarded or unlinked. The caller has looked the name up before. No request.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Name`], [`Error::NotADirectory`], and [`Error::NotFound`] in a directory that is gone.
+    pub fn create(&self, parent: Ino, name: &Name, attributes: Attributes) -> Result<Node, Error> {
+        let mut table = self.table();
+        table.prefix(parent)?.file(name)?;
+        if table.child(parent, name)?.is_some() {
+            return Err(Error::Exists);
+        }
+        let ino = table.insert(parent, name, Attributes { nlink: 1, ..attributes })?;
+        table.change(ino)?.local = true;
+        table.touch(parent, SystemTime::now().into());
+        table.refer(ino)
+    }
+
+    /// The file is in the store as `head` says, and has no other changes.
+    pub fn committed(&self, ino: Ino, head: impl Into<Arc<Head>>) {
+        let head = head.into();
+        let now = self.now();
+        let mut table = self.table();
+        let Ok(entry) = table.change(ino) else { return };
+        let nlink = entry.attributes.nlink;
+        entry.attributes = Attributes { nlink, ..self.settings.known(&head, false) };
+        (entry.object, entry.listed, entry.seen) = (Some(head), None, Some(now));
+        // The node was found a moment ago and the table is still locked.
+        let _ = table.set_local(ino, false);
+    }
+
+    /// The file has changes that are not in the store: these attributes stand until it is committed or discarded.
+    pub fn set_local(&self, ino: Ino, attributes: Attributes) {
+        let mut table = self.table();
+        if let Ok(entry) = table.change(ino) {
+            entry.attributes = Attributes { nlink: entry.attributes.nlink, ..attributes };
+            let _ = table.set_local(ino, true);
+        }
+    }
+
+    /// The file's changes are given up: it is again what the store says, and gone if it never was there.
+    pub fn discard(&self, ino: Ino) {
+        let mut table = self.table();
+        let Ok(entry) = table.change(ino) else { return };
+        let in_store = is_in_store(entry);
+        entry.seen = None;
+        if let Some(head) = entry.object.clone() {
+            entry.attributes = Attributes { nlink: entry.attributes.nlink, ..self.settings.known(&head, false) };
+        }
+        let _ = table.set_local(ino, false);
+        if !in_store {
+            table.detach(ino);
+        }
+    }
+
+    /// Removes a file: by one DELETE, or by none when it never was in the store. Open files of it live on under its number. A
+    /// directory without a marker that loses its last file is given one, so that it does not vanish under who works in it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::IsADirectory`], and the store's.
+    pub async fn unlink(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Ino, Error> {
+        let ino = self.at_hand(parent, name).await?;
+        let _turn = self.turns.take(ino).await;
+        let key = {
+            let table = self.table();
+            let entry = table.entry(ino)?;
+            if entry.is_directory() {
+                return Err(Error::IsADirectory);
+            }
+            if is_in_store(entry) { Some(table.key(ino)?) } else { None }
+        };
+        if let Some(key) = key {
+            self.gateway.delete(&key).await?;
+        }
+        self.forget_name(parent, name, ino);
+        self.keep_alive(parent).await;
+        Ok(ino)
+    }
+
+    /// Where the content of `version` of an open file is now: own copies (rename, chmod) give it another key and another ETag. Waits
+    /// for those that are under way. None when this mount did not move it: somebody else replaced it.
+    ///
+    /// A reader that is told 412 or 404 asks this before it gives up.
+    pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(crate::object::Key, Version)> {
+        let _turn = self.turns.take(ino).await;
+        let table = self.table();
+        let entry = table.entry(ino).ok()?;
+        let mut etag = &version.etag;
+        for (from, to) in &entry.copies {
+            if from == etag {
+                etag = to;
+            }
+        }
+        let current = &entry.object.as_ref()?.meta.version;
+        let moved = current.etag == *etag && !entry.copies.is_empty();
+        moved.then(|| table.key(ino).ok()).flatten().map(|key| (key, current.clone()))
+    }
+
+    /// The node of a name that the kernel has looked up before: no question while it is in the table.
+    pub(super) async fn at_hand(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Ino, Error> {
+        let child = self.table().child(parent, name)?;
+        match child {
+            Some(ino) => Ok(ino),
+            None => self.resolve(parent, name).await,
+        }
+    }
+
+    /// The name is gone from the store and from here.
+    pub(super) fn forget_name(&self, parent: Ino, name: &Name, ino: Ino) {
+        let now = Timestamp::from(SystemTime::now());
+        let mut table = self.table();
+        table.moments.remove(parent, name);
+        if let Ok(entry) = table.entry_mut(ino) {
+            entry.attributes.ctime = now;
+        }
+        table.detach(ino);
+        table.touch(parent, now);
+    }
+}
+
+/// Whether there is an object behind the node, changed here or not.
+pub(super) fn is_in_store(entry: &Entry) -> bool {
+    !entry.local || entry.object.is_some()
+}

@@ -1,0 +1,93 @@
+//! Single flight: whoever wants what is being fetched already waits for that fetch.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+
+/// How many abandoned flights may lie in the map before they are swept out.
+const ABANDONED_MAX: usize = 1024;
+
+type Flight<T> = BoxFuture<'static, T>;
+
+/// The fetches under way, by what is fetched. The map holds them weakly: a fetch lives as long as somebody waits for it.
+#[derive(Debug)]
+pub(super) struct Flights<K, T: Clone> {
+    under_way: Mutex<HashMap<K, WeakShared<Flight<T>>>>,
+}
+
+impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
+    pub(super) fn new() -> Flights<K, T> {
+        Flights { under_way: Mutex::new(HashMap::new()) }
+    }
+
+    /// Waits for the fetch of `key` that is under way, or else for the one that `start` makes.
+    pub(super) async fn join(&self, key: K, start: impl FnOnce() -> Flight<T>) -> T {
+        let flight = self.board(&key, start);
+        let answer = flight.clone().await;
+        self.land(&key, &flight);
+        answer
+    }
+
+    fn board(&self, key: &K, start: impl FnOnce() -> Flight<T>) -> Shared<Flight<T>> {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = under_way.get(key).and_then(WeakShared::upgrade) {
+            return flight;
+        }
+        if under_way.len() > ABANDONED_MAX {
+            under_way.retain(|_, flight| flight.upgrade().is_some());
+        }
+        let flight = start().shared();
+        if let Some(weak) = flight.downgrade() {
+            under_way.insert(key.clone(), weak);
+        }
+        flight
+    }
+
+    /// A later caller must not be served an answer that is over.
+    fn land(&self, key: &K, flight: &Shared<Flight<T>>) {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.get(key).and_then(WeakShared::upgrade).is_none_or(|held| held.ptr_eq(flight)) {
+            under_way.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    static FETCHES: AtomicU32 = AtomicU32::new(0);
+
+    fn fetch() -> Flight<u32> {
+        let number = FETCHES.fetch_add(1, Ordering::Relaxed);
+        async move {
+            tokio::task::yield_now().await;
+            number
+        }
+        .boxed()
+    }
+
+    #[tokio::test]
+    async fn callers_at_the_same_time_share_one_fetch_and_later_ones_do_not() {
+        let flights = Flights::new();
+        let (a, b) = futures_util::join!(flights.join(1, fetch), flights.join(1, fetch));
+        assert_eq!(a, b);
+        assert_ne!(flights.join(1, fetch).await, a);
+        assert!(flights.under_way.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_everybody_left_is_begun_anew() {
+        let flights = Flights::new();
+        let mut left = Box::pin(flights.join(2, fetch));
+        assert!(futures_util::poll!(&mut left).is_pending());
+        drop(left);
+        let before = FETCHES.load(Ordering::Relaxed);
+        assert!(flights.join(2, fetch).await >= before);
+    }
+}

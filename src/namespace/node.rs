@@ -1,0 +1,169 @@
+//! Values of a node: its number, its attributes, what a change asks for.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::object::Name;
+use crate::s3::Head;
+
+/// The number of a node, the kernel's name for a file or directory. Never given out twice while the mount lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The directory that is mounted (`FUSE_ROOT_ID`).
+    pub const ROOT: Ino = Ino(1);
+}
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Bytes.
+    File,
+    /// Names.
+    Directory,
+    /// A path to follow.
+    Symlink,
+    /// A named pipe; the kernel does its work.
+    Fifo,
+    /// A socket; the kernel does its work.
+    Socket,
+}
+
+/// Seconds and nanoseconds since 1970; earlier times have negative seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Whole seconds, rounded down.
+    pub seconds: i64,
+    /// What is added to them: 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Timestamp {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => after_epoch(since),
+            Err(error) => before_epoch(error.duration()),
+        }
+    }
+}
+
+fn after_epoch(since: Duration) -> Timestamp {
+    Timestamp { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanoseconds: since.subsec_nanos() }
+}
+
+fn before_epoch(until: Duration) -> Timestamp {
+    let seconds = i64::try_from(until.as_secs()).unwrap_or(i64::MAX);
+    match until.subsec_nanos() {
+        0 => Timestamp { seconds: -seconds, nanoseconds: 0 },
+        nanoseconds => Timestamp { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
+    }
+}
+
+/// What stat(2) tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// What it is.
+    pub kind: Kind,
+    /// Length in bytes; of a symlink, that of its target; 0 for a directory.
+    pub size: u64,
+    /// Permission bits, `0o7777` at most.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// When the content changed.
+    pub mtime: Timestamp,
+    /// When the content was read, where somebody recorded it; else the same as `mtime`.
+    pub atime: Timestamp,
+    /// When content or attributes changed.
+    pub ctime: Timestamp,
+    /// 1 for a file, 0 when it is unlinked; 2 and one for each known subdirectory for a directory.
+    pub nlink: u32,
+}
+
+/// The attributes that an object without any in its metadata shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits of files.
+    pub file_mode: u32,
+    /// Permission bits of directories.
+    pub dir_mode: u32,
+}
+
+/// A node as a lookup answers it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its number.
+    pub ino: Ino,
+    /// What stat(2) tells.
+    pub attributes: Attributes,
+    /// What HEAD or PUT said. None for implicit directories, and for files that are not in the store yet or were only listed.
+    pub object: Option<Arc<Head>>,
+}
+
+/// One entry of a directory's listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The node's number.
+    pub ino: Ino,
+    /// A file unless more is known: a listing tells directories from files and nothing more.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Name,
+}
+
+/// What chmod, chown and utimens ask for; None keeps what is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// New permission bits.
+    pub mode: Option<u32>,
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New time of modification.
+    pub mtime: Option<Timestamp>,
+    /// New time of access.
+    pub atime: Option<Timestamp>,
+}
+
+impl Change {
+    /// `attributes` with this change made at the time `now`.
+    #[must_use]
+    pub fn applied(&self, attributes: Attributes, now: Timestamp) -> Attributes {
+        Attributes {
+            mode: self.mode.map_or(attributes.mode, |mode| mode & 0o7777),
+            uid: self.uid.unwrap_or(attributes.uid),
+            gid: self.gid.unwrap_or(attributes.gid),
+            mtime: self.mtime.unwrap_or(attributes.mtime),
+            atime: self.atime.unwrap_or(attributes.atime),
+            ctime: now,
+            ..attributes
+        }
+    }
+
+    /// Whether it asks for more than new times.
+    #[must_use]
+    pub fn beyond_times(&self) -> bool {
+        self.mode.is_some() || self.uid.is_some() || self.gid.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_round_down_to_whole_seconds() {
+        let early = UNIX_EPOCH - Duration::from_millis(1500);
+        assert_eq!(Timestamp::from(early), Timestamp { seconds: -2, nanoseconds: 500_000_000 });
+        assert_eq!(Timestamp::from(UNIX_EPOCH - Duration::from_secs(2)), Timestamp { seconds: -2, nanoseconds: 0 });
+        assert_eq!(Timestamp::from(UNIX_EPOCH + Duration::from_nanos(7)), Timestamp { seconds: 0, nanoseconds: 7 });
+    }
+}

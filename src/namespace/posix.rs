@@ -1,0 +1,318 @@
+//! Attributes from user metadata and back, in the forms that s3fs, geesefs, rclone, s3sync and gcsfuse read and write. Pure.
+//!
+//! | key | value | written by |
+//! |---|---|---|
+//! | `mode` | decimal `st_mode`, with or without its type bits | s3fs, geesefs, this mount (with) |
+//! | `mode` | octal `st_mode` | rclone |
+//! | `uid`, `gid` | decimal | all |
+//! | `mtime`, `atime`, `ctime` | `seconds` or `seconds.fraction`, or RFC 3339 | all; RFC 3339 by rclone |
+//! | `permissions`, `owner`, `group` | decimal | s3sync |
+//! | `goog-reserved-posix-mode` (octal), `-uid`, `-gid`, `goog-reserved-file-mtime` | | gsutil |
+//! | `--symlink-target` | the target, percent-encoded | geesefs |
+
+use std::time::SystemTime;
+
+use percent_encoding::percent_decode_str;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::node::{Attributes, Defaults, Kind, Timestamp};
+use crate::object::UserMetadata;
+
+const TYPE_BITS: u32 = 0o170_000;
+const PERMISSION_BITS: u32 = 0o7777;
+const SYMLINK_TARGET: &str = "--symlink-target";
+
+/// What an object tells beside its user metadata.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// Whether its key is that of a directory marker.
+    pub directory: bool,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When S3 took it.
+    pub last_modified: SystemTime,
+}
+
+/// The attributes of an object: from its metadata what is there, from `defaults` and Last-Modified what is not.
+#[must_use]
+pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attributes {
+    let mode = mode(user);
+    let kind = kind(user, mode, form.directory);
+    let modified = Timestamp::from(form.last_modified);
+    let mtime = timestamp(user, &["mtime", "goog-reserved-file-mtime"]).unwrap_or(modified);
+    Attributes {
+        kind,
+        size: size(user, kind, form.size),
+        mode: mode.map_or(default_mode(kind, defaults), |mode| mode & PERMISSION_BITS),
+        uid: number(user, &["uid", "owner", "goog-reserved-posix-uid"]).unwrap_or(defaults.uid),
+        gid: number(user, &["gid", "group", "goog-reserved-posix-gid"]).unwrap_or(defaults.gid),
+        mtime,
+        atime: timestamp(user, &["atime"]).unwrap_or(mtime),
+        ctime: timestamp(user, &["ctime"]).unwrap_or(modified),
+        nlink: if kind == Kind::Directory { 2 } else { 1 },
+    }
+}
+
+/// `user` with the attributes recorded in it; what else is there stays.
+///
+/// `atime` is recorded where it differs from `mtime`, `ctime` only where somebody recorded one before: Last-Modified tells it.
+#[must_use]
+pub fn metadata(mut user: UserMetadata, attributes: &Attributes) -> UserMetadata {
+    user.insert("mode".into(), (type_bits(attributes.kind) | attributes.mode & PERMISSION_BITS).to_string());
+    user.insert("uid".into(), attributes.uid.to_string());
+    user.insert("gid".into(), attributes.gid.to_string());
+    user.insert("mtime".into(), written(attributes.mtime));
+    if attributes.atime == attributes.mtime {
+        user.remove("atime");
+    } else {
+        user.insert("atime".into(), written(attributes.atime));
+    }
+    if let Some(ctime) = user.get_mut("ctime") {
+        *ctime = written(attributes.ctime);
+    }
+    user
+}
+
+/// The target of a symlink in geesefs's form; in s3fs's form it is the object's body and this is None.
+#[must_use]
+pub fn symlink_target(user: &UserMetadata) -> Option<String> {
+    let target = user.get(SYMLINK_TARGET).filter(|text| !text.is_empty())?;
+    Some(percent_decode_str(target).decode_utf8_lossy().into_owned())
+}
+
+fn kind(user: &UserMetadata, mode: Option<u32>, directory: bool) -> Kind {
+    match mode.map(|mode| mode & TYPE_BITS) {
+        _ if directory => Kind::Directory,
+        _ if symlink_target(user).is_some() => Kind::Symlink,
+        Some(0o120_000) => Kind::Symlink,
+        Some(0o010_000) => Kind::Fifo,
+        Some(0o140_000) => Kind::Socket,
+        // Devices too: a mount of a bucket must not bring device nodes into being.
+        _ => Kind::File,
+    }
+}
+
+fn type_bits(kind: Kind) -> u32 {
+    match kind {
+        Kind::File => 0o100_000,
+        Kind::Directory => 0o040_000,
+        Kind::Symlink => 0o120_000,
+        Kind::Fifo => 0o010_000,
+        Kind::Socket => 0o140_000,
+    }
+}
+
+fn default_mode(kind: Kind, defaults: &Defaults) -> u32 {
+    match kind {
+        Kind::Directory => defaults.dir_mode,
+        Kind::Symlink => 0o777,
+        Kind::File | Kind::Fifo | Kind::Socket => defaults.file_mode,
+    }
+}
+
+fn size(user: &UserMetadata, kind: Kind, size: u64) -> u64 {
+    match kind {
+        Kind::Directory => 0,
+        Kind::Symlink => symlink_target(user).map_or(size, |target| target.len() as u64),
+        Kind::File | Kind::Fifo | Kind::Socket => size,
+    }
+}
+
+fn mode(user: &UserMetadata) -> Option<u32> {
+    let first = user.get("mode").or_else(|| user.get("permissions")).and_then(|text| mode_from(text));
+    first.or_else(|| u32::from_str_radix(user.get("goog-reserved-posix-mode")?, 8).ok())
+}
+
+/// Decimal as s3fs and geesefs write it; octal, as rclone does, where the decimal reading is no `st_mode`: `100644` is past 16
+/// bits, `40755` has no type of file that exists, and a leading zero says so itself.
+fn mode_from(text: &str) -> Option<u32> {
+    let decimal = text.parse().ok().filter(|mode| !text.starts_with('0') && is_mode(*mode));
+    decimal.or_else(|| u32::from_str_radix(text, 8).ok().filter(|mode| is_mode(*mode)))
+}
+
+fn is_mode(mode: u32) -> bool {
+    let known = [0, 0o010_000, 0o020_000, 0o040_000, 0o060_000, 0o100_000, 0o120_000, 0o140_000];
+    known.contains(&(mode & !PERMISSION_BITS))
+}
+
+fn number(user: &UserMetadata, keys: &[&str]) -> Option<u32> {
+    keys.iter().find_map(|key| user.get(*key)?.parse().ok())
+}
+
+fn timestamp(user: &UserMetadata, keys: &[&str]) -> Option<Timestamp> {
+    keys.iter().find_map(|key| read(user.get(*key)?))
+}
+
+fn read(text: &str) -> Option<Timestamp> {
+    decimal(text).or_else(|| rfc3339(text))
+}
+
+/// `-1.5` is one and a half second before 1970. More than nine digits of fraction are cut.
+fn decimal(text: &str) -> Option<Timestamp> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let negative = whole.starts_with('-');
+    let seconds: i64 = whole.parse().ok()?;
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    match (negative, digits.parse().ok()?) {
+        (true, nanoseconds @ 1..) => {
+            Some(Timestamp { seconds: seconds.checked_sub(1)?, nanoseconds: 1_000_000_000 - nanoseconds })
+        }
+        (_, nanoseconds) => Some(Timestamp { seconds, nanoseconds }),
+    }
+}
+
+fn rfc3339(text: &str) -> Option<Timestamp> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    Some(Timestamp { seconds: time.unix_timestamp(), nanoseconds: time.nanosecond() })
+}
+
+fn written(time: Timestamp) -> String {
+    match (time.seconds, time.nanoseconds) {
+        (seconds, 0) => seconds.to_string(),
+        (seconds @ ..0, nanoseconds) => {
+            // A decimal number counts its fraction away from zero; -1 + 0.5 is written -0.5.
+            let whole = (seconds + 1).unsigned_abs();
+            format!("-{whole}.{:09}", 1_000_000_000 - nanoseconds)
+        }
+        (seconds, nanoseconds) => format!("{seconds}.{nanoseconds:09}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    const DEFAULTS: Defaults = Defaults { uid: 7, gid: 8, file_mode: 0o640, dir_mode: 0o750 };
+
+    fn of(pairs: &[(&str, &str)]) -> UserMetadata {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn shown(pairs: &[(&str, &str)], directory: bool) -> Attributes {
+        let form = Form { directory, size: 5, last_modified: UNIX_EPOCH + Duration::from_secs(1000) };
+        attributes(&of(pairs), form, &DEFAULTS)
+    }
+
+    fn at(seconds: i64, nanoseconds: u32) -> Timestamp {
+        Timestamp { seconds, nanoseconds }
+    }
+
+    #[test]
+    fn an_object_without_metadata_shows_the_defaults_and_last_modified() {
+        let file = shown(&[], false);
+        let seen = (file.kind, file.size, file.mode, file.uid, file.gid, file.nlink);
+        assert_eq!(seen, (Kind::File, 5, 0o640, 7, 8, 1));
+        assert_eq!((file.mtime, file.atime, file.ctime), (at(1000, 0), at(1000, 0), at(1000, 0)));
+        let directory = shown(&[], true);
+        assert_eq!((directory.kind, directory.size, directory.mode, directory.nlink), (Kind::Directory, 0, 0o750, 2));
+    }
+
+    #[test]
+    fn modes_of_all_writers_are_read() {
+        for (value, kind, mode) in [
+            ("33188", Kind::File, 0o644),
+            ("420", Kind::File, 0o644),
+            ("41471", Kind::Symlink, 0o777),
+            ("4516", Kind::Fifo, 0o644),
+            ("49645", Kind::Socket, 0o755),
+            ("100664", Kind::File, 0o664),
+            ("0100664", Kind::File, 0o664),
+            ("120777", Kind::Symlink, 0o777),
+            ("36345", Kind::File, 0o6771),
+            ("nonsense", Kind::File, 0o640),
+            ("", Kind::File, 0o640),
+            ("99999999999", Kind::File, 0o640),
+        ] {
+            let file = shown(&[("mode", value)], false);
+            assert_eq!((file.kind, file.mode), (kind, mode), "{value:?}");
+        }
+        for value in ["493", "16877", "40755", "33261"] {
+            let directory = shown(&[("mode", value)], true);
+            assert_eq!((directory.kind, directory.mode), (Kind::Directory, 0o755), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn the_fallbacks_of_other_tools_are_read_where_our_keys_are_absent() {
+        let s3sync = shown(&[("permissions", "384"), ("owner", "1"), ("group", "2")], false);
+        assert_eq!((s3sync.mode, s3sync.uid, s3sync.gid), (0o600, 1, 2));
+        let gsutil = shown(
+            &[
+                ("goog-reserved-posix-mode", "0600"),
+                ("goog-reserved-posix-uid", "3"),
+                ("goog-reserved-posix-gid", "4"),
+                ("goog-reserved-file-mtime", "55"),
+            ],
+            false,
+        );
+        assert_eq!((gsutil.mode, gsutil.uid, gsutil.gid, gsutil.mtime), (0o600, 3, 4, at(55, 0)));
+        assert_eq!(shown(&[("uid", "9"), ("owner", "1")], false).uid, 9);
+    }
+
+    #[test]
+    fn geesefs_symlinks_are_recognised_and_their_targets_decoded() {
+        let user = [("--symlink-target", "a%20b/c")];
+        assert_eq!(symlink_target(&of(&user)).as_deref(), Some("a b/c"));
+        let link = shown(&user, false);
+        assert_eq!((link.kind, link.mode, link.size), (Kind::Symlink, 0o777, 5));
+        assert_eq!(symlink_target(&of(&[("mode", "41471")])), None);
+    }
+
+    #[test]
+    fn times_are_read_in_every_form() {
+        for (text, time) in [
+            ("1795278784.463642284", at(1_795_278_784, 463_642_284)),
+            ("5", at(5, 0)),
+            ("5.5", at(5, 500_000_000)),
+            ("5.", at(5, 0)),
+            ("5.1234567891", at(5, 123_456_789)),
+            ("-1.5", at(-2, 500_000_000)),
+            ("-0.25", at(-1, 750_000_000)),
+            ("-3", at(-3, 0)),
+            ("2026-01-02T03:04:05.25+01:00", at(1_767_319_445, 250_000_000)),
+        ] {
+            assert_eq!(shown(&[("mtime", text)], false).mtime, time, "{text}");
+        }
+        for text in ["", "x", "5.x", "1e9", "--1", "5.-1"] {
+            assert_eq!(shown(&[("mtime", text)], false).mtime, at(1000, 0), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for kind in [Kind::File, Kind::Directory, Kind::Symlink, Kind::Fifo, Kind::Socket] {
+            for seconds in [-1_000_000_007, -2, -1, 0, 1, 1_795_278_784] {
+                for nanoseconds in [0, 1, 500_000_000, 999_999_999] {
+                    round_trip(kind, at(seconds, nanoseconds));
+                }
+            }
+        }
+    }
+
+    fn round_trip(kind: Kind, time: Timestamp) {
+        let directory = kind == Kind::Directory;
+        let before =
+            Attributes { mtime: time, atime: time, kind, mode: 0o4711, uid: 1, gid: 2, ..shown(&[], directory) };
+        let form = Form { directory, size: 5, last_modified: UNIX_EPOCH + Duration::from_secs(1000) };
+        assert_eq!(attributes(&metadata(UserMetadata::new(), &before), form, &DEFAULTS), before);
+    }
+
+    #[test]
+    fn times_are_written_as_both_peers_read_them() {
+        let file = Attributes { mtime: at(5, 0), atime: at(6, 70), ..shown(&[], false) };
+        let user = metadata(of(&[("ctime", "1"), ("colour", "red")]), &file);
+        assert_eq!(user.get("mtime").map(String::as_str), Some("5"));
+        assert_eq!(user.get("atime").map(String::as_str), Some("6.000000070"));
+        assert_eq!(user.get("ctime").map(String::as_str), Some("1000"));
+        assert_eq!(user.get("mode").map(String::as_str), Some("33184"));
+        assert_eq!(user.get("colour").map(String::as_str), Some("red"));
+        let plain = metadata(of(&[("atime", "3")]), &shown(&[], false));
+        assert_eq!((plain.get("atime"), plain.get("ctime")), (None, None));
+    }
+}

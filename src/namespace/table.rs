@@ -1,0 +1,333 @@
+//! The nodes, who refers to them, and where they stand.
+
+use std::collections::HashMap;
+
+use lru::LruCache;
+
+use super::entry::{Directory, Entry};
+use super::error::Error;
+use super::moment::Moments;
+use super::node::{Attributes, Ino, Kind, Node, Timestamp};
+use crate::object::{Key, Name, Prefix};
+
+/// All nodes of a mount. Nodes that nobody refers to are evicted, oldest first, beyond `entries_max`.
+#[derive(Debug)]
+pub(super) struct Table {
+    nodes: HashMap<Ino, Entry>,
+    next: u64,
+    idle: LruCache<Ino, ()>,
+    entries_max: usize,
+    prefix: Prefix,
+    pub(super) moments: Moments,
+    pub(super) hidden: u64,
+}
+
+impl Table {
+    pub(super) fn new(prefix: Prefix, root: Attributes, entries_max: usize) -> Table {
+        let mut entry = Entry::new(None, root);
+        // The root is there as long as the mount is.
+        entry.kernel = 1;
+        let nodes = HashMap::from([(Ino::ROOT, entry)]);
+        let idle = LruCache::unbounded();
+        Table { nodes, next: Ino::ROOT.0 + 1, idle, entries_max, prefix, moments: Moments::default(), hidden: 0 }
+    }
+
+    pub(super) fn entry(&self, ino: Ino) -> Result<&Entry, Error> {
+        self.nodes.get(&ino).ok_or(Error::NotFound)
+    }
+
+    pub(super) fn entry_mut(&mut self, ino: Ino) -> Result<&mut Entry, Error> {
+        self.nodes.get_mut(&ino).ok_or(Error::NotFound)
+    }
+
+    pub(super) fn directory(&self, ino: Ino) -> Result<&Directory, Error> {
+        self.entry(ino)?.directory.as_deref().ok_or(Error::NotADirectory)
+    }
+
+    pub(super) fn directory_mut(&mut self, ino: Ino) -> Result<&mut Directory, Error> {
+        self.entry_mut(ino)?.directory.as_deref_mut().ok_or(Error::NotADirectory)
+    }
+
+    pub(super) fn child(&self, parent: Ino, name: &Name) -> Result<Option<Ino>, Error> {
+        Ok(self.directory(parent)?.children.get(name).copied())
+    }
+
+    /// What the keys below the directory `ino` begin with. [`Error::NotFound`] when it is gone.
+    pub(super) fn prefix(&self, ino: Ino) -> Result<Prefix, Error> {
+        if ino == Ino::ROOT {
+            return Ok(self.prefix.clone());
+        }
+        let (parent, name) = self.entry(ino)?.place.as_ref().ok_or(Error::NotFound)?;
+        Ok(self.prefix(*parent)?.directory(name)?)
+    }
+
+    /// The key of the object behind `ino`: a file's own, a directory's marker.
+    pub(super) fn key(&self, ino: Ino) -> Result<Key, Error> {
+        let entry = self.entry(ino)?;
+        if let Some(key) = &entry.superseded {
+            return Ok(key.clone());
+        }
+        if entry.is_directory() {
+            return self.prefix(ino)?.marker().ok_or(Error::NotFound);
+        }
+        let (parent, name) = entry.place.as_ref().ok_or(Error::NotFound)?;
+        Ok(self.prefix(*parent)?.file(name)?)
+    }
+
+    /// A new node under a name that is free.
+    pub(super) fn insert(&mut self, parent: Ino, name: &Name, attributes: Attributes) -> Result<Ino, Error> {
+        // The parent must not be evicted to make room for its child.
+        self.idle.pop(&parent);
+        self.evict();
+        let ino = Ino(self.next);
+        self.link(parent, name, ino, attributes.kind)?;
+        self.next += 1;
+        self.nodes.insert(ino, Entry::new(Some((parent, name.clone())), attributes));
+        self.settle(ino);
+        Ok(ino)
+    }
+
+    /// One more reference of the kernel.
+    pub(super) fn refer(&mut self, ino: Ino) -> Result<Node, Error> {
+        self.idle.pop(&ino);
+        let entry = self.entry_mut(ino)?;
+        entry.kernel += 1;
+        Ok(entry.node(ino))
+    }
+
+    /// The kernel gives `count` references back.
+    pub(super) fn forget(&mut self, ino: Ino, count: u64) {
+        if ino == Ino::ROOT {
+            return;
+        }
+        if let Ok(entry) = self.entry_mut(ino) {
+            entry.kernel = entry.kernel.saturating_sub(count);
+            self.settle(ino);
+        }
+    }
+
+    pub(super) fn pin(&mut self, ino: Ino) -> Result<(), Error> {
+        self.idle.pop(&ino);
+        self.entry_mut(ino)?.open += 1;
+        Ok(())
+    }
+
+    pub(super) fn unpin(&mut self, ino: Ino) {
+        if let Ok(entry) = self.entry_mut(ino) {
+            entry.open = entry.open.saturating_sub(1);
+            if entry.open == 0 {
+                entry.copies.clear();
+            }
+            self.settle(ino);
+        }
+    }
+
+    /// Takes the name away from the node. The node lives on while somebody refers to it; what is below it goes too.
+    pub(super) fn detach(&mut self, ino: Ino) {
+        self.unlink(ino);
+        let Ok(entry) = self.entry_mut(ino) else { return };
+        entry.place = None;
+        entry.local = false;
+        entry.attributes.nlink = 0;
+        let below = entry.directory.as_ref().map(|directory| directory.children.values().copied().collect());
+        below.unwrap_or_else(Vec::new).into_iter().for_each(|child| self.detach(child));
+        self.settle(ino);
+    }
+
+    /// Gives the name to a newer version under a new number: open files of `ino` keep the old one.
+    pub(super) fn supersede(&mut self, ino: Ino) -> Result<(), Error> {
+        let key = self.key(ino)?;
+        self.unlink(ino);
+        let entry = self.entry_mut(ino)?;
+        (entry.place, entry.superseded) = (None, Some(key));
+        self.settle(ino);
+        Ok(())
+    }
+
+    /// Puts a node under another name, which must be free.
+    pub(super) fn relocate(&mut self, ino: Ino, parent: Ino, name: &Name) -> Result<(), Error> {
+        let kind = self.entry(ino)?.attributes.kind;
+        self.unlink(ino);
+        self.link(parent, name, ino, kind)?;
+        self.entry_mut(ino)?.place = Some((parent, name.clone()));
+        Ok(())
+    }
+
+    /// Makes the node exist here whatever the store says, or ends that.
+    pub(super) fn set_local(&mut self, ino: Ino, local: bool) -> Result<(), Error> {
+        self.entry_mut(ino)?.local = local;
+        self.settle(ino);
+        Ok(())
+    }
+
+    /// Notes an own change of the node: answers to questions asked before say nothing of it.
+    pub(super) fn change(&mut self, ino: Ino) -> Result<&mut Entry, Error> {
+        let moment = self.moments.advance();
+        let entry = self.entry_mut(ino)?;
+        entry.changed = moment;
+        Ok(entry)
+    }
+
+    /// This mount changes the names in `parent`: its times say so.
+    pub(super) fn touch(&mut self, parent: Ino, now: Timestamp) {
+        let Ok(entry) = self.entry_mut(parent) else { return };
+        (entry.attributes.mtime, entry.attributes.ctime) = (now, now);
+        if let Some(directory) = &mut entry.directory {
+            directory.touched = Some(now);
+        }
+    }
+
+    /// Whether something at or below `ino` is not in the store yet, so that the store's silence means nothing.
+    pub(super) fn holds_local(&self, ino: Ino) -> bool {
+        let Ok(entry) = self.entry(ino) else { return false };
+        let below = entry.directory.as_ref().map(|directory| directory.children.values());
+        entry.local || below.into_iter().flatten().any(|child| self.holds_local(*child))
+    }
+
+    fn link(&mut self, parent: Ino, name: &Name, ino: Ino, kind: Kind) -> Result<(), Error> {
+        self.idle.pop(&parent);
+        let directory = self.directory_mut(parent)?;
+        directory.children.insert(name.clone(), ino);
+        directory.subdirectories += u32::from(kind == Kind::Directory);
+        Ok(())
+    }
+
+    fn unlink(&mut self, ino: Ino) {
+        let Ok(entry) = self.entry(ino) else { return };
+        let is_directory = entry.is_directory();
+        let Some((parent, name)) = entry.place.clone() else { return };
+        if let Ok(directory) = self.directory_mut(parent)
+            && directory.children.get(&name) == Some(&ino)
+        {
+            directory.children.remove(&name);
+            directory.subdirectories -= u32::from(is_directory);
+        }
+        self.settle(parent);
+    }
+
+    /// Files a node where it belongs now: in use, idle, or gone.
+    fn settle(&mut self, ino: Ino) {
+        let Ok(entry) = self.entry(ino) else { return };
+        if ino == Ino::ROOT || !entry.is_idle() {
+            self.idle.pop(&ino);
+        } else if entry.place.is_some() {
+            self.idle.put(ino, ());
+        } else {
+            self.drop_node(ino);
+        }
+    }
+
+    /// Makes room for one more node, as far as nobody refers to the others.
+    fn evict(&mut self) {
+        while self.nodes.len() >= self.entries_max {
+            let Some((ino, ())) = self.idle.pop_lru() else { return };
+            self.mark_incomplete(ino);
+            self.unlink(ino);
+            self.drop_node(ino);
+        }
+    }
+
+    /// The parent's children are not all there any more, so that a missing name says nothing.
+    fn mark_incomplete(&mut self, ino: Ino) {
+        let parent = self.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map(|(parent, _)| *parent);
+        if let Some(Ok(directory)) = parent.map(|parent| self.directory_mut(parent)) {
+            directory.listed = None;
+        }
+    }
+
+    fn drop_node(&mut self, ino: Ino) {
+        self.idle.pop(&ino);
+        if let Some(directory) = self.nodes.remove(&ino).and_then(|entry| entry.directory) {
+            self.hidden -= directory.hidden;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(kind: Kind) -> Attributes {
+        let time = Timestamp::default();
+        Attributes { kind, size: 0, mode: 0, uid: 0, gid: 0, mtime: time, atime: time, ctime: time, nlink: 1 }
+    }
+
+    fn table(entries_max: usize) -> Table {
+        Table::new(Prefix::new("p").unwrap(), attributes(Kind::Directory), entries_max)
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn add(table: &mut Table, parent: Ino, text: &str, kind: Kind) -> Ino {
+        table.insert(parent, &name(text), attributes(kind)).unwrap()
+    }
+
+    #[test]
+    fn keys_follow_from_the_places() {
+        let mut table = table(9);
+        let directory = add(&mut table, Ino::ROOT, "d", Kind::Directory);
+        let file = add(&mut table, directory, "f", Kind::File);
+        assert_eq!(table.key(file).unwrap().as_str(), "p/d/f");
+        assert_eq!(table.key(directory).unwrap().as_str(), "p/d/");
+        assert_eq!(table.key(Ino::ROOT).unwrap().as_str(), "p/");
+        table.refer(file).unwrap();
+        table.detach(directory);
+        assert!(matches!(table.key(file), Err(Error::NotFound)));
+        assert!(table.entry(directory).is_err());
+        assert_eq!(table.entry(file).unwrap().shown().nlink, 0);
+        table.forget(file, 1);
+        assert!(table.entry(file).is_err());
+    }
+
+    #[test]
+    fn only_what_nobody_refers_to_is_evicted_oldest_first() {
+        let mut table = table(4);
+        let held = add(&mut table, Ino::ROOT, "held", Kind::File);
+        table.refer(held).unwrap();
+        table.directory_mut(Ino::ROOT).unwrap().listed = Some(std::time::Instant::now());
+        let old = add(&mut table, Ino::ROOT, "old", Kind::File);
+        let young = add(&mut table, Ino::ROOT, "young", Kind::File);
+        let last = add(&mut table, Ino::ROOT, "last", Kind::File);
+        assert!(table.entry(old).is_err());
+        assert!([held, young, last].iter().all(|ino| table.entry(*ino).is_ok()));
+        assert_eq!(table.directory(Ino::ROOT).unwrap().listed, None);
+        table.forget(held, 1);
+        add(&mut table, Ino::ROOT, "more", Kind::File);
+        assert!(table.entry(young).is_err());
+    }
+
+    #[test]
+    fn a_directory_with_known_children_is_not_evicted_before_them() {
+        let mut table = table(3);
+        let directory = add(&mut table, Ino::ROOT, "d", Kind::Directory);
+        let file = add(&mut table, directory, "f", Kind::File);
+        let other = add(&mut table, Ino::ROOT, "o", Kind::File);
+        assert!(table.entry(file).is_err());
+        assert!(table.entry(directory).is_ok() && table.entry(other).is_ok());
+    }
+
+    #[test]
+    fn link_counts_of_directories_count_their_subdirectories() {
+        let mut table = table(9);
+        let a = add(&mut table, Ino::ROOT, "a", Kind::Directory);
+        add(&mut table, Ino::ROOT, "b", Kind::Directory);
+        add(&mut table, Ino::ROOT, "f", Kind::File);
+        assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 4);
+        table.detach(a);
+        assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 3);
+    }
+
+    #[test]
+    fn a_superseded_file_keeps_its_key_and_frees_its_name() {
+        let mut table = table(9);
+        let file = add(&mut table, Ino::ROOT, "f", Kind::File);
+        table.pin(file).unwrap();
+        table.supersede(file).unwrap();
+        assert_eq!(table.child(Ino::ROOT, &name("f")).unwrap(), None);
+        assert_eq!(table.key(file).unwrap().as_str(), "p/f");
+        table.unpin(file);
+        assert!(table.entry(file).is_err());
+    }
+}
