@@ -10,7 +10,7 @@
 pub mod counters;
 pub mod faults;
 pub mod kms;
-mod operation;
+pub mod operation;
 pub mod s3;
 mod server;
 

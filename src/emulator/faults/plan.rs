@@ -3,6 +3,7 @@
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
+use super::super::kms::api;
 use super::super::operation;
 
 /// The longest delay a rule may ask for, in milliseconds.
@@ -186,7 +187,7 @@ impl Rule {
 
     fn check(&self) -> Result<(), Invalid> {
         let operation = self.operation.as_str();
-        if operation != "*" && !operation.starts_with(KMS) && !operation::is_known(operation) {
+        if !is_known(operation) {
             return Err(Invalid::Operation(self.operation.clone()));
         }
         if self.nth == 0 {
@@ -292,6 +293,11 @@ fn one() -> u64 {
     1
 }
 
+fn is_known(operation: &str) -> bool {
+    let of_kms = |action| action == "*" || api::ACTIONS.contains(&action);
+    operation == "*" || operation::is_known(operation) || operation.strip_prefix(KMS).is_some_and(of_kms)
+}
+
 fn answers_with_body(operation: &str) -> bool {
     let silent = ["Head", "Put", "Abort", "Delete"].iter().any(|verb| operation.starts_with(verb));
     operation == "DeleteObjects" || !(silent || ["UploadPart", "CreateBucket"].contains(&operation))
@@ -349,6 +355,7 @@ mod tests {
             (r#"[{"operation":"GetObject","fault":"explode"}]"#, "unknown variant `explode`"),
             (r#"[{"operation":"GetObject","fault":{"sse":{"algoritm":"x"}}}]"#, "unknown field `algoritm`"),
             (r#"[{"operation":"GetObjekt","fault":"reset"}]"#, "`GetObjekt` is no operation that is known here"),
+            (r#"[{"operation":"kms:Decript","fault":"reset"}]"#, "`kms:Decript` is no operation"),
             (r#"[{"operation":"GetObject","nth":0,"fault":"reset"}]"#, "`nth` counts from 1"),
         ] {
             let error = parse(json).unwrap_err();

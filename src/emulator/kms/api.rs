@@ -32,22 +32,22 @@ pub(in crate::emulator) fn call(kms: &Kms, action: &str, body: &[u8]) -> Answer 
     let request: Value = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
     record(kms, action, &request);
     match action {
-        "DescribeKey" => describe_key(kms, read(request)?),
-        "GenerateDataKey" => generate_data_key(kms, Action::GenerateDataKey, read(request)?),
+        "DescribeKey" => describe_key(kms, &read(request)?),
+        "GenerateDataKey" => generate_data_key(kms, Action::GenerateDataKey, &read(request)?),
         "GenerateDataKeyWithoutPlaintext" => {
-            generate_data_key(kms, Action::GenerateDataKeyWithoutPlaintext, read(request)?)
+            generate_data_key(kms, Action::GenerateDataKeyWithoutPlaintext, &read(request)?)
         }
-        "Encrypt" => encrypt(kms, read(request)?),
-        "Decrypt" => decrypt(kms, read(request)?),
+        "Encrypt" => encrypt(kms, &read(request)?),
+        "Decrypt" => decrypt(kms, &read(request)?),
         "CreateKey" => create_key(kms, read(request)?),
         "EnableKey" => read(request).and_then(|key: KeyOnly| kms.enable(&key.key_id)).map(|()| Value::Null),
         "DisableKey" => read(request).and_then(|key: KeyOnly| kms.disable(&key.key_id)).map(|()| Value::Null),
-        "ScheduleKeyDeletion" => schedule_key_deletion(kms, read(request)?),
-        "CancelKeyDeletion" => cancel_key_deletion(kms, read(request)?),
+        "ScheduleKeyDeletion" => schedule_key_deletion(kms, &read(request)?),
+        "CancelKeyDeletion" => cancel_key_deletion(kms, &read(request)?),
         "CreateAlias" => create_alias(kms, read(request)?),
-        "DeleteAlias" => delete_alias(kms, read(request)?),
-        "ListKeys" => list_keys(kms, read(request)?),
-        "ListAliases" => list_aliases(kms, read(request)?),
+        "DeleteAlias" => delete_alias(kms, &read(request)?),
+        "ListKeys" => list_keys(kms, &read(request)?),
+        "ListAliases" => list_aliases(kms, &read(request)?),
         other => Err(Exception::new("UnknownOperationException", format!("{other} is not part of this endpoint."))),
     }
 }
@@ -127,14 +127,32 @@ struct ListRequest {
     marker: Option<String>,
 }
 
-fn describe_key(kms: &Kms, request: KeyOnly) -> Answer {
+/// The actions of this endpoint.
+pub(in crate::emulator) const ACTIONS: &[&str] = &[
+    "DescribeKey",
+    "GenerateDataKey",
+    "GenerateDataKeyWithoutPlaintext",
+    "Encrypt",
+    "Decrypt",
+    "CreateKey",
+    "EnableKey",
+    "DisableKey",
+    "ScheduleKeyDeletion",
+    "CancelKeyDeletion",
+    "CreateAlias",
+    "DeleteAlias",
+    "ListKeys",
+    "ListAliases",
+];
+
+fn describe_key(kms: &Kms, request: &KeyOnly) -> Answer {
     let key = kms.find(&request.key_id)?;
     key.permit(Action::DescribeKey, &kms.user_arn())?;
     Ok(json!({ "KeyMetadata": metadata(kms, &key) }))
 }
 
-fn generate_data_key(kms: &Kms, action: Action, request: DataKeyRequest) -> Answer {
-    let length = data_key_length(&request)?;
+fn generate_data_key(kms: &Kms, action: Action, request: &DataKeyRequest) -> Answer {
+    let length = data_key_length(request)?;
     let key = usable_by_client(kms, &request.key_id, action, request.dry_run)?;
     let mut plaintext = vec![0; length];
     cipher::fill(&mut plaintext)?;
@@ -146,7 +164,7 @@ fn generate_data_key(kms: &Kms, action: Action, request: DataKeyRequest) -> Answ
     Ok(answer)
 }
 
-fn encrypt(kms: &Kms, request: EncryptRequest) -> Answer {
+fn encrypt(kms: &Kms, request: &EncryptRequest) -> Answer {
     let plaintext = from_base64("Plaintext", &request.plaintext)?;
     if !(1..=PLAINTEXT_BYTES_MAX).contains(&plaintext.len()) {
         return Err(Exception::validation("Plaintext must be 1 to 4096 bytes."));
@@ -156,7 +174,7 @@ fn encrypt(kms: &Kms, request: EncryptRequest) -> Answer {
     Ok(json!({ "KeyId": key.arn, "CiphertextBlob": to_base64(&blob), "EncryptionAlgorithm": "SYMMETRIC_DEFAULT" }))
 }
 
-fn decrypt(kms: &Kms, request: DecryptRequest) -> Answer {
+fn decrypt(kms: &Kms, request: &DecryptRequest) -> Answer {
     let blob = from_base64("CiphertextBlob", &request.ciphertext_blob)?;
     let id = cipher::key_id(&blob)?;
     if let Some(named) = &request.key_id
@@ -187,7 +205,7 @@ fn create_key(kms: &Kms, request: CreateKeyRequest) -> Answer {
     Ok(json!({ "KeyMetadata": metadata(kms, &key) }))
 }
 
-fn schedule_key_deletion(kms: &Kms, request: DeletionRequest) -> Answer {
+fn schedule_key_deletion(kms: &Kms, request: &DeletionRequest) -> Answer {
     let days = request.pending_window_in_days.unwrap_or(30);
     let at_unix_s = kms.schedule_deletion(&request.key_id, days)?;
     let key = kms.find(&request.key_id)?;
@@ -195,7 +213,7 @@ fn schedule_key_deletion(kms: &Kms, request: DeletionRequest) -> Answer {
     Ok(json!({ "KeyId": key.arn, "DeletionDate": at_unix_s, "KeyState": state, "PendingWindowInDays": days }))
 }
 
-fn cancel_key_deletion(kms: &Kms, request: KeyOnly) -> Answer {
+fn cancel_key_deletion(kms: &Kms, request: &KeyOnly) -> Answer {
     kms.cancel_deletion(&request.key_id)?;
     Ok(json!({ "KeyId": kms.find(&request.key_id)?.arn }))
 }
@@ -208,23 +226,23 @@ fn create_alias(kms: &Kms, request: AliasRequest) -> Answer {
     kms.create_alias(&request.alias_name, &target).map(|()| Value::Null)
 }
 
-fn delete_alias(kms: &Kms, request: AliasRequest) -> Answer {
+fn delete_alias(kms: &Kms, request: &AliasRequest) -> Answer {
     kms.delete_alias(&request.alias_name).map(|()| Value::Null)
 }
 
-fn list_keys(kms: &Kms, request: ListRequest) -> Answer {
+fn list_keys(kms: &Kms, request: &ListRequest) -> Answer {
     let limit = limit(request.limit, 100, 1_000)?;
     let keys: BTreeMap<String, Value> = {
         let state = kms.store.read();
         let live = state.keys.values().filter(|key| !key.is_gone());
         live.map(|key| (key.id.clone(), json!({ "KeyId": key.id, "KeyArn": key.arn }))).collect()
     };
-    Ok(page("Keys", keys, limit, request.marker))
+    Ok(page("Keys", keys, limit, request.marker.as_deref()))
 }
 
-fn list_aliases(kms: &Kms, request: ListRequest) -> Answer {
+fn list_aliases(kms: &Kms, request: &ListRequest) -> Answer {
     let limit = limit(request.limit, 50, 100)?;
-    let only = request.key_id.map(|key| kms.find(&key)).transpose()?.map(|key| key.id);
+    let only = request.key_id.as_deref().map(|key| kms.find(key)).transpose()?.map(|key| key.id);
     let aliases: BTreeMap<String, Value> = {
         let state = kms.store.read();
         let wanted = state.aliases.iter().filter(|(_, id)| only.as_ref().is_none_or(|only| only == *id));
@@ -233,12 +251,12 @@ fn list_aliases(kms: &Kms, request: ListRequest) -> Answer {
         };
         wanted.map(row).collect()
     };
-    Ok(page("Aliases", aliases, limit, request.marker))
+    Ok(page("Aliases", aliases, limit, request.marker.as_deref()))
 }
 
 /// One page of a listing; the marker of the next is the name that this one ends with.
-fn page(field: &str, items: BTreeMap<String, Value>, limit: usize, marker: Option<String>) -> Value {
-    let mut rest = items.into_iter().filter(|(name, _)| marker.as_ref().is_none_or(|marker| name > marker));
+fn page(field: &str, items: BTreeMap<String, Value>, limit: usize, marker: Option<&str>) -> Value {
+    let mut rest = items.into_iter().filter(|(name, _)| marker.is_none_or(|marker| name.as_str() > marker));
     let (names, values): (Vec<String>, Vec<Value>) = rest.by_ref().take(limit).unzip();
     let truncated = rest.next().is_some();
     let mut answer = json!({ field: values, "Truncated": truncated });
@@ -351,16 +369,16 @@ mod tests {
             Fixture { kms, _directory: directory }
         }
 
-        fn call(&self, action: &str, request: Value) -> Value {
+        fn call(&self, action: &str, request: &Value) -> Value {
             call(&self.kms, action, request.to_string().as_bytes()).unwrap()
         }
 
-        fn kind(&self, action: &str, request: Value) -> &'static str {
+        fn kind(&self, action: &str, request: &Value) -> &'static str {
             call(&self.kms, action, request.to_string().as_bytes()).unwrap_err().kind
         }
 
         fn key(&self) -> String {
-            self.call("CreateKey", json!({}))["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned()
+            self.call("CreateKey", &json!({}))["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned()
         }
     }
 
@@ -369,22 +387,22 @@ mod tests {
         let kms = Fixture::new();
         let context = json!({ "mount": "a" });
         let request = json!({ "KeyId": kms.key(), "KeySpec": "AES_256", "EncryptionContext": context });
-        let data_key = kms.call("GenerateDataKey", request);
+        let data_key = kms.call("GenerateDataKey", &request);
         let blob = &data_key["CiphertextBlob"];
-        let opened = kms.call("Decrypt", json!({ "CiphertextBlob": blob, "EncryptionContext": context }));
+        let opened = kms.call("Decrypt", &json!({ "CiphertextBlob": blob, "EncryptionContext": context }));
         assert_eq!((&opened["Plaintext"], &opened["KeyId"]), (&data_key["Plaintext"], &data_key["KeyId"]));
         assert_eq!(from_base64("Plaintext", opened["Plaintext"].as_str().unwrap()).unwrap().len(), 32);
-        assert_eq!(kms.kind("Decrypt", json!({ "CiphertextBlob": blob })), "InvalidCiphertextException");
+        assert_eq!(kms.kind("Decrypt", &json!({ "CiphertextBlob": blob })), "InvalidCiphertextException");
         let other = json!({ "CiphertextBlob": blob, "EncryptionContext": context, "KeyId": kms.key() });
-        assert_eq!(kms.kind("Decrypt", other), "IncorrectKeyException");
+        assert_eq!(kms.kind("Decrypt", &other), "IncorrectKeyException");
     }
 
     #[test]
     fn a_data_key_without_plaintext_has_none() {
         let kms = Fixture::new();
-        let answer = kms.call("GenerateDataKeyWithoutPlaintext", json!({ "KeyId": kms.key(), "NumberOfBytes": 64 }));
+        let answer = kms.call("GenerateDataKeyWithoutPlaintext", &json!({ "KeyId": kms.key(), "NumberOfBytes": 64 }));
         assert!(answer.get("Plaintext").is_none());
-        let opened = kms.call("Decrypt", json!({ "CiphertextBlob": answer["CiphertextBlob"] }));
+        let opened = kms.call("Decrypt", &json!({ "CiphertextBlob": answer["CiphertextBlob"] }));
         assert_eq!(from_base64("Plaintext", opened["Plaintext"].as_str().unwrap()).unwrap().len(), 64);
     }
 
@@ -392,11 +410,11 @@ mod tests {
     fn describe_key_tells_the_state_and_the_usage() {
         let kms = Fixture::new();
         let id = kms.key();
-        kms.call("ScheduleKeyDeletion", json!({ "KeyId": id, "PendingWindowInDays": 7 }));
-        let metadata = &kms.call("DescribeKey", json!({ "KeyId": id }))["KeyMetadata"];
+        kms.call("ScheduleKeyDeletion", &json!({ "KeyId": id, "PendingWindowInDays": 7 }));
+        let metadata = &kms.call("DescribeKey", &json!({ "KeyId": id }))["KeyMetadata"];
         assert_eq!((&metadata["KeyState"], &metadata["Enabled"]), (&json!("PendingDeletion"), &json!(false)));
         assert!(metadata["DeletionDate"].is_u64());
-        let managed = &kms.call("DescribeKey", json!({ "KeyId": "alias/aws/s3" }))["KeyMetadata"];
+        let managed = &kms.call("DescribeKey", &json!({ "KeyId": "alias/aws/s3" }))["KeyMetadata"];
         assert_eq!((&managed["KeyManager"], &managed["KeyUsage"]), (&json!("AWS"), &json!("ENCRYPT_DECRYPT")));
     }
 
@@ -404,7 +422,7 @@ mod tests {
     fn the_managed_key_is_not_for_clients() {
         let kms = Fixture::new();
         let request = json!({ "KeyId": "alias/aws/s3", "KeySpec": "AES_256" });
-        assert_eq!(kms.kind("GenerateDataKey", request), "AccessDeniedException");
+        assert_eq!(kms.kind("GenerateDataKey", &request), "AccessDeniedException");
     }
 
     #[test]
@@ -412,12 +430,12 @@ mod tests {
         let kms = Fixture::new();
         let id = kms.key();
         for n in 0..5 {
-            kms.call("CreateAlias", json!({ "AliasName": format!("alias/{n}"), "TargetKeyId": id }));
+            kms.call("CreateAlias", &json!({ "AliasName": format!("alias/{n}"), "TargetKeyId": id }));
         }
         let mut seen = Vec::new();
         let mut marker = Value::Null;
         loop {
-            let page = kms.call("ListAliases", json!({ "Limit": 2, "Marker": marker, "KeyId": id }));
+            let page = kms.call("ListAliases", &json!({ "Limit": 2, "Marker": marker, "KeyId": id }));
             seen.extend(page["Aliases"].as_array().unwrap().iter().map(|alias| alias["AliasName"].clone()));
             match page["Truncated"].as_bool().unwrap() {
                 true => marker = page["NextMarker"].clone(),
@@ -425,14 +443,14 @@ mod tests {
             }
         }
         assert_eq!(seen, ["alias/0", "alias/1", "alias/2", "alias/3", "alias/4"]);
-        assert_eq!(kms.call("ListKeys", json!({}))["Keys"].as_array().unwrap().len(), 1);
+        assert_eq!(kms.call("ListKeys", &json!({}))["Keys"].as_array().unwrap().len(), 1);
     }
 
     #[test]
     fn mistakes_have_the_exceptions_of_aws() {
         let kms = Fixture::new();
         let id = kms.key();
-        kms.call("CreateAlias", json!({ "AliasName": "alias/a", "TargetKeyId": id }));
+        kms.call("CreateAlias", &json!({ "AliasName": "alias/a", "TargetKeyId": id }));
         let key = |id: &str| json!({ "KeyId": id });
         for (action, request, kind) in [
             ("CreateAlias", json!({ "AliasName": "alias/a", "TargetKeyId": id }), "AlreadyExistsException"),
@@ -453,14 +471,24 @@ mod tests {
             ("DescribeKey", json!({}), "SerializationException"),
             ("ReEncrypt", json!({}), "UnknownOperationException"),
         ] {
-            assert_eq!(kms.kind(action, request), kind, "{action}");
+            assert_eq!(kms.kind(action, &request), kind, "{action}");
+        }
+    }
+
+    #[test]
+    fn every_listed_action_is_known() {
+        let kms = Fixture::new();
+        for action in ACTIONS {
+            let unknown =
+                call(&kms.kms, action, b"{}").is_err_and(|refused| refused.kind == "UnknownOperationException");
+            assert!(!unknown, "{action}");
         }
     }
 
     #[test]
     fn the_calls_of_clients_are_counted_apart() {
         let kms = Fixture::new();
-        kms.call("DescribeKey", json!({ "KeyId": kms.key() }));
+        kms.call("DescribeKey", &json!({ "KeyId": kms.key() }));
         let counted = kms.kms.calls(Caller::Client);
         assert_eq!(counted, BTreeMap::from([("CreateKey".into(), 1), ("DescribeKey".into(), 1)]));
         assert!(kms.kms.calls(Caller::S3).is_empty());

@@ -135,12 +135,13 @@ impl Body for AnswerBody {
 impl Drop for AnswerBody {
     /// A fault that was counted as struck and changed nothing would deceive the test that planned it.
     fn drop(&mut self) {
-        match self.spoil {
-            Spoil::CutAfter(end) if self.sent < end => warn!(end, sent = self.sent, "a body was over before its cut"),
-            Spoil::FlipByte(at) if self.sent <= at => {
-                warn!(at, sent = self.sent, "a body was over before its flipped byte")
-            }
-            _ => {}
+        let unspoiled = match self.spoil {
+            Spoil::CutAfter(at) => self.sent < at,
+            Spoil::FlipByte(at) => self.sent <= at,
+            Spoil::None | Spoil::Cutting(_) => false,
+        };
+        if unspoiled {
+            warn!(sent = self.sent, "a body was over before the byte that a fault was to cut or flip");
         }
     }
 }
