@@ -121,15 +121,13 @@ pub enum Error {
     Certificate(#[from] CertificateError),
 }
 
-/// A running endpoint. Dropping it stops it too, without waiting.
+/// A running endpoint. Dropping it stops it too, without waiting; its directory is free again once its requests have ended.
 pub struct Server {
     address: SocketAddr,
     certificate_pem: Option<String>,
     front: Arc<Front>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
-    /// Held, and so locked, for as long as the endpoint runs.
-    _lock: File,
 }
 
 impl Server {
@@ -153,8 +151,13 @@ impl Server {
         let front = Arc::new(Front::new(endpoint, kms, credentials, options.region, faults));
         let (stop, stopped) = watch::channel(false);
         let (certificate_pem, acceptor) = certificate.map(Certificate::into_parts).unzip();
-        let serving = tokio::spawn(server::serve(listener, acceptor, Arc::clone(&front), stopped));
-        Ok(Server { address, certificate_pem, front, stop, serving, _lock: lock })
+        let serving = server::serve(listener, acceptor, Arc::clone(&front), stopped);
+        // The directory stays locked until the last request has ended, also when the server was only dropped.
+        let serving = tokio::spawn(async move {
+            serving.await;
+            drop(lock);
+        });
+        Ok(Server { address, certificate_pem, front, stop, serving })
     }
 
     /// The address to give to clients, such as `http://127.0.0.1:9000`.

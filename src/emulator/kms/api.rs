@@ -316,15 +316,13 @@ fn metadata(kms: &Kms, key: &Key) -> Value {
         "KeyState": key.status.name(),
         "KeyUsage": key.usage,
         "MultiRegion": key.id.starts_with("mrk-"),
-        "Origin": "AWS_KMS",
+        "Origin": if key.external { "EXTERNAL" } else { "AWS_KMS" },
     });
     if key.is_symmetric() {
         metadata["EncryptionAlgorithms"] = json!(["SYMMETRIC_DEFAULT"]);
     }
-    match key.status {
-        Status::PendingDeletion { at_unix_s } => metadata["DeletionDate"] = at_unix_s.into(),
-        Status::PendingImport => metadata["Origin"] = "EXTERNAL".into(),
-        Status::Enabled | Status::Disabled => {}
+    if let Status::PendingDeletion { at_unix_s } = key.status {
+        metadata["DeletionDate"] = at_unix_s.into();
     }
     metadata
 }

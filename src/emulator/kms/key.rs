@@ -48,6 +48,8 @@ pub struct Key {
     pub usage: String,
     /// Who manages it.
     pub manager: Manager,
+    /// Whether its material is imported, which this endpoint does not do, so that it can never be used.
+    pub external: bool,
     /// Whether it can be used.
     pub status: Status,
     /// Actions that tests have denied.
@@ -167,6 +169,7 @@ impl Key {
             spec: new.spec,
             usage: new.usage,
             manager: Manager::Customer,
+            external: new.external,
             status: if new.external { Status::PendingImport } else { Status::Enabled },
             denied: BTreeSet::new(),
             material: cipher::random()?,
@@ -200,18 +203,17 @@ impl Key {
         match self.status {
             Status::Enabled => Ok(()),
             Status::Disabled => Err(Exception::disabled(&self.arn)),
-            Status::PendingImport => Err(Exception::invalid_state(format!("{} is pending import.", self.arn))),
-            Status::PendingDeletion { .. } => self.require_switchable(),
+            Status::PendingImport => Err(self.pending("import")),
+            Status::PendingDeletion { .. } => Err(self.pending("deletion")),
         }
     }
 
-    /// Whether it can be enabled, disabled or scheduled for deletion.
-    pub(super) fn require_switchable(&self) -> Result<(), Exception> {
-        match self.status {
-            Status::PendingDeletion { .. } => {
-                Err(Exception::invalid_state(format!("{} is pending deletion.", self.arn)))
-            }
-            Status::Enabled | Status::Disabled | Status::PendingImport => Ok(()),
+    /// Whether it can be brought to `status` by being enabled, disabled or scheduled for deletion.
+    pub(super) fn require_switchable(&self, status: Status) -> Result<(), Exception> {
+        match (self.status, status) {
+            (Status::PendingDeletion { .. }, _) => Err(self.pending("deletion")),
+            (Status::PendingImport, Status::Enabled | Status::Disabled) => Err(self.pending("import")),
+            _ => Ok(()),
         }
     }
 
@@ -223,6 +225,10 @@ impl Key {
             return Err(Exception::invalid_usage(&self.arn, "key spec", &self.spec, action.name()));
         }
         Ok(())
+    }
+
+    fn pending(&self, what: &str) -> Exception {
+        Exception::invalid_state(format!("{} is pending {what}.", self.arn))
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) mod signature;
 mod store;
 mod trail;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -24,6 +25,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use exception::{Exception, Refusal};
 pub use key::{Action, Key, Manager, NewKey, Status};
 pub use trail::{Caller, Event};
+
+use tracing::warn;
 
 use name::Name;
 use store::Store;
@@ -52,8 +55,8 @@ pub struct DataKey {
 }
 
 tokio::task_local! {
-    /// Set around the handling of a request whose KMS calls are to be throttled.
-    static THROTTLED: ();
+    /// Set around the handling of a request whose KMS calls are to be throttled; it becomes true when one was.
+    static THROTTLED: Cell<bool>;
 }
 
 impl Kms {
@@ -172,7 +175,8 @@ impl Kms {
         if !matches!(key.status, Status::PendingDeletion { .. }) {
             return Err(Exception::invalid_state(format!("{} is not pending deletion.", key.arn)));
         }
-        self.alter(&key.id, |key| key.status = Status::Disabled)
+        let status = if key.external { Status::PendingImport } else { Status::Disabled };
+        self.alter(&key.id, |key| key.status = status)
     }
 
     /// Denies an action on a key from now on, as a key policy would with an explicit deny.
@@ -216,11 +220,18 @@ impl Kms {
 
     /// Does `work` so that each KMS call S3 makes within it, on this task, is refused as throttled.
     pub(super) async fn throttled<F: Future>(work: F) -> F::Output {
-        THROTTLED.scope((), work).await
+        let watched = async {
+            let output = work.await;
+            if !THROTTLED.with(Cell::get) {
+                warn!("a request whose KMS calls were to be throttled made none");
+            }
+            output
+        };
+        THROTTLED.scope(Cell::new(false), watched).await
     }
 
     fn use_for_s3(&self, name: &str, action: Action, context: &BTreeMap<String, String>) -> Result<Key, Refusal> {
-        let throttled = THROTTLED.try_with(|()| ()).is_ok();
+        let throttled = THROTTLED.try_with(|struck| struck.set(true)).is_ok();
         let found =
             if throttled { Err(Refusal::throttled()) } else { self.usable(name, action).map_err(Refusal::from) };
         let key_arn = found.as_ref().map_or_else(|_| name.to_owned(), |key| key.arn.clone());
@@ -260,7 +271,7 @@ impl Kms {
         if key.manager == Manager::Aws {
             return Err(Exception::denied_by_service(&self.user_arn(), action, &key.arn));
         }
-        key.require_switchable()?;
+        key.require_switchable(status)?;
         self.alter(&key.id, |key| key.status = status)
     }
 
@@ -386,6 +397,19 @@ mod tests {
         assert_eq!(refusal(&kms, &arn), disabled);
         kms.enable(&arn).unwrap();
         kms.decrypt(&arn, &none()).unwrap();
+    }
+
+    #[test]
+    fn a_key_that_waits_for_its_material_can_only_be_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let kms = kms(&directory);
+        let arn = kms.create_key(NewKey { external: true, ..NewKey::default() }).unwrap().arn;
+        let pending = expected(400, "KMS.KMSInvalidStateException", format!("{arn} is pending import."));
+        assert_eq!(kms.enable(&arn).unwrap_err().kind, "KMSInvalidStateException");
+        assert_eq!(refusal(&kms, &arn), pending);
+        kms.schedule_deletion(&arn, 7).unwrap();
+        kms.cancel_deletion(&arn).unwrap();
+        assert_eq!(refusal(&kms, &arn), pending);
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub(in crate::emulator) fn verify(
     }
     let time = signing_time(&head.headers, authorization.date)?;
     authorization.check_scope(region)?;
+    authorization.check_signed_headers(&head.headers)?;
     check_skew(time, now)?;
     let expected = signature(head, body, credentials, &authorization, time)?;
     // Comparing digests takes the same time wherever the signatures differ.
@@ -95,10 +96,17 @@ impl<'a> Authorization<'a> {
         if self.region != region {
             return Err(invalid("Credential should be scoped to a valid region."));
         }
-        if !self.signed_headers.contains(&"host") {
-            return Err(invalid("'Host' must be a 'SignedHeader' in the AWS Authorization."));
-        }
         Ok(())
+    }
+
+    /// The host and all `x-amz-` headers must be signed, or an action could be swapped for another.
+    fn check_signed_headers(&self, headers: &HeaderMap) -> Result<(), Exception> {
+        let must_be_signed = |name: &str| name == "host" || name.starts_with("x-amz-");
+        let names = headers.keys().map(|name| name.as_str()).chain(["host"]);
+        match names.filter(|name| must_be_signed(name)).find(|name| !self.signed_headers.contains(name)) {
+            Some(name) => Err(invalid(&format!("'{name}' must be a 'SignedHeader' in the AWS Authorization."))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -205,8 +213,11 @@ mod tests {
         assert_eq!(kind(&good, b"{}", now), Err("InvalidSignatureException"));
         let mut retargeted = good.clone();
         retargeted.headers.insert("x-amz-target", "TrentService.Decrypt".parse().unwrap());
+        let mut smuggled = good.clone();
+        smuggled.headers.insert("x-amz-unsigned", "a".parse().unwrap());
         for head in [
             retargeted,
+            smuggled,
             signed("other", "us-east-1", "kms", now),
             signed("SK", "eu-west-1", "kms", now),
             signed("SK", "us-east-1", "s3", now),

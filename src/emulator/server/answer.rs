@@ -70,15 +70,17 @@ impl Ids {
     }
 
     /// Writes the ids into the headers, and into the body of an S3 error as `RequestId` and `HostId`.
-    pub(super) fn stamp(&self, response: &mut HttpResponse) {
+    pub(super) fn stamp(&self, response: &mut HttpResponse, protocol: Protocol) {
         self.stamp_error(response);
         let headers = response.headers_mut();
-        for (name, value) in [
-            (HeaderName::from_static("x-amz-request-id"), &self.request),
-            (HeaderName::from_static("x-amzn-requestid"), &self.request),
-            (HeaderName::from_static("x-amz-id-2"), &self.host),
-        ] {
-            headers.insert(name, HeaderValue::from_str(value).expect("hexadecimal and Base64 are visible ASCII"));
+        let mut label = |name, value: &str| {
+            let value = HeaderValue::from_str(value).expect("hexadecimal and Base64 are visible ASCII");
+            headers.insert(HeaderName::from_static(name), value);
+        };
+        label("x-amz-request-id", &self.request);
+        label("x-amz-id-2", &self.host);
+        if protocol == Protocol::Kms {
+            label("x-amzn-requestid", &self.request);
         }
         headers.insert(SERVER, HeaderValue::from_static("dssefs"));
     }
@@ -131,7 +133,7 @@ mod tests {
     #[test]
     fn an_s3_error_is_escaped_and_carries_the_ids_in_body_and_headers() {
         let mut response = Protocol::S3.error(503, "SlowDown", "a < b");
-        Ids::new().stamp(&mut response);
+        Ids::new().stamp(&mut response, Protocol::S3);
         let id = response.headers()["x-amz-request-id"].to_str().unwrap().to_owned();
         assert_eq!((response.status().as_u16(), id.len()), (503, 16));
         let text = text(&response);

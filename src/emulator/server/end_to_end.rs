@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use super::super::faults::{Fault, Plan, Rule};
 use super::super::kms::{Action, NewKey};
 use super::super::{Error, Options, Server};
+use super::admin;
 
 const BUCKET: &str = "bucket";
 
@@ -393,6 +394,28 @@ async fn the_administrative_addresses_speak_json() {
     assert_eq!(world.admin("POST", "counters/reset", "").await.0, 200);
     assert_eq!(world.server.counters().all_requests(), 0);
     assert_eq!(world.admin("GET", "nothing", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn other_hosts_cannot_administrate() {
+    let world = World::new().await;
+    let head = http::Request::get("/_dssefs/counters").body(()).unwrap().into_parts().0;
+    let status = |peer: &str| admin::answer(&world.server.front, &head, b"", peer.parse().unwrap()).status().as_u16();
+    assert_eq!((status("192.0.2.1:80"), status("127.0.0.1:80"), status("[::ffff:127.0.0.1]:80")), (403, 200, 200));
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_finished_before_the_stop() {
+    let world = World::new().await;
+    world.put("a", b"x").await;
+    world.plan(vec![Rule::on("GetObject", Fault::DelayMs(500))]);
+    let client = world.s3();
+    let get = tokio::spawn(async move { client.get_object().bucket(BUCKET).key("a").send().await.is_ok() });
+    while world.server.faults()[0].struck == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.server.stop().await;
+    assert!(get.await.unwrap());
 }
 
 #[tokio::test]

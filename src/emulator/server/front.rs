@@ -81,7 +81,7 @@ impl Front {
             Ok(body) => admin::answer(self, &head, &body, peer.address),
             Err(exception) => answer::plain(http::StatusCode::BAD_REQUEST, &exception.message),
         };
-        Ids::new().stamp(&mut answer);
+        Ids::new().stamp(&mut answer, Protocol::S3);
         answer.map(|body| AnswerBody::new(body, None, Spoil::None))
     }
 
@@ -98,7 +98,7 @@ impl Front {
             Some(answer) => answer,
             None => answer::kms(self.call_kms(action, &head, &mut body).await),
         };
-        Ids::new().stamp(&mut answer);
+        Ids::new().stamp(&mut answer, Protocol::Kms);
         spoil::after(fault, answer, None).await
     }
 
@@ -118,7 +118,7 @@ impl Front {
             None if fault == Some(Fault::ThrottleKms) => Kms::throttled(self.call_s3(request)).await,
             None => self.call_s3(request).await,
         };
-        Ids::new().stamp(&mut answer);
+        Ids::new().stamp(&mut answer, Protocol::S3);
         spoil::after(fault, answer, Some(meter)).await
     }
 
