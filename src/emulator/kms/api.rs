@@ -15,6 +15,24 @@ use super::trail::Caller;
 /// What stands before the action in `X-Amz-Target`.
 pub(in crate::emulator) const TARGET_PREFIX: &str = "TrentService.";
 
+/// The actions of this endpoint.
+pub(in crate::emulator) const ACTIONS: &[&str] = &[
+    "DescribeKey",
+    "GenerateDataKey",
+    "GenerateDataKeyWithoutPlaintext",
+    "Encrypt",
+    "Decrypt",
+    "CreateKey",
+    "EnableKey",
+    "DisableKey",
+    "ScheduleKeyDeletion",
+    "CancelKeyDeletion",
+    "CreateAlias",
+    "DeleteAlias",
+    "ListKeys",
+    "ListAliases",
+];
+
 /// The most that Encrypt takes, in bytes (KMS API reference).
 const PLAINTEXT_BYTES_MAX: usize = 4_096;
 
@@ -126,24 +144,6 @@ struct ListRequest {
     limit: Option<usize>,
     marker: Option<String>,
 }
-
-/// The actions of this endpoint.
-pub(in crate::emulator) const ACTIONS: &[&str] = &[
-    "DescribeKey",
-    "GenerateDataKey",
-    "GenerateDataKeyWithoutPlaintext",
-    "Encrypt",
-    "Decrypt",
-    "CreateKey",
-    "EnableKey",
-    "DisableKey",
-    "ScheduleKeyDeletion",
-    "CancelKeyDeletion",
-    "CreateAlias",
-    "DeleteAlias",
-    "ListKeys",
-    "ListAliases",
-];
 
 fn describe_key(kms: &Kms, request: &KeyOnly) -> Answer {
     let key = kms.find(&request.key_id)?;

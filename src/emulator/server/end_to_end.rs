@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_s3::config::retry::RetryConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, SharedHttpClient};
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, ResponseChecksumValidation, SharedHttpClient};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::primitives::ByteStream;
@@ -56,6 +56,8 @@ impl World {
             .endpoint_url(self.server.url())
             .force_path_style(true)
             .retry_config(RetryConfig::disabled())
+            // Otherwise the SDK would turn a flipped byte into an error, and the test could not see which byte it was.
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .http_client(http_client(self.server.certificate_pem()))
             .build();
         aws_sdk_s3::Client::from_conf(config)

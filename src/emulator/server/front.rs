@@ -49,7 +49,7 @@ impl Front {
     ) -> Front {
         let mut s3 = S3ServiceBuilder::new(endpoint);
         s3.set_auth(Login(credentials.clone()));
-        s3.set_access(Access::default());
+        s3.set_access(Access);
         s3.set_host(Localhost);
         Front { s3: s3.build(), credentials, region, kms, faults, tally: Tally::default() }
     }
