@@ -4,7 +4,7 @@
 //! (AES-256-GCM, the encryption context authenticated), and keeps a short trail of who called with which context. What it
 //! refuses to do: asymmetric cryptography and MACs; such keys exist as metadata only, so that their misuse can be provoked.
 //!
-//! S3 calls [`Kms::generate_data_key`] and [`Kms::decrypt`]; clients come in over HTTP through [`api`].
+//! S3 calls [`Kms::generate_data_key`] and [`Kms::decrypt`]; clients come in over HTTP through `api`.
 
 pub(super) mod api;
 mod cipher;
