@@ -1,1 +1,296 @@
-//! The embedded S3 + KMS endpoint.
+//! The embedded S3 + KMS endpoint behind `dssefs serve` and `dssefs demo`, and under the tests.
+//!
+//! What it does: behaves at the wire as S3 and KMS do for DSSE-KMS objects, keeps its data in one directory, counts what it
+//! is asked, and fails on purpose when told to. What it refuses to do: protect data. Its keys lie beside its objects, so it is
+//! for development, demonstrations and tests.
+//!
+//! It uses no other room of this crate. It is an independent mirror: were a header name or an algorithm wrong in the client,
+//! the same mistake imported here would confirm it.
+
+pub mod counters;
+pub mod faults;
+pub mod kms;
+pub mod operation;
+pub mod s3;
+mod server;
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use counters::Counters;
+pub use server::CertificateError;
+
+use faults::{Faults, Plan};
+use kms::Kms;
+use kms::signature::Credentials;
+use server::{Certificate, Front};
+
+/// How the endpoint is to run.
+#[derive(Clone)]
+pub struct Options {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// The directory that holds everything the endpoint keeps. Made when missing; one endpoint at a time.
+    pub data: PathBuf,
+    /// Whether to speak TLS, with a certificate of its own.
+    pub tls: bool,
+    /// The Region it plays, such as `us-east-1`.
+    pub region: String,
+    /// The account it plays: 12 digits.
+    pub account: String,
+    /// The one access key it knows.
+    pub access_key: String,
+    /// The secret of that access key.
+    pub secret_key: String,
+    /// What is to fail.
+    pub faults: Plan,
+    /// Whether `listen` may be an address that other hosts can reach.
+    pub allow_non_loopback: bool,
+}
+
+impl Options {
+    /// A plain endpoint on a free port of the loopback, with test credentials, in `us-east-1`.
+    #[must_use]
+    pub fn new(data: PathBuf) -> Options {
+        Options {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            data,
+            tls: false,
+            region: "us-east-1".to_owned(),
+            account: "111122223333".to_owned(),
+            access_key: "dssefs".to_owned(),
+            secret_key: "dssefs-secret".to_owned(),
+            faults: Plan::default(),
+            allow_non_loopback: false,
+        }
+    }
+}
+
+/// Why the endpoint does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Other hosts could reach it.
+    #[error(
+        "{address} can be reached from other hosts, and this endpoint protects nothing; listen on 127.0.0.1, or allow it explicitly."
+    )]
+    NotLoopback {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// A setting that no AWS account could have.
+    #[error("`{value}` cannot be the {name}: {rule}.")]
+    Setting {
+        /// The name of the setting.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// The data directory.
+    #[error("The data directory {} cannot be used.", path.display())]
+    Data {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Two endpoints on one directory would overwrite each other.
+    #[error("Another endpoint uses {}; stop it, or choose another directory.", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The address.
+    #[error("Listening on {address} is not possible.")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+}
+
+/// A running endpoint. Dropping it stops it too, without waiting; its directory is free again once its requests have ended.
+pub struct Server {
+    address: SocketAddr,
+    certificate_pem: Option<String>,
+    front: Arc<Front>,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts the endpoint; it answers once this returns. Needs a Tokio runtime.
+    ///
+    /// # Errors
+    /// An address that others can reach and that was not allowed, settings that cannot be, and what the system refuses.
+    pub async fn start(options: Options) -> Result<Server, Error> {
+        check(&options)?;
+        let data = options.data.clone();
+        let lock = lock(&data)?;
+        let in_data = |source| Error::Data { path: data.clone(), source };
+        let kms = Kms::open(&data.join("kms"), &options.region, &options.account).map_err(in_data)?;
+        let kms = Arc::new(kms);
+        let endpoint = s3::Endpoint::open(&data.join("s3"), Arc::clone(&kms), &options.region, &options.account);
+        let endpoint = endpoint.map_err(in_data)?;
+        let certificate = options.tls.then(|| Certificate::open(&data)).transpose()?;
+        let (listener, address) = listen(options.listen).await?;
+        let credentials = Credentials { access_key: options.access_key, secret_key: options.secret_key };
+        let faults = Faults::new(options.faults);
+        let front = Arc::new(Front::new(endpoint, kms, credentials, options.region, faults));
+        let (stop, stopped) = watch::channel(false);
+        let (certificate_pem, acceptor) = certificate.map(Certificate::into_parts).unzip();
+        let serving = server::serve(listener, acceptor, Arc::clone(&front), stopped);
+        // The directory stays locked until the last request has ended, also when the server was only dropped.
+        let serving = tokio::spawn(async move {
+            serving.await;
+            drop(lock);
+        });
+        Ok(Server { address, certificate_pem, front, stop, serving })
+    }
+
+    /// The address to give to clients, such as `http://127.0.0.1:9000`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.certificate_pem.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", reachable(self.address))
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The certificate to trust, when it speaks TLS; the same is in `certificate.pem` of the data directory.
+    #[must_use]
+    pub fn certificate_pem(&self) -> Option<&str> {
+        self.certificate_pem.as_deref()
+    }
+
+    /// What it was asked so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.front.counters()
+    }
+
+    /// Starts the counters, and the trail of KMS, from zero.
+    pub fn reset_counters(&self) {
+        self.front.reset_counters();
+    }
+
+    /// Replaces the plan of faults.
+    pub fn set_faults(&self, plan: Plan) {
+        self.front.faults.replace(plan);
+    }
+
+    /// How the rules of the plan stand.
+    #[must_use]
+    pub fn faults(&self) -> Vec<faults::Standing> {
+        self.front.faults.standing()
+    }
+
+    /// Its keys.
+    #[must_use]
+    pub fn kms(&self) -> &Arc<Kms> {
+        &self.front.kms
+    }
+
+    /// Takes no more requests, and returns when those under way are finished, or after five seconds.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        if let Err(error) = self.serving.await {
+            tracing::error!(%error, "the endpoint stopped by a defect of its own");
+        }
+    }
+}
+
+fn check(options: &Options) -> Result<(), Error> {
+    if !options.listen.ip().to_canonical().is_loopback() && !options.allow_non_loopback {
+        return Err(Error::NotLoopback { address: options.listen });
+    }
+    let setting = |name, value: &str, rule| Err(Error::Setting { name, value: value.to_owned(), rule });
+    let in_region = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if options.region.is_empty() || !options.region.bytes().all(in_region) {
+        return setting("Region", &options.region, "a Region is written with a-z, 0-9 and `-`");
+    }
+    if options.account.len() != 12 || !options.account.bytes().all(|byte| byte.is_ascii_digit()) {
+        return setting("account", &options.account, "an account is 12 digits");
+    }
+    if options.access_key.is_empty() || options.access_key.contains(['/', ',', ' ']) {
+        return setting("access key", &options.access_key, "it needs a character, and no `/`, `,` or space");
+    }
+    Ok(())
+}
+
+fn lock(data: &Path) -> Result<File, Error> {
+    let in_data = |source| Error::Data { path: data.to_owned(), source };
+    fs::create_dir_all(data).map_err(in_data)?;
+    let file = File::create(data.join("lock")).map_err(in_data)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: data.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(in_data(source)),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// The same address as a client on this host can use it: `0.0.0.0` and `::` are no destinations.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, v6.port()).into(),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(change: impl FnOnce(&mut Options)) -> Error {
+        let mut options = Options::new(PathBuf::new());
+        change(&mut options);
+        check(&options).unwrap_err()
+    }
+
+    #[test]
+    fn an_address_that_others_can_reach_must_be_allowed() {
+        let open = SocketAddr::from(([0, 0, 0, 0], 0));
+        assert!(matches!(refusal(|options| options.listen = open), Error::NotLoopback { .. }));
+        let allowed = Options { listen: open, allow_non_loopback: true, ..Options::new(PathBuf::new()) };
+        assert!(check(&allowed).is_ok());
+    }
+
+    #[test]
+    fn settings_that_aws_could_not_have_are_refused() {
+        assert!(matches!(refusal(|options| options.region = "EU".into()), Error::Setting { name: "Region", .. }));
+        assert!(matches!(refusal(|options| options.account = "1".into()), Error::Setting { name: "account", .. }));
+        assert!(matches!(refusal(|options| options.access_key.clear()), Error::Setting { name: "access key", .. }));
+    }
+
+    #[test]
+    fn the_url_is_one_that_a_client_can_use() {
+        let reach = |text: &str| reachable(text.parse().unwrap()).to_string();
+        assert_eq!(reach("0.0.0.0:80"), "127.0.0.1:80");
+        assert_eq!(reach("[::]:80"), "[::1]:80");
+        assert_eq!(reach("127.0.0.2:80"), "127.0.0.2:80");
+    }
+}

@@ -1,0 +1,89 @@
+//! `/_dssefs/`: what tests and demonstrations ask of the endpoint itself. JSON in and out, no signature, loopback only.
+//!
+//! | request | does |
+//! |---|---|
+//! | `GET /_dssefs/counters` | the [`Counters`](super::super::counters::Counters) |
+//! | `POST /_dssefs/counters/reset` | starts the counters and the trail from zero |
+//! | `GET /_dssefs/faults` | each rule, and how often it may still strike |
+//! | `POST /_dssefs/faults` | replaces the plan; the body is a list of rules |
+//! | `GET /_dssefs/kms/trail` | the latest KMS calls with their encryption contexts |
+//! | `POST /_dssefs/kms/deny` | denies `{"key": ..., "action": "kms:Decrypt"}` |
+//! | `POST /_dssefs/kms/allow` | takes a deny back |
+
+use std::net::SocketAddr;
+
+use http::StatusCode;
+use http::request::Parts;
+use s3s::HttpResponse;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::super::faults::Plan;
+use super::super::kms::{Action, Exception, Kms};
+use super::answer;
+use super::front::Front;
+
+/// Where these addresses start. No bucket can be called so: bucket names have no underscore.
+pub(super) const PREFIX: &str = "/_dssefs/";
+
+pub(super) fn answer(front: &Front, head: &Parts, body: &[u8], peer: SocketAddr) -> HttpResponse {
+    if !peer.ip().to_canonical().is_loopback() {
+        return answer::plain(StatusCode::FORBIDDEN, "The endpoint is administrated from its own host only.");
+    }
+    let path = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    match (head.method.as_str(), path) {
+        ("GET", "counters") => answer::json(StatusCode::OK, &front.counters()),
+        ("POST", "counters/reset") => {
+            front.reset_counters();
+            done()
+        }
+        ("GET", "faults") => answer::json(StatusCode::OK, &front.faults.standing()),
+        ("POST", "faults") => replace_faults(front, body),
+        ("GET", "kms/trail") => answer::json(StatusCode::OK, &front.kms.trail()),
+        ("POST", "kms/deny") => change_permission(front, body, Kms::deny),
+        ("POST", "kms/allow") => change_permission(front, body, Kms::allow),
+        _ => answer::plain(
+            StatusCode::NOT_FOUND,
+            "There is nothing at this address and method; see the documentation of `dssefs serve`.",
+        ),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Permission {
+    key: String,
+    action: Action,
+}
+
+fn replace_faults(front: &Front, body: &[u8]) -> HttpResponse {
+    match serde_json::from_slice::<Plan>(body) {
+        Ok(plan) => {
+            front.faults.replace(plan);
+            done()
+        }
+        Err(error) => refused(&error.to_string()),
+    }
+}
+
+fn change_permission(
+    front: &Front,
+    body: &[u8],
+    change: impl FnOnce(&Kms, &str, Action) -> Result<(), Exception>,
+) -> HttpResponse {
+    match serde_json::from_slice::<Permission>(body) {
+        Ok(wanted) => match change(&front.kms, &wanted.key, wanted.action) {
+            Ok(()) => done(),
+            Err(exception) => refused(&exception.to_string()),
+        },
+        Err(error) => refused(&error.to_string()),
+    }
+}
+
+fn done() -> HttpResponse {
+    answer::json(StatusCode::OK, &json!({ "done": true }))
+}
+
+fn refused(why: &str) -> HttpResponse {
+    answer::json(StatusCode::BAD_REQUEST, &json!({ "error": why }))
+}

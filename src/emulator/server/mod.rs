@@ -1,0 +1,22 @@
+//! The HTTP side of the endpoint: connections, TLS, who answers what, faults carried out, bodies counted.
+//!
+//! What it does: one port for S3, KMS and the endpoint's own addresses, HTTP/1.1, plain or with a certificate of its own.
+//! What it refuses to do: know what an object or a key is; that is told by the S3 and KMS sides beside it.
+
+mod admin;
+mod answer;
+mod body;
+mod certificate;
+mod connection;
+mod front;
+mod login;
+mod spoil;
+
+#[cfg(test)]
+mod end_to_end;
+
+pub use certificate::CertificateError;
+
+pub(super) use certificate::Certificate;
+pub(super) use connection::serve;
+pub(super) use front::Front;
