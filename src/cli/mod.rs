@@ -72,6 +72,20 @@ fn usage(error: &clap::Error) -> Exit {
     if error.use_stderr() { Exit::Usage } else { Exit::Ok }
 }
 
+/// Prints an error with its causes, as far as its own sentence does not hold them already.
+fn complain(error: &dyn std::error::Error) {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !sentence.contains(&text) {
+            sentence = format!("{}: {text}", sentence.trim_end_matches('.'));
+        }
+        cause = next.source();
+    }
+    eprintln!("{sentence}");
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 
 use super::background;
+use super::complain;
 use super::exit::Exit;
 use super::logging::{self, Place};
 use crate::config::{Config, RawConfig};
@@ -44,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
 
 fn serve(config: Config, place: Place) -> Exit {
     if let Err(error) = prepare(&config, place) {
-        eprintln!("{error}");
+        complain(&error);
         return Exit::Usage;
     }
     let keep_stderr = logging::needs_stderr(&config.log);
@@ -58,7 +59,7 @@ fn serve(config: Config, place: Place) -> Exit {
     match daemon::run(config, ready) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error);
             Exit::from(&error)
         }
     }

@@ -7,6 +7,7 @@ use clap::Args;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::complain;
 use super::exit::Exit;
 use super::logging::{self, Place};
 use crate::config::{Log, LogFormat};
@@ -47,9 +48,6 @@ pub(super) struct Arguments {
     verbose: u8,
 }
 
-/// The account that the endpoint's keys and buckets belong to: the one of AWS's own examples.
-pub(super) const ACCOUNT: &str = "111122223333";
-
 /// Why the endpoint does not serve.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
@@ -59,7 +57,7 @@ enum ServeError {
     FaultsUnreadable { path: PathBuf, error: std::io::Error },
     #[error("{} is not a plan of faults: {error}", path.display())]
     FaultsInvalid { path: PathBuf, error: serde_json::Error },
-    #[error("the endpoint cannot start: {0}")]
+    #[error("the endpoint cannot start")]
     Start(#[from] emulator::Error),
     #[error("the system refuses what the endpoint needs: {0}")]
     System(#[from] std::io::Error),
@@ -71,7 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     match served {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error);
             exit_of(&error)
         }
     }
@@ -94,21 +92,18 @@ async fn serve(arguments: &Arguments) -> Result<(), ServeError> {
     let faults = arguments.faults.as_deref().map(read_faults).transpose()?.unwrap_or_default();
     let options = Options {
         listen: arguments.listen,
-        data: home.path().to_owned(),
         tls: arguments.tls,
         region: arguments.region.clone(),
-        account: ACCOUNT.to_owned(),
         access_key: arguments.access_key.clone(),
         secret_key: arguments.secret_key.clone(),
         faults,
         allow_non_loopback: arguments.allow_non_loopback,
+        buckets: arguments.bucket.clone(),
+        ..Options::new(home.path().to_owned())
     };
     // The signals are taken before anybody learns that the endpoint is there.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let server = Server::start(options).await?;
-    for bucket in &arguments.bucket {
-        server.create_bucket(bucket).await?;
-    }
     introduce(&server, arguments, home.path());
     tokio::select! {
         _ = interrupt.recv() => {}

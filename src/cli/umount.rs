@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, geteuid, test_kill_process};
 
+use super::complain;
 use super::exit::Exit;
 
 /// The arguments of `dssefs umount`.
@@ -48,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     match umount(&arguments.mountpoint) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error);
             exit_of(&error)
         }
     }

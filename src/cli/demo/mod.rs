@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::complain;
 use super::exit::Exit;
 use guide::Guide;
 use stage::{Stage, StageError};
@@ -34,7 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         Ok(0) => Exit::Ok,
         Ok(_) => Exit::Untrue,
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error);
             error.exit()
         }
     }

@@ -15,10 +15,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::super::exit::Exit;
-use super::super::serve::ACCOUNT;
-use crate::emulator::counters::Counters;
 use crate::emulator::kms::NewKey;
-use crate::emulator::{self, Options, Server, faults};
+use crate::emulator::{self, Counters, Options, Server};
 
 pub(super) const BUCKET: &str = "demo";
 pub(super) const REGION: &str = "us-east-1";
@@ -42,9 +40,9 @@ pub(super) enum StageError {
     NoFuse(#[source] io::Error),
     #[error("{} cannot be made a mount point: {error}", path.display())]
     Mountpoint { path: PathBuf, error: io::Error },
-    #[error("the endpoint cannot start: {0}")]
+    #[error("the endpoint cannot start")]
     Endpoint(#[from] emulator::Error),
-    #[error("the endpoint gives no key: {0}")]
+    #[error("the endpoint gives no key")]
     Key(#[from] emulator::kms::Exception),
     #[error("the mount did not come up; what it said is above")]
     Mount(Exit),
@@ -155,18 +153,13 @@ struct Endpoint<'a> {
 impl<'a> Endpoint<'a> {
     fn start(runtime: &'a Runtime, data: &Path) -> Result<Endpoint<'a>, StageError> {
         let options = Options {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            data: data.to_owned(),
-            tls: false,
             region: REGION.to_owned(),
-            account: ACCOUNT.to_owned(),
             access_key: ACCESS_KEY.to_owned(),
             secret_key: SECRET_KEY.to_owned(),
-            faults: faults::Plan::default(),
-            allow_non_loopback: false,
+            buckets: vec![BUCKET.to_owned()],
+            ..Options::new(data.to_owned())
         };
         let server = runtime.block_on(Server::start(options))?;
-        runtime.block_on(server.create_bucket(BUCKET))?;
         let key_arn = server.kms().create_key(NewKey::default())?.arn;
         Ok(Endpoint { runtime, server, key_arn })
     }
