@@ -1,3 +1,7 @@
 //! The `dssefs` program: parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dssefs::cli::main()
+}

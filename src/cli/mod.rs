@@ -1,1 +1,114 @@
-//! The commands.
+//! The command line: one file for each command, the list of exit codes, and everything that the program prints.
+//!
+//! The room decides nothing about files or encryption: it reads arguments, starts the daemon or the endpoint, and tells people
+//! and scripts how it went. What it promises to scripts is listed in `docs/CLI.md`. It may use `config`, `daemon` and
+//! `emulator`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the room that talks to the terminal")]
+
+mod background;
+#[cfg(feature = "serve")]
+mod demo;
+mod exit;
+mod logging;
+mod mount;
+#[cfg(feature = "serve")]
+mod serve;
+mod umount;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::Exit;
+
+/// Mounts an S3 bucket as a directory in which every file is a proven DSSE-KMS object.
+#[derive(Debug, Parser)]
+#[command(name = "dssefs", version, max_term_width = 120, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount a bucket on a directory
+    Mount(Box<mount::Arguments>),
+    /// Unmount, and wait until everything is written and the daemon is gone
+    Umount(umount::Arguments),
+    /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on disk
+    #[cfg(feature = "serve")]
+    Serve(serve::Arguments),
+    /// Start an endpoint, mount a bucket of it, and take a tour
+    #[cfg(feature = "serve")]
+    Demo(demo::Arguments),
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let exit = match Cli::try_parse() {
+        Ok(cli) => run(cli.command),
+        Err(error) => usage(&error),
+    };
+    exit.into()
+}
+
+fn run(command: Command) -> Exit {
+    match command {
+        Command::Mount(arguments) => mount::run(&arguments),
+        Command::Umount(arguments) => umount::run(&arguments),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => serve::run(&arguments),
+        #[cfg(feature = "serve")]
+        Command::Demo(arguments) => demo::run(&arguments),
+    }
+}
+
+/// Help and version were asked for; everything else that clap returns is a mistake.
+fn usage(error: &clap::Error) -> Exit {
+    // A closed terminal takes no help, and there is nobody left to tell.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+}
+
+/// Prints an error with its causes, as far as its own sentence does not hold them already.
+fn complain(error: &dyn std::error::Error) {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !sentence.contains(&text) {
+            sentence = format!("{}: {text}", sentence.trim_end_matches('.'));
+        }
+        cause = next.source();
+    }
+    eprintln!("{sentence}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_free_of_contradictions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_every_command_is_documented() {
+        let page = include_str!("../../docs/CLI.md");
+        for command in Cli::command().get_subcommands() {
+            let visible = command.get_arguments().filter(|argument| !argument.is_hide_set());
+            for flag in visible.filter_map(clap::Arg::get_long).filter(|flag| *flag != "help") {
+                assert!(
+                    page.contains(&format!("`--{flag}")),
+                    "docs/CLI.md does not name --{flag} of {}",
+                    command.get_name()
+                );
+            }
+        }
+    }
+}

@@ -1,1 +1,20 @@
-//! Options as given, and as checked.
+//! The options of a mount: as given ([`RawConfig`]) and as checked ([`Config`]).
+//!
+//! Options come from flags and from the environment (`DSSEFS_*`), which clap fills into [`RawConfig`]. [`Config::check`] turns
+//! them into types whose constructors are the checks, and reports every problem at once, each with a sentence that says what to
+//! do. The room looks at the mount point and asks the network nothing: what the bucket and the key say is the daemon's to find
+//! out. It may use `object` and `policy`.
+
+mod checked;
+mod endpoint;
+mod problem;
+mod raw;
+mod source;
+mod units;
+
+pub use checked::{Config, Connection, KeyChoice, Log, MEMORY_BYTES_MIN};
+pub use endpoint::EndpointError;
+pub use problem::{Problem, Problems};
+pub use raw::{AttributeSource, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, XattrList};
+pub use source::{Source, SourceError};
+pub use units::{DurationError, ModeError, SizeError, parse_duration, parse_mode, parse_size};

@@ -1,0 +1,180 @@
+//! `dssefs umount`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, geteuid, test_kill_process};
+
+use super::complain;
+use super::exit::Exit;
+
+/// The arguments of `dssefs umount`.
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// The directory that a bucket is mounted on
+    #[arg(value_name = "DIR")]
+    mountpoint: PathBuf,
+}
+
+/// Why a mount is still there.
+#[derive(Debug, thiserror::Error)]
+enum UmountError {
+    #[error("{} is in use; close its files and leave it (fuser -vm {} names who is there), then try again", .0.display(), .0.display())]
+    Busy(PathBuf),
+    #[error("{} is not a mount of dssefs; findmnt -t fuse.dssefs lists them", .0.display())]
+    NotMounted(PathBuf),
+    #[error("the list of mounts cannot be read: {0}")]
+    Mounts(#[source] io::Error),
+    #[error("fusermount3 is missing ({0}); install it with apt-get install fuse3")]
+    HelperMissing(#[source] io::Error),
+    #[error("{} cannot be unmounted: {reason}", path.display())]
+    Refused { path: PathBuf, reason: String },
+    #[error("{} is unmounted, and its daemon (process {pid}) has still not ended after {} s; see its log", path.display(), DAEMON_END.as_secs())]
+    DaemonStays { path: PathBuf, pid: i32 },
+}
+
+/// All open files are committed before the kernel lets the mount go, so what the daemon still has to do is short.
+const DAEMON_END: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+/// The attribute of a mount's root that names the daemon.
+const PID_ATTRIBUTE: &str = "user.dsse.mount.pid";
+
+pub(super) fn run(arguments: &Arguments) -> Exit {
+    match umount(&arguments.mountpoint) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            complain(&error);
+            exit_of(&error)
+        }
+    }
+}
+
+fn exit_of(error: &UmountError) -> Exit {
+    match error {
+        UmountError::NotMounted(_) => Exit::Usage,
+        UmountError::Busy(_) => Exit::Busy,
+        UmountError::Mounts(_) | UmountError::DaemonStays { .. } => Exit::Internal,
+        UmountError::HelperMissing(_) | UmountError::Refused { .. } => Exit::Fuse,
+    }
+}
+
+fn umount(given: &Path) -> Result<(), UmountError> {
+    let path = find(given)?;
+    let daemon = daemon_of(&path);
+    if geteuid().is_root() {
+        by_system_call(&path)?;
+    } else {
+        by_helper(&path)?;
+    }
+    daemon.map_or(Ok(()), |pid| wait_for_end(&path, pid))
+}
+
+/// The mount point as the kernel writes it. A dead mount cannot be resolved any more, but its parent can.
+fn find(given: &Path) -> Result<PathBuf, UmountError> {
+    let absolute = std::path::absolute(given).map_err(UmountError::Mounts)?;
+    let resolved = match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => absolute,
+    };
+    let resolved = resolved.canonicalize().unwrap_or(resolved);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(UmountError::Mounts)?;
+    if is_mounted(&mounts, &resolved) { Ok(resolved) } else { Err(UmountError::NotMounted(given.to_owned())) }
+}
+
+/// Reads the format of proc_pid_mountinfo(5): the fifth field is the mount point, the first after the dash the type.
+fn is_mounted(mountinfo: &str, path: &Path) -> bool {
+    let ours = |line: &&str| {
+        let mut halves = line.splitn(2, " - ");
+        let point = halves.next().and_then(|fields| fields.split(' ').nth(4)).map(unescape);
+        let kind = halves.next().and_then(|fields| fields.split(' ').next());
+        kind == Some("fuse.dssefs") && point.as_deref().map(Path::new) == Some(path)
+    };
+    mountinfo.lines().any(|line| ours(&line))
+}
+
+/// Blanks, tabs, newlines and backslashes are written as three octal digits.
+fn unescape(field: &str) -> String {
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+fn by_system_call(path: &Path) -> Result<(), UmountError> {
+    unmount(path, UnmountFlags::empty()).map_err(|errno| match errno {
+        Errno::BUSY => UmountError::Busy(path.to_owned()),
+        other => UmountError::Refused { path: path.to_owned(), reason: io::Error::from(other).to_string() },
+    })
+}
+
+fn by_helper(path: &Path) -> Result<(), UmountError> {
+    let output = Command::new("fusermount3").env("LC_ALL", "C").arg("-u").arg("--").arg(path).output();
+    let output = output.map_err(UmountError::HelperMissing)?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    match output.status.success() {
+        true => Ok(()),
+        false if said.contains("busy") => Err(UmountError::Busy(path.to_owned())),
+        false => Err(UmountError::Refused { path: path.to_owned(), reason: said }),
+    }
+}
+
+/// The daemon's process, where the mount still answers and the process is what it says.
+fn daemon_of(path: &Path) -> Option<Pid> {
+    let mut value = [0; 16];
+    let length = rustix::fs::getxattr(path, PID_ATTRIBUTE, &mut value).ok()?;
+    let pid: i32 = str::from_utf8(value.get(..length)?).ok()?.parse().ok()?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    (name.trim() == "dssefs").then(|| Pid::from_raw(pid)).flatten()
+}
+
+/// The daemon is not our child, so there is nothing to wait on but its disappearance. EPERM means that it lives.
+fn wait_for_end(path: &Path, pid: Pid) -> Result<(), UmountError> {
+    let deadline = Instant::now() + DAEMON_END;
+    while test_kill_process(pid) != Err(Errno::SRCH) {
+        if Instant::now() > deadline {
+            return Err(UmountError::DaemonStays { path: path.to_owned(), pid: pid.as_raw_nonzero().get() });
+        }
+        sleep(POLL);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+40 22 0:50 / /mnt/data rw,nosuid,nodev shared:5 - fuse.dssefs s3://data rw,user_id=0
+41 22 0:51 / /mnt/my\\040data rw,nosuid - fuse.dssefs s3://data rw
+42 22 0:52 / /mnt/other rw - fuse.sshfs host: rw
+";
+
+    #[test]
+    fn only_mounts_of_dssefs_are_found() {
+        assert!(is_mounted(MOUNTS, Path::new("/mnt/data")));
+        assert!(is_mounted(MOUNTS, Path::new("/mnt/my data")));
+        for path in ["/mnt/other", "/", "/mnt", "/mnt/data/x"] {
+            assert!(!is_mounted(MOUNTS, Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_mounted_is_a_mistake_of_the_caller() {
+        let error = umount(Path::new("/proc")).expect_err("not ours");
+        assert!(matches!(error, UmountError::NotMounted(_)), "{error}");
+        assert_eq!(exit_of(&error), Exit::Usage);
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_noticed() {
+        let mut child = Command::new("sleep").arg("0.05").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let reaper = std::thread::spawn(move || child.wait());
+        wait_for_end(Path::new("/mnt"), pid).unwrap();
+        assert!(reaper.join().unwrap().unwrap().success());
+    }
+}

@@ -1,0 +1,355 @@
+//! Options as checked: what the daemon builds the mount from.
+
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use super::problem::{Problem, Problems};
+use super::raw::{AttributeSource, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, XattrList};
+use super::source::Source;
+use super::{endpoint, units};
+use crate::object::{Bucket, Prefix};
+use crate::policy::{EncryptionContext, KeyArn};
+
+/// The settings of one mount, each of them checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What is mounted.
+    pub bucket: Bucket,
+    /// What the keys below the mount begin with.
+    pub prefix: Prefix,
+    /// Where; an absolute path to what was a directory when it was looked at.
+    pub mountpoint: PathBuf,
+    /// How the store is reached.
+    pub connection: Connection,
+    /// The key of every object that the mount writes.
+    pub key: KeyChoice,
+    /// What is bound to each data key.
+    pub context: EncryptionContext,
+    /// The owner of files that name none.
+    pub uid: u32,
+    /// The group of files that name none.
+    pub gid: u32,
+    /// Permission bits, 0 to 0777, of files that name none.
+    pub file_mode: u32,
+    /// Permission bits, 0 to 0777, of directories that name none.
+    pub dir_mode: u32,
+    /// Whether every change is refused.
+    pub read_only: bool,
+    /// Whether other users are let in.
+    pub allow_other: bool,
+    /// What a read of an object with a bad verdict does.
+    pub on_noncompliant_read: NoncompliantRead,
+    /// The error numbers of key trouble.
+    pub errno: ErrnoStyle,
+    /// Which attributes listxattr(2) names.
+    pub xattr_list: XattrList,
+    /// Where modes, owners and times come from.
+    pub attributes: AttributeSource,
+    /// How long names and attributes are believed, 0 to 24 hours.
+    pub metadata_ttl: Duration,
+    /// Content in memory, in bytes; at least [`MEMORY_BYTES_MIN`].
+    pub memory_bytes_max: u64,
+    /// Sealed content on disk, in bytes; 0 for none.
+    pub spill_bytes_max: u64,
+    /// The directory of the spill; an absolute path.
+    pub spill_dir: PathBuf,
+    /// Threads that take requests from the kernel, 2 to 4. More do not help: none of them waits for the network.
+    pub fuse_threads: usize,
+    /// What the log tells, and where.
+    pub log: Log,
+}
+
+/// How the store is reached.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// None: as the SDK's chain finds it.
+    pub region: Option<String>,
+    /// None: as the SDK's chain finds it.
+    pub profile: Option<String>,
+    /// None: AWS.
+    pub endpoint_url: Option<String>,
+    /// None: AWS.
+    pub kms_endpoint_url: Option<String>,
+    /// URL/BUCKET instead of BUCKET.HOST.
+    pub force_path_style: bool,
+    /// Certificates to trust beside the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// Whether an http endpoint may be on another host.
+    pub allow_insecure_endpoint: bool,
+    /// Tries of one request, the first included.
+    pub attempts_max: u32,
+    /// How long one try may take.
+    pub attempt_timeout: Duration,
+    /// How long a request may take with all its tries. A program that waits for the mount cannot be killed meanwhile, so this
+    /// is also the longest that it hangs.
+    pub operation_timeout: Duration,
+    /// Whether bodies are hashed into the signature over https too.
+    pub sign_payload: bool,
+}
+
+/// The key of every object that the mount writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyChoice {
+    /// The AWS managed key `aws/s3`; its ARN is reported and not compared.
+    Managed,
+    /// This one.
+    Arn(KeyArn),
+    /// An id, an alias or the ARN of an alias, to be resolved once by kms:DescribeKey.
+    Resolve(String),
+}
+
+/// What the log tells, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// None: standard error, or the system's log in the background. Absolute.
+    pub file: Option<PathBuf>,
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// 0: warnings and what the mount does as a whole; 1: each request that changes something; 2 and more: everything.
+    pub verbosity: u8,
+}
+
+/// Less than this holds neither one part of an upload nor a window of read-ahead.
+pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
+
+/// Standard retries of the SDK, with enough tries to outlast KMS throttling.
+const ATTEMPTS_MAX: u32 = 8;
+/// The slowest single try that is worth waiting for: a large copy, or a complete of thousands of parts.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
+/// After this a program gets its error.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
+
+impl Config {
+    /// Checks all options.
+    ///
+    /// # Errors
+    /// Every problem there is, not only the first.
+    pub fn check(raw: &RawConfig) -> Result<Config, Problems> {
+        let mut problems = Vec::new();
+        let source = keep(&mut problems, Source::parse(&raw.source));
+        let mountpoint = keep(&mut problems, check_mountpoint(&raw.mountpoint));
+        let connection = check_connection(&mut problems, raw);
+        let key = keep(&mut problems, check_key(raw.kms_key_id.as_deref()));
+        let context = keep(&mut problems, EncryptionContext::parse(&raw.encryption_context));
+        let file_mode = keep(&mut problems, check_mode("--file-mode", &raw.file_mode));
+        let dir_mode = keep(&mut problems, check_mode("--dir-mode", &raw.dir_mode));
+        let metadata_ttl = keep(&mut problems, units::parse_duration(&raw.metadata_ttl));
+        let memory = keep(&mut problems, check_budget("--memory", &raw.memory, MEMORY_BYTES_MIN));
+        let spill = keep(&mut problems, check_budget("--spill", &raw.spill, 0));
+        let spill_dir = keep(&mut problems, check_spill_dir(raw.spill_dir.as_deref()));
+        let log = keep(&mut problems, check_log(raw));
+        let checked =
+            (source, mountpoint, key, context, file_mode, dir_mode, metadata_ttl, memory, spill, spill_dir, log);
+        let (
+            Some(source),
+            Some(mountpoint),
+            Some(key),
+            Some(context),
+            Some(file_mode),
+            Some(dir_mode),
+            Some(metadata_ttl),
+            Some(memory_bytes_max),
+            Some(spill_bytes_max),
+            Some(spill_dir),
+            Some(log),
+        ) = checked
+        else {
+            return Err(Problems(problems));
+        };
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        Ok(Config {
+            bucket: source.bucket,
+            prefix: source.prefix,
+            mountpoint,
+            connection,
+            key,
+            context,
+            uid: raw.uid.unwrap_or_else(|| rustix::process::getuid().as_raw()),
+            gid: raw.gid.unwrap_or_else(|| rustix::process::getgid().as_raw()),
+            file_mode,
+            dir_mode,
+            read_only: raw.read_only,
+            allow_other: raw.allow_other,
+            on_noncompliant_read: raw.on_noncompliant_read,
+            errno: raw.errno,
+            xattr_list: raw.xattr_list,
+            attributes: raw.attributes,
+            metadata_ttl,
+            memory_bytes_max,
+            spill_bytes_max,
+            spill_dir,
+            fuse_threads: available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4)),
+            log,
+        })
+    }
+
+    /// What is mounted, as `s3://bucket/prefix`.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        Source { bucket: self.bucket.clone(), prefix: self.prefix.clone() }
+    }
+}
+
+/// Puts a problem aside and goes on.
+fn keep<T, E: Into<Problem>>(problems: &mut Vec<Problem>, checked: Result<T, E>) -> Option<T> {
+    checked.map_err(|problem| problems.push(problem.into())).ok()
+}
+
+fn check_mountpoint(path: &Path) -> Result<PathBuf, Problem> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => absolute(path),
+        Ok(_) => Err(Problem::MountpointNotADirectory(path.to_owned())),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Err(Problem::MountpointDead(path.to_owned())),
+        Err(error) => Err(Problem::MountpointMissing { path: path.to_owned(), error }),
+    }
+}
+
+fn check_connection(problems: &mut Vec<Problem>, raw: &RawConfig) -> Connection {
+    let endpoints = [("--endpoint-url", &raw.endpoint_url), ("--kms-endpoint-url", &raw.kms_endpoint_url)];
+    for (flag, url) in endpoints.into_iter().filter_map(|(flag, url)| Some((flag, url.as_deref()?))) {
+        let checked = endpoint::check(url, raw.allow_insecure_endpoint);
+        keep(problems, checked.map_err(|error| Problem::Endpoint { flag, error }));
+    }
+    for (flag, text) in [("--region", &raw.region), ("--profile", &raw.profile)] {
+        keep(problems, if text.as_deref() == Some("") { Err(Problem::Empty(flag)) } else { Ok(()) });
+    }
+    Connection {
+        region: raw.region.clone(),
+        profile: raw.profile.clone(),
+        endpoint_url: raw.endpoint_url.clone(),
+        kms_endpoint_url: raw.kms_endpoint_url.clone(),
+        force_path_style: raw.force_path_style,
+        ca_bundle: raw.ca_bundle.as_deref().and_then(|path| keep(problems, absolute(path))),
+        allow_insecure_endpoint: raw.allow_insecure_endpoint,
+        attempts_max: ATTEMPTS_MAX,
+        attempt_timeout: ATTEMPT_TIMEOUT,
+        operation_timeout: OPERATION_TIMEOUT,
+        sign_payload: raw.sign_payload,
+    }
+}
+
+/// An empty key is refused: taken for "none given" it would silently mean another key.
+fn check_key(text: Option<&str>) -> Result<KeyChoice, Problem> {
+    match text {
+        None => Ok(KeyChoice::Managed),
+        Some("") => Err(Problem::Empty("--kms-key-id")),
+        Some(text) => Ok(KeyArn::new(text).map_or_else(|_| KeyChoice::Resolve(text.to_owned()), KeyChoice::Arn)),
+    }
+}
+
+fn check_mode(flag: &'static str, text: &str) -> Result<u32, Problem> {
+    units::parse_mode(text).map_err(|error| Problem::Mode { flag, error })
+}
+
+fn check_budget(flag: &'static str, text: &str, bytes_min: u64) -> Result<u64, Problem> {
+    match units::parse_size(text) {
+        Ok(bytes) if bytes < bytes_min => Err(Problem::BudgetTooSmall { flag, bytes, bytes_min }),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(Problem::Size { flag, error }),
+    }
+}
+
+/// `/var/tmp`, not `/tmp`: the latter is memory on many systems, and the spill is what memory has no room for.
+fn check_spill_dir(given: Option<&Path>) -> Result<PathBuf, Problem> {
+    match given {
+        Some(path) => absolute(path),
+        None => Ok(PathBuf::from(format!("/var/tmp/dssefs-{}", rustix::process::getuid().as_raw()))),
+    }
+}
+
+fn check_log(raw: &RawConfig) -> Result<Log, Problem> {
+    let file = raw.log_file.as_deref().map(absolute).transpose()?;
+    Ok(Log { file, format: raw.log_format, verbosity: raw.verbose })
+}
+
+/// The daemon leaves the directory that it was started in.
+fn absolute(path: &Path) -> Result<PathBuf, Problem> {
+    std::path::absolute(path).map_err(|error| Problem::Path { path: path.to_owned(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, FromArgMatches};
+
+    use super::*;
+
+    const ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/0a1b";
+
+    fn raw(args: &[&str]) -> RawConfig {
+        let command = RawConfig::augment_args(clap::Command::new("mount"));
+        let matches = command.get_matches_from([&["mount"], args].concat());
+        RawConfig::from_arg_matches(&matches).unwrap()
+    }
+
+    fn problems(args: &[&str]) -> Vec<String> {
+        let problems = Config::check(&raw(args)).expect_err("the options should be refused");
+        problems.0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let config = Config::check(&raw(&["data", "/tmp"])).unwrap();
+        assert_eq!(config.source().to_string(), "s3://data");
+        assert_eq!(config.mountpoint, Path::new("/tmp"));
+        assert_eq!((config.file_mode, config.dir_mode), (0o644, 0o755));
+        assert_eq!((config.memory_bytes_max, config.spill_bytes_max), (512 << 20, 16 << 30));
+        assert_eq!(config.metadata_ttl, Duration::from_secs(1));
+        assert_eq!(config.key, KeyChoice::Managed);
+        assert!(config.spill_dir.starts_with("/var/tmp"));
+        assert!(!config.read_only && !config.allow_other && !config.connection.sign_payload);
+    }
+
+    #[test]
+    fn a_key_is_an_arn_or_is_to_be_resolved() {
+        let key = |text| Config::check(&raw(&["data", "/tmp", "--kms-key-id", text])).unwrap().key;
+        assert_eq!(key(ARN), KeyChoice::Arn(KeyArn::new(ARN).unwrap()));
+        assert_eq!(key("alias/data"), KeyChoice::Resolve("alias/data".into()));
+        assert_eq!(
+            problems(&["data", "/tmp", "--kms-key-id", ""]),
+            ["--kms-key-id is empty; give a value or leave the option out"]
+        );
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let found = problems(&[
+            "No Bucket",
+            "/does/not/exist",
+            "--endpoint-url=http://10.0.0.1",
+            "--kms-endpoint-url=x",
+            "--encryption-context=nothing",
+            "--file-mode=9",
+            "--dir-mode=1777",
+            "--memory=1MiB",
+            "--spill=much",
+            "--metadata-ttl=1day",
+            "--region=",
+        ]);
+        assert_eq!(found.len(), 11, "{found:#?}");
+        for word in
+            ["bucket", "/does/not/exist", "10.0.0.1", "--kms-endpoint-url", "NAME=VALUE", "--memory is 1048576 bytes"]
+        {
+            assert!(found.iter().any(|sentence| sentence.contains(word)), "{word} in {found:#?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_no_mount_point() {
+        assert_eq!(
+            problems(&["data", "/etc/passwd"]),
+            ["/etc/passwd is not a directory; name an existing directory as mount point"]
+        );
+    }
+
+    #[test]
+    fn relative_paths_are_made_absolute() {
+        let config =
+            Config::check(&raw(&["data", ".", "--spill-dir=spill", "--log-file=log", "--ca-bundle=ca.pem"])).unwrap();
+        let paths = [Some(config.mountpoint), Some(config.spill_dir), config.log.file, config.connection.ca_bundle];
+        assert!(paths.iter().flatten().all(|path| path.is_absolute()), "{paths:?}");
+        assert!(paths.iter().all(Option::is_some));
+    }
+}

@@ -1,0 +1,95 @@
+//! The rule for endpoints: https, or http that does not leave this host.
+
+use std::net::IpAddr;
+
+/// Why a URL cannot be an endpoint.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// No scheme that can be spoken.
+    #[error("{0:?} is not an endpoint; write https://HOST[:PORT]")]
+    Scheme(String),
+    /// No host, or more than scheme, host, port and path.
+    #[error("{0:?} does not name a host; write https://HOST[:PORT], without user, query or fragment")]
+    Host(String),
+    /// Content would travel in the clear.
+    #[error(
+        "{0:?} would carry content in the clear; use https, or --allow-insecure-endpoint when the network between is trusted"
+    )]
+    Insecure(String),
+}
+
+/// Checks the URL of an endpoint. Plain http is taken for loopback addresses, or when `insecure_allowed`.
+///
+/// # Errors
+/// [`EndpointError`] says which rule is broken.
+pub(super) fn check(url: &str, insecure_allowed: bool) -> Result<(), EndpointError> {
+    let (secure, rest) = match url.split_once("://") {
+        Some(("https", rest)) => (true, rest),
+        Some(("http", rest)) => (false, rest),
+        _ => return Err(EndpointError::Scheme(url.to_owned())),
+    };
+    let host = host(rest).ok_or_else(|| EndpointError::Host(url.to_owned()))?;
+    if secure || insecure_allowed || is_loopback(host) { Ok(()) } else { Err(EndpointError::Insecure(url.to_owned())) }
+}
+
+/// The host of `HOST[:PORT][/PATH]`, an IPv6 address without its brackets.
+fn host(rest: &str) -> Option<&str> {
+    let authority = rest.split('/').next().unwrap_or_default();
+    if rest.contains(['@', '?', '#']) || rest.contains(char::is_whitespace) {
+        return None;
+    }
+    let (host, after) = match authority.strip_prefix('[') {
+        Some(v6) => v6.split_once(']')?,
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let port = after.strip_prefix(':').map_or(after.is_empty(), |port| port.parse::<u16>().is_ok());
+    (port && !host.is_empty()).then_some(host)
+}
+
+/// The names and addresses that RFC 6761 (section 6.3), RFC 1122 and RFC 4291 keep on this host.
+fn is_loopback(host: &str) -> bool {
+    let name = host.to_ascii_lowercase();
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn https_anywhere_and_http_on_this_host_are_taken() {
+        for url in [
+            "https://s3.eu-west-1.amazonaws.com",
+            "https://store.example:8443/base",
+            "http://127.0.0.1:9000",
+            "http://localhost",
+            "http://bucket.localhost:1/",
+            "http://[::1]:9000",
+        ] {
+            assert_eq!(check(url, false), Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn http_that_leaves_the_host_needs_a_word() {
+        for url in
+            ["http://10.0.0.1:9000", "http://localhost.example", "http://[2001:db8::1]", "http://127.0.0.1.example"]
+        {
+            assert_eq!(check(url, false), Err(EndpointError::Insecure(url.to_owned())), "{url}");
+            assert_eq!(check(url, true), Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused() {
+        for url in ["", "localhost:9000", "ftp://x", "HTTP//x"] {
+            assert_eq!(check(url, true), Err(EndpointError::Scheme(url.to_owned())), "{url}");
+        }
+        for url in ["https://", "https://:1", "https://u@h", "https://h:x", "https://h?x", "http://[::1", "https://a b"]
+        {
+            assert_eq!(check(url, true), Err(EndpointError::Host(url.to_owned())), "{url}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What can be wrong with options, all of it at once.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::endpoint::EndpointError;
+use super::source::SourceError;
+use super::units::{DurationError, ModeError, SizeError};
+use crate::policy::ContextError;
+
+/// One thing that is wrong, as a sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// `BUCKET[/PREFIX]`.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The mount point cannot be looked at.
+    #[error("{path} cannot be a mount point ({error}); make the directory first, for example with mkdir -p")]
+    MountpointMissing {
+        /// As given.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// A daemon died and left its mount behind.
+    #[error("{0} is a mount whose daemon is gone; remove it with dssefs umount {0}")]
+    MountpointDead(PathBuf),
+    /// A file.
+    #[error("{0} is not a directory; name an existing directory as mount point")]
+    MountpointNotADirectory(PathBuf),
+    /// An endpoint, with the flag that names it.
+    #[error("{flag}: {error}")]
+    Endpoint {
+        /// `--endpoint-url` or `--kms-endpoint-url`.
+        flag: &'static str,
+        /// What is wrong with it.
+        #[source]
+        error: EndpointError,
+    },
+    /// `--encryption-context`.
+    #[error("--encryption-context: {0}")]
+    Context(#[from] ContextError),
+    /// An option that was given and is empty: often a variable of a script that was not set.
+    #[error("{0} is empty; give a value or leave the option out")]
+    Empty(&'static str),
+    /// `--file-mode` or `--dir-mode`.
+    #[error("{flag}: {error}")]
+    Mode {
+        /// Which of them.
+        flag: &'static str,
+        /// What is wrong with it.
+        #[source]
+        error: ModeError,
+    },
+    /// `--metadata-ttl`.
+    #[error("--metadata-ttl: {0}")]
+    Duration(#[from] DurationError),
+    /// `--memory` or `--spill`.
+    #[error("{flag}: {error}")]
+    Size {
+        /// Which of them.
+        flag: &'static str,
+        /// What is wrong with it.
+        #[source]
+        error: SizeError,
+    },
+    /// A budget that nothing could be done with.
+    #[error("{flag} is {bytes} bytes, and at least {bytes_min} are needed; give it more")]
+    BudgetTooSmall {
+        /// `--memory` or `--spill`.
+        flag: &'static str,
+        /// As given.
+        bytes: u64,
+        /// The least that works.
+        bytes_min: u64,
+    },
+    /// A relative path, and the directory it is relative to is gone.
+    #[error("{path} cannot be made an absolute path ({error}); give an absolute path")]
+    Path {
+        /// As given.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// Everything that is wrong; never empty.
+#[derive(Debug)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = self.0.iter();
+        if let Some(first) = lines.next() {
+            write!(f, "{first}")?;
+        }
+        lines.try_for_each(|problem| write!(f, "\n{problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}

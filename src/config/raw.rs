@@ -1,0 +1,156 @@
+//! Options as clap gives them: texts, not yet believed.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, ValueEnum};
+
+/// The options of `dssefs mount`, each also taken from the environment variable that its help names.
+///
+/// Values that need more than a list of choices stay texts here, so that [`super::Config::check`] can report all that is wrong
+/// with them at once; clap would stop at the first.
+#[derive(Args, Clone, Debug)]
+pub struct RawConfig {
+    /// The bucket (or the ARN of an access point), and below it what becomes the root of the mount
+    #[arg(value_name = "BUCKET[/PREFIX]")]
+    pub source: String,
+    /// The directory to mount on
+    #[arg(value_name = "DIR")]
+    pub mountpoint: PathBuf,
+
+    /// Where S3 is, when it is not AWS
+    #[arg(long, env = "DSSEFS_ENDPOINT_URL", value_name = "URL", help_heading = "Store")]
+    pub endpoint_url: Option<String>,
+    /// Where KMS is, when it is not AWS; asked only to resolve a key id or an alias
+    #[arg(long, env = "DSSEFS_KMS_ENDPOINT_URL", value_name = "URL", help_heading = "Store")]
+    pub kms_endpoint_url: Option<String>,
+    /// Address buckets as URL/BUCKET, not as BUCKET.HOST
+    #[arg(long, env = "DSSEFS_FORCE_PATH_STYLE", value_parser = BoolishValueParser::new(), help_heading = "Store")]
+    pub force_path_style: bool,
+    /// The bucket's Region [default: as the AWS CLI finds it]
+    #[arg(long, env = "DSSEFS_REGION", help_heading = "Store")]
+    pub region: Option<String>,
+    /// The profile of ~/.aws to use [default: as the AWS CLI finds it]
+    #[arg(long, env = "DSSEFS_PROFILE", help_heading = "Store")]
+    pub profile: Option<String>,
+    /// A PEM file of certificates to trust beside the system's
+    #[arg(long, env = "AWS_CA_BUNDLE", value_name = "FILE", help_heading = "Store")]
+    pub ca_bundle: Option<PathBuf>,
+    /// Allow an http:// endpoint on another host: content and credentials' signatures then travel in the clear
+    #[arg(long, env = "DSSEFS_ALLOW_INSECURE_ENDPOINT", value_parser = BoolishValueParser::new(), help_heading = "Store")]
+    pub allow_insecure_endpoint: bool,
+    /// Hash each body into its signature over https too; TLS and a CRC protect it anyway
+    #[arg(long, env = "DSSEFS_SIGN_PAYLOAD", value_parser = BoolishValueParser::new(), help_heading = "Store")]
+    pub sign_payload: bool,
+
+    /// The KMS key: an ARN, or an id, alias or alias ARN that KMS resolves once [default: the AWS managed key aws/s3]
+    #[arg(long, env = "DSSEFS_KMS_KEY_ID", value_name = "KEY", help_heading = "Encryption")]
+    pub kms_key_id: Option<String>,
+    /// A pair to bind to each data key; may be given again (the variable holds one pair)
+    #[arg(long, env = "DSSEFS_ENCRYPTION_CONTEXT", value_name = "NAME=VALUE", help_heading = "Encryption")]
+    pub encryption_context: Vec<String>,
+    /// What to do when an object to be read is not DSSE-KMS under the mount's key
+    #[arg(long, env = "DSSEFS_ON_NONCOMPLIANT_READ", value_enum, default_value_t, help_heading = "Encryption")]
+    pub on_noncompliant_read: NoncompliantRead,
+
+    /// The owner of files that name none [default: yours]
+    #[arg(long, env = "DSSEFS_UID", help_heading = "Files")]
+    pub uid: Option<u32>,
+    /// The group of files that name none [default: yours]
+    #[arg(long, env = "DSSEFS_GID", help_heading = "Files")]
+    pub gid: Option<u32>,
+    /// The permissions of files that name none, in octal
+    #[arg(long, env = "DSSEFS_FILE_MODE", value_name = "MODE", default_value = "0644", help_heading = "Files")]
+    pub file_mode: String,
+    /// The permissions of directories that name none, in octal
+    #[arg(long, env = "DSSEFS_DIR_MODE", value_name = "MODE", default_value = "0755", help_heading = "Files")]
+    pub dir_mode: String,
+    /// Refuse every change
+    #[arg(long, env = "DSSEFS_READ_ONLY", value_parser = BoolishValueParser::new(), help_heading = "Files")]
+    pub read_only: bool,
+    /// Let other users in; the permissions of files then decide
+    #[arg(long, env = "DSSEFS_ALLOW_OTHER", value_parser = BoolishValueParser::new(), help_heading = "Files")]
+    pub allow_other: bool,
+    /// Error numbers for key trouble: ENOKEY and its kin, or only those that old programs know
+    #[arg(long, env = "DSSEFS_ERRNO", value_enum, default_value_t, help_heading = "Files")]
+    pub errno: ErrnoStyle,
+    /// Which of the mount's own attributes listxattr(2) names; getxattr(2) answers all of them
+    #[arg(long, env = "DSSEFS_XATTR_LIST", value_enum, default_value_t, help_heading = "Files")]
+    pub xattr_list: XattrList,
+    /// Where modes, owners and times come from: one HEAD for each file, or the listing alone and the defaults above
+    #[arg(long, env = "DSSEFS_ATTRIBUTES", value_enum, default_value_t, help_heading = "Files")]
+    pub attributes: AttributeSource,
+    /// How long names and attributes may be believed without asking: 500ms, 1s, 2m, 1h; 0 asks each time
+    #[arg(long, env = "DSSEFS_METADATA_TTL", value_name = "TIME", default_value = "1s", help_heading = "Files")]
+    pub metadata_ttl: String,
+
+    /// Memory for content on its way to and from S3: 64MiB, 2GiB (B, KiB, MiB, GiB, TiB; kB, MB, GB, TB)
+    #[arg(long, env = "DSSEFS_MEMORY", value_name = "SIZE", default_value = "512MiB", help_heading = "Budgets")]
+    pub memory: String,
+    /// Disk for the doubly sealed spill, in the same units
+    #[arg(long, env = "DSSEFS_SPILL", value_name = "SIZE", default_value = "16GiB", help_heading = "Budgets")]
+    pub spill: String,
+    /// The directory of the spill, made private to you when it is missing [default: /var/tmp/dssefs-UID]
+    #[arg(long, env = "DSSEFS_SPILL_DIR", value_name = "DIR", help_heading = "Budgets")]
+    pub spill_dir: Option<PathBuf>,
+
+    /// Append the log to this file [default: standard error; in the background the system's log]
+    #[arg(long, env = "DSSEFS_LOG_FILE", value_name = "FILE", help_heading = "Log")]
+    pub log_file: Option<PathBuf>,
+    /// One line of text, or one JSON object, for each event
+    #[arg(long, env = "DSSEFS_LOG_FORMAT", value_enum, default_value_t, help_heading = "Log")]
+    pub log_format: LogFormat,
+    /// Say more; -vv says everything
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Log")]
+    pub verbose: u8,
+}
+
+/// `--on-noncompliant-read`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum NoncompliantRead {
+    /// Serve the content, and tell the verdict in the attributes
+    #[default]
+    Serve,
+    /// Answer EKEYREJECTED before a byte is served
+    Refuse,
+}
+
+/// `--errno`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ErrnoStyle {
+    /// ENOKEY, EKEYREVOKED, EKEYEXPIRED, EKEYREJECTED
+    #[default]
+    Native,
+    /// EACCES, EINVAL and EIO in their place
+    Posix,
+}
+
+/// `--xattr-list`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum XattrList {
+    /// Name them all
+    #[default]
+    All,
+    /// Name none, so that `cp -a` and `rsync -X` do not carry claims to other disks
+    None,
+}
+
+/// `--attributes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AttributeSource {
+    /// From each object's HEAD
+    #[default]
+    Full,
+    /// From listings; chmod and chown are refused
+    Listing,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
