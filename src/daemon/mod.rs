@@ -1,8 +1,23 @@
-//! Builds the house from bottom to top, serves, and takes it down.
+//! Builds the house from bottom to top, proves that the store can do what is promised, serves, and takes the house down again.
+//!
+//! Nothing here knows what a file is. It may use every room below it.
+
+mod build;
+mod start_error;
+mod stop;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
+use crate::fuse::{self, Adapter, MountOptions};
+use crate::secret::{Hardening, harden_process};
+use crate::vfs::{ErrnoStyle, Vfs};
+use crate::{config, crypto};
+
+pub use start_error::StartError;
 
 /// A mount that answers.
 #[derive(Debug)]
@@ -15,32 +30,86 @@ pub struct Mounted {
     pub key: String,
 }
 
-/// Why a mount does not come to be, by what a person can do about it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub enum StartError {
-    /// The bucket is not there.
-    Bucket(String),
-    /// Permission is missing.
-    Access(String),
-    /// The key is not usable.
-    Key(String),
-    /// The store does not answer, or there are no credentials for it.
-    Unreachable(String),
-    /// The store does not do DSSE-KMS.
-    Mismatch(String),
-    /// The kernel's side.
-    Fuse(String),
-    /// The rest.
-    Internal(String),
-}
-
-/// Mounts, serves, and returns after the unmount.
+/// Mounts, serves, and returns after the unmount, when all that could be saved is saved.
 ///
 /// # Errors
-/// [`StartError`].
+/// [`StartError`] says why there is no mount, or what was unsaved at its end.
 pub fn run(config: Config, ready: impl FnOnce(Result<Mounted, &StartError>)) -> Result<(), StartError> {
-    let error = StartError::Internal(format!("{} cannot be mounted: this build has no daemon", config.source()));
-    ready(Err(&error));
-    Err(error)
+    match start(config) {
+        Err(error) => {
+            ready(Err(&error));
+            Err(error)
+        }
+        Ok((house, mounted)) => {
+            ready(Ok(mounted));
+            house.serve()
+        }
+    }
+}
+
+/// All that lives as long as the mount.
+struct House {
+    runtime: Runtime,
+    vfs: Arc<Vfs>,
+    server: fuse::Server,
+    unmounter: fuse::Unmounter,
+}
+
+fn start(config: Config) -> Result<(House, Mounted), StartError> {
+    protect()?;
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("dssefs")
+        .build()
+        .map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))?;
+    let built = runtime.block_on(build::build(&config))?;
+    let adapter = Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
+    let source = config.source();
+    let options = MountOptions {
+        source: source.clone(),
+        read_only: config.read_only,
+        allow_other: config.allow_other,
+        threads: config.fuse_threads,
+    };
+    let mounted = fuse::mount(adapter, &config.mountpoint, &options).map_err(|error| StartError::fuse(&config, &error))?;
+    let (server, unmounter) = mounted.split();
+    tracing::info!(%source, mountpoint = %config.mountpoint.display(), key = %built.key, "mounted");
+    let house = House { runtime, vfs: built.vfs, server, unmounter };
+    Ok((house, Mounted { source, mountpoint: config.mountpoint, key: built.key }))
+}
+
+impl House {
+    fn serve(self) -> Result<(), StartError> {
+        let House { runtime, vfs, server, unmounter } = self;
+        runtime.spawn(stop::unmount_on_signal(Arc::clone(&vfs), unmounter));
+        let served = server.serve();
+        let unsaved = runtime.block_on(stop::save(&vfs));
+        runtime.shutdown_timeout(stop::GRACE);
+        served.map_err(|error| StartError::Internal(format!("the kernel's device failed: {error}")))?;
+        unsaved
+    }
+}
+
+/// Proves the ciphers, and keeps this process's memory to itself as far as the system lets it.
+fn protect() -> Result<(), StartError> {
+    crypto::self_test().map_err(|error| {
+        StartError::Internal(format!("the ciphers of this build do not give the published results ({error}); do not use it"))
+    })?;
+    if !crypto::hardware_accelerated() {
+        tracing::warn!("this processor has no AES instructions: sealing is some fifty times slower");
+    }
+    let Hardening { dumpable, core_limit } = harden_process();
+    for (what, error) in [("PR_SET_DUMPABLE", dumpable), ("RLIMIT_CORE", core_limit)] {
+        if let Some(error) = error {
+            tracing::warn!(what, %error, "a crash could leave keys and content in a core image");
+        }
+    }
+    Ok(())
+}
+
+fn errno(style: config::ErrnoStyle) -> ErrnoStyle {
+    match style {
+        config::ErrnoStyle::Native => ErrnoStyle::Native,
+        config::ErrnoStyle::Posix => ErrnoStyle::Posix,
+    }
 }

@@ -9,4 +9,4 @@ mod convert;
 mod session;
 
 pub use adapter::Adapter;
-pub use session::{MountOptions, Mounted, mount};
+pub use session::{MountOptions, Mounted, Server, Unmounter, mount};

@@ -79,6 +79,17 @@ impl Vfs {
         Ok((node, self.handle(file, open)))
     }
 
+    /// Makes a new, empty file that stands in the store when this returns (mknod).
+    ///
+    /// # Errors
+    /// As [`Vfs::create`], and the store refused.
+    pub async fn make_file(&self, parent: Ino, name: &Name, owner: (u32, u32, u32)) -> Result<Node, Error> {
+        let (node, fh) = self.create(parent, name, owner, WriteMode::Write { append: false }).await?;
+        let outcome = self.flush(fh).await;
+        self.release(fh).await;
+        outcome.map(|()| node)
+    }
+
     /// Reads at most `size` bytes at `offset`; fewer only at the file's end.
     ///
     /// # Errors

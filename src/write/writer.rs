@@ -29,11 +29,14 @@ pub struct Settings {
     pub wait_max: Duration,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
+impl Settings {
+    /// Settings for writers that share `memory_bytes_max`: as many small parts under way as fit beside those being filled.
+    #[must_use]
+    pub fn for_memory(memory_bytes_max: u64) -> Settings {
+        let parts = usize::try_from(memory_bytes_max / SINGLE_PUT_BYTES_MAX).unwrap_or(usize::MAX);
         Settings {
-            parts_in_flight_max: 8,
-            file_parts_in_flight_max: 4,
+            parts_in_flight_max: (parts / 2).clamp(1, 8),
+            file_parts_in_flight_max: (parts / 2).clamp(1, 4),
             slow_max: Duration::from_secs(2),
             wait_max: Duration::from_secs(120),
         }

@@ -1,0 +1,125 @@
+//! From options to a file system, one storey after the other.
+
+use std::sync::Arc;
+
+use crate::config::{self, Config, KeyChoice};
+use crate::namespace::{AttributeSource, Defaults, Namespace};
+use crate::object::Key;
+use crate::policy::{KeyArn, Policy};
+use crate::read::ReadBudget;
+use crate::s3::{self, BucketFacts, Gateway};
+use crate::spill::{Limits, Pool};
+use crate::vfs::{self, MountFacts, NoncompliantRead, Vfs};
+use crate::write::{self, Engine};
+use crate::{kms, namespace};
+
+use super::StartError;
+
+/// How many nodes are kept that neither the kernel nor an open file refers to: some 300 bytes each.
+const NODES_MAX: usize = 200_000;
+/// HEADs under way ahead of a program that goes through a directory.
+const HEADS_IN_FLIGHT_MAX: usize = 64;
+/// The name of the object that the proof of permission begins to upload and never makes.
+const PROBE_NAME: &str = ".dssefs-probe";
+
+/// What the daemon serves.
+pub(super) struct Built {
+    pub(super) vfs: Arc<Vfs>,
+    pub(super) key: String,
+}
+
+pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
+    let connection = connection(config);
+    let sdk = s3::load(&connection).await?;
+    let key = match &config.key {
+        KeyChoice::Managed => None,
+        KeyChoice::Arn(arn) => Some(arn.clone()),
+        KeyChoice::Resolve(text) => Some(kms::Kms::new(&sdk, config.connection.kms_endpoint_url.as_deref()).resolve(text).await?),
+    };
+    let policy = Policy { key: key.clone(), context: config.context.clone() };
+    let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));
+    prove(config, &gateway).await?;
+    let bucket = gateway.bucket_facts().await;
+    let vfs = file_system(config, gateway, bucket)?;
+    Ok(Built { vfs, key: key.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string) })
+}
+
+/// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it. The upload
+/// that proves it is judged and aborted at once, so nothing is left behind.
+async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError> {
+    let bucket = &config.bucket;
+    let missing = |error| StartError::store(&format!("the bucket {bucket} cannot be used"), &error);
+    gateway.head_bucket().await.map_err(missing)?;
+    if config.read_only {
+        return Ok(());
+    }
+    let key = Key::new(format!("{}{PROBE_NAME}", config.prefix.as_str()))
+        .map_err(|error| StartError::Bucket(format!("the prefix is too long: {error}")))?;
+    let unproved = |error| StartError::store(&format!("s3://{bucket} cannot be written with DSSE-KMS under these settings"), &error);
+    gateway.probe(&key).await.map_err(unproved)
+}
+
+fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> Result<Arc<Vfs>, StartError> {
+    // What is being written and what is being read ahead get half of the memory each, so that neither can starve the other.
+    let half = config.memory_bytes_max / 2;
+    let limits = Limits { memory_bytes_max: half, spill_bytes_max: config.spill_bytes_max };
+    let pool = Pool::new(&config.spill_dir, limits)?;
+    let engine = Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(half));
+    let names = Namespace::new(Arc::clone(&gateway), names(config));
+    let settings = vfs::Settings {
+        on_noncompliant_read: match config.on_noncompliant_read {
+            config::NoncompliantRead::Serve => NoncompliantRead::Serve,
+            config::NoncompliantRead::Refuse => NoncompliantRead::Refuse,
+        },
+        list_attributes: config.xattr_list == config::XattrList::All,
+        facts: MountFacts { bucket, context: config.context.clone(), settings: summary(config), layers: crate::crypto::LAYERS.to_owned() },
+    };
+    Ok(Vfs::new(gateway, names, engine, ReadBudget::new(half), settings))
+}
+
+fn names(config: &Config) -> namespace::Settings {
+    namespace::Settings {
+        prefix: config.prefix.clone(),
+        defaults: Defaults { uid: config.uid, gid: config.gid, file_mode: config.file_mode, dir_mode: config.dir_mode },
+        ttl: config.metadata_ttl,
+        entries_max: NODES_MAX,
+        attributes: match config.attributes {
+            config::AttributeSource::Full => AttributeSource::Full,
+            config::AttributeSource::Listing => AttributeSource::Listing,
+        },
+        heads_in_flight_max: HEADS_IN_FLIGHT_MAX,
+    }
+}
+
+fn connection(config: &Config) -> s3::Connection {
+    let given = &config.connection;
+    s3::Connection {
+        region: given.region.clone(),
+        profile: given.profile.clone(),
+        endpoint_url: given.endpoint_url.clone(),
+        kms_endpoint_url: given.kms_endpoint_url.clone(),
+        force_path_style: given.force_path_style,
+        ca_bundle: given.ca_bundle.clone(),
+        allow_insecure_endpoint: given.allow_insecure_endpoint,
+        attempts_max: given.attempts_max,
+        attempt_timeout: given.attempt_timeout,
+        operation_timeout: given.operation_timeout,
+        sign_payload: given.sign_payload,
+    }
+}
+
+/// The options that an auditor asks for, in one line.
+fn summary(config: &Config) -> String {
+    let reads = match config.on_noncompliant_read {
+        config::NoncompliantRead::Serve => "serve",
+        config::NoncompliantRead::Refuse => "refuse",
+    };
+    format!(
+        "source={} read-only={} on-noncompliant-read={reads} memory={} spill={} spill-dir={}",
+        config.source(),
+        config.read_only,
+        config.memory_bytes_max,
+        config.spill_bytes_max,
+        config.spill_dir.display()
+    )
+}

@@ -1,0 +1,95 @@
+//! Why a mount does not come to be, or ended badly.
+
+use std::io;
+use std::path::Path;
+
+use crate::config::Config;
+use crate::s3::{self, ConnectError, Kind};
+use crate::{kms, spill};
+
+/// By what a person can do about it. The text is one clear sentence or two.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub enum StartError {
+    /// The bucket is not there.
+    Bucket(String),
+    /// Permission is missing.
+    Access(String),
+    /// The key is not usable.
+    Key(String),
+    /// The store does not answer, or there are no credentials for it.
+    Unreachable(String),
+    /// The store does not do DSSE-KMS.
+    Mismatch(String),
+    /// The kernel's side.
+    Fuse(String),
+    /// At the end, changes were left that the store does not have.
+    Unsaved(String),
+    /// The rest.
+    Internal(String),
+}
+
+impl StartError {
+    /// Sorts the failure of a request that the start depends on.
+    pub(super) fn store(doing: &str, error: &s3::Error) -> StartError {
+        let text = format!("{doing}: {error}. {}", error.remedy());
+        match error.kind {
+            Kind::NoSuchBucket | Kind::NotFound => StartError::Bucket(text),
+            Kind::AccessDenied { .. } | Kind::Archived => StartError::Access(text),
+            Kind::KeyNotFound
+            | Kind::KeyDisabled
+            | Kind::KeyPendingDeletion
+            | Kind::KeyMaterialExpired
+            | Kind::KeyUnavailable
+            | Kind::KeyUnusable => StartError::Key(text),
+            Kind::Mismatch { .. } | Kind::Unsupported => StartError::Mismatch(text),
+            Kind::Credentials
+            | Kind::Throttled { .. }
+            | Kind::Timeout
+            | Kind::Unreachable
+            | Kind::Unavailable
+            | Kind::Configuration => StartError::Unreachable(text),
+            Kind::NoSuchUpload
+            | Kind::PreconditionFailed
+            | Kind::Conflict
+            | Kind::Integrity
+            | Kind::TooLarge
+            | Kind::Local
+            | Kind::Protocol => StartError::Internal(text),
+        }
+    }
+
+    pub(super) fn fuse(config: &Config, error: &io::Error) -> StartError {
+        let mountpoint = config.mountpoint.display();
+        StartError::Fuse(match error.raw_os_error() {
+            _ if !Path::new("/dev/fuse").exists() => {
+                format!("{mountpoint} cannot be mounted: there is no /dev/fuse; load the module with `modprobe fuse`")
+            }
+            None if error.kind() == io::ErrorKind::NotFound => {
+                format!("{mountpoint} cannot be mounted: fusermount3 is missing; install it with `apt-get install fuse3`")
+            }
+            _ => format!(
+                "{mountpoint} cannot be mounted: {error}; see that it is a directory of yours, that nothing is mounted there, and that \
+                 /dev/fuse may be used (without root: fusermount3 of the package fuse3)"
+            ),
+        })
+    }
+}
+
+impl From<ConnectError> for StartError {
+    fn from(error: ConnectError) -> StartError {
+        StartError::Unreachable(error.to_string())
+    }
+}
+
+impl From<kms::Error> for StartError {
+    fn from(error: kms::Error) -> StartError {
+        StartError::Key(error.to_string())
+    }
+}
+
+impl From<spill::Error> for StartError {
+    fn from(error: spill::Error) -> StartError {
+        StartError::Internal(error.to_string())
+    }
+}
