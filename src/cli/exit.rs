@@ -30,11 +30,13 @@ pub enum Exit {
     Busy = 9,
     /// Something that should not happen.
     Internal = 10,
+    /// The mount has ended, and changes are lost that the store did not take.
+    Unsaved = 11,
 }
 
 impl Exit {
     /// All of them, in order.
-    pub const ALL: [Exit; 11] = [
+    pub const ALL: [Exit; 12] = [
         Exit::Ok,
         Exit::Untrue,
         Exit::Usage,
@@ -46,6 +48,7 @@ impl Exit {
         Exit::Mismatch,
         Exit::Busy,
         Exit::Internal,
+        Exit::Unsaved,
     ];
 
     /// The one that a process ended with; what it was killed by counts as internal.
@@ -70,6 +73,7 @@ impl From<&StartError> for Exit {
             StartError::Unreachable { .. } => Exit::Unreachable,
             StartError::Mismatch { .. } => Exit::Mismatch,
             StartError::Fuse { .. } => Exit::Fuse,
+            StartError::Unsaved { .. } => Exit::Unsaved,
             StartError::Internal { .. } => Exit::Internal,
         }
     }

@@ -22,6 +22,9 @@ mod self_test;
 pub use block::{BlockId, FILE_ID_BYTES, FORMAT_VERSION, FileId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
 pub use envelope::Envelope;
 pub use inner::{Inner, hardware_accelerated};
+
+/// The two layers, the inner one first, for people and auditors. The versions are those that Cargo.toml asks for.
+pub const LAYERS: &str = "aes-gcm 0.11 (AES-256-GCM, RustCrypto) in ring 0.17 (AES-256-GCM, BoringSSL)";
 pub use layer::{Layer, LayerKey, TAG_BYTES, Tag};
 pub use nonce::{NONCE_BYTES, Nonce};
 pub use outer::Outer;

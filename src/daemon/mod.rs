@@ -64,7 +64,7 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
         .map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))?;
     let built = runtime.block_on(build::build(&config))?;
     let adapter = Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
-    let source = config.source();
+    let source = config.source().to_string();
     let options = MountOptions {
         source: source.clone(),
         read_only: config.read_only,

@@ -312,7 +312,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (vfs, data) = (Arc::clone(&self.vfs), PlainBuf::from(data));
+        let (vfs, data) = (Arc::clone(&self.vfs), PlainBuf::copy_of(data));
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let work = async move { vfs.write(fh(handle), offset, data.as_slice()).await };
         self.spawn("write", work, move |done| match done {

@@ -19,6 +19,11 @@ impl PlainBuf {
         PlainBuf { bytes: Vec::with_capacity(capacity_bytes) }
     }
 
+    /// A copy of `data`.
+    pub fn copy_of(data: &[u8]) -> Self {
+        PlainBuf { bytes: data.to_vec() }
+    }
+
     /// Bytes held.
     pub fn len(&self) -> usize {
         self.bytes.len()

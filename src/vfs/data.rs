@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
 use crate::object::Name;
 use crate::policy::Verdict;
-use crate::read::Reader;
+use crate::read::{self, Location, Reader};
 use crate::s3::{self, Head, Source};
 use crate::write::{Piece, Writer};
 
@@ -224,19 +224,11 @@ impl Vfs {
         }
         let head = self.namespace.open(file.ino).await?;
         self.refuse_noncompliant(&head, mode)?;
-        let mut state = file.state();
-        let same = state.head.as_ref().is_some_and(|pinned| pinned.meta.version == head.meta.version);
-        if same {
+        if file.shows(&head) {
             return Ok(true);
         }
-        // Other handles read the version that they were opened with; a new lookup finds a new inode for this one.
-        if state.users > 1 && state.head.is_some() {
-            return Err(Error::Stale);
-        }
-        state.head = Some((*head).clone());
-        state.writer = None;
-        drop(state);
-        file.state().attributes = self.namespace.attributes(file.ino).await?;
+        let attributes = self.namespace.attributes(file.ino).await?;
+        file.show(&head, attributes)?;
         Ok(self.pages.are_now(file.ino, &head.meta.version))
     }
 
@@ -270,7 +262,10 @@ impl Vfs {
     async fn read_source(&self, file: &Arc<File>, source: &Source, range: Range<u64>) -> Result<Bytes, Error> {
         let end = range.end.min(source.size);
         let Some(length) = end.checked_sub(range.start).filter(|length| *length > 0) else { return Ok(Bytes::new()) };
-        let reader = file.reader(source, || Reader::new(&self.gateway, source.clone(), &self.read_budget));
+        let reader = file.reader(source, || {
+            let location = Location { key: source.key.clone(), version: source.version.clone() };
+            Arc::new(Reader::new(Arc::clone(&self.gateway), location, source.size, Arc::clone(&self.read_budget)))
+        });
         Ok(reader.read(range.start, length).await?)
     }
 
@@ -321,7 +316,11 @@ fn length(range: &Range<u64>) -> usize {
 }
 
 fn is_gone(error: &Error) -> bool {
-    matches!(error, Error::Store(error) if matches!(error.kind, s3::Kind::NotFound | s3::Kind::PreconditionFailed))
+    matches!(
+        error,
+        Error::Store(error) | Error::Read(read::Error::Store(error))
+            if matches!(error.kind, s3::Kind::NotFound | s3::Kind::PreconditionFailed)
+    )
 }
 
 /// To a program with an open file, an object that vanished is one that changed.

@@ -2,7 +2,7 @@
 
 use crate::object::NameError;
 use crate::s3::{self, Kind};
-use crate::{namespace, spill, write};
+use crate::{namespace, read, spill, write};
 
 use super::Error;
 
@@ -37,7 +37,7 @@ impl Error {
         match self {
             Error::Store(error) => is_store_trouble(error),
             Error::Namespace(error) => matches!(error, namespace::Error::Store(error) if is_store_trouble(error)),
-            Error::Write(_) | Error::Stale | Error::Noncompliant { .. } => true,
+            Error::Read(_) | Error::Write(_) | Error::Stale | Error::Noncompliant { .. } => true,
             Error::Name(_)
             | Error::BadHandle
             | Error::NotOpenForWriting
@@ -55,6 +55,7 @@ impl Error {
         match self {
             Error::Store(error)
             | Error::Namespace(namespace::Error::Store(error))
+            | Error::Read(read::Error::Store(error))
             | Error::Write(write::Error::Store(error)) => Some(error.remedy()),
             _ => None,
         }
@@ -64,6 +65,8 @@ impl Error {
         match self {
             Error::Store(error) => store(error.kind),
             Error::Namespace(error) => names(error),
+            Error::Read(read::Error::Store(error)) => store(error.kind),
+            Error::Read(read::Error::Length { .. }) => libc::ESTALE,
             Error::Write(error) => writing(error),
             Error::Name(error) => name(error),
             Error::BadHandle | Error::NotOpenForWriting => libc::EBADF,

@@ -2,7 +2,7 @@
 
 use crate::object::NameError;
 use crate::policy::Verdict;
-use crate::{namespace, s3, write};
+use crate::{namespace, read, s3, write};
 
 /// Why a call did not succeed. `errno` gives each its number.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,9 @@ pub enum Error {
     /// A name is not there, there already, or of another kind.
     #[error(transparent)]
     Namespace(#[from] namespace::Error),
+    /// The bytes of an object could not be had.
+    #[error(transparent)]
+    Read(#[from] read::Error),
     /// A change could not be kept or made safe.
     #[error(transparent)]
     Write(#[from] write::Error),

@@ -89,6 +89,24 @@ impl File {
         state.attributes.ctime = now;
     }
 
+    /// Whether the file's bytes are those of `head`.
+    pub(crate) fn shows(&self, head: &Head) -> bool {
+        self.state().head.as_ref().is_some_and(|shown| shown.meta.version == head.meta.version)
+    }
+
+    /// Shows another version from now on, as long as nobody else has the file open: other handles read the version that they were
+    /// opened with, and a new lookup finds a new inode for this one.
+    pub(crate) fn show(&self, head: &Head, attributes: Attributes) -> Result<(), super::Error> {
+        let mut state = self.state();
+        if state.users > 1 && state.head.is_some() {
+            return Err(super::Error::Stale);
+        }
+        state.head = Some(head.clone());
+        state.attributes = attributes;
+        state.writer = None;
+        Ok(())
+    }
+
     /// The object as this mount has just made or changed it, under `key`. Bytes that are read from now on come from it.
     pub(crate) fn replaced(&self, head: Head, key: &Key, attributes: Attributes) {
         let writer = {
@@ -102,6 +120,13 @@ impl File {
             writer.rebase(base);
         }
         self.state().head = Some(head);
+    }
+
+    /// Notes attributes that a program has set, which the next commit must store exactly.
+    pub(crate) fn change_attributes(&self, change: impl FnOnce(Attributes) -> Attributes) {
+        let mut state = self.state();
+        state.attributes = change(state.attributes);
+        state.exact = true;
     }
 
     /// The reader of `source`, the same one for all who read that version.

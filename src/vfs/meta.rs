@@ -146,10 +146,7 @@ impl Vfs {
     async fn change_open(&self, file: &Arc<File>, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
         let _turn = file.turn.lock().await;
         if let Some(writer) = file.writer().filter(|writer| writer.is_dirty()) {
-            let mut state = file.state();
-            state.attributes = change.applied(state.attributes, now);
-            state.exact = true;
-            drop(state);
+            file.change_attributes(|attributes| change.applied(attributes, now));
             writer.touch();
             return Ok(file.attributes());
         }
