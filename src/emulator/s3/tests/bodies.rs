@@ -11,9 +11,9 @@ const NINE: &str = "123456789";
 const SUMS: [(&str, &str); 5] = [
     ("x-amz-checksum-crc32", "y/Q5Jg=="),
     ("x-amz-checksum-crc32c", "4waSgw=="),
-    ("x-amz-checksum-crc64nvme", "rosUhgp5lIg="),
-    ("x-amz-checksum-sha1", "98O8HYCOBHMq32eZZczKTKeuNEE="),
-    ("x-amz-checksum-sha256", "FeKw08M4keuwJ8e9/7NZMQUGVDQg27+ftlhVyQc24iU="),
+    ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
+    ("x-amz-checksum-sha1", "98O8HYCOBHMq32eZZczDTKeuNEE="),
+    ("x-amz-checksum-sha256", "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="),
 ];
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn right_checksums_are_echoed_and_read_back_on_demand() {
 async fn without_a_checksum_s3_makes_its_own() {
     let world = World::new().await;
     let put = world.put("/bucket/k", &[], NINE).await.expect(200);
-    assert_eq!(put.header("x-amz-checksum-crc64nvme"), Some("rosUhgp5lIg="));
+    assert_eq!(put.header("x-amz-checksum-crc64nvme"), Some("rosUhgp5mIg="));
 }
 
 #[tokio::test]

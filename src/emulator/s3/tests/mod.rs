@@ -207,6 +207,12 @@ impl Answer {
         self.field("Message").expect("an error says why")
     }
 
+    /// Asserts an error that never came as far as this room.
+    #[track_caller]
+    fn refused_by_s3s(self, status: u16, code: &str) {
+        assert_eq!((self.status, self.field("Code").as_deref()), (status, Some(code)), "{}", self.text());
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }

@@ -123,7 +123,7 @@ async fn keys_are_anything_up_to_1024_bytes() {
     for (n, key) in keys.iter().enumerate() {
         assert_eq!(world.get(&format!("/bucket/{key}"), &[]).await.expect(200).text(), n.to_string(), "{key}");
     }
-    world.put(&format!("/bucket/{long}k"), &[], "x").await.refused(400, "KeyTooLongError");
+    world.put(&format!("/bucket/{long}k"), &[], "x").await.refused_by_s3s(400, "KeyTooLongError");
 }
 
 #[tokio::test]

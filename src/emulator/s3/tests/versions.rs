@@ -54,7 +54,7 @@ async fn versions_are_listed_newest_first_with_their_markers() {
     let all = world.get("/bucket?versions&delimiter=/", &[]).await.expect(200);
     assert_eq!(all.fields("Version").len(), 3);
     assert_eq!(all.fields("DeleteMarker").len(), 1);
-    assert_eq!(all.fields("Prefix").last().map(String::as_str), Some("c/"));
+    assert!(all.text().contains("<CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes>"));
     assert_eq!(all.fields("IsLatest").iter().filter(|latest| *latest == "true").count(), 2);
     assert_eq!(world.get("/bucket?list-type=2", &[]).await.expect(200).fields("Key"), ["a", "c/d"]);
 }
@@ -103,5 +103,5 @@ async fn deleting_many_answers_for_each_and_quietly_for_errors_only() {
     let answer = world.post("/bucket?delete", &[], list(true)).await.expect(200);
     assert_eq!((answer.fields("Deleted").len(), answer.fields("Error").len()), (0, 1));
     assert_eq!(world.get("/bucket?list-type=2", &[]).await.expect(200).fields("Key"), ["b", "c"]);
-    world.post("/bucket?delete", &[], "<Delete></Delete>").await.refused(400, "MalformedXML");
+    world.post("/bucket?delete", &[], "<Delete></Delete>").await.refused_by_s3s(400, "MalformedXML");
 }
