@@ -13,6 +13,7 @@ pub mod kms;
 pub mod operation;
 pub mod s3;
 mod server;
+mod storage;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -53,6 +54,8 @@ pub struct Options {
     pub faults: Plan,
     /// Whether `listen` may be an address that other hosts can reach.
     pub allow_non_loopback: bool,
+    /// Buckets to create when they are missing.
+    pub buckets: Vec<String>,
 }
 
 impl Options {
@@ -69,6 +72,7 @@ impl Options {
             secret_key: "dssefs-secret".to_owned(),
             faults: Plan::default(),
             allow_non_loopback: false,
+            buckets: Vec::new(),
         }
     }
 }
@@ -144,6 +148,9 @@ impl Server {
         let kms = Arc::new(kms);
         let endpoint = s3::Endpoint::open(&data.join("s3"), Arc::clone(&kms), &options.region, &options.account);
         let endpoint = endpoint.map_err(in_data)?;
+        for bucket in &options.buckets {
+            endpoint.ensure_bucket(bucket).map_err(in_data)?;
+        }
         let certificate = options.tls.then(|| Certificate::open(&data)).transpose()?;
         let (listener, address) = listen(options.listen).await?;
         let credentials = Credentials { access_key: options.access_key, secret_key: options.secret_key };
