@@ -197,7 +197,8 @@ fn length(path: &str, text: &str) -> Option<String> {
 fn docs(path: &str, text: &str) -> Option<String> {
     let must = path.ends_with("/mod.rs") || path == "src/lib.rs" || path == "src/main.rs";
     let says = text.lines().take_while(|line| line.starts_with("//!")).map(str::len).sum::<usize>();
-    (must && says < 30).then(|| format!("{path}: say in //! what this is, what it refuses to do, and what it may use"))
+    (must && !text.starts_with("#[cfg(test)]") && says < 30)
+        .then(|| format!("{path}: say in //! what this is, what it refuses to do, and what it may use"))
 }
 
 /// A folder's file is its `mod.rs`, not a twin beside it.
@@ -341,9 +342,27 @@ fn read_lossy(path: &str) -> String {
 /// Every source file below `src`, by its path from the root.
 fn sources() -> Vec<(String, String)> {
     let paths = files(&root().join("src")).into_iter().filter(|path| path.ends_with(".rs"));
-    let sources: Vec<_> = paths.map(|path| (path.clone(), read_lossy(&path))).collect();
+    let mut sources: Vec<_> = paths.map(|path| (path.clone(), read_lossy(&path))).collect();
     assert!(sources.len() > 20, "src was not found");
+    let tests: BTreeSet<String> = sources.iter().flat_map(|(path, text)| test_files(path, text)).collect();
+    for (_, text) in sources.iter_mut().filter(|(path, _)| tests.contains(path)) {
+        text.insert_str(0, "#[cfg(test)]\nmod whole_file {\n");
+    }
     sources
+}
+
+/// The files that `path` declares for tests only: `#[cfg(test)] mod NAME;`.
+fn test_files(path: &str, text: &str) -> Vec<String> {
+    let folder = match path.strip_suffix("/mod.rs").or_else(|| path.strip_suffix("/lib.rs")) {
+        Some(folder) => folder,
+        None => path.trim_end_matches(".rs"),
+    };
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let declared = lines
+        .windows(2)
+        .filter(|pair| pair[0] == "#[cfg(test)]")
+        .filter_map(|pair| pair[1].split_once("mod ").and_then(|(_, name)| name.strip_suffix(';')));
+    declared.flat_map(|name| [format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")]).collect()
 }
 
 fn files(dir: &Path) -> Vec<String> {
@@ -463,6 +482,13 @@ mod rules {
         assert!(docs("src/a/mod.rs", "//! What it does, what it refuses to do, what it uses.\n").is_none());
         let pair = |path: &str| (path.to_owned(), String::new());
         assert_eq!(twins(&[pair("src/a.rs"), pair("src/a/mod.rs"), pair("src/b/mod.rs")]).len(), 1);
+    }
+
+    #[test]
+    fn a_file_declared_for_tests_is_known() {
+        let declared = test_files("src/a/mod.rs", "mod x;\n#[cfg(test)]\nmod end_to_end;\n");
+        assert_eq!(declared, ["src/a/end_to_end.rs", "src/a/end_to_end/mod.rs"]);
+        assert_eq!(test_files("src/a/b.rs", "#[cfg(test)]\nmod tests {\n}"), Vec::<String>::new());
     }
 
     #[test]

@@ -1,0 +1,199 @@
+//! An endpoint in this process, with a bucket and a key.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ServerSideEncryption;
+use aws_smithy_http_client::Builder;
+use dssefs::emulator::faults::{Fault, Plan, Rule};
+use dssefs::emulator::kms::{Kms, NewKey};
+use dssefs::emulator::{Counters, Options, Server};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+pub(crate) const BUCKET: &str = "tests";
+pub(crate) const REGION: &str = "us-east-1";
+pub(crate) const ACCESS_KEY: &str = "dssefs";
+pub(crate) const SECRET_KEY: &str = "dssefs-secret";
+
+/// A store with one bucket and one key, and an ordinary client that knows nothing of the mount.
+pub(crate) struct Endpoint {
+    runtime: Runtime,
+    server: Option<Server>,
+    client: Client,
+    key_arn: String,
+    dir: TempDir,
+}
+
+impl Endpoint {
+    pub(crate) fn start() -> Endpoint {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let options = Options {
+            region: REGION.to_owned(),
+            access_key: ACCESS_KEY.to_owned(),
+            secret_key: SECRET_KEY.to_owned(),
+            buckets: vec![BUCKET.to_owned()],
+            ..Options::new(dir.path().to_owned())
+        };
+        let server = runtime.block_on(Server::start(options)).expect("the endpoint starts");
+        let client = client(&server.url());
+        let key_arn = server.kms().create_key(NewKey::default()).expect("a key is made").arn;
+        Endpoint { runtime, server: Some(server), client, key_arn, dir }
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().expect("the endpoint runs until it is dropped")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.server().url()
+    }
+
+    pub(crate) fn key_arn(&self) -> &str {
+        &self.key_arn
+    }
+
+    pub(crate) fn kms(&self) -> &Arc<Kms> {
+        self.server().kms()
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.server().counters()
+    }
+
+    pub(crate) fn reset(&self) {
+        self.server().reset_counters();
+    }
+
+    /// What `work` asks of the endpoint. Requests under way before are not waited for: settle first.
+    pub(crate) fn counted<T>(&self, work: impl FnOnce() -> T) -> (T, Counters) {
+        self.reset();
+        let value = work();
+        (value, self.counters())
+    }
+
+    /// The next requests of these operations fail in these ways.
+    pub(crate) fn spoil(&self, rules: Vec<Rule>) {
+        self.server().set_faults(Plan::new(rules).expect("a plan that can strike"));
+    }
+
+    pub(crate) fn spoil_one(&self, operation: &str, fault: Fault) {
+        self.spoil(vec![Rule::on(operation, fault)]);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.server().set_faults(Plan::default());
+    }
+
+    /// Waits for what `work` does with the ordinary client.
+    pub(crate) fn with<F: Future>(&self, work: impl FnOnce(Client) -> F) -> F::Output {
+        self.runtime.block_on(work(self.client.clone()))
+    }
+
+    /// The object, or nothing.
+    pub(crate) fn head(&self, key: &str) -> Option<HeadObjectOutput> {
+        self.with(|s3| async move {
+            match s3.head_object().bucket(BUCKET).key(key).send().await {
+                Ok(head) => Some(head),
+                Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => None,
+                Err(error) => panic!("HEAD {key}: {error:?}"),
+            }
+        })
+    }
+
+    /// The whole content, as an ordinary client reads it.
+    pub(crate) fn content(&self, key: &str) -> Vec<u8> {
+        self.with(|s3| async move {
+            let got = s3
+                .get_object()
+                .bucket(BUCKET)
+                .key(key)
+                .send()
+                .await
+                .unwrap_or_else(|error| panic!("GET {key}: {error:?}"));
+            got.body.collect().await.expect("the whole body").to_vec()
+        })
+    }
+
+    /// Puts an object as DSSE-KMS under the key of the mount, as another host would.
+    pub(crate) fn put(&self, key: &str, content: &[u8]) {
+        self.put_as(key, content, Some(ServerSideEncryption::AwsKmsDsse), Some(&self.key_arn));
+    }
+
+    /// Puts an object with any encryption.
+    pub(crate) fn put_as(&self, key: &str, content: &[u8], sse: Option<ServerSideEncryption>, key_arn: Option<&str>) {
+        let body = ByteStream::from(content.to_vec());
+        self.with(|s3| async move {
+            let put = s3.put_object().bucket(BUCKET).key(key).body(body);
+            let put = put.set_server_side_encryption(sse).set_ssekms_key_id(key_arn.map(str::to_owned));
+            put.send().await.unwrap_or_else(|error| panic!("PUT {key}: {error:?}"));
+        });
+    }
+
+    pub(crate) fn delete(&self, key: &str) {
+        self.with(|s3| async move {
+            s3.delete_object()
+                .bucket(BUCKET)
+                .key(key)
+                .send()
+                .await
+                .unwrap_or_else(|error| panic!("DELETE {key}: {error:?}"));
+        });
+    }
+
+    /// All keys, in order.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.with(|s3| async move {
+            let mut pages = s3.list_objects_v2().bucket(BUCKET).into_paginator().send();
+            let mut keys = Vec::new();
+            while let Some(page) = pages.next().await {
+                let page = page.expect("a listing");
+                keys.extend(page.contents().iter().filter_map(|object| object.key()).map(str::to_owned));
+            }
+            keys
+        })
+    }
+
+    /// Multipart uploads that are neither completed nor aborted.
+    pub(crate) fn uploads(&self) -> usize {
+        self.with(|s3| async move {
+            let listed = s3.list_multipart_uploads().bucket(BUCKET).send().await.expect("a listing of uploads");
+            listed.uploads().len()
+        })
+    }
+
+    /// Asserts that the object is what the mount promises.
+    pub(crate) fn assert_dsse(&self, key: &str) {
+        let head = self.head(key).unwrap_or_else(|| panic!("{key} is not there"));
+        assert_eq!(head.server_side_encryption(), Some(&ServerSideEncryption::AwsKmsDsse), "{key}");
+        assert_eq!(head.ssekms_key_id(), Some(self.key_arn.as_str()), "{key}");
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.stop());
+        }
+        // The directory goes when the field does; named here, as nothing else reads it.
+        let _ = &self.dir;
+    }
+}
+
+/// A client over plain http, which needs no TLS.
+pub(crate) fn client(url: &str) -> Client {
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(REGION))
+        .endpoint_url(url)
+        .force_path_style(true)
+        .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "tests"))
+        .http_client(Builder::new().build_http())
+        .build();
+    Client::from_conf(config)
+}

@@ -1,0 +1,223 @@
+//! A mount by the built program, which goes away whatever happens.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use tempfile::TempDir;
+
+use super::endpoint::{ACCESS_KEY, BUCKET, Endpoint, REGION, SECRET_KEY};
+
+const MOUNT_WITHIN: Duration = Duration::from_secs(30);
+const END_WITHIN: Duration = Duration::from_secs(30);
+
+/// Mounts by the name of the test's thread, for the one who has to detach them.
+static MOUNTS: Mutex<BTreeMap<String, Vec<PathBuf>>> = Mutex::new(BTreeMap::new());
+
+/// The built program, without the settings of whoever runs the tests.
+pub(crate) fn dssefs() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dssefs"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("AWS_") || name.starts_with("DSSEFS_")) {
+            command.env_remove(name);
+        }
+    }
+    // Neither profiles of the user nor the metadata service of a cloud machine.
+    command.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+    command.env("AWS_EC2_METADATA_DISABLED", "true").stdin(Stdio::null());
+    command
+}
+
+/// A mounted bucket.
+pub(crate) struct Mount {
+    daemon: Child,
+    dir: TempDir,
+    /// What the daemon said on standard error so far.
+    log: Arc<Mutex<String>>,
+}
+
+impl Mount {
+    /// Mounts the endpoint's bucket under its key.
+    pub(crate) fn of(endpoint: &Endpoint) -> Mount {
+        Mount::with(endpoint, &[])
+    }
+
+    /// The same, with more options.
+    pub(crate) fn with(endpoint: &Endpoint, options: &[&str]) -> Mount {
+        let key = ["--kms-key-id", endpoint.key_arn()];
+        Mount::source(endpoint, BUCKET, &[key.as_slice(), options].concat())
+    }
+
+    /// Mounts any source with exactly these options.
+    pub(crate) fn source(endpoint: &Endpoint, source: &str, options: &[&str]) -> Mount {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir(dir.path().join("mnt")).expect("a mount point");
+        let mut command = Mount::command(endpoint, source, &dir.path().join("mnt"));
+        command.arg("--foreground").args(options);
+        if !options.contains(&"--spill-dir") {
+            command.arg("--spill-dir").arg(dir.path().join("spill"));
+        }
+        let daemon = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        register(dir.path().join("mnt"));
+        let mut mount = Mount { daemon, dir, log: Arc::default() };
+        mount.keep_log();
+        mount.wait_until_it_answers();
+        mount
+    }
+
+    /// `dssefs mount SOURCE DIR` with what it needs to reach the endpoint, and nothing more.
+    pub(crate) fn command(endpoint: &Endpoint, source: &str, dir: &Path) -> Command {
+        let mut command = dssefs();
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        command.arg("mount").arg(source).arg(dir).args(["--region", REGION, "--force-path-style"]);
+        command.args(["--endpoint-url", &endpoint.url(), "--kms-endpoint-url", &endpoint.url()]);
+        command
+    }
+
+    fn keep_log(&mut self) {
+        let stderr = self.daemon.stderr.take().expect("a pipe");
+        let log = Arc::clone(&self.log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        let stdout = self.daemon.stdout.take().expect("a pipe");
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            let mut line = String::new();
+            let read = stdout.read_line(&mut line);
+            let _ = sender.send(line);
+            // Whatever comes later has somewhere to go.
+            let _ = read.and_then(|_| stdout.read_to_end(&mut Vec::new()));
+        });
+        let line = receiver.recv_timeout(MOUNT_WITHIN).unwrap_or_default();
+        assert!(line.contains(" is mounted at "), "the mount did not answer: {line:?}\n{}", self.log());
+    }
+
+    /// The root of the mount.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    /// A path in the mount.
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    pub(crate) fn spill_dir(&self) -> PathBuf {
+        self.dir.path().join("spill")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// What the daemon said so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The largest memory that the daemon ever had, in bytes (proc_pid_status(5), VmHWM).
+    pub(crate) fn memory_bytes_peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the daemon runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of the peak");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kibibytes * 1024
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.daemon), signal).expect("the daemon takes a signal");
+    }
+
+    /// Ends the daemon as a service manager does, and gives its status.
+    pub(crate) fn end(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().unwrap_or_else(|| panic!("the daemon did not end within {END_WITHIN:?}\n{}", self.log()))
+    }
+
+    /// Waits for the daemon to end by itself.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let deadline = Instant::now() + END_WITHIN;
+        while Instant::now() < deadline {
+            if let Some(status) = self.daemon.try_wait().expect("a child can be waited for") {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+}
+
+impl Drop for Mount {
+    /// Asks, waits, and then detaches: the temporary directory must not be emptied through a living mount.
+    fn drop(&mut self) {
+        if self.daemon.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = kill_process(Pid::from_child(&self.daemon), Signal::TERM);
+            if self.ended().is_none() {
+                detach(&self.path());
+                let _ = self.daemon.kill();
+                let _ = self.daemon.wait();
+            }
+        }
+        if mountinfo_has(&self.path()) {
+            detach(&self.path());
+        }
+        if std::thread::panicking() {
+            println!("the daemon said:\n{}", self.log());
+        }
+    }
+}
+
+/// Whether something is mounted there.
+pub(crate) fn mountinfo_has(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the list of mounts");
+    mounts.lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(path))
+}
+
+/// Detaches the mounts of a test that hangs.
+pub(crate) fn detach_of(test: &str) {
+    let mounts = MOUNTS.lock().unwrap_or_else(PoisonError::into_inner).remove(test).unwrap_or_default();
+    mounts.iter().filter(|path| mountinfo_has(path)).for_each(|path| detach(path));
+}
+
+fn register(path: PathBuf) {
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
+    MOUNTS.lock().unwrap_or_else(PoisonError::into_inner).entry(test).or_default().push(path);
+}
+
+/// Takes the mount out of sight and aborts its connection, so that whoever waits on it gets an error.
+fn detach(path: &Path) {
+    abort(path);
+    if geteuid().is_root() {
+        let _ = unmount(path, UnmountFlags::DETACH);
+    } else {
+        let _ = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(path).status();
+    }
+}
+
+/// fusectl: writing to `abort` fails every request under way. The connection's number is the device's minor number, which is
+/// read from the list of mounts, as stat(2) would hang.
+fn abort(path: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let ours = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(4).map(Path::new) == Some(path));
+    if let Some(minor) = ours.and_then(|fields| fields.get(2)?.split_once(':').map(|(_, minor)| minor.to_owned())) {
+        // Without fusectl there is still the detaching.
+        let _ = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+    }
+}

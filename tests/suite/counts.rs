@@ -1,0 +1,272 @@
+//! What operations cost, in requests and KMS calls. The mounts believe what they know for an hour, so that the clock of a busy
+//! machine does not count.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+
+use dssefs::emulator::Counters;
+
+use crate::common::{Endpoint, MINUTE, Mount, deadline, eventually, names, noise};
+
+const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
+
+/// The requests by operation, for messages and comparisons.
+fn requests(counters: &Counters) -> Vec<(String, u64)> {
+    counters
+        .s3
+        .iter()
+        .map(|(name, count)| (name.clone(), count.requests))
+        .filter(|(_, requests)| *requests > 0)
+        .collect()
+}
+
+fn only(counters: &Counters, operation: &str, count: u64) {
+    assert_eq!(requests(counters), [(operation.to_owned(), count)]);
+}
+
+fn nothing(counters: &Counters) {
+    assert_eq!((requests(counters), counters.all_kms_for_s3()), (Vec::new(), 0));
+}
+
+/// Puts `count` small objects below `prefix`, many at a time.
+fn fill(endpoint: &Endpoint, prefix: &str, count: usize) {
+    let key_arn = endpoint.key_arn().to_owned();
+    endpoint.with(|s3| async move {
+        let puts = (0..count).map(|number| {
+            let put = s3.put_object().bucket(crate::common::BUCKET).key(format!("{prefix}{number:04}"));
+            let put =
+                put.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::AwsKmsDsse).ssekms_key_id(&key_arn);
+            async move { put.body(b"x".to_vec().into()).send().await.map(drop) }
+        });
+        let done: Vec<_> = futures_util::StreamExt::collect(futures_util::StreamExt::buffer_unordered(
+            futures_util::stream::iter(puts),
+            32,
+        ))
+        .await;
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+    });
+}
+
+#[test]
+fn a_small_file_is_created_by_one_put_and_nothing_else() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &PATIENT);
+        names(&mount.path());
+        let ((), counters) = endpoint.counted(|| fs::write(mount.join("small"), noise(1, 10_000)).unwrap());
+        only(&counters, "PutObject", 1);
+        assert_eq!(counters.kms_for_s3.get("GenerateDataKey"), Some(&1));
+        assert_eq!(counters.all_kms_for_s3(), 1);
+        assert_eq!(endpoint.content("small"), noise(1, 10_000));
+    });
+}
+
+#[test]
+fn a_listed_small_file_is_read_by_one_get() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("small", &noise(1, 10_000));
+        let mount = Mount::with(&endpoint, &PATIENT);
+        names(&mount.path());
+        fs::metadata(mount.join("small")).unwrap();
+        let (content, counters) = endpoint.counted(|| fs::read(mount.join("small")).unwrap());
+        assert_eq!(content, noise(1, 10_000));
+        only(&counters, "GetObject", 1);
+        assert_eq!(counters.all_kms_for_s3(), 1);
+    });
+}
+
+#[test]
+fn a_file_that_did_not_change_is_read_again_from_the_page_cache() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("small", &noise(1, 10_000));
+        let mount = Mount::with(&endpoint, &PATIENT);
+        fs::read(mount.join("small")).unwrap();
+        let (content, counters) = endpoint.counted(|| fs::read(mount.join("small")).unwrap());
+        assert_eq!(content, noise(1, 10_000));
+        nothing(&counters);
+    });
+}
+
+#[test]
+fn ls_of_a_thousand_entries_is_one_list() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        fill(&endpoint, "", 1000);
+        let mount = Mount::with(&endpoint, &PATIENT);
+        let (found, counters) = endpoint.counted(|| names(&mount.path()));
+        assert_eq!(found.len(), 1000);
+        only(&counters, "ListObjectsV2", 1);
+        assert_eq!(counters.all_kms_for_s3(), 0);
+    });
+}
+
+#[test]
+fn ls_l_of_a_directory_is_one_list_and_one_head_each_and_no_kms_call() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        fill(&endpoint, "", 300);
+        let mount = Mount::with(&endpoint, &PATIENT);
+        let stat_all =
+            || names(&mount.path()).iter().filter(|name| fs::metadata(mount.join(name)).unwrap().len() == 1).count();
+        let (found, counters) = endpoint.counted(stat_all);
+        assert_eq!(found, 300);
+        assert_eq!(requests(&counters), [("HeadObject".to_owned(), 300), ("ListObjectsV2".to_owned(), 1)]);
+        assert_eq!(counters.all_kms_for_s3(), 0);
+        let (_, again) = endpoint.counted(stat_all);
+        nothing(&again);
+    });
+}
+
+#[test]
+fn with_attributes_from_listings_stat_asks_nothing() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        fill(&endpoint, "", 50);
+        let mount = Mount::with(&endpoint, &[PATIENT.as_slice(), &["--attributes", "listing"]].concat());
+        let (found, counters) = endpoint.counted(|| {
+            names(&mount.path()).iter().filter(|name| fs::metadata(mount.join(name)).unwrap().len() == 1).count()
+        });
+        assert_eq!(found, 50);
+        only(&counters, "ListObjectsV2", 1);
+    });
+}
+
+#[test]
+fn a_name_that_is_not_in_a_known_directory_costs_nothing() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("one", b"1");
+        let mount = Mount::with(&endpoint, &PATIENT);
+        names(&mount.path());
+        let (found, counters) = endpoint.counted(|| mount.join("two").exists());
+        assert!(!found);
+        nothing(&counters);
+    });
+}
+
+#[test]
+fn attributes_are_listed_and_foreign_ones_denied_without_a_request() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("file", b"content");
+        let mount = Mount::with(&endpoint, &PATIENT);
+        let path = mount.join("file");
+        fs::metadata(&path).unwrap();
+        let (listed, counters) = endpoint.counted(|| xattr::list(&path).unwrap().count());
+        assert!(listed > 10, "{listed}");
+        nothing(&counters);
+        let (value, counters) = endpoint.counted(|| xattr::get(&path, "user.foreign").unwrap());
+        assert_eq!(value, None);
+        nothing(&counters);
+    });
+}
+
+#[test]
+fn every_attribute_together_costs_one_head_and_no_kms_call() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("file", b"content");
+        let mount = Mount::with(&endpoint, &PATIENT);
+        names(&mount.path());
+        let path = mount.join("file");
+        let ((), counters) = endpoint.counted(|| {
+            for name in xattr::list(&path).unwrap() {
+                xattr::get(&path, &name).unwrap_or_else(|error| panic!("{}: {error}", name.display()));
+            }
+        });
+        assert!(counters.requests("HeadObject") <= 1, "{:?}", requests(&counters));
+        assert_eq!(counters.requests("GetObject"), 0);
+        assert_eq!(counters.all_kms_for_s3(), 0);
+    });
+}
+
+#[test]
+fn sixty_four_mebibytes_are_read_in_few_large_ranges() {
+    const BYTES: usize = 64 << 20;
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("large", &noise(3, BYTES));
+        let mount = Mount::with(&endpoint, &PATIENT);
+        let (content, counters) = endpoint.counted(|| {
+            let mut content = Vec::with_capacity(BYTES);
+            File::open(mount.join("large")).unwrap().read_to_end(&mut content).unwrap();
+            content
+        });
+        assert!(content == noise(3, BYTES), "the content differs");
+        let gets = counters.operation("GetObject");
+        assert!(gets.requests <= 12, "{} GETs", gets.requests);
+        assert!(gets.body_bytes_out <= BYTES as u64 * 11 / 10, "{} bytes for {BYTES}", gets.body_bytes_out);
+        assert_eq!(counters.all_kms_for_s3(), gets.requests);
+    });
+}
+
+#[test]
+fn a_small_read_of_a_large_file_fetches_little() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("large", &noise(3, 32 << 20));
+        let mount = Mount::with(&endpoint, &PATIENT);
+        let ((), counters) = endpoint.counted(|| {
+            let mut bytes = [0; 100];
+            std::os::unix::fs::FileExt::read_exact_at(&File::open(mount.join("large")).unwrap(), &mut bytes, 20 << 20)
+                .unwrap();
+            assert_eq!(bytes, noise(3, (20 << 20) + 100)[20 << 20..]);
+        });
+        assert!(counters.operation("GetObject").body_bytes_out <= 2 << 20, "{counters:?}");
+    });
+}
+
+#[test]
+fn parts_are_uploaded_while_the_program_writes() {
+    const BYTES: usize = 96 << 20;
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &PATIENT);
+        names(&mount.path());
+        endpoint.reset();
+        let mut file = File::create(mount.join("stream")).unwrap();
+        noise(4, BYTES).chunks(1 << 20).for_each(|chunk| file.write_all(chunk).unwrap());
+        eventually("an uploaded part", MINUTE, || endpoint.counters().requests("UploadPart") > 0);
+        assert_eq!(endpoint.counters().requests("CompleteMultipartUpload"), 0);
+        assert!(endpoint.head("stream").is_none(), "nothing is visible before the close");
+        file.sync_all().unwrap();
+        drop(file);
+        let counters = endpoint.counters();
+        assert_eq!((counters.requests("CreateMultipartUpload"), counters.requests("CompleteMultipartUpload")), (1, 1));
+        assert_eq!(counters.requests("PutObject"), 0);
+        assert!(endpoint.content("stream") == noise(4, BYTES), "the content differs");
+        endpoint.assert_dsse("stream");
+    });
+}
+
+#[test]
+fn opening_and_closing_without_a_change_sends_nothing() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("file", b"content");
+        let mount = Mount::with(&endpoint, &PATIENT);
+        fs::metadata(mount.join("file")).unwrap();
+        let ((), counters) = endpoint.counted(|| {
+            let file = File::options().read(true).write(true).open(mount.join("file")).unwrap();
+            file.sync_all().unwrap();
+        });
+        nothing(&counters);
+    });
+}
+
+#[test]
+fn fsync_and_close_after_it_commit_once() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &PATIENT);
+        names(&mount.path());
+        let ((), counters) = endpoint.counted(|| {
+            let mut file = File::create(mount.join("file")).unwrap();
+            file.write_all(b"content").unwrap();
+            file.sync_all().unwrap();
+        });
+        only(&counters, "PutObject", 1);
+    });
+}

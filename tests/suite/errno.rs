@@ -1,0 +1,139 @@
+//! Key trouble and denial, as programs see them.
+
+use std::fs::{self, File};
+use std::io::Write;
+
+use dssefs::emulator::faults::{Fault, Rule};
+use dssefs::emulator::kms::Action;
+
+use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, errno, noise};
+
+/// An endpoint with an object, and a mount that has seen nothing of it yet.
+fn scene(options: &[&str]) -> (Endpoint, Mount) {
+    let endpoint = Endpoint::start();
+    endpoint.put("old", &noise(1, 10_000));
+    let mount = Mount::with(&endpoint, options);
+    (endpoint, mount)
+}
+
+/// The error numbers of a read and of a write.
+fn trouble(mount: &Mount) -> (i32, i32) {
+    (errno(fs::read(mount.join("old"))), errno(commit(&mount.join("new"), b"content")))
+}
+
+fn refusal(status: u16, code: &str, message: &str) -> Fault {
+    Fault::Failure { status, code: code.to_owned(), message: message.to_owned() }
+}
+
+#[test]
+fn a_disabled_key_is_ekeyrevoked_until_it_is_enabled() {
+    deadline(MINUTE, || {
+        let (endpoint, mount) = scene(&[]);
+        endpoint.kms().disable(endpoint.key_arn()).unwrap();
+        assert_eq!(trouble(&mount), (libc::EKEYREVOKED, libc::EKEYREVOKED));
+        assert_eq!(fs::metadata(mount.join("old")).unwrap().len(), 10_000, "stat needs no key");
+        endpoint.kms().enable(endpoint.key_arn()).unwrap();
+        assert_eq!(fs::read(mount.join("old")).unwrap(), noise(1, 10_000));
+        commit(&mount.join("new"), b"content").unwrap();
+        endpoint.assert_dsse("new");
+    });
+}
+
+#[test]
+fn close_tells_what_cp_shows() {
+    deadline(MINUTE, || {
+        let (endpoint, mount) = scene(&[]);
+        endpoint.kms().disable(endpoint.key_arn()).unwrap();
+        let complaint = cp(b"content", &mount.join("new")).expect_err("cp should complain");
+        assert!(complaint.contains("Key has been revoked"), "{complaint}");
+        assert!(endpoint.head("new").is_none());
+    });
+}
+
+#[test]
+fn a_key_that_waits_for_its_deletion_is_ekeyrevoked() {
+    deadline(MINUTE, || {
+        let (endpoint, mount) = scene(&[]);
+        endpoint.kms().schedule_deletion(endpoint.key_arn(), 7).unwrap();
+        assert_eq!(trouble(&mount), (libc::EKEYREVOKED, libc::EKEYREVOKED));
+    });
+}
+
+#[test]
+fn denial_of_kms_is_eacces_for_what_was_denied() {
+    deadline(MINUTE, || {
+        let (endpoint, mount) = scene(&[]);
+        endpoint.kms().deny(endpoint.key_arn(), Action::GenerateDataKey).unwrap();
+        assert_eq!(trouble(&mount), (0, libc::EACCES));
+        endpoint.kms().allow(endpoint.key_arn(), Action::GenerateDataKey).unwrap();
+        endpoint.put("old", &noise(2, 10_000));
+        endpoint.kms().deny(endpoint.key_arn(), Action::Decrypt).unwrap();
+        std::thread::sleep(crate::common::STALE);
+        assert_eq!(errno(fs::read(mount.join("old"))), libc::EACCES);
+    });
+}
+
+#[test]
+fn every_code_of_s3_has_its_errno() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, mount) = scene(&[]);
+        for (status, code, message, expected) in [
+            (
+                400,
+                "KMS.NotFoundException",
+                "Key 'arn:aws:kms:us-east-1:111122223333:key/x' does not exist",
+                libc::ENOKEY,
+            ),
+            (400, "KMS.DisabledException", "arn:aws:kms:us-east-1:111122223333:key/x is disabled.", libc::EKEYREVOKED),
+            (400, "KMS.InvalidKeyUsageException", "The key is not for encryption", libc::EKEYREJECTED),
+            (403, "AccessDenied", "Access Denied", libc::EACCES),
+            (400, "InvalidEncryptionAlgorithmError", "Supported value: AES256.", libc::EOPNOTSUPP),
+            (400, "BadDigest", "The Content-MD5 you specified did not match what we received.", libc::EIO),
+        ] {
+            endpoint.spoil(vec![Rule::on("PutObject", refusal(status, code, message)).times(0)]);
+            assert_eq!(errno(commit(&mount.join("new"), b"content")), expected, "{code}");
+        }
+        endpoint.heal();
+        commit(&mount.join("new"), b"content").unwrap();
+    });
+}
+
+#[test]
+fn old_programs_can_have_the_error_numbers_they_know() {
+    deadline(MINUTE, || {
+        let (endpoint, mount) = scene(&["--errno", "posix"]);
+        endpoint.kms().disable(endpoint.key_arn()).unwrap();
+        assert_eq!(trouble(&mount), (libc::EACCES, libc::EACCES));
+    });
+}
+
+#[test]
+fn the_log_and_the_file_name_the_cause() {
+    deadline(MINUTE, || {
+        let (endpoint, mount) = scene(&[]);
+        endpoint.kms().disable(endpoint.key_arn()).unwrap();
+        let mut file = File::create(mount.join("new")).unwrap();
+        file.write_all(b"content").unwrap();
+        assert_eq!(errno(file.sync_all()), libc::EKEYREVOKED);
+        let told = attribute(&mount.join("new"), "user.dsse.last-error").unwrap();
+        assert!(told.contains("KMS.DisabledException"), "{told}");
+        let log = mount.log();
+        let line = log.lines().find(|line| line.contains("KMS.DisabledException")).unwrap_or_else(|| panic!("{log}"));
+        assert!(line.contains("new"), "the line names the object: {line}");
+        assert!(!log.contains("content"), "and not its content");
+    });
+}
+
+#[test]
+fn what_could_not_be_written_is_written_by_the_next_fsync() {
+    deadline(MINUTE, || {
+        let (endpoint, mount) = scene(&[]);
+        endpoint.kms().disable(endpoint.key_arn()).unwrap();
+        let mut file = File::create(mount.join("new")).unwrap();
+        file.write_all(b"content").unwrap();
+        assert_eq!(errno(file.sync_all()), libc::EKEYREVOKED);
+        endpoint.kms().enable(endpoint.key_arn()).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(endpoint.content("new"), b"content");
+    });
+}

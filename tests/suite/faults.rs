@@ -1,0 +1,218 @@
+//! A store that misbehaves: what is not proved is not reported as success, and what was acknowledged is not lost.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use dssefs::emulator::faults::{Fault, Rule};
+
+use crate::common::{Endpoint, MINUTE, Mount, commit, cp, deadline, errno, noise};
+
+/// Larger than any single PutObject of the mount.
+const LARGE: usize = 48 << 20;
+
+fn sse(algorithm: &str, key: &str) -> Fault {
+    Fault::Sse { algorithm: Some(algorithm.to_owned()), key: Some(key.to_owned()), bucket_key: None }
+}
+
+fn failure(status: u16, code: &str) -> Fault {
+    Fault::Failure { status, code: code.to_owned(), message: "scripted".to_owned() }
+}
+
+/// One operation answers with the wrong encryption: the writer gets an error, no object and no upload stays, and a file that is
+/// open meanwhile goes on.
+fn wrong_answer_fails_closed(operation: &'static str, size: usize, algorithm: &'static str) {
+    deadline(MINUTE * 2, move || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let mut other = File::create(mount.join("other")).unwrap();
+        other.write_all(b"before ").unwrap();
+        endpoint.spoil(vec![Rule::on(operation, sse(algorithm, endpoint.key_arn())).key_contains("victim").times(0)]);
+        let complaint = cp(&noise(1, size), &mount.join("victim"));
+        assert!(complaint.is_err(), "cp was told that a {algorithm} answer of {operation} is fine");
+        endpoint.heal();
+        assert!(endpoint.head("victim").is_none(), "an object was left behind");
+        assert_eq!(endpoint.uploads(), 0, "an upload was left behind");
+        other.write_all(b"and after").unwrap();
+        other.sync_all().unwrap();
+        assert_eq!(endpoint.content("other"), b"before and after");
+        endpoint.assert_dsse("other");
+        commit(&mount.join("victim"), b"second try").unwrap();
+        endpoint.assert_dsse("victim");
+    });
+}
+
+#[test]
+fn a_put_answered_with_kms_fails_closed() {
+    wrong_answer_fails_closed("PutObject", 10_000, "aws:kms");
+}
+
+#[test]
+fn a_put_answered_with_aes256_fails_closed() {
+    wrong_answer_fails_closed("PutObject", 10_000, "AES256");
+}
+
+#[test]
+fn a_create_answered_with_kms_fails_closed() {
+    wrong_answer_fails_closed("CreateMultipartUpload", LARGE, "aws:kms");
+}
+
+#[test]
+fn a_part_answered_with_kms_fails_closed() {
+    wrong_answer_fails_closed("UploadPart", LARGE, "aws:kms");
+}
+
+#[test]
+fn a_complete_answered_with_kms_fails_closed() {
+    wrong_answer_fails_closed("CompleteMultipartUpload", LARGE, "aws:kms");
+}
+
+#[test]
+fn a_put_answered_with_another_key_or_with_nothing_fails_closed() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let other_key = "arn:aws:kms:us-east-1:111122223333:key/00000000-0000-0000-0000-000000000000";
+        let silence = Fault::Sse { algorithm: None, key: None, bucket_key: None };
+        for (name, fault) in [("wrong-key", sse("aws:kms:dsse", other_key)), ("silent", silence)] {
+            endpoint.spoil(vec![Rule::on("PutObject", fault).times(0)]);
+            assert!(cp(b"content", &mount.join(name)).is_err(), "{name}");
+            endpoint.heal();
+            assert!(endpoint.head(name).is_none(), "{name} was left behind");
+        }
+    });
+}
+
+#[test]
+fn a_replaced_object_answered_with_kms_is_not_served_as_compliant() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        commit(&mount.join("file"), b"first").unwrap();
+        endpoint.spoil(vec![Rule::on("PutObject", sse("aws:kms", endpoint.key_arn())).times(0)]);
+        assert_ne!(errno(commit(&mount.join("file"), b"second")), 0);
+        endpoint.heal();
+        if let Some(head) = endpoint.head("file") {
+            assert_eq!(head.server_side_encryption().map(|sse| sse.as_str()), Some("aws:kms:dsse"));
+        }
+    });
+}
+
+#[test]
+fn passing_trouble_is_not_noticed() {
+    for (operation, fault) in [
+        ("PutObject", Fault::ThrottleKms),
+        ("PutObject", failure(503, "SlowDown")),
+        ("PutObject", failure(500, "InternalError")),
+        ("PutObject", Fault::Reset),
+        ("PutObject", Fault::LoseAnswer),
+        ("GetObject", Fault::ThrottleKms),
+        ("GetObject", Fault::Reset),
+        ("HeadObject", failure(503, "SlowDown")),
+        ("ListObjectsV2", Fault::Reset),
+    ] {
+        deadline(MINUTE, move || {
+            let endpoint = Endpoint::start();
+            endpoint.put("old", b"old content");
+            let mount = Mount::of(&endpoint);
+            endpoint.spoil_one(operation, fault.clone());
+            commit(&mount.join("new"), b"content").unwrap_or_else(|error| panic!("{operation} {fault:?}: {error}"));
+            let old = fs::read(mount.join("old")).unwrap_or_else(|error| panic!("{operation} {fault:?}: {error}"));
+            assert_eq!((old, endpoint.content("new")), (b"old content".to_vec(), b"content".to_vec()));
+        });
+    }
+}
+
+#[test]
+fn a_lost_answer_of_complete_is_recognised_or_told() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil_one("CompleteMultipartUpload", Fault::LoseAnswer);
+        let copied = cp(&noise(1, LARGE), &mount.join("file"));
+        assert!(copied.is_ok(), "the object is there, and proved to be: {copied:?}");
+        assert!(endpoint.content("file") == noise(1, LARGE));
+        endpoint.assert_dsse("file");
+    });
+}
+
+#[test]
+fn a_complete_that_fails_within_a_success_is_a_failure() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let fault = Fault::OkWithErrorBody { code: "AccessDenied".to_owned(), message: "scripted".to_owned() };
+        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", fault).times(0)]);
+        assert!(cp(&noise(1, LARGE), &mount.join("file")).is_err());
+        endpoint.heal();
+        assert!(endpoint.head("file").is_none());
+    });
+}
+
+#[test]
+fn damaged_and_shortened_answers_are_never_content() {
+    for (size, fault) in
+        [(10_000, Fault::FlipByte(5_000)), (10_000, Fault::CutBodyAfter(5_000)), (LARGE, Fault::CutBodyAfter(100_000))]
+    {
+        deadline(MINUTE * 2, move || {
+            let endpoint = Endpoint::start();
+            endpoint.put("file", &noise(1, size));
+            let mount = Mount::of(&endpoint);
+            endpoint.spoil_one("GetObject", fault.clone());
+            let read = fs::read(mount.join("file"));
+            assert!(read.is_err() || read.is_ok_and(|content| content == noise(1, size)), "{size} bytes, {fault:?}");
+            assert!(fs::read(mount.join("file")).unwrap() == noise(1, size), "afterwards; {size} bytes, {fault:?}");
+        });
+    }
+}
+
+#[test]
+fn trouble_that_stays_is_an_error_and_the_mount_lives_on() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("old", b"old content");
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![Rule::on("PutObject", failure(500, "InternalError")).times(0)]);
+        assert_eq!(errno(commit(&mount.join("new"), b"content")), libc::EIO);
+        assert_eq!(fs::read(mount.join("old")).unwrap(), b"old content");
+        endpoint.heal();
+        commit(&mount.join("new"), b"content").unwrap();
+        endpoint.assert_dsse("new");
+    });
+}
+
+#[test]
+fn a_slow_file_does_not_hold_up_another() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("slow", b"slow");
+        endpoint.put("fast", b"fast");
+        let mount = Mount::of(&endpoint);
+        fs::metadata(mount.join("slow")).unwrap();
+        fs::metadata(mount.join("fast")).unwrap();
+        endpoint.spoil(vec![Rule::on("GetObject", Fault::DelayMs(8_000)).key_contains("slow").times(0)]);
+        let slow = (0..8).map(|_| mount.join("slow")).map(|path| std::thread::spawn(move || fs::read(path).unwrap()));
+        let slow: Vec<_> = slow.collect();
+        std::thread::sleep(Duration::from_millis(300));
+        let start = Instant::now();
+        assert_eq!(fs::read(mount.join("fast")).unwrap(), b"fast");
+        commit(&mount.join("other"), b"other").unwrap();
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        assert!(slow.into_iter().all(|reader| reader.join().unwrap() == b"slow"));
+    });
+}
+
+#[test]
+fn what_is_open_when_the_daemon_is_ended_is_stored() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let mut file = File::create(mount.join("file")).unwrap();
+        file.write_all(b"not yet committed").unwrap();
+        let status = mount.end();
+        assert!(status.success(), "{status}");
+        assert_eq!(endpoint.content("file"), b"not yet committed");
+        endpoint.assert_dsse("file");
+        drop(file);
+    });
+}

@@ -1,0 +1,134 @@
+//! Keys as names.
+
+use std::fs;
+
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, STALE, commit, deadline, errno, names};
+
+#[test]
+fn ordinary_and_unusual_names_are_kept() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let mut kept = vec![
+            "plain",
+            "with space",
+            "ümläut",
+            "plus+and%25",
+            "q?a=b&c",
+            "#hash",
+            "日本",
+            "trailing.",
+            "'quote\"",
+            "a\\b",
+            "~",
+            "-n",
+        ];
+        for name in &kept {
+            commit(&mount.join(name), name.as_bytes()).unwrap();
+        }
+        kept.sort_unstable();
+        assert_eq!(endpoint.keys(), kept);
+        std::thread::sleep(STALE);
+        assert_eq!(names(&mount.path()), kept);
+        assert!(kept.iter().all(|name| fs::read(mount.join(name)).unwrap() == name.as_bytes()));
+    });
+}
+
+#[test]
+fn keys_that_cannot_be_names_are_hidden_and_harm_nobody() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        for key in ["good", "d//x", "d/./y", "d/../z", "d/fine", &format!("long/{}", "n".repeat(300))] {
+            endpoint.put(key, b"1");
+        }
+        let mount = Mount::of(&endpoint);
+        assert_eq!(names(&mount.path()), ["d", "good", "long"]);
+        assert_eq!(names(&mount.join("d")), ["fine"]);
+        assert_eq!(names(&mount.join("long")), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_directory_wins_over_a_file_of_the_same_name() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("a", b"file");
+        endpoint.put("a/x", b"below");
+        let mount = Mount::of(&endpoint);
+        assert_eq!(names(&mount.path()), ["a"]);
+        assert!(fs::metadata(mount.join("a")).unwrap().is_dir());
+        assert_eq!(fs::read(mount.join("a/x")).unwrap(), b"below");
+    });
+}
+
+#[test]
+fn a_prefix_is_the_root() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("team/one/file", b"content");
+        endpoint.put("other", b"hidden");
+        let key = ["--kms-key-id", endpoint.key_arn()];
+        let mount = Mount::source(&endpoint, &format!("{BUCKET}/team/one"), &key);
+        assert_eq!(names(&mount.path()), ["file"]);
+        commit(&mount.join("new"), b"new").unwrap();
+        assert_eq!(endpoint.keys(), ["other", "team/one/file", "team/one/new"]);
+    });
+}
+
+#[test]
+fn changes_of_other_hosts_are_seen_when_the_time_is_over() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("file", b"old");
+        let mount = Mount::of(&endpoint);
+        assert_eq!(fs::read(mount.join("file")).unwrap(), b"old");
+        assert_eq!(names(&mount.path()), ["file"]);
+        endpoint.put("file", b"newer");
+        endpoint.put("another", b"x");
+        std::thread::sleep(STALE);
+        assert_eq!(fs::read(mount.join("file")).unwrap(), b"newer");
+        assert_eq!(names(&mount.path()), ["another", "file"]);
+        endpoint.delete("file");
+        std::thread::sleep(STALE);
+        assert_eq!(errno(fs::metadata(mount.join("file"))), libc::ENOENT);
+        assert_eq!(names(&mount.path()), ["another"]);
+    });
+}
+
+#[test]
+fn names_that_s3_cannot_keep_are_refused() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        assert_eq!(errno(commit(&mount.join(&"n".repeat(256)), b"")), libc::ENAMETOOLONG);
+        let latin1: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9");
+        assert_ne!(errno(commit(&mount.path().join(latin1), b"")), 0, "S3's keys are UTF-8");
+        let mut deep = mount.path();
+        let failed = (0..5).find_map(|_| {
+            deep.push("d".repeat(250));
+            fs::create_dir(&deep).err()
+        });
+        assert_eq!(
+            failed.and_then(|error| error.raw_os_error()),
+            Some(libc::ENAMETOOLONG),
+            "1,024 bytes are the longest key"
+        );
+        assert_eq!(endpoint.uploads(), 0);
+    });
+}
+
+#[test]
+fn a_large_directory_is_listed_whole_and_once() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        fs::create_dir(mount.join("d")).unwrap();
+        let expected: Vec<String> = (0..250).map(|number| format!("{number:04}")).collect();
+        for name in &expected {
+            fs::write(mount.join("d").join(name), b"x").unwrap();
+        }
+        assert_eq!(names(&mount.join("d")), expected, "from what this mount knows");
+        std::thread::sleep(STALE);
+        assert_eq!(names(&mount.join("d")), expected, "from the store");
+    });
+}
