@@ -132,6 +132,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_block_with_another_checksum_than_it_was_sealed_with_is_refused() {
+        let budget = crate::sealed::ByteBudget::new(1 << 20);
+        let file = SealedFile::create(&std::env::temp_dir(), BLOCK_BYTES, budget).unwrap();
+        let right = OnDisk { generation: file.seal(3, b"content").unwrap(), len: 7, crc: crc::of(b"content") };
+        let mut plain = PlainBuf::default();
+        open(&file, 3, right, &mut plain).unwrap();
+        assert_eq!(plain.as_slice(), b"content");
+        let refused = open(&file, 3, OnDisk { crc: right.crc ^ 1, ..right }, &mut plain);
+        assert!(matches!(refused, Err(Error::Tampered { block: 3 })));
+        assert!(plain.is_empty());
+    }
+
+    #[test]
     fn parts_cover_a_range_without_gap_or_overlap() {
         for range in [0..0, 5..5, 0..1, 65_535..65_537, 0..65_536, 1..200_000, 131_072..131_073] {
             let parts: Vec<_> = parts_of(range.clone()).map(|(index, part)| offsets_of(index, &part)).collect();

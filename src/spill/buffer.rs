@@ -139,6 +139,13 @@ impl Buffer {
     }
 }
 
+#[cfg(test)]
+impl Buffer {
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+}
+
 /// The largest offset that the kernel passes on (loff_t).
 const OFFSET_MAX: u64 = i64::MAX as u64;
 

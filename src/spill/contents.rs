@@ -116,18 +116,27 @@ impl Contents {
 
     /// Drops uploaded blocks from memory, and returns the bytes freed: at least `wanted_bytes`, or all that there are.
     pub(super) fn drop_uploaded_memory(&mut self, wanted_bytes: u64) -> u64 {
-        self.drop_uploaded(wanted_bytes, |block| match block {
-            Block::Memory(block) if Arc::strong_count(&block.content) == 1 => block.content.charge.bytes(),
-            _ => 0,
-        })
+        let in_memory = self.turns.values().filter_map(|index| Some((*index, self.blocks.get(index)?)));
+        let unshared = in_memory.filter_map(|(index, block)| match block {
+            Block::Memory(block) if Arc::strong_count(&block.content) == 1 => {
+                Some((index, block.content.charge.bytes()))
+            }
+            _ => None,
+        });
+        let (dropped, freed_bytes) = self.uploaded_among(unshared, wanted_bytes);
+        self.drop_all(dropped);
+        freed_bytes
     }
 
-    /// Drops uploaded blocks from the disk, and returns the bytes freed, about: at least `wanted_bytes`, or all that there are.
+    /// Drops uploaded blocks from the disk, and returns the bytes freed: at least `wanted_bytes`, or all that there are.
     pub(super) fn drop_uploaded_disk(&mut self, wanted_bytes: u64) -> u64 {
-        self.drop_uploaded(wanted_bytes, |block| match block {
-            Block::Sealed(block) => block.len.max(1) as u64,
-            Block::Memory(_) => 0,
-        })
+        let sealed = self.blocks.iter().filter_map(|(index, block)| match block {
+            Block::Sealed(block) => Some((*index, block.len as u64)),
+            Block::Memory(_) => None,
+        });
+        let (dropped, freed_bytes) = self.uploaded_among(sealed, wanted_bytes);
+        self.drop_all(dropped);
+        freed_bytes
     }
 
     /// Gives back the disk below blocks that are in memory again. A snapshot that still reads the older content there is superseded.
@@ -145,11 +154,11 @@ impl Contents {
     /// Moves blocks from memory to the disk, least recently changed first, and returns the memory freed: at least `wanted_bytes`,
     /// or all that no snapshot shares. An error after the first block is not reported: that memory was freed.
     pub(super) fn seal_oldest(&mut self, pool: &Pool, wanted_bytes: u64) -> Result<u64, Error> {
-        let mut freed_bytes = 0;
-        for index in self.turns.values().copied().collect::<Vec<_>>() {
-            if freed_bytes >= wanted_bytes {
-                break;
-            }
+        let (mut freed_bytes, mut turn) = (0, 0);
+        while freed_bytes < wanted_bytes
+            && let Some((oldest, index)) = self.turns.range(turn..).next().map(|(turn, index)| (*turn, *index))
+        {
+            turn = oldest + 1;
             match self.seal_block(index, pool) {
                 Ok(bytes) => freed_bytes += bytes,
                 Err(_) if freed_bytes > 0 => break,
@@ -289,25 +298,26 @@ impl Contents {
             .all(|index| offsets_of(index, &(0..data(index))).end <= range.start)
     }
 
-    /// Drops blocks of which all present bytes are uploaded, as long as `gain` says that it is worth something.
-    fn drop_uploaded(&mut self, wanted_bytes: u64, gain: impl Fn(&Block) -> u64) -> u64 {
-        let (mut freed_bytes, mut dropped) = (0, Vec::new());
-        for (index, block) in &self.blocks {
-            if freed_bytes >= wanted_bytes {
+    /// Of blocks and what they cost, those of which all present bytes are uploaded, until their cost is enough.
+    fn uploaded_among(&self, blocks: impl Iterator<Item = (u64, u64)>, wanted_bytes: u64) -> (Vec<u64>, u64) {
+        let (mut found, mut found_bytes) = (Vec::new(), 0);
+        for (index, bytes) in blocks.filter(|(index, _)| self.is_uploaded(*index)) {
+            found.push(index);
+            found_bytes += bytes;
+            if found_bytes >= wanted_bytes {
                 break;
             }
-            if gain(block) > 0 && self.is_uploaded(*index) {
-                freed_bytes += gain(block);
-                dropped.push(*index);
-            }
         }
-        for index in dropped {
+        (found, found_bytes)
+    }
+
+    fn drop_all(&mut self, indices: Vec<u64>) {
+        for index in indices {
             let range = offsets_of(index, &(0..BLOCK_BYTES));
             self.present.remove(range.clone());
             self.uploaded.remove(range);
             self.drop_block(index);
         }
-        freed_bytes
     }
 
     fn is_uploaded(&self, index: u64) -> bool {

@@ -32,7 +32,7 @@ pub(super) fn of_zeros(len: u64) -> u64 {
         _ => {
             let half = of_zeros(len / 2);
             let even = checksum_combine(Crc64Nvme, half, half, len / 2);
-            if len % 2 == 0 { even } else { checksum_combine(Crc64Nvme, even, of(&[0]), 1) }
+            if len.is_multiple_of(2) { even } else { checksum_combine(Crc64Nvme, even, of(&[0]), 1) }
         }
     }
 }

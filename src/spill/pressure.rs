@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Error;
 use super::buffer::Core;
+use super::contents::Contents;
 
 /// What a search frees at least, if it can, so that small writes do not search each time: 16 blocks, some 0.6 ms of sealing.
 const RELIEF_BYTES_MIN: u64 = 1 << 20;
@@ -48,7 +49,7 @@ fn drop_uploaded(cores: &[Arc<Core>], wanted_bytes: u64) -> u64 {
 fn seal_oldest(cores: &[Arc<Core>], wanted_bytes: u64) -> Result<u64, Error> {
     let mut failure = None;
     let freed_bytes = gather(cores, wanted_bytes, |core, wanted| {
-        if failure.is_some() || core.memory_bytes() == 0 {
+        if matches!(failure, Some(Error::NoSpace)) || core.memory_bytes() == 0 {
             return 0;
         }
         let sealed = core.relieve_with(|contents| contents.seal_oldest(&core.pool, wanted));
@@ -68,7 +69,7 @@ fn make_room_on_disk(own: &Arc<Core>, cores: &[Arc<Core>], wanted_bytes: u64) ->
     let dropped_bytes = gather(cores, wanted_bytes, |core, wanted| {
         core.relieve_with(|contents| if contents.has_uploaded() { contents.drop_uploaded_disk(wanted) } else { 0 })
     });
-    if dropped_bytes > 0 || cores.iter().any(|core| core.relieve_with(super::contents::Contents::drop_older_on_disk)) {
+    if dropped_bytes > 0 || cores.iter().any(|core| core.relieve_with(Contents::drop_older_on_disk)) {
         return Ok(());
     }
     if own.pool.has_snapshots() { Err(Error::Busy) } else { Err(Error::NoSpace) }

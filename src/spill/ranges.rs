@@ -149,9 +149,9 @@ mod tests {
         found
     }
 
-    proptest! {
-        #[test]
-        fn a_set_of_ranges_is_a_set_of_offsets(changes in changes(), asked in ranges()) {
+    #[test]
+    fn a_set_of_ranges_is_a_set_of_offsets() {
+        crate::spill::tests::check(2000, &(changes(), ranges()), |(changes, asked)| {
             let (set, model) = apply(&changes);
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), runs(&model, 0..OFFSETS, true));
             prop_assert_eq!(set.intersection(asked.clone()).collect::<Vec<_>>(), runs(&model, asked.clone(), true));
@@ -160,13 +160,14 @@ mod tests {
             prop_assert_eq!(set.covered_bytes(), model.iter().filter(|present| **present).count() as u64);
             prop_assert_eq!(set.is_empty(), set.end() == 0);
             prop_assert_eq!(set.iter().collect::<RangeSet>(), set);
-        }
+            Ok(())
+        });
     }
 
     #[test]
     fn ranges_that_touch_become_one() {
         let set: RangeSet = [0..5, 10..15, 5..10].into_iter().collect();
-        assert_eq!(set.iter().collect::<Vec<_>>(), [0..15]);
+        assert!(set.iter().eq(std::iter::once(0..15)));
     }
 
     #[test]
@@ -176,7 +177,7 @@ mod tests {
         set.insert(20..20);
         set.remove(5..5);
         set.remove(9..1);
-        assert_eq!(set.iter().collect::<Vec<_>>(), [0..10]);
+        assert!(set.iter().eq(std::iter::once(0..10)));
         assert_eq!(set.intersection(5..5).count() + set.gaps(12..12).count() + set.intersection(9..1).count(), 0);
         assert!(set.contains(99..99));
     }
