@@ -34,7 +34,9 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
     let key = match &config.key {
         KeyChoice::Managed => None,
         KeyChoice::Arn(arn) => Some(arn.clone()),
-        KeyChoice::Resolve(text) => Some(kms::Kms::new(&sdk, config.connection.kms_endpoint_url.as_deref()).resolve(text).await?),
+        KeyChoice::Resolve(text) => {
+            Some(kms::Kms::new(&sdk, config.connection.kms_endpoint_url.as_deref()).resolve(text).await?)
+        }
     };
     let policy = Policy { key: key.clone(), context: config.context.clone() };
     let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));
@@ -55,7 +57,9 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
     }
     let key = Key::new(format!("{}{PROBE_NAME}", config.prefix.as_str()))
         .map_err(|error| StartError::Bucket(format!("the prefix is too long: {error}")))?;
-    let unproved = |error| StartError::store(&format!("s3://{bucket} cannot be written with DSSE-KMS under these settings"), &error);
+    let unproved = |error| {
+        StartError::store(&format!("s3://{bucket} cannot be written with DSSE-KMS under these settings"), &error)
+    };
     gateway.probe(&key).await.map_err(unproved)
 }
 
@@ -72,7 +76,12 @@ fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> R
             config::NoncompliantRead::Refuse => NoncompliantRead::Refuse,
         },
         list_attributes: config.xattr_list == config::XattrList::All,
-        facts: MountFacts { bucket, context: config.context.clone(), settings: summary(config), layers: crate::crypto::LAYERS.to_owned() },
+        facts: MountFacts {
+            bucket,
+            context: config.context.clone(),
+            settings: summary(config),
+            layers: crate::crypto::LAYERS.to_owned(),
+        },
     };
     Ok(Vfs::new(gateway, names, engine, ReadBudget::new(half), settings))
 }

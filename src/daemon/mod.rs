@@ -63,7 +63,8 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
         .build()
         .map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))?;
     let built = runtime.block_on(build::build(&config))?;
-    let adapter = Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
+    let adapter =
+        Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
     let source = config.source().to_string();
     let options = MountOptions {
         source: source.clone(),
@@ -71,7 +72,8 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
         allow_other: config.allow_other,
         threads: config.fuse_threads,
     };
-    let mounted = fuse::mount(adapter, &config.mountpoint, &options).map_err(|error| StartError::fuse(&config, &error))?;
+    let mounted =
+        fuse::mount(adapter, &config.mountpoint, &options).map_err(|error| StartError::fuse(&config, &error))?;
     let (server, unmounter) = mounted.split();
     tracing::info!(%source, mountpoint = %config.mountpoint.display(), key = %built.key, "mounted");
     let house = House { runtime, vfs: built.vfs, server, unmounter };
@@ -93,7 +95,9 @@ impl House {
 /// Proves the ciphers, and keeps this process's memory to itself as far as the system lets it.
 fn protect() -> Result<(), StartError> {
     crypto::self_test().map_err(|error| {
-        StartError::Internal(format!("the ciphers of this build do not give the published results ({error}); do not use it"))
+        StartError::Internal(format!(
+            "the ciphers of this build do not give the published results ({error}); do not use it"
+        ))
     })?;
     if !crypto::hardware_accelerated() {
         tracing::warn!("this processor has no AES instructions: sealing is some fifty times slower");

@@ -66,7 +66,9 @@ impl StartError {
                 format!("{mountpoint} cannot be mounted: there is no /dev/fuse; load the module with `modprobe fuse`")
             }
             None if error.kind() == io::ErrorKind::NotFound => {
-                format!("{mountpoint} cannot be mounted: fusermount3 is missing; install it with `apt-get install fuse3`")
+                format!(
+                    "{mountpoint} cannot be mounted: fusermount3 is missing; install it with `apt-get install fuse3`"
+                )
             }
             _ => format!(
                 "{mountpoint} cannot be mounted: {error}; see that it is a directory of yours, that nothing is mounted there, and that \

@@ -15,7 +15,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// Waits for SIGTERM or SIGINT, makes all changes safe, and unmounts. A second signal unmounts without waiting.
 pub(super) async fn unmount_on_signal(vfs: Arc<Vfs>, mut unmounter: Unmounter) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("signals cannot be received; unmount with `dssefs umount`");
         return;
     };

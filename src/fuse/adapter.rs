@@ -9,15 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use super::convert::{fh, file_attr, file_type, handle, ino, inode_number, name, time_change};
 use crate::namespace::{DirEntry, Ino, Kind};
 use crate::secret::PlainBuf;
-use crate::vfs::{Error, ErrnoStyle, Opened, RenameMode, SetAttributes, Vfs, WriteMode};
+use crate::vfs::{ErrnoStyle, Error, Opened, RenameMode, SetAttributes, Vfs, WriteMode};
 
 /// Requests that the kernel may have open in the background (read-ahead, direct I/O), and the number from which on it calls the
 /// device congested. The kernel's own 12 would leave fast stores idle.
@@ -162,10 +162,14 @@ impl Filesystem for Adapter {
             mtime: mtime.map(time_change),
             fh: handle.map(fh),
         };
-        self.spawn("setattr", async move { vfs.set_attributes(node, change).await }, move |attributes| match attributes {
-            Ok(attributes) => reply.attr(&ttl, &file_attr(node, &attributes)),
-            Err(errno) => reply.error(errno),
-        });
+        self.spawn(
+            "setattr",
+            async move { vfs.set_attributes(node, change).await },
+            move |attributes| match attributes {
+                Ok(attributes) => reply.attr(&ttl, &file_attr(node, &attributes)),
+                Err(errno) => reply.error(errno),
+            },
+        );
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, child: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {

@@ -42,7 +42,6 @@ pub enum Error {
     Store(#[from] s3::Error),
 }
 
-
 impl From<NameError> for Error {
     fn from(error: NameError) -> Error {
         Error::Name(Arc::new(error))

@@ -22,7 +22,9 @@ pub enum BucketError {
     )]
     ObjectLambda(String),
     /// The text breaks the naming rules.
-    #[error("{0:?} is not a bucket name: use 3 to 63 of a-z, 0-9, '.' and '-', beginning and ending with a letter or digit")]
+    #[error(
+        "{0:?} is not a bucket name: use 3 to 63 of a-z, 0-9, '.' and '-', beginning and ending with a letter or digit"
+    )]
     Invalid(String),
 }
 

@@ -3,9 +3,9 @@
 use std::fmt;
 
 /// The longest key that S3 keeps, in bytes of UTF-8 ("Naming Amazon S3 objects", S3 User Guide).
-pub const KEY_BYTES_MAX: usize = 1024;
+const KEY_BYTES_MAX: usize = 1024;
 /// The longest name that Linux takes, in bytes (`NAME_MAX`, limits.h).
-pub const NAME_BYTES_MAX: usize = 255;
+const NAME_BYTES_MAX: usize = 255;
 
 /// The key of an object: 1 to 1,024 bytes of UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

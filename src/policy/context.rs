@@ -23,7 +23,9 @@ pub enum ContextError {
     #[error("{0:?} begins with aws:, which is reserved: S3 adds aws:s3:arn by itself; choose another name")]
     Reserved(String),
     /// Over [`HEADER_BYTES_MAX`].
-    #[error("the encryption context takes {0} bytes as a header, and at most {HEADER_BYTES_MAX} fit; use shorter pairs")]
+    #[error(
+        "the encryption context takes {0} bytes as a header, and at most {HEADER_BYTES_MAX} fit; use shorter pairs"
+    )]
     TooLong(usize),
 }
 
@@ -36,8 +38,10 @@ impl EncryptionContext {
         let mut context = BTreeMap::new();
         for pair in pairs {
             let pair = pair.as_ref();
-            let (name, value) =
-                pair.split_once('=').filter(|(n, _)| !n.is_empty()).ok_or_else(|| ContextError::NotAPair(pair.to_owned()))?;
+            let (name, value) = pair
+                .split_once('=')
+                .filter(|(n, _)| !n.is_empty())
+                .ok_or_else(|| ContextError::NotAPair(pair.to_owned()))?;
             if name.starts_with("aws:") {
                 return Err(ContextError::Reserved(name.to_owned()));
             }
@@ -89,6 +93,9 @@ mod tests {
         assert_eq!(EncryptionContext::parse(&["=x"]), Err(ContextError::NotAPair("=x".into())));
         assert_eq!(EncryptionContext::parse(&["a=1", "a=2"]), Err(ContextError::Twice("a".into())));
         assert_eq!(EncryptionContext::parse(&["aws:s3:arn=x"]), Err(ContextError::Reserved("aws:s3:arn".into())));
-        assert!(matches!(EncryptionContext::parse(&[format!("a={}", "x".repeat(2000))]), Err(ContextError::TooLong(_))));
+        assert!(matches!(
+            EncryptionContext::parse(&[format!("a={}", "x".repeat(2000))]),
+            Err(ContextError::TooLong(_))
+        ));
     }
 }

@@ -11,7 +11,9 @@ pub struct KeyArn(String);
 
 /// A text that is not the ARN of a KMS key.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not the ARN of a KMS key; it should look like arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab")]
+#[error(
+    "{0:?} is not the ARN of a KMS key; it should look like arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+)]
 pub struct KeyArnError(String);
 
 impl KeyArn {
@@ -27,7 +29,9 @@ impl KeyArn {
                     && some(region, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
                     && account.len() == 12
                     && all(account, |b| b.is_ascii_digit())
-                    && resource.strip_prefix("key/").is_some_and(|id| some(id, |b| b.is_ascii_alphanumeric() || b == b'-'))
+                    && resource
+                        .strip_prefix("key/")
+                        .is_some_and(|id| some(id, |b| b.is_ascii_alphanumeric() || b == b'-'))
             }
             _ => false,
         };

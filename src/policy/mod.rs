@@ -52,7 +52,10 @@ mod tests {
     fn only_dsse_under_the_expected_key_is_compliant() {
         let policy = Policy { key: Some(KeyArn::new(ARN).unwrap()), ..Policy::default() };
         assert_eq!(policy.judge(&facts(Some(ALGORITHM), Some(ARN))), Verdict::Compliant);
-        assert_eq!(policy.judge(&facts(Some(ALGORITHM), Some("arn:aws:kms:eu-west-1:111122223333:key/x"))), Verdict::WrongKey);
+        assert_eq!(
+            policy.judge(&facts(Some(ALGORITHM), Some("arn:aws:kms:eu-west-1:111122223333:key/x"))),
+            Verdict::WrongKey
+        );
         assert_eq!(policy.judge(&facts(Some(ALGORITHM), None)), Verdict::WrongKey);
         for other in ["aws:kms", "AES256", "aws:fsx", "aws:kms:dsse ", "AWS:KMS:DSSE", ""] {
             assert_eq!(policy.judge(&facts(Some(other), Some(ARN))), Verdict::NotDsse, "{other:?}");

@@ -140,7 +140,8 @@ impl Vfs {
         let mut failed = Vec::new();
         for file in self.files.unsaved() {
             if let Err(error) = self.commit(&file).await {
-                let name = self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string());
+                let name =
+                    self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string());
                 failed.push((name, error));
             }
         }
@@ -170,7 +171,9 @@ impl Vfs {
             return Ok(file);
         }
         match self.namespace.attributes(ino).await {
-            Ok(attributes) if has_content(attributes.kind) => Ok(self.files.enter(ino, || File::new(ino, attributes, None))),
+            Ok(attributes) if has_content(attributes.kind) => {
+                Ok(self.files.enter(ino, || File::new(ino, attributes, None)))
+            }
             Ok(attributes) => {
                 self.namespace.unpin_open(ino);
                 Err(if attributes.kind == Kind::Directory {
@@ -302,7 +305,9 @@ impl Vfs {
                         return Ok(None);
                     }
                 }
-                (Piece::Base(range), Some(base)) => all.extend_from_slice(&self.read_source(file, base, range.clone()).await?),
+                (Piece::Base(range), Some(base)) => {
+                    all.extend_from_slice(&self.read_source(file, base, range.clone()).await?);
+                }
                 (Piece::Zero(range) | Piece::Base(range), _) => all.resize(all.len() + length(range), 0),
             }
         }

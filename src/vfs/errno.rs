@@ -116,7 +116,9 @@ fn writing(error: &write::Error) -> i32 {
         write::Error::TooLarge { .. } => libc::EFBIG,
         write::Error::Stalled { .. } => libc::ENOSPC,
         write::Error::Deleted => libc::ESTALE,
-        write::Error::PartsLost { .. } | write::Error::Incomplete { .. } | write::Error::ChangedWhileSent { .. } => libc::EIO,
+        write::Error::PartsLost { .. } | write::Error::Incomplete { .. } | write::Error::ChangedWhileSent { .. } => {
+            libc::EIO
+        }
     }
 }
 

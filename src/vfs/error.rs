@@ -32,7 +32,9 @@ pub enum Error {
     #[error("the object was replaced since it was opened; open it again")]
     Stale,
     /// `--on-noncompliant-read refuse`.
-    #[error("{object} is {verdict} and the mount refuses to serve such objects; re-encrypt it, or mount with --on-noncompliant-read serve")]
+    #[error(
+        "{object} is {verdict} and the mount refuses to serve such objects; re-encrypt it, or mount with --on-noncompliant-read serve"
+    )]
     Noncompliant {
         /// `s3://bucket/key`.
         object: String,

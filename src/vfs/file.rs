@@ -222,7 +222,11 @@ impl WriterParts<'_> {
         };
         let base = head.as_ref().map(|head| source(&key, head));
         let size = base.as_ref().map_or(0, |base| base.size);
-        let link = Box::new(Link { file: Arc::downgrade(file), namespace: Arc::clone(self.namespace), pages: Arc::clone(self.pages) });
+        let link = Box::new(Link {
+            file: Arc::downgrade(file),
+            namespace: Arc::clone(self.namespace),
+            pages: Arc::clone(self.pages),
+        });
         let mut state = file.state();
         state.tags = tags;
         let make = || Writer::new(self.engine, base, size, head.is_none(), link);

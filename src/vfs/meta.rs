@@ -114,7 +114,12 @@ impl Vfs {
     pub fn statfs(&self) -> Statfs {
         const BLOCK_BYTES: u32 = 64 * 1024;
         const PIB: u64 = 1 << 50;
-        Statfs { block_bytes: BLOCK_BYTES, blocks: PIB / u64::from(BLOCK_BYTES), files: 1_000_000_000, name_bytes_max: 255 }
+        Statfs {
+            block_bytes: BLOCK_BYTES,
+            blocks: PIB / u64::from(BLOCK_BYTES),
+            files: 1_000_000_000,
+            name_bytes_max: 255,
+        }
     }
 
     /// Cuts or lengthens a file. Asked by path and not through a handle, no flush will follow, so it is made safe here.

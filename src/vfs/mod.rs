@@ -75,7 +75,7 @@ impl Vfs {
         namespace: Arc<Namespace>,
         engine: Arc<Engine>,
         read_budget: Arc<ReadBudget>,
-            settings: Settings,
+        settings: Settings,
     ) -> Arc<Vfs> {
         let (files, handles, pages) = (Files::default(), Handles::default(), Arc::new(Pages::new()));
         Arc::new(Vfs { gateway, namespace, engine, read_budget, settings, files, handles, pages })

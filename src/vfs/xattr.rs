@@ -117,7 +117,9 @@ impl Vfs {
         let MountFacts { bucket, settings, .. } = &self.settings.facts;
         Some(match name {
             "user.dsse.bucket.default-algorithm" => bucket.default_encryption.algorithm.to_string(),
-            "user.dsse.bucket.default-key" => bucket.default_encryption.key_arn.clone().unwrap_or_else(|| "unknown".to_owned()),
+            "user.dsse.bucket.default-key" => {
+                bucket.default_encryption.key_arn.clone().unwrap_or_else(|| "unknown".to_owned())
+            }
             "user.dsse.bucket.versioning" => versioning(bucket.versioning).to_owned(),
             "user.dsse.mount.version" => env!("CARGO_PKG_VERSION").to_owned(),
             "user.dsse.mount.settings" => settings.clone(),
@@ -128,7 +130,8 @@ impl Vfs {
     async fn known(&self, ino: Ino, name: &str) -> Result<Known, Error> {
         let file = self.files.find(ino);
         let key = self.namespace.key(ino).map(|key| key.to_string());
-        let local_only = name.starts_with("user.dsse.local") || name == "user.dsse.last-error" || name == "user.dsse.object";
+        let local_only =
+            name.starts_with("user.dsse.local") || name == "user.dsse.last-error" || name == "user.dsse.object";
         let never_stored = file.as_ref().is_some_and(|file| file.state().head.is_none());
         if (local_only && file.is_some()) || never_stored {
             let head = file.as_ref().and_then(|file| file.state().head.clone()).map(Arc::new);

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 
 use crate::object::{ByteRange, ObjectMeta};
-use crate::s3::{Condition, Kind, Head, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
+use crate::s3::{Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
 
 use super::parts::{Planned, SINGLE_PUT_BYTES_MAX, plan, schedule};
 use super::payload::SnapshotPayload;
@@ -127,7 +127,8 @@ impl Writer {
         }
         let upload = Arc::into_inner(std::mem::take(&mut stream.upload)).and_then(OnceCell::into_inner);
         let upload = upload.expect("it is initialised, and the tasks that shared it have settled");
-        let sent = schedule(moment.size).filter_map(|(number, _)| Some((number, stream.sent(number)?.clone()))).collect();
+        let sent =
+            schedule(moment.size).filter_map(|(number, _)| Some((number, stream.sent(number)?.clone()))).collect();
         Some(Begun { upload, target: stream.target.clone(), sent })
     }
 

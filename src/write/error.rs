@@ -13,7 +13,10 @@ pub enum Error {
     #[error(transparent)]
     Spill(#[from] spill::Error),
     /// The file would be larger than 10,000 parts can be.
-    #[error("the file would have {size_bytes} bytes and 10,000 parts hold at most {}; split it", super::OBJECT_BYTES_MAX)]
+    #[error(
+        "the file would have {size_bytes} bytes and 10,000 parts hold at most {}; split it",
+        super::OBJECT_BYTES_MAX
+    )]
     TooLarge {
         /// The size that was asked for.
         size_bytes: u64,
@@ -45,7 +48,9 @@ pub enum Error {
         key: String,
     },
     /// The store kept all memory and spill busy for too long.
-    #[error("no memory or spill became free within {seconds} s because the store does not take the parts under way; raise --memory or --spill")]
+    #[error(
+        "no memory or spill became free within {seconds} s because the store does not take the parts under way; raise --memory or --spill"
+    )]
     Stalled {
         /// How long was waited.
         seconds: u64,
@@ -57,7 +62,10 @@ impl Error {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Error::Store(error) => {
-                matches!(error.kind, Kind::Timeout | Kind::Unreachable | Kind::Unavailable | Kind::Throttled { .. } | Kind::Local)
+                matches!(
+                    error.kind,
+                    Kind::Timeout | Kind::Unreachable | Kind::Unavailable | Kind::Throttled { .. } | Kind::Local
+                )
             }
             Error::Spill(error) => matches!(error, spill::Error::Superseded { .. }),
             _ => false,

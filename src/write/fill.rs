@@ -13,7 +13,12 @@ const JOIN_BYTES_MAX: u64 = 1024 * 1024;
 
 impl Writer {
     /// Makes all of `range` present in the buffer: bytes of `base` are read, what was never written becomes zeros.
-    pub(super) async fn make_present(&self, range: Range<u64>, base: Option<&Base>, base_len: u64) -> Result<(), Error> {
+    pub(super) async fn make_present(
+        &self,
+        range: Range<u64>,
+        base: Option<&Base>,
+        base_len: u64,
+    ) -> Result<(), Error> {
         if let Some(base) = base {
             let from_base = range.start..range.end.min(base_len).max(range.start);
             for span in joined(self.buffer.present().gaps(from_base)) {

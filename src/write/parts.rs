@@ -45,9 +45,10 @@ pub(crate) fn scheduled(number: u32) -> Option<Range<u64>> {
 
 /// The scheduled parts of a file of `size` bytes, the last one cut to it. An empty file has none.
 pub(crate) fn schedule(size: u64) -> impl Iterator<Item = (u32, Range<u64>)> {
-    (1..).map_while(scheduled_numbered).map(move |(number, range)| (number, range.start..range.end.min(size))).take_while(
-        |(_, range)| !range.is_empty(),
-    )
+    (1..)
+        .map_while(scheduled_numbered)
+        .map(move |(number, range)| (number, range.start..range.end.min(size)))
+        .take_while(|(_, range)| !range.is_empty())
 }
 
 fn scheduled_numbered(number: u32) -> Option<(u32, Range<u64>)> {
@@ -155,10 +156,10 @@ fn cut(range: Range<u64>, target: u64, mut each: impl FnMut(Range<u64>)) {
 mod tests {
     use super::*;
 
-    fn ranges(present: &[Range<u64>]) -> RangeSet {
+    fn ranges(present: impl IntoIterator<Item = Range<u64>>) -> RangeSet {
         let mut set = RangeSet::default();
         for range in present {
-            set.insert(range.clone());
+            set.insert(range);
         }
         set
     }
@@ -215,29 +216,29 @@ mod tests {
 
     #[test]
     fn one_byte_in_a_gibibyte_sends_five_mebibytes() {
-        let parts = check(GIB, GIB, &ranges(&[512 * MIB..512 * MIB + 1]));
+        let parts = check(GIB, GIB, &ranges(std::iter::once(512 * MIB..512 * MIB + 1)));
         assert_eq!(parts.len(), 3);
         assert_eq!(sent(&parts), PART_BYTES_MIN);
-        let first = check(GIB, GIB, &ranges(&[0..1]));
+        let first = check(GIB, GIB, &ranges(std::iter::once(0..1)));
         assert_eq!(sent(&first), PART_BYTES_MIN);
     }
 
     #[test]
     fn one_byte_appended_sends_one_byte() {
-        let parts = check(GIB + 1, GIB, &ranges(&[GIB..GIB + 1]));
+        let parts = check(GIB + 1, GIB, &ranges(std::iter::once(GIB..GIB + 1)));
         assert_eq!(parts, [Planned::Copy(0..GIB), Planned::Put(GIB..GIB + 1)]);
     }
 
     #[test]
     fn a_changed_last_byte_does_not_cut_the_copy_short() {
-        let parts = check(GIB, GIB, &ranges(&[GIB - 1..GIB]));
+        let parts = check(GIB, GIB, &ranges(std::iter::once(GIB - 1..GIB)));
         assert_eq!(parts, [Planned::Copy(0..GIB - 1), Planned::Put(GIB - 1..GIB)]);
     }
 
     #[test]
     fn growth_without_writing_is_sent_as_zeros_and_a_cut_is_copied() {
-        assert_eq!(sent(&check(GIB + 10, GIB, &ranges(&[]))), 10);
-        assert_eq!(sent(&check(GIB / 2 + 7, GIB / 2 + 7, &ranges(&[]))), 0);
+        assert_eq!(sent(&check(GIB + 10, GIB, &ranges([]))), 10);
+        assert_eq!(sent(&check(GIB / 2 + 7, GIB / 2 + 7, &ranges([]))), 0);
     }
 
     #[test]
@@ -245,10 +246,11 @@ mod tests {
         let size = 200 * GIB;
         let step = size / 20_000;
         let changes: Vec<_> = (0..20_000).map(|i| i * step..i * step + 1).collect();
-        check(size, size, &ranges(&changes));
+        check(size, size, &ranges(changes));
     }
 
     #[test]
+    #[expect(clippy::print_stdout, reason = "a failure must name its seed")]
     fn random_changes_always_make_a_legal_plan() {
         let seed = std::env::var("DSSEFS_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand_seed);
         println!("DSSEFS_SEED={seed}");

@@ -9,8 +9,8 @@ use tokio::sync::OnceCell;
 use crate::s3::{Part, Upload};
 use crate::spill::Buffer;
 
-use super::{Error, Target};
 use super::parts::{scheduled, scheduled_at};
+use super::{Error, Target};
 
 /// The upload of a file that is written from its beginning, on the grid of `parts::scheduled`.
 pub(crate) struct Stream {
@@ -128,7 +128,10 @@ impl Stream {
 
     fn sent_over(&self, range: &Range<u64>) -> impl Iterator<Item = u32> {
         let numbers = scheduled_at(range.start)..=scheduled_at(range.end - 1);
-        self.parts.range(numbers).filter(|(_, progress)| matches!(progress, Progress::Sent(_))).map(|(number, _)| *number)
+        self.parts
+            .range(numbers)
+            .filter(|(_, progress)| matches!(progress, Progress::Sent(_)))
+            .map(|(number, _)| *number)
     }
 
     /// The part `number`, if the store has it as the file is now.

@@ -86,6 +86,14 @@ pub struct Writer {
     settled: Notify,
 }
 
+/// A part that is complete and may be sent ahead.
+struct Ripe {
+    number: u32,
+    upload: Arc<OnceCell<Upload>>,
+    target: Target,
+    snapshot: Arc<Snapshot>,
+}
+
 enum Kept {
     Whole,
     /// Parts of the range are in the store only.
@@ -289,7 +297,11 @@ impl Writer {
         }
     }
 
-    fn change_now(&self, range: &Range<u64>, apply: impl Fn() -> Result<(), spill::Error>) -> Result<Kept, spill::Error> {
+    fn change_now(
+        &self,
+        range: &Range<u64>,
+        apply: impl Fn() -> Result<(), spill::Error>,
+    ) -> Result<Kept, spill::Error> {
         let mut state = self.state();
         if state.stream.as_ref().is_some_and(|stream| stream.gave_up(range, &self.buffer)) {
             return Ok(Kept::GaveUp);
@@ -337,8 +349,8 @@ impl Writer {
         if !self.stream_has_begun() {
             return;
         }
-        while let Some((number, upload, target, snapshot)) = self.next_ripe() {
-            tokio::spawn(Arc::clone(self).send_part_ahead(number, upload, target, snapshot));
+        while let Some(ripe) = self.next_ripe() {
+            tokio::spawn(Arc::clone(self).send_part_ahead(ripe));
         }
         let deadline = Instant::now() + self.engine.settings.slow_max;
         let most = self.engine.settings.file_parts_in_flight_max;
@@ -371,13 +383,18 @@ impl Writer {
         true
     }
 
-    fn next_ripe(&self) -> Option<(u32, Arc<OnceCell<Upload>>, Target, Arc<Snapshot>)> {
+    fn next_ripe(&self) -> Option<Ripe> {
         let mut state = self.state();
         let (size, committing) = (state.size, state.committing);
         let stream = state.stream.as_mut().filter(|_| !committing)?;
         let (number, range) = stream.begin_ripe(size, &self.buffer)?;
         match self.buffer.snapshot(range) {
-            Ok(snapshot) => Some((number, Arc::clone(&stream.upload), stream.target.clone(), Arc::new(snapshot))),
+            Ok(snapshot) => Some(Ripe {
+                number,
+                upload: Arc::clone(&stream.upload),
+                target: stream.target.clone(),
+                snapshot: Arc::new(snapshot),
+            }),
             Err(error) => {
                 tracing::warn!(part = number, %error, "a part could not be read for sending ahead; the commit tries again");
                 stream.forget(number);
@@ -386,7 +403,8 @@ impl Writer {
         }
     }
 
-    async fn send_part_ahead(self: Arc<Self>, number: u32, upload: Arc<OnceCell<Upload>>, target: Target, snapshot: Arc<Snapshot>) {
+    async fn send_part_ahead(self: Arc<Self>, ripe: Ripe) {
+        let Ripe { number, upload, target, snapshot } = ripe;
         let outcome = self.send_to(&upload, &target, number, Arc::clone(&snapshot)).await;
         drop(upload);
         if let Err(error) = &outcome {
