@@ -109,6 +109,18 @@ pub(super) async fn digest(mut reader: BodyReader, algorithm: Algorithm, with_md
     spawn_blocking(work).await.map_err(io::Error::other).and_then(|digests| digests).map_err(internal)
 }
 
+/// Copies bytes of a stored body into `target`, on a blocking thread: there may be 10,000 files to link, or bytes to move.
+pub(super) async fn copy(
+    target: &Arc<Bucket>,
+    source: &Arc<Bucket>,
+    body: &Arc<Body>,
+    range: Range<u64>,
+) -> S3Result<Body> {
+    let (target, source, body) = (Arc::clone(target), Arc::clone(source), Arc::clone(body));
+    let work = move || target.copy(&source, &body, range);
+    spawn_blocking(work).await.map_err(io::Error::other).and_then(|copied| copied).map_err(internal)
+}
+
 /// The bytes `range` of an object as the body of an answer. The stream holds the version, so that its files stay until it ends.
 pub(super) fn send(bucket: &Bucket, version: &Arc<Version>, body: &Body, range: Range<u64>) -> S3Result<StreamingBlob> {
     let mut reader = bucket.reader(body, range);

@@ -13,11 +13,10 @@ use s3s::{S3ErrorCode, S3Request, S3Response, S3Result};
 use sha2::{Digest, Sha256};
 
 use super::Endpoint;
-use super::checksum::hex;
 use super::encryption::{AES256, known_algorithm};
 use super::errors::{invalid_argument, not_implemented, refuse};
 use super::format::{now, timestamp};
-use crate::emulator::storage::{Error, Settings, Versioning};
+use crate::emulator::storage::{Error, Settings, Versioning, hex};
 
 /// The region whose buckets have no location constraint.
 const CLASSIC_REGION: &str = "us-east-1";

@@ -7,12 +7,12 @@ use s3s::dto::{CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource};
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::Endpoint;
-use super::body::digest;
+use super::body::{copy, digest};
 use super::checksum::Algorithm;
 use super::condition::{WriteCondition, check_copy_source};
 use super::description::{headers_of, is_archived, refuse_unsupported, tags_of};
 use super::encryption::{Wanted, decrypt, names_encryption};
-use super::errors::{internal, invalid_argument, invalid_request, not_implemented, refuse};
+use super::errors::{invalid_argument, invalid_request, not_implemented, refuse};
 use super::format::{etag, now, opaque_etag, timestamp};
 use super::put::etag_of;
 use super::versions::{find, object_of, reported_id, split_checksum};
@@ -157,7 +157,7 @@ fn copied_algorithm(input: &CopyObjectInput, original: &Object) -> S3Result<Algo
 }
 
 async fn copied(
-    bucket: &Bucket,
+    bucket: &Arc<Bucket>,
     source: &Source,
     carried: Carried,
     encryption: Encryption,
@@ -165,7 +165,7 @@ async fn copied(
 ) -> S3Result<Object> {
     let original = object_of(&source.version)?;
     let length = original.body.length();
-    let body = Arc::new(bucket.copy(&source.bucket, &original.body, 0..length).map_err(internal)?);
+    let body = Arc::new(copy(bucket, &source.bucket, &original.body, 0..length).await?);
     let Carried { headers, tags } = carried;
     let (etag, checksum) = match known_digests(original, &encryption, algorithm)? {
         Some(known) => known,
@@ -179,8 +179,8 @@ async fn copied(
     Ok(Object { etag, body, parts: Vec::new(), upload_id: None, headers, tags, encryption, checksum })
 }
 
-/// ETag and checksum of a copy where they need no look at the bytes.
-fn known_digests(
+/// ETag and checksum of a copy of the whole where they need no look at the bytes.
+pub(super) fn known_digests(
     original: &Object,
     encryption: &Encryption,
     algorithm: Algorithm,

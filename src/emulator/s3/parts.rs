@@ -10,12 +10,12 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::Endpoint;
-use super::body::{digest, drain, receive};
+use super::body::{copy, digest, drain, receive};
 use super::checksum::{Algorithm, Digests, Promise};
-use super::copy::{COPY_BYTES_MAX, Source, source_too_large};
+use super::copy::{COPY_BYTES_MAX, Source, known_digests, source_too_large};
 use super::description::refuse_unsupported;
 use super::encryption::decrypt;
-use super::errors::{internal, invalid_argument, invalid_request};
+use super::errors::{invalid_argument, invalid_request};
 use super::format::{etag, now, size, timestamp};
 use super::put::{announced_length, check_promise, etag_of};
 use super::versions::{checksum_type, object_of, split_checksum};
@@ -204,10 +204,20 @@ fn parse_range(header: &str) -> Option<Range<u64>> {
     (first <= last).then_some(first..last.checked_add(1)?)
 }
 
-async fn copied_part(bucket: &Bucket, source: &Source, range: Range<u64>, record: &UploadRecord) -> S3Result<Part> {
+async fn copied_part(
+    bucket: &Arc<Bucket>,
+    source: &Source,
+    range: Range<u64>,
+    record: &UploadRecord,
+) -> S3Result<Part> {
     let original = object_of(&source.version)?;
-    let body = bucket.copy(&source.bucket, &original.body, range).map_err(internal)?;
+    let whole = range == (0..original.body.length());
+    let body = copy(bucket, &source.bucket, &original.body, range).await?;
     let algorithm = record.algorithm.as_deref().map_or(Ok(Algorithm::DEFAULT), Algorithm::named)?;
+    let known = if whole { known_digests(original, &record.encryption, algorithm)? } else { None };
+    if let Some((etag, checksum)) = known {
+        return Ok(Part { etag, modified: now(), body: Arc::new(body), checksum: Some(checksum) });
+    }
     let reader = bucket.reader(&body, 0..body.length());
     let digests = digest(reader, algorithm, !record.encryption.uses_kms()).await?;
     part_of(body, &digests, record)

@@ -11,6 +11,7 @@
 //! Rooms it may use: none.
 //!
 //! ```text
+//! DIR/LOCK                        held by the process that has the store open
 //! DIR/NAME/bucket.json            settings of the bucket NAME
 //! DIR/NAME/keys/SHA256.json       one key: all its versions, newest first; named by the SHA-256 of the key
 //! DIR/NAME/uploads/ID/upload.json a multipart upload in progress
@@ -31,13 +32,14 @@ mod recovery;
 mod upload;
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use body::{Body, BodyReader, BodyWriter};
 pub(super) use bucket::{Bucket, Deleted};
-pub(super) use files::random_hex;
+pub(super) use files::{hex, random_hex};
 pub(super) use listing::{Found, Query, Walk};
 pub(super) use record::{
     Checksum, Encryption, Headers, Object, Part, PartSummary, Settings, Upload, UploadRecord, Version, Versioning,
@@ -71,14 +73,18 @@ pub(super) enum Error {
 pub(super) struct Store {
     dir: PathBuf,
     buckets: Mutex<BTreeMap<String, Arc<Bucket>>>,
+    /// Held for as long as the store is open.
+    _lock: File,
 }
 
 impl Store {
-    /// Opens `dir`, creating it if need be, reads all records and removes the leftovers of interrupted requests.
+    /// Opens `dir`, creating it if need be, reads all records and removes the leftovers of interrupted requests. A directory that
+    /// is open already is refused: to one process, the requests of another in progress are leftovers.
     pub(super) fn open(dir: &Path) -> io::Result<Store> {
         std::fs::create_dir_all(dir)?;
+        let lock = lock_dir(dir)?;
         let buckets = recovery::buckets(dir)?.into_iter().map(|b| (b.name().to_owned(), Arc::new(b))).collect();
-        Ok(Store { dir: dir.to_owned(), buckets: Mutex::new(buckets) })
+        Ok(Store { dir: dir.to_owned(), buckets: Mutex::new(buckets), _lock: lock })
     }
 
     /// Creates an empty bucket.
@@ -113,6 +119,20 @@ impl Store {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Bucket>>> {
         // A panic elsewhere cannot leave the map half changed: each change is one insert or one remove.
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The lock goes with the process, however it ends.
+fn lock_dir(dir: &Path) -> io::Result<File> {
+    let lock = File::create(dir.join("LOCK"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            let sentence =
+                format!("{} is in use by another endpoint; stop it or choose another directory", dir.display());
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, sentence))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
