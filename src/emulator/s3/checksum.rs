@@ -10,7 +10,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use super::errors::{custom, invalid_request, refuse};
+use super::errors::{custom, invalid_request, not_implemented, refuse};
 use crate::emulator::storage::{Checksum, hex};
 
 /// A checksum algorithm of the API.
@@ -117,6 +117,7 @@ pub(super) struct Promise {
 impl Promise {
     /// Reads the headers of a request with a body.
     pub(super) fn from_request(headers: &HeaderMap) -> S3Result<Promise> {
+        refuse_unknown(headers)?;
         let md5 = headers.get("content-md5").map(|value| parse_md5(value.as_bytes())).transpose()?;
         let mut given = ALL.into_iter().filter_map(|algorithm| Some((algorithm, headers.get(algorithm.header())?)));
         let first = given.next();
@@ -320,6 +321,17 @@ fn parse_md5(header: &[u8]) -> S3Result<Vec<u8>> {
     decoded
         .filter(|md5| md5.len() == 16)
         .ok_or_else(|| refuse(S3ErrorCode::InvalidDigest, "The Content-MD5 you specified was invalid."))
+}
+
+/// A checksum that nobody would check must not look checked.
+fn refuse_unknown(headers: &HeaderMap) -> S3Result<()> {
+    let known = |kind: &str| matches!(kind, "algorithm" | "mode" | "type") || Algorithm::named(kind).is_ok();
+    let mut kinds = headers.keys().filter_map(|name| name.as_str().strip_prefix("x-amz-checksum-"));
+    if kinds.all(known) {
+        Ok(())
+    } else {
+        Err(not_implemented("this checksum algorithm; use CRC32, CRC32C, CRC64NVME, SHA1 or SHA256"))
+    }
 }
 
 fn trailer_algorithm(headers: &HeaderMap) -> Option<Algorithm> {

@@ -7,6 +7,10 @@
 //! What it refuses to do: it speaks no HTTP and checks no signatures (the front does), it encrypts nothing (see the storage
 //! room), and it never ignores a request for something that it cannot do: ACLs, object lock, SSE-C and the like are errors.
 //!
+//! Where it knowingly differs from S3: KMS encryption over plain HTTP is taken, since loopback has no eavesdropper; a bucket's
+//! `BlockedEncryptionTypes` is refused as malformed and SSE-C blocked throughout; HEAD of a range answers 200 with the right headers;
+//! the XML of DeleteObjects is not checked against a digest; nothing is ever throttled or delayed by itself.
+//!
 //! Rooms it may use: the storage and the key service of the endpoint; none outside the endpoint.
 
 mod access;
@@ -57,7 +61,7 @@ impl Endpoint {
     /// where all buckets are; `account` is the 12-digit account that owns them.
     ///
     /// # Errors
-    /// A directory that cannot be read or written, or a record in it that is not one of ours.
+    /// A directory that cannot be read or written, that another endpoint has open, or that holds a record not of ours.
     pub fn open(dir: &Path, kms: Arc<Kms>, region: &str, account: &str) -> io::Result<Endpoint> {
         Endpoint::with_keys(dir, kms, region, account)
     }

@@ -57,6 +57,7 @@ async fn malformed_checksums_are_told_from_wrong_ones() {
     let world = World::new().await;
     world.put("/bucket/k", &[("content-md5", "abc")], "x").await.refused(400, "InvalidDigest");
     world.put("/bucket/k", &[("x-amz-checksum-crc32", "AAAA")], "x").await.refused(400, "InvalidRequest");
+    world.put("/bucket/k", &[("x-amz-checksum-xxhash64", "AAAA")], "x").await.refused(501, "NotImplemented");
     world.put("/bucket/k", &SUMS[..2], NINE).await.refused(400, "InvalidRequest");
     world.put("/bucket/k", &[("x-amz-sdk-checksum-algorithm", "CRC32")], "x").await.refused(400, "InvalidRequest");
 }
