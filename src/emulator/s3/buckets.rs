@@ -32,12 +32,14 @@ impl Endpoint {
         }
         let constraint = input.create_bucket_configuration.and_then(|configuration| configuration.location_constraint);
         let asked = constraint.as_ref().map_or(CLASSIC_REGION, BucketLocationConstraint::as_str);
-        // The global endpoint takes requests without a constraint for the classic region; every other one insists on its own.
+        // The global endpoint takes requests without a constraint for the classic region; every other one insists on
+        // its own.
         if constraint.is_some() && asked != self.region {
             return Err(refuse(
                 S3ErrorCode::IllegalLocationConstraintException,
                 format!(
-                    "The {asked} location constraint is incompatible for the region specific endpoint this request was sent to."
+                    "The {asked} location constraint is incompatible for the region specific endpoint this \
+                     request was sent to."
                 ),
             ));
         }

@@ -1,7 +1,8 @@
-//! Checksums: what a client promises about a body, what S3 computes of it, and how the checksums of parts become that of an
-//! object.
+//! Checksums: what a client promises about a body, what S3 computes of it, and how the checksums of parts become that
+//! of an object.
 //!
-//! Source: "Checking object integrity in Amazon S3" in the S3 User Guide. The values lie in base64 of the big-endian bytes.
+//! Source: "Checking object integrity in Amazon S3" in the S3 User Guide. The values lie in base64 of the big-endian
+//! bytes.
 
 use crc_fast::CrcAlgorithm;
 use http::HeaderMap;
@@ -133,8 +134,8 @@ impl Promise {
         let algorithm = trailer_algorithm(headers);
         if algorithm.is_none() && headers.contains_key("x-amz-sdk-checksum-algorithm") && md5.is_none() {
             return Err(invalid_request(
-                "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer headers were \
-                 found.",
+                "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer \
+                 headers were found.",
             ));
         }
         Ok(Promise { algorithm, value: None, md5 })

@@ -18,7 +18,7 @@ use super::put::etag_of;
 use super::versions::{find, object_of, reported_id, split_checksum};
 use crate::emulator::storage::{Bucket, Checksum, Encryption, Headers, Object, Settings, Version};
 
-/// "You can copy objects up to 5 GB in size in a single atomic action" (CopyObject, S3 API Reference).
+/// The largest source of one CopyObject or UploadPartCopy (S3 API Reference): 5 GiB.
 pub(super) const COPY_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 
 /// The source of a copy.
@@ -100,8 +100,8 @@ pub(super) fn source_too_large() -> s3s::S3Error {
     ))
 }
 
-/// A copy of an object onto itself must change something. An encryption that differs by the bucket's own configuration is
-/// such a change, and so is the fall from KMS to the default.
+/// A copy of an object onto itself must change something. An encryption that differs by the bucket's own configuration
+/// is such a change, and so is the fall from KMS to the default.
 fn refuse_idle_copy(request: &S3Request<CopyObjectInput>, settings: &Settings, source: &Source) -> S3Result<()> {
     let input = &request.input;
     let onto_itself = source.bucket.name() == input.bucket && source.key == input.key && !source.by_version;
@@ -113,8 +113,8 @@ fn refuse_idle_copy(request: &S3Request<CopyObjectInput>, settings: &Settings, s
         || object_of(&source.version)?.encryption.uses_kms();
     if onto_itself && !changes {
         return Err(invalid_request(
-            "This copy request is illegal because it is trying to copy an object to itself without changing the object's \
-             metadata, storage class, website redirect location or encryption attributes.",
+            "This copy request is illegal because it is trying to copy an object to itself without changing the \
+             object's metadata, storage class, website redirect location or encryption attributes.",
         ));
     }
     Ok(())
@@ -149,7 +149,7 @@ fn replaces(directive: Option<&str>) -> S3Result<bool> {
     }
 }
 
-/// "the algorithm of the source, or CRC64NVME if it has none" (CopyObject, S3 API Reference).
+/// The algorithm asked for, else that of the source, else CRC64NVME (CopyObject, S3 API Reference).
 fn copied_algorithm(input: &CopyObjectInput, original: &Object) -> S3Result<Algorithm> {
     let asked = input.checksum_algorithm.as_ref().map(|algorithm| algorithm.as_str());
     let kept = original.checksum.as_ref().map(|checksum| checksum.algorithm.as_str());

@@ -21,7 +21,7 @@ use super::put::{announced_length, check_promise, etag_of};
 use super::versions::{checksum_type, object_of, split_checksum};
 use crate::emulator::storage::{Body, Bucket, Part, Upload, UploadRecord};
 
-/// "1 to 10,000 (inclusive)" (S3 User Guide, "Multipart upload limits").
+/// Part numbers (S3 User Guide, "Multipart upload limits").
 const PART_NUMBERS: std::ops::RangeInclusive<i32> = 1..=10_000;
 /// The longest page of ListParts.
 const PAGE_PARTS_MAX: i32 = 1_000;
@@ -160,8 +160,8 @@ fn part_number(number: i32) -> S3Result<u16> {
     valid.ok_or_else(|| invalid_argument("Part number must be an integer between 1 and 10000, inclusive"))
 }
 
-/// A part's checksum must be of the upload's algorithm. Where S3 computes the object's checksum from CRCs of parts, it can
-/// compute those itself; a composite one is the client's, part by part.
+/// A part's checksum must be of the upload's algorithm. Where S3 computes the object's checksum from CRCs of parts, it
+/// can compute those itself; a composite one is the client's, part by part.
 fn part_algorithm(record: &UploadRecord, given: Option<Algorithm>) -> S3Result<Algorithm> {
     let Some(expected) = record.algorithm.as_deref() else { return Ok(given.unwrap_or(Algorithm::DEFAULT)) };
     let expected = Algorithm::named(expected)?;
@@ -187,8 +187,8 @@ fn source_range(header: Option<&str>, length: u64) -> S3Result<Range<u64>> {
         None => 0..length,
         Some(header) => parse_range(header).ok_or_else(|| {
             invalid_argument(
-                "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based \
-                 offsets of the first and last bytes to copy",
+                "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last \
+                 are the zero-based offsets of the first and last bytes to copy",
             )
         })?,
     };

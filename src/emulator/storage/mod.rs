@@ -1,17 +1,17 @@
 //! A directory that holds buckets: versions of keys, uploads in progress, and the bytes of both.
 //!
-//! What it does: keeps records (JSON) and bodies (plain files) below one directory, and an index of all records in memory.
-//! A change becomes true by one rename of one record, so a `kill -9` at any moment leaves either the old or the new state;
-//! what an interrupted request left behind is swept away by [`Store::open`]. Nothing is fsynced: a power loss may lose or
-//! tear what was written last, which an endpoint for development and tests may do, and a store of record may not.
+//! What it does: keeps records (JSON) and bodies (plain files) below one directory, and an index of all records in
+//! memory. A change becomes true by one rename of one record, so a `kill -9` at any moment leaves either the old or the
+//! new state; what an interrupted request left behind is swept away by [`Store::open`]. Nothing is fsynced: a power
+//! loss may lose or tear what was written last, which an endpoint for development and tests may do, and a store of
+//! record may not.
 //!
-//! What it refuses to do: it knows no HTTP, no checksums and no encryption rules. **Bodies lie on the disk in the clear**; the
-//! encryption that the endpoint reports is a fact of its protocol, not of its disk.
+//! What it refuses to do: it knows no HTTP, no checksums and no encryption rules. **Bodies lie on the disk in the
+//! clear**; the encryption that the endpoint reports is a fact of its protocol, not of its disk.
 //!
 //! Rooms it may use: none.
 //!
 //! ```text
-//! DIR/LOCK                        held by the process that has the store open
 //! DIR/NAME/bucket.json            settings of the bucket NAME
 //! DIR/NAME/keys/SHA256.json       one key: all its versions, newest first; named by the SHA-256 of the key
 //! DIR/NAME/uploads/ID/upload.json a multipart upload in progress
@@ -32,7 +32,6 @@ mod recovery;
 mod upload;
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,18 +72,15 @@ pub(super) enum Error {
 pub(super) struct Store {
     dir: PathBuf,
     buckets: Mutex<BTreeMap<String, Arc<Bucket>>>,
-    /// Held for as long as the store is open.
-    _lock: File,
 }
 
 impl Store {
-    /// Opens `dir`, creating it if need be, reads all records and removes the leftovers of interrupted requests. A directory that
-    /// is open already is refused: to one process, the requests of another in progress are leftovers.
+    /// Opens `dir`, creating it if need be, reads all records and removes the leftovers of interrupted requests. To one
+    /// process, the requests of another are leftovers: whoever opens the directory holds a lock on it.
     pub(super) fn open(dir: &Path) -> io::Result<Store> {
         std::fs::create_dir_all(dir)?;
-        let lock = lock_dir(dir)?;
         let buckets = recovery::buckets(dir)?.into_iter().map(|b| (b.name().to_owned(), Arc::new(b))).collect();
-        Ok(Store { dir: dir.to_owned(), buckets: Mutex::new(buckets), _lock: lock })
+        Ok(Store { dir: dir.to_owned(), buckets: Mutex::new(buckets) })
     }
 
     /// Creates an empty bucket.
@@ -119,20 +115,6 @@ impl Store {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Bucket>>> {
         // A panic elsewhere cannot leave the map half changed: each change is one insert or one remove.
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The lock goes with the process, however it ends.
-fn lock_dir(dir: &Path) -> io::Result<File> {
-    let lock = File::create(dir.join("LOCK"))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            let sentence =
-                format!("{} is in use by another endpoint; stop it or choose another directory", dir.display());
-            Err(io::Error::new(io::ErrorKind::ResourceBusy, sentence))
-        }
-        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 

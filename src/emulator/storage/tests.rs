@@ -235,13 +235,3 @@ fn walks_agree_with_a_naive_model_on_random_keys() {
 fn println_seed(seed: u64) {
     println!("DSSEFS_SEED={seed}");
 }
-
-#[test]
-fn a_directory_that_is_open_already_is_refused() {
-    let dir = TempDir::new().unwrap();
-    let (store, _) = open(&dir);
-    let error = Store::open(dir.path()).unwrap_err();
-    assert!(error.to_string().contains("in use by another endpoint"), "{error}");
-    drop(store);
-    Store::open(dir.path()).unwrap();
-}

@@ -49,8 +49,8 @@ impl Bucket {
         Ok(part)
     }
 
-    /// Turns an upload into an object: `assemble` picks its parts and describes the object, `check` judges the newest version
-    /// there is; both run under the lock. The bytes stay where they are.
+    /// Turns an upload into an object: `assemble` picks its parts and describes the object, `check` judges the newest
+    /// version there is; both run under the lock. The bytes stay where they are.
     pub(in crate::emulator) fn complete<E: From<Error>>(
         &self,
         key: &str,
@@ -85,8 +85,8 @@ impl Bucket {
         Ok(())
     }
 
-    /// Removes what is left of an upload that the index has forgotten; 10,000 files take their time, so that nobody waits for it
-    /// under the lock. Whatever resists is recognised as a leftover at the next start: a directory without
+    /// Removes what is left of an upload that the index has forgotten; 10,000 files take their time, so that nobody
+    /// waits for it under the lock. Whatever resists is recognised as a leftover at the next start: a directory without
     /// `upload.json`, or an upload that a version says it was made by.
     fn discard<'a>(&self, id: &str, unused: impl Iterator<Item = &'a Arc<Part>>) {
         for part in unused {

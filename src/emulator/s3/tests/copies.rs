@@ -70,8 +70,8 @@ async fn a_copy_onto_itself_must_change_something() {
     let world = World::new().await;
     world.put("/bucket/source", &[("x-amz-meta-a", "1")], "x").await.expect(200);
     let sentence = world.put("/bucket/source", &[SOURCE], "").await.refused(400, "InvalidRequest");
-    let expected = "This copy request is illegal because it is trying to copy an object to itself without changing the object's \
-                    metadata, storage class, website redirect location or encryption attributes.";
+    let expected = "This copy request is illegal because it is trying to copy an object to itself without \
+    changing the object's metadata, storage class, website redirect location or encryption attributes.";
     assert_eq!(sentence, expected);
     let copy = world.put("/bucket/source", &[SOURCE, DSSE[0], DSSE[1]], "").await.expect(200);
     assert_eq!(copy.header(SSE), Some("aws:kms:dsse"));
