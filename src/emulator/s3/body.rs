@@ -1,7 +1,8 @@
 //! Streams between the network and the storage.
 //!
-//! A body on its way in is hashed and written batch by batch on a blocking thread while the next batch arrives; on its way out,
-//! the next chunk is read while the last one is sent. Memory per request is two batches, whatever the size of the object.
+//! A body on its way in is hashed and written batch by batch on a blocking thread while the next batch arrives; on its
+//! way out, the next chunk is read while the last one is sent. Memory per request is two batches, whatever the size of
+//! the object.
 
 use std::future::Future;
 use std::io;
@@ -59,7 +60,8 @@ impl Place {
     }
 }
 
-/// Stores a body and computes its digests. `length_bytes` is what the client announced: any other number is IncompleteBody.
+/// Stores a body and computes its digests. `length_bytes` is what the client announced: any other number is
+/// IncompleteBody.
 pub(super) async fn receive(
     bucket: &Bucket,
     body: &mut StreamingBlob,
@@ -86,7 +88,8 @@ pub(super) async fn receive(
     if body.length() == length_bytes { Ok((body, sink.digests.finish())) } else { Err(incomplete_body()) }
 }
 
-/// Reads the rest of a refused upload, within bounds: a client that is still sending may miss an answer that comes too early.
+/// Reads the rest of a refused upload, within bounds: a client that is still sending may miss an answer that comes too
+/// early.
 pub(super) async fn drain(body: &mut StreamingBlob) {
     let mut drained_bytes = 0;
     while drained_bytes < DRAIN_BYTES_MAX {
@@ -109,7 +112,21 @@ pub(super) async fn digest(mut reader: BodyReader, algorithm: Algorithm, with_md
     spawn_blocking(work).await.map_err(io::Error::other).and_then(|digests| digests).map_err(internal)
 }
 
-/// The bytes `range` of an object as the body of an answer. The stream holds the version, so that its files stay until it ends.
+/// Copies bytes of a stored body into `target`, on a blocking thread: there may be 10,000 files to link, or bytes to
+/// move.
+pub(super) async fn copy(
+    target: &Arc<Bucket>,
+    source: &Arc<Bucket>,
+    body: &Arc<Body>,
+    range: Range<u64>,
+) -> S3Result<Body> {
+    let (target, source, body) = (Arc::clone(target), Arc::clone(source), Arc::clone(body));
+    let work = move || target.copy(&source, &body, range);
+    spawn_blocking(work).await.map_err(io::Error::other).and_then(|copied| copied).map_err(internal)
+}
+
+/// The bytes `range` of an object as the body of an answer. The stream holds the version, so that its files stay until
+/// it ends.
 pub(super) fn send(bucket: &Bucket, version: &Arc<Version>, body: &Body, range: Range<u64>) -> S3Result<StreamingBlob> {
     let mut reader = bucket.reader(body, range);
     let remaining = reader.remaining();

@@ -13,11 +13,10 @@ use s3s::{S3ErrorCode, S3Request, S3Response, S3Result};
 use sha2::{Digest, Sha256};
 
 use super::Endpoint;
-use super::checksum::hex;
 use super::encryption::{AES256, known_algorithm};
 use super::errors::{invalid_argument, not_implemented, refuse};
 use super::format::{now, timestamp};
-use crate::emulator::storage::{Error, Settings, Versioning};
+use crate::emulator::storage::{Error, Settings, Versioning, hex};
 
 /// The region whose buckets have no location constraint.
 const CLASSIC_REGION: &str = "us-east-1";
@@ -33,12 +32,14 @@ impl Endpoint {
         }
         let constraint = input.create_bucket_configuration.and_then(|configuration| configuration.location_constraint);
         let asked = constraint.as_ref().map_or(CLASSIC_REGION, BucketLocationConstraint::as_str);
-        // The global endpoint takes requests without a constraint for the classic region; every other one insists on its own.
+        // The global endpoint takes requests without a constraint for the classic region; every other one insists on
+        // its own.
         if constraint.is_some() && asked != self.region {
             return Err(refuse(
                 S3ErrorCode::IllegalLocationConstraintException,
                 format!(
-                    "The {asked} location constraint is incompatible for the region specific endpoint this request was sent to."
+                    "The {asked} location constraint is incompatible for the region specific endpoint this \
+                     request was sent to."
                 ),
             ));
         }

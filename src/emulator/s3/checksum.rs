@@ -1,7 +1,8 @@
-//! Checksums: what a client promises about a body, what S3 computes of it, and how the checksums of parts become that of an
-//! object.
+//! Checksums: what a client promises about a body, what S3 computes of it, and how the checksums of parts become that
+//! of an object.
 //!
-//! Source: "Checking object integrity in Amazon S3" in the S3 User Guide. The values lie in base64 of the big-endian bytes.
+//! Source: "Checking object integrity in Amazon S3" in the S3 User Guide. The values lie in base64 of the big-endian
+//! bytes.
 
 use crc_fast::CrcAlgorithm;
 use http::HeaderMap;
@@ -10,8 +11,8 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use super::errors::{custom, invalid_request, refuse};
-use crate::emulator::storage::Checksum;
+use super::errors::{custom, invalid_request, not_implemented, refuse};
+use crate::emulator::storage::{Checksum, hex};
 
 /// A checksum algorithm of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,24 +24,16 @@ pub(super) enum Algorithm {
     Sha256,
 }
 
-use Algorithm::{Crc32, Crc32c, Crc64Nvme};
-
-const ALL: [(Algorithm, &str, &str); 5] = [
-    (Crc32, "CRC32", "x-amz-checksum-crc32"),
-    (Crc32c, "CRC32C", "x-amz-checksum-crc32c"),
-    (Crc64Nvme, "CRC64NVME", "x-amz-checksum-crc64nvme"),
-    (Algorithm::Sha1, "SHA1", "x-amz-checksum-sha1"),
-    (Algorithm::Sha256, "SHA256", "x-amz-checksum-sha256"),
-];
+const ALL: [Algorithm; 5] =
+    [Algorithm::Crc32, Algorithm::Crc32c, Algorithm::Crc64Nvme, Algorithm::Sha1, Algorithm::Sha256];
 
 impl Algorithm {
     /// What S3 computes on its own when a client names no algorithm.
-    pub(super) const DEFAULT: Algorithm = Crc64Nvme;
+    pub(super) const DEFAULT: Algorithm = Algorithm::Crc64Nvme;
 
     /// The algorithm of that name.
     pub(super) fn named(name: &str) -> S3Result<Algorithm> {
-        let found = ALL.iter().find(|(_, known, _)| known.eq_ignore_ascii_case(name));
-        found.map(|(algorithm, ..)| *algorithm).ok_or_else(|| {
+        ALL.into_iter().find(|known| known.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
             invalid_request(
                 "Checksum algorithm provided is unsupported. Please try again with any of the valid types: [CRC32, \
                              CRC32C, CRC64NVME, SHA1, SHA256]",
@@ -50,17 +43,29 @@ impl Algorithm {
 
     /// Its name in the API.
     pub(super) fn name(self) -> &'static str {
-        self.row().1
+        match self {
+            Algorithm::Crc32 => "CRC32",
+            Algorithm::Crc32c => "CRC32C",
+            Algorithm::Crc64Nvme => "CRC64NVME",
+            Algorithm::Sha1 => "SHA1",
+            Algorithm::Sha256 => "SHA256",
+        }
     }
 
     /// The header of its value.
     pub(super) fn header(self) -> &'static str {
-        self.row().2
+        match self {
+            Algorithm::Crc32 => "x-amz-checksum-crc32",
+            Algorithm::Crc32c => "x-amz-checksum-crc32c",
+            Algorithm::Crc64Nvme => "x-amz-checksum-crc64nvme",
+            Algorithm::Sha1 => "x-amz-checksum-sha1",
+            Algorithm::Sha256 => "x-amz-checksum-sha256",
+        }
     }
 
     /// Whether checksums of parts can be combined into that of the whole.
     pub(super) fn is_crc(self) -> bool {
-        matches!(self, Crc32 | Crc32c | Crc64Nvme)
+        self.crc().is_some()
     }
 
     /// The checksum of bytes at hand.
@@ -70,28 +75,25 @@ impl Algorithm {
         hasher.finish()
     }
 
-    fn row(self) -> &'static (Algorithm, &'static str, &'static str) {
-        // Each variant has its row; the first stands in for the search that cannot fail.
-        ALL.iter().find(|(algorithm, ..)| *algorithm == self).unwrap_or(&ALL[0])
-    }
-
-    fn crc(self) -> CrcAlgorithm {
+    fn crc(self) -> Option<CrcAlgorithm> {
         match self {
-            Crc32 => CrcAlgorithm::Crc32IsoHdlc,
-            Crc32c => CrcAlgorithm::Crc32Iscsi,
-            Crc64Nvme | Algorithm::Sha1 | Algorithm::Sha256 => CrcAlgorithm::Crc64Nvme,
+            Algorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
+            Algorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
+            Algorithm::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
+            Algorithm::Sha1 | Algorithm::Sha256 => None,
         }
     }
 
     fn length_bytes(self) -> usize {
         match self {
-            Crc32 | Crc32c => 4,
-            Crc64Nvme => 8,
+            Algorithm::Crc32 | Algorithm::Crc32c => 4,
+            Algorithm::Crc64Nvme => 8,
             Algorithm::Sha1 => 20,
             Algorithm::Sha256 => 32,
         }
     }
 
+    /// A CRC as the big-endian bytes that the API encodes.
     fn crc_bytes(self, value: u64) -> Vec<u8> {
         value.to_be_bytes()[8 - self.length_bytes()..].to_vec()
     }
@@ -116,8 +118,9 @@ pub(super) struct Promise {
 impl Promise {
     /// Reads the headers of a request with a body.
     pub(super) fn from_request(headers: &HeaderMap) -> S3Result<Promise> {
+        refuse_unknown(headers)?;
         let md5 = headers.get("content-md5").map(|value| parse_md5(value.as_bytes())).transpose()?;
-        let mut given = ALL.iter().filter_map(|(algorithm, _, name)| Some((*algorithm, headers.get(*name)?)));
+        let mut given = ALL.into_iter().filter_map(|algorithm| Some((algorithm, headers.get(algorithm.header())?)));
         let first = given.next();
         if given.next().is_some() {
             return Err(invalid_request(
@@ -131,8 +134,8 @@ impl Promise {
         let algorithm = trailer_algorithm(headers);
         if algorithm.is_none() && headers.contains_key("x-amz-sdk-checksum-algorithm") && md5.is_none() {
             return Err(invalid_request(
-                "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer headers were \
-                 found.",
+                "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer \
+                 headers were found.",
             ));
         }
         Ok(Promise { algorithm, value: None, md5 })
@@ -237,7 +240,9 @@ enum HasherState {
 impl Hasher {
     fn new(algorithm: Algorithm) -> Hasher {
         let state = match algorithm {
-            Crc32 | Crc32c | Crc64Nvme => HasherState::Crc(crc_fast::Digest::new(algorithm.crc())),
+            Algorithm::Crc32 => HasherState::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc)),
+            Algorithm::Crc32c => HasherState::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)),
+            Algorithm::Crc64Nvme => HasherState::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme)),
             Algorithm::Sha1 => HasherState::Sha1(Sha1::new()),
             Algorithm::Sha256 => HasherState::Sha256(Sha256::new()),
         };
@@ -270,19 +275,12 @@ pub(super) fn of_parts(algorithm: Algorithm, composite: bool, parts: &[(Option<&
         let value = format!("{}-{}", encode(&algorithm.of(&values.concat())), parts.len());
         return Some(Checksum { algorithm: algorithm.name().to_owned(), value, composite });
     }
-    if !algorithm.is_crc() {
-        return None;
-    }
+    let crc = algorithm.crc()?;
     let combined = values
         .iter()
         .zip(parts)
-        .fold(0, |sum, (value, (_, length))| crc_fast::checksum_combine(algorithm.crc(), sum, number(value), *length));
+        .fold(0, |sum, (value, (_, length))| crc_fast::checksum_combine(crc, sum, number(value), *length));
     Some(algorithm.full(&algorithm.crc_bytes(combined)))
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The MD5 of MD5s that the ETag of an unencrypted multipart object is made of.
@@ -326,8 +324,19 @@ fn parse_md5(header: &[u8]) -> S3Result<Vec<u8>> {
         .ok_or_else(|| refuse(S3ErrorCode::InvalidDigest, "The Content-MD5 you specified was invalid."))
 }
 
+/// A checksum that nobody would check must not look checked.
+fn refuse_unknown(headers: &HeaderMap) -> S3Result<()> {
+    let known = |kind: &str| matches!(kind, "algorithm" | "mode" | "type") || Algorithm::named(kind).is_ok();
+    let mut kinds = headers.keys().filter_map(|name| name.as_str().strip_prefix("x-amz-checksum-"));
+    if kinds.all(known) {
+        Ok(())
+    } else {
+        Err(not_implemented("this checksum algorithm; use CRC32, CRC32C, CRC64NVME, SHA1 or SHA256"))
+    }
+}
+
 fn trailer_algorithm(headers: &HeaderMap) -> Option<Algorithm> {
     let trailer = headers.get("x-amz-trailer")?.to_str().ok()?;
     let names = |name: &str| trailer.split(',').any(|one| one.trim().eq_ignore_ascii_case(name));
-    ALL.iter().find(|(_, _, header)| names(header)).map(|(algorithm, ..)| *algorithm)
+    ALL.into_iter().find(|algorithm| names(algorithm.header()))
 }

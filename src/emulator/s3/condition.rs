@@ -1,7 +1,7 @@
 //! Conditional requests.
 //!
-//! Sources: RFC 9110, 13; "Conditional reads", "Conditional writes" and "Conditional deletes" in the S3 User Guide; CopyObject in
-//! the S3 API Reference for the `x-amz-copy-source-if-*` headers.
+//! Sources: RFC 9110, 13; "Conditional reads", "Conditional writes" and "Conditional deletes" in the S3 User Guide;
+//! CopyObject in the S3 API Reference for the `x-amz-copy-source-if-*` headers.
 
 use http::{HeaderMap, HeaderValue, header};
 use s3s::dto::{ETag, ETagCondition, Timestamp, TimestampFormat};

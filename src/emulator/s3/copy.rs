@@ -7,18 +7,18 @@ use s3s::dto::{CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource};
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::Endpoint;
-use super::body::digest;
+use super::body::{copy, digest};
 use super::checksum::Algorithm;
 use super::condition::{WriteCondition, check_copy_source};
 use super::description::{headers_of, is_archived, refuse_unsupported, tags_of};
 use super::encryption::{Wanted, decrypt, names_encryption};
-use super::errors::{internal, invalid_argument, invalid_request, not_implemented, refuse};
+use super::errors::{invalid_argument, invalid_request, not_implemented, refuse};
 use super::format::{etag, now, opaque_etag, timestamp};
 use super::put::etag_of;
 use super::versions::{find, object_of, reported_id, split_checksum};
 use crate::emulator::storage::{Bucket, Checksum, Encryption, Headers, Object, Settings, Version};
 
-/// "You can copy objects up to 5 GB in size in a single atomic action" (CopyObject, S3 API Reference).
+/// The largest source of one CopyObject or UploadPartCopy (S3 API Reference): 5 GiB.
 pub(super) const COPY_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 
 /// The source of a copy.
@@ -100,8 +100,8 @@ pub(super) fn source_too_large() -> s3s::S3Error {
     ))
 }
 
-/// A copy of an object onto itself must change something. An encryption that differs by the bucket's own configuration is
-/// such a change, and so is the fall from KMS to the default.
+/// A copy of an object onto itself must change something. An encryption that differs by the bucket's own configuration
+/// is such a change, and so is the fall from KMS to the default.
 fn refuse_idle_copy(request: &S3Request<CopyObjectInput>, settings: &Settings, source: &Source) -> S3Result<()> {
     let input = &request.input;
     let onto_itself = source.bucket.name() == input.bucket && source.key == input.key && !source.by_version;
@@ -113,8 +113,8 @@ fn refuse_idle_copy(request: &S3Request<CopyObjectInput>, settings: &Settings, s
         || object_of(&source.version)?.encryption.uses_kms();
     if onto_itself && !changes {
         return Err(invalid_request(
-            "This copy request is illegal because it is trying to copy an object to itself without changing the object's \
-             metadata, storage class, website redirect location or encryption attributes.",
+            "This copy request is illegal because it is trying to copy an object to itself without changing the \
+             object's metadata, storage class, website redirect location or encryption attributes.",
         ));
     }
     Ok(())
@@ -149,7 +149,7 @@ fn replaces(directive: Option<&str>) -> S3Result<bool> {
     }
 }
 
-/// "the algorithm of the source, or CRC64NVME if it has none" (CopyObject, S3 API Reference).
+/// The algorithm asked for, else that of the source, else CRC64NVME (CopyObject, S3 API Reference).
 fn copied_algorithm(input: &CopyObjectInput, original: &Object) -> S3Result<Algorithm> {
     let asked = input.checksum_algorithm.as_ref().map(|algorithm| algorithm.as_str());
     let kept = original.checksum.as_ref().map(|checksum| checksum.algorithm.as_str());
@@ -157,7 +157,7 @@ fn copied_algorithm(input: &CopyObjectInput, original: &Object) -> S3Result<Algo
 }
 
 async fn copied(
-    bucket: &Bucket,
+    bucket: &Arc<Bucket>,
     source: &Source,
     carried: Carried,
     encryption: Encryption,
@@ -165,7 +165,7 @@ async fn copied(
 ) -> S3Result<Object> {
     let original = object_of(&source.version)?;
     let length = original.body.length();
-    let body = Arc::new(bucket.copy(&source.bucket, &original.body, 0..length).map_err(internal)?);
+    let body = Arc::new(copy(bucket, &source.bucket, &original.body, 0..length).await?);
     let Carried { headers, tags } = carried;
     let (etag, checksum) = match known_digests(original, &encryption, algorithm)? {
         Some(known) => known,
@@ -179,8 +179,8 @@ async fn copied(
     Ok(Object { etag, body, parts: Vec::new(), upload_id: None, headers, tags, encryption, checksum })
 }
 
-/// ETag and checksum of a copy where they need no look at the bytes.
-fn known_digests(
+/// ETag and checksum of a copy of the whole where they need no look at the bytes.
+pub(super) fn known_digests(
     original: &Object,
     encryption: &Encryption,
     algorithm: Algorithm,

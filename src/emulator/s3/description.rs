@@ -1,5 +1,5 @@
-//! What a write says about its object beside the bytes: content headers, user metadata, storage class, tags. And what a write
-//! may not say, because the endpoint would have to ignore it.
+//! What a write says about its object beside the bytes: content headers, user metadata, storage class, tags. And what a
+//! write may not say, because the endpoint would have to ignore it.
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
@@ -91,7 +91,7 @@ pub(super) fn checked_tags(tags: Vec<(String, String)>) -> S3Result<Vec<(String,
 pub(super) fn refuse_unsupported(headers: &HeaderMap) -> S3Result<()> {
     let has = |prefix: &str| headers.keys().any(|name| name.as_str().starts_with(prefix));
     if has("x-amz-server-side-encryption-customer-") {
-        // "SSE-C is blocked by default on new buckets" (S3 User Guide, "Blocking or unblocking SSE-C").
+        // New buckets block SSE-C by default (S3 User Guide, "Blocking or unblocking SSE-C").
         return Err(refuse(S3ErrorCode::AccessDenied, "Access Denied: this bucket blocks SSE-C."));
     }
     let acl = headers.get("x-amz-acl").map(http::HeaderValue::as_bytes);

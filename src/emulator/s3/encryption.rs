@@ -1,8 +1,8 @@
-//! The rules of server-side encryption: which headers a write may carry, what the bucket's default adds, when KMS is called,
-//! and what the answers say.
+//! The rules of server-side encryption: which headers a write may carry, what the bucket's default adds, when KMS is
+//! called, and what the answers say.
 //!
-//! Sources: "Specifying dual-layer server-side encryption with AWS KMS keys (DSSE-KMS)" and "Using SSE-KMS" in the S3 User Guide;
-//! PutObject, CopyObject and CreateMultipartUpload in the S3 API Reference.
+//! Sources: "Specifying dual-layer server-side encryption with AWS KMS keys (DSSE-KMS)" and "Using SSE-KMS" in the S3
+//! User Guide; PutObject, CopyObject and CreateMultipartUpload in the S3 API Reference.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,8 @@ use crate::emulator::storage::{Encryption, Settings};
 pub(super) const AES256: &str = "AES256";
 /// Single-layer encryption with a KMS key.
 pub(super) const KMS: &str = "aws:kms";
-/// Dual-layer encryption with a KMS key. This room spells it on its own, so that a wrong constant elsewhere meets no mirror.
+/// Dual-layer encryption with a KMS key. This room spells it on its own, so that a wrong constant elsewhere meets no
+/// mirror.
 pub(super) const DSSE: &str = "aws:kms:dsse";
 
 const ALGORITHM_HEADER: &str = "x-amz-server-side-encryption";
@@ -43,8 +44,8 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Reads the headers of PutObject, CreateMultipartUpload or CopyObject. Without an algorithm the bucket's default counts;
-    /// with one, nothing of the default does, not even its key.
+    /// Reads the headers of PutObject, CreateMultipartUpload or CopyObject. Without an algorithm the bucket's default
+    /// counts; with one, nothing of the default does, not even its key.
     pub(super) fn from_request(headers: &HeaderMap, settings: &Settings) -> S3Result<Wanted> {
         let key = text(headers, KEY_HEADER)?;
         let context_header = text(headers, CONTEXT_HEADER)?;
@@ -71,7 +72,8 @@ impl Wanted {
         Ok(Wanted { algorithm, key, bucket_key, context_header: None, context: BTreeMap::new() })
     }
 
-    /// Asks KMS for a data key, as S3 does for each PutObject, CreateMultipartUpload and CopyObject with a KMS algorithm.
+    /// Asks KMS for a data key, as S3 does for each PutObject, CreateMultipartUpload and CopyObject with a KMS
+    /// algorithm.
     pub(super) fn generate(self, keys: &dyn KeyService, bucket: &str, object_key: &str) -> S3Result<Encryption> {
         let Wanted { algorithm, key, bucket_key, context_header, mut context } = self;
         if algorithm == AES256 {
@@ -92,7 +94,8 @@ impl Wanted {
     }
 }
 
-/// Asks KMS to decrypt the data key, as S3 does for each read of bytes or checksums and for each part; nothing without KMS.
+/// Asks KMS to decrypt the data key, as S3 does for each read of bytes or checksums and for each part; nothing without
+/// KMS.
 pub(super) fn decrypt(keys: &dyn KeyService, encryption: &Encryption) -> S3Result<()> {
     match &encryption.key_arn {
         Some(arn) => keys.decrypt(arn, &encryption.context).map_err(of_kms),

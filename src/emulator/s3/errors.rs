@@ -58,7 +58,8 @@ pub(super) fn of_kms(refusal: Refusal) -> S3Error {
     error
 }
 
-/// A body that broke off or was tampered with. s3s keeps the type of these errors private, so that only their text can be asked.
+/// A body that broke off or was tampered with. s3s keeps the type of these errors private, so that only their text can
+/// be asked.
 pub(super) fn of_body(error: &s3s::StdError) -> S3Error {
     let text = error.to_string();
     if text.contains("Sha256Mismatch") {
@@ -66,8 +67,8 @@ pub(super) fn of_body(error: &s3s::StdError) -> S3Error {
         return custom("XAmzContentSHA256Mismatch", sentence);
     }
     if text.contains("SignatureMismatch") {
-        let sentence = "The request signature we calculated does not match the signature you provided. Check your key and \
-                        signing method.";
+        let sentence = "The request signature we calculated does not match the signature you provided. Check \
+        your key and signing method.";
         return refuse(S3ErrorCode::SignatureDoesNotMatch, sentence);
     }
     if text.contains("FormatError") || text.contains("TooLarge") || text.contains("TooMany") {
@@ -95,8 +96,8 @@ impl From<storage::Error> for S3Error {
             }
             storage::Error::NoSuchUpload => refuse(
                 S3ErrorCode::NoSuchUpload,
-                "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or \
-                 completed.",
+                "The specified upload does not exist. The upload ID may be invalid, or the upload may have been \
+                 aborted or completed.",
             ),
             storage::Error::NoSuchVersion => no_such_key(),
             storage::Error::Io(source) => {

@@ -399,7 +399,8 @@ fn page_max(asked: Option<i32>) -> S3Result<i32> {
     }
 }
 
-/// How keys are written into the answer: XML 1.0 has no way to write most control characters, so that clients may ask for escapes.
+/// How keys are written into the answer: XML 1.0 has no way to write most control characters, so that clients may ask
+/// for escapes.
 #[derive(Debug, Clone, Copy)]
 enum Spelling {
     Plain,

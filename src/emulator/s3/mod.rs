@@ -1,11 +1,17 @@
 //! The S3 half of the endpoint: S3's operations over a directory, with S3's rules for DSSE-KMS.
 //!
-//! What it does: answers as S3 does where a client can tell the difference, above all in what a write may ask for, when KMS is
-//! called and with which context, and what each answer says about encryption. Where the documentation is silent it follows
-//! recorded answers of the real service.
+//! What it does: answers as S3 does where a client can tell the difference, above all in what a write may ask for, when
+//! KMS is called and with which context, and what each answer says about encryption. Where the documentation is silent
+//! it follows recorded answers of the real service.
 //!
-//! What it refuses to do: it speaks no HTTP and checks no signatures (the front does), it encrypts nothing (see the storage
-//! room), and it never ignores a request for something that it cannot do: ACLs, object lock, SSE-C and the like are errors.
+//! What it refuses to do: it speaks no HTTP and checks no signatures (the front does), it encrypts nothing (see the
+//! storage room), and it never ignores a request for something that it cannot do: ACLs, object lock, SSE-C and the like
+//! are errors.
+//!
+//! Where it knowingly differs from S3: KMS encryption over plain HTTP is taken, since loopback has no eavesdropper; a
+//! bucket's `BlockedEncryptionTypes` is refused as malformed and SSE-C blocked throughout; HEAD of a range answers 200
+//! with the right headers; the XML of DeleteObjects is not checked against a digest; nothing is ever throttled or
+//! delayed by itself.
 //!
 //! Rooms it may use: the storage and the key service of the endpoint; none outside the endpoint.
 
@@ -54,11 +60,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Opens the buckets below `dir`/buckets, making the directory if need be. `kms` is asked for each data key; `region` is
-    /// where all buckets are; `account` is the 12-digit account that owns them.
+    /// Opens the buckets below `dir`/buckets, making the directory if need be. `kms` is asked for each data key;
+    /// `region` is where all buckets are; `account` is the 12-digit account that owns them.
     ///
     /// # Errors
-    /// A directory that cannot be read or written, or a record in it that is not one of ours.
+    /// A directory that cannot be read or written, or that holds a record not of ours. That no other endpoint has it
+    /// open is for the caller to see to.
     pub fn open(dir: &Path, kms: Arc<Kms>, region: &str, account: &str) -> io::Result<Endpoint> {
         Endpoint::with_keys(dir, kms, region, account)
     }

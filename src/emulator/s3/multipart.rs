@@ -19,7 +19,7 @@ use super::format::{etag, now, opaque_etag};
 use super::versions::{checksum_type, object_of, reported_id, split_checksum};
 use crate::emulator::storage::{Body, Checksum, Object, Part, PartSummary, Upload, UploadRecord};
 
-/// "5 MB to 5 GB. There is no minimum size limit on the last part" (S3 User Guide, "Multipart upload limits").
+/// Every part but the last has at least 5 MiB (S3 User Guide, "Multipart upload limits").
 const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 
 type Chosen = Vec<(u16, Arc<Part>)>;
@@ -151,8 +151,8 @@ fn chosen_parts(upload: &Upload, listed: &[CompletedPart]) -> S3Result<Chosen> {
 
 fn chosen_part(upload: &Upload, listed: &CompletedPart) -> S3Result<(u16, Arc<Part>)> {
     let invalid = || {
-        let sentence = "One or more of the specified parts could not be found.  The part may not have been uploaded, or the \
-                        specified entity tag may not match the part's entity tag.";
+        let sentence = "One or more of the specified parts could not be found.  The part may not have been \
+        uploaded, or the specified entity tag may not match the part's entity tag.";
         refuse(S3ErrorCode::InvalidPart, sentence)
     };
     let number = listed.part_number.and_then(|number| u16::try_from(number).ok()).ok_or_else(invalid)?;
@@ -165,8 +165,8 @@ fn chosen_part(upload: &Upload, listed: &CompletedPart) -> S3Result<(u16, Arc<Pa
         (None, _) if upload.record.composite => {
             let name = upload.record.algorithm.as_deref().unwrap_or_default().to_lowercase();
             Err(invalid_request(format!(
-                "The upload was created using a {name} checksum. The complete request must include the checksum for each part. \
-                 It was missing for part {number} in the request."
+                "The upload was created using a {name} checksum. The complete request must include the checksum \
+                 for each part. It was missing for part {number} in the request."
             )))
         }
         _ => Ok((number, Arc::clone(part))),
@@ -220,14 +220,15 @@ fn summary(number: u16, part: &Part) -> PartSummary {
 }
 
 fn checksum_of(record: &UploadRecord, chosen: &Chosen) -> S3Result<Option<Checksum>> {
-    // Without an algorithm of the upload's own, that of its parts counts: S3's default, or what the client sent with them.
+    // Without an algorithm of the upload's own, that of its parts counts: S3's default, or what the client sent with
+    // them.
     let of_first_part = chosen.first().and_then(|(_, part)| part.checksum.as_ref()).map(|sum| sum.algorithm.as_str());
     let algorithm = record.algorithm.as_deref().or(of_first_part).map_or(Ok(Algorithm::DEFAULT), Algorithm::named)?;
     let parts: Vec<_> = chosen.iter().map(|(_, part)| (part.checksum.as_ref(), part.body.length())).collect();
     Ok(of_parts(algorithm, record.composite, &parts))
 }
 
-/// "If the size is not the one of the object, the request fails with 400 InvalidRequest" (CompleteMultipartUpload, `x-amz-mp-object-size`).
+/// A size that is not the object's is 400 InvalidRequest (CompleteMultipartUpload, `x-amz-mp-object-size`).
 fn check_size(promised: Option<i64>, length: u64) -> S3Result<()> {
     match promised {
         Some(size) if u64::try_from(size) != Ok(length) => Err(invalid_request(format!(
@@ -248,8 +249,8 @@ fn check_claim(
     if kind.is_some_and(|kind| kind != own.as_str()) {
         let name = record.algorithm.as_deref().unwrap_or("CRC64NVME").to_lowercase();
         return Err(invalid_request(format!(
-            "The upload was created using the {} checksum mode with the {name} checksum. The complete request must use the same \
-             checksum mode.",
+            "The upload was created using the {} checksum mode with the {name} checksum. The complete request \
+             must use the same checksum mode.",
             own.as_str()
         )));
     }

@@ -10,18 +10,18 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::Endpoint;
-use super::body::{digest, drain, receive};
+use super::body::{copy, digest, drain, receive};
 use super::checksum::{Algorithm, Digests, Promise};
-use super::copy::{COPY_BYTES_MAX, Source, source_too_large};
+use super::copy::{COPY_BYTES_MAX, Source, known_digests, source_too_large};
 use super::description::refuse_unsupported;
 use super::encryption::decrypt;
-use super::errors::{internal, invalid_argument, invalid_request};
+use super::errors::{invalid_argument, invalid_request};
 use super::format::{etag, now, size, timestamp};
 use super::put::{announced_length, check_promise, etag_of};
 use super::versions::{checksum_type, object_of, split_checksum};
 use crate::emulator::storage::{Body, Bucket, Part, Upload, UploadRecord};
 
-/// "1 to 10,000 (inclusive)" (S3 User Guide, "Multipart upload limits").
+/// Part numbers (S3 User Guide, "Multipart upload limits").
 const PART_NUMBERS: std::ops::RangeInclusive<i32> = 1..=10_000;
 /// The longest page of ListParts.
 const PAGE_PARTS_MAX: i32 = 1_000;
@@ -160,8 +160,8 @@ fn part_number(number: i32) -> S3Result<u16> {
     valid.ok_or_else(|| invalid_argument("Part number must be an integer between 1 and 10000, inclusive"))
 }
 
-/// A part's checksum must be of the upload's algorithm. Where S3 computes the object's checksum from CRCs of parts, it can
-/// compute those itself; a composite one is the client's, part by part.
+/// A part's checksum must be of the upload's algorithm. Where S3 computes the object's checksum from CRCs of parts, it
+/// can compute those itself; a composite one is the client's, part by part.
 fn part_algorithm(record: &UploadRecord, given: Option<Algorithm>) -> S3Result<Algorithm> {
     let Some(expected) = record.algorithm.as_deref() else { return Ok(given.unwrap_or(Algorithm::DEFAULT)) };
     let expected = Algorithm::named(expected)?;
@@ -187,8 +187,8 @@ fn source_range(header: Option<&str>, length: u64) -> S3Result<Range<u64>> {
         None => 0..length,
         Some(header) => parse_range(header).ok_or_else(|| {
             invalid_argument(
-                "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based \
-                 offsets of the first and last bytes to copy",
+                "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last \
+                 are the zero-based offsets of the first and last bytes to copy",
             )
         })?,
     };
@@ -204,10 +204,20 @@ fn parse_range(header: &str) -> Option<Range<u64>> {
     (first <= last).then_some(first..last.checked_add(1)?)
 }
 
-async fn copied_part(bucket: &Bucket, source: &Source, range: Range<u64>, record: &UploadRecord) -> S3Result<Part> {
+async fn copied_part(
+    bucket: &Arc<Bucket>,
+    source: &Source,
+    range: Range<u64>,
+    record: &UploadRecord,
+) -> S3Result<Part> {
     let original = object_of(&source.version)?;
-    let body = bucket.copy(&source.bucket, &original.body, range).map_err(internal)?;
+    let whole = range == (0..original.body.length());
+    let body = copy(bucket, &source.bucket, &original.body, range).await?;
     let algorithm = record.algorithm.as_deref().map_or(Ok(Algorithm::DEFAULT), Algorithm::named)?;
+    let known = if whole { known_digests(original, &record.encryption, algorithm)? } else { None };
+    if let Some((etag, checksum)) = known {
+        return Ok(Part { etag, modified: now(), body: Arc::new(body), checksum: Some(checksum) });
+    }
     let reader = bucket.reader(&body, 0..body.length());
     let digests = digest(reader, algorithm, !record.encryption.uses_kms()).await?;
     part_of(body, &digests, record)

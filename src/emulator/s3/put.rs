@@ -17,7 +17,7 @@ use super::format::{etag, now, opaque_etag};
 use super::versions::{reported_id, split_checksum};
 use crate::emulator::storage::{Body, Bucket, Encryption, Headers, Object};
 
-/// "The maximum size of a single PUT is 5 GB" (S3 User Guide, "Uploading objects").
+/// The largest body of one PutObject or UploadPart (S3 User Guide, "Uploading objects"): 5 GiB.
 pub(super) const PUT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 
 /// What is known of a write before its first byte arrives.

@@ -32,7 +32,8 @@ struct Extent {
 
 /// The fields that GET and HEAD share.
 macro_rules! described {
-    ($output:ident, $version:expr, $object:expr, $extent:expr, $sums:expr, $id:expr $(, $field:ident : $value:expr)*) => {
+    ($output:ident, $version:expr, $object:expr, $extent:expr, $sums:expr, $id:expr
+     $(, $field:ident : $value:expr)*) => {
         $output {
             accept_ranges: Some("bytes".to_owned()),
             bucket_key_enabled: $object.encryption.bucket_key_field(),

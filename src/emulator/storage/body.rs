@@ -1,8 +1,8 @@
 //! Bytes of objects and parts: files that never change once written, and the ranges of them that make up a body.
 //!
-//! A body owns its files. It is born doomed: unless a record is committed that names it ([`Body::keep`]), its files go when
-//! its last holder goes, be it an error, a cancelled request or a lost condition. A replaced body is doomed again, and its
-//! files go when the last reader has finished. So neither writers nor readers ever clean up by hand.
+//! A body owns its files. It is born doomed: unless a record is committed that names it ([`Body::keep`]), its files go
+//! when its last holder goes, be it an error, a cancelled request or a lost condition. A replaced body is doomed again,
+//! and its files go when the last reader has finished. So neither writers nor readers ever clean up by hand.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -37,8 +37,8 @@ impl Body {
         self.slices.iter().map(|slice| slice.length).sum()
     }
 
-    /// A new body in `to` with the bytes `range` of this one in `from`. Files are linked, not copied, where the file system
-    /// can; since files never change, a link is as good as a copy.
+    /// A new body in `to` with the bytes `range` of this one in `from`. Files are linked, not copied, where the file
+    /// system can; since files never change, a link is as good as a copy.
     pub(super) fn copy(&self, from: &Path, to: &Arc<Path>, range: Range<u64>) -> io::Result<Body> {
         let mut copy = Body { slices: Vec::new(), doom: Mutex::new(Some(Arc::clone(to))) };
         for slice in self.cut(range) {

@@ -17,8 +17,8 @@ use super::{Error, recovery};
 /// Versions of one key, newest first; never empty in the index.
 pub(in crate::emulator) type Versions = Vec<Arc<Version>>;
 
-/// A bucket. Conditions are checked and changes committed under one lock, which is held for one small file write at most and
-/// never across an await; bodies are read and written without it.
+/// A bucket. Conditions are checked and changes committed under one lock, which is held for one small file write at
+/// most and never across an await; bodies are read and written without it.
 #[derive(Debug)]
 pub(in crate::emulator) struct Bucket {
     name: String,
@@ -153,7 +153,8 @@ impl Bucket {
         Ok(self.add(&mut state, key, modified, Content::Object(Box::new(object)))?)
     }
 
-    /// Deletes a key, if `check` agrees: removes its null version, or lays a delete marker on it where versions are kept.
+    /// Deletes a key, if `check` agrees: removes its null version, or lays a delete marker on it where versions are
+    /// kept.
     pub(in crate::emulator) fn delete<E: From<Error>>(
         &self,
         key: &str,

@@ -41,6 +41,7 @@ pub(in crate::emulator) fn random_hex<const BYTES: usize>() -> io::Result<String
     Ok(hex(&bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case hexadecimal digits.
+pub(in crate::emulator) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

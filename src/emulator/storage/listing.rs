@@ -23,7 +23,8 @@ pub(in crate::emulator) enum Found<'a, V> {
     Prefix(&'a str),
 }
 
-/// An iterator over the entries in the order of their UTF-8 bytes. A common prefix costs one look-up, however many keys are in it.
+/// An iterator over the entries in the order of their UTF-8 bytes. A common prefix costs one look-up, however many keys
+/// are in it.
 #[derive(Debug)]
 pub(in crate::emulator) struct Walk<'a, V, F> {
     keys: &'a BTreeMap<String, V>,

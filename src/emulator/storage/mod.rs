@@ -1,12 +1,13 @@
 //! A directory that holds buckets: versions of keys, uploads in progress, and the bytes of both.
 //!
-//! What it does: keeps records (JSON) and bodies (plain files) below one directory, and an index of all records in memory.
-//! A change becomes true by one rename of one record, so a `kill -9` at any moment leaves either the old or the new state;
-//! what an interrupted request left behind is swept away by [`Store::open`]. Nothing is fsynced: a power loss may lose or
-//! tear what was written last, which an endpoint for development and tests may do, and a store of record may not.
+//! What it does: keeps records (JSON) and bodies (plain files) below one directory, and an index of all records in
+//! memory. A change becomes true by one rename of one record, so a `kill -9` at any moment leaves either the old or the
+//! new state; what an interrupted request left behind is swept away by [`Store::open`]. Nothing is fsynced: a power
+//! loss may lose or tear what was written last, which an endpoint for development and tests may do, and a store of
+//! record may not.
 //!
-//! What it refuses to do: it knows no HTTP, no checksums and no encryption rules. **Bodies lie on the disk in the clear**; the
-//! encryption that the endpoint reports is a fact of its protocol, not of its disk.
+//! What it refuses to do: it knows no HTTP, no checksums and no encryption rules. **Bodies lie on the disk in the
+//! clear**; the encryption that the endpoint reports is a fact of its protocol, not of its disk.
 //!
 //! Rooms it may use: none.
 //!
@@ -37,7 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use body::{Body, BodyReader, BodyWriter};
 pub(super) use bucket::{Bucket, Deleted};
-pub(super) use files::random_hex;
+pub(super) use files::{hex, random_hex};
 pub(super) use listing::{Found, Query, Walk};
 pub(super) use record::{
     Checksum, Encryption, Headers, Object, Part, PartSummary, Settings, Upload, UploadRecord, Version, Versioning,
@@ -74,7 +75,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens `dir`, creating it if need be, reads all records and removes the leftovers of interrupted requests.
+    /// Opens `dir`, creating it if need be, reads all records and removes the leftovers of interrupted requests. To one
+    /// process, the requests of another are leftovers: whoever opens the directory holds a lock on it.
     pub(super) fn open(dir: &Path) -> io::Result<Store> {
         std::fs::create_dir_all(dir)?;
         let buckets = recovery::buckets(dir)?.into_iter().map(|b| (b.name().to_owned(), Arc::new(b))).collect();

@@ -49,8 +49,8 @@ impl Bucket {
         Ok(part)
     }
 
-    /// Turns an upload into an object: `assemble` picks its parts and describes the object, `check` judges the newest version
-    /// there is; both run under the lock. The bytes stay where they are.
+    /// Turns an upload into an object: `assemble` picks its parts and describes the object, `check` judges the newest
+    /// version there is; both run under the lock. The bytes stay where they are.
     pub(in crate::emulator) fn complete<E: From<Error>>(
         &self,
         key: &str,
@@ -65,7 +65,9 @@ impl Bucket {
         check(state.newest(key))?;
         let used: Vec<u16> = object.parts.iter().map(|part| part.number).collect();
         let version = self.add(&mut state, key, modified, Content::Object(Box::new(object)))?;
-        if let Some(upload) = state.uploads.remove(id) {
+        let completed = state.uploads.remove(id);
+        drop(state);
+        if let Some(upload) = completed {
             self.discard(id, upload.parts.iter().filter(|(number, _)| !used.contains(number)).map(|(_, part)| part));
         }
         Ok(version)
@@ -78,11 +80,13 @@ impl Bucket {
         let upload = upload.ok_or(Error::NoSuchUpload)?;
         fs::remove_file(self.upload_dir(id).join("upload.json"))?;
         state.uploads.remove(id);
+        drop(state);
         self.discard(id, upload.parts.values());
         Ok(())
     }
 
-    /// Removes what is left of an upload. Whatever resists is recognised as a leftover at the next start: a directory without
+    /// Removes what is left of an upload that the index has forgotten; 10,000 files take their time, so that nobody
+    /// waits for it under the lock. Whatever resists is recognised as a leftover at the next start: a directory without
     /// `upload.json`, or an upload that a version says it was made by.
     fn discard<'a>(&self, id: &str, unused: impl Iterator<Item = &'a Arc<Part>>) {
         for part in unused {

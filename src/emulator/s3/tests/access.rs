@@ -10,7 +10,7 @@ async fn guarded(method: &str, path: &str, header: Option<&str>) -> Answer {
     let mut builder = S3ServiceBuilder::new(Endpoint::with_keys(dir.path(), keys, "us-east-1", "1").unwrap());
     builder.set_auth(SimpleAuth::from_single("id", "secret"));
     builder.set_access(Access);
-    let world = World { dir, keys: Arc::default(), service: builder.build() };
+    let world = World { dir, keys: Arc::default(), service: Some(builder.build()) };
     let headers: Vec<_> = header.into_iter().map(|name| (name, "aws:kms:dsse")).collect();
     world.send(method, path, &headers, "").await
 }

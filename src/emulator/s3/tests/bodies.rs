@@ -57,6 +57,7 @@ async fn malformed_checksums_are_told_from_wrong_ones() {
     let world = World::new().await;
     world.put("/bucket/k", &[("content-md5", "abc")], "x").await.refused(400, "InvalidDigest");
     world.put("/bucket/k", &[("x-amz-checksum-crc32", "AAAA")], "x").await.refused(400, "InvalidRequest");
+    world.put("/bucket/k", &[("x-amz-checksum-xxhash64", "AAAA")], "x").await.refused(501, "NotImplemented");
     world.put("/bucket/k", &SUMS[..2], NINE).await.refused(400, "InvalidRequest");
     world.put("/bucket/k", &[("x-amz-sdk-checksum-algorithm", "CRC32")], "x").await.refused(400, "InvalidRequest");
 }
@@ -133,7 +134,7 @@ async fn a_reader_finishes_the_version_that_it_began() {
     let bytes = pattern(3 * 1024 * 1024);
     world.put("/bucket/k", &[], bytes.clone()).await.expect(200);
     let request = Request::builder().uri("http://localhost/bucket/k").body(s3s::Body::empty()).unwrap();
-    let mut reading = world.service.call(request).await.unwrap();
+    let mut reading = world.call(request).await;
     world.put("/bucket/k", &[], "new").await.expect(200);
     world.delete("/bucket/k", &[]).await.expect(204);
     assert!(reading.body_mut().store_all_limited(usize::MAX).await.unwrap() == bytes);
@@ -143,8 +144,9 @@ async fn a_reader_finishes_the_version_that_it_began() {
 
 #[tokio::test]
 async fn an_answer_knows_its_length_before_it_is_read() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     world.put("/bucket/k", &[], pattern(2_000_000)).await.expect(200);
+    world.stop();
     let store = Store::open(&world.dir.path().join("buckets")).unwrap();
     let bucket = store.bucket("bucket").unwrap();
     let version = bucket.find("k", None).unwrap();

@@ -70,8 +70,8 @@ async fn a_copy_onto_itself_must_change_something() {
     let world = World::new().await;
     world.put("/bucket/source", &[("x-amz-meta-a", "1")], "x").await.expect(200);
     let sentence = world.put("/bucket/source", &[SOURCE], "").await.refused(400, "InvalidRequest");
-    let expected = "This copy request is illegal because it is trying to copy an object to itself without changing the object's \
-                    metadata, storage class, website redirect location or encryption attributes.";
+    let expected = "This copy request is illegal because it is trying to copy an object to itself without \
+    changing the object's metadata, storage class, website redirect location or encryption attributes.";
     assert_eq!(sentence, expected);
     let copy = world.put("/bucket/source", &[SOURCE, DSSE[0], DSSE[1]], "").await.expect(200);
     assert_eq!(copy.header(SSE), Some("aws:kms:dsse"));
@@ -128,4 +128,33 @@ async fn a_copy_outlives_its_source_even_across_buckets() {
     world.restart();
     assert!(world.get("/other/copy", &[]).await.expect(200).body == bytes);
     assert_eq!(world.bodies(), 0);
+}
+
+#[tokio::test]
+async fn an_object_above_5_gb_is_copied_by_parts_only() {
+    let world = World::new().await;
+    world.put("/bucket/piece", &DSSE, pattern(64 * 1024 * 1024)).await.expect(200);
+    let id = world.create_upload("/bucket/source", &DSSE).await;
+    let mut parts = Vec::new();
+    for number in 1..=81 {
+        let path = format!("/bucket/source?partNumber={number}&uploadId={id}");
+        let part = world.put(&path, &[("x-amz-copy-source", "bucket/piece")], "").await.expect(200);
+        parts.push((number, part.field("ETag").unwrap()));
+    }
+    let parts: Vec<_> = parts.iter().map(|(number, etag)| (*number, etag.as_str())).collect();
+    world.complete("/bucket/source", &id, &parts, &[]).await.expect(200);
+    let size = (81_u64 * 64 * 1024 * 1024).to_string();
+    assert_eq!(world.head("/bucket/source", &[]).await.header("content-length"), Some(size.as_str()));
+    let sentence = world.put("/bucket/copy", &[SOURCE, DSSE[0], DSSE[1]], "").await.refused(400, "InvalidRequest");
+    assert!(sentence.contains("5368709120"), "{sentence}");
+    let id = world.create_upload("/bucket/copy", &DSSE).await;
+    let path = format!("/bucket/copy?partNumber=1&uploadId={id}");
+    world.put(&path, &[SOURCE], "").await.refused(400, "InvalidRequest");
+    let beyond = ("x-amz-copy-source-range", "bytes=5368709120-5436928000");
+    world.put(&path, &[SOURCE, beyond], "").await.refused(400, "InvalidArgument");
+    let across = ("x-amz-copy-source-range", "bytes=5368709118-5368709127");
+    let part = world.put(&path, &[SOURCE, across], "").await.expect(200).field("ETag").unwrap();
+    world.complete("/bucket/copy", &id, &[(1, &part)], &[]).await.expect(200);
+    let piece = pattern(64 * 1024 * 1024);
+    assert!(world.get("/bucket/copy", &[]).await.expect(200).body == [&piece[piece.len() - 2..], &piece[..8]].concat());
 }

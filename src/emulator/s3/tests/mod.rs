@@ -1,5 +1,5 @@
-//! The rules of S3, asked over HTTP messages: each test speaks in requests and answers, as a client sees them. Signatures are not
-//! checked here, since the front brings them.
+//! The rules of S3, asked over HTTP messages: each test speaks in requests and answers, as a client sees them.
+//! Signatures are not checked here, since the front brings them.
 
 mod access;
 mod bodies;
@@ -78,14 +78,14 @@ impl KeyService for FakeKeys {
 struct World {
     dir: TempDir,
     keys: Arc<FakeKeys>,
-    service: S3Service,
+    service: Option<S3Service>,
 }
 
 impl World {
     async fn new() -> World {
         let dir = TempDir::new().unwrap();
         let keys = Arc::new(FakeKeys::default());
-        let service = serve(&dir, &keys);
+        let service = Some(serve(&dir, &keys));
         let world = World { dir, keys, service };
         world.put("/bucket", &[], "").await.expect(200);
         world
@@ -93,7 +93,17 @@ impl World {
 
     /// The same directory after the process has died and come back.
     fn restart(&mut self) {
-        self.service = serve(&self.dir, &self.keys);
+        self.stop();
+        self.service = Some(serve(&self.dir, &self.keys));
+    }
+
+    /// Ends the service, which gives the directory free.
+    fn stop(&mut self) {
+        self.service = None;
+    }
+
+    async fn call(&self, request: Request<s3s::Body>) -> http::Response<s3s::Body> {
+        self.service.as_ref().unwrap().call(request).await.unwrap()
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Answer {
@@ -105,7 +115,7 @@ impl World {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut answer = self.service.call(request.body(s3s::Body::from(body)).unwrap()).await.unwrap();
+        let mut answer = self.call(request.body(s3s::Body::from(body)).unwrap()).await;
         let body = answer.body_mut().store_all_limited(usize::MAX).await.unwrap();
         Answer { status: answer.status().as_u16(), headers: answer.headers().clone(), body: body.to_vec() }
     }
