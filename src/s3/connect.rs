@@ -1,5 +1,6 @@
 //! Setting the SDK up: credentials, Region, TLS, retries, time limits. Everything that can be wrong is said before the mount.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_s3::config::{ProvideCredentials, RuntimeComponents, SharedHttpClient};
+use aws_sdk_s3::config::{Credentials, ProvideCredentials, RuntimeComponents, SharedHttpClient};
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
@@ -32,6 +33,9 @@ pub struct Connection {
     pub region: Option<String>,
     /// The profile of the shared configuration files; None: `AWS_PROFILE` or `default`.
     pub profile: Option<String>,
+    /// Credentials that are known already, as those of an endpoint in this process; None: as every AWS program finds them
+    /// (environment, profile, SSO, process, web identity, container, instance).
+    pub access_key: Option<AccessKey>,
     /// Another endpoint for S3 than AWS's own.
     pub endpoint_url: Option<String>,
     /// Another endpoint for KMS than AWS's own.
@@ -58,6 +62,7 @@ impl Default for Connection {
         Connection {
             region: None,
             profile: None,
+            access_key: None,
             endpoint_url: None,
             kms_endpoint_url: None,
             force_path_style: false,
@@ -68,6 +73,21 @@ impl Default for Connection {
             operation_timeout: Duration::from_secs(180),
             sign_payload: false,
         }
+    }
+}
+
+/// A long-term access key.
+#[derive(Clone)]
+pub struct AccessKey {
+    /// Its public name.
+    pub id: String,
+    /// What requests are signed with.
+    pub secret: String,
+}
+
+impl fmt::Debug for AccessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -110,6 +130,8 @@ pub struct InsecureEndpoint(String);
 /// # Errors
 /// [`ConnectError`] says what is missing or wrong and what to do.
 pub async fn load(connection: &Connection) -> Result<SdkConfig, ConnectError> {
+    let given = [&connection.endpoint_url, &connection.kms_endpoint_url];
+    given.into_iter().flatten().try_for_each(|url| connection.check(url))?;
     let http = http_client(connection.ca_bundle.as_deref())?;
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http.clone())
@@ -122,9 +144,11 @@ pub async fn load(connection: &Connection) -> Result<SdkConfig, ConnectError> {
     if let Some(region) = &connection.region {
         loader = loader.region(Region::new(region.clone()));
     }
+    if let Some(AccessKey { id, secret }) = &connection.access_key {
+        loader = loader.credentials_provider(Credentials::new(id, secret, None, None, "given"));
+    }
     let config = loader.load().await;
-    let named = [connection.endpoint_url.as_deref(), connection.kms_endpoint_url.as_deref(), config.endpoint_url()];
-    named.into_iter().flatten().try_for_each(|url| connection.check(url))?;
+    config.endpoint_url().map_or(Ok(()), |url| connection.check(url))?;
     config.region().ok_or(ConnectError::NoRegion)?;
     check_credentials(&config).await?;
     Ok(if connection.allow_insecure_endpoint {
@@ -314,6 +338,24 @@ mod tests {
         assert!(signs(Some("http://store.corp"), true, false));
         assert!(signs(None, true, false), "the address may come from the environment");
         assert!(signs(None, false, true));
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let access_key = Some(AccessKey { id: "AKIA".into(), secret: "wJalr".into() });
+        let shown = format!("{:?}", Connection { access_key, ..Connection::default() });
+        assert!(shown.contains("AKIA") && !shown.contains("wJalr"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_said_before_any_request() {
+        let refused = async |connection: Connection| load(&connection).await.map(drop).unwrap_err();
+        let insecure = Connection { endpoint_url: Some("http://10.0.0.1".into()), ..Connection::default() };
+        assert!(matches!(refused(insecure).await, ConnectError::Insecure(_)));
+        let insecure = Connection { kms_endpoint_url: Some("http://10.0.0.1".into()), ..Connection::default() };
+        assert!(matches!(refused(insecure).await, ConnectError::Insecure(_)));
+        let bundle = Connection { ca_bundle: Some("/nonexistent/ca.pem".into()), ..Connection::default() };
+        assert!(matches!(refused(bundle).await, ConnectError::CaBundle { .. }));
     }
 
     #[test]
