@@ -33,9 +33,6 @@ pub struct Connection {
     pub region: Option<String>,
     /// The profile of the shared configuration files; None: `AWS_PROFILE` or `default`.
     pub profile: Option<String>,
-    /// Credentials that are known already, as those of an endpoint in this process; None: as every AWS program finds them
-    /// (environment, profile, SSO, process, web identity, container, instance).
-    pub access_key: Option<AccessKey>,
     /// Another endpoint for S3 than AWS's own.
     pub endpoint_url: Option<String>,
     /// Another endpoint for KMS than AWS's own.
@@ -62,7 +59,6 @@ impl Default for Connection {
         Connection {
             region: None,
             profile: None,
-            access_key: None,
             endpoint_url: None,
             kms_endpoint_url: None,
             force_path_style: false,
@@ -125,11 +121,24 @@ pub enum ConnectError {
 )]
 pub struct InsecureEndpoint(String);
 
-/// Settles the configuration that S3 and KMS share. Asks the credentials' provider once, and makes no other request.
+/// Settles the configuration that S3 and KMS share, with the credentials that every AWS program would find: environment,
+/// profile, SSO, process, web identity, container, instance. Asks their provider once, and makes no other request.
 ///
 /// # Errors
 /// [`ConnectError`] says what is missing or wrong and what to do.
 pub async fn load(connection: &Connection) -> Result<SdkConfig, ConnectError> {
+    settle(connection, None).await
+}
+
+/// The same with credentials that are known already, such as those of an endpoint in this process.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_as(connection: &Connection, access_key: AccessKey) -> Result<SdkConfig, ConnectError> {
+    settle(connection, Some(access_key)).await
+}
+
+async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Result<SdkConfig, ConnectError> {
     let given = [&connection.endpoint_url, &connection.kms_endpoint_url];
     given.into_iter().flatten().try_for_each(|url| connection.check(url))?;
     let http = http_client(connection.ca_bundle.as_deref())?;
@@ -144,7 +153,7 @@ pub async fn load(connection: &Connection) -> Result<SdkConfig, ConnectError> {
     if let Some(region) = &connection.region {
         loader = loader.region(Region::new(region.clone()));
     }
-    if let Some(AccessKey { id, secret }) = &connection.access_key {
+    if let Some(AccessKey { id, secret }) = access_key {
         loader = loader.credentials_provider(Credentials::new(id, secret, None, None, "given"));
     }
     let config = loader.load().await;
@@ -342,8 +351,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_not_shown() {
-        let access_key = Some(AccessKey { id: "AKIA".into(), secret: "wJalr".into() });
-        let shown = format!("{:?}", Connection { access_key, ..Connection::default() });
+        let shown = format!("{:?}", AccessKey { id: "AKIA".into(), secret: "wJalr".into() });
         assert!(shown.contains("AKIA") && !shown.contains("wJalr"), "{shown}");
     }
 

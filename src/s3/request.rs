@@ -143,8 +143,8 @@ pub struct Listed {
     pub key: String,
     /// Length in bytes.
     pub size: u64,
-    /// The entity tag; None where the store leaves it out.
-    pub etag: Option<ETag>,
+    /// The entity tag.
+    pub etag: ETag,
     /// When S3 took it.
     pub last_modified: SystemTime,
     /// `STANDARD` where S3 does not say.

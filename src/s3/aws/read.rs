@@ -130,6 +130,7 @@ impl Store {
     }
 
     fn page(&self, answer: &ListObjectsV2Output) -> Result<ListPage, Error> {
+        let incomplete = |what| self.protocol(Operation::ListObjectsV2, None, format!("the listing has {what}"));
         let escaped = answer.encoding_type() == Some(&EncodingType::Url);
         let text = |raw: Option<&str>| {
             let raw = raw.unwrap_or_default();
@@ -141,7 +142,7 @@ impl Store {
             Ok(Listed {
                 key: text(object.key())?,
                 size: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-                etag: object.e_tag().map(ETag::new),
+                etag: object.e_tag().map(ETag::new).ok_or_else(|| incomplete("an object without an ETag"))?,
                 last_modified: time(object.last_modified()),
                 storage_class: object.storage_class().map_or("STANDARD", |class| class.as_str()).to_owned(),
             })
