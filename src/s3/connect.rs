@@ -1,5 +1,6 @@
 //! Setting the SDK up: credentials, Region, TLS, retries, time limits. Everything that can be wrong is said before the mount.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_s3::config::{ProvideCredentials, RuntimeComponents, SharedHttpClient};
+use aws_sdk_s3::config::{Credentials, ProvideCredentials, RuntimeComponents, SharedHttpClient};
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
@@ -71,6 +72,21 @@ impl Default for Connection {
     }
 }
 
+/// A long-term access key.
+#[derive(Clone)]
+pub struct AccessKey {
+    /// Its public name.
+    pub id: String,
+    /// What requests are signed with.
+    pub secret: String,
+}
+
+impl fmt::Debug for AccessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 /// Why the store cannot be talked to with these settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -105,11 +121,26 @@ pub enum ConnectError {
 )]
 pub struct InsecureEndpoint(String);
 
-/// Settles the configuration that S3 and KMS share. Asks the credentials' provider once, and makes no other request.
+/// Settles the configuration that S3 and KMS share, with the credentials that every AWS program would find: environment,
+/// profile, SSO, process, web identity, container, instance. Asks their provider once, and makes no other request.
 ///
 /// # Errors
 /// [`ConnectError`] says what is missing or wrong and what to do.
 pub async fn load(connection: &Connection) -> Result<SdkConfig, ConnectError> {
+    settle(connection, None).await
+}
+
+/// The same with credentials that are known already, such as those of an endpoint in this process.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_as(connection: &Connection, access_key: AccessKey) -> Result<SdkConfig, ConnectError> {
+    settle(connection, Some(access_key)).await
+}
+
+async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Result<SdkConfig, ConnectError> {
+    let given = [&connection.endpoint_url, &connection.kms_endpoint_url];
+    given.into_iter().flatten().try_for_each(|url| connection.check(url))?;
     let http = http_client(connection.ca_bundle.as_deref())?;
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http.clone())
@@ -122,9 +153,11 @@ pub async fn load(connection: &Connection) -> Result<SdkConfig, ConnectError> {
     if let Some(region) = &connection.region {
         loader = loader.region(Region::new(region.clone()));
     }
+    if let Some(AccessKey { id, secret }) = access_key {
+        loader = loader.credentials_provider(Credentials::new(id, secret, None, None, "given"));
+    }
     let config = loader.load().await;
-    let named = [connection.endpoint_url.as_deref(), connection.kms_endpoint_url.as_deref(), config.endpoint_url()];
-    named.into_iter().flatten().try_for_each(|url| connection.check(url))?;
+    config.endpoint_url().map_or(Ok(()), |url| connection.check(url))?;
     config.region().ok_or(ConnectError::NoRegion)?;
     check_credentials(&config).await?;
     Ok(if connection.allow_insecure_endpoint {
@@ -314,6 +347,23 @@ mod tests {
         assert!(signs(Some("http://store.corp"), true, false));
         assert!(signs(None, true, false), "the address may come from the environment");
         assert!(signs(None, false, true));
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let shown = format!("{:?}", AccessKey { id: "AKIA".into(), secret: "wJalr".into() });
+        assert!(shown.contains("AKIA") && !shown.contains("wJalr"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_said_before_any_request() {
+        let refused = async |connection: Connection| load(&connection).await.map(drop).unwrap_err();
+        let insecure = Connection { endpoint_url: Some("http://10.0.0.1".into()), ..Connection::default() };
+        assert!(matches!(refused(insecure).await, ConnectError::Insecure(_)));
+        let insecure = Connection { kms_endpoint_url: Some("http://10.0.0.1".into()), ..Connection::default() };
+        assert!(matches!(refused(insecure).await, ConnectError::Insecure(_)));
+        let bundle = Connection { ca_bundle: Some("/nonexistent/ca.pem".into()), ..Connection::default() };
+        assert!(matches!(refused(bundle).await, ConnectError::CaBundle { .. }));
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod payload;
 mod request;
 
 pub use crate::metrics::Operation;
-pub use connect::{ConnectError, Connection, InsecureEndpoint, load};
+pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as};
 pub use error::{Error, Failure, Kind};
 pub use gateway::{Download, Gateway, Unfinished, Upload, Verified};
 pub use payload::Payload;

@@ -71,7 +71,9 @@ where
         (Some(said), _) => said,
         (None, Some(region)) => format!("the store said no more than that the bucket is in {region}"),
         (None, None) => match error {
-            SdkError::ServiceError(_) => "the store said no more".to_owned(),
+            SdkError::ServiceError(answer) if !answer.raw().status().is_success() => {
+                "the store said no more".to_owned()
+            }
             _ => DisplayErrorContext(error).to_string(),
         },
     }

@@ -137,10 +137,11 @@ impl Store {
         Failure::new(Kind::Protocol, operation, &self.bucket, key).because(message).into()
     }
 
-    /// The version that an answer names.
+    /// The version that an answer names. `null` is no version's own name: the next write in a bucket without versioning, or
+    /// with suspended versioning, replaces what it stands for. There the ETag alone tells versions apart.
     fn version(&self, operation: Operation, key: &Key, etag: Option<&str>, id: Option<&str>) -> Result<Version, Error> {
         let etag = etag.ok_or_else(|| self.protocol(operation, Some(key), "the answer has no ETag"))?;
-        Ok(Version { etag: ETag::new(etag), id: id.map(VersionId::new) })
+        Ok(Version { etag: ETag::new(etag), id: id.filter(|id| *id != "null").map(VersionId::new) })
     }
 
     /// `bucket/key?versionId=id`, escaped, as `x-amz-copy-source` takes it; access points have a form of their own

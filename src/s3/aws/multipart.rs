@@ -124,7 +124,8 @@ impl Store {
             .set_if_none_match(condition.if_none_match())
             .customize()
             .interceptor(doubt.clone());
-        let answer = self.ask(COMPLETE, Some(key), self.patient(request, whole.size).send()).await?;
+        let asked = self.ask(COMPLETE, Some(key), self.patient(request, whole.size).send()).await;
+        let answer = asked.inspect_err(|error| doubt.weigh(error))?;
         Ok(Stored {
             version: self.version(COMPLETE, key, answer.e_tag(), answer.version_id())?,
             encryption: observed(facts!(answer, None), Evidence::Complete, answer.request_id()),

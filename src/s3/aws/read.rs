@@ -130,6 +130,7 @@ impl Store {
     }
 
     fn page(&self, answer: &ListObjectsV2Output) -> Result<ListPage, Error> {
+        let incomplete = |what| self.protocol(Operation::ListObjectsV2, None, format!("the listing has {what}"));
         let escaped = answer.encoding_type() == Some(&EncodingType::Url);
         let text = |raw: Option<&str>| {
             let raw = raw.unwrap_or_default();
@@ -137,12 +138,11 @@ impl Store {
             plain
                 .ok_or_else(|| self.protocol(Operation::ListObjectsV2, None, "the listing has a key that is not UTF-8"))
         };
-        let no_etag = || self.protocol(Operation::ListObjectsV2, None, "the listing has an object without ETag");
         let listed = |object: &aws_sdk_s3::types::Object| {
             Ok(Listed {
                 key: text(object.key())?,
                 size: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-                etag: object.e_tag().map(ETag::new).ok_or_else(no_etag)?,
+                etag: object.e_tag().map(ETag::new).ok_or_else(|| incomplete("an object without an ETag"))?,
                 last_modified: time(object.last_modified()),
                 storage_class: object.storage_class().map_or("STANDARD", |class| class.as_str()).to_owned(),
             })

@@ -10,6 +10,7 @@ use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
 use crate::metrics::StoreCounters;
+use crate::s3::error::{Error, Kind};
 
 /// Counts retries and rate limits.
 #[derive(Debug)]
@@ -60,6 +61,13 @@ pub(in crate::s3) struct Doubt(Arc<AtomicBool>);
 impl Doubt {
     pub(in crate::s3) fn is_raised(&self) -> bool {
         self.0.load(Relaxed)
+    }
+
+    /// The last attempt counts too, and one that the time limit of the whole operation cut off is not seen from inside.
+    pub(super) fn weigh(&self, error: &Error) {
+        if matches!(error.kind, Kind::Timeout | Kind::Unreachable | Kind::Unavailable) {
+            self.0.store(true, Relaxed);
+        }
     }
 }
 

@@ -57,6 +57,7 @@ impl Store {
             .mutate_request(move |request| insert(request, &headers));
         let request = if self.signs_bodies { request } else { request.disable_payload_signing() };
         let sent = self.ask(PUT, Some(&new.key), self.patient(request, payload.len()).send()).await;
+        let sent = sent.inspect_err(|error| doubt.weigh(error));
         let answer = sent.map_err(|error| self.blame(error, &body.broken))?;
         StoreCounters::add(&self.counters.bytes_sent, payload.len());
         Ok(Stored {
