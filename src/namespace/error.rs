@@ -39,13 +39,7 @@ pub enum Error {
     Stale,
     /// The store refused or could not be reached.
     #[error(transparent)]
-    Store(Arc<s3::Error>),
-}
-
-impl From<s3::Error> for Error {
-    fn from(error: s3::Error) -> Error {
-        Error::Store(Arc::new(error))
-    }
+    Store(#[from] s3::Error),
 }
 
 impl From<NameError> for Error {

@@ -20,7 +20,8 @@ const PAGE_ENTRIES_MAX: u16 = 1000;
 #[derive(Debug)]
 enum Seen {
     Directory,
-    File { etag: ETag, attributes: Attributes },
+    /// The version is None where the store does not tell it.
+    File { etag: Option<ETag>, attributes: Attributes },
 }
 
 /// A whole directory as the store listed it.
@@ -92,7 +93,7 @@ impl Listing {
 
     fn add_object(&mut self, prefix: &Prefix, object: &Listed, settings: &Settings) {
         if object.key == prefix.as_str() {
-            self.marker = Marker::Version(object.etag.clone());
+            self.marker = Marker::Present(object.etag.clone());
             return;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
@@ -172,6 +173,7 @@ impl Table {
             Standing::Newer(ino) => return Ok(Some(ino)),
             Standing::Removed => return Ok(None),
             Standing::Known(ino) if !self.entry(ino)?.is_directory() => {
+                let Some(etag) = etag else { return Ok(Some(ino)) };
                 return self.version_listed(ino, &etag, attributes, when).map(Some);
             }
             // A directory that only lives here hides the file, as one in the store would.
@@ -180,7 +182,9 @@ impl Table {
             Standing::Free => {}
         }
         let ino = self.insert(parent, name, attributes)?;
-        self.know_listed(ino, &etag, attributes, when)?;
+        if let Some(etag) = etag {
+            self.know_listed(ino, &etag, attributes, when)?;
+        }
         Ok(Some(ino))
     }
 

@@ -1,7 +1,5 @@
 //! Why a read failed.
 
-use std::sync::Arc;
-
 use crate::s3;
 
 /// Why bytes could not be given. Cheap to clone, because several reads may wait for one GET.
@@ -10,7 +8,7 @@ pub enum Error {
     /// The store refused or could not be reached. Its kind `PreconditionFailed` means that the object was replaced since it was
     /// opened.
     #[error(transparent)]
-    Store(Arc<s3::Error>),
+    Store(#[from] s3::Error),
     /// The store gave an object of another length under the same ETag, or fewer bytes than it promised.
     #[error("the store gave {found} bytes where the version that was opened has {expected}; open the file again")]
     Length {
@@ -19,10 +17,4 @@ pub enum Error {
         /// What the GET gave, in bytes.
         found: u64,
     },
-}
-
-impl From<s3::Error> for Error {
-    fn from(error: s3::Error) -> Error {
-        Error::Store(Arc::new(error))
-    }
 }
