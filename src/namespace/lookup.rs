@@ -61,15 +61,22 @@ impl Namespace {
         match self.known(parent, name)? {
             Known::Here(ino) => Ok(ino),
             Known::Absent => Err(Error::NotFound),
-            Known::Ask => {
-                let flight = || Arc::clone(self).ask_for_name(parent, name.clone()).boxed();
-                self.lookups.join((parent, name.clone()), flight).await
-            }
+            Known::Ask => self.ask(parent, name).await,
             Known::List => {
                 self.refresh(parent).await?;
-                self.table().child(parent, name)?.ok_or(Error::NotFound)
+                // What was listed may not have fitted into the table.
+                match self.known(parent, name)? {
+                    Known::Here(ino) => Ok(ino),
+                    Known::Absent => Err(Error::NotFound),
+                    Known::Ask | Known::List => self.ask(parent, name).await,
+                }
             }
         }
+    }
+
+    async fn ask(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Ino, Error> {
+        let flight = || Arc::clone(self).ask_for_name(parent, name.clone()).boxed();
+        self.lookups.join((parent, name.clone()), flight).await
     }
 
     async fn know_attributes(self: &Arc<Self>, ino: Ino) -> Result<(), Error> {

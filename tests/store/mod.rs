@@ -65,8 +65,10 @@ impl Store {
         head
     }
 
+    /// Faults for the requests whose key contains a text; for all, listings of the root too, when it is empty.
     pub fn fail(&self, operation: &str, key_contains: &str, times: u64, fault: Fault) {
-        let (operation, key_contains) = (operation.into(), Some(key_contains.into()));
+        let (operation, text) = (operation.into(), key_contains);
+        let key_contains = (!text.is_empty()).then(|| text.into());
         self.server.set_faults(Plan::new(vec![Rule { operation, key_contains, nth: 1, times, fault }]).unwrap());
     }
 
