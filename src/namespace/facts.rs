@@ -79,10 +79,12 @@ impl Namespace {
         let wanted = self.entries_ahead(parent, name).unwrap_or_default();
         for ino in wanted {
             let Ok(permit) = Arc::clone(&self.ahead).try_acquire_owned() else { return };
+            let Some(flight) = self.heads.begin(&ino, || Arc::clone(self).ask_for_facts(ino).boxed()) else { continue };
             let namespace = Arc::clone(self);
             tokio::spawn(async move {
-                // Whoever asks for this entry meets the same answer or asks again; nobody waits here.
-                let _ = namespace.fetch(ino).await;
+                // Whoever asks for this entry meets the same answer, or asks again; nobody waits for it here.
+                let _ = flight.clone().await;
+                namespace.heads.land(&ino, &flight);
                 drop(permit);
             });
         }

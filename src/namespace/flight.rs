@@ -31,6 +31,16 @@ impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
         answer
     }
 
+    /// Begins the fetch of `key`, to be driven by the caller; None when one is under way already.
+    pub(super) fn begin(&self, key: &K, start: impl FnOnce() -> Flight<T>) -> Option<Shared<Flight<T>>> {
+        let mut started = false;
+        let flight = self.board(key, || {
+            started = true;
+            start()
+        });
+        started.then_some(flight)
+    }
+
     fn board(&self, key: &K, start: impl FnOnce() -> Flight<T>) -> Shared<Flight<T>> {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = under_way.get(key).and_then(WeakShared::upgrade) {
@@ -47,7 +57,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
     }
 
     /// A later caller must not be served an answer that is over.
-    fn land(&self, key: &K, flight: &Shared<Flight<T>>) {
+    pub(super) fn land(&self, key: &K, flight: &Shared<Flight<T>>) {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if under_way.get(key).and_then(WeakShared::upgrade).is_none_or(|held| held.ptr_eq(flight)) {
             under_way.remove(key);

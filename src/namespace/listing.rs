@@ -20,7 +20,11 @@ const PAGE_ENTRIES_MAX: u16 = 1000;
 #[derive(Debug)]
 enum Seen {
     Directory,
-    File { etag: ETag, attributes: Attributes },
+    /// The version is None where the store does not tell it.
+    File {
+        etag: Option<ETag>,
+        attributes: Attributes,
+    },
 }
 
 /// A whole directory as the store listed it.
@@ -92,7 +96,7 @@ impl Listing {
 
     fn add_object(&mut self, prefix: &Prefix, object: &Listed, settings: &Settings) {
         if object.key == prefix.as_str() {
-            self.marker = Marker::Version(object.etag.clone());
+            self.marker = Marker::Present(object.etag.clone());
             return;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
@@ -123,6 +127,9 @@ impl Table {
             }
         }
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let directory = self.directory_mut(ino)?;
+        // A listing that did not fit into the table answers no lookups, so they need not cause another.
+        directory.large |= directory.listed.is_none();
         Ok(entries)
     }
 
@@ -172,6 +179,7 @@ impl Table {
             Standing::Newer(ino) => return Ok(Some(ino)),
             Standing::Removed => return Ok(None),
             Standing::Known(ino) if !self.entry(ino)?.is_directory() => {
+                let Some(etag) = etag else { return Ok(Some(ino)) };
                 return self.version_listed(ino, &etag, attributes, when).map(Some);
             }
             // A directory that only lives here hides the file, as one in the store would.
@@ -180,12 +188,143 @@ impl Table {
             Standing::Free => {}
         }
         let ino = self.insert(parent, name, attributes)?;
-        self.know_listed(ino, &etag, attributes, when)?;
+        if let Some(etag) = etag {
+            self.know_listed(ino, &etag, attributes, when)?;
+        }
         Ok(Some(ino))
     }
 
     fn dir_entry(&self, ino: Ino, name: &Name) -> Result<DirEntry, Error> {
         let kind: Kind = self.entry(ino)?.attributes.kind;
         Ok(DirEntry { ino, kind, name: name.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant, UNIX_EPOCH};
+
+    use super::*;
+    use crate::namespace::{AttributeSource, Defaults};
+
+    fn settings() -> Settings {
+        Settings {
+            prefix: Prefix::root(),
+            defaults: Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 },
+            ttl: Duration::from_secs(1),
+            entries_max: 100,
+            attributes: AttributeSource::Full,
+            heads_in_flight_max: 1,
+        }
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    /// A table, and what the store listed when it was asked.
+    struct World {
+        table: Table,
+        settings: Settings,
+    }
+
+    impl World {
+        fn new() -> World {
+            let settings = settings();
+            let root = settings.implicit_directory(UNIX_EPOCH);
+            World { table: Table::new(Prefix::root(), root, 100), settings }
+        }
+
+        fn ask(&mut self) -> When {
+            When { asked: self.table.moments.ask(), at: Instant::now() }
+        }
+
+        fn answer(&mut self, when: When, keys: &[&str]) -> Vec<String> {
+            let mut listing = Listing { seen: BTreeMap::new(), marker: Marker::Absent, hidden: 0, pages: 0 };
+            let object = |key: &&str| Listed {
+                key: (*key).to_owned(),
+                size: 1,
+                etag: Some(ETag::new("x")),
+                last_modified: UNIX_EPOCH,
+                storage_class: "STANDARD".into(),
+            };
+            let (prefixes, objects): (Vec<&str>, Vec<&str>) = keys.iter().partition(|key| key.ends_with('/'));
+            let prefixes = prefixes.into_iter().map(str::to_owned).collect();
+            let page = ListPage { objects: objects.iter().map(object).collect(), prefixes, next: None };
+            assert_eq!(listing.add(&Prefix::root(), page, &self.settings), None);
+            let implicit = self.settings.implicit_directory(UNIX_EPOCH);
+            let entries = self.table.merge(Ino::ROOT, listing, when, implicit).unwrap();
+            self.table.moments.answered(when.asked);
+            entries.into_iter().map(|entry| entry.name.to_string()).collect()
+        }
+
+        fn create(&mut self, text: &str) -> Ino {
+            let ino = self.table.insert(Ino::ROOT, &name(text), self.settings.listed(0, UNIX_EPOCH)).unwrap();
+            self.table.change(ino).unwrap();
+            ino
+        }
+
+        fn unlink(&mut self, text: &str) {
+            let ino = self.table.child(Ino::ROOT, &name(text)).unwrap().unwrap();
+            self.table.moments.remove(Ino::ROOT, &name(text));
+            self.table.detach(ino);
+        }
+    }
+
+    #[test]
+    fn a_listing_asked_for_before_own_changes_does_not_undo_them() {
+        let mut world = World::new();
+        let before = world.ask();
+        world.answer(before, &["gone", "kept"]);
+        let old = world.ask();
+        world.unlink("gone");
+        world.create("made");
+        assert_eq!(world.answer(old, &["gone", "kept"]), ["kept", "made"]);
+        let new = world.ask();
+        assert_eq!(world.answer(new, &["back", "kept"]), ["back", "kept"]);
+    }
+
+    #[test]
+    fn what_is_local_stays_until_it_is_in_the_store() {
+        let mut world = World::new();
+        let file = world.create("f");
+        world.table.set_local(file, true).unwrap();
+        let when = world.ask();
+        assert_eq!(world.answer(when, &["a", "f"]), ["a", "f"]);
+        assert_eq!(world.table.child(Ino::ROOT, &name("f")).unwrap(), Some(file));
+        let when = world.ask();
+        assert_eq!(world.answer(when, &["a"]), ["a", "f"]);
+        world.table.set_local(file, false).unwrap();
+        let when = world.ask();
+        assert_eq!(world.answer(when, &["a"]), ["a"]);
+    }
+
+    #[test]
+    fn a_name_that_turned_from_file_to_directory_gets_a_new_number() {
+        let mut world = World::new();
+        let when = world.ask();
+        world.answer(when, &["a"]);
+        let file = world.table.child(Ino::ROOT, &name("a")).unwrap();
+        let when = world.ask();
+        assert_eq!(world.answer(when, &["a", "a/"]), ["a"]);
+        let directory = world.table.child(Ino::ROOT, &name("a")).unwrap();
+        assert_ne!(file, directory);
+        assert_eq!(world.table.entry(directory.unwrap()).unwrap().attributes.kind, Kind::Directory);
+        assert!(world.table.entry(file.unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_directory_stays_while_something_below_it_is_not_in_the_store_yet() {
+        let mut world = World::new();
+        let when = world.ask();
+        world.answer(when, &["d/"]);
+        let directory = world.table.child(Ino::ROOT, &name("d")).unwrap().unwrap();
+        let file = world.table.insert(directory, &name("f"), world.settings.listed(0, UNIX_EPOCH)).unwrap();
+        world.table.set_local(file, true).unwrap();
+        let when = world.ask();
+        assert_eq!(world.answer(when, &[]), ["d"]);
+        world.table.set_local(file, false).unwrap();
+        let when = world.ask();
+        assert_eq!(world.answer(when, &[]), Vec::<String>::new());
     }
 }

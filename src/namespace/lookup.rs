@@ -61,15 +61,22 @@ impl Namespace {
         match self.known(parent, name)? {
             Known::Here(ino) => Ok(ino),
             Known::Absent => Err(Error::NotFound),
-            Known::Ask => {
-                let flight = || Arc::clone(self).ask_for_name(parent, name.clone()).boxed();
-                self.lookups.join((parent, name.clone()), flight).await
-            }
+            Known::Ask => self.ask(parent, name).await,
             Known::List => {
                 self.refresh(parent).await?;
-                self.table().child(parent, name)?.ok_or(Error::NotFound)
+                // What was listed may not have fitted into the table.
+                match self.known(parent, name)? {
+                    Known::Here(ino) => Ok(ino),
+                    Known::Absent => Err(Error::NotFound),
+                    Known::Ask | Known::List => self.ask(parent, name).await,
+                }
             }
         }
+    }
+
+    async fn ask(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Ino, Error> {
+        let flight = || Arc::clone(self).ask_for_name(parent, name.clone()).boxed();
+        self.lookups.join((parent, name.clone()), flight).await
     }
 
     async fn know_attributes(self: &Arc<Self>, ino: Ino) -> Result<(), Error> {
@@ -141,7 +148,7 @@ impl Namespace {
         Ok(match page.objects.into_iter().next() {
             None => Below::Nothing,
             // The marker is the smallest key that can be below a prefix.
-            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Version(first.etag)),
+            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Present(first.etag)),
             Some(_) => Below::Something(Marker::Absent),
         })
     }

@@ -148,11 +148,11 @@ impl Shared {
         state.next_read += 1;
         state.waiting.insert(read, Waiting { wanted: wanted.clone(), error: None });
         if self.size <= WHOLE_BYTES_MAX {
-            self.ask_for_missing(state, wanted, self.size);
+            self.ask_for_missing(state, &(0..self.size), self.size);
         } else {
             let plan = state.pattern.read(wanted, |at| state.window.frontier(at));
             state.make_room();
-            self.ask_for_missing(state, wanted, plan.reach);
+            self.ask_for_missing(state, &(plan.from..wanted.end), plan.reach);
             self.ask_ahead(state, wanted, plan);
         }
         Place { shared: self, read }
@@ -171,7 +171,8 @@ impl Shared {
             state.trim(wanted.end, behind);
             return Some(Ok(bytes));
         }
-        self.ask_for_missing(state, wanted, wanted.end);
+        let missing = if self.size <= WHOLE_BYTES_MAX { 0..self.size } else { wanted.clone() };
+        self.ask_for_missing(state, &missing, missing.end);
         None
     }
 

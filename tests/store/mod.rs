@@ -1,0 +1,99 @@
+//! An embedded endpoint with one bucket, a gateway to it, and the count of what was asked of it.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dssefs::emulator::faults::{Fault, Plan, Rule};
+use dssefs::emulator::kms::NewKey;
+use dssefs::emulator::{Options, Server};
+use dssefs::object::{Bucket, Key, UserMetadata, Version};
+use dssefs::policy::{EncryptionContext, KeyArn, Policy};
+use dssefs::s3::{AccessKey, Condition, Connection, Gateway, Head, NewObject};
+
+/// The store of one test.
+pub struct Store {
+    pub server: Server,
+    pub gateway: Arc<Gateway>,
+    _data: tempfile::TempDir,
+}
+
+impl Store {
+    pub async fn start() -> Store {
+        let data = tempfile::tempdir().unwrap();
+        let server = Server::start(Options::new(data.path().to_owned())).await.unwrap();
+        let key = KeyArn::new(&server.kms().create_key(NewKey::default()).unwrap().arn).unwrap();
+        let connection = Connection {
+            region: Some("us-east-1".into()),
+            access_key: Some(AccessKey { id: "dssefs".into(), secret: "dssefs-secret".into() }),
+            endpoint_url: Some(server.url()),
+            force_path_style: true,
+            attempts_max: 1,
+            attempt_timeout: Duration::from_secs(10),
+            ..Connection::default()
+        };
+        let config = dssefs::s3::load(&connection).await.unwrap();
+        let builder = aws_sdk_s3::config::Builder::from(&config).endpoint_url(server.url()).force_path_style(true);
+        let client = aws_sdk_s3::Client::from_conf(builder.build());
+        client.create_bucket().bucket("data").send().await.unwrap();
+        let policy = Policy { key: Some(key), context: EncryptionContext::default() };
+        let gateway = Arc::new(Gateway::new(&config, &connection, Bucket::new("data").unwrap(), policy));
+        server.reset_counters();
+        Store { server, gateway, _data: data }
+    }
+
+    /// Stores an object as another host would, and starts counting anew.
+    pub async fn put(&self, key: &str, content: impl Into<Bytes>, user: &[(&str, &str)]) -> Version {
+        let user: UserMetadata = user.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let object = NewObject { user, ..NewObject::at(at(key)) };
+        let stored = self.gateway.put(&object, Arc::new(content.into()), &Condition::None).await.unwrap();
+        self.server.reset_counters();
+        stored.version.clone()
+    }
+
+    pub async fn remove(&self, key: &str) {
+        self.gateway.delete(&at(key)).await.unwrap();
+        self.server.reset_counters();
+    }
+
+    /// What the store has under a key; not counted.
+    pub async fn head(&self, key: &str) -> Option<Head> {
+        let head = self.gateway.head(&at(key)).await.ok();
+        self.server.reset_counters();
+        head
+    }
+
+    /// Faults for the requests whose key contains a text; for all, listings of the root too, when it is empty.
+    pub fn fail(&self, operation: &str, key_contains: &str, times: u64, fault: Fault) {
+        let (operation, text) = (operation.into(), key_contains);
+        let key_contains = (!text.is_empty()).then(|| text.into());
+        self.server.set_faults(Plan::new(vec![Rule { operation, key_contains, nth: 1, times, fault }]).unwrap());
+    }
+
+    pub fn heal(&self) {
+        self.server.set_faults(Plan::default());
+    }
+
+    /// What was asked since the last time, by operation; starts counting anew.
+    pub fn asked(&self) -> BTreeMap<String, u64> {
+        let counters = self.server.counters();
+        self.server.reset_counters();
+        counters
+            .s3
+            .into_iter()
+            .filter(|(_, count)| count.requests > 0)
+            .map(|(name, count)| (name, count.requests))
+            .collect()
+    }
+}
+
+pub fn at(key: &str) -> Key {
+    Key::new(key).unwrap()
+}
+
+/// What [`Store::asked`] answers.
+pub fn requests(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    counts.iter().map(|(name, count)| ((*name).into(), *count)).collect()
+}
