@@ -79,7 +79,7 @@ pub struct Connection {
     pub allow_insecure_endpoint: bool,
     /// Tries of one request, the first included.
     pub attempts_max: u32,
-    /// How long one try may take.
+    /// How long one try may take; those that move much are given more.
     pub attempt_timeout: Duration,
     /// How long a request may take with all its tries. A program that waits for the mount cannot be killed meanwhile, so this
     /// is also the longest that it hangs.
@@ -115,10 +115,10 @@ pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
 
 /// Standard retries of the SDK, with enough tries to outlast KMS throttling.
 const ATTEMPTS_MAX: u32 = 8;
-/// The slowest single try that is worth waiting for: a large copy, or a complete of thousands of parts.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
+/// One try of a small request; the gateway gives those that move much more.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// After this a program gets its error.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(180);
 
 impl Config {
     /// Checks all options.
