@@ -79,7 +79,7 @@ pub struct Connection {
     pub allow_insecure_endpoint: bool,
     /// Tries of one request, the first included.
     pub attempts_max: u32,
-    /// How long one try may take.
+    /// How long one try may take; those that move much are given more.
     pub attempt_timeout: Duration,
     /// How long a request may take with all its tries. A program that waits for the mount cannot be killed meanwhile, so this
     /// is also the longest that it hangs.
@@ -115,10 +115,10 @@ pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
 
 /// Standard retries of the SDK, with enough tries to outlast KMS throttling.
 const ATTEMPTS_MAX: u32 = 8;
-/// The slowest single try that is worth waiting for: a large copy, or a complete of thousands of parts.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
+/// One try of a small request; the gateway gives those that move much more.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// After this a program gets its error.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(180);
 
 impl Config {
     /// Checks all options.
@@ -135,55 +135,39 @@ impl Config {
         let file_mode = keep(&mut problems, check_mode("--file-mode", &raw.file_mode));
         let dir_mode = keep(&mut problems, check_mode("--dir-mode", &raw.dir_mode));
         let metadata_ttl = keep(&mut problems, units::parse_duration(&raw.metadata_ttl));
-        let memory = keep(&mut problems, check_budget("--memory", &raw.memory, MEMORY_BYTES_MIN));
-        let spill = keep(&mut problems, check_budget("--spill", &raw.spill, 0));
+        let memory_bytes_max = keep(&mut problems, check_budget("--memory", &raw.memory, MEMORY_BYTES_MIN));
+        let spill_bytes_max = keep(&mut problems, check_budget("--spill", &raw.spill, 0));
         let spill_dir = keep(&mut problems, check_spill_dir(raw.spill_dir.as_deref()));
         let log = keep(&mut problems, check_log(raw));
-        let checked =
-            (source, mountpoint, key, context, file_mode, dir_mode, metadata_ttl, memory, spill, spill_dir, log);
-        let (
-            Some(source),
-            Some(mountpoint),
-            Some(key),
-            Some(context),
-            Some(file_mode),
-            Some(dir_mode),
-            Some(metadata_ttl),
-            Some(memory_bytes_max),
-            Some(spill_bytes_max),
-            Some(spill_dir),
-            Some(log),
-        ) = checked
-        else {
-            return Err(Problems(problems));
+        let assemble = || {
+            let source = source?;
+            Some(Config {
+                bucket: source.bucket,
+                prefix: source.prefix,
+                mountpoint: mountpoint?,
+                connection,
+                key: key?,
+                context: context?,
+                uid: raw.uid.unwrap_or_else(|| rustix::process::getuid().as_raw()),
+                gid: raw.gid.unwrap_or_else(|| rustix::process::getgid().as_raw()),
+                file_mode: file_mode?,
+                dir_mode: dir_mode?,
+                read_only: raw.read_only,
+                allow_other: raw.allow_other,
+                on_noncompliant_read: raw.on_noncompliant_read,
+                errno: raw.errno,
+                xattr_list: raw.xattr_list,
+                attributes: raw.attributes,
+                metadata_ttl: metadata_ttl?,
+                memory_bytes_max: memory_bytes_max?,
+                spill_bytes_max: spill_bytes_max?,
+                spill_dir: spill_dir?,
+                fuse_threads: available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4)),
+                log: log?,
+            })
         };
-        if !problems.is_empty() {
-            return Err(Problems(problems));
-        }
-        Ok(Config {
-            bucket: source.bucket,
-            prefix: source.prefix,
-            mountpoint,
-            connection,
-            key,
-            context,
-            uid: raw.uid.unwrap_or_else(|| rustix::process::getuid().as_raw()),
-            gid: raw.gid.unwrap_or_else(|| rustix::process::getgid().as_raw()),
-            file_mode,
-            dir_mode,
-            read_only: raw.read_only,
-            allow_other: raw.allow_other,
-            on_noncompliant_read: raw.on_noncompliant_read,
-            errno: raw.errno,
-            xattr_list: raw.xattr_list,
-            attributes: raw.attributes,
-            metadata_ttl,
-            memory_bytes_max,
-            spill_bytes_max,
-            spill_dir,
-            fuse_threads: available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4)),
-            log,
-        })
+        // Whatever is missing above is in the list; what is in the list need not be missing: the connection is always there.
+        assemble().filter(|_| problems.is_empty()).ok_or(Problems(problems))
     }
 
     /// What is mounted, as `s3://bucket/prefix`.

@@ -39,7 +39,7 @@ pub struct RawConfig {
     /// Allow an http:// endpoint on another host: content and credentials' signatures then travel in the clear
     #[arg(long, env = "DSSEFS_ALLOW_INSECURE_ENDPOINT", value_parser = BoolishValueParser::new(), help_heading = "Store")]
     pub allow_insecure_endpoint: bool,
-    /// Hash each body into its signature over https too; TLS and a CRC protect it anyway
+    /// Hash each body into its signature over https too, a second of CPU for each GB; TLS and a CRC protect it anyway
     #[arg(long, env = "DSSEFS_SIGN_PAYLOAD", value_parser = BoolishValueParser::new(), help_heading = "Store")]
     pub sign_payload: bool,
 

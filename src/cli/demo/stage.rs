@@ -192,7 +192,10 @@ impl Mount {
         let mut command = Command::new("/proc/self/exe");
         forget_settings(&mut command);
         command.envs(endpoint.environment()).args(["mount", "--foreground", "--force-path-style"]);
-        command.args(["--kms-key-id", &endpoint.key_arn, "--memory", MEMORY]).arg("--spill-dir").arg(&spill_dir);
+        command
+            .args(["--endpoint-url", &endpoint.server.url(), "--kms-key-id", &endpoint.key_arn, "--memory", MEMORY])
+            .arg("--spill-dir")
+            .arg(&spill_dir);
         command.arg(BUCKET).arg(&point).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
         let daemon = command.spawn().map_err(StageError::System)?;
         let mut mount = Mount { daemon, point, spill_dir };

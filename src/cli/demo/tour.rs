@@ -14,8 +14,8 @@ use super::guide::Guide;
 use super::stage::{ACCESS_KEY, BUCKET, REGION, SECRET_KEY, Stage};
 use super::{head, spill};
 
-/// Longer than the mount believes what it knows, so that the next look asks the store.
-const STALE: Duration = Duration::from_millis(1500);
+/// Longer than the mount, and after it the kernel, believe what they know, so that the next look asks the store.
+const STALE: Duration = Duration::from_millis(2_200);
 /// Too small for a part of an upload, so that each stays on this side until it is closed.
 const OPEN_FILE_BYTES: usize = 4 << 20;
 /// Together more than twice the memory of the mount.

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// What most tests may take. Generous, because the machine may be busy; a test that hangs is what it is for.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
-/// Longer than the mount's default `--metadata-ttl`.
-pub(crate) const STALE: Duration = Duration::from_millis(1200);
+/// Longer than twice the mount's default `--metadata-ttl`: what the mount believed for so long, the kernel may believe again.
+pub(crate) const STALE: Duration = Duration::from_millis(2_200);
 
 /// Bytes that do not repeat, and are the same for the same seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
