@@ -96,14 +96,14 @@ impl Listing {
 
     fn add_object(&mut self, prefix: &Prefix, object: &Listed, settings: &Settings) {
         if object.key == prefix.as_str() {
-            self.marker = Marker::Present(object.etag.clone());
+            self.marker = Marker::Present(Some(object.etag.clone()));
             return;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
             // A directory of the same name is shown instead, whichever page told of it first.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
-                self.seen.entry(name).or_insert(Seen::File { etag: object.etag.clone(), attributes });
+                self.seen.entry(name).or_insert(Seen::File { etag: Some(object.etag.clone()), attributes });
             }
             None => self.hidden += 1,
         }
@@ -244,7 +244,7 @@ mod tests {
             let object = |key: &&str| Listed {
                 key: (*key).to_owned(),
                 size: 1,
-                etag: Some(ETag::new("x")),
+                etag: ETag::new("x"),
                 last_modified: UNIX_EPOCH,
                 storage_class: "STANDARD".into(),
             };

@@ -1,12 +1,11 @@
 //! Names and attributes against the embedded endpoint: what a mount shows, and how many requests it costs.
 #![cfg(feature = "serve")]
 
-mod store;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::common::store::{Store, at, requests};
 use bytes::Bytes;
 use dssefs::emulator::faults::Fault;
 use dssefs::namespace::{
@@ -15,7 +14,6 @@ use dssefs::namespace::{
 use dssefs::object::{Name, Prefix};
 use dssefs::policy::{Algorithm, Evidence};
 use dssefs::s3::{Condition, NewObject};
-use store::{Store, at, requests};
 
 const TTL: Duration = Duration::from_secs(1);
 const DEFAULTS: Defaults = Defaults { uid: 7, gid: 8, file_mode: 0o640, dir_mode: 0o750 };

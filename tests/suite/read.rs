@@ -1,16 +1,14 @@
 //! Reading against the embedded endpoint: which bytes come, and how many requests they cost.
 #![cfg(feature = "serve")]
 
-mod store;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::store::{Store, at, requests};
 use bytes::Bytes;
 use dssefs::emulator::faults::Fault;
 use dssefs::read::{Error, Location, ReadBudget, Reader};
 use dssefs::s3::Kind;
-use store::{Store, at, requests};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
