@@ -6,10 +6,12 @@ mod build;
 mod start_error;
 mod stop;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::fuse::{self, Adapter, MountOptions};
@@ -41,7 +43,9 @@ pub fn run(config: Config, ready: impl FnOnce(Result<Mounted, &StartError>)) -> 
             Err(error)
         }
         Ok((house, mounted)) => {
+            let told = format!("{} is mounted at {}", mounted.source, mounted.mountpoint.display());
             ready(Ok(mounted));
+            tracing::info!("{told}");
             house.serve()
         }
     }
@@ -75,16 +79,24 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
     let mounted =
         fuse::mount(adapter, &config.mountpoint, &options).map_err(|error| StartError::fuse(&config, &error))?;
     let (server, unmounter) = mounted.split();
-    tracing::info!(%source, mountpoint = %config.mountpoint.display(), key = %built.key, "mounted");
     let house = House { runtime, vfs: built.vfs, server, unmounter };
     Ok((house, Mounted { source, mountpoint: config.mountpoint, key: built.key }))
 }
 
 impl House {
+    /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have files open
+    /// had their time to close them. Then makes safe what is left.
     fn serve(self) -> Result<(), StartError> {
         let House { runtime, vfs, server, unmounter } = self;
-        runtime.spawn(stop::unmount_on_signal(Arc::clone(&vfs), unmounter));
-        let served = server.serve();
+        let (done, served) = oneshot::channel();
+        std::thread::spawn(move || done.send(server.serve()));
+        let stopped = stop::on_signal(Arc::clone(&vfs), unmounter);
+        let served = runtime.block_on(async {
+            tokio::select! {
+                served = served => served.unwrap_or_else(|_| Err(io::Error::other("the thread that serves it has panicked"))),
+                () = stopped => Ok(()),
+            }
+        });
         let unsaved = runtime.block_on(stop::save(&vfs));
         runtime.shutdown_timeout(stop::GRACE);
         served.map_err(|error| StartError::Internal(format!("the kernel's device failed: {error}")))?;

@@ -10,23 +10,29 @@ use crate::vfs::Vfs;
 
 use super::StartError;
 
-/// How long tasks that are still under way after the last commit may take to end.
+/// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the last commit.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// Waits for SIGTERM or SIGINT, makes all changes safe, and unmounts. A second signal unmounts without waiting.
-pub(super) async fn unmount_on_signal(vfs: Arc<Vfs>, mut unmounter: Unmounter) {
+/// Waits for SIGTERM or SIGINT, makes all changes safe, and unmounts; returns when programs that still had files open had their time
+/// to close them. A second signal cuts each wait short.
+pub(super) async fn on_signal(vfs: Arc<Vfs>, mut unmounter: Unmounter) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("signals cannot be received; unmount with `dssefs umount`");
-        return;
+        return std::future::pending().await;
     };
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    let mut signalled = async || {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    };
+    signalled().await;
     tracing::info!(unsaved = vfs.unsaved_count(), "asked to stop: saving changes and unmounting");
-    tokio::select! { _ = vfs.save_all() => {}, _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tokio::select! { _ = vfs.save_all() => {}, () = signalled() => {} }
     let outcome = tokio::task::spawn_blocking(move || unmounter.unmount()).await;
     if let Ok(Err(error)) = outcome {
         tracing::error!(%error, "the mount cannot be taken down; unmount it with `fusermount3 -uz`");
     }
+    tokio::select! { () = tokio::time::sleep(GRACE) => {}, () = signalled() => {} }
+    tracing::warn!("programs still have files open on the mount; they get errors from now on");
 }
 
 /// The last commits, after the kernel let go of the mount.

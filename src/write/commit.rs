@@ -121,8 +121,9 @@ impl Writer {
         let mut state = self.state();
         let stream = state.stream.as_mut()?;
         let same_key = stream.target.object.key == target.object.key;
+        let refused = stream.failure.as_ref().is_some_and(Error::is_mismatch);
         let worth_it = moment.size > SINGLE_PUT_BYTES_MAX || stream.gave_up_any(&self.buffer);
-        if !(same_key && worth_it && stream.upload.initialized()) {
+        if refused || !(same_key && worth_it && stream.upload.initialized()) {
             return None;
         }
         let upload = Arc::into_inner(std::mem::take(&mut stream.upload)).and_then(OnceCell::into_inner);
@@ -132,19 +133,19 @@ impl Writer {
         Some(Begun { upload, target: stream.target.clone(), sent })
     }
 
-    /// Gives up an upload that is no use for this commit.
+    /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any case, and its
+    /// failure is the commit's.
     async fn drop_stream(&self) -> Result<(), Error> {
-        let stream = {
-            let mut state = self.state();
-            if let Some(stream) = state.stream.as_ref().filter(|stream| stream.gave_up_any(&self.buffer)) {
-                return Err(Error::PartsLost { key: stream.target.object.key.to_string() });
-            }
-            state.stream.take()
-        };
-        if let Some(stream) = stream {
-            abort(stream.upload).await;
+        let Some(mut stream) = self.state().stream.take() else { return Ok(()) };
+        let lost = stream.gave_up_any(&self.buffer);
+        let failure = stream.failure.take().filter(Error::is_mismatch);
+        let key = stream.target.object.key.to_string();
+        abort(stream.upload).await;
+        match failure {
+            Some(error) => Err(error),
+            None if lost => Err(Error::PartsLost { key }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Completes the upload that was begun while the program wrote; tells what the object was made with, too.
@@ -157,14 +158,22 @@ impl Writer {
         let parts = schedule(moment.size).map(|(number, range)| (number, Planned::Put(range))).collect();
         let assembly = Assembly { parts, sent: begun.sent };
         match self.assemble(moment, begun.upload, assembly, true).await {
-            Err((error, upload)) => Err(self.keep_stream(error, upload)),
+            Err((error, upload)) => Err(self.keep_stream(error, upload).await),
             Ok(stored) if begun.target.is_good_enough_for(target) => Ok((begun.target.object, stored)),
             Ok(stored) => Ok((target.object.clone(), self.correct_metadata(stored, moment, target).await?)),
         }
     }
 
-    /// After a failed commit: the upload goes on to exist, with all parts that are whole, or its loss is named.
-    fn keep_stream(&self, error: Error, upload: Option<Upload>) -> Error {
+    /// After a failed commit: the upload goes on to exist, with all parts that are whole, unless the store's answers to it were not
+    /// what was asked, or it is gone. Parts that only it had are then lost, which is named.
+    async fn keep_stream(&self, error: Error, upload: Option<Upload>) -> Error {
+        let upload = match upload {
+            Some(upload) if error.is_mismatch() => {
+                abort(Arc::new(OnceCell::from(upload))).await;
+                None
+            }
+            other => other,
+        };
         let mut state = self.state();
         let Some(stream) = &mut state.stream else { return error };
         if let Some(upload) = upload {
@@ -174,11 +183,11 @@ impl Writer {
         let lost = stream.gave_up_any(&self.buffer);
         let key = stream.target.object.key.to_string();
         state.stream = None;
-        if lost {
-            tracing::error!(%key, %error, "an upload vanished together with parts that this host has no copy of");
-            return Error::PartsLost { key };
+        if !lost {
+            return error;
         }
-        error
+        tracing::error!(%key, %error, "an upload is gone together with parts that this host has no copy of");
+        if error.is_mismatch() { error } else { Error::PartsLost { key } }
     }
 
     /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy onto itself.

@@ -72,6 +72,11 @@ impl Error {
         }
     }
 
+    /// Whether the store answered with another encryption than was asked for.
+    pub(crate) fn is_mismatch(&self) -> bool {
+        matches!(self, Error::Store(error) if matches!(error.kind, Kind::Mismatch { .. }))
+    }
+
     /// Whether the bytes could not be read on this host, as happens when they change while they are being sent.
     pub(crate) fn is_local(&self) -> bool {
         match self {

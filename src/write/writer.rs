@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use crate::s3::{Gateway, Head, Upload};
+use crate::s3::{Gateway, Head, Kind, Upload};
 use crate::spill::{self, Buffer, Location, Pool, Snapshot};
 
 use super::parts::{OBJECT_BYTES_MAX, SINGLE_PUT_BYTES_MAX};
@@ -337,8 +337,14 @@ impl Writer {
 
     /// The failure of a part sent ahead, reported once, to the next write, so that a program does not go on for hours in vain.
     fn refused_ahead(&self) -> Result<(), Error> {
-        let failure = self.state().stream.as_mut().and_then(|stream| stream.failure.take());
-        match failure {
+        let mut state = self.state();
+        let Some(stream) = &mut state.stream else { return Ok(()) };
+        match stream.failure.take() {
+            // This one stays: the commit has to give up the upload.
+            Some(Error::Store(error)) if matches!(error.kind, Kind::Mismatch { .. }) => {
+                stream.failure = Some(Error::Store(error.clone()));
+                Err(error.into())
+            }
             Some(error) if !error.is_transient() => Err(error),
             Some(_) | None => Ok(()),
         }

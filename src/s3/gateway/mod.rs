@@ -144,7 +144,25 @@ impl Gateway {
     /// [`Kind::NoSuchBucket`], [`Kind::AccessDenied`], and [`Kind::Configuration`] with the bucket's Region in the message when
     /// it is in another one.
     pub async fn head_bucket(&self) -> Result<(), Error> {
-        self.store.head_bucket().await
+        match self.store.head_bucket().await {
+            // An answer to HEAD has no body that could tell why; a listing is asked for under the same permission, and has one.
+            Err(refused) if refused.code.is_none() && refused.status.is_some() => {
+                match self
+                    .list(&ListRequest {
+                        prefix: "",
+                        delimiter: false,
+                        start_after: None,
+                        continuation: None,
+                        entries_max: 1,
+                    })
+                    .await
+                {
+                    Err(error) if error.code.is_some() => Err(error),
+                    _ => Err(refused),
+                }
+            }
+            outcome => outcome,
+        }
     }
 
     /// What the bucket is configured to do, as far as the caller may know. Whatever cannot be found out is unknown, and logged.

@@ -3,7 +3,7 @@
 mod deadline;
 mod endpoint;
 mod mount;
-pub mod store;
+pub(crate) mod store;
 
 pub(crate) use deadline::deadline;
 pub(crate) use endpoint::{ACCESS_KEY, BUCKET, Endpoint, SECRET_KEY, client};

@@ -13,14 +13,14 @@ use dssefs::policy::{EncryptionContext, KeyArn, Policy};
 use dssefs::s3::{AccessKey, Condition, Connection, Gateway, Head, NewObject};
 
 /// The store of one test.
-pub struct Store {
+pub(crate) struct Store {
     pub server: Server,
     pub gateway: Arc<Gateway>,
     _data: tempfile::TempDir,
 }
 
 impl Store {
-    pub async fn start() -> Store {
+    pub(crate) async fn start() -> Store {
         let data = tempfile::tempdir().unwrap();
         let server = Server::start(Options::new(data.path().to_owned())).await.unwrap();
         let key = KeyArn::new(&server.kms().create_key(NewKey::default()).unwrap().arn).unwrap();
@@ -46,7 +46,7 @@ impl Store {
     }
 
     /// Stores an object as another host would, and starts counting anew.
-    pub async fn put(&self, key: &str, content: impl Into<Bytes>, user: &[(&str, &str)]) -> Version {
+    pub(crate) async fn put(&self, key: &str, content: impl Into<Bytes>, user: &[(&str, &str)]) -> Version {
         let user: UserMetadata = user.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let object = NewObject { user, ..NewObject::at(at(key)) };
         let stored = self.gateway.put(&object, Arc::new(content.into()), &Condition::None).await.unwrap();
@@ -54,31 +54,31 @@ impl Store {
         stored.version.clone()
     }
 
-    pub async fn remove(&self, key: &str) {
+    pub(crate) async fn remove(&self, key: &str) {
         self.gateway.delete(&at(key)).await.unwrap();
         self.server.reset_counters();
     }
 
     /// What the store has under a key; not counted.
-    pub async fn head(&self, key: &str) -> Option<Head> {
+    pub(crate) async fn head(&self, key: &str) -> Option<Head> {
         let head = self.gateway.head(&at(key)).await.ok();
         self.server.reset_counters();
         head
     }
 
     /// Faults for the requests whose key contains a text; for all, listings of the root too, when it is empty.
-    pub fn fail(&self, operation: &str, key_contains: &str, times: u64, fault: Fault) {
+    pub(crate) fn fail(&self, operation: &str, key_contains: &str, times: u64, fault: Fault) {
         let (operation, text) = (operation.into(), key_contains);
         let key_contains = (!text.is_empty()).then(|| text.into());
         self.server.set_faults(Plan::new(vec![Rule { operation, key_contains, nth: 1, times, fault }]).unwrap());
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.server.set_faults(Plan::default());
     }
 
     /// What was asked since the last time, by operation; starts counting anew.
-    pub fn asked(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn asked(&self) -> BTreeMap<String, u64> {
         let counters = self.server.counters();
         self.server.reset_counters();
         counters
@@ -90,11 +90,11 @@ impl Store {
     }
 }
 
-pub fn at(key: &str) -> Key {
+pub(crate) fn at(key: &str) -> Key {
     Key::new(key).unwrap()
 }
 
 /// What [`Store::asked`] answers.
-pub fn requests(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
+pub(crate) fn requests(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
     counts.iter().map(|(name, count)| ((*name).into(), *count)).collect()
 }
