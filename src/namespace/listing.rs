@@ -16,6 +16,15 @@ use crate::s3::{ListPage, ListRequest, Listed};
 /// The most that ListObjectsV2 gives at once.
 const PAGE_ENTRIES_MAX: u16 = 1000;
 
+/// How much of a directory is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Extent {
+    /// All of it.
+    Whole,
+    /// All of it, if it fits into one page; else nothing is learnt but that it does not.
+    OnePage,
+}
+
 /// What a listing says of one name.
 #[derive(Debug)]
 enum Seen {
@@ -44,15 +53,15 @@ impl Namespace {
     /// [`Error::NotFound`], [`Error::NotADirectory`], and the store's.
     pub async fn list(self: &Arc<Self>, ino: Ino) -> Result<Arc<Vec<DirEntry>>, Error> {
         let fresh = self.table().directory(ino)?.is_complete(self.now(), self.settings.ttl);
-        if fresh { Ok(Arc::new(self.table().entries(ino)?)) } else { self.refresh(ino).await }
+        if fresh { Ok(Arc::new(self.table().entries(ino)?)) } else { self.refresh(ino, Extent::Whole).await }
     }
 
-    /// One listing for all who wait for it.
-    pub(super) async fn refresh(self: &Arc<Self>, ino: Ino) -> Result<Arc<Vec<DirEntry>>, Error> {
-        self.listings.join(ino, || Arc::clone(self).ask_for_listing(ino).boxed()).await
+    /// One listing for all who wait for it. Empty when it was to be one page and is not.
+    pub(super) async fn refresh(self: &Arc<Self>, ino: Ino, extent: Extent) -> Result<Arc<Vec<DirEntry>>, Error> {
+        self.listings.join((ino, extent), || Arc::clone(self).ask_for_listing(ino, extent).boxed()).await
     }
 
-    async fn ask_for_listing(self: Arc<Self>, ino: Ino) -> Result<Arc<Vec<DirEntry>>, Error> {
+    async fn ask_for_listing(self: Arc<Self>, ino: Ino, extent: Extent) -> Result<Arc<Vec<DirEntry>>, Error> {
         let prefix = self.table().prefix(ino)?;
         let question = self.question();
         let mut listing = Listing { seen: BTreeMap::new(), marker: Marker::Absent, hidden: 0, pages: 0 };
@@ -62,6 +71,10 @@ impl Namespace {
             continuation = listing.add(&prefix, page, &self.settings);
             if continuation.is_none() {
                 break;
+            }
+            if extent == Extent::OnePage {
+                self.table().directory_mut(ino)?.large = true;
+                return Ok(Arc::default());
             }
         }
         let implicit = self.settings.implicit_directory(self.started);

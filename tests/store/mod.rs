@@ -1,5 +1,5 @@
 //! An embedded endpoint with one bucket, a gateway to it, and the count of what was asked of it.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, from a module of its own")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use dssefs::emulator::{Options, Server};
 use dssefs::object::{Bucket, Key, UserMetadata, Version};
 use dssefs::policy::{EncryptionContext, KeyArn, Policy};
 use dssefs::s3::{AccessKey, Condition, Connection, Gateway, Head, NewObject};
+use futures_util::StreamExt;
 
 /// The store of one test.
 pub struct Store {
@@ -51,6 +52,14 @@ impl Store {
         let stored = self.gateway.put(&object, Arc::new(content.into()), &Condition::None).await.unwrap();
         self.server.reset_counters();
         stored.version.clone()
+    }
+
+    /// Stores empty objects, many at a time, and starts counting anew.
+    pub async fn put_all(&self, keys: impl Iterator<Item = String>, user: &[(&str, &str)]) {
+        futures_util::stream::iter(keys)
+            .for_each_concurrent(32, async |key| drop(self.put(&key, "", user).await))
+            .await;
+        self.server.reset_counters();
     }
 
     pub async fn remove(&self, key: &str) {
