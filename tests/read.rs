@@ -193,6 +193,7 @@ async fn a_dropped_reader_gives_its_memory_back_at_once() {
 struct Random(u64);
 
 impl Random {
+    #[expect(clippy::print_stderr, reason = "a failing run can be repeated with its seed")]
     fn new() -> Random {
         let given = std::env::var("DSSEFS_SEED").ok().and_then(|seed| seed.parse().ok());
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
