@@ -28,14 +28,14 @@ impl Store {
         let key = KeyArn::new(&server.kms().create_key(NewKey::default()).unwrap().arn).unwrap();
         let connection = Connection {
             region: Some("us-east-1".into()),
-            access_key: Some(AccessKey { id: "dssefs".into(), secret: "dssefs-secret".into() }),
             endpoint_url: Some(server.url()),
             force_path_style: true,
             attempts_max: 1,
             attempt_timeout: Duration::from_secs(10),
             ..Connection::default()
         };
-        let config = dssefs::s3::load(&connection).await.unwrap();
+        let access_key = AccessKey { id: "dssefs".into(), secret: "dssefs-secret".into() };
+        let config = dssefs::s3::load_as(&connection, access_key).await.unwrap();
         let builder = aws_sdk_s3::config::Builder::from(&config).endpoint_url(server.url()).force_path_style(true);
         let client = aws_sdk_s3::Client::from_conf(builder.build());
         client.create_bucket().bucket("data").send().await.unwrap();
