@@ -29,11 +29,7 @@ pub(super) enum Extent {
 #[derive(Debug)]
 enum Seen {
     Directory,
-    /// The version is None where the store does not tell it.
-    File {
-        etag: Option<ETag>,
-        attributes: Attributes,
-    },
+    File { etag: ETag, attributes: Attributes },
 }
 
 /// A whole directory as the store listed it.
@@ -109,7 +105,7 @@ impl Listing {
 
     fn add_object(&mut self, prefix: &Prefix, object: &Listed, settings: &Settings) {
         if object.key == prefix.as_str() {
-            self.marker = Marker::Present(object.etag.clone());
+            self.marker = Marker::Version(object.etag.clone());
             return;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
@@ -192,7 +188,6 @@ impl Table {
             Standing::Newer(ino) => return Ok(Some(ino)),
             Standing::Removed => return Ok(None),
             Standing::Known(ino) if !self.entry(ino)?.is_directory() => {
-                let Some(etag) = etag else { return Ok(Some(ino)) };
                 return self.version_listed(ino, &etag, attributes, when).map(Some);
             }
             // A directory that only lives here hides the file, as one in the store would.
@@ -201,9 +196,7 @@ impl Table {
             Standing::Free => {}
         }
         let ino = self.insert(parent, name, attributes)?;
-        if let Some(etag) = etag {
-            self.know_listed(ino, &etag, attributes, when)?;
-        }
+        self.know_listed(ino, &etag, attributes, when)?;
         Ok(Some(ino))
     }
 
@@ -257,7 +250,7 @@ mod tests {
             let object = |key: &&str| Listed {
                 key: (*key).to_owned(),
                 size: 1,
-                etag: Some(ETag::new("x")),
+                etag: ETag::new("x"),
                 last_modified: UNIX_EPOCH,
                 storage_class: "STANDARD".into(),
             };

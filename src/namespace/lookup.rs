@@ -149,7 +149,7 @@ impl Namespace {
         Ok(match page.objects.into_iter().next() {
             None => Below::Nothing,
             // The marker is the smallest key that can be below a prefix.
-            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Present(first.etag)),
+            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Version(first.etag)),
             Some(_) => Below::Something(Marker::Absent),
         })
     }
