@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::Namespace;
 use super::directory::{head_of, storage_class};
 use super::error::Error;
-use super::node::{Attributes, Change, Ino};
+use super::node::{Attributes, Change, Ino, Kind};
 use super::posix;
 use crate::object::{ETag, Key, UserMetadata};
 use crate::s3::{Condition, Head, NewObject, Source};
@@ -126,6 +126,11 @@ impl Namespace {
         if let Some(directory) = &mut entry.directory {
             (directory.marker, directory.marker_checked, directory.touched) = (Some(true), Some(now), None);
         }
-        Ok(entry.shown())
+        let shown = entry.shown();
+        if shown.kind == Kind::Directory {
+            // Kept alive here or not: it has a marker now.
+            table.set_local(ino, false)?;
+        }
+        Ok(shown)
     }
 }

@@ -13,8 +13,10 @@ use super::{Namespace, Question};
 use crate::object::{Key, Name, ObjectMeta, UserMetadata};
 use crate::s3::{self, Condition, Head, ListRequest, NewObject};
 
-/// What s3fs, geesefs and the S3 console give a marker as its Content-Type, the console excepted.
+/// The Content-Type that s3fs and the S3 console give a marker.
 const MARKER_TYPE: &str = "application/x-directory";
+/// The storage class that S3 takes by itself, and names in no answer.
+const STANDARD: &str = "STANDARD";
 
 impl Namespace {
     /// A new directory, with one reference of the kernel: one PUT of its marker. It is known to be empty. The caller has looked
@@ -187,11 +189,7 @@ pub(super) fn is_taken(error: &Error) -> bool {
     matches!(error, Error::Store(error) if error.kind == s3::Kind::PreconditionFailed)
 }
 
-const STANDARD: &str = "STANDARD";
-
 fn new_directory(mode: u32, uid: u32, gid: u32) -> Attributes {
     let now = Timestamp::from(SystemTime::now());
-    let times = (now, now, now);
-    let (mtime, atime, ctime) = times;
-    Attributes { kind: Kind::Directory, size: 0, mode, uid, gid, mtime, atime, ctime, nlink: 2 }
+    Attributes { kind: Kind::Directory, size: 0, mode, uid, gid, mtime: now, atime: now, ctime: now, nlink: 2 }
 }

@@ -126,6 +126,12 @@ impl Namespace {
             entry.attributes.ctime = now;
         }
         table.detach(ino);
+        // A listing that came in between may have given the name to a newer version, which is deleted too.
+        if let Ok(Some(newer)) = table.child(parent, name)
+            && !table.holds_local(newer)
+        {
+            table.detach(newer);
+        }
         table.touch(parent, now);
     }
 }

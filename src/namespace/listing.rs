@@ -16,15 +16,20 @@ use crate::s3::{ListPage, ListRequest, Listed};
 /// The most that ListObjectsV2 gives at once.
 const PAGE_ENTRIES_MAX: u16 = 1000;
 
+/// How much of a directory is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Extent {
+    /// All of it.
+    Whole,
+    /// All of it, if it fits into one page; else nothing is learnt but that it does not.
+    OnePage,
+}
+
 /// What a listing says of one name.
 #[derive(Debug)]
 enum Seen {
     Directory,
-    /// The version is None where the store does not tell it.
-    File {
-        etag: Option<ETag>,
-        attributes: Attributes,
-    },
+    File { etag: ETag, attributes: Attributes },
 }
 
 /// A whole directory as the store listed it.
@@ -44,15 +49,15 @@ impl Namespace {
     /// [`Error::NotFound`], [`Error::NotADirectory`], and the store's.
     pub async fn list(self: &Arc<Self>, ino: Ino) -> Result<Arc<Vec<DirEntry>>, Error> {
         let fresh = self.table().directory(ino)?.is_complete(self.now(), self.settings.ttl);
-        if fresh { Ok(Arc::new(self.table().entries(ino)?)) } else { self.refresh(ino).await }
+        if fresh { Ok(Arc::new(self.table().entries(ino)?)) } else { self.refresh(ino, Extent::Whole).await }
     }
 
-    /// One listing for all who wait for it.
-    pub(super) async fn refresh(self: &Arc<Self>, ino: Ino) -> Result<Arc<Vec<DirEntry>>, Error> {
-        self.listings.join(ino, || Arc::clone(self).ask_for_listing(ino).boxed()).await
+    /// One listing for all who wait for it. Empty when it was to be one page and is not.
+    pub(super) async fn refresh(self: &Arc<Self>, ino: Ino, extent: Extent) -> Result<Arc<Vec<DirEntry>>, Error> {
+        self.listings.join((ino, extent), || Arc::clone(self).ask_for_listing(ino, extent).boxed()).await
     }
 
-    async fn ask_for_listing(self: Arc<Self>, ino: Ino) -> Result<Arc<Vec<DirEntry>>, Error> {
+    async fn ask_for_listing(self: Arc<Self>, ino: Ino, extent: Extent) -> Result<Arc<Vec<DirEntry>>, Error> {
         let prefix = self.table().prefix(ino)?;
         let question = self.question();
         let mut listing = Listing { seen: BTreeMap::new(), marker: Marker::Absent, hidden: 0, pages: 0 };
@@ -62,6 +67,10 @@ impl Namespace {
             continuation = listing.add(&prefix, page, &self.settings);
             if continuation.is_none() {
                 break;
+            }
+            if extent == Extent::OnePage {
+                self.table().directory_mut(ino)?.large = true;
+                return Ok(Arc::default());
             }
         }
         let implicit = self.settings.implicit_directory(self.started);
@@ -96,14 +105,14 @@ impl Listing {
 
     fn add_object(&mut self, prefix: &Prefix, object: &Listed, settings: &Settings) {
         if object.key == prefix.as_str() {
-            self.marker = Marker::Present(Some(object.etag.clone()));
+            self.marker = Marker::Version(object.etag.clone());
             return;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
             // A directory of the same name is shown instead, whichever page told of it first.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
-                self.seen.entry(name).or_insert(Seen::File { etag: Some(object.etag.clone()), attributes });
+                self.seen.entry(name).or_insert(Seen::File { etag: object.etag.clone(), attributes });
             }
             None => self.hidden += 1,
         }
@@ -179,7 +188,6 @@ impl Table {
             Standing::Newer(ino) => return Ok(Some(ino)),
             Standing::Removed => return Ok(None),
             Standing::Known(ino) if !self.entry(ino)?.is_directory() => {
-                let Some(etag) = etag else { return Ok(Some(ino)) };
                 return self.version_listed(ino, &etag, attributes, when).map(Some);
             }
             // A directory that only lives here hides the file, as one in the store would.
@@ -188,9 +196,7 @@ impl Table {
             Standing::Free => {}
         }
         let ino = self.insert(parent, name, attributes)?;
-        if let Some(etag) = etag {
-            self.know_listed(ino, &etag, attributes, when)?;
-        }
+        self.know_listed(ino, &etag, attributes, when)?;
         Ok(Some(ino))
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::{FutureExt, future};
 
 use super::error::Error;
+use super::listing::Extent;
 use super::node::{Ino, Node};
 use super::observe::Marker;
 use super::{Namespace, Question, is_not_found};
@@ -63,8 +64,8 @@ impl Namespace {
             Known::Absent => Err(Error::NotFound),
             Known::Ask => self.ask(parent, name).await,
             Known::List => {
-                self.refresh(parent).await?;
-                // What was listed may not have fitted into the table.
+                self.refresh(parent, Extent::OnePage).await?;
+                // It may be larger than a page, or than the table.
                 match self.known(parent, name)? {
                     Known::Here(ino) => Ok(ino),
                     Known::Absent => Err(Error::NotFound),
@@ -148,7 +149,7 @@ impl Namespace {
         Ok(match page.objects.into_iter().next() {
             None => Below::Nothing,
             // The marker is the smallest key that can be below a prefix.
-            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Present(Some(first.etag))),
+            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Version(first.etag)),
             Some(_) => Below::Something(Marker::Absent),
         })
     }

@@ -5,7 +5,7 @@
 //! change that is younger than the question (`moment`). Listings and facts are believed for `ttl`; own changes update
 //! them in place without making them younger.
 //!
-//! This room never reads or writes content, except the empty body of a directory marker. It may use `object`, `policy`, `s3`.
+//! This room never reads or writes content, except the empty body of a directory marker. It may use `object` and `s3`.
 
 mod change;
 mod directory;
@@ -36,6 +36,7 @@ pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Ti
 pub use self::rename::Renamed;
 
 use self::flight::Flights;
+use self::listing::Extent;
 use self::table::Table;
 use self::turn::Turns;
 use crate::object::{Key, Name, Prefix, UserMetadata};
@@ -76,11 +77,12 @@ pub struct Namespace {
     table: Mutex<Table>,
     heads: Flights<Ino, Result<Arc<Head>, Error>>,
     lookups: Flights<(Ino, Name), Result<Ino, Error>>,
-    listings: Flights<Ino, Result<Arc<Vec<DirEntry>>, Error>>,
+    listings: Flights<(Ino, Extent), Result<Entries, Error>>,
     turns: Turns,
     ahead: Arc<Semaphore>,
 }
 
+type Entries = Arc<Vec<DirEntry>>;
 type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
 impl fmt::Debug for Namespace {

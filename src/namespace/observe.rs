@@ -27,8 +27,8 @@ pub(super) enum Standing {
 pub(super) enum Marker {
     /// There is none.
     Absent,
-    /// There is one; its version, where the store tells.
-    Present(Option<ETag>),
+    /// It is this version.
+    Version(ETag),
 }
 
 impl Table {
@@ -98,9 +98,9 @@ impl Table {
         }
         match marker {
             Marker::Absent => self.marker_missing(ino, when, implicit),
-            Marker::Present(etag) => {
+            Marker::Version(etag) => {
                 let entry = self.entry_mut(ino)?;
-                let same = entry.object.as_ref().is_some_and(|head| Some(&head.meta.version.etag) == etag.as_ref());
+                let same = entry.object.as_ref().is_some_and(|head| head.meta.version.etag == *etag);
                 if !same {
                     entry.object = None;
                 }

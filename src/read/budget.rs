@@ -1,16 +1,38 @@
 //! The memory that all readers share.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// A reader whose program has not read for so long gives its bytes to those that read.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
 
 /// How many bytes all readers together may hold or have under way.
 ///
-/// Reading ahead asks and is refused when the budget is used up. What a program waits for is always granted, so that no reader
-/// waits for another: the budget is exceeded by at most one read for each that waits.
-#[derive(Debug)]
+/// Reading ahead asks and is refused when the budget is used up, after idle readers gave up theirs. What a program waits for is
+/// always granted, so that no reader waits for another: the budget is exceeded by at most one read for each that waits.
 pub struct ReadBudget {
     bytes_max: u64,
     bytes: AtomicU64,
+    idle_after: Duration,
+    holders: Mutex<Vec<Weak<dyn Holder>>>,
+}
+
+/// Who holds bytes of the budget.
+pub(super) trait Holder: Send + Sync {
+    /// Gives up what is held, if nobody has read since `before`. Must not wait for anything: the caller may hold another holder's
+    /// lock.
+    fn give_up_if_idle(&self, before: Instant);
+}
+
+impl fmt::Debug for ReadBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadBudget")
+            .field("bytes_max", &self.bytes_max)
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Bytes taken from the budget; given back on drop.
@@ -24,7 +46,13 @@ impl ReadBudget {
     /// A budget of `bytes_max` bytes.
     #[must_use]
     pub fn new(bytes_max: u64) -> Arc<ReadBudget> {
-        Arc::new(ReadBudget { bytes_max, bytes: AtomicU64::new(0) })
+        Self::with_idle_after(bytes_max, IDLE_AFTER)
+    }
+
+    /// As [`ReadBudget::new`], with another time after which a reader counts as idle.
+    #[must_use]
+    pub fn with_idle_after(bytes_max: u64, idle_after: Duration) -> Arc<ReadBudget> {
+        Arc::new(ReadBudget { bytes_max, bytes: AtomicU64::new(0), idle_after, holders: Mutex::default() })
     }
 
     /// How many bytes are taken now.
@@ -44,8 +72,32 @@ impl ReadBudget {
         Share { budget: Arc::clone(self), bytes }
     }
 
-    /// Takes `bytes` if so many are left.
+    /// Remembers a reader, to ask it for its bytes when it is idle.
+    pub(super) fn register(&self, holder: Weak<dyn Holder>) {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.retain(|holder| holder.strong_count() > 0);
+        holders.push(holder);
+    }
+
+    /// Takes `bytes` if so many are left, or idle readers have them.
     pub(super) fn try_take(self: &Arc<Self>, bytes: u64) -> Option<Share> {
+        self.take_if_left(bytes).or_else(|| {
+            self.reclaim();
+            self.take_if_left(bytes)
+        })
+    }
+
+    fn reclaim(&self) {
+        let Some(before) = Instant::now().checked_sub(self.idle_after) else { return };
+        // Upgraded first and asked later: a reader that is dropped meanwhile must not find the list locked.
+        let holders: Vec<_> = {
+            let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+            holders.iter().filter_map(Weak::upgrade).collect()
+        };
+        holders.iter().for_each(|holder| holder.give_up_if_idle(before));
+    }
+
+    fn take_if_left(self: &Arc<Self>, bytes: u64) -> Option<Share> {
         let fits = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
         let taken = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         taken.ok().map(|_| Share { budget: Arc::clone(self), bytes })

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::budget::{ReadBudget, Share};
+use super::budget::{Holder, ReadBudget, Share};
 use super::error::Error;
 use super::prefetch::{AHEAD_RANGES_MAX, BEHIND_BYTES, Pattern, Plan, RANGE_BYTES_MIN, WHOLE_BYTES_MAX, clip};
 use super::window::Window;
@@ -46,6 +47,7 @@ struct State {
     waiting: HashMap<u64, Waiting>,
     next_read: u64,
     observed: Option<Arc<Head>>,
+    last_read: Instant,
 }
 
 /// A read that has not got its bytes yet.
@@ -70,9 +72,13 @@ impl Reader {
             waiting: HashMap::new(),
             next_read: 0,
             observed: None,
+            last_read: Instant::now(),
         };
         let (location, state, news) = (Mutex::new(location), Mutex::new(state), Notify::new());
-        Reader { shared: Arc::new(Shared { gateway, size, budget, location, state, news }) }
+        let shared = Arc::new(Shared { gateway, size, budget, location, state, news });
+        let holder: Weak<dyn Holder> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Holder>));
+        shared.budget.register(holder);
+        Reader { shared }
     }
 
     /// The bytes from `offset` on: `len` of them, or fewer at the end of the object. A read is answered as soon as its bytes are
@@ -122,6 +128,13 @@ impl Reader {
     }
 }
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // A task that is just handing in a chunk may keep the rest alive for a moment; the bytes go now.
+        self.shared.state().window = Window::default();
+    }
+}
+
 /// A place in the list of those who wait; left on drop.
 struct Place<'a> {
     shared: &'a Shared,
@@ -146,6 +159,7 @@ impl Shared {
         let state = &mut *guard;
         let read = state.next_read;
         state.next_read += 1;
+        state.last_read = Instant::now();
         state.waiting.insert(read, Waiting { wanted: wanted.clone(), error: None });
         if self.size <= WHOLE_BYTES_MAX {
             self.ask_for_missing(state, &(0..self.size), self.size);
@@ -201,25 +215,24 @@ impl Shared {
         while at < plan.ahead && state.window.count_from(wanted.end) < AHEAD_RANGES_MAX {
             let stop = state.window.next_start(at).unwrap_or(self.size);
             let end = clip(at + plan.range_bytes, self.size).min(stop);
-            let Some(share) = self.affordable(end - at) else { return };
+            // While something is on its way there is time to wait for a range that is worth its call of KMS.
+            let least = if at > wanted.end { plan.range_bytes / 2 } else { WHOLE_BYTES_MAX };
+            let Some(share) = self.affordable(end - at, least) else { return };
             let end = at + share.bytes();
             self.begin(state, at..end, share);
             at = state.window.frontier(end);
         }
     }
 
-    /// `bytes` of the budget, or half of that and so on, as long as it is worth a request.
-    fn affordable(&self, bytes: u64) -> Option<Share> {
-        let mut bytes = bytes;
-        loop {
-            if let Some(share) = self.budget.try_take(bytes) {
-                return Some(share);
-            }
-            bytes /= 2;
-            if bytes < WHOLE_BYTES_MAX {
-                return None;
-            }
-        }
+    /// `bytes` of the budget, or half of that and so on, but not less than `least` of what is wanted.
+    fn affordable(&self, bytes: u64, least: u64) -> Option<Share> {
+        let halves = std::iter::successors(Some(bytes), |bytes| Some(bytes / 2));
+        halves.take_while(|half| *half == bytes || *half >= least).find_map(|half| self.budget.try_take(half))
+    }
+
+    fn target(&self) -> (Arc<Gateway>, Location) {
+        let location = self.location.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (Arc::clone(&self.gateway), location)
     }
 
     fn begin(self: &Arc<Self>, state: &mut State, range: Range<u64>, share: Share) {
@@ -270,6 +283,16 @@ impl Shared {
     }
 }
 
+impl Holder for Shared {
+    fn give_up_if_idle(&self, before: Instant) {
+        // Whoever holds the lock is at work, and not idle.
+        let Ok(mut state) = self.state.try_lock() else { return };
+        if state.waiting.is_empty() && state.last_read <= before {
+            state.window = Window::default();
+        }
+    }
+}
+
 impl State {
     /// Gives up what lies more than `behind` bytes before `end`, except what somebody waits for.
     fn trim(&mut self, end: u64, behind: u64) {
@@ -307,11 +330,4 @@ async fn stream(reader: &Weak<Shared>, id: u64, range: Option<ByteRange>) -> Res
         }
     }
     reader.upgrade().map_or(Ok(()), |shared| shared.finish(id))
-}
-
-impl Shared {
-    fn target(&self) -> (Arc<Gateway>, Location) {
-        let location = self.location.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (Arc::clone(&self.gateway), location)
-    }
 }

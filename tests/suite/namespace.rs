@@ -1,5 +1,6 @@
 //! Names and attributes against the embedded endpoint: what a mount shows, and how many requests it costs.
 #![cfg(feature = "serve")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -177,9 +178,7 @@ async fn a_directory_wins_over_a_file_of_the_same_name() {
 #[tokio::test]
 async fn ls_of_1000_entries_is_one_list_and_ls_l_is_one_head_for_each_beside() {
     let mount = Mount::new().await;
-    for number in 0..1000 {
-        mount.store.put(&format!("f{number:04}"), "", &[("mode", "33152")]).await;
-    }
+    mount.store.put_all((0..1000).map(|number| format!("f{number:04}")), &[("mode", "33152")]).await;
     let entries = mount.names.list(Ino::ROOT).await.unwrap();
     assert_eq!(entries.len(), 1000);
     assert_eq!(mount.store.asked(), requests(&[("ListObjectsV2", 1)]));
@@ -196,9 +195,7 @@ async fn ls_of_1000_entries_is_one_list_and_ls_l_is_one_head_for_each_beside() {
 #[tokio::test]
 async fn ls_l_fetches_many_entries_at_the_same_time() {
     let mount = Mount::new().await;
-    for number in 0..200 {
-        mount.store.put(&format!("f{number:04}"), "", &[]).await;
-    }
+    mount.store.put_all((0..200).map(|number| format!("f{number:04}")), &[]).await;
     let entries = mount.names.list(Ino::ROOT).await.unwrap();
     mount.store.fail("HeadObject", "f", 0, Fault::DelayMs(100));
     let before = Instant::now();
@@ -211,11 +208,9 @@ async fn ls_l_fetches_many_entries_at_the_same_time() {
 #[tokio::test]
 async fn a_listing_of_several_pages_is_whole_and_sorted() {
     let mount = Mount::with(|settings| settings.prefix = Prefix::new("p/q").unwrap()).await;
-    for number in 0..2500 {
-        mount.store.put(&format!("p/q/f{number:04}"), "", &[]).await;
-    }
+    mount.store.put_all((0..2001).map(|number| format!("p/q/f{number:04}")), &[]).await;
     let names = mount.ls_names(Ino::ROOT).await;
-    assert_eq!(names.len(), 2500);
+    assert_eq!(names.len(), 2001);
     assert!(names.is_sorted());
     assert_eq!(mount.store.asked(), requests(&[("ListObjectsV2", 3)]));
 }
@@ -560,11 +555,20 @@ async fn many_lookups_in_a_directory_turn_into_one_listing() {
 }
 
 #[tokio::test]
+async fn lookups_never_list_a_directory_that_is_larger_than_a_page() {
+    let mount = Mount::new().await;
+    mount.store.put_all((0..1001).map(|number| format!("f{number:04}")), &[]).await;
+    for number in 0..10 {
+        assert!(matches!(mount.find(&format!("g{number}")).await, Err(Error::NotFound)));
+    }
+    // Each is asked for by itself; one page was tried once.
+    assert_eq!(mount.store.asked(), requests(&[("HeadObject", 10), ("ListObjectsV2", 11)]));
+}
+
+#[tokio::test]
 async fn a_small_table_forgets_entries_and_asks_again() {
     let mount = Mount::with(|settings| settings.entries_max = 10).await;
-    for number in 0..50 {
-        mount.store.put(&format!("f{number:02}"), "", &[]).await;
-    }
+    mount.store.put_all((0..50).map(|number| format!("f{number:02}")), &[]).await;
     assert_eq!(mount.ls_names(Ino::ROOT).await.len(), 50);
     for number in 0..50 {
         let node = mount.find(&format!("f{number:02}")).await.unwrap();

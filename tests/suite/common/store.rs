@@ -1,4 +1,5 @@
 //! An embedded endpoint with one bucket, a gateway to it, and the count of what was asked of it.
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, from a module of its own")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +12,17 @@ use dssefs::emulator::{Options, Server};
 use dssefs::object::{Bucket, Key, UserMetadata, Version};
 use dssefs::policy::{EncryptionContext, KeyArn, Policy};
 use dssefs::s3::{AccessKey, Condition, Connection, Gateway, Head, NewObject};
+use futures_util::StreamExt;
 
 /// The store of one test.
-pub(crate) struct Store {
+pub struct Store {
     pub server: Server,
     pub gateway: Arc<Gateway>,
     _data: tempfile::TempDir,
 }
 
 impl Store {
-    pub(crate) async fn start() -> Store {
+    pub async fn start() -> Store {
         let data = tempfile::tempdir().unwrap();
         let server = Server::start(Options::new(data.path().to_owned())).await.unwrap();
         let key = KeyArn::new(&server.kms().create_key(NewKey::default()).unwrap().arn).unwrap();
@@ -32,10 +34,8 @@ impl Store {
             attempt_timeout: Duration::from_secs(10),
             ..Connection::default()
         };
-        let config =
-            dssefs::s3::load_as(&connection, AccessKey { id: "dssefs".into(), secret: "dssefs-secret".into() })
-                .await
-                .unwrap();
+        let access_key = AccessKey { id: "dssefs".into(), secret: "dssefs-secret".into() };
+        let config = dssefs::s3::load_as(&connection, access_key).await.unwrap();
         let builder = aws_sdk_s3::config::Builder::from(&config).endpoint_url(server.url()).force_path_style(true);
         let client = aws_sdk_s3::Client::from_conf(builder.build());
         client.create_bucket().bucket("data").send().await.unwrap();
@@ -46,7 +46,7 @@ impl Store {
     }
 
     /// Stores an object as another host would, and starts counting anew.
-    pub(crate) async fn put(&self, key: &str, content: impl Into<Bytes>, user: &[(&str, &str)]) -> Version {
+    pub async fn put(&self, key: &str, content: impl Into<Bytes>, user: &[(&str, &str)]) -> Version {
         let user: UserMetadata = user.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let object = NewObject { user, ..NewObject::at(at(key)) };
         let stored = self.gateway.put(&object, Arc::new(content.into()), &Condition::None).await.unwrap();
@@ -54,31 +54,39 @@ impl Store {
         stored.version.clone()
     }
 
-    pub(crate) async fn remove(&self, key: &str) {
+    /// Stores empty objects, many at a time, and starts counting anew.
+    pub async fn put_all(&self, keys: impl Iterator<Item = String>, user: &[(&str, &str)]) {
+        futures_util::stream::iter(keys)
+            .for_each_concurrent(32, async |key| drop(self.put(&key, "", user).await))
+            .await;
+        self.server.reset_counters();
+    }
+
+    pub async fn remove(&self, key: &str) {
         self.gateway.delete(&at(key)).await.unwrap();
         self.server.reset_counters();
     }
 
     /// What the store has under a key; not counted.
-    pub(crate) async fn head(&self, key: &str) -> Option<Head> {
+    pub async fn head(&self, key: &str) -> Option<Head> {
         let head = self.gateway.head(&at(key)).await.ok();
         self.server.reset_counters();
         head
     }
 
     /// Faults for the requests whose key contains a text; for all, listings of the root too, when it is empty.
-    pub(crate) fn fail(&self, operation: &str, key_contains: &str, times: u64, fault: Fault) {
+    pub fn fail(&self, operation: &str, key_contains: &str, times: u64, fault: Fault) {
         let (operation, text) = (operation.into(), key_contains);
         let key_contains = (!text.is_empty()).then(|| text.into());
         self.server.set_faults(Plan::new(vec![Rule { operation, key_contains, nth: 1, times, fault }]).unwrap());
     }
 
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         self.server.set_faults(Plan::default());
     }
 
     /// What was asked since the last time, by operation; starts counting anew.
-    pub(crate) fn asked(&self) -> BTreeMap<String, u64> {
+    pub fn asked(&self) -> BTreeMap<String, u64> {
         let counters = self.server.counters();
         self.server.reset_counters();
         counters
@@ -90,11 +98,11 @@ impl Store {
     }
 }
 
-pub(crate) fn at(key: &str) -> Key {
+pub fn at(key: &str) -> Key {
     Key::new(key).unwrap()
 }
 
 /// What [`Store::asked`] answers.
-pub(crate) fn requests(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
+pub fn requests(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
     counts.iter().map(|(name, count)| ((*name).into(), *count)).collect()
 }
