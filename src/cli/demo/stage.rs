@@ -24,7 +24,7 @@ pub(super) const ACCESS_KEY: &str = "dssefs-demo";
 pub(super) const SECRET_KEY: &str = "dssefs-demo-secret";
 
 /// Small, so that some files in the making are enough to need the spill.
-const MEMORY: &str = "64MiB";
+const MEMORY: &str = "32MiB";
 const MOUNT_WITHIN: Duration = Duration::from_secs(30);
 const UNMOUNT_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
