@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Signal, chdir, getpid, kill_process, setsid};
@@ -26,7 +27,12 @@ pub(super) fn start() -> Exit {
 
 fn spawn() -> io::Result<Child> {
     let arguments = std::env::args_os().skip(1);
-    Command::new("/proc/self/exe").args(arguments).arg("--child").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
+    Command::new(own_program()).args(arguments).arg("--child").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
+}
+
+/// This program by its path, so that the system calls the daemon by its name; after an upgrade in between, by its descriptor.
+pub(super) fn own_program() -> PathBuf {
+    std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
 fn wait(mut child: Child) -> io::Result<Exit> {

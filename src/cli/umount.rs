@@ -27,7 +27,7 @@ pub(super) struct Arguments {
 enum UmountError {
     #[error("{} is in use; close its files and leave it (fuser -vm {} names who is there), then try again", .0.display(), .0.display())]
     Busy(PathBuf),
-    #[error("{} is not a mount of dssefs; findmnt -t fuse.dssefs lists them", .0.display())]
+    #[error("{} is not a mount of dssefs; findmnt -t fuse,fuse.dssefs lists them", .0.display())]
     NotMounted(PathBuf),
     #[error("the list of mounts cannot be read: {0}")]
     Mounts(#[source] io::Error),
@@ -87,15 +87,20 @@ fn find(given: &Path) -> Result<PathBuf, UmountError> {
     if is_mounted(&mounts, &resolved) { Ok(resolved) } else { Err(UmountError::NotMounted(given.to_owned())) }
 }
 
-/// Reads the format of proc_pid_mountinfo(5): the fifth field is the mount point, the first after the dash the type.
+/// Reads the format of proc_pid_mountinfo(5): the fifth field is the mount point; after the dash come type and source.
 fn is_mounted(mountinfo: &str, path: &Path) -> bool {
-    let ours = |line: &&str| {
-        let mut halves = line.splitn(2, " - ");
-        let point = halves.next().and_then(|fields| fields.split(' ').nth(4)).map(unescape);
-        let kind = halves.next().and_then(|fields| fields.split(' ').next());
-        kind == Some("fuse.dssefs") && point.as_deref().map(Path::new) == Some(path)
+    let ours = |line: &str| {
+        let (fields, rest) = line.split_once(" - ")?;
+        let mut rest = rest.split(' ');
+        let (kind, source) = (rest.next()?, rest.next()?);
+        Some(is_ours(kind, source) && Path::new(&unescape(fields.split(' ').nth(4)?)) == path)
     };
-    mountinfo.lines().any(|line| ours(&line))
+    mountinfo.lines().any(|line| ours(line) == Some(true))
+}
+
+/// fusermount3 adds the subtype to the type. mount(2), which root uses, leaves plain `fuse`, and the source tells.
+fn is_ours(kind: &str, source: &str) -> bool {
+    kind == "fuse.dssefs" || (kind == "fuse" && source.starts_with("s3://"))
 }
 
 /// Blanks, tabs, newlines and backslashes are written as three octal digits.
@@ -151,13 +156,16 @@ mod tests {
 40 22 0:50 / /mnt/data rw,nosuid,nodev shared:5 - fuse.dssefs s3://data rw,user_id=0
 41 22 0:51 / /mnt/my\\040data rw,nosuid - fuse.dssefs s3://data rw
 42 22 0:52 / /mnt/other rw - fuse.sshfs host: rw
+43 22 0:53 / /mnt/by-root rw,nosuid,nodev - fuse s3://data rw,user_id=0
+44 22 0:54 / /mnt/foreign rw - fuse /dev/fuse rw
 ";
 
     #[test]
     fn only_mounts_of_dssefs_are_found() {
         assert!(is_mounted(MOUNTS, Path::new("/mnt/data")));
         assert!(is_mounted(MOUNTS, Path::new("/mnt/my data")));
-        for path in ["/mnt/other", "/", "/mnt", "/mnt/data/x"] {
+        assert!(is_mounted(MOUNTS, Path::new("/mnt/by-root")));
+        for path in ["/mnt/other", "/mnt/foreign", "/", "/mnt", "/mnt/data/x"] {
             assert!(!is_mounted(MOUNTS, Path::new(path)), "{path}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dssefs::emulator::faults::{Fault, Rule};
 use dssefs::emulator::kms::{Action, NewKey};
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, commit, deadline, dssefs, eventually, mountinfo_has};
+use crate::common::{BUCKET, Detached, Endpoint, MINUTE, Mount, commit, deadline, dssefs, eventually, mountinfo_has};
 
 /// Tries to mount; gives the exit code and what was said.
 fn try_mount(endpoint: &Endpoint, source: &str, options: &[&str]) -> (i32, String) {
@@ -183,6 +183,7 @@ fn in_the_background_the_parent_returns_when_the_mount_answers_and_umount_when_i
             .arg("--log-file")
             .arg(&log);
         let output = command.output().unwrap();
+        let _end = Detached(point.clone());
         let line = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(line.starts_with(&format!("s3://{BUCKET} is mounted at {}", point.display())), "{line}");

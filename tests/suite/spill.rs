@@ -43,7 +43,8 @@ fn spilled(mount: &Mount) -> Vec<Vec<u8>> {
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {
-    bytes.windows(needle.len()).any(|window| window == needle)
+    // Compares only where the first byte is right: there are many bytes, and debug builds are slow.
+    bytes.iter().enumerate().any(|(at, byte)| *byte == needle[0] && bytes[at..].starts_with(needle))
 }
 
 #[test]

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use super::super::background::own_program;
 use super::super::exit::Exit;
 use crate::emulator::kms::NewKey;
 use crate::emulator::{self, Counters, Options, Server};
@@ -24,7 +25,7 @@ pub(super) const ACCESS_KEY: &str = "dssefs-demo";
 pub(super) const SECRET_KEY: &str = "dssefs-demo-secret";
 
 /// Small, so that some files in the making are enough to need the spill.
-const MEMORY: &str = "64MiB";
+const MEMORY: &str = "32MiB";
 const MOUNT_WITHIN: Duration = Duration::from_secs(30);
 const UNMOUNT_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
@@ -189,7 +190,7 @@ struct Mount {
 impl Mount {
     fn start(endpoint: &Endpoint<'_>, point: PathBuf, spill_dir: PathBuf) -> Result<Mount, StageError> {
         use std::os::unix::process::CommandExt;
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(own_program());
         forget_settings(&mut command);
         command.envs(endpoint.environment()).args(["mount", "--foreground", "--force-path-style"]);
         command

@@ -18,8 +18,8 @@ use super::{head, spill};
 const STALE: Duration = Duration::from_millis(2_200);
 /// Too small for a part of an upload, so that each stays on this side until it is closed.
 const OPEN_FILE_BYTES: usize = 4 << 20;
-/// Together more than twice the memory of the mount.
-const OPEN_FILES: usize = 40;
+/// Together twice the memory of the mount and more.
+const OPEN_FILES: usize = 20;
 const MARKER: &[u8] = b"PATIENT RECORD 4711, CONFIDENTIAL. ";
 
 /// Walks through all chapters, or until somebody interrupts.

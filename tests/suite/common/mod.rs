@@ -7,7 +7,7 @@ pub(crate) mod store;
 
 pub(crate) use deadline::deadline;
 pub(crate) use endpoint::{ACCESS_KEY, BUCKET, Endpoint, SECRET_KEY, client};
-pub(crate) use mount::{Mount, dssefs, mountinfo_has};
+pub(crate) use mount::{Detached, Mount, dssefs, mountinfo_has};
 
 use std::io;
 use std::path::Path;

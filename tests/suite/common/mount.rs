@@ -198,6 +198,17 @@ fn register(path: PathBuf) {
     MOUNTS.lock().unwrap_or_else(PoisonError::into_inner).entry(test).or_default().push(path);
 }
 
+/// A mount point of a daemon in the background: no child of the test, so it is detached in the end, which ends the daemon.
+pub(crate) struct Detached(pub(crate) PathBuf);
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if mountinfo_has(&self.0) {
+            detach(&self.0);
+        }
+    }
+}
+
 /// Takes the mount out of sight and aborts its connection, so that whoever waits on it gets an error.
 fn detach(path: &Path) {
     abort(path);
