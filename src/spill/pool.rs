@@ -74,7 +74,7 @@ impl Pool {
             directory: directory.to_owned(),
             memory: ByteBudget::with_notice(memory_bytes_max, notice()),
             disk: ByteBudget::with_notice(spill_bytes_max, notice()),
-            flights: Arc::new(Flights { alive: AtomicU64::new(0), released: Arc::clone(&released) }),
+            flights: Arc::new(Flights { alive: AtomicU64::new(0), ended: AtomicU64::new(0), released: Arc::clone(&released) }),
             released,
             starving: AtomicBool::new(false),
             cores: Mutex::default(),
@@ -126,6 +126,11 @@ impl Pool {
         self.flights.alive.load(Ordering::SeqCst) > 0
     }
 
+    /// How many snapshots and chunks have ended so far.
+    pub(super) fn snapshots_ended(&self) -> u64 {
+        self.flights.ended.load(Ordering::SeqCst)
+    }
+
     pub(super) fn starve(&self) {
         self.starving.store(true, Ordering::SeqCst);
     }
@@ -157,6 +162,7 @@ pub(super) struct InFlight(Arc<Flights>);
 
 struct Flights {
     alive: AtomicU64,
+    ended: AtomicU64,
     released: Arc<Notify>,
 }
 
@@ -175,6 +181,8 @@ impl Clone for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        // First counted as ended: whoever sees none alive then sees that one has ended.
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
         self.0.alive.fetch_sub(1, Ordering::SeqCst);
         self.0.released.notify_waiters();
     }

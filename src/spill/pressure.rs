@@ -20,6 +20,7 @@ const RELIEF_BYTES_MIN: u64 = 1 << 20;
 /// snapshot to wait for and the disk takes no more. Others when the disk fails.
 pub(super) fn relieve(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
     own.pool.starve();
+    let ended = own.pool.snapshots_ended();
     let cores = fullest_first(own);
     let wanted_bytes = needed_bytes.max(RELIEF_BYTES_MIN.min(own.pool.write_bytes_max() / 2));
     if drop_uploaded(&cores, wanted_bytes) > 0 {
@@ -28,7 +29,7 @@ pub(super) fn relieve(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
     match seal_oldest(&cores, wanted_bytes) {
         Ok(freed_bytes) if freed_bytes > 0 => Ok(()),
         Ok(_) => Err(Error::Busy),
-        Err(Error::NoSpace) => make_room_on_disk(own, &cores, wanted_bytes),
+        Err(Error::NoSpace) => make_room_on_disk(own, &cores, wanted_bytes, ended),
         Err(error) => Err(error),
     }
 }
@@ -64,15 +65,17 @@ fn seal_oldest(cores: &[Arc<Core>], wanted_bytes: u64) -> Result<u64, Error> {
     }
 }
 
-/// The disk is full: first what is in S3 goes from it, then older contents of blocks that are in memory again.
-fn make_room_on_disk(own: &Arc<Core>, cores: &[Arc<Core>], wanted_bytes: u64) -> Result<(), Error> {
+/// The disk is full: first what is in S3 goes from it, then older contents of blocks that are in memory again. A snapshot that
+/// ended during the search (`ended` was the count before it) may have left memory that the search had passed by: its notice is on
+/// the way, so that is not the end.
+fn make_room_on_disk(own: &Arc<Core>, cores: &[Arc<Core>], wanted_bytes: u64, ended: u64) -> Result<(), Error> {
     let dropped_bytes = gather(cores, wanted_bytes, |core, wanted| {
         core.relieve_with(|contents| if contents.has_uploaded() { contents.drop_uploaded_disk(wanted) } else { 0 })
     });
     if dropped_bytes > 0 || cores.iter().any(|core| core.relieve_with(Contents::drop_older_on_disk)) {
         return Ok(());
     }
-    if own.pool.has_snapshots() { Err(Error::Busy) } else { Err(Error::NoSpace) }
+    if own.pool.has_snapshots() || own.pool.snapshots_ended() != ended { Err(Error::Busy) } else { Err(Error::NoSpace) }
 }
 
 /// Goes from buffer to buffer until enough is freed.

@@ -246,13 +246,25 @@ impl Vfs {
     }
 
     async fn read_object(&self, file: &Arc<File>, range: Range<u64>) -> Result<Bytes, Error> {
+        match self.pinned(file) {
+            Some(source) => self.read_moving(file, source, range).await,
+            None => Ok(Bytes::new()),
+        }
+    }
+
+    /// Reads `source`, also when this mount itself gives those bytes another key or ETag meanwhile (a rename, a change of attributes).
+    async fn read_moving(&self, file: &Arc<File>, mut source: Source, range: Range<u64>) -> Result<Bytes, Error> {
         for _ in 0..READ_AGAIN_MAX {
-            let Some(source) = self.pinned(file) else { return Ok(Bytes::new()) };
             match self.read_source(file, &source, range.clone()).await {
-                // This mount itself has replaced the object since (a rename, a change of attributes): the bytes are the same.
-                Err(error) if is_gone(&error) && self.pinned(file).is_some_and(|now| now != source) => {}
-                outcome => return outcome.map_err(gone_is_stale),
+                Err(error) if is_gone(&error) => {}
+                outcome => return outcome,
             }
+            let (key, version) = self.namespace.successor(file.ino, &source.version).await.ok_or(Error::Stale)?;
+            let moved = Source { key, version, size: source.size };
+            if moved == source {
+                return Err(Error::Stale);
+            }
+            source = moved;
         }
         Err(Error::Stale)
     }
@@ -276,10 +288,7 @@ impl Vfs {
         for _ in 0..READ_AGAIN_MAX {
             let (pieces, base) = writer.locate(range.clone()).await?;
             if let ([Piece::Base(whole)], Some(base)) = (pieces.as_slice(), &base) {
-                match self.read_source(file, base, whole.clone()).await {
-                    Err(error) if is_gone(&error) => {}
-                    outcome => return outcome,
-                }
+                return self.read_moving(file, base.clone(), whole.clone()).await;
             } else if let Some(bytes) = self.assemble(file, writer, &pieces, base.as_ref()).await? {
                 return Ok(bytes);
             }
@@ -306,7 +315,7 @@ impl Vfs {
                     }
                 }
                 (Piece::Base(range), Some(base)) => {
-                    all.extend_from_slice(&self.read_source(file, base, range.clone()).await?);
+                    all.extend_from_slice(&self.read_moving(file, base.clone(), range.clone()).await?);
                 }
                 (Piece::Zero(range) | Piece::Base(range), _) => all.resize(all.len() + length(range), 0),
             }
@@ -326,9 +335,4 @@ fn is_gone(error: &Error) -> bool {
         Error::Store(error) | Error::Read(read::Error::Store(error))
             if matches!(error.kind, s3::Kind::NotFound | s3::Kind::PreconditionFailed)
     )
-}
-
-/// To a program with an open file, an object that vanished is one that changed.
-fn gone_is_stale(error: Error) -> Error {
-    if is_gone(&error) { Error::Stale } else { error }
 }

@@ -57,9 +57,20 @@ impl Vfs {
 
     async fn unlink_open(&self, parent: Ino, name: &Name, file: &Arc<File>) -> Result<(), Error> {
         let _turn = file.turn.lock().await;
+        self.part_with_name(file).await?;
+        let outcome = self.namespace.unlink(parent, name).await;
+        file.state().unlinked = outcome.is_ok();
+        Ok(outcome.map(drop)?)
+    }
+
+    /// Keeps the bytes that open handles need, and lets no commit of the file happen any more: one that came after the removal of the
+    /// name would bring it back.
+    async fn part_with_name(&self, file: &Arc<File>) -> Result<(), Error> {
         self.take_in(file).await?;
-        self.namespace.unlink(parent, name).await?;
         file.state().unlinked = true;
+        if let Some(writer) = file.writer() {
+            writer.commits_settled().await;
+        }
         Ok(())
     }
 
@@ -118,14 +129,18 @@ impl Vfs {
             Some(file) => Some(file.turn.lock().await),
             None => None,
         };
+        let _target_turn = match target {
+            Some(file) => Some(file.turn.lock().await),
+            None => None,
+        };
         if let Some(file) = target.filter(|_| !no_replace) {
-            let _turn = file.turn.lock().await;
-            self.take_in(file).await?;
+            self.part_with_name(file).await?;
         }
-        self.namespace.rename(from, to, no_replace).await?;
+        let outcome = self.namespace.rename(from, to, no_replace).await;
         if let Some(file) = target {
-            file.state().unlinked = true;
+            file.state().unlinked = outcome.is_ok();
         }
+        outcome?;
         match moved {
             Some(file) if !file.is_dirty() => {
                 let attributes = self.namespace.attributes(file.ino).await?;

@@ -33,10 +33,11 @@ const NAMES: [&str; 14] = [
 ];
 
 /// The names that the root has beside those.
-const ROOT_NAMES: [&str; 5] = [
+const ROOT_NAMES: [&str; 6] = [
     "user.dsse.bucket.default-algorithm",
     "user.dsse.bucket.default-key",
     "user.dsse.bucket.versioning",
+    "user.dsse.mount.pid",
     "user.dsse.mount.version",
     "user.dsse.mount.settings",
 ];
@@ -121,6 +122,7 @@ impl Vfs {
                 bucket.default_encryption.key_arn.clone().unwrap_or_else(|| "unknown".to_owned())
             }
             "user.dsse.bucket.versioning" => versioning(bucket.versioning).to_owned(),
+            "user.dsse.mount.pid" => std::process::id().to_string(),
             "user.dsse.mount.version" => env!("CARGO_PKG_VERSION").to_owned(),
             "user.dsse.mount.settings" => settings.clone(),
             _ => return None,

@@ -238,16 +238,28 @@ impl Writer {
     /// # Errors
     /// The bytes cannot be read or kept; nothing is changed then.
     pub async fn take_in(self: &Arc<Self>) -> Result<(), Error> {
-        let (pieces, base) = self.locate(0..u64::MAX).await?;
-        for piece in pieces {
-            if let Piece::Base(range) = piece {
-                self.make_present(range.clone(), base.as_ref(), range.end).await?;
-            }
+        loop {
+            self.locate(0..u64::MAX).await?;
+            // A commit in between would drop what is taken in here.
+            let _turn = self.turn.lock().await;
+            let (base, base_len) = {
+                let state = self.state();
+                if state.stream.as_ref().is_some_and(|stream| stream.gave_up_any(&self.buffer)) {
+                    continue;
+                }
+                (state.base.clone(), state.base_len)
+            };
+            self.make_present(0..base_len, base.as_ref(), base_len).await?;
+            let mut state = self.state();
+            state.base = None;
+            state.base_len = 0;
+            return Ok(());
         }
-        let mut state = self.state();
-        state.base = None;
-        state.base_len = 0;
-        Ok(())
+    }
+
+    /// Waits until no commit is under way.
+    pub async fn commits_settled(&self) {
+        drop(self.turn.lock().await);
     }
 
     /// Gives up all changes and the upload under way; for a file that has no name any more.
