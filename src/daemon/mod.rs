@@ -57,6 +57,7 @@ struct House {
     vfs: Arc<Vfs>,
     server: fuse::Server,
     unmounter: fuse::Unmounter,
+    signals: stop::Signals,
 }
 
 fn start(config: Config) -> Result<(House, Mounted), StartError> {
@@ -79,7 +80,9 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
     let mounted =
         fuse::mount(adapter, &config.mountpoint, &options).map_err(|error| StartError::fuse(&config, &error))?;
     let (server, unmounter) = mounted.split();
-    let house = House { runtime, vfs: built.vfs, server, unmounter };
+    let signals = runtime.block_on(async { stop::Signals::new() });
+    let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
+    let house = House { runtime, vfs: built.vfs, server, unmounter, signals };
     Ok((house, Mounted { source, mountpoint: config.mountpoint, key: built.key }))
 }
 
@@ -87,10 +90,10 @@ impl House {
     /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have files open
     /// had their time to close them. Then makes safe what is left.
     fn serve(self) -> Result<(), StartError> {
-        let House { runtime, vfs, server, unmounter } = self;
+        let House { runtime, vfs, server, unmounter, signals } = self;
         let (done, served) = oneshot::channel();
         std::thread::spawn(move || done.send(server.serve()));
-        let stopped = stop::on_signal(Arc::clone(&vfs), unmounter);
+        let stopped = stop::on_signal(signals, Arc::clone(&vfs), unmounter);
         let served = runtime.block_on(async {
             tokio::select! {
                 served = served => served.unwrap_or_else(|_| Err(io::Error::other("the thread that serves it has panicked"))),

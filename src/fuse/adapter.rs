@@ -15,9 +15,8 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::convert::{fh, file_attr, file_type, handle, ino, inode_number, name, time_change};
-use crate::namespace::{DirEntry, Ino, Kind};
 use crate::secret::PlainBuf;
-use crate::vfs::{ErrnoStyle, Error, Opened, RenameMode, SetAttributes, Vfs, WriteMode};
+use crate::vfs::{DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, RenameMode, SetAttributes, Vfs, WriteMode};
 
 /// Requests that the kernel may have open in the background (read-ahead, direct I/O), and the number from which on it calls the
 /// device congested. The kernel's own 12 would leave fast stores idle.

@@ -6,9 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileHandle, FileType, INodeNo, TimeOrNow};
 
-use crate::namespace::{Attributes, Ino, Kind, Timestamp};
-use crate::object::{Name, NameError};
-use crate::vfs::{Fh, TimeChange};
+use crate::vfs::{Attributes, Fh, Ino, Kind, Name, NameError, TimeChange, Timestamp};
 
 /// What stat(2) is told about the best size of reads and writes, in bytes: the largest request that the kernel sends.
 const IO_BYTES: u32 = 1024 * 1024;

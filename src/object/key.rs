@@ -17,7 +17,7 @@ pub enum KeyError {
     /// No bytes at all.
     #[error("an object's key cannot be empty")]
     Empty,
-    /// More than [`KEY_BYTES_MAX`].
+    /// More than 1,024.
     #[error("the key has {0} bytes and S3 keeps at most {KEY_BYTES_MAX}; use shorter names or fewer levels")]
     TooLong(usize),
 }
@@ -133,10 +133,10 @@ pub enum NameError {
     /// S3's keys are UTF-8.
     #[error("the file name is not UTF-8, which S3's keys must be")]
     NotUtf8,
-    /// More than [`NAME_BYTES_MAX`].
+    /// More than 255.
     #[error("the file name has {0} bytes and Linux takes at most {NAME_BYTES_MAX}")]
     TooLong(usize),
-    /// The whole key would be more than [`KEY_BYTES_MAX`].
+    /// The whole key would be more than 1,024.
     #[error("the path has {0} bytes below the bucket and S3 keeps at most {KEY_BYTES_MAX}")]
     PathTooLong(usize),
 }

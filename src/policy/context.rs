@@ -22,7 +22,7 @@ pub enum ContextError {
     /// `aws:` is S3's own.
     #[error("{0:?} begins with aws:, which is reserved: S3 adds aws:s3:arn by itself; choose another name")]
     Reserved(String),
-    /// Over [`HEADER_BYTES_MAX`].
+    /// Over 2,048 bytes.
     #[error(
         "the encryption context takes {0} bytes as a header, and at most {HEADER_BYTES_MAX} fit; use shorter pairs"
     )]

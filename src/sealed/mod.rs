@@ -13,6 +13,7 @@ mod budget;
 mod file;
 mod table;
 
+pub use crate::crypto::Error as CryptoError;
 pub use budget::{ByteBudget, Charge};
 pub use file::SealedFile;
 

@@ -34,7 +34,7 @@ pub use snapshot::{Chunks, Snapshot};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::{crypto, sealed};
+use crate::sealed;
 
 /// Bytes of one block: what is sealed, shared and dropped as a whole.
 pub const BLOCK_BYTES: usize = 64 * 1024;
@@ -96,7 +96,7 @@ pub enum Error {
     Io(#[source] std::io::Error),
     /// No keys could be made.
     #[error(transparent)]
-    Crypto(crypto::Error),
+    Crypto(sealed::CryptoError),
 }
 
 impl From<sealed::Error> for Error {

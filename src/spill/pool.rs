@@ -74,7 +74,11 @@ impl Pool {
             directory: directory.to_owned(),
             memory: ByteBudget::with_notice(memory_bytes_max, notice()),
             disk: ByteBudget::with_notice(spill_bytes_max, notice()),
-            flights: Arc::new(Flights { alive: AtomicU64::new(0), ended: AtomicU64::new(0), released: Arc::clone(&released) }),
+            flights: Arc::new(Flights {
+                alive: AtomicU64::new(0),
+                ended: AtomicU64::new(0),
+                released: Arc::clone(&released),
+            }),
             released,
             starving: AtomicBool::new(false),
             cores: Mutex::default(),

@@ -22,6 +22,8 @@ use crate::read::ReadBudget;
 use crate::s3::Gateway;
 use crate::write::Engine;
 
+pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Timestamp};
+pub use crate::object::{Name, NameError};
 pub use data::{Opened, WriteMode};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;

@@ -25,7 +25,7 @@ const COPY_PART_BYTES: u64 = GIB;
 /// that the upload starts early; large ones later, so that 10,000 of them reach 5.6 TiB.
 const SCHEDULE: [(u64, u64); 4] = [(16 * MIB, 1_000), (64 * MIB, 2_000), (256 * MIB, 2_000), (GIB, 5_000)];
 
-/// The largest file, in bytes: what [`SCHEDULE`] adds up to.
+/// The largest file, in bytes: what 10,000 parts add up to (5.6 TiB).
 pub const OBJECT_BYTES_MAX: u64 = 16 * MIB * 1_000 + 64 * MIB * 2_000 + 256 * MIB * 2_000 + GIB * 5_000;
 
 /// The bytes of part `number` (1 to 10,000) of a file that is written from its beginning; none past the last part.
