@@ -31,9 +31,9 @@ pub enum Error {
         "this mount does not keep attributes (--attributes listing, or the root of the bucket); nothing was changed"
     )]
     NotPermitted,
-    /// What S3 cannot do, or this version does not do.
-    #[error("this cannot be done on S3; nothing was changed")]
-    NotSupported,
+    /// S3 has no directories that could be renamed in one step.
+    #[error("a directory cannot be renamed in one step on S3, and nothing was changed; mv(1) copies and deletes instead")]
+    DirectoryRename,
     /// The object was replaced by somebody else since the node was looked up: look the name up again.
     #[error("the object was replaced by another writer since it was looked up; open it again")]
     Stale,

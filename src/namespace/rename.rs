@@ -43,7 +43,7 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::Exists`] when `no_replace` and the name is taken; [`Error::IsADirectory`] when a directory has it;
-    /// [`Error::NotSupported`] for a directory; [`Error::NotFound`], [`Error::Name`], and the store's.
+    /// [`Error::DirectoryRename`] for a directory; [`Error::NotFound`], [`Error::Name`], and the store's.
     pub async fn rename(
         self: &Arc<Self>,
         from: (Ino, &Name),
@@ -80,7 +80,7 @@ impl Namespace {
             return Err(Error::IsADirectory);
         }
         if entry.is_directory() {
-            return Err(Error::NotSupported);
+            return Err(Error::DirectoryRename);
         }
         let (from, to) = (table.prefix(from.0)?.file(from.1)?, table.prefix(to.0)?.file(to.1)?);
         Ok(Plan { source, target, from, to, object: entry.object.clone(), in_store: is_in_store(entry) })

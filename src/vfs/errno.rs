@@ -155,7 +155,8 @@ fn names(error: &namespace::Error) -> i32 {
         namespace::Error::NotEmpty => libc::ENOTEMPTY,
         namespace::Error::Name(error) => name(error),
         namespace::Error::NotPermitted => libc::EPERM,
-        namespace::Error::NotSupported => libc::EOPNOTSUPP,
+        // What a local disk answers to a rename that needs a copy, so that programs copy.
+        namespace::Error::DirectoryRename => libc::EXDEV,
         namespace::Error::Stale => libc::ESTALE,
         namespace::Error::Store(error) => store(error.kind),
     }

@@ -540,7 +540,7 @@ async fn rename_of_directories_and_onto_them_is_refused() {
     mount.find("d").await.unwrap();
     mount.find("f").await.unwrap();
     let (d, e, f) = (name("d"), name("e"), name("f"));
-    assert!(matches!(mount.names.rename((Ino::ROOT, &d), (Ino::ROOT, &e), false).await, Err(Error::NotSupported)));
+    assert!(matches!(mount.names.rename((Ino::ROOT, &d), (Ino::ROOT, &e), false).await, Err(Error::DirectoryRename)));
     assert!(matches!(mount.names.rename((Ino::ROOT, &f), (Ino::ROOT, &d), false).await, Err(Error::IsADirectory)));
 }
 
