@@ -36,6 +36,8 @@ pub struct Config {
     pub dir_mode: u32,
     /// Whether every change is refused.
     pub read_only: bool,
+    /// Whether a commit replaces whatever it finds, and not only what its file was opened as.
+    pub last_writer_wins: bool,
     /// Whether other users are let in.
     pub allow_other: bool,
     /// What a read of an object with a bad verdict does.
@@ -153,6 +155,7 @@ impl Config {
                 file_mode: file_mode?,
                 dir_mode: dir_mode?,
                 read_only: raw.read_only,
+                last_writer_wins: raw.last_writer_wins,
                 allow_other: raw.allow_other,
                 on_noncompliant_read: raw.on_noncompliant_read,
                 errno: raw.errno,

@@ -68,6 +68,9 @@ pub struct RawConfig {
     /// Refuse every change
     #[arg(long, env = "DSSEFS_READ_ONLY", value_parser = BoolishValueParser::new(), help_heading = "Files")]
     pub read_only: bool,
+    /// Let a commit replace what another host stored since the file was opened, instead of refusing it with ESTALE
+    #[arg(long, env = "DSSEFS_LAST_WRITER_WINS", value_parser = BoolishValueParser::new(), help_heading = "Files")]
+    pub last_writer_wins: bool,
     /// Let other users in; the permissions of files then decide
     #[arg(long, env = "DSSEFS_ALLOW_OTHER", value_parser = BoolishValueParser::new(), help_heading = "Files")]
     pub allow_other: bool,

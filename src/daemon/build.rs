@@ -68,7 +68,7 @@ fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> R
     let half = config.memory_bytes_max / 2;
     let limits = Limits { memory_bytes_max: half, spill_bytes_max: config.spill_bytes_max };
     let pool = Pool::new(&config.spill_dir, limits)?;
-    let engine = Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(half));
+    let engine = Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(half, !config.last_writer_wins));
     let names = Namespace::new(Arc::clone(&gateway), names(config));
     let settings = vfs::Settings {
         on_noncompliant_read: match config.on_noncompliant_read {

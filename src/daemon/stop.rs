@@ -51,6 +51,7 @@ pub(super) async fn save(vfs: &Vfs) -> Result<(), StartError> {
     for (name, error) in &failed {
         tracing::error!(name, %error, remedy = error.remedy().unwrap_or_default(), "changes are lost with this process");
     }
+    vfs.abandon().await;
     match failed.as_slice() {
         [] => Ok(()),
         [(name, error)] => Err(StartError::Unsaved(format!("the changes of {name} could not be saved: {error}"))),

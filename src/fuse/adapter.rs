@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::convert::{fh, file_attr, file_type, handle, ino, inode_number, name, time_change};
 use crate::secret::PlainBuf;
-use crate::vfs::{DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, RenameMode, SetAttributes, Vfs, WriteMode};
+use crate::vfs::{Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, RenameMode, SetAttributes, Vfs};
 
 /// Requests that the kernel may have open in the background (read-ahead, direct I/O), and the number from which on it calls the
 /// device congested. The kernel's own 12 would leave fast stores idle.
@@ -50,10 +50,12 @@ impl Adapter {
         self.tasks.spawn(async move { answer(work.await.map_err(|error| report(operation, &error, style))) });
     }
 
-    fn write_mode(flags: OpenFlags) -> WriteMode {
-        match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => WriteMode::ReadOnly,
-            OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => WriteMode::Write { append: flags.0 & libc::O_APPEND != 0 },
+    fn access(flags: OpenFlags) -> Access {
+        Access {
+            read: flags.acc_mode() != OpenAccMode::O_WRONLY,
+            write: flags.acc_mode() != OpenAccMode::O_RDONLY,
+            append: flags.0 & libc::O_APPEND != 0,
+            truncate: flags.0 & libc::O_TRUNC != 0,
         }
     }
 
@@ -93,9 +95,10 @@ macro_rules! checked_name {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Modes are kept without set-user-id bits and the mount is nosuid, so there is nothing for us to clear on a write, and the
-        // kernel need not ask for security.capability before each one.
+        // A write clears set-user-id bits here (and the mount is nosuid), so the kernel need not ask for security.capability before
+        // each one. A file that is opened with O_TRUNC is emptied by its open, and stored when it is closed, not twice.
         let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_AUTO_INVAL_DATA,
@@ -153,7 +156,7 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, ttl, node) = (Arc::clone(&self.vfs), self.ttl, ino(node));
         let change = SetAttributes {
-            mode: mode.map(|mode| mode & 0o777),
+            mode: mode.map(|mode| mode & 0o7777),
             uid,
             gid,
             size,
@@ -174,7 +177,7 @@ impl Filesystem for Adapter {
     fn mkdir(&self, request: &Request, parent: INodeNo, child: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let child = checked_name!(self, "mkdir", child, reply);
         let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
-        let (mode, uid, gid) = (mode & !umask & 0o777, request.uid(), request.gid());
+        let (mode, uid, gid) = (mode & !umask & 0o7777, request.uid(), request.gid());
         let work = async move { vfs.mkdir(ino(parent), &child, mode, uid, gid).await };
         self.spawn("mkdir", work, move |node| match node {
             Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
@@ -194,7 +197,7 @@ impl Filesystem for Adapter {
     ) {
         let child = checked_name!(self, "mknod", child, reply);
         let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
-        let (permissions, uid, gid) = (mode & !umask & 0o777, request.uid(), request.gid());
+        let (permissions, uid, gid) = (mode & !umask & 0o7777, request.uid(), request.gid());
         let regular = mode & libc::S_IFMT == libc::S_IFREG || mode & libc::S_IFMT == 0;
         let work = async move {
             if !regular {
@@ -255,7 +258,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let vfs = Arc::clone(&self.vfs);
-        let work = async move { vfs.open(ino(node), Self::write_mode(flags)).await };
+        let work = async move { vfs.open(ino(node), Self::access(flags)).await };
         self.spawn("open", work, move |opened| match opened {
             Ok(Opened { fh, keep_cache }) => reply.opened(handle(fh), Self::open_flags(flags, keep_cache)),
             Err(errno) => reply.error(errno),
@@ -274,8 +277,8 @@ impl Filesystem for Adapter {
     ) {
         let child = checked_name!(self, "create", child, reply);
         let (vfs, ttl, flags) = (Arc::clone(&self.vfs), self.ttl, OpenFlags(flags));
-        let owner = (mode & !umask & 0o777, request.uid(), request.gid());
-        let work = async move { vfs.create(ino(parent), &child, owner, Self::write_mode(flags)).await };
+        let owner = (mode & !umask & 0o7777, request.uid(), request.gid());
+        let work = async move { vfs.create(ino(parent), &child, owner, Self::access(flags)).await };
         self.spawn("create", work, move |created| match created {
             Ok((node, fh)) => {
                 let attr = file_attr(node.ino, &node.attributes);
@@ -310,14 +313,16 @@ impl Filesystem for Adapter {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let (vfs, data) = (Arc::clone(&self.vfs), PlainBuf::copy_of(data));
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let work = async move { vfs.write(fh(handle), offset, data.as_slice()).await };
+        let written_back = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let place = if written_back { Place::Kernel(offset) } else { Place::Program(offset) };
+        let work = async move { vfs.write(fh(handle), place, data.as_slice()).await };
         self.spawn("write", work, move |done| match done {
             Ok(()) => reply.written(length),
             Err(errno) => reply.error(errno),
@@ -331,7 +336,7 @@ impl Filesystem for Adapter {
 
     fn fsync(&self, _request: &Request, _node: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
         let vfs = Arc::clone(&self.vfs);
-        self.spawn("fsync", async move { vfs.flush(fh(handle)).await }, |done| empty(reply, done));
+        self.spawn("fsync", async move { vfs.fsync(fh(handle)).await }, |done| empty(reply, done));
     }
 
     fn release(

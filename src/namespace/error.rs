@@ -32,7 +32,9 @@ pub enum Error {
     )]
     NotPermitted,
     /// S3 has no directories that could be renamed in one step.
-    #[error("a directory cannot be renamed in one step on S3, and nothing was changed; mv(1) copies and deletes instead")]
+    #[error(
+        "a directory cannot be renamed in one step on S3, and nothing was changed; mv(1) copies and deletes instead"
+    )]
     DirectoryRename,
     /// The object was replaced by somebody else since the node was looked up: look the name up again.
     #[error("the object was replaced by another writer since it was looked up; open it again")]

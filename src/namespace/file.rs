@@ -41,6 +41,12 @@ impl Namespace {
         let _ = table.set_local(ino, false);
     }
 
+    /// What a file shows whose object is as `head` says.
+    #[must_use]
+    pub fn settled(&self, head: &Head) -> Attributes {
+        self.settings.known(head, false)
+    }
+
     /// The file has changes that are not in the store: these attributes stand until it is committed or discarded.
     pub fn set_local(&self, ino: Ino, attributes: Attributes) {
         let mut table = self.table();

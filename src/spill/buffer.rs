@@ -102,6 +102,12 @@ impl Buffer {
         self.core.change(|contents| contents.mark_uploaded(snapshot.start(), snapshot.pieces()));
     }
 
+    /// What is elsewhere of `range` will not be for long: what is present of it stays, under pressure too. The caller looks afterwards
+    /// what that is, since some of it may have been dropped before.
+    pub fn unmark_uploaded(&self, range: Range<u64>) {
+        self.core.change(|contents| contents.unmark_uploaded(range));
+    }
+
     /// Where the content is.
     pub fn location(&self) -> Location {
         self.core.change(|contents| {

@@ -109,6 +109,11 @@ impl Contents {
         }
     }
 
+    /// What counts as uploaded in `range` does so no more.
+    pub(super) fn unmark_uploaded(&mut self, range: Range<u64>) {
+        self.uploaded.remove(range);
+    }
+
     /// Whether there is something that may be dropped.
     pub(super) fn has_uploaded(&self) -> bool {
         !self.uploaded.is_empty()

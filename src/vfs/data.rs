@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 
@@ -10,26 +10,40 @@ use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
 use crate::object::Name;
 use crate::policy::Verdict;
 use crate::read::{self, Location, Reader};
-use crate::s3::{self, Head, Source};
+use crate::s3::{self, Source};
 use crate::write::{Piece, Writer};
 
 use super::file::{File, WriterParts, has_content};
 use super::handles::OpenFile;
 use super::{Error, Fh, NoncompliantRead, Vfs};
+use crate::namespace;
 
 /// How often a read starts over because the file changed under it.
 const READ_AGAIN_MAX: u32 = 8;
+/// How long a closed file waits for its next try to be saved; doubled from one to the next.
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How a file is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Its bytes are read.
+    pub read: bool,
+    /// Its bytes are written.
+    pub write: bool,
+    /// Each write goes to the file's end (O_APPEND).
+    pub append: bool,
+    /// It is emptied (O_TRUNC).
+    pub truncate: bool,
+}
+
+/// Where a write goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteMode {
-    /// For reading alone.
-    ReadOnly,
-    /// For writing, perhaps also for reading.
-    Write {
-        /// Each write goes to the file's end.
-        append: bool,
-    },
+pub enum Place {
+    /// Where the program says, or to the end if the file was opened for appending.
+    Program(u64),
+    /// There in any case: these are pages that the kernel writes back.
+    Kernel(u64),
 }
 
 /// An opened file.
@@ -47,15 +61,26 @@ impl Vfs {
     /// # Errors
     /// The object is gone, cannot be looked at, was replaced while other handles are open (look the name up again), or is not
     /// compliant and the mount refuses such reads.
-    pub async fn open(&self, ino: Ino, mode: WriteMode) -> Result<Opened, Error> {
+    pub async fn open(&self, ino: Ino, access: Access) -> Result<Opened, Error> {
         let file = self.enter(ino).await?;
-        match self.pin(&file, mode).await {
-            Ok(keep_cache) => Ok(Opened { fh: self.handle(file, mode), keep_cache }),
+        match self.prepare(&file, access).await {
+            Ok(keep_cache) => Ok(Opened { fh: self.handle(file, access), keep_cache }),
             Err(error) => {
                 self.leave(&file).await;
                 Err(error)
             }
         }
+    }
+
+    async fn prepare(&self, file: &Arc<File>, access: Access) -> Result<bool, Error> {
+        let keep_cache = self.pin(file).await?;
+        if access.read {
+            self.refuse_noncompliant(file)?;
+        }
+        if access.truncate {
+            self.resize(file, 0).await?;
+        }
+        Ok(keep_cache)
     }
 
     /// Makes a new, empty file and opens it. The store hears of it when it is closed.
@@ -67,16 +92,17 @@ impl Vfs {
         parent: Ino,
         name: &Name,
         (mode, uid, gid): (u32, u32, u32),
-        open: WriteMode,
+        access: Access,
     ) -> Result<(Node, Fh), Error> {
         let now = Timestamp::from(SystemTime::now());
         let attributes =
             Attributes { kind: Kind::File, size: 0, mode, uid, gid, mtime: now, atime: now, ctime: now, nlink: 1 };
         let node = self.namespace.create(parent, name, attributes)?;
         self.namespace.pin_open(node.ino)?;
-        let file = self.files.enter(node.ino, || File::new(node.ino, attributes, None));
+        let file = self.files.enter(node.ino, || File::new(node.ino, attributes));
         self.writer_parts().writer_of(&file).await?;
-        Ok((node, self.handle(file, open)))
+        self.changed(&file);
+        Ok((node, self.handle(file, access)))
     }
 
     /// Makes a new, empty file that stands in the store when this returns (mknod).
@@ -84,7 +110,7 @@ impl Vfs {
     /// # Errors
     /// As [`Vfs::create`], and the store refused.
     pub async fn make_file(&self, parent: Ino, name: &Name, owner: (u32, u32, u32)) -> Result<Node, Error> {
-        let (node, fh) = self.create(parent, name, owner, WriteMode::Write { append: false }).await?;
+        let (node, fh) = self.create(parent, name, owner, Access { write: true, ..Access::default() }).await?;
         let outcome = self.flush(fh).await;
         self.release(fh).await;
         outcome.map(|()| node)
@@ -103,27 +129,40 @@ impl Vfs {
         }
     }
 
-    /// Writes `data` at `offset`, or at the end if the file was opened for appending.
+    /// Writes `data`.
     ///
     /// # Errors
     /// See [`Writer::write`].
-    pub async fn write(&self, fh: Fh, offset: u64, data: &[u8]) -> Result<(), Error> {
+    pub async fn write(&self, fh: Fh, place: Place, data: &[u8]) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
         if !open.writes {
             return Err(Error::NotOpenForWriting);
         }
         let writer = self.writer_parts().writer_of(&open.file).await?;
-        let offset = if open.appends { writer.size() } else { offset };
+        let offset = match place {
+            Place::Program(_) if open.appends => writer.size(),
+            Place::Program(offset) | Place::Kernel(offset) => offset,
+        };
         writer.write(offset, data).await?;
-        open.file.written_now();
+        self.changed(&open.file);
         Ok(())
     }
 
-    /// close(2) and fsync(2): returns when the store has proved the file as it is now. Without changes it sends nothing.
+    /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing, and a handle that cannot
+    /// write does not publish what others are in the middle of writing.
     ///
     /// # Errors
-    /// The changes are not safe. They are kept, and the next flush of any handle tries again.
+    /// The changes are not safe. They are kept, and tried again.
     pub async fn flush(&self, fh: Fh) -> Result<(), Error> {
+        let open = self.handles.file(fh)?;
+        if open.writes { self.commit(&open.file).await } else { Ok(()) }
+    }
+
+    /// fsync(2), through any handle.
+    ///
+    /// # Errors
+    /// As [`Vfs::flush`].
+    pub async fn fsync(&self, fh: Fh) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
         self.commit(&open.file).await
     }
@@ -154,6 +193,15 @@ impl Vfs {
         self.files.unsaved().len()
     }
 
+    /// Gives up what could not be saved, and the uploads that it had begun; for the end of the process.
+    pub async fn abandon(&self) {
+        for file in self.files.unsaved() {
+            if let Some(writer) = file.writer() {
+                writer.discard().await;
+            }
+        }
+    }
+
     pub(super) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
@@ -164,36 +212,85 @@ impl Vfs {
         outcome
     }
 
-    /// The file of `ino` with one more user.
-    pub(super) async fn enter(&self, ino: Ino) -> Result<Arc<File>, Error> {
-        self.namespace.pin_open(ino)?;
-        if let Some(file) = self.files.enter_existing(ino) {
-            return Ok(file);
-        }
-        match self.namespace.attributes(ino).await {
-            Ok(attributes) if has_content(attributes.kind) => {
-                Ok(self.files.enter(ino, || File::new(ino, attributes, None)))
-            }
-            Ok(attributes) => {
-                self.namespace.unpin_open(ino);
-                Err(if attributes.kind == Kind::Directory {
-                    crate::namespace::Error::IsADirectory.into()
-                } else {
-                    Error::Unsupported("opening this kind of file")
-                })
-            }
-            Err(error) => {
-                self.namespace.unpin_open(ino);
-                Err(error.into())
-            }
+    /// Notes that the file's content has changed.
+    pub(super) fn changed(&self, file: &Arc<File>) {
+        if file.written_now() && !file.state().unlinked {
+            self.namespace.set_local(file.ino, file.attributes());
         }
     }
 
-    /// One user less, and one pin of the inode less.
+    /// Makes the file `size` bytes long.
+    pub(super) async fn resize(&self, file: &Arc<File>, size: u64) -> Result<(), Error> {
+        let writer = self.writer_parts().writer_of(file).await?;
+        if writer.size() != size {
+            writer.resize(size).await?;
+            self.changed(file);
+        }
+        Ok(())
+    }
+
+    /// The file of `ino` with one more user.
+    pub(super) async fn enter(&self, ino: Ino) -> Result<Arc<File>, Error> {
+        self.namespace.pin_open(ino)?;
+        let entered = self.enter_pinned(ino).await;
+        if entered.is_err() {
+            self.namespace.unpin_open(ino);
+        }
+        entered
+    }
+
+    async fn enter_pinned(&self, ino: Ino) -> Result<Arc<File>, Error> {
+        if let Some(file) = self.files.enter_existing(ino) {
+            return Ok(file);
+        }
+        let attributes = self.namespace.attributes(ino).await?;
+        if attributes.kind == Kind::Directory {
+            return Err(namespace::Error::IsADirectory.into());
+        }
+        if !has_content(attributes.kind) {
+            return Err(Error::Unsupported("opening this kind of file"));
+        }
+        Ok(self.files.enter(ino, || File::new(ino, attributes)))
+    }
+
+    /// One user less. Changes that a closed file still has (its close failed, or a mapping wrote them after it) are made safe by a task.
     pub(super) async fn leave(&self, file: &Arc<File>) {
         self.files.leave(file);
         self.discard_if_deleted(file).await;
+        if file.is_dirty() && file.begin_retrying() {
+            self.save_later(Arc::clone(file));
+        }
         self.namespace.unpin_open(file.ino);
+    }
+
+    fn save_later(&self, file: Arc<File>) {
+        let Some(vfs) = self.me.upgrade() else { return };
+        tokio::spawn(async move {
+            vfs.keep_saving(&file).await;
+            file.state().retrying = false;
+            vfs.files.forget(&file);
+        });
+    }
+
+    /// Tries until it succeeds, until somebody has the file open again, or until there is no hope: a race that was lost stays lost, and
+    /// a store that does not do as it is asked is not to be asked again on the quiet.
+    async fn keep_saving(&self, file: &Arc<File>) {
+        let mut pause = if file.state().last_error.is_some() { RETRY_PAUSE_MIN } else { Duration::ZERO };
+        loop {
+            tokio::time::sleep(pause).await;
+            if file.state().users > 0 || file.state().unlinked {
+                return;
+            }
+            match self.commit(file).await {
+                Ok(()) => return,
+                Err(error) if error.is_final() => {
+                    tracing::error!(%error, "the changes of a closed file cannot be saved; they are kept, and tried again when it is closed next");
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "the changes of a closed file are not saved yet"),
+            }
+            pause = (pause * 2).clamp(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX);
+        }
     }
 
     /// A deleted file's changes go with its last user.
@@ -208,48 +305,52 @@ impl Vfs {
         }
     }
 
-    fn handle(&self, file: Arc<File>, mode: WriteMode) -> Fh {
-        let (writes, appends) = match mode {
-            WriteMode::ReadOnly => (false, false),
-            WriteMode::Write { append } => (true, append),
-        };
-        self.handles.add_file(OpenFile { file, writes, appends })
+    fn handle(&self, file: Arc<File>, access: Access) -> Fh {
+        self.handles.add_file(OpenFile { file, writes: access.write, appends: access.append })
     }
 
     pub(super) fn writer_parts(&self) -> WriterParts<'_> {
         WriterParts { engine: &self.engine, namespace: &self.namespace, gateway: &self.gateway, pages: &self.pages }
     }
 
-    /// Makes the file show the version that is in the store now; true when the kernel's pages are of that version.
-    pub(super) async fn pin(&self, file: &Arc<File>, mode: WriteMode) -> Result<bool, Error> {
+    /// Makes the file show the version that is in the store now; true when the kernel's pages are of that version. Waits for a rename
+    /// or a change of attributes that is replacing it.
+    pub(super) async fn pin(&self, file: &Arc<File>) -> Result<bool, Error> {
+        if file.is_dirty() {
+            return Ok(true);
+        }
+        let _turn = file.turn.lock().await;
         if file.is_dirty() {
             return Ok(true);
         }
         let head = self.namespace.open(file.ino).await?;
-        self.refuse_noncompliant(&head, mode)?;
         if file.shows(&head) {
             return Ok(true);
         }
         let attributes = self.namespace.attributes(file.ino).await?;
-        file.show(&head, attributes)?;
+        let key = self.namespace.key(file.ino).ok_or(Error::Stale)?;
+        file.show(&key, &head, attributes)?;
         Ok(self.pages.are_now(file.ino, &head.meta.version))
     }
 
-    fn refuse_noncompliant(&self, head: &Head, mode: WriteMode) -> Result<(), Error> {
-        if self.settings.on_noncompliant_read == NoncompliantRead::Serve || mode != WriteMode::ReadOnly {
+    fn refuse_noncompliant(&self, file: &File) -> Result<(), Error> {
+        if self.settings.on_noncompliant_read == NoncompliantRead::Serve {
             return Ok(());
         }
+        let state = file.state();
+        let Some((head, source)) = state.head.as_ref().zip(state.source.as_ref()) else { return Ok(()) };
         match self.gateway.policy().judge(&head.encryption.facts) {
             Verdict::Compliant => Ok(()),
-            verdict => Err(Error::Noncompliant { object: self.gateway.bucket().to_string(), verdict }),
+            verdict => {
+                let object = format!("s3://{}/{}", self.gateway.bucket(), source.key);
+                Err(Error::Noncompliant { object, verdict })
+            }
         }
     }
 
     async fn read_object(&self, file: &Arc<File>, range: Range<u64>) -> Result<Bytes, Error> {
-        match self.pinned(file) {
-            Some(source) => self.read_moving(file, source, range).await,
-            None => Ok(Bytes::new()),
-        }
+        let source = file.state().source.clone().ok_or(Error::Stale)?;
+        self.read_moving(file, source, range).await
     }
 
     /// Reads `source`, also when this mount itself gives those bytes another key or ETag meanwhile (a rename, a change of attributes).
@@ -267,11 +368,6 @@ impl Vfs {
             source = moved;
         }
         Err(Error::Stale)
-    }
-
-    fn pinned(&self, file: &Arc<File>) -> Option<Source> {
-        let key = self.namespace.key(file.ino)?;
-        file.state().head.as_ref().map(|head| super::file::source(&key, head))
     }
 
     async fn read_source(&self, file: &Arc<File>, source: &Source, range: Range<u64>) -> Result<Bytes, Error> {

@@ -49,6 +49,20 @@ impl Error {
         }
     }
 
+    /// Whether trying the same again cannot help.
+    #[must_use]
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Error::Write(write::Error::Store(error)) => {
+                matches!(error.kind, Kind::Mismatch { .. } | Kind::PreconditionFailed | Kind::NotFound | Kind::TooLarge)
+            }
+            Error::Write(error) => {
+                !matches!(error, write::Error::ChangedWhileSent { .. } | write::Error::Stalled { .. })
+            }
+            _ => false,
+        }
+    }
+
     /// What to do about it, where that is known beyond the error's own sentence.
     #[must_use]
     pub fn remedy(&self) -> Option<&'static str> {
@@ -111,11 +125,13 @@ fn store(kind: Kind) -> i32 {
 
 fn writing(error: &write::Error) -> i32 {
     match error {
+        // The object that was to be replaced is gone: to the writer, that is a lost race.
+        write::Error::Store(error) if error.kind == Kind::NotFound => libc::ESTALE,
         write::Error::Store(error) => store(error.kind),
         write::Error::Spill(error) => spilling(error),
         write::Error::TooLarge { .. } => libc::EFBIG,
         write::Error::Stalled { .. } => libc::ENOSPC,
-        write::Error::Deleted => libc::ESTALE,
+        write::Error::Deleted | write::Error::NameLost => libc::ESTALE,
         write::Error::PartsLost { .. } | write::Error::Incomplete { .. } | write::Error::ChangedWhileSent { .. } => {
             libc::EIO
         }

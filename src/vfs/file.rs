@@ -9,7 +9,7 @@ use crate::object::Key;
 use crate::read::Reader;
 use crate::s3::{Gateway, Head, NewObject, Source};
 use crate::spill::Location;
-use crate::write::{Destination, Engine, Target, Writer};
+use crate::write::{Aim, Destination, Engine, Target, Writer};
 
 use super::pages::Pages;
 
@@ -26,6 +26,8 @@ pub(crate) struct FileState {
     pub(crate) users: usize,
     /// The object as it was opened, or as this mount made it since; none for a file that never was in the store.
     pub(crate) head: Option<Head>,
+    /// Where that object is. It stays when the name goes, so that open handles never read nothing where there was something.
+    pub(crate) source: Option<Source>,
     /// What the file is now, changes included; its size is the writer's business while there is one.
     pub(crate) attributes: Attributes,
     /// The tags of the object, as a header's text, which a new object has to carry on.
@@ -38,20 +40,27 @@ pub(crate) struct FileState {
     pub(crate) writer: Option<Arc<Writer>>,
     /// The last failure to make the changes safe.
     pub(crate) last_error: Option<String>,
+    /// Whether the namespace knows that the file has changes, and so keeps its name whatever the store says.
+    announced: bool,
+    /// Whether a task tries to make the changes of this closed file safe.
+    pub(crate) retrying: bool,
     reader: Option<(Source, Arc<Reader>)>,
 }
 
 impl File {
-    pub(crate) fn new(ino: Ino, attributes: Attributes, head: Option<Head>) -> File {
+    pub(crate) fn new(ino: Ino, attributes: Attributes) -> File {
         let state = FileState {
             users: 0,
-            head,
+            head: None,
+            source: None,
             attributes,
             tags: None,
             exact: false,
             unlinked: false,
             writer: None,
             last_error: None,
+            announced: false,
+            retrying: false,
             reader: None,
         };
         File { ino, turn: tokio::sync::Mutex::new(()), state: Mutex::new(state) }
@@ -81,12 +90,14 @@ impl File {
         Attributes { size, ..state.attributes }
     }
 
-    /// Notes that content was written now.
-    pub(crate) fn written_now(&self) {
+    /// Notes that content was written now, by which set-user-id and set-group-id go (write(2)); true when that is the first change.
+    pub(crate) fn written_now(&self) -> bool {
         let now = Timestamp::from(SystemTime::now());
         let mut state = self.state();
         state.attributes.mtime = now;
         state.attributes.ctime = now;
+        state.attributes.mode = without_privileges(state.attributes.mode);
+        !std::mem::replace(&mut state.announced, true)
     }
 
     /// Whether the file's bytes are those of `head`.
@@ -96,12 +107,13 @@ impl File {
 
     /// Shows another version from now on, as long as nobody else has the file open: other handles read the version that they were
     /// opened with, and a new lookup finds a new inode for this one.
-    pub(crate) fn show(&self, head: &Head, attributes: Attributes) -> Result<(), super::Error> {
+    pub(crate) fn show(&self, key: &Key, head: &Head, attributes: Attributes) -> Result<(), super::Error> {
         let mut state = self.state();
         if state.users > 1 && state.head.is_some() {
             return Err(super::Error::Stale);
         }
         state.head = Some(head.clone());
+        state.source = Some(source(key, head));
         state.attributes = attributes;
         state.writer = None;
         Ok(())
@@ -109,17 +121,18 @@ impl File {
 
     /// The object as this mount has just made or changed it, under `key`. Bytes that are read from now on come from it.
     pub(crate) fn replaced(&self, head: Head, key: &Key, attributes: Attributes) {
+        let base = source(key, &head);
         let writer = {
             let mut state = self.state();
             state.attributes = attributes;
-            state.reader = None;
-            state.writer.clone().map(|writer| (writer, source(key, &head)))
+            state.source = Some(base.clone());
+            state.head = Some(head);
+            state.writer.clone()
         };
         // The writer has a mutex of its own and asks this file for its target: never both at once.
-        if let Some((writer, base)) = writer {
+        if let Some(writer) = writer {
             writer.rebase(base);
         }
-        self.state().head = Some(head);
     }
 
     /// Notes attributes that a program has set, which the next commit must store exactly.
@@ -142,6 +155,12 @@ impl File {
         }
     }
 
+    /// Whether the caller is the one to make the changes of this file safe now that nobody uses it.
+    pub(crate) fn begin_retrying(&self) -> bool {
+        let mut state = self.state();
+        state.users == 0 && !state.unlinked && !std::mem::replace(&mut state.retrying, true)
+    }
+
     pub(crate) fn location(&self) -> Location {
         self.writer().map_or(Location::None, |writer| writer.location())
     }
@@ -160,26 +179,35 @@ pub(crate) struct Link {
 }
 
 impl Destination for Link {
-    fn target(&self) -> Option<Target> {
-        let file = self.file.upgrade()?;
+    fn aim(&self) -> Aim {
+        let Some(file) = self.file.upgrade() else { return Aim::Removed };
         if file.state().unlinked {
-            return None;
+            return Aim::Removed;
         }
-        let key = self.namespace.key(file.ino)?;
+        let Some(key) = self.namespace.key(file.ino) else { return Aim::Lost };
         let state = file.state();
-        Some(Target { object: new_object(key, &state), exact: state.exact })
+        Aim::Object(Target { object: new_object(key, &state), exact: state.exact })
     }
 
-    fn committed(&self, head: Head) {
+    fn committed(&self, key: &Key, head: Head) {
         let Some(file) = self.file.upgrade() else { return };
+        let still_changed = file.is_dirty();
         {
             let mut state = file.state();
+            state.source = Some(source(key, &head));
             state.head = Some(head.clone());
-            state.exact = false;
             state.last_error = None;
+            state.exact &= still_changed;
+            state.announced = still_changed;
+            if !still_changed {
+                state.attributes = self.namespace.settled(&head);
+            }
         }
         self.pages.are_now(file.ino, &head.meta.version);
         self.namespace.committed(file.ino, head);
+        if still_changed {
+            self.namespace.set_local(file.ino, file.attributes());
+        }
     }
 }
 
@@ -211,17 +239,16 @@ impl WriterParts<'_> {
         if let Some(writer) = file.writer() {
             return Ok(writer);
         }
-        let (head, unlinked) = {
+        let (base, tagged) = {
             let state = file.state();
-            (state.head.clone(), state.unlinked)
+            (state.source.clone(), state.head.as_ref().is_some_and(|head| head.meta.tag_count > 0))
         };
-        let key = self.namespace.key(file.ino).filter(|_| !unlinked).ok_or(super::Error::Stale)?;
-        let tags = match &head {
-            Some(head) if head.meta.tag_count > 0 => self.gateway.tags(&key).await?,
+        let tags = match &base {
+            Some(base) if tagged => self.gateway.tags(&base.key).await?,
             _ => None,
         };
-        let base = head.as_ref().map(|head| source(&key, head));
         let size = base.as_ref().map_or(0, |base| base.size);
+        let is_new = base.is_none();
         let link = Box::new(Link {
             file: Arc::downgrade(file),
             namespace: Arc::clone(self.namespace),
@@ -229,9 +256,15 @@ impl WriterParts<'_> {
         });
         let mut state = file.state();
         state.tags = tags;
-        let make = || Writer::new(self.engine, base, size, head.is_none(), link);
+        let make = || Writer::new(self.engine, base, size, is_new, link);
         Ok(Arc::clone(state.writer.get_or_insert_with(make)))
     }
+}
+
+/// The permission bits `mode` as a write leaves them: without set-user-id, and without set-group-id where the group may execute.
+pub(crate) fn without_privileges(mode: u32) -> u32 {
+    let set_group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+    mode & !(0o4000 | set_group)
 }
 
 /// Whether a node of this kind has content that programs read and write.

@@ -53,7 +53,7 @@ impl Files {
     /// Forgets a file that nobody uses, after its changes were made safe or given up.
     pub(crate) fn forget(&self, file: &Arc<File>) {
         self.map(|files| {
-            if file.state().users == 0 {
+            if file.state().users == 0 && !file.is_dirty() {
                 files.remove(&file.ino);
             }
         });

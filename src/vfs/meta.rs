@@ -131,28 +131,28 @@ impl Vfs {
     }
 
     async fn truncate_file(&self, file: &Arc<File>, size: u64, fh: Option<Fh>) -> Result<(), Error> {
-        let writer = self.writer_parts().writer_of(file).await?;
-        if writer.size() != size {
-            writer.resize(size).await?;
-            file.written_now();
-        }
+        self.resize(file, size).await?;
         if fh.is_none() { self.commit(file).await } else { Ok(()) }
     }
 
     async fn change(&self, ino: Ino, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
-        let Some(file) = self.files.enter_existing(ino) else {
+        if !has_content(self.attributes(ino).await?.kind) {
             return Ok(self.namespace.set_attributes(ino, change).await?);
-        };
-        let outcome = self.change_open(&file, change, now).await;
-        self.files.leave(&file);
+        }
+        let file = self.enter(ino).await?;
+        let outcome = self.change_file(&file, change, now).await;
+        self.leave(&file).await;
         outcome
     }
 
-    async fn change_open(&self, file: &Arc<File>, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
+    async fn change_file(&self, file: &Arc<File>, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
         let _turn = file.turn.lock().await;
-        if let Some(writer) = file.writer().filter(|writer| writer.is_dirty()) {
+        let writer = file.writer().filter(|writer| writer.is_dirty());
+        if writer.is_some() || file.state().unlinked {
             file.change_attributes(|attributes| change.applied(attributes, now));
-            writer.touch();
+            if let Some(writer) = writer {
+                writer.touch();
+            }
             return Ok(file.attributes());
         }
         let attributes = self.namespace.set_attributes(file.ino, change).await?;
@@ -165,6 +165,10 @@ impl Vfs {
         if !has_content(attributes.kind) {
             return Ok(());
         }
+        // One that nobody has opened shows nothing yet, and is looked at when it is opened.
+        if file.state().source.is_none() {
+            return Ok(());
+        }
         let Some(key) = self.namespace.key(file.ino) else { return Ok(()) };
         let head = self.namespace.head(file.ino).await?;
         self.pages.are_now(file.ino, &head.meta.version);
@@ -175,7 +179,7 @@ impl Vfs {
     /// The file of `ino` with one more user, showing the version that is in the store now.
     async fn enter_current(&self, ino: Ino) -> Result<Arc<File>, Error> {
         let file = self.enter(ino).await?;
-        match self.pin(&file, super::WriteMode::Write { append: false }).await {
+        match self.pin(&file).await {
             Ok(_) => Ok(file),
             Err(error) => {
                 self.leave(&file).await;

@@ -15,7 +15,7 @@ mod names;
 mod pages;
 mod xattr;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::namespace::Namespace;
 use crate::read::ReadBudget;
@@ -24,7 +24,7 @@ use crate::write::Engine;
 
 pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Timestamp};
 pub use crate::object::{Name, NameError};
-pub use data::{Opened, WriteMode};
+pub use data::{Access, Opened, Place};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
 pub use handles::Fh;
@@ -58,6 +58,8 @@ pub struct Settings {
 
 /// A mounted file system.
 pub struct Vfs {
+    /// For tasks that outlive the call that began them.
+    me: Weak<Vfs>,
     gateway: Arc<Gateway>,
     namespace: Arc<Namespace>,
     engine: Arc<Engine>,
@@ -80,6 +82,16 @@ impl Vfs {
         settings: Settings,
     ) -> Arc<Vfs> {
         let (files, handles, pages) = (Files::default(), Handles::default(), Arc::new(Pages::new()));
-        Arc::new(Vfs { gateway, namespace, engine, read_budget, settings, files, handles, pages })
+        Arc::new_cyclic(|me| Vfs {
+            me: Weak::clone(me),
+            gateway,
+            namespace,
+            engine,
+            read_budget,
+            settings,
+            files,
+            handles,
+            pages,
+        })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use crate::namespace::{DirEntry, Ino, Kind, Node};
 use crate::object::Name;
 
-use super::file::File;
+use super::file::{File, has_content};
 use super::{Error, Fh, Vfs};
 
 /// What the kernel asks of a rename beside moving the name.
@@ -40,18 +40,19 @@ impl Vfs {
     /// It is not there or a directory, the store refused, or the bytes that open handles still need cannot be kept here.
     pub async fn unlink(&self, parent: Ino, name: &Name) -> Result<(), Error> {
         let node = self.namespace.lookup(parent, name).await?;
-        let outcome = self.unlink_node(parent, name, node.ino).await;
+        let outcome = self.unlink_node(parent, name, &node).await;
         self.namespace.forget(node.ino, 1);
         outcome
     }
 
-    async fn unlink_node(&self, parent: Ino, name: &Name, ino: Ino) -> Result<(), Error> {
-        let Some(file) = self.files.enter_existing(ino) else {
+    async fn unlink_node(&self, parent: Ino, name: &Name, node: &Node) -> Result<(), Error> {
+        if !has_content(node.attributes.kind) {
             self.namespace.unlink(parent, name).await?;
             return Ok(());
-        };
+        }
+        let file = self.enter(node.ino).await?;
         let outcome = self.unlink_open(parent, name, &file).await;
-        self.finish(&file).await;
+        self.leave(&file).await;
         outcome
     }
 
@@ -81,17 +82,16 @@ impl Vfs {
     pub async fn rename(&self, from: (Ino, &Name), to: (Ino, &Name), mode: RenameMode) -> Result<(), Error> {
         let moved = self.namespace.lookup(from.0, from.1).await?;
         let target = match self.namespace.lookup(to.0, to.1).await {
-            Ok(node) => Some(node.ino),
+            Ok(node) => Some(node),
             Err(crate::namespace::Error::NotFound) => None,
             Err(error) => {
                 self.namespace.forget(moved.ino, 1);
                 return Err(error.into());
             }
         };
-        let outcome = self.rename_nodes(from, to, mode, moved.ino, target.filter(|target| *target != moved.ino)).await;
-        self.namespace.forget(moved.ino, 1);
-        if let Some(target) = target {
-            self.namespace.forget(target, 1);
+        let outcome = self.rename_nodes(from, to, mode, &moved, target.as_ref()).await;
+        for node in [Some(moved), target].into_iter().flatten() {
+            self.namespace.forget(node.ino, 1);
         }
         outcome
     }
@@ -101,29 +101,47 @@ impl Vfs {
         from: (Ino, &Name),
         to: (Ino, &Name),
         mode: RenameMode,
-        moved: Ino,
-        target: Option<Ino>,
+        moved: &Node,
+        target: Option<&Node>,
     ) -> Result<(), Error> {
-        let moved_file = self.files.enter_existing(moved);
-        let target_file = target.and_then(|ino| self.files.enter_existing(ino));
-        let outcome = self.rename_open(from, to, mode, moved_file.as_ref(), target_file.as_ref()).await;
-        for file in moved_file.iter().chain(&target_file) {
-            self.finish(file).await;
+        let moved_file = self.enter_node(moved).await?;
+        let target_file = match target.filter(|target| target.ino != moved.ino) {
+            Some(target) => self.enter_node(target).await,
+            None => Ok(None),
+        };
+        let outcome = match &target_file {
+            Ok(target_file) => {
+                let files = (moved_file.as_ref(), target_file.as_ref());
+                self.rename_files(from, to, mode, files, target.is_some()).await
+            }
+            Err(_) => Ok(()),
+        };
+        let target_file = target_file.map(|target_file| async move {
+            if let Some(file) = target_file {
+                self.leave(&file).await;
+            }
+        });
+        if let Some(file) = moved_file {
+            self.leave(&file).await;
         }
+        target_file?.await;
         outcome
     }
 
-    async fn rename_open(
+    async fn enter_node(&self, node: &Node) -> Result<Option<Arc<File>>, Error> {
+        if has_content(node.attributes.kind) { self.enter(node.ino).await.map(Some) } else { Ok(None) }
+    }
+
+    async fn rename_files(
         &self,
         from: (Ino, &Name),
         to: (Ino, &Name),
         mode: RenameMode,
-        moved: Option<&Arc<File>>,
-        target: Option<&Arc<File>>,
+        (moved, target): (Option<&Arc<File>>, Option<&Arc<File>>),
+        target_exists: bool,
     ) -> Result<(), Error> {
-        let no_replace = mode == RenameMode::NoReplace;
         if let Some(file) = moved {
-            self.settle_before_rename(file).await?;
+            self.settle_before_rename(file, target_exists).await?;
         }
         let _moved_turn = match moved {
             Some(file) => Some(file.turn.lock().await),
@@ -133,29 +151,29 @@ impl Vfs {
             Some(file) => Some(file.turn.lock().await),
             None => None,
         };
-        if let Some(file) = target.filter(|_| !no_replace) {
+        if let Some(file) = target.filter(|_| mode == RenameMode::Replace) {
             self.part_with_name(file).await?;
         }
-        let outcome = self.namespace.rename(from, to, no_replace).await;
+        let before = moved.and_then(|file| self.namespace.key(file.ino));
+        let outcome = self.namespace.rename(from, to, mode == RenameMode::NoReplace).await;
+        // When only the removal of the old name failed, the file has its new name all the same.
+        let has_moved = outcome.is_ok() || before != moved.and_then(|file| self.namespace.key(file.ino));
         if let Some(file) = target {
-            file.state().unlinked = outcome.is_ok();
+            file.state().unlinked = has_moved;
         }
-        outcome?;
-        match moved {
-            Some(file) if !file.is_dirty() => {
-                let attributes = self.namespace.attributes(file.ino).await?;
-                self.repin(file, attributes).await
-            }
-            _ => Ok(()),
+        if let Some(file) = moved.filter(|file| has_moved && !file.is_dirty()) {
+            let attributes = self.namespace.attributes(file.ino).await?;
+            self.repin(file, attributes).await?;
         }
+        Ok(outcome.map(drop)?)
     }
 
-    /// A file that never was in the store and has no upload under way can simply change its name. Any other is made safe under the
-    /// old name first, because its object and its upload are bound to that.
-    async fn settle_before_rename(&self, file: &Arc<File>) -> Result<(), Error> {
+    /// A file that never was in the store and has no upload under way can simply take a free name. Any other is made safe under the old
+    /// name first, because its object and its upload are bound to that, and because what it replaces is in the store.
+    async fn settle_before_rename(&self, file: &Arc<File>, target_exists: bool) -> Result<(), Error> {
         let in_store = file.state().head.is_some();
         let streams = file.writer().is_some_and(|writer| writer.is_streaming());
-        if in_store || streams { self.commit(file).await } else { Ok(()) }
+        if in_store || streams || target_exists { self.commit(file).await } else { Ok(()) }
     }
 
     /// Keeps the bytes of an open file that is about to lose its object. A version that can be named stays readable without that.
@@ -171,12 +189,6 @@ impl Vfs {
         }
         let writer = self.writer_parts().writer_of(file).await?;
         Ok(writer.take_in().await?)
-    }
-
-    /// One user less, without the pin that only handles have.
-    async fn finish(&self, file: &Arc<File>) {
-        self.files.leave(file);
-        self.discard_if_deleted(file).await;
     }
 
     /// Opens a directory; it is read when its first entry is asked for.

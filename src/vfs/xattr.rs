@@ -145,7 +145,12 @@ impl Vfs {
             Err(crate::namespace::Error::NotFound) if self.is_directory(ino).await => {
                 Ok(Known { head: None, failure: None, file, key: None })
             }
-            Err(error @ crate::namespace::Error::NotFound) => Err(error.into()),
+            Err(error @ crate::namespace::Error::NotFound) => {
+                match file.as_ref().and_then(|file| file.state().head.clone()) {
+                    Some(head) => Ok(Known { head: Some(Arc::new(head)), failure: Some(error.to_string()), file, key }),
+                    None => Err(error.into()),
+                }
+            }
             Err(error) => Ok(Known { head: None, failure: Some(error.to_string()), file, key }),
         }
     }

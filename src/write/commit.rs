@@ -16,7 +16,7 @@ use super::parts::{Planned, SINGLE_PUT_BYTES_MAX, plan, schedule};
 use super::payload::SnapshotPayload;
 use super::stream::Sent;
 use super::writer::abort;
-use super::{Base, Error, Target, Writer};
+use super::{Aim, Base, Error, Target, Writer};
 
 /// How often a part is read again because the program changed it while it was being sent.
 const CHANGED_WHILE_SENT_MAX: u32 = 5;
@@ -24,6 +24,7 @@ const CHANGED_WHILE_SENT_MAX: u32 = 5;
 /// What the file was when the commit began.
 struct Moment {
     changes: u64,
+    condition: Condition,
     size: u64,
     base: Option<Base>,
     base_len: u64,
@@ -53,9 +54,10 @@ impl Writer {
         let _turn = self.turn.lock().await;
         self.state().committing = true;
         self.parts_settled().await;
-        let outcome = match (self.moment(), self.destination.target()) {
-            (Some(moment), Some(target)) => self.carry_out(&moment, &target).await,
-            _ => Ok(()),
+        let outcome = match (self.moment(), self.destination.aim()) {
+            (None, _) | (_, Aim::Removed) => Ok(()),
+            (Some(_), Aim::Lost) => Err(Error::NameLost),
+            (Some(moment), Aim::Object(target)) => self.carry_out(&moment, &target).await,
         };
         self.state().committing = false;
         outcome
@@ -65,8 +67,14 @@ impl Writer {
     fn moment(&self) -> Option<Moment> {
         let mut state = self.state();
         state.low_water = state.size;
+        let condition = match &state.replaces {
+            _ if !self.engine.settings.conditional => Condition::None,
+            Some(etag) => Condition::Matches(etag.clone()),
+            None => Condition::Absent,
+        };
         state.is_dirty().then(|| Moment {
             changes: state.changes,
+            condition,
             size: state.size,
             base: state.base.clone(),
             base_len: state.base_len,
@@ -75,9 +83,20 @@ impl Writer {
 
     async fn carry_out(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<(), Error> {
         if let Some(begun) = self.stream_to_finish(moment, target) {
-            let (object, stored) = self.finish_stream(moment, target, begun).await?;
-            self.settle(moment, &object, stored);
-            return Ok(());
+            let begun_for = begun.target.clone();
+            match self.finish_stream(moment, begun).await {
+                Ok(stored) => {
+                    self.settle(moment, &begun_for.object, stored);
+                    return if begun_for.is_good_enough_for(target) {
+                        Ok(())
+                    } else {
+                        self.correct_metadata(target).await
+                    };
+                }
+                // Somebody aborted the upload, and all of its bytes are still here.
+                Err(Error::Store(error)) if error.kind == Kind::NoSuchUpload => {}
+                Err(error) => return Err(error),
+            }
         }
         self.drop_stream().await?;
         let stored = if moment.size <= SINGLE_PUT_BYTES_MAX {
@@ -100,7 +119,7 @@ impl Writer {
                 self.buffer.clear();
             }
         }
-        self.destination.committed(head_of(object, moment.size, stored));
+        self.destination.committed(&object.key, head_of(object, moment.size, stored));
     }
 
     async fn put_whole(&self, moment: &Moment, target: &Target) -> Result<Stored, Error> {
@@ -108,7 +127,7 @@ impl Writer {
             self.make_present(0..moment.size, moment.base.as_ref(), moment.base_len).await?;
             let snapshot = self.with_room(|| self.buffer.snapshot(0..moment.size)).await?;
             let payload: Arc<dyn Payload> = Arc::new(SnapshotPayload(Arc::new(snapshot)));
-            match self.engine.gateway.put(&target.object, payload, &Condition::None).await {
+            match self.engine.gateway.put(&target.object, payload, &moment.condition).await {
                 Err(error) if error.kind == Kind::Local && self.state().changes != moment.changes => {}
                 outcome => return Ok(outcome?.into_inner()),
             }
@@ -122,7 +141,7 @@ impl Writer {
         let stream = state.stream.as_mut()?;
         let same_key = stream.target.object.key == target.object.key;
         let refused = stream.failure.as_ref().is_some_and(Error::is_mismatch);
-        let worth_it = moment.size > SINGLE_PUT_BYTES_MAX || stream.gave_up_any(&self.buffer);
+        let worth_it = moment.size > SINGLE_PUT_BYTES_MAX || stream.gave_up(&(0..u64::MAX), &self.buffer.present());
         if refused || !(same_key && worth_it && stream.upload.initialized()) {
             return None;
         }
@@ -137,7 +156,7 @@ impl Writer {
     /// failure is the commit's.
     async fn drop_stream(&self) -> Result<(), Error> {
         let Some(mut stream) = self.state().stream.take() else { return Ok(()) };
-        let lost = stream.gave_up_any(&self.buffer);
+        let lost = !stream.keep_all_whole(&self.buffer);
         let failure = stream.failure.take().filter(Error::is_mismatch);
         let key = stream.target.object.key.to_string();
         abort(stream.upload).await;
@@ -148,19 +167,13 @@ impl Writer {
         }
     }
 
-    /// Completes the upload that was begun while the program wrote; tells what the object was made with, too.
-    async fn finish_stream(
-        self: &Arc<Self>,
-        moment: &Moment,
-        target: &Target,
-        begun: Begun,
-    ) -> Result<(NewObject, Stored), Error> {
+    /// Completes the upload that was begun while the program wrote.
+    async fn finish_stream(self: &Arc<Self>, moment: &Moment, begun: Begun) -> Result<Stored, Error> {
         let parts = schedule(moment.size).map(|(number, range)| (number, Planned::Put(range))).collect();
         let assembly = Assembly { parts, sent: begun.sent };
         match self.assemble(moment, begun.upload, assembly, true).await {
             Err((error, upload)) => Err(self.keep_stream(error, upload).await),
-            Ok(stored) if begun.target.is_good_enough_for(target) => Ok((begun.target.object, stored)),
-            Ok(stored) => Ok((target.object.clone(), self.correct_metadata(stored, moment, target).await?)),
+            Ok(stored) => Ok(stored),
         }
     }
 
@@ -180,7 +193,7 @@ impl Writer {
             stream.upload = Arc::new(OnceCell::from(upload));
             return error;
         }
-        let lost = stream.gave_up_any(&self.buffer);
+        let lost = !stream.keep_all_whole(&self.buffer);
         let key = stream.target.object.key.to_string();
         state.stream = None;
         if !lost {
@@ -190,11 +203,24 @@ impl Writer {
         if error.is_mismatch() { error } else { Error::PartsLost { key } }
     }
 
-    /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy onto itself.
-    async fn correct_metadata(&self, stored: Stored, moment: &Moment, target: &Target) -> Result<Stored, Error> {
-        let source = Source { key: target.object.key.clone(), version: stored.version, size: moment.size };
-        let copied = self.engine.gateway.copy(&source, &target.object, &Condition::None).await?;
-        Ok(copied.into_inner())
+    /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy of the new object onto itself.
+    /// When that fails, the content is safe and the attributes are a change that the next commit has to store.
+    async fn correct_metadata(&self, target: &Target) -> Result<(), Error> {
+        let Some(source) = self.state().base.clone() else { return Ok(()) };
+        let condition = Condition::Matches(source.version.etag.clone());
+        match self.engine.gateway.copy(&source, &target.object, &condition).await {
+            Ok(copied) => {
+                let head = head_of(&target.object, source.size, copied.into_inner());
+                let version = head.meta.version.clone();
+                self.replace_base(Source { version, ..source });
+                self.destination.committed(&target.object.key, head);
+                Ok(())
+            }
+            Err(error) => {
+                self.touch();
+                Err(error.into())
+            }
+        }
     }
 
     async fn put_parts(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<Stored, Error> {
@@ -227,7 +253,7 @@ impl Writer {
         };
         let crc64 = whole_crc64(&assembly.parts, &parts);
         let parts = parts.into_iter().map(|(part, _)| part).collect();
-        match upload.complete(parts, moment.size, crc64, &Condition::None).await {
+        match upload.complete(parts, moment.size, crc64, &moment.condition).await {
             Ok(stored) => Ok(stored.into_inner()),
             Err(Unfinished { error, upload }) => Err((error.into(), upload)),
         }

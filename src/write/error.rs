@@ -47,6 +47,11 @@ pub enum Error {
         /// The object's key.
         key: String,
     },
+    /// The file's name was taken away by somebody else while it had changes.
+    #[error(
+        "the file was removed or replaced by another writer, so that its changes have no place any more; copy them to another name"
+    )]
+    NameLost,
     /// The store kept all memory and spill busy for too long.
     #[error(
         "no memory or spill became free within {seconds} s because the store does not take the parts under way; raise --memory or --spill"

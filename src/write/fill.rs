@@ -36,10 +36,14 @@ impl Writer {
     /// be stored as zeros.
     fn fill_hole(&self, hole: &Range<u64>) -> Result<Result<(), Error>, crate::spill::Error> {
         let state = self.state();
-        if state.written.intersection(hole.clone()).next().is_some() {
-            return Ok(Err(Error::Incomplete { start: hole.start, end: hole.end }));
+        // A program may have written into it meanwhile.
+        let holes: Vec<_> = self.buffer.present().gaps(hole.clone()).collect();
+        for hole in holes {
+            if state.written.intersection(hole.clone()).next().is_some() {
+                return Ok(Err(Error::Incomplete { start: hole.start, end: hole.end }));
+            }
+            self.buffer.zero(hole)?;
         }
-        self.buffer.zero(hole.clone())?;
         Ok(Ok(()))
     }
 

@@ -17,5 +17,5 @@ mod writer;
 
 pub use error::Error;
 pub use parts::OBJECT_BYTES_MAX;
-pub use state::{Base, Piece, Target};
+pub use state::{Aim, Base, Piece, Target};
 pub use writer::{Destination, Engine, Settings, Writer};

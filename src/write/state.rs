@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::object::ETag;
 use crate::s3::{NewObject, Source};
 use crate::spill::RangeSet;
 
@@ -49,11 +50,24 @@ pub enum Piece {
     Zero(Range<u64>),
 }
 
+/// What is to become of a file's changes.
+#[derive(Clone, Debug)]
+pub enum Aim {
+    /// They belong into this object.
+    Object(Target),
+    /// Its name was removed: they are never stored.
+    Removed,
+    /// Its name is gone without this mount's doing, so there is nowhere to store them.
+    Lost,
+}
+
 pub(crate) struct State {
     /// The file's length in bytes.
     pub(crate) size: u64,
     /// The object under the changes, if the file has one.
     pub(crate) base: Option<Base>,
+    /// The object that a commit replaces, as far as this host knows; none where it expects none.
+    pub(crate) replaces: Option<ETag>,
     /// How many of the base's first bytes are still part of the file.
     pub(crate) base_len: u64,
     /// The smallest size since the commit under way took its plan.
@@ -73,9 +87,11 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(base: Option<Base>, size: u64, changed: bool) -> State {
         let base_len = base.as_ref().map_or(0, |base| base.size.min(size));
+        let replaces = base.as_ref().map(|base| base.version.etag.clone());
         State {
             size,
             base,
+            replaces,
             base_len,
             low_water: size,
             changes: u64::from(changed),
@@ -120,6 +136,7 @@ impl State {
     /// so that the buffer can be dropped.
     pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
         self.base_len = stored.size.min(self.low_water);
+        self.replaces = Some(stored.version.etag.clone());
         self.base = Some(stored);
         self.committed = planned;
         if self.is_dirty() {

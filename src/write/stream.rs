@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use crate::s3::{Part, Upload};
-use crate::spill::Buffer;
+use crate::spill::{Buffer, RangeSet};
 
 use super::parts::{scheduled, scheduled_at};
 use super::{Error, Target};
@@ -113,25 +113,31 @@ impl Stream {
         self.next = self.next.min(scheduled_at(size));
     }
 
-    /// Whether a part that `range` touches is in the store and no longer whole on this host.
-    pub(crate) fn gave_up(&self, range: &Range<u64>, buffer: &Buffer) -> bool {
-        if range.is_empty() {
-            return false;
-        }
-        self.sent_over(range).any(|number| scheduled(number).is_some_and(|part| !buffer.contains(part)))
+    /// Whether a part that `range` touches is in the store and not whole among what is `present` on this host.
+    pub(crate) fn gave_up(&self, range: &Range<u64>, present: &RangeSet) -> bool {
+        self.sent_over(range).any(|part| !present.contains(part))
     }
 
-    /// Whether any part in the store is no longer whole on this host.
-    pub(crate) fn gave_up_any(&self, buffer: &Buffer) -> bool {
-        self.gave_up(&(0..u64::MAX), buffer)
+    /// Prepares a change of `range`: the parts that it touches will have to be sent again, so all of their bytes have to stay on this
+    /// host from now on. False when some are gone already.
+    pub(crate) fn keep_whole(&self, range: &Range<u64>, buffer: &Buffer) -> bool {
+        self.sent_over(range).all(|part| {
+            buffer.unmark_uploaded(part.clone());
+            buffer.contains(part)
+        })
     }
 
-    fn sent_over(&self, range: &Range<u64>) -> impl Iterator<Item = u32> {
-        let numbers = scheduled_at(range.start)..=scheduled_at(range.end - 1);
-        self.parts
-            .range(numbers)
-            .filter(|(_, progress)| matches!(progress, Progress::Sent(_)))
-            .map(|(number, _)| *number)
+    /// The same for all parts, because the upload is about to go.
+    pub(crate) fn keep_all_whole(&self, buffer: &Buffer) -> bool {
+        self.keep_whole(&(0..u64::MAX), buffer)
+    }
+
+    /// The bytes of the sent parts that `range` touches.
+    fn sent_over(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let numbers = (!range.is_empty()).then(|| scheduled_at(range.start)..=scheduled_at(range.end - 1));
+        let touched = numbers.into_iter().flat_map(|numbers| self.parts.range(numbers));
+        let sent = touched.filter(|(_, progress)| matches!(progress, Progress::Sent(_)));
+        sent.filter_map(|(number, _)| scheduled(*number))
     }
 
     /// The part `number`, if the store has it as the file is now.

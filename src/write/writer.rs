@@ -7,14 +7,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use crate::object::Key;
 use crate::s3::{Gateway, Head, Kind, Upload};
-use crate::spill::{self, Buffer, Location, Pool, Snapshot};
+use crate::spill::{self, Buffer, Location, Pool, RangeSet, Snapshot};
 
-use super::parts::{OBJECT_BYTES_MAX, SINGLE_PUT_BYTES_MAX};
+use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
 use super::payload::SnapshotPayload;
 use super::state::State;
 use super::stream::{Sent, Stream};
-use super::{Base, Error, Piece, Target};
+use super::{Aim, Base, Error, Piece, Target};
 
 /// How writers behave.
 #[derive(Clone, Copy, Debug)]
@@ -27,18 +28,21 @@ pub struct Settings {
     pub slow_max: Duration,
     /// How long a write may wait for memory before it fails.
     pub wait_max: Duration,
+    /// Whether a commit replaces only what its file was opened as. Otherwise the last writer wins.
+    pub conditional: bool,
 }
 
 impl Settings {
     /// Settings for writers that share `memory_bytes_max`: as many small parts under way as fit beside those being filled.
     #[must_use]
-    pub fn for_memory(memory_bytes_max: u64) -> Settings {
+    pub fn for_memory(memory_bytes_max: u64, conditional: bool) -> Settings {
         let parts = usize::try_from(memory_bytes_max / SINGLE_PUT_BYTES_MAX).unwrap_or(usize::MAX);
         Settings {
             parts_in_flight_max: (parts / 2).clamp(1, 8),
             file_parts_in_flight_max: (parts / 2).clamp(1, 4),
             slow_max: Duration::from_secs(2),
             wait_max: Duration::from_secs(120),
+            conditional,
         }
     }
 }
@@ -68,10 +72,10 @@ impl Engine {
 
 /// What a writer's object is to be, and who hears of it.
 pub trait Destination: Send + Sync {
-    /// The target of a commit that begins now; none for a file that has no name any more.
-    fn target(&self) -> Option<Target>;
-    /// The store has proved a new object, and this is what a HEAD of it would say. Called in the order of the commits.
-    fn committed(&self, head: Head);
+    /// What a commit that begins now has to make.
+    fn aim(&self) -> Aim;
+    /// The store has proved a new object under `key`, and this is what a HEAD of it would say. Called in the order of the commits.
+    fn committed(&self, key: &Key, head: Head);
 }
 
 /// One file with changes, or with handles that may make some.
@@ -182,7 +186,8 @@ impl Writer {
             {
                 let mut state = self.state();
                 let cut = size..state.size.max(size);
-                let whole = size == 0 || !state.stream.as_ref().is_some_and(|s| s.gave_up(&cut, &self.buffer));
+                let whole =
+                    size == 0 || state.stream.as_ref().is_none_or(|stream| stream.keep_whole(&cut, &self.buffer));
                 if whole {
                     self.buffer.discard(cut);
                     state.resized(size);
@@ -202,8 +207,9 @@ impl Writer {
             {
                 let state = self.state();
                 let range = range.start..range.end.min(state.size);
-                if !state.stream.as_ref().is_some_and(|stream| stream.gave_up(&range, &self.buffer)) {
-                    return Ok((self.pieces(&state, &range), state.base.clone()));
+                let present = self.buffer.present();
+                if !state.stream.as_ref().is_some_and(|stream| stream.gave_up(&range, &present)) {
+                    return Ok((pieces(&state, &present, &range)?, state.base.clone()));
                 }
             }
             self.commit_for_access().await?;
@@ -228,8 +234,16 @@ impl Writer {
         let mut state = self.state();
         if !state.is_dirty() && base.size == state.size {
             state.base_len = base.size;
+            state.replaces = Some(base.version.etag.clone());
             state.base = Some(base);
         }
+    }
+
+    /// The object that this writer made has been replaced by one with the same bytes.
+    pub(super) fn replace_base(&self, base: Base) {
+        let mut state = self.state();
+        state.replaces = Some(base.version.etag.clone());
+        state.base = Some(base);
     }
 
     /// Takes all bytes of the object under the changes onto this host, because the object is about to be deleted while programs
@@ -244,7 +258,7 @@ impl Writer {
             let _turn = self.turn.lock().await;
             let (base, base_len) = {
                 let state = self.state();
-                if state.stream.as_ref().is_some_and(|stream| stream.gave_up_any(&self.buffer)) {
+                if !state.stream.as_ref().is_none_or(|stream| stream.keep_all_whole(&self.buffer)) {
                     continue;
                 }
                 (state.base.clone(), state.base_len)
@@ -277,36 +291,29 @@ impl Writer {
         }
     }
 
-    fn pieces(&self, state: &State, range: &Range<u64>) -> Vec<Piece> {
-        if range.is_empty() {
-            return Vec::new();
-        }
-        let present = self.buffer.present();
-        let mut pieces = Vec::new();
-        let mut at = range.start;
-        for gap in present.gaps(range.clone()) {
-            push(&mut pieces, at..gap.start, Piece::Local);
-            let base_end = gap.end.min(state.base_len).max(gap.start);
-            push(&mut pieces, gap.start..base_end, Piece::Base);
-            push(&mut pieces, base_end..gap.end, Piece::Zero);
-            at = gap.end;
-        }
-        push(&mut pieces, at..range.end, Piece::Local);
-        pieces
-    }
-
     /// Changes the buffer over `range`, once no part of it is in the store only.
     async fn change(
         self: &Arc<Self>,
         range: &Range<u64>,
         apply: impl Fn() -> Result<(), spill::Error>,
     ) -> Result<(), Error> {
+        let mut relieved = false;
         loop {
-            match self.with_room(|| self.change_now(range, &apply)).await? {
-                Kept::Whole => return Ok(()),
-                Kept::GaveUp => self.commit_for_access().await?,
+            match self.with_room(|| self.change_now(range, &apply)).await {
+                Ok(Kept::Whole) => return Ok(()),
+                Ok(Kept::GaveUp) => self.commit_for_access().await?,
+                // What this file has written can leave the host by a commit, as an fsync here would do it.
+                Err(Error::Spill(spill::Error::NoSpace)) if !relieved && self.holds_much() => {
+                    relieved = true;
+                    self.commit_for_access().await?;
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    fn holds_much(&self) -> bool {
+        self.is_dirty() && self.buffer.present().covered_bytes() >= PART_BYTES_MIN
     }
 
     fn change_now(
@@ -315,7 +322,7 @@ impl Writer {
         apply: impl Fn() -> Result<(), spill::Error>,
     ) -> Result<Kept, spill::Error> {
         let mut state = self.state();
-        if state.stream.as_ref().is_some_and(|stream| stream.gave_up(range, &self.buffer)) {
+        if !state.stream.as_ref().is_none_or(|stream| stream.keep_whole(range, &self.buffer)) {
             return Ok(Kept::GaveUp);
         }
         apply()?;
@@ -341,10 +348,10 @@ impl Writer {
 
     /// Commits because bytes are needed that only the upload has. What programs see is what an fsync in between would show.
     async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
-        if self.destination.target().is_none() {
-            return Err(Error::Deleted);
+        match self.destination.aim() {
+            Aim::Removed => Err(Error::Deleted),
+            Aim::Object(_) | Aim::Lost => self.commit().await,
         }
-        self.commit().await
     }
 
     /// The failure of a part sent ahead, reported once, to the next write, so that a program does not go on for hours in vain.
@@ -387,13 +394,15 @@ impl Writer {
             if state.stream.is_some() {
                 return true;
             }
-            let streams = state.base.is_none() && !state.committing && state.size > SINGLE_PUT_BYTES_MAX;
+            // A base of which nothing is left is none: shells and dd close a copy of their descriptor before the first write, which
+            // commits an empty file.
+            let streams = state.base_len == 0 && !state.committing && state.size > SINGLE_PUT_BYTES_MAX;
             if !streams {
                 return false;
             }
         }
         // The destination looks into other rooms, so it is asked without this mutex.
-        let Some(target) = self.destination.target() else { return false };
+        let Aim::Object(target) = self.destination.aim() else { return false };
         let mut state = self.state();
         if state.stream.is_none() && !state.committing {
             state.stream = Some(Stream::new(target));
@@ -423,16 +432,13 @@ impl Writer {
 
     async fn send_part_ahead(self: Arc<Self>, ripe: Ripe) {
         let Ripe { number, upload, target, snapshot } = ripe;
+        let settlement = Settlement { writer: &self, number, done: false };
         let outcome = self.send_to(&upload, &target, number, Arc::clone(&snapshot)).await;
         drop(upload);
         if let Err(error) = &outcome {
             tracing::warn!(part = number, %error, "a part could not be sent ahead; the commit tries again");
         }
-        if let Some(stream) = &mut self.state().stream
-            && stream.settle(number, outcome)
-        {
-            self.buffer.mark_uploaded(&snapshot);
-        }
+        settlement.settle(outcome, &snapshot);
         drop(snapshot);
         self.settled.notify_waiters();
     }
@@ -475,6 +481,35 @@ impl Writer {
     }
 }
 
+/// A part that was begun and must be accounted for, whatever becomes of its task: commits wait for all of them.
+struct Settlement<'a> {
+    writer: &'a Writer,
+    number: u32,
+    done: bool,
+}
+
+impl Settlement<'_> {
+    fn settle(mut self, outcome: Result<Sent, Error>, snapshot: &Snapshot) {
+        self.done = true;
+        if let Some(stream) = &mut self.writer.state().stream
+            && stream.settle(self.number, outcome)
+        {
+            self.writer.buffer.mark_uploaded(snapshot);
+        }
+    }
+}
+
+impl Drop for Settlement<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            if let Some(stream) = &mut self.writer.state().stream {
+                stream.forget(self.number);
+            }
+            self.writer.settled.notify_waiters();
+        }
+    }
+}
+
 /// Aborts an upload that nobody sends parts to any more.
 pub(super) async fn abort(upload: Arc<OnceCell<Upload>>) {
     let Some(upload) = Arc::into_inner(upload).and_then(OnceCell::into_inner) else { return };
@@ -493,4 +528,22 @@ fn push(pieces: &mut Vec<Piece>, range: Range<u64>, kind: impl Fn(Range<u64>) ->
     if !range.is_empty() {
         pieces.push(kind(range));
     }
+}
+
+/// Where the bytes of `range` are. What was written and is neither here nor in the base must not read as zeros.
+fn pieces(state: &State, present: &RangeSet, range: &Range<u64>) -> Result<Vec<Piece>, Error> {
+    let mut pieces = Vec::new();
+    let mut at = range.start;
+    for gap in present.gaps(range.clone()) {
+        push(&mut pieces, at..gap.start, Piece::Local);
+        let base_end = gap.end.min(state.base_len).max(gap.start);
+        push(&mut pieces, gap.start..base_end, Piece::Base);
+        if state.written.intersection(base_end..gap.end).next().is_some() {
+            return Err(Error::Incomplete { start: base_end, end: gap.end });
+        }
+        push(&mut pieces, base_end..gap.end, Piece::Zero);
+        at = gap.end;
+    }
+    push(&mut pieces, at..range.end.max(at), Piece::Local);
+    Ok(pieces)
 }
