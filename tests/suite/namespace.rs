@@ -197,12 +197,12 @@ async fn ls_l_fetches_many_entries_at_the_same_time() {
     let mount = Mount::new().await;
     mount.store.put_all((0..200).map(|number| format!("f{number:04}")), &[]).await;
     let entries = mount.names.list(Ino::ROOT).await.unwrap();
-    mount.store.fail("HeadObject", "f", 0, Fault::DelayMs(100));
+    mount.store.fail("HeadObject", "f", 0, Fault::DelayMs(500));
     let before = Instant::now();
     for entry in entries.iter() {
         mount.names.lookup(Ino::ROOT, &entry.name).await.unwrap();
     }
-    assert!(before.elapsed() < Duration::from_secs(5), "one after another they would take 20 s");
+    assert!(before.elapsed() < Duration::from_secs(50), "one after another they would take 100 s");
 }
 
 #[tokio::test]
