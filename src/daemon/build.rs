@@ -64,11 +64,13 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
 }
 
 fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> Result<Arc<Vfs>, StartError> {
-    // What is being written and what is being read ahead get half of the memory each, so that neither can starve the other.
-    let half = config.memory_bytes_max / 2;
-    let limits = Limits { memory_bytes_max: half, spill_bytes_max: config.spill_bytes_max };
+    // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled have to fit.
+    let reading = config.memory_bytes_max / 4;
+    let writing = config.memory_bytes_max - reading;
+    let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
     let pool = Pool::new(&config.spill_dir, limits)?;
-    let engine = Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(half, !config.last_writer_wins));
+    let engine =
+        Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(writing, !config.last_writer_wins));
     let names = Namespace::new(Arc::clone(&gateway), names(config));
     let settings = vfs::Settings {
         on_noncompliant_read: match config.on_noncompliant_read {
@@ -83,7 +85,7 @@ fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> R
             layers: crate::crypto::LAYERS.to_owned(),
         },
     };
-    Ok(Vfs::new(gateway, names, engine, ReadBudget::new(half), settings))
+    Ok(Vfs::new(gateway, names, engine, ReadBudget::new(reading), settings))
 }
 
 fn names(config: &Config) -> namespace::Settings {

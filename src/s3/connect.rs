@@ -10,7 +10,6 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::{Credentials, ProvideCredentials, RuntimeComponents, SharedHttpClient};
-use aws_sdk_s3::error::DisplayErrorContext;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
 use aws_smithy_runtime_api::client::http::{
@@ -18,6 +17,8 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
+
+use super::aws::told;
 
 /// How long a body may stand still before the request is given up. Five seconds, the SDK's own, cut off long copies and
 /// completions, during which S3 is silent.
@@ -196,7 +197,7 @@ async fn check_credentials(config: &SdkConfig) -> Result<(), ConnectError> {
         config.credentials_provider().ok_or_else(|| ConnectError::NoCredentials("no provider".to_owned()))?;
     match provider.provide_credentials().await {
         Ok(_) => Ok(()),
-        Err(error) => Err(ConnectError::NoCredentials(DisplayErrorContext(error).to_string())),
+        Err(error) => Err(ConnectError::NoCredentials(told(&error))),
     }
 }
 

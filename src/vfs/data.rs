@@ -283,6 +283,7 @@ impl Vfs {
             }
             match self.commit(file).await {
                 Ok(()) => return,
+                Err(error) if error.is_lost_race() => return self.set_aside(file, &error),
                 Err(error) if error.is_final() => {
                     tracing::error!(%error, "the changes of a closed file cannot be saved; they are kept, and tried again when it is closed next");
                     return;
@@ -303,6 +304,15 @@ impl Vfs {
             writer.discard().await;
             self.files.forget(file);
         }
+    }
+
+    /// The name belongs to somebody else's object from now on, and shows it. The changes that lost are kept until the mount ends, under
+    /// an inode that no name leads to.
+    fn set_aside(&self, file: &Arc<File>, error: &Error) {
+        tracing::error!(%error, "another writer was first: its object stands, and the changes of this mount are kept aside");
+        // Pinned for good, so that the name gets another inode. A node that is gone already needs no pin.
+        let _ = self.namespace.pin_open(file.ino);
+        self.namespace.discard(file.ino);
     }
 
     fn handle(&self, file: Arc<File>, access: Access) -> Fh {

@@ -49,12 +49,22 @@ impl Error {
         }
     }
 
+    /// Whether the object is no longer the one that the changes were made to.
+    #[must_use]
+    pub(super) fn is_lost_race(&self) -> bool {
+        match self {
+            Error::Write(write::Error::Store(error)) => matches!(error.kind, Kind::PreconditionFailed | Kind::NotFound),
+            Error::Write(error) => matches!(error, write::Error::NameLost),
+            _ => false,
+        }
+    }
+
     /// Whether trying the same again cannot help.
     #[must_use]
     pub(super) fn is_final(&self) -> bool {
         match self {
             Error::Write(write::Error::Store(error)) => {
-                matches!(error.kind, Kind::Mismatch { .. } | Kind::PreconditionFailed | Kind::NotFound | Kind::TooLarge)
+                matches!(error.kind, Kind::Mismatch { .. } | Kind::TooLarge)
             }
             Error::Write(error) => {
                 !matches!(error, write::Error::ChangedWhileSent { .. } | write::Error::Stalled { .. })

@@ -183,8 +183,10 @@ impl Vfs {
             let version = state.head.as_ref().map(|head| head.meta.version.id.is_some());
             (state.users > 1, version == Some(true), version.is_some())
         };
-        let changed = file.is_dirty();
-        if !open || !in_store || (versioned && !changed) {
+        // Parts that were sent ahead are readable only as an object.
+        if let Some(writer) = file.writer().filter(|writer| open && writer.is_streaming()) {
+            writer.commit().await?;
+        } else if !open || !in_store || (versioned && !file.is_dirty()) {
             return Ok(());
         }
         let writer = self.writer_parts().writer_of(file).await?;

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{ConnectorError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 
 use crate::metrics::Operation;
@@ -74,9 +74,14 @@ where
             SdkError::ServiceError(answer) if !answer.raw().status().is_success() => {
                 "the store said no more".to_owned()
             }
-            _ => DisplayErrorContext(error).to_string(),
+            _ => told(error),
         },
     }
+}
+
+/// An error and what lies below it, in one line, without the internals that `Debug` shows.
+pub(in crate::s3) fn told(error: &(dyn StdError + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

@@ -29,7 +29,7 @@ use crate::metrics::{Operation, StoreCounters};
 use crate::object::{Bucket, ETag, Key, Version, VersionId};
 use crate::policy::{Evidence, Facts, Observation};
 
-pub(super) use failure::of_broken_body;
+pub(super) use failure::{of_broken_body, told};
 pub(super) use multipart::Whole;
 pub(super) use read::Answer;
 pub(super) use watch::Doubt;
