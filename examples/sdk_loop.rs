@@ -1,7 +1,8 @@
 //! What a careful program does with the SDK alone: the yardstick of `scripts/bench`.
 //!
 //! `sdk_loop put BUCKET KEY FILE` uploads in parts of 16 MiB, four at a time; `sdk_loop get BUCKET KEY` reads ranges of 16 MiB,
-//! four at a time, and drops them. Endpoint, Region and credentials come from the environment. Objects are DSSE-KMS.
+//! four at a time, and drops them; `sdk_loop delete BUCKET KEY` makes room for the next. Endpoint, Region and credentials come
+//! from the environment. Objects are DSSE-KMS.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -27,7 +28,8 @@ async fn main() -> ExitCode {
     let done = match arguments.as_slice() {
         ["put", bucket, key, file] => put(bucket, key, file).await,
         ["get", bucket, key] => get(bucket, key).await,
-        _ => Err("usage: sdk_loop put BUCKET KEY FILE | sdk_loop get BUCKET KEY".into()),
+        ["delete", bucket, key] => delete(bucket, key).await,
+        _ => Err("usage: sdk_loop put BUCKET KEY FILE | sdk_loop get|delete BUCKET KEY".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -109,4 +111,9 @@ async fn get(bucket: &str, key: &str) -> Result<(), Failure> {
     };
     let seen: Vec<u64> = stream::iter(parts(bytes).map(fetch)).buffered(AT_A_TIME).try_collect().await?;
     if seen.iter().sum::<u64>() == bytes { Ok(()) } else { Err("the object is shorter than its HEAD says".into()) }
+}
+
+async fn delete(bucket: &str, key: &str) -> Result<(), Failure> {
+    client()?.delete_object().bucket(bucket).key(key).send().await?;
+    Ok(())
 }

@@ -126,7 +126,7 @@ impl Writer {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
             self.make_present(0..moment.size, moment.base.as_ref(), moment.base_len).await?;
             let snapshot = self.with_room(|| self.buffer.snapshot(0..moment.size)).await?;
-            let payload: Arc<dyn Payload> = Arc::new(SnapshotPayload(Arc::new(snapshot)));
+            let payload: Arc<dyn Payload> = Arc::new(SnapshotPayload::new(Arc::new(snapshot)));
             match self.engine.gateway.put(&target.object, payload, &moment.condition).await {
                 Err(error) if error.kind == Kind::Local && self.state().changes != moment.changes => {}
                 outcome => return Ok(outcome?.into_inner()),

@@ -6,6 +6,7 @@ use crate::object::ETag;
 use crate::s3::{NewObject, Source};
 use crate::spill::RangeSet;
 
+use super::parts::SINGLE_PUT_BYTES_MAX;
 use super::stream::Stream;
 
 /// The object that changes are made to.
@@ -106,6 +107,13 @@ impl State {
         self.changes != self.committed
     }
 
+    /// Whether parts may be sent ahead: nothing of an object is left in the file, which is too large for one PutObject. That there
+    /// is an object does not matter: a shell's `>` closes a copy of the handle before the program writes, and an empty file is
+    /// committed then.
+    pub(crate) fn may_stream(&self) -> bool {
+        self.base_len == 0 && !self.committing && self.size > SINGLE_PUT_BYTES_MAX
+    }
+
     /// Notes that `range` was written or zeroed.
     pub(crate) fn changed(&mut self, range: &Range<u64>) {
         self.size = self.size.max(range.end);
@@ -162,6 +170,19 @@ mod tests {
         state.resized(40);
         state.resized(100);
         assert_eq!((state.size, state.base_len), (100, 40));
+    }
+
+    #[test]
+    fn a_file_that_was_committed_empty_streams_like_a_new_one() {
+        let mut state = State::new(None, 0, true);
+        assert!(state.settle(base(0), state.changes));
+        assert!(!state.may_stream());
+        state.changed(&(0..SINGLE_PUT_BYTES_MAX + 1));
+        assert!(state.may_stream());
+        state.low_water = state.size;
+        assert!(state.settle(base(state.size), state.changes));
+        state.changed(&(state.size..2 * state.size));
+        assert!(!state.may_stream(), "it has bytes of the object, which are copied and not sent");
     }
 
     #[test]

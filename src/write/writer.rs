@@ -387,27 +387,24 @@ impl Writer {
         }
     }
 
-    /// Begins to stream a new file once it is too large for one PutObject.
+    /// Begins to stream a file of new bytes alone once it is too large for one PutObject.
     fn stream_has_begun(&self) -> bool {
         {
             let state = self.state();
             if state.stream.is_some() {
                 return true;
             }
-            // A base of which nothing is left is none: shells and dd close a copy of their descriptor before the first write, which
-            // commits an empty file.
-            let streams = state.base_len == 0 && !state.committing && state.size > SINGLE_PUT_BYTES_MAX;
-            if !streams {
+            if !state.may_stream() {
                 return false;
             }
         }
         // The destination looks into other rooms, so it is asked without this mutex.
         let Aim::Object(target) = self.destination.aim() else { return false };
         let mut state = self.state();
-        if state.stream.is_none() && !state.committing {
-            state.stream = Some(Stream::new(target));
+        if state.may_stream() {
+            state.stream.get_or_insert_with(|| Stream::new(target));
         }
-        true
+        state.stream.is_some()
     }
 
     fn next_ripe(&self) -> Option<Ripe> {
@@ -456,8 +453,9 @@ impl Writer {
 
     pub(super) async fn send_part(&self, upload: &Upload, number: u32, snapshot: Arc<Snapshot>) -> Result<Sent, Error> {
         let _slot = self.engine.slots.acquire().await.expect("the semaphore is never closed");
-        let crc64 = snapshot.crc64()?;
-        let part = upload.put_part(number, Arc::new(SnapshotPayload(snapshot))).await?;
+        let payload = Arc::new(SnapshotPayload::new(snapshot));
+        let crc64 = payload.checksum()?;
+        let part = upload.put_part(number, payload).await?;
         Ok(Sent { part, crc64 })
     }
 
