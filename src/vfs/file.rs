@@ -122,16 +122,15 @@ impl File {
     /// The object as this mount has just made or changed it, under `key`. Bytes that are read from now on come from it.
     pub(crate) fn replaced(&self, head: Head, key: &Key, attributes: Attributes) {
         let base = source(key, &head);
-        let writer = {
+        let (old, writer) = {
             let mut state = self.state();
             state.attributes = attributes;
-            state.source = Some(base.clone());
             state.head = Some(head);
-            state.writer.clone()
+            (state.source.replace(base.clone()), state.writer.clone())
         };
         // The writer has a mutex of its own and asks this file for its target: never both at once.
-        if let Some(writer) = writer {
-            writer.rebase(base);
+        if let Some((old, writer)) = old.zip(writer) {
+            writer.rebase(&old.version, base);
         }
     }
 

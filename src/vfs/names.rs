@@ -161,7 +161,7 @@ impl Vfs {
         if let Some(file) = target {
             file.state().unlinked = has_moved;
         }
-        if let Some(file) = moved.filter(|file| has_moved && !file.is_dirty()) {
+        if let Some(file) = moved.filter(|file| has_moved && file.state().head.is_some()) {
             let attributes = self.namespace.attributes(file.ino).await?;
             self.repin(file, attributes).await?;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use crate::object::Key;
+use crate::object::{Key, Version};
 use crate::s3::{Gateway, Head, Kind, Upload};
 use crate::spill::{self, Buffer, Location, Pool, RangeSet, Snapshot};
 
@@ -228,13 +228,14 @@ impl Writer {
         }
     }
 
-    /// The object under a file without changes was replaced by one with the same bytes (a rename, a change of attributes).
-    /// Changes that came in between keep their base, and their commit finds it gone.
-    pub fn rebase(&self, base: Base) {
+    /// This mount itself has replaced the object `from` by `base`, one with the same bytes (a rename, a change of attributes). Changes
+    /// that programs made meanwhile stand over the new one from now on.
+    pub fn rebase(&self, from: &Version, base: Base) {
         let mut state = self.state();
-        if !state.is_dirty() && base.size == state.size {
-            state.base_len = base.size;
+        if state.replaces.as_ref() == Some(&from.etag) {
             state.replaces = Some(base.version.etag.clone());
+        }
+        if state.base.as_ref().is_some_and(|old| old.version == *from) {
             state.base = Some(base);
         }
     }
