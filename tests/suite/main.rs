@@ -8,6 +8,7 @@
 mod cli;
 mod common;
 mod counts;
+mod data_path;
 mod errno;
 mod faults;
 mod files;
