@@ -22,6 +22,7 @@ use super::{Aim, Base, Error, Target, Writer};
 const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
 /// What the file was when the commit began.
+#[derive(Clone)]
 struct Moment {
     changes: u64,
     condition: Condition,
@@ -85,13 +86,15 @@ impl Writer {
         if let Some(begun) = self.stream_to_finish(moment, target) {
             let begun_for = begun.target.clone();
             match self.finish_stream(moment, begun).await {
-                Ok(stored) => {
+                Ok(stored) if begun_for.is_good_enough_for(target) => {
                     self.settle(moment, &begun_for.object, stored);
-                    return if begun_for.is_good_enough_for(target) {
-                        Ok(())
-                    } else {
-                        self.correct_metadata(target).await
-                    };
+                    return Ok(());
+                }
+                Ok(stored) => {
+                    // The content is safe; the attributes stay a change until they are, too.
+                    self.touch();
+                    self.settle(moment, &begun_for.object, stored);
+                    return self.correct_metadata(moment, target).await;
                 }
                 // Somebody aborted the upload, and all of its bytes are still here.
                 Err(Error::Store(error)) if error.kind == Kind::NoSuchUpload => {}
@@ -205,22 +208,13 @@ impl Writer {
 
     /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy of the new object onto itself.
     /// When that fails, the content is safe and the attributes are a change that the next commit has to store.
-    async fn correct_metadata(&self, target: &Target) -> Result<(), Error> {
+    async fn correct_metadata(&self, moment: &Moment, target: &Target) -> Result<(), Error> {
         let Some(source) = self.state().base.clone() else { return Ok(()) };
         let condition = Condition::Matches(source.version.etag.clone());
-        match self.engine.gateway.copy(&source, &target.object, &condition).await {
-            Ok(copied) => {
-                let head = head_of(&target.object, source.size, copied.into_inner());
-                let version = head.meta.version.clone();
-                self.replace_base(Source { version, ..source });
-                self.destination.committed(&target.object.key, head);
-                Ok(())
-            }
-            Err(error) => {
-                self.touch();
-                Err(error.into())
-            }
-        }
+        let copied = self.engine.gateway.copy(&source, &target.object, &condition).await?.into_inner();
+        let corrected = Moment { changes: moment.changes + 1, ..moment.clone() };
+        self.settle(&corrected, &target.object, copied);
+        Ok(())
     }
 
     async fn put_parts(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<Stored, Error> {

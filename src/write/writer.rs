@@ -240,13 +240,6 @@ impl Writer {
         }
     }
 
-    /// The object that this writer made has been replaced by one with the same bytes.
-    pub(super) fn replace_base(&self, base: Base) {
-        let mut state = self.state();
-        state.replaces = Some(base.version.etag.clone());
-        state.base = Some(base);
-    }
-
     /// Takes all bytes of the object under the changes onto this host, because the object is about to be deleted while programs
     /// have the file open.
     ///
