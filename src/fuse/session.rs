@@ -1,12 +1,11 @@
 //! Mounting and unmounting.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 
@@ -14,10 +13,6 @@ use super::Adapter;
 
 /// What mount(8), findmnt(8) and /proc/self/mountinfo show as the type, with `fuse.` before it.
 const SUBTYPE: &str = "dssefs";
-
-/// How far the kernel reads ahead of a program, in KiB: what makes each of its requests as long as a request can be (256 pages).
-/// The handshake cannot ask for more than its default, 128.
-const READ_AHEAD_KIB: u32 = 1024;
 
 /// How the kernel is asked to mount.
 #[derive(Clone, Debug)]
@@ -60,12 +55,7 @@ pub fn mount(adapter: Adapter, mountpoint: &Path, options: &MountOptions) -> io:
     let config = config(options);
     let unmounter = Unmounter::System(mountpoint.to_owned());
     match Session::from_fd(adapter, device, config.acl, config) {
-        Ok(session) => {
-            if let Err(error) = widen_read_ahead(mountpoint) {
-                tracing::debug!(%error, "the kernel's read-ahead stays as it is, and reads cost more CPU time");
-            }
-            Ok(Mounted { session, unmounter })
-        }
+        Ok(session) => Ok(Mounted { session, unmounter }),
         Err(error) => {
             rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)?;
             Err(error)
@@ -90,14 +80,6 @@ fn mount_as_root(mountpoint: &Path, options: &MountOptions) -> io::Result<OwnedF
     let data = std::ffi::CString::from_vec_with_nul(data.into_bytes()).map_err(io::Error::other)?;
     rustix::mount::mount(options.source.as_str(), mountpoint, format!("fuse.{SUBTYPE}"), flags, data.as_c_str())?;
     Ok(device.into())
-}
-
-/// Only root may do this, and only after the handshake, which sets it too. The root's device number is asked for without its
-/// attributes: nobody serves this mount yet, so a request to it would wait for ever.
-fn widen_read_ahead(mountpoint: &Path) -> io::Result<()> {
-    let root = statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
-    let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", root.stx_dev_major, root.stx_dev_minor);
-    fs::write(path, READ_AHEAD_KIB.to_string())
 }
 
 fn config(options: &MountOptions) -> Config {

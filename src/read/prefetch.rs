@@ -22,9 +22,8 @@ pub const RANGE_BYTES_MAX: u64 = 32 * MIB;
 pub const AHEAD_BYTES_MAX: u64 = 4 * RANGE_BYTES_MAX;
 /// How many ranges that the program has not come to yet may be asked for.
 pub const AHEAD_RANGES_MAX: usize = 4;
-/// How far a read may lie before the expected place and still continue the run; so much is kept behind the program. The kernel has
-/// two windows of read-ahead under way, of 1 MiB each (`fuse::session`), and its requests overtake each other.
-pub const BEHIND_BYTES: u64 = 4 * MIB;
+/// How far a read may lie before the expected place and still continue the run; so much is kept behind the program.
+pub const BEHIND_BYTES: u64 = MIB;
 
 /// The first range of a run.
 const FIRST_BYTES_MAX: u64 = MIB;
