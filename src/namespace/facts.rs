@@ -105,6 +105,10 @@ impl Namespace {
     }
 
     async fn ask_for_facts(self: Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
+        // The answer to an earlier question may have landed after our caller looked and before this question took its place.
+        if let Some(head) = self.head_at_hand(ino)? {
+            return Ok(head);
+        }
         let key = self.table().key(ino)?;
         let question = self.question();
         match self.gateway.head(&key).await {

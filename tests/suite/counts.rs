@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 
 use dssefs::emulator::Counters;
 
@@ -218,6 +219,12 @@ fn a_small_read_of_a_large_file_fetches_little() {
     });
 }
 
+/// Copies its input into a new file, mebibyte by mebibyte.
+const WRITER: &str = "import sys
+with open(sys.argv[1], 'wb', buffering=0) as file:
+    while chunk := sys.stdin.buffer.read(1 << 20):
+        file.write(chunk)";
+
 #[test]
 fn parts_are_uploaded_while_the_program_writes() {
     const BYTES: usize = 96 << 20;
@@ -226,13 +233,22 @@ fn parts_are_uploaded_while_the_program_writes() {
         let mount = Mount::with(&endpoint, &PATIENT);
         names(&mount.path());
         endpoint.reset();
-        let mut file = File::create(mount.join("stream")).unwrap();
-        noise(4, BYTES).chunks(1 << 20).for_each(|chunk| file.write_all(chunk).unwrap());
+        // A program of its own: a descriptor of this process is copied, and closed again, by each test that starts a program beside
+        // this one, and each such close commits what is there by then.
+        let mut program = Command::new("python3")
+            .args(["-c", WRITER])
+            .arg(mount.join("stream"))
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = program.stdin.take().unwrap();
+        input.write_all(&noise(4, BYTES)[..BYTES - 1]).unwrap();
         eventually("an uploaded part", MINUTE, || endpoint.counters().requests("UploadPart") > 0);
         assert_eq!(endpoint.counters().requests("CompleteMultipartUpload"), 0);
         assert!(endpoint.head("stream").is_none(), "nothing is visible before the close");
-        file.sync_all().unwrap();
-        drop(file);
+        input.write_all(&noise(4, BYTES)[BYTES - 1..]).unwrap();
+        drop(input);
+        assert!(program.wait().unwrap().success());
         let counters = endpoint.counters();
         assert_eq!((counters.requests("CreateMultipartUpload"), counters.requests("CompleteMultipartUpload")), (1, 1));
         assert_eq!(counters.requests("PutObject"), 0);
