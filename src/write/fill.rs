@@ -19,6 +19,8 @@ impl Writer {
         base: Option<&Base>,
         base_len: u64,
     ) -> Result<(), Error> {
+        // Bytes that the base has as well may be dropped under pressure, which the filling itself can cause.
+        self.buffer.unmark_uploaded(range.clone());
         if let Some(base) = base {
             let from_base = range.start..range.end.min(base_len).max(range.start);
             for span in joined(self.buffer.present().gaps(from_base)) {
