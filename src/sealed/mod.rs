@@ -13,7 +13,7 @@ mod budget;
 mod file;
 mod table;
 
-pub use crate::crypto::Error as CryptoError;
+pub use crate::crypto::{Error as CryptoError, OVERHEAD_BYTES};
 pub use budget::{ByteBudget, Charge};
 pub use file::SealedFile;
 

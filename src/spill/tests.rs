@@ -574,7 +574,7 @@ mod disk {
     }
 
     fn slot(file: &SealedFile, block: u64) -> Vec<u8> {
-        let mut bytes = vec![0; BLOCK_BYTES + crate::crypto::OVERHEAD_BYTES];
+        let mut bytes = vec![0; BLOCK_BYTES + sealed::OVERHEAD_BYTES];
         file.disk().read_exact_at(&mut bytes, file.place_on_disk(block)).unwrap();
         bytes
     }
@@ -616,7 +616,7 @@ mod disk {
     #[test]
     fn a_zeroed_block_is_refused_and_is_not_a_hole() {
         let buffer = spilled();
-        put(&file_of(&buffer), 2, &vec![0; BLOCK_BYTES + crate::crypto::OVERHEAD_BYTES]);
+        put(&file_of(&buffer), 2, &vec![0; BLOCK_BYTES + sealed::OVERHEAD_BYTES]);
         assert_only_block_2_is_refused(&buffer);
     }
 
