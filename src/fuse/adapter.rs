@@ -225,7 +225,7 @@ impl Filesystem for Adapter {
     }
 
     fn symlink(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        reply.error(report("symlink", &Vfs::unsupported_kind(Kind::Symlink), self.style));
+        reply.error(report("symlink", &Error::Unsupported("making a symbolic link"), self.style));
     }
 
     fn link(&self, _request: &Request, _node: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {

@@ -34,29 +34,17 @@ impl Files {
         })
     }
 
-    /// One user less; true when that was the last one of a file with nothing unsaved, which is then forgotten.
-    pub(crate) fn leave(&self, file: &Arc<File>) -> bool {
+    /// One user less; a file that nobody uses and that has nothing unsaved is forgotten.
+    pub(crate) fn leave(&self, file: &Arc<File>) {
         self.map(|files| {
-            let users = {
-                let mut state = file.state();
-                state.users -= 1;
-                state.users
-            };
-            let over = users == 0 && !file.is_dirty();
-            if over {
-                files.remove(&file.ino);
-            }
-            over
-        })
+            file.state().users -= 1;
+            forget_idle(files, file);
+        });
     }
 
     /// Forgets a file that nobody uses, after its changes were made safe or given up.
     pub(crate) fn forget(&self, file: &Arc<File>) {
-        self.map(|files| {
-            if file.state().users == 0 && !file.is_dirty() {
-                files.remove(&file.ino);
-            }
-        });
+        self.map(|files| forget_idle(files, file));
     }
 
     /// All files with changes that the store does not have.
@@ -67,5 +55,11 @@ impl Files {
 
     fn map<T>(&self, apply: impl FnOnce(&mut HashMap<Ino, Arc<File>>) -> T) -> T {
         apply(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn forget_idle(files: &mut HashMap<Ino, Arc<File>>, file: &Arc<File>) {
+    if file.state().users == 0 && !file.is_dirty() {
+        files.remove(&file.ino);
     }
 }

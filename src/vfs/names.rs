@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use crate::namespace::{DirEntry, Ino, Kind, Node};
+use crate::namespace::{DirEntry, Ino, Node};
 use crate::object::Name;
 
 use super::file::{File, has_content};
@@ -219,16 +219,5 @@ impl Vfs {
     /// The last reference to a directory's handle is gone.
     pub fn release_directory(&self, fh: Fh) {
         self.handles.remove_directory(fh);
-    }
-
-    /// A kind's name in messages.
-    #[must_use]
-    pub fn unsupported_kind(kind: Kind) -> Error {
-        Error::Unsupported(match kind {
-            Kind::Symlink => "making a symbolic link",
-            Kind::Fifo => "making a fifo",
-            Kind::Socket => "making a socket",
-            Kind::File | Kind::Directory => "making this kind of file",
-        })
     }
 }

@@ -15,7 +15,7 @@ use crate::s3::{Condition, Head, Kind, NewObject, Part, Payload, Source, Stored,
 use super::parts::{Planned, SINGLE_PUT_BYTES_MAX, plan, schedule};
 use super::payload::SnapshotPayload;
 use super::stream::Sent;
-use super::writer::abort;
+use super::writer::{abort, abort_upload};
 use super::{Aim, Base, Error, Target, Writer};
 
 /// How often a part is read again because the program changed it while it was being sent.
@@ -185,7 +185,7 @@ impl Writer {
     async fn keep_stream(&self, error: Error, upload: Option<Upload>) -> Error {
         let upload = match upload {
             Some(upload) if error.is_mismatch() => {
-                abort(Arc::new(OnceCell::from(upload))).await;
+                abort_upload(upload).await;
                 None
             }
             other => other,
@@ -225,7 +225,7 @@ impl Writer {
             Ok(stored) => Ok(stored),
             Err((error, upload)) => {
                 if let Some(upload) = upload {
-                    abort(Arc::new(OnceCell::from(upload))).await;
+                    abort_upload(upload).await;
                 }
                 Err(error)
             }

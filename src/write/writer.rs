@@ -504,7 +504,13 @@ impl Drop for Settlement<'_> {
 
 /// Aborts an upload that nobody sends parts to any more.
 pub(super) async fn abort(upload: Arc<OnceCell<Upload>>) {
-    let Some(upload) = Arc::into_inner(upload).and_then(OnceCell::into_inner) else { return };
+    if let Some(upload) = Arc::into_inner(upload).and_then(OnceCell::into_inner) {
+        abort_upload(upload).await;
+    }
+}
+
+/// Aborts an upload; one that stays all the same is for the bucket's lifecycle rules.
+pub(super) async fn abort_upload(upload: Upload) {
     let key = upload.key().clone();
     if let Err(error) = upload.abort().await {
         tracing::warn!(%key, %error, "an upload that is not needed any more could not be aborted; a lifecycle rule should");
