@@ -14,6 +14,7 @@ pub mod policy;
 
 // The outside world.
 pub mod config;
+pub mod journal;
 pub mod kms;
 pub mod s3;
 pub mod sealed;

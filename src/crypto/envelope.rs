@@ -1,6 +1,6 @@
 //! Both layers around the blocks of one file.
 
-use crate::secret::PlainBuf;
+use crate::secret::{Key, PlainBuf};
 
 use super::block::{Header, associated_data};
 use super::{
@@ -24,6 +24,21 @@ impl Envelope {
         let mut file = [0; FILE_ID_BYTES];
         random::fill(&mut file)?;
         Ok(Envelope { file, inner: LayerKey::generate()?, outer: LayerKey::generate()? })
+    }
+
+    /// A new identity under keys that have never sealed anything: data keys that KMS has just made for this value alone.
+    ///
+    /// # Errors
+    /// [`Error::NoRandomness`], [`Error::OutOfMemory`].
+    pub fn under_fresh_keys(inner: &Key, outer: &Key) -> Result<Self, Error> {
+        let mut file = [0; FILE_ID_BYTES];
+        random::fill(&mut file)?;
+        Ok(Envelope { file, inner: LayerKey::new(inner)?, outer: LayerKey::new(outer)? })
+    }
+
+    /// The identity, by which an [`Opener`] of another process finds its way back.
+    pub fn file(&self) -> FileId {
+        self.file
     }
 
     /// Seals `plain` as `block`: the inner layer around the plaintext, the outer layer around the result.
@@ -70,6 +85,27 @@ impl Envelope {
     }
 }
 
+/// Opens what another process has sealed. It cannot seal: its counters of nonces would begin at zero again.
+pub struct Opener(Envelope);
+
+impl Opener {
+    /// For what an [`Envelope`] of this identity has sealed under these keys.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn new(file: FileId, inner: &Key, outer: &Key) -> Result<Self, Error> {
+        Ok(Opener(Envelope { file, inner: LayerKey::new(inner)?, outer: LayerKey::new(outer)? }))
+    }
+
+    /// See [`Envelope::open`].
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn open(&self, block: BlockId, sealed: SealedBlock, plain: &mut PlainBuf) -> Result<(), Error> {
+        self.0.open(block, sealed, plain)
+    }
+}
+
 fn length_of(plain: &[u8]) -> Result<u32, Error> {
     match u32::try_from(plain.len()) {
         Ok(bytes) if plain.len() <= PLAIN_BYTES_MAX => Ok(bytes),
@@ -81,7 +117,6 @@ fn length_of(plain: &[u8]) -> Result<u32, Error> {
 mod tests {
     use super::*;
     use crate::crypto::OVERHEAD_BYTES;
-    use crate::secret::Key;
     use std::path::PathBuf;
 
     const BLOCK: BlockId = BlockId { index: 7, generation: 3 };
@@ -152,6 +187,19 @@ mod tests {
         let renamed = Envelope { file: *b"another identity", ..fixed() };
         let sealed = fixed().seal(BLOCK, b"content").unwrap();
         assert!(matches!(open(&renamed, BLOCK, sealed.as_bytes()), Err(Error::Refused)));
+    }
+
+    #[test]
+    fn an_opener_of_another_process_opens_by_identity_and_keys() {
+        let (inner, outer) = (key(1), key(2));
+        let envelope = Envelope::under_fresh_keys(&inner, &outer).unwrap();
+        let sealed = envelope.seal(BLOCK, b"content").unwrap();
+        let opener = Opener::new(envelope.file(), &inner, &outer).unwrap();
+        let mut plain = PlainBuf::default();
+        opener.open(BLOCK, SealedBlock::claimed(sealed.as_bytes().to_vec()), &mut plain).unwrap();
+        assert_eq!(plain.as_slice(), b"content");
+        let swapped = Opener::new(envelope.file(), &outer, &inner).unwrap();
+        assert!(matches!(swapped.open(BLOCK, sealed, &mut plain), Err(Error::Refused)));
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod random;
 mod self_test;
 
 pub use block::{BlockId, FILE_ID_BYTES, FORMAT_VERSION, FileId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
-pub use envelope::Envelope;
+pub use envelope::{Envelope, Opener};
 pub use inner::{Inner, hardware_accelerated};
 
 /// The two layers, the inner one first, for people and auditors. The versions are those that Cargo.toml asks for.

@@ -47,6 +47,24 @@ pub enum Error {
         /// KMS's own words.
         message: String,
     },
+    /// A policy forbids the use of the key.
+    #[error("KMS refused the use of the key {key}: {message}; allow {action} on it")]
+    UseDenied {
+        /// The key's ARN.
+        key: String,
+        /// What has to be allowed.
+        action: &'static str,
+        /// KMS's own words.
+        message: String,
+    },
+    /// A wrapped key that KMS does not know as one of this key with this binding.
+    #[error(
+        "KMS has not wrapped this data key under {key} for this mount: it was changed, or belongs to another bucket, prefix or session"
+    )]
+    NotWrappedHere {
+        /// The key's ARN.
+        key: String,
+    },
     /// KMS gave no usable answer.
     #[error("KMS could not be asked for the key {key}: {message}; check the endpoint, the network and the credentials")]
     Unavailable {
@@ -72,6 +90,22 @@ pub(super) fn describe(key: &str, error: SdkError<DescribeKeyError, HttpResponse
     match error.code() {
         Some("NotFoundException" | "InvalidArnException" | "ValidationException") => Error::NotFound { key, message },
         Some("AccessDeniedException") => Error::Denied { key, message },
+        _ => Error::Unavailable { key, message, source: Some(Box::new(error)) },
+    }
+}
+
+/// Codes: "GenerateDataKey", "Decrypt" and "Common errors", KMS API reference.
+pub(super) fn use_of<E>(key: &str, action: &'static str, error: SdkError<E, HttpResponse>) -> Error
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let key = key.to_owned();
+    let message = error.message().map_or_else(|| DisplayErrorContext(&error).to_string(), str::to_owned);
+    match error.code() {
+        Some("NotFoundException") => Error::NotFound { key, message },
+        Some("DisabledException") => Error::Disabled(key),
+        Some("KMSInvalidStateException") => Error::NotReady { key, state: message },
+        Some("AccessDeniedException") => Error::UseDenied { key, action, message },
         _ => Error::Unavailable { key, message, source: Some(Box::new(error)) },
     }
 }

@@ -1,8 +1,10 @@
-//! The few calls that go to KMS directly: finding out what key a name means, and whether S3 can use it.
+//! The few calls that go to KMS directly: finding out what key a name means and whether S3 can use it, and data keys for what has to
+//! outlive the process on the local disk.
 //!
 //! S3 answers with the ARN of a key, so only an ARN can be compared with its answers; ids and aliases are resolved here, once, at
-//! the start. This room encrypts and decrypts nothing. It may use `object` and `policy`.
+//! the start. This room lets KMS encrypt keys and nothing else. It may use `object`, `policy` and `secret`.
 
+mod data_key;
 mod error;
 
 use aws_config::SdkConfig;
@@ -11,6 +13,7 @@ use aws_sdk_kms::types::{KeyMetadata, KeySpec, KeyState, KeyUsageType};
 
 use crate::policy::KeyArn;
 
+pub use data_key::{Binding, DataKey};
 pub use error::Error;
 
 /// KMS, as the SDK reaches it.

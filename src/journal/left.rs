@@ -1,0 +1,258 @@
+//! What a process left behind: the entries that stand and are not settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::crypto::Opener;
+use crate::secret::{Key, PlainBuf};
+
+use super::record::{Record, decode_segments};
+use super::segment::{self, Found, Reader};
+use super::{EntryId, Error, Session, at};
+
+/// Something that is not as it was written. The entries that it does not concern are as good as ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Damage {
+    /// The newest segment ends in bytes that are no record: the process died while it wrote, or they were changed. An entry whose
+    /// end they were was not acknowledged, unless somebody changed them.
+    TornEnd {
+        /// The segment.
+        path: PathBuf,
+        /// Where the last whole record ends.
+        offset: u64,
+    },
+    /// A record was changed, moved, repeated or cut. What follows it in its segment cannot be read.
+    Tampered {
+        /// The segment.
+        path: PathBuf,
+        /// Where the record lies.
+        offset: u64,
+    },
+    /// A segment that was not reclaimed is not there.
+    Missing {
+        /// Where it was.
+        path: PathBuf,
+    },
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Damage::TornEnd { path, offset } => write!(
+                f,
+                "{} ends at byte {offset} in the middle of a record: the process was stopped while it wrote there, or somebody changed it",
+                path.display()
+            ),
+            Damage::Tampered { path, offset } => write!(
+                f,
+                "{} was changed at byte {offset}; nothing that follows in it is believed",
+                path.display()
+            ),
+            Damage::Missing { path } => write!(f, "{} was removed, and not by dssefs", path.display()),
+        }
+    }
+}
+
+/// What a session left, opened.
+pub struct Left {
+    session: Session,
+    opener: Opener,
+    entries: BTreeMap<EntryId, LeftEntry>,
+    damage: Vec<Damage>,
+}
+
+/// One entry: complete, and not settled.
+pub struct LeftEntry {
+    /// What was given to [`super::Journal::draft`].
+    pub description: PlainBuf,
+    /// Bytes of its content.
+    pub content_bytes: u64,
+    pieces: Vec<Piece>,
+}
+
+/// Where a piece of content lies.
+struct Piece {
+    path: PathBuf,
+    at: u64,
+    record: u64,
+}
+
+/// An entry that is being read together.
+#[derive(Default)]
+struct Partial {
+    description: PlainBuf,
+    pieces: Vec<Piece>,
+    content_bytes: u64,
+}
+
+/// What all segments say together.
+#[derive(Default)]
+struct Reading {
+    partial: BTreeMap<EntryId, Partial>,
+    complete: BTreeMap<EntryId, LeftEntry>,
+    named: BTreeSet<u32>,
+    reclaimed: BTreeSet<u32>,
+    damage: Vec<Damage>,
+}
+
+impl Left {
+    /// Reads what `session` left, under its keys.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Crypto`]. What was tampered with is [`Left::damage`] and no error.
+    pub fn read(session: Session, inner: &Key, outer: &Key) -> Result<Left, Error> {
+        let opener = Opener::new(session.identity, inner, outer)?;
+        let numbers = segments_of(&session)?;
+        let mut reading = Reading::default();
+        for number in &numbers {
+            let newest = Some(number) == numbers.last();
+            reading.read_segment(&opener, &segment::path(&session.directory, *number), newest)?;
+        }
+        for number in reading.named.iter().filter(|number| !numbers.contains(number)) {
+            if !reading.reclaimed.contains(number) {
+                reading.damage.push(Damage::Missing { path: segment::path(&session.directory, *number) });
+            }
+        }
+        Ok(Left { session, opener, entries: reading.complete, damage: reading.damage })
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// What stands and is not settled, oldest first.
+    pub fn entries(&self) -> impl Iterator<Item = (EntryId, &LeftEntry)> {
+        self.entries.iter().map(|(id, entry)| (*id, entry))
+    }
+
+    /// What is not as it was written.
+    pub fn damage(&self) -> &[Damage] {
+        &self.damage
+    }
+
+    /// The content of `entry`, piece by piece as it was added.
+    pub fn content<'a>(&'a self, entry: &'a LeftEntry) -> Content<'a> {
+        Content { left: self, pieces: entry.pieces.iter() }
+    }
+
+    /// Removes the session from the disk, with all that is left in it.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(self) -> Result<(), Error> {
+        self.session.remove()
+    }
+}
+
+/// The content of an entry: offset and bytes.
+pub struct Content<'a> {
+    left: &'a Left,
+    pieces: std::slice::Iter<'a, Piece>,
+}
+
+impl Iterator for Content<'_> {
+    type Item = Result<(u64, PlainBuf), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.pieces.next().map(|piece| self.left.open(piece))
+    }
+}
+
+impl Left {
+    fn open(&self, piece: &Piece) -> Result<(u64, PlainBuf), Error> {
+        let tampered = || Error::Tampered { path: piece.path.clone(), offset: piece.at };
+        let reader = Reader::open(piece.path.clone())?.ok_or_else(tampered)?;
+        let Found::Record(sealed, _) = reader.record_at(piece.at)? else { return Err(tampered()) };
+        let mut plain = PlainBuf::default();
+        self.opener.open(segment::block(piece.record), sealed, &mut plain).map_err(|_| tampered())?;
+        match Record::decode(plain.as_slice()) {
+            Some(Record::Content { offset, bytes, .. }) => Ok((offset, PlainBuf::copy_of(bytes))),
+            _ => Err(tampered()),
+        }
+    }
+}
+
+impl Reading {
+    fn read_segment(&mut self, opener: &Opener, path: &Path, newest: bool) -> Result<(), Error> {
+        let mut offset = segment::HEADER_BYTES;
+        let torn = |offset| match newest {
+            true => Damage::TornEnd { path: path.to_owned(), offset },
+            false => Damage::Tampered { path: path.to_owned(), offset },
+        };
+        let reader = match Reader::open(path.to_owned()) {
+            Ok(Some(reader)) => reader,
+            Ok(None) => {
+                self.damage.push(torn(0));
+                return Ok(());
+            }
+            Err(Error::Tampered { path, offset }) => {
+                self.damage.push(Damage::Tampered { path, offset });
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for record in reader.first_record.. {
+            let (sealed, next) = match reader.record_at(offset)? {
+                Found::Record(sealed, next) => (sealed, next),
+                Found::End => break,
+                Found::Torn => {
+                    self.damage.push(torn(offset));
+                    break;
+                }
+            };
+            let mut plain = PlainBuf::default();
+            let opened = opener.open(segment::block(record), sealed, &mut plain);
+            match Record::decode(plain.as_slice()).filter(|_| opened.is_ok()) {
+                Some(said) => self.take(&said, || Piece { path: reader.path.clone(), at: offset, record }),
+                // A disk that lost power may have written the length of its last record and not all of the rest.
+                None if next == reader.bytes => {
+                    self.damage.push(torn(offset));
+                    break;
+                }
+                None => {
+                    self.damage.push(Damage::Tampered { path: reader.path.clone(), offset });
+                    break;
+                }
+            }
+            offset = next;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, record: &Record<'_>, piece: impl FnOnce() -> Piece) {
+        match *record {
+            Record::Begin { entry, description } => {
+                let description = PlainBuf::copy_of(description);
+                self.partial.insert(entry, Partial { description, ..Partial::default() });
+            }
+            Record::Content { entry, bytes, .. } => {
+                if let Some(partial) = self.partial.get_mut(&entry) {
+                    partial.pieces.push(piece());
+                    partial.content_bytes += bytes.len() as u64;
+                }
+            }
+            Record::End { entry, content_bytes } => {
+                let partial = self.partial.remove(&entry).filter(|partial| partial.content_bytes == content_bytes);
+                if let Some(Partial { description, pieces, .. }) = partial {
+                    self.complete.insert(entry, LeftEntry { description, content_bytes, pieces });
+                }
+            }
+            Record::Settled { entry } => drop(self.complete.remove(&entry)),
+            Record::Older { segments } => self.named.extend(decode_segments(segments)),
+            Record::Reclaimed { segment } => drop(self.reclaimed.insert(segment)),
+        }
+    }
+}
+
+fn segments_of(session: &Session) -> Result<BTreeSet<u32>, Error> {
+    let entries = fs::read_dir(&session.directory).map_err(at(&session.directory))?;
+    let mut numbers = BTreeSet::new();
+    for entry in entries {
+        let name = entry.map_err(at(&session.directory))?.file_name();
+        numbers.extend(name.to_str().and_then(segment::number));
+    }
+    Ok(numbers)
+}

@@ -1,0 +1,82 @@
+//! What must outlive this process: changes of files that were acknowledged, or that could not be stored, sealed on the local disk.
+//!
+//! A [`Journal`] is one process's append-only log. An entry is a description and some content; it stands when it is complete and on
+//! the disk, and is settled when the store has it or nobody wants it any more. [`Left`] is what a process left behind, found by
+//! [`sessions`] and read back under the keys that KMS unwraps. `docs/FORMAT.md` draws the bytes.
+//!
+//! ```text
+//!   DIR/session-<identity>/session.json     who wrote it, the wrapped keys; locked while its process lives
+//!                         /segment-00000000 sealed records, each opening only at its own place in the sequence
+//! ```
+//!
+//! The room refuses to put a description or a byte of content on the disk unsealed, to seal under keys that were ever used before,
+//! to take a record that was changed, moved, repeated or left out, and to trust a disk after it failed to sync. It does not know
+//! what the descriptions mean.
+//!
+//! It may use `crypto`, `sealed` (for its budget) and `secret`.
+
+mod left;
+mod log;
+mod record;
+mod segment;
+mod session;
+
+#[cfg(test)]
+mod tests;
+
+pub use left::{Content, Damage, Left, LeftEntry};
+pub use log::{Draft, EntryId, Journal};
+pub use session::{Layer, NewSession, Session, WrappedKey, sessions};
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::crypto;
+
+/// Why something was not kept or not found again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The budget or the disk is full. Nothing of the entry counts.
+    #[error("there is no room on the local disk for more unsaved files; free some, or raise --spill")]
+    NoSpace,
+    /// The disk failed earlier, so nothing that is appended now could be relied on.
+    #[error("the local disk failed before ({0}); nothing more is kept on it until the next mount")]
+    Broken(String),
+    /// The disk failed.
+    #[error("{} cannot be used: {source}; see that the disk is well and the directory belongs to this user", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// A session that this version cannot read, or that was changed.
+    #[error("{} does not describe a session: {reason}; it was changed, or made by another version", path.display())]
+    Unreadable {
+        /// The session's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The process that writes it lives, or another one recovers it.
+    #[error("the session in {} is in use by a process that is running", .0.display())]
+    InUse(PathBuf),
+    /// What was read is not what was sealed there.
+    #[error("{} was changed at byte {offset}; what stands there is refused", path.display())]
+    Tampered {
+        /// The segment.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+    },
+    /// No keys could be made, or a record could not be sealed.
+    #[error(transparent)]
+    Crypto(#[from] crypto::Error),
+}
+
+fn at(path: &std::path::Path) -> impl Fn(io::Error) -> Error {
+    |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace,
+        _ => Error::Io { path: path.to_owned(), source },
+    }
+}

@@ -1,0 +1,128 @@
+//! Records: what one sealed block of a segment says.
+
+use crate::secret::PlainBuf;
+
+use super::EntryId;
+
+/// One record in plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Record<'a> {
+    /// An entry begins; the writer of the journal gives its meaning.
+    Begin { entry: EntryId, description: &'a [u8] },
+    /// Bytes of its content, in any order.
+    Content { entry: EntryId, offset: u64, bytes: &'a [u8] },
+    /// The entry is complete, with so many bytes of content.
+    End { entry: EntryId, content_bytes: u64 },
+    /// The entry is of no use any more.
+    Settled { entry: EntryId },
+    /// The first record of a segment: the older segments that exist.
+    Older { segments: &'a [u8] },
+    /// A segment is about to be removed, because all of its entries are settled.
+    Reclaimed { segment: u32 },
+}
+
+const BEGIN: u8 = 1;
+const CONTENT: u8 = 2;
+const END: u8 = 3;
+const SETTLED: u8 = 4;
+const OLDER: u8 = 5;
+const RECLAIMED: u8 = 6;
+
+impl<'a> Record<'a> {
+    pub(super) fn encode(&self) -> PlainBuf {
+        match *self {
+            Record::Begin { entry, description } => joined(BEGIN, &[&entry.to_bytes(), description]),
+            Record::Content { entry, offset, bytes } => {
+                joined(CONTENT, &[&entry.to_bytes(), &offset.to_be_bytes(), bytes])
+            }
+            Record::End { entry, content_bytes } => joined(END, &[&entry.to_bytes(), &content_bytes.to_be_bytes()]),
+            Record::Settled { entry } => joined(SETTLED, &[&entry.to_bytes()]),
+            Record::Older { segments } => joined(OLDER, &[segments]),
+            Record::Reclaimed { segment } => joined(RECLAIMED, &[&segment.to_be_bytes()]),
+        }
+    }
+
+    /// None for what no version of this code has written.
+    pub(super) fn decode(plain: &'a [u8]) -> Option<Record<'a>> {
+        let (kind, rest) = plain.split_first()?;
+        Some(match *kind {
+            BEGIN => {
+                let (entry, description) = entry(rest)?;
+                Record::Begin { entry, description }
+            }
+            CONTENT => {
+                let (entry, rest) = entry(rest)?;
+                let (offset, bytes) = rest.split_first_chunk()?;
+                Record::Content { entry, offset: u64::from_be_bytes(*offset), bytes }
+            }
+            END => {
+                let (entry, rest) = entry(rest)?;
+                Record::End { entry, content_bytes: u64::from_be_bytes(rest.try_into().ok()?) }
+            }
+            SETTLED => {
+                let (entry, rest) = entry(rest)?;
+                rest.is_empty().then_some(Record::Settled { entry })?
+            }
+            OLDER => (rest.len() % 4 == 0).then_some(Record::Older { segments: rest })?,
+            RECLAIMED => Record::Reclaimed { segment: u32::from_be_bytes(rest.try_into().ok()?) },
+            _ => return None,
+        })
+    }
+}
+
+/// The numbers of segments, as [`Record::Older`] carries them.
+pub(super) fn encode_segments(segments: impl Iterator<Item = u32>) -> Vec<u8> {
+    segments.flat_map(u32::to_be_bytes).collect()
+}
+
+/// The way back.
+pub(super) fn decode_segments(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.as_chunks::<4>().0.iter().map(|four| u32::from_be_bytes(*four))
+}
+
+fn entry(bytes: &[u8]) -> Option<(EntryId, &[u8])> {
+    let (entry, rest) = bytes.split_first_chunk()?;
+    Some((EntryId::from_bytes(*entry), rest))
+}
+
+fn joined(kind: u8, parts: &[&[u8]]) -> PlainBuf {
+    let bytes = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
+    let mut plain = PlainBuf::with_capacity(bytes);
+    plain.write_at(0, &[kind]);
+    for part in parts {
+        plain.write_at(plain.len(), part);
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_record_reads_as_what_was_written() {
+        let entry = EntryId::from_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
+        let segments = encode_segments([3, 70_000].into_iter());
+        for record in [
+            Record::Begin { entry, description: b"{}" },
+            Record::Content { entry, offset: 1 << 40, bytes: b"" },
+            Record::End { entry, content_bytes: 7 },
+            Record::Settled { entry },
+            Record::Older { segments: &segments },
+            Record::Reclaimed { segment: 9 },
+        ] {
+            assert_eq!(Record::decode(record.encode().as_slice()), Some(record));
+        }
+        assert_eq!(decode_segments(&segments).collect::<Vec<_>>(), [3, 70_000]);
+    }
+
+    #[test]
+    fn what_is_cut_or_unknown_is_no_record() {
+        let entry = EntryId::from_bytes([0; 8]);
+        let end = Record::End { entry, content_bytes: 7 }.encode();
+        for length in 0..end.len() {
+            assert_eq!(Record::decode(&end.as_slice()[..length]), None, "{length}");
+        }
+        assert_eq!(Record::decode(&[99, 0]), None);
+    }
+}

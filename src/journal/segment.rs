@@ -1,0 +1,104 @@
+//! One file of the journal: a header in clear and sealed records one after the other.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::crypto::{BlockId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
+
+use super::{Error, at};
+
+/// Bytes before the first record: magic and version, and the number of the first record.
+pub(super) const HEADER_BYTES: u64 = 16;
+/// Bytes of a record's length, which stands in clear before it.
+pub(super) const LENGTH_BYTES: u64 = 4;
+
+const MAGIC: [u8; 8] = *b"dssefsj1";
+const SEALED_BYTES_MAX: usize = PLAIN_BYTES_MAX + OVERHEAD_BYTES;
+
+/// Where the segment `number` of a session lies.
+pub(super) fn path(session: &Path, number: u32) -> PathBuf {
+    session.join(format!("segment-{number:08}"))
+}
+
+/// The way back from a file's name.
+pub(super) fn number(name: &str) -> Option<u32> {
+    name.strip_prefix("segment-")?.parse().ok()
+}
+
+/// The place of a record in the sequence of its session. No number is used twice, so the generation says nothing.
+pub(super) fn block(record: u64) -> BlockId {
+    BlockId { index: record, generation: 0 }
+}
+
+/// The first bytes of a segment whose first record is `first_record`.
+pub(super) fn header(first_record: u64) -> [u8; HEADER_BYTES as usize] {
+    let mut bytes = [0; HEADER_BYTES as usize];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..].copy_from_slice(&first_record.to_be_bytes());
+    bytes
+}
+
+/// A sealed record with its length before it.
+pub(super) fn framed(sealed: &SealedBlock) -> Vec<u8> {
+    let bytes = sealed.as_bytes();
+    let length = u32::try_from(bytes.len()).expect("a sealed block is shorter than 4 GiB");
+    [&length.to_be_bytes()[..], bytes].concat()
+}
+
+/// What lies at one place of a segment.
+pub(super) enum Found {
+    /// A whole record, still sealed, and where the next one begins.
+    Record(SealedBlock, u64),
+    /// The end of the file.
+    End,
+    /// Bytes that make no whole record.
+    Torn,
+}
+
+/// A segment to be read.
+pub(super) struct Reader {
+    file: File,
+    pub(super) bytes: u64,
+    pub(super) path: PathBuf,
+    pub(super) first_record: u64,
+}
+
+impl Reader {
+    /// None when not even the header is whole: the process died while it began the segment.
+    pub(super) fn open(path: PathBuf) -> Result<Option<Reader>, Error> {
+        let file = File::open(&path).map_err(at(&path))?;
+        let bytes = file.metadata().map_err(at(&path))?.len();
+        let mut header = [0; HEADER_BYTES as usize];
+        match file.read_exact_at(&mut header, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            other => other.map_err(at(&path))?,
+        }
+        let (magic, first_record) = header.split_at(8);
+        if magic != MAGIC {
+            return Err(Error::Tampered { path, offset: 0 });
+        }
+        let first_record = u64::from_be_bytes(first_record.try_into().expect("eight bytes are left"));
+        Ok(Some(Reader { file, bytes, path, first_record }))
+    }
+
+    pub(super) fn record_at(&self, offset: u64) -> Result<Found, Error> {
+        if offset == self.bytes {
+            return Ok(Found::End);
+        }
+        let mut length = [0; LENGTH_BYTES as usize];
+        if offset + LENGTH_BYTES > self.bytes {
+            return Ok(Found::Torn);
+        }
+        self.file.read_exact_at(&mut length, offset).map_err(at(&self.path))?;
+        let length = u32::from_be_bytes(length) as usize;
+        let end = offset + LENGTH_BYTES + length as u64;
+        if end > self.bytes || !(OVERHEAD_BYTES..=SEALED_BYTES_MAX).contains(&length) {
+            return Ok(Found::Torn);
+        }
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, offset + LENGTH_BYTES).map_err(at(&self.path))?;
+        Ok(Found::Record(SealedBlock::claimed(bytes), end))
+    }
+}

@@ -1,0 +1,171 @@
+//! Sessions: the directory of one process, and the keys that open it again.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::{Envelope, FileId};
+use crate::secret::Key;
+
+use super::{Error, at};
+
+const VERSION: u32 = 1;
+const PREFIX: &str = "session-";
+const DESCRIPTION: &str = "session.json";
+/// No description is longer, in bytes: two wrapped keys of some 200 bytes, and names.
+const DESCRIPTION_BYTES_MAX: u64 = 64 << 10;
+
+/// The layer that a key belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// aes-gcm.
+    Inner,
+    /// ring.
+    Outer,
+}
+
+/// A data key as KMS has encrypted it. Only KMS can make a key of it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrappedKey {
+    /// The layer that the key seals.
+    pub layer: Layer,
+    /// The KMS key that wraps it, by its ARN.
+    pub kms_key: String,
+    /// `CiphertextBlob` of GenerateDataKey, in base64.
+    pub wrapped: String,
+}
+
+/// What a session is begun with.
+pub struct NewSession {
+    /// The mount, as `s3://bucket/prefix`. It stands in clear, as in /proc/mounts; the caller binds the keys to it.
+    pub source: String,
+    /// A random name that nothing else has; the caller binds the keys to it.
+    pub name: String,
+    /// Both keys as KMS has wrapped them.
+    pub keys: [WrappedKey; 2],
+    /// The data key of the inner layer, which has never sealed.
+    pub inner: Key,
+    /// The data key of the outer layer, which has never sealed.
+    pub outer: Key,
+}
+
+/// `session.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Described {
+    version: u32,
+    source: String,
+    name: String,
+    identity: FileId,
+    keys: [WrappedKey; 2],
+}
+
+/// A session on the disk, of a process that has ended or of this one. Nobody else can have it while this value lives.
+#[derive(Debug)]
+pub struct Session {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// The mount that it belongs to.
+    pub source: String,
+    /// Its name.
+    pub name: String,
+    /// Both keys as KMS has wrapped them, the inner one first.
+    pub keys: [WrappedKey; 2],
+    pub(super) identity: FileId,
+    _lock: File,
+}
+
+/// The sessions in `directory` whose processes have ended, oldest first, and why others cannot be had. None if it does not exist.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn sessions(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
+        entries => entries.map_err(at(directory))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(at(directory))?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let begun = entry.metadata().and_then(|meta| meta.modified()).map_err(at(&entry.path()))?;
+            found.push((begun, entry.path()));
+        }
+    }
+    found.sort();
+    let (mut whole, mut unusable) = (Vec::new(), Vec::new());
+    for (_, path) in found {
+        match Session::open(path) {
+            Ok(session) => whole.push(session),
+            Err(error) => unusable.push(error),
+        }
+    }
+    Ok((whole, unusable))
+}
+
+impl Session {
+    /// Begins a session in a directory of its own, which stands on the disk when this returns.
+    pub(super) fn create(directory: &Path, new: NewSession) -> Result<(Session, Envelope), Error> {
+        let envelope = Envelope::under_fresh_keys(&new.inner, &new.outer)?;
+        let NewSession { source, name, keys, .. } = new;
+        let described = Described { version: VERSION, source, name, identity: envelope.file(), keys };
+        let own = directory.join(format!("{PREFIX}{}", described.name));
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at(directory))?;
+        DirBuilder::new().mode(0o700).create(&own).map_err(at(&own))?;
+        let lock = described.store(&own)?;
+        sync_directory(&own)?;
+        sync_directory(directory)?;
+        Ok((described.into_session(own, lock), envelope))
+    }
+
+    fn open(directory: PathBuf) -> Result<Session, Error> {
+        let path = directory.join(DESCRIPTION);
+        let lock = File::open(&path).map_err(at(&path))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::InUse(directory.clone()))?;
+        let mut text = Vec::new();
+        (&lock).take(DESCRIPTION_BYTES_MAX).read_to_end(&mut text).map_err(at(&path))?;
+        let unreadable = |reason: String| Error::Unreadable { path: path.clone(), reason };
+        let described: Described = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
+        if described.version != VERSION {
+            return Err(unreadable(format!("version {} and not {VERSION}", described.version)));
+        }
+        if [described.keys[0].layer, described.keys[1].layer] != [Layer::Inner, Layer::Outer] {
+            return Err(unreadable("its keys are not one of each layer".to_owned()));
+        }
+        Ok(described.into_session(directory, lock))
+    }
+
+    /// Removes it from the disk, with all that is in it.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(self) -> Result<(), Error> {
+        fs::remove_dir_all(&self.directory).map_err(at(&self.directory))
+    }
+}
+
+impl Described {
+    fn store(&self, own: &Path) -> Result<File, Error> {
+        let path = own.join(DESCRIPTION);
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| at(&path)(error.into()))?;
+        let text = serde_json::to_vec_pretty(self).expect("a session's description has only strings and numbers");
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(at(&path))?;
+        Ok(file)
+    }
+
+    fn into_session(self, directory: PathBuf, lock: File) -> Session {
+        let Described { source, name, identity, keys, .. } = self;
+        Session { directory, source, name, keys, identity, _lock: lock }
+    }
+}
+
+/// So that a name that was made or removed is so after a loss of power too.
+pub(super) fn sync_directory(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(at(path))
+}

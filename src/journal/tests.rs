@@ -1,0 +1,308 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::secret::Key;
+
+const ROOM: u64 = 1 << 30;
+
+fn key(byte: u8) -> Key {
+    Key::fill_with(|bytes| {
+        bytes.fill(byte);
+        Ok::<_, crypto::Error>(())
+    })
+    .unwrap()
+}
+
+fn wrapped(layer: Layer) -> WrappedKey {
+    WrappedKey { layer, kms_key: "arn:aws:kms:eu-west-1:111122223333:key/a".to_owned(), wrapped: "AAAA".to_owned() }
+}
+
+fn new(name: &str) -> NewSession {
+    NewSession {
+        source: "s3://bucket/".to_owned(),
+        name: name.to_owned(),
+        keys: [wrapped(Layer::Inner), wrapped(Layer::Outer)],
+        inner: key(1),
+        outer: key(2),
+    }
+}
+
+fn journal(directory: &Path) -> Journal {
+    Journal::create(directory, new("one"), crate::sealed::ByteBudget::new(ROOM)).unwrap()
+}
+
+fn add(journal: &Journal, description: &str, content: &[(u64, &[u8])]) -> EntryId {
+    let mut draft = journal.draft(description.as_bytes()).unwrap();
+    for (offset, bytes) in content {
+        draft.add(*offset, bytes).unwrap();
+    }
+    draft.finish().unwrap()
+}
+
+fn left(directory: &Path) -> Left {
+    let (mut found, unusable) = sessions(directory).unwrap();
+    assert!(unusable.is_empty(), "{unusable:?}");
+    Left::read(found.pop().expect("a session is there"), &key(1), &key(2)).unwrap()
+}
+
+fn descriptions(left: &Left) -> Vec<String> {
+    left.entries().map(|(_, entry)| String::from_utf8(entry.description.as_slice().to_vec()).unwrap()).collect()
+}
+
+fn content(left: &Left, nth: usize) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+    let (_, entry) = left.entries().nth(nth).unwrap();
+    left.content(entry).map(|piece| piece.map(|(offset, plain)| (offset, plain.as_slice().to_vec()))).collect()
+}
+
+fn segment(directory: &Path, number: u32) -> PathBuf {
+    segment::path(&directory.join("session-one"), number)
+}
+
+#[test]
+fn what_was_finished_and_not_settled_is_found_again_by_the_next_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let first = add(&journal, "first", &[(0, b"alpha"), (100, b"beta")]);
+    add(&journal, "second", &[]);
+    journal.settle(first, true).unwrap();
+    add(&journal, "third", &[(7, b"gamma")]);
+    drop(journal.draft(b"never finished").unwrap());
+    drop(journal);
+    let left = left(directory.path());
+    assert_eq!(descriptions(&left), ["second", "third"]);
+    assert_eq!(content(&left, 1).unwrap(), [(7, b"gamma".to_vec())]);
+    assert_eq!(left.damage(), []);
+    left.remove().unwrap();
+    assert!(sessions(directory.path()).unwrap().0.is_empty());
+}
+
+#[test]
+fn a_journal_in_which_all_is_settled_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let entry = add(&journal, "first", &[(0, b"alpha")]);
+    journal.settle(entry, false).unwrap();
+    journal.close().unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_session_of_a_living_process_is_nobody_elses() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let (found, unusable) = sessions(directory.path()).unwrap();
+    assert!(found.is_empty());
+    assert!(matches!(unusable.as_slice(), [Error::InUse(_)]), "{unusable:?}");
+    drop(journal);
+    assert_eq!(sessions(directory.path()).unwrap().0.len(), 1);
+}
+
+#[test]
+fn a_journal_of_many_segments_gives_back_what_is_settled_and_keeps_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let budget = crate::sealed::ByteBudget::new(ROOM);
+    let journal = Journal::create(directory.path(), new("one"), std::sync::Arc::clone(&budget)).unwrap();
+    let kibibyte = vec![7; 1 << 10];
+    let large = |name: &str| {
+        let mut draft = journal.draft(name.as_bytes()).unwrap();
+        (0..40).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
+        draft.finish().unwrap()
+    };
+    let [first, _second, third] = ["first", "second", "third"].map(large);
+    assert!(segment(directory.path(), 1).exists());
+    journal.settle(first, false).unwrap();
+    assert!(segment(directory.path(), 0).exists(), "the second one begins in it");
+    journal.settle(third, false).unwrap();
+    assert!(budget.used_bytes() > 120 << 10);
+    drop(journal);
+    let left = left(directory.path());
+    assert_eq!((descriptions(&left), left.damage()), (vec!["second".to_owned()], &[][..]));
+    assert_eq!(content(&left, 0).unwrap().len(), 40);
+}
+
+#[test]
+fn segments_without_use_are_removed_and_their_room_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let budget = crate::sealed::ByteBudget::new(ROOM);
+    let journal = Journal::create(directory.path(), new("one"), std::sync::Arc::clone(&budget)).unwrap();
+    let kibibyte = vec![7; 1 << 10];
+    for round in 0..20 {
+        let mut draft = journal.draft(b"large").unwrap();
+        (0..8).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
+        let entry = draft.finish().unwrap();
+        journal.settle(entry, false).unwrap();
+        assert!(budget.used_bytes() < 12 << 10, "{} bytes in round {round}", budget.used_bytes());
+    }
+    let last = add(&journal, "last", &[]);
+    drop(journal);
+    let left = left(directory.path());
+    assert_eq!((descriptions(&left), left.damage()), (vec!["last".to_owned()], &[][..]));
+    assert_eq!(left.entries().next().unwrap().0, last);
+}
+
+#[test]
+fn a_full_budget_is_no_space_and_what_stands_goes_on_standing() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::create(directory.path(), new("one"), crate::sealed::ByteBudget::new(10_000)).unwrap();
+    add(&journal, "first", &[(0, b"alpha")]);
+    let mut draft = journal.draft(b"second").unwrap();
+    assert!(matches!(draft.add(0, &[1; 20_000]), Err(Error::NoSpace)));
+    drop(draft);
+    add(&journal, "third", &[]);
+    drop(journal);
+    assert_eq!(descriptions(&left(directory.path())), ["first", "third"]);
+}
+
+#[test]
+fn threads_that_append_together_each_have_their_entry_on_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let journal = &journal;
+            scope.spawn(move || {
+                (0..25).for_each(|n| {
+                    add(journal, &format!("{thread}-{n}"), &[(n, &[thread; 100])]);
+                });
+            });
+        }
+    });
+    drop(journal);
+    let left = left(directory.path());
+    assert_eq!(left.entries().count(), 200);
+    assert!(left.entries().all(|(_, entry)| left.content(entry).all(|piece| piece.is_ok())));
+}
+
+#[test]
+fn an_end_that_was_cut_anywhere_costs_only_what_it_cuts_and_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "first", &[(0, b"alpha")]);
+    let path = segment(directory.path(), 0);
+    let first_ends = fs::metadata(&path).unwrap().len();
+    add(&journal, "second", &[(0, b"beta")]);
+    drop(journal);
+    let whole = fs::read(&path).unwrap();
+    for length in first_ends as usize..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        let left = left(directory.path());
+        assert_eq!(descriptions(&left), ["first"], "cut to {length}");
+        let at_a_record = left.damage().is_empty();
+        assert!(at_a_record || matches!(left.damage(), [Damage::TornEnd { .. }]), "{:?}", left.damage());
+    }
+    fs::write(&path, [&whole[..first_ends as usize], &[0; 5000]].concat()).unwrap();
+    let left = left(directory.path());
+    assert_eq!(descriptions(&left), ["first"]);
+    assert!(matches!(left.damage(), [Damage::TornEnd { .. }]), "zeros after the end are no record");
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_never_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "first", &[(0, b"alpha")]);
+    add(&journal, "second", &[(0, b"beta")]);
+    drop(journal);
+    let path = segment(directory.path(), 0);
+    let whole = fs::read(&path).unwrap();
+    for byte in 0..whole.len() {
+        let mut changed = whole.clone();
+        changed[byte] ^= 0x10;
+        fs::write(&path, &changed).unwrap();
+        let left = left(directory.path());
+        assert!(!left.damage().is_empty(), "byte {byte}");
+        for nth in 0..left.entries().count() {
+            let name = &descriptions(&left)[nth];
+            let expected = if name == "first" { b"alpha".to_vec() } else { b"beta".to_vec() };
+            assert_eq!(content(&left, nth).unwrap(), [(0, expected)]);
+        }
+    }
+}
+
+#[test]
+fn records_that_were_repeated_swapped_or_left_out_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let path = segment(directory.path(), 0);
+    let mut ends = vec![];
+    for name in ["first", "second", "third"] {
+        add(&journal, name, &[]);
+        ends.push(fs::metadata(&path).unwrap().len() as usize);
+    }
+    drop(journal);
+    let whole = fs::read(&path).unwrap();
+    let part = |from: usize, to: usize| &whole[from..to];
+    let (first, second, third) = (part(0, ends[0]), part(ends[0], ends[1]), part(ends[1], whole.len()));
+    for forged in [
+        [first, third, second].concat(),
+        [first, third].concat(),
+        [first, second, second].concat(),
+        [first, second, third, &first[16..]].concat(),
+    ] {
+        fs::write(&path, forged).unwrap();
+        let left = left(directory.path());
+        assert!(!left.damage().is_empty());
+        assert!(["first", "second", "third"].starts_with(&descriptions(&left).iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+}
+
+#[test]
+fn a_segment_that_somebody_removed_is_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let kibibyte = vec![7; 1 << 10];
+    let mut draft = journal.draft(b"large").unwrap();
+    (0..70).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
+    draft.finish().unwrap();
+    drop(journal);
+    fs::remove_file(segment(directory.path(), 0)).unwrap();
+    let left = left(directory.path());
+    assert_eq!(left.entries().count(), 0);
+    assert!(matches!(left.damage(), [Damage::Missing { .. }]), "{:?}", left.damage());
+}
+
+#[test]
+fn a_record_of_another_session_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let one = journal(directory.path());
+    add(&one, "of one", &[]);
+    let other = Journal::create(directory.path(), new("two"), crate::sealed::ByteBudget::new(ROOM)).unwrap();
+    add(&other, "of two", &[]);
+    drop((one, other));
+    fs::copy(segment(directory.path(), 0), segment::path(&directory.path().join("session-two"), 0)).unwrap();
+    let found = sessions(directory.path()).unwrap().0;
+    let two = found.into_iter().find(|session| session.name == "two").unwrap();
+    let left = Left::read(two, &key(1), &key(2)).unwrap();
+    assert_eq!((left.entries().count(), left.damage().len()), (0, 1));
+}
+
+#[test]
+fn neither_names_nor_content_are_on_the_disk_in_clear() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "marker-of-a-name", &[(0, b"marker-of-content")]);
+    drop(journal);
+    for file in fs::read_dir(directory.path().join("session-one")).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(9).any(|nine| nine == b"marker-of"));
+    }
+}
+
+#[test]
+fn a_session_that_was_changed_says_what_is_wrong_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(journal(directory.path()));
+    let path = directory.path().join("session-one/session.json");
+    let text = fs::read_to_string(&path).unwrap();
+    for (changed, expected) in [
+        (text.replace("\"version\": 1", "\"version\": 2"), "version 2 and not 1"),
+        (text.replace("\"inner\"", "\"outer\""), "one of each layer"),
+        ("{".to_owned(), "EOF"),
+    ] {
+        fs::write(&path, changed).unwrap();
+        let (found, unusable) = sessions(directory.path()).unwrap();
+        assert!(found.is_empty());
+        assert!(unusable[0].to_string().contains(expected), "{}", unusable[0]);
+    }
+}
