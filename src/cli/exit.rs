@@ -30,13 +30,15 @@ pub enum Exit {
     Busy = 9,
     /// Something that should not happen.
     Internal = 10,
-    /// The mount has ended, and changes are lost that the store did not take.
+    /// The mount has ended with changes that the store did not take: kept or lost, as the message says. Or a recovery left some.
     Unsaved = 11,
+    /// What was kept on the local disk is not as it was written.
+    Damaged = 12,
 }
 
 impl Exit {
     /// All of them, in order.
-    pub const ALL: [Exit; 12] = [
+    pub const ALL: [Exit; 13] = [
         Exit::Ok,
         Exit::Untrue,
         Exit::Usage,
@@ -49,6 +51,7 @@ impl Exit {
         Exit::Busy,
         Exit::Internal,
         Exit::Unsaved,
+        Exit::Damaged,
     ];
 
     /// The one that a process ended with; what it was killed by counts as internal.

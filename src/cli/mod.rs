@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod logging;
 mod mount;
+mod recover;
 #[cfg(feature = "serve")]
 mod serve;
 mod umount;
@@ -36,6 +37,8 @@ enum Command {
     Mount(Box<mount::Arguments>),
     /// Unmount, and wait until everything is written and the daemon is gone
     Umount(umount::Arguments),
+    /// List, send, copy out or give up what mounts could not store (needs --spill-keys kms there)
+    Recover(recover::Arguments),
     /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on disk
     #[cfg(feature = "serve")]
     Serve(serve::Arguments),
@@ -58,6 +61,7 @@ fn run(command: Command) -> Exit {
     match command {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Umount(arguments) => umount::run(&arguments),
+        Command::Recover(arguments) => recover::run(&arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "serve")]

@@ -5,7 +5,9 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::problem::{Problem, Problems};
-use super::raw::{AttributeSource, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, XattrList};
+use super::raw::{
+    AttributeSource, Commit, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, RawStore, SpillKeys, XattrList,
+};
 use super::source::Source;
 use super::{endpoint, units};
 use crate::object::{Bucket, Prefix};
@@ -56,6 +58,11 @@ pub struct Config {
     pub spill_bytes_max: u64,
     /// The directory of the spill; an absolute path.
     pub spill_dir: PathBuf,
+    /// The KMS keys that wrap the journal's keys, the inner layer's first; None: there is no journal, and unsaved changes end with the
+    /// process.
+    pub journal_keys: Option<[KeyChoice; 2]>,
+    /// When close(2) returns.
+    pub commit: Commit,
     /// Threads that take requests from the kernel, 2 to 4. More do not help: none of them waits for the network.
     pub fuse_threads: usize,
     /// What the log tells, and where.
@@ -131,15 +138,16 @@ impl Config {
         let mut problems = Vec::new();
         let source = keep(&mut problems, Source::parse(&raw.source));
         let mountpoint = keep(&mut problems, check_mountpoint(&raw.mountpoint));
-        let connection = check_connection(&mut problems, raw);
-        let key = keep(&mut problems, check_key(raw.kms_key_id.as_deref()));
+        let connection = check_connection(&mut problems, &raw.store);
+        let key = keep(&mut problems, check_key("--kms-key-id", raw.kms_key_id.as_deref()));
         let context = keep(&mut problems, EncryptionContext::parse(&raw.encryption_context));
         let file_mode = keep(&mut problems, check_mode("--file-mode", &raw.file_mode));
         let dir_mode = keep(&mut problems, check_mode("--dir-mode", &raw.dir_mode));
         let metadata_ttl = keep(&mut problems, units::parse_duration(&raw.metadata_ttl));
         let memory_bytes_max = keep(&mut problems, check_budget("--memory", &raw.memory, MEMORY_BYTES_MIN));
         let spill_bytes_max = keep(&mut problems, check_budget("--spill", &raw.spill, 0));
-        let spill_dir = keep(&mut problems, check_spill_dir(raw.spill_dir.as_deref()));
+        let spill_dir = keep(&mut problems, check_spill_dir(raw.spill_dir.as_deref(), raw.spill_keys));
+        let journal_keys = keep(&mut problems, check_journal(raw));
         let log = keep(&mut problems, check_log(raw));
         let assemble = || {
             let source = source?;
@@ -165,6 +173,8 @@ impl Config {
                 memory_bytes_max: memory_bytes_max?,
                 spill_bytes_max: spill_bytes_max?,
                 spill_dir: spill_dir?,
+                journal_keys: journal_keys?,
+                commit: raw.commit,
                 fuse_threads: available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4)),
                 log: log?,
             })
@@ -177,6 +187,18 @@ impl Config {
     #[must_use]
     pub fn source(&self) -> Source {
         Source { bucket: self.bucket.clone(), prefix: self.prefix.clone() }
+    }
+}
+
+impl Connection {
+    /// Checks the options of a command that mounts nothing.
+    ///
+    /// # Errors
+    /// Every problem there is, not only the first.
+    pub fn check(raw: &RawStore) -> Result<Connection, Problems> {
+        let mut problems = Vec::new();
+        let connection = check_connection(&mut problems, raw);
+        if problems.is_empty() { Ok(connection) } else { Err(Problems(problems)) }
     }
 }
 
@@ -194,7 +216,7 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, Problem> {
     }
 }
 
-fn check_connection(problems: &mut Vec<Problem>, raw: &RawConfig) -> Connection {
+fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> Connection {
     let endpoints = [("--endpoint-url", &raw.endpoint_url), ("--kms-endpoint-url", &raw.kms_endpoint_url)];
     for (flag, url) in endpoints.into_iter().filter_map(|(flag, url)| Some((flag, url.as_deref()?))) {
         let checked = endpoint::check(url, raw.allow_insecure_endpoint);
@@ -219,10 +241,10 @@ fn check_connection(problems: &mut Vec<Problem>, raw: &RawConfig) -> Connection 
 }
 
 /// An empty key is refused: taken for "none given" it would silently mean another key.
-fn check_key(text: Option<&str>) -> Result<KeyChoice, Problem> {
+fn check_key(flag: &'static str, text: Option<&str>) -> Result<KeyChoice, Problem> {
     match text {
         None => Ok(KeyChoice::Managed),
-        Some("") => Err(Problem::Empty("--kms-key-id")),
+        Some("") => Err(Problem::Empty(flag)),
         Some(text) => Ok(KeyArn::new(text).map_or_else(|_| KeyChoice::Resolve(text.to_owned()), KeyChoice::Arn)),
     }
 }
@@ -239,11 +261,41 @@ fn check_budget(flag: &'static str, text: &str, bytes_min: u64) -> Result<u64, P
     }
 }
 
-/// `/var/tmp`, not `/tmp`: the latter is memory on many systems, and the spill is what memory has no room for.
-fn check_spill_dir(given: Option<&Path>) -> Result<PathBuf, Problem> {
-    match given {
-        Some(path) => absolute(path),
-        None => Ok(PathBuf::from(format!("/var/tmp/dssefs-{}", rustix::process::getuid().as_raw()))),
+/// `/var/tmp`, not `/tmp`: the latter is memory on many systems, and the spill is what memory has no room for. What has to survive a
+/// reboot stands where programs keep their state (file-hierarchy(7)), which nobody tidies.
+fn check_spill_dir(given: Option<&Path>, keys: SpillKeys) -> Result<PathBuf, Problem> {
+    let uid = rustix::process::getuid();
+    match (given, keys) {
+        (Some(path), _) => absolute(path),
+        (None, SpillKeys::Memory) => Ok(PathBuf::from(format!("/var/tmp/dssefs-{}", uid.as_raw()))),
+        (None, SpillKeys::Kms) if uid.is_root() => Ok(PathBuf::from("/var/lib/dssefs")),
+        (None, SpillKeys::Kms) => {
+            let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+            let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state"));
+            state.or_else(home).map(|state| state.join("dssefs")).ok_or(Problem::SpillDirUnknown)
+        }
+    }
+}
+
+/// KMS makes data keys under customer managed keys only: `aws/s3` is S3's own ("AWS managed keys", KMS Developer Guide).
+fn check_journal(raw: &RawConfig) -> Result<Option<[KeyChoice; 2]>, Problem> {
+    if raw.spill_keys == SpillKeys::Memory {
+        return match (raw.commit, raw.spill_kms_key_id.is_empty()) {
+            (Commit::Background, _) => Err(Problem::NeedsKmsSpill("--commit background")),
+            (Commit::Close, false) => Err(Problem::NeedsKmsSpill("--spill-kms-key-id")),
+            (Commit::Close, true) => Ok(None),
+        };
+    }
+    let given = raw.spill_kms_key_id.iter().map(|text| check_key("--spill-kms-key-id", Some(text)));
+    let given = given.collect::<Result<Vec<_>, _>>()?;
+    match given.as_slice() {
+        [] => match check_key("--kms-key-id", raw.kms_key_id.as_deref())? {
+            KeyChoice::Managed => Err(Problem::NoSpillKey),
+            key => Ok(Some([key.clone(), key])),
+        },
+        [both] => Ok(Some([both.clone(), both.clone()])),
+        [inner, outer] => Ok(Some([inner.clone(), outer.clone()])),
+        more => Err(Problem::TooManySpillKeys(more.len())),
     }
 }
 
@@ -298,6 +350,27 @@ mod tests {
             problems(&["data", "/tmp", "--kms-key-id", ""]),
             ["--kms-key-id is empty; give a value or leave the option out"]
         );
+    }
+
+    #[test]
+    fn a_spill_that_survives_needs_a_key_that_kms_will_use() {
+        let keys = |args: &[&str]| Config::check(&raw(&[&["data", "/tmp"], args].concat())).unwrap().journal_keys;
+        let resolve = |text: &str| KeyChoice::Resolve(text.to_owned());
+        assert_eq!(keys(&[]), None);
+        let kms = "--spill-keys=kms";
+        assert_eq!(keys(&[kms, "--kms-key-id=a"]), Some([resolve("a"), resolve("a")]));
+        assert_eq!(keys(&[kms, "--spill-kms-key-id=a"]), Some([resolve("a"), resolve("a")]));
+        let two = keys(&[kms, "--spill-kms-key-id=a", "--spill-kms-key-id=b"]);
+        assert_eq!(two, Some([resolve("a"), resolve("b")]));
+        for (args, expected) in [
+            (&[kms][..], "aws/s3"),
+            (&["--commit=background"], "--commit background needs --spill-keys kms"),
+            (&["--spill-kms-key-id=a"], "--spill-kms-key-id needs --spill-keys kms"),
+            (&[kms, "--spill-kms-key-id=a", "--spill-kms-key-id=b", "--spill-kms-key-id=c"], "3 times"),
+        ] {
+            let found = problems(&[&["data", "/tmp"], args].concat());
+            assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
+        }
     }
 
     #[test]

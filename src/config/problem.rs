@@ -45,6 +45,20 @@ pub enum Problem {
     /// An option that was given and is empty: often a variable of a script that was not set.
     #[error("{0} is empty; give a value or leave the option out")]
     Empty(&'static str),
+    /// What makes sense only where the spill outlives the process.
+    #[error("{0} needs --spill-keys kms; add it, or leave the option out")]
+    NeedsKmsSpill(&'static str),
+    /// No KMS key for the spill.
+    #[error(
+        "--spill-keys kms needs a KMS key of your own, as aws/s3 makes no data keys; give --spill-kms-key-id or --kms-key-id"
+    )]
+    NoSpillKey,
+    /// There are two layers.
+    #[error("--spill-kms-key-id was given {0} times, and the spill has two layers; give it once or twice")]
+    TooManySpillKeys(usize),
+    /// Neither HOME nor `XDG_STATE_HOME`.
+    #[error("there is no home directory to keep the spill in; give --spill-dir")]
+    SpillDirUnknown,
     /// `--file-mode` or `--dir-mode`.
     #[error("{flag}: {error}")]
     Mode {

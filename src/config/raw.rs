@@ -18,30 +18,9 @@ pub struct RawConfig {
     #[arg(value_name = "DIR")]
     pub mountpoint: PathBuf,
 
-    /// Where S3 is, when it is not AWS
-    #[arg(long, env = "DSSEFS_ENDPOINT_URL", value_name = "URL", help_heading = "Store")]
-    pub endpoint_url: Option<String>,
-    /// Where KMS is, when it is not AWS; asked only to resolve a key id or an alias
-    #[arg(long, env = "DSSEFS_KMS_ENDPOINT_URL", value_name = "URL", help_heading = "Store")]
-    pub kms_endpoint_url: Option<String>,
-    /// Address buckets as URL/BUCKET, not as BUCKET.HOST
-    #[arg(long, env = "DSSEFS_FORCE_PATH_STYLE", value_parser = BoolishValueParser::new(), help_heading = "Store")]
-    pub force_path_style: bool,
-    /// The bucket's Region [default: as the AWS CLI finds it]
-    #[arg(long, env = "DSSEFS_REGION", help_heading = "Store")]
-    pub region: Option<String>,
-    /// The profile of ~/.aws to use [default: as the AWS CLI finds it]
-    #[arg(long, env = "DSSEFS_PROFILE", help_heading = "Store")]
-    pub profile: Option<String>,
-    /// A PEM file of certificates to trust beside the system's
-    #[arg(long, env = "AWS_CA_BUNDLE", value_name = "FILE", help_heading = "Store")]
-    pub ca_bundle: Option<PathBuf>,
-    /// Allow an http:// endpoint on another host: content and credentials' signatures then travel in the clear
-    #[arg(long, env = "DSSEFS_ALLOW_INSECURE_ENDPOINT", value_parser = BoolishValueParser::new(), help_heading = "Store")]
-    pub allow_insecure_endpoint: bool,
-    /// Hash each body into its signature over https too, a second of CPU for each GB; TLS and a CRC protect it anyway
-    #[arg(long, env = "DSSEFS_SIGN_PAYLOAD", value_parser = BoolishValueParser::new(), help_heading = "Store")]
-    pub sign_payload: bool,
+    /// How the store is reached.
+    #[command(flatten)]
+    pub store: RawStore,
 
     /// The KMS key: an ARN, or an id, alias or alias ARN that KMS resolves once [default: the AWS managed key aws/s3]
     #[arg(long, env = "DSSEFS_KMS_KEY_ID", value_name = "KEY", help_heading = "Encryption")]
@@ -97,6 +76,17 @@ pub struct RawConfig {
     #[arg(long, env = "DSSEFS_SPILL_DIR", value_name = "DIR", help_heading = "Budgets")]
     pub spill_dir: Option<PathBuf>,
 
+    /// Whose keys the spill is sealed with
+    #[arg(long, env = "DSSEFS_SPILL_KEYS", value_enum, default_value_t, help_heading = "Budgets")]
+    pub spill_keys: SpillKeys,
+    /// A KMS key that wraps the spill's keys; given twice, the first is for the inner layer and the second for the outer [default: the key of
+    /// the objects]
+    #[arg(long, env = "DSSEFS_SPILL_KMS_KEY_ID", value_name = "KEY", help_heading = "Budgets")]
+    pub spill_kms_key_id: Vec<String>,
+    /// When close(2) returns
+    #[arg(long, env = "DSSEFS_COMMIT", value_enum, default_value_t, help_heading = "Budgets")]
+    pub commit: Commit,
+
     /// Append the log to this file [default: standard error; in the background the system's log]
     #[arg(long, env = "DSSEFS_LOG_FILE", value_name = "FILE", help_heading = "Log")]
     pub log_file: Option<PathBuf>,
@@ -106,6 +96,55 @@ pub struct RawConfig {
     /// Say more; -vv says everything
     #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Log")]
     pub verbose: u8,
+}
+
+/// How the store is reached: the options that all commands share which ask it.
+#[derive(Args, Clone, Debug)]
+pub struct RawStore {
+    /// Where S3 is, when it is not AWS
+    #[arg(long, env = "DSSEFS_ENDPOINT_URL", value_name = "URL", help_heading = "Store")]
+    pub endpoint_url: Option<String>,
+    /// Where KMS is, when it is not AWS; asked only to resolve a key id or an alias
+    #[arg(long, env = "DSSEFS_KMS_ENDPOINT_URL", value_name = "URL", help_heading = "Store")]
+    pub kms_endpoint_url: Option<String>,
+    /// Address buckets as URL/BUCKET, not as BUCKET.HOST
+    #[arg(long, env = "DSSEFS_FORCE_PATH_STYLE", value_parser = BoolishValueParser::new(), help_heading = "Store")]
+    pub force_path_style: bool,
+    /// The bucket's Region [default: as the AWS CLI finds it]
+    #[arg(long, env = "DSSEFS_REGION", help_heading = "Store")]
+    pub region: Option<String>,
+    /// The profile of ~/.aws to use [default: as the AWS CLI finds it]
+    #[arg(long, env = "DSSEFS_PROFILE", help_heading = "Store")]
+    pub profile: Option<String>,
+    /// A PEM file of certificates to trust beside the system's
+    #[arg(long, env = "AWS_CA_BUNDLE", value_name = "FILE", help_heading = "Store")]
+    pub ca_bundle: Option<PathBuf>,
+    /// Allow an http:// endpoint on another host: content and credentials' signatures then travel in the clear
+    #[arg(long, env = "DSSEFS_ALLOW_INSECURE_ENDPOINT", value_parser = BoolishValueParser::new(), help_heading = "Store")]
+    pub allow_insecure_endpoint: bool,
+    /// Hash each body into its signature over https too, a second of CPU for each GB; TLS and a CRC protect it anyway
+    #[arg(long, env = "DSSEFS_SIGN_PAYLOAD", value_parser = BoolishValueParser::new(), help_heading = "Store")]
+    pub sign_payload: bool,
+}
+
+/// `--spill-keys`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SpillKeys {
+    /// Random, in memory alone: a crash makes the spill unreadable for good
+    #[default]
+    Memory,
+    /// Wrapped by KMS: what was acknowledged or could not be stored survives a crash
+    Kms,
+}
+
+/// `--commit`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Commit {
+    /// When S3 has the file, proved
+    #[default]
+    Close,
+    /// When its bytes are sealed and safe on the local disk; S3 has them within seconds. Needs --spill-keys kms
+    Background,
 }
 
 /// `--on-noncompliant-read`.

@@ -28,6 +28,7 @@ pub const LAYERS: &str = "aes-gcm 0.11 (AES-256-GCM, RustCrypto) in ring 0.17 (A
 pub use layer::{Layer, LayerKey, TAG_BYTES, Tag};
 pub use nonce::{NONCE_BYTES, Nonce};
 pub use outer::Outer;
+pub use random::unique_name;
 pub use self_test::self_test;
 
 use crate::secret::OutOfMemory;

@@ -8,3 +8,13 @@ use super::Error;
 pub(super) fn fill(bytes: &mut [u8]) -> Result<(), Error> {
     SystemRandom::new().fill(bytes).map_err(|_| Error::NoRandomness)
 }
+
+/// A name that nothing else has: 16 random bytes in hexadecimal.
+///
+/// # Errors
+/// [`Error::NoRandomness`].
+pub fn unique_name() -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

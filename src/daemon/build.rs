@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use crate::config::{self, Config, KeyChoice};
+use crate::config::{self, Commit, Config, KeyChoice};
+use crate::journal::Journal;
+use crate::kms::Kms;
+use crate::namespace;
 use crate::namespace::{AttributeSource, Defaults, Namespace};
 use crate::object::Key;
 use crate::policy::{KeyArn, Policy};
 use crate::read::ReadBudget;
 use crate::s3::{self, BucketFacts, Gateway};
 use crate::spill::{Limits, Pool};
-use crate::vfs::{self, MountFacts, NoncompliantRead, Vfs};
+use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
-use crate::{kms, namespace};
 
-use super::StartError;
+use super::{StartError, recover, sessions};
 
 /// How many nodes are kept that neither the kernel nor an open file refers to: some 300 bytes each.
 const NODES_MAX: usize = 200_000;
@@ -25,25 +27,35 @@ const PROBE_NAME: &str = ".dssefs-probe";
 /// What the daemon serves.
 pub(super) struct Built {
     pub(super) vfs: Arc<Vfs>,
+    pub(super) journal: Option<Arc<Journal>>,
     pub(super) key: String,
 }
 
 pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
-    let connection = connection(config);
+    let connection = connection(&config.connection);
     let sdk = s3::load(&connection).await?;
+    let kms = Kms::new(&sdk, config.connection.kms_endpoint_url.as_deref());
     let key = match &config.key {
         KeyChoice::Managed => None,
         KeyChoice::Arn(arn) => Some(arn.clone()),
-        KeyChoice::Resolve(text) => {
-            Some(kms::Kms::new(&sdk, config.connection.kms_endpoint_url.as_deref()).resolve(text).await?)
-        }
+        KeyChoice::Resolve(text) => Some(kms.resolve(text).await?),
     };
     let policy = Policy { key: key.clone(), context: config.context.clone() };
     let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));
     prove(config, &gateway).await?;
     let bucket = gateway.bucket_facts().await;
-    let vfs = file_system(config, gateway, bucket)?;
-    Ok(Built { vfs, key: key.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string) })
+    // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled have to fit.
+    let reading = config.memory_bytes_max / 4;
+    let writing = config.memory_bytes_max - reading;
+    let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
+    let pool = Pool::new(&config.spill_dir, limits)?;
+    let journal = journal(config, &kms, &gateway, &pool).await?;
+    let vfs = file_system(config, gateway, bucket, pool, journal.clone());
+    Ok(Built {
+        vfs,
+        journal,
+        key: key.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string),
+    })
 }
 
 /// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it. The upload
@@ -63,12 +75,29 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
     gateway.probe(&key).await.map_err(unproved)
 }
 
-fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> Result<Arc<Vfs>, StartError> {
-    // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled have to fit.
-    let reading = config.memory_bytes_max / 4;
-    let writing = config.memory_bytes_max - reading;
-    let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
-    let pool = Pool::new(&config.spill_dir, limits)?;
+/// A new journal, after what earlier mounts left was sent or taken over into it.
+async fn journal(
+    config: &Config,
+    kms: &Kms,
+    gateway: &Arc<Gateway>,
+    pool: &Arc<Pool>,
+) -> Result<Option<Arc<Journal>>, StartError> {
+    let Some(keys) = config.journal_keys.as_ref().filter(|_| !config.read_only) else { return Ok(None) };
+    let (source, directory) = (config.source().to_string(), config.spill_dir.as_path());
+    let journal = sessions::begin(kms, keys, &source, directory, pool.disk()).await?;
+    let engine = recover::engine(Arc::clone(gateway), Arc::clone(pool), pool.usage().limits.memory_bytes_max);
+    recover::take_over(kms, &engine, &source, directory, &journal).await?;
+    Ok(Some(Arc::new(journal)))
+}
+
+fn file_system(
+    config: &Config,
+    gateway: Arc<Gateway>,
+    bucket: BucketFacts,
+    pool: Arc<Pool>,
+    journal: Option<Arc<Journal>>,
+) -> Arc<Vfs> {
+    let writing = pool.usage().limits.memory_bytes_max;
     let engine =
         Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(writing, !config.last_writer_wins));
     let names = Namespace::new(Arc::clone(&gateway), names(config));
@@ -85,7 +114,9 @@ fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> R
             layers: crate::crypto::LAYERS.to_owned(),
         },
     };
-    Ok(Vfs::new(gateway, names, engine, ReadBudget::new(reading), settings))
+    let background = config.commit == Commit::Background;
+    let keeper = journal.map(|journal| Keeper { journal, background });
+    Vfs::new(gateway, names, engine, ReadBudget::new(config.memory_bytes_max - writing), settings, keeper)
 }
 
 fn names(config: &Config) -> namespace::Settings {
@@ -102,8 +133,7 @@ fn names(config: &Config) -> namespace::Settings {
     }
 }
 
-fn connection(config: &Config) -> s3::Connection {
-    let given = &config.connection;
+pub(super) fn connection(given: &config::Connection) -> s3::Connection {
     s3::Connection {
         region: given.region.clone(),
         profile: given.profile.clone(),

@@ -3,6 +3,8 @@
 //! Nothing here knows what a file is. It may use every room below it.
 
 mod build;
+pub mod recover;
+mod sessions;
 mod start_error;
 mod stop;
 
@@ -15,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::fuse::{self, Adapter, MountOptions};
+use crate::journal::Journal;
 use crate::secret::{Hardening, harden_process};
 use crate::vfs::{ErrnoStyle, Vfs};
 use crate::{config, crypto};
@@ -55,6 +58,7 @@ pub fn run(config: Config, ready: impl FnOnce(Result<Mounted, &StartError>)) -> 
 struct House {
     runtime: Runtime,
     vfs: Arc<Vfs>,
+    journal: Option<Arc<Journal>>,
     server: fuse::Server,
     unmounter: fuse::Unmounter,
     signals: stop::Signals,
@@ -82,7 +86,7 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
     let (server, unmounter) = mounted.split();
     let signals = runtime.block_on(async { stop::Signals::new() });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
-    let house = House { runtime, vfs: built.vfs, server, unmounter, signals };
+    let house = House { runtime, vfs: built.vfs, journal: built.journal, server, unmounter, signals };
     Ok((house, Mounted { source, mountpoint: config.mountpoint, key: built.key }))
 }
 
@@ -90,7 +94,7 @@ impl House {
     /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have files open
     /// had their time to close them. Then makes safe what is left.
     fn serve(self) -> Result<(), StartError> {
-        let House { runtime, vfs, server, unmounter, signals } = self;
+        let House { runtime, vfs, journal, server, unmounter, signals } = self;
         let (done, served) = oneshot::channel();
         std::thread::spawn(move || done.send(server.serve()));
         let stopped = stop::on_signal(signals, Arc::clone(&vfs), unmounter);
@@ -101,7 +105,9 @@ impl House {
             }
         });
         let unsaved = runtime.block_on(stop::save(&vfs));
+        drop(vfs);
         runtime.shutdown_timeout(stop::GRACE);
+        stop::close(journal);
         served.map_err(|error| StartError::Internal(format!("the kernel's device failed: {error}")))?;
         unsaved
     }

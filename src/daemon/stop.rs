@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fuse::Unmounter;
-use crate::vfs::Vfs;
+use crate::journal::Journal;
+use crate::vfs::{Unsaved, Vfs};
 
 use super::StartError;
 
@@ -48,16 +49,32 @@ pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, mut unmounter
 /// The last commits, after the kernel let go of the mount.
 pub(super) async fn save(vfs: &Vfs) -> Result<(), StartError> {
     let failed = vfs.save_all().await;
-    for (name, error) in &failed {
-        tracing::error!(name, %error, remedy = error.remedy().unwrap_or_default(), "changes are lost with this process");
+    for Unsaved { name, error, kept } in &failed {
+        let fate = if *kept { "kept for the next mount" } else { "lost with this process" };
+        tracing::error!(name, %error, remedy = error.remedy().unwrap_or_default(), "changes are {fate}");
     }
     vfs.abandon().await;
-    match failed.as_slice() {
-        [] => Ok(()),
-        [(name, error)] => Err(StartError::Unsaved(format!("the changes of {name} could not be saved: {error}"))),
-        [(name, error), ..] => Err(StartError::Unsaved(format!(
-            "the changes of {} files could not be saved, {name} among them: {error}; the log names all",
-            failed.len()
-        ))),
+    let [Unsaved { name, error, .. }, ..] = failed.as_slice() else { return Ok(()) };
+    let what = match failed.len() {
+        1 => format!("the changes of {name}"),
+        many => format!("the changes of {many} files, {name} among them,"),
+    };
+    let fate = match failed.iter().filter(|unsaved| !unsaved.kept).count() {
+        0 => "they are kept: the next mount sends them, and dssefs recover lists them".to_owned(),
+        lost => format!("{lost} of them are lost"),
+    };
+    Err(StartError::Unsaved(format!("{what} could not be saved ({error}); {fate}")))
+}
+
+/// The journal goes when nothing in it is of use any more, and stays otherwise.
+pub(super) fn close(journal: Option<Arc<Journal>>) {
+    let Some(journal) = journal else { return };
+    let kept = journal.live_count();
+    match Arc::into_inner(journal).map(Journal::close) {
+        Some(Ok(())) | None if kept == 0 => {}
+        Some(Err(error)) => {
+            tracing::error!(%error, "the journal could not be closed; the next mount reads it all the same")
+        }
+        _ => tracing::warn!(files = kept, "the journal keeps files for the next mount; dssefs recover lists them"),
     }
 }

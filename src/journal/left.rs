@@ -45,11 +45,9 @@ impl fmt::Display for Damage {
                 "{} ends at byte {offset} in the middle of a record: the process was stopped while it wrote there, or somebody changed it",
                 path.display()
             ),
-            Damage::Tampered { path, offset } => write!(
-                f,
-                "{} was changed at byte {offset}; nothing that follows in it is believed",
-                path.display()
-            ),
+            Damage::Tampered { path, offset } => {
+                write!(f, "{} was changed at byte {offset}; nothing that follows in it is believed", path.display())
+            }
             Damage::Missing { path } => write!(f, "{} was removed, and not by dssefs", path.display()),
         }
     }
@@ -83,6 +81,7 @@ struct Piece {
 #[derive(Default)]
 struct Partial {
     description: PlainBuf,
+    replaces: Option<EntryId>,
     pieces: Vec<Piece>,
     content_bytes: u64,
 }
@@ -224,9 +223,9 @@ impl Reading {
 
     fn take(&mut self, record: &Record<'_>, piece: impl FnOnce() -> Piece) {
         match *record {
-            Record::Begin { entry, description } => {
+            Record::Begin { entry, replaces, description } => {
                 let description = PlainBuf::copy_of(description);
-                self.partial.insert(entry, Partial { description, ..Partial::default() });
+                self.partial.insert(entry, Partial { description, replaces, ..Partial::default() });
             }
             Record::Content { entry, bytes, .. } => {
                 if let Some(partial) = self.partial.get_mut(&entry) {
@@ -236,7 +235,8 @@ impl Reading {
             }
             Record::End { entry, content_bytes } => {
                 let partial = self.partial.remove(&entry).filter(|partial| partial.content_bytes == content_bytes);
-                if let Some(Partial { description, pieces, .. }) = partial {
+                if let Some(Partial { description, replaces, pieces, .. }) = partial {
+                    replaces.and_then(|replaced| self.complete.remove(&replaced));
                     self.complete.insert(entry, LeftEntry { description, content_bytes, pieces });
                 }
             }

@@ -63,6 +63,7 @@ struct Log {
 pub struct Draft<'a> {
     journal: &'a Journal,
     entry: EntryId,
+    replaces: Option<EntryId>,
     content_bytes: u64,
     finished: bool,
 }
@@ -90,11 +91,16 @@ impl Journal {
         Ok(Journal { session, envelope, budget, log: Mutex::new(log), synced: Mutex::new(0) })
     }
 
-    /// Begins an entry.
+    /// The directory of its session.
+    pub fn directory(&self) -> &Path {
+        &self.session.directory
+    }
+
+    /// Begins an entry, which settles the one that it `replaces` in the moment in which it is finished.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Broken`], [`Error::Io`], [`Error::Crypto`].
-    pub fn draft(&self, description: &[u8]) -> Result<Draft<'_>, Error> {
+    pub fn draft(&self, description: &[u8], replaces: Option<EntryId>) -> Result<Draft<'_>, Error> {
         let entry = {
             let mut log = self.log();
             let entry = EntryId(log.entry_next);
@@ -103,8 +109,8 @@ impl Journal {
             log.live.insert(entry, segment..=segment);
             entry
         };
-        let draft = Draft { journal: self, entry, content_bytes: 0, finished: false };
-        self.append(&Record::Begin { entry, description })?;
+        let draft = Draft { journal: self, entry, replaces, content_bytes: 0, finished: false };
+        self.append(&Record::Begin { entry, replaces, description })?;
         Ok(draft)
     }
 
@@ -262,6 +268,10 @@ impl Draft<'_> {
         }
         self.journal.sync()?;
         self.finished = true;
+        if let Some(replaced) = self.replaces {
+            self.journal.log().live.remove(&replaced);
+            self.journal.reclaim()?;
+        }
         Ok(self.entry)
     }
 }

@@ -26,7 +26,7 @@ mod tests;
 
 pub use left::{Content, Damage, Left, LeftEntry};
 pub use log::{Draft, EntryId, Journal};
-pub use session::{Layer, NewSession, Session, WrappedKey, sessions};
+pub use session::{Layer, NewSession, Session, WrappedKey, sessions, sessions_to_read};
 
 use std::io;
 use std::path::PathBuf;

@@ -7,8 +7,8 @@ use super::EntryId;
 /// One record in plaintext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Record<'a> {
-    /// An entry begins; the writer of the journal gives its meaning.
-    Begin { entry: EntryId, description: &'a [u8] },
+    /// An entry begins; the writer of the journal gives its meaning. Complete, it settles the one that it replaces.
+    Begin { entry: EntryId, replaces: Option<EntryId>, description: &'a [u8] },
     /// Bytes of its content, in any order.
     Content { entry: EntryId, offset: u64, bytes: &'a [u8] },
     /// The entry is complete, with so many bytes of content.
@@ -21,6 +21,9 @@ pub(super) enum Record<'a> {
     Reclaimed { segment: u32 },
 }
 
+/// In the place of an entry: none.
+const NOTHING: [u8; 8] = [0xFF; 8];
+
 const BEGIN: u8 = 1;
 const CONTENT: u8 = 2;
 const END: u8 = 3;
@@ -31,7 +34,10 @@ const RECLAIMED: u8 = 6;
 impl<'a> Record<'a> {
     pub(super) fn encode(&self) -> PlainBuf {
         match *self {
-            Record::Begin { entry, description } => joined(BEGIN, &[&entry.to_bytes(), description]),
+            Record::Begin { entry, replaces, description } => {
+                let replaces = replaces.map_or(NOTHING, EntryId::to_bytes);
+                joined(BEGIN, &[&entry.to_bytes(), &replaces, description])
+            }
             Record::Content { entry, offset, bytes } => {
                 joined(CONTENT, &[&entry.to_bytes(), &offset.to_be_bytes(), bytes])
             }
@@ -47,8 +53,10 @@ impl<'a> Record<'a> {
         let (kind, rest) = plain.split_first()?;
         Some(match *kind {
             BEGIN => {
-                let (entry, description) = entry(rest)?;
-                Record::Begin { entry, description }
+                let (entry, rest) = entry(rest)?;
+                let (replaces, description) = rest.split_first_chunk()?;
+                let replaces = (*replaces != NOTHING).then(|| EntryId::from_bytes(*replaces));
+                Record::Begin { entry, replaces, description }
             }
             CONTENT => {
                 let (entry, rest) = entry(rest)?;
@@ -104,7 +112,8 @@ mod tests {
         let entry = EntryId::from_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
         let segments = encode_segments([3, 70_000].into_iter());
         for record in [
-            Record::Begin { entry, description: b"{}" },
+            Record::Begin { entry, replaces: None, description: b"{}" },
+            Record::Begin { entry, replaces: Some(EntryId::from_bytes([9; 8])), description: b"" },
             Record::Content { entry, offset: 1 << 40, bytes: b"" },
             Record::End { entry, content_bytes: 7 },
             Record::Settled { entry },

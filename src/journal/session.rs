@@ -64,7 +64,7 @@ struct Described {
     keys: [WrappedKey; 2],
 }
 
-/// A session on the disk, of a process that has ended or of this one. Nobody else can have it while this value lives.
+/// A session on the disk. Unless it came from [`sessions_to_read`], nobody else can have it while this value lives.
 #[derive(Debug)]
 pub struct Session {
     /// Its directory.
@@ -76,7 +76,7 @@ pub struct Session {
     /// Both keys as KMS has wrapped them, the inner one first.
     pub keys: [WrappedKey; 2],
     pub(super) identity: FileId,
-    _lock: File,
+    lock: File,
 }
 
 /// The sessions in `directory` whose processes have ended, oldest first, and why others cannot be had. None if it does not exist.
@@ -84,6 +84,21 @@ pub struct Session {
 /// # Errors
 /// The directory cannot be read.
 pub fn sessions(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
+    all(directory, Session::open)
+}
+
+/// The same, and those of living processes with them, to be looked at and not to be changed.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn sessions_to_read(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
+    all(directory, Session::look)
+}
+
+fn all(
+    directory: &Path,
+    open: impl Fn(PathBuf) -> Result<Session, Error>,
+) -> Result<(Vec<Session>, Vec<Error>), Error> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
         entries => entries.map_err(at(directory))?,
@@ -99,7 +114,7 @@ pub fn sessions(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
     found.sort();
     let (mut whole, mut unusable) = (Vec::new(), Vec::new());
     for (_, path) in found {
-        match Session::open(path) {
+        match open(path) {
             Ok(session) => whole.push(session),
             Err(error) => unusable.push(error),
         }
@@ -123,9 +138,16 @@ impl Session {
     }
 
     fn open(directory: PathBuf) -> Result<Session, Error> {
+        let session = Session::look(directory)?;
+        match flock(&session.lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(session),
+            Err(_) => Err(Error::InUse(session.directory)),
+        }
+    }
+
+    fn look(directory: PathBuf) -> Result<Session, Error> {
         let path = directory.join(DESCRIPTION);
         let lock = File::open(&path).map_err(at(&path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::InUse(directory.clone()))?;
         let mut text = Vec::new();
         (&lock).take(DESCRIPTION_BYTES_MAX).read_to_end(&mut text).map_err(at(&path))?;
         let unreadable = |reason: String| Error::Unreadable { path: path.clone(), reason };
@@ -151,8 +173,7 @@ impl Session {
 impl Described {
     fn store(&self, own: &Path) -> Result<File, Error> {
         let path = own.join(DESCRIPTION);
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| at(&path)(error.into()))?;
         let text = serde_json::to_vec_pretty(self).expect("a session's description has only strings and numbers");
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(at(&path))?;
@@ -161,7 +182,7 @@ impl Described {
 
     fn into_session(self, directory: PathBuf, lock: File) -> Session {
         let Described { source, name, identity, keys, .. } = self;
-        Session { directory, source, name, keys, identity, _lock: lock }
+        Session { directory, source, name, keys, identity, lock }
     }
 }
 

@@ -33,7 +33,7 @@ fn journal(directory: &Path) -> Journal {
 }
 
 fn add(journal: &Journal, description: &str, content: &[(u64, &[u8])]) -> EntryId {
-    let mut draft = journal.draft(description.as_bytes()).unwrap();
+    let mut draft = journal.draft(description.as_bytes(), None).unwrap();
     for (offset, bytes) in content {
         draft.add(*offset, bytes).unwrap();
     }
@@ -67,7 +67,7 @@ fn what_was_finished_and_not_settled_is_found_again_by_the_next_process() {
     add(&journal, "second", &[]);
     journal.settle(first, true).unwrap();
     add(&journal, "third", &[(7, b"gamma")]);
-    drop(journal.draft(b"never finished").unwrap());
+    drop(journal.draft(b"never finished", None).unwrap());
     drop(journal);
     let left = left(directory.path());
     assert_eq!(descriptions(&left), ["second", "third"]);
@@ -75,6 +75,19 @@ fn what_was_finished_and_not_settled_is_found_again_by_the_next_process() {
     assert_eq!(left.damage(), []);
     left.remove().unwrap();
     assert!(sessions(directory.path()).unwrap().0.is_empty());
+}
+
+#[test]
+fn an_entry_takes_the_place_of_another_in_one_step() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let first = add(&journal, "first", &[]);
+    drop(journal.draft(b"unfinished", Some(first)).unwrap());
+    let second = journal.draft(b"second", Some(first)).unwrap().finish().unwrap();
+    assert_eq!(journal.live_count(), 1);
+    journal.draft(b"third", Some(second)).unwrap().finish().unwrap();
+    drop(journal);
+    assert_eq!(descriptions(&left(directory.path())), ["third"]);
 }
 
 #[test]
@@ -105,7 +118,7 @@ fn a_journal_of_many_segments_gives_back_what_is_settled_and_keeps_the_rest() {
     let journal = Journal::create(directory.path(), new("one"), std::sync::Arc::clone(&budget)).unwrap();
     let kibibyte = vec![7; 1 << 10];
     let large = |name: &str| {
-        let mut draft = journal.draft(name.as_bytes()).unwrap();
+        let mut draft = journal.draft(name.as_bytes(), None).unwrap();
         (0..40).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
         draft.finish().unwrap()
     };
@@ -128,7 +141,7 @@ fn segments_without_use_are_removed_and_their_room_comes_back() {
     let journal = Journal::create(directory.path(), new("one"), std::sync::Arc::clone(&budget)).unwrap();
     let kibibyte = vec![7; 1 << 10];
     for round in 0..20 {
-        let mut draft = journal.draft(b"large").unwrap();
+        let mut draft = journal.draft(b"large", None).unwrap();
         (0..8).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
         let entry = draft.finish().unwrap();
         journal.settle(entry, false).unwrap();
@@ -146,7 +159,7 @@ fn a_full_budget_is_no_space_and_what_stands_goes_on_standing() {
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::create(directory.path(), new("one"), crate::sealed::ByteBudget::new(10_000)).unwrap();
     add(&journal, "first", &[(0, b"alpha")]);
-    let mut draft = journal.draft(b"second").unwrap();
+    let mut draft = journal.draft(b"second", None).unwrap();
     assert!(matches!(draft.add(0, &[1; 20_000]), Err(Error::NoSpace)));
     drop(draft);
     add(&journal, "third", &[]);
@@ -243,7 +256,10 @@ fn records_that_were_repeated_swapped_or_left_out_are_refused() {
         fs::write(&path, forged).unwrap();
         let left = left(directory.path());
         assert!(!left.damage().is_empty());
-        assert!(["first", "second", "third"].starts_with(&descriptions(&left).iter().map(String::as_str).collect::<Vec<_>>()));
+        assert!(
+            ["first", "second", "third"]
+                .starts_with(&descriptions(&left).iter().map(String::as_str).collect::<Vec<_>>())
+        );
     }
 }
 
@@ -252,7 +268,7 @@ fn a_segment_that_somebody_removed_is_missed() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());
     let kibibyte = vec![7; 1 << 10];
-    let mut draft = journal.draft(b"large").unwrap();
+    let mut draft = journal.draft(b"large", None).unwrap();
     (0..70).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
     draft.finish().unwrap();
     drop(journal);

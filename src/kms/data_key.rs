@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 use crate::policy::KeyArn;
 use crate::secret::{KEY_BYTES, Key, OutOfMemory};
 
-use super::error::{self, Error};
 use super::Kms;
+use super::error::{self, Error};
 
 /// A key that KMS has just made, and the form in which only KMS can bring it back.
 pub struct DataKey {

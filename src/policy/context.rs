@@ -68,6 +68,11 @@ impl EncryptionContext {
         serde_json::Value::from_iter(self.0.clone()).to_string()
     }
 
+    /// The pairs, names in order.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Whether there is no pair.
     #[must_use]
     pub fn is_empty(&self) -> bool {

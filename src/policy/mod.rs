@@ -16,7 +16,7 @@ pub use verdict::{Algorithm, Evidence, Facts, Observation, Verdict};
 pub const ALGORITHM: &str = "aws:kms:dsse";
 
 /// What a mount asks of the store, and holds its answers to. There is no way to ask for less than DSSE-KMS.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// The key that answers must name. None: the AWS managed key `aws/s3`, whose ARN is reported and not compared.
     pub key: Option<KeyArn>,

@@ -19,6 +19,7 @@ mod payload;
 mod request;
 
 pub use crate::metrics::Operation;
+pub use aws_config::SdkConfig;
 pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as};
 pub use error::{Error, Failure, Kind};
 pub use gateway::{Download, Gateway, Unfinished, Upload, Verified};

@@ -96,6 +96,11 @@ impl Pool {
         Buffer::new(core)
     }
 
+    /// The local disk that the buffers share with whatever else is kept there.
+    pub fn disk(&self) -> Arc<ByteBudget> {
+        Arc::clone(&self.disk)
+    }
+
     /// What is taken at this moment.
     pub fn usage(&self) -> Usage {
         let limits = Limits { memory_bytes_max: self.memory.bytes_max(), spill_bytes_max: self.disk.bytes_max() };

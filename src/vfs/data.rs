@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, stream};
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
 use crate::object::Name;
@@ -15,6 +16,7 @@ use crate::write::{Piece, Writer};
 
 use super::file::{File, WriterParts, has_content};
 use super::handles::OpenFile;
+use super::keeping::{SAVES_MAX, Unsaved};
 use super::{Error, Fh, NoncompliantRead, Vfs};
 use crate::namespace;
 
@@ -155,7 +157,16 @@ impl Vfs {
     /// The changes are not safe. They are kept, and tried again.
     pub async fn flush(&self, fh: Fh) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
-        if open.writes { self.commit(&open.file).await } else { Ok(()) }
+        if !open.writes {
+            return Ok(());
+        }
+        if self.closes_early(&open.file) {
+            match self.keep(&open.file).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::warn!(%error, "the journal cannot keep the file; its close waits for the store"),
+            }
+        }
+        self.commit(&open.file).await
     }
 
     /// fsync(2), through any handle.
@@ -174,17 +185,15 @@ impl Vfs {
         }
     }
 
-    /// Tries to make all changes safe; the names of the files for which that failed, with the reason.
-    pub async fn save_all(&self) -> Vec<(String, Error)> {
-        let mut failed = Vec::new();
-        for file in self.files.unsaved() {
-            if let Err(error) = self.commit(&file).await {
-                let name =
-                    self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string());
-                failed.push((name, error));
-            }
-        }
-        failed
+    /// Tries to make all changes safe, many files at a time; what that failed for, with the reason.
+    pub async fn save_all(&self) -> Vec<Unsaved> {
+        let save = async |file: Arc<File>| {
+            let error = self.commit(&file).await.err()?;
+            let name = self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string());
+            Some(Unsaved { name, error, kept: file.state().kept.is_some() })
+        };
+        let saved = stream::iter(self.files.unsaved()).map(save).buffer_unordered(SAVES_MAX);
+        saved.filter_map(std::future::ready).collect().await
     }
 
     /// How many files have changes that the store does not have.
@@ -209,6 +218,7 @@ impl Vfs {
         if let Err(error) = &outcome {
             file.state().last_error = Some(error.to_string());
         }
+        self.keep_what_failed(file, &outcome).await;
         outcome
     }
 
@@ -281,7 +291,11 @@ impl Vfs {
             if file.state().users > 0 || file.state().unlinked {
                 return;
             }
-            match self.commit(file).await {
+            let saved = {
+                let _slot = self.saves.acquire().await;
+                self.commit(file).await
+            };
+            match saved {
                 Ok(()) => return,
                 Err(error) if error.is_lost_race() => return self.set_aside(file, &error),
                 Err(error) if error.is_final() => {

@@ -2,7 +2,7 @@
 
 use crate::object::NameError;
 use crate::s3::{self, Kind};
-use crate::{namespace, read, spill, write};
+use crate::{journal, namespace, read, spill, write};
 
 use super::Error;
 
@@ -139,6 +139,8 @@ fn writing(error: &write::Error) -> i32 {
         write::Error::Store(error) if error.kind == Kind::NotFound => libc::ESTALE,
         write::Error::Store(error) => store(error.kind),
         write::Error::Spill(error) => spilling(error),
+        write::Error::Journal(journal::Error::NoSpace) => libc::ENOSPC,
+        write::Error::Journal(_) | write::Error::PartsLeft { .. } => libc::EIO,
         write::Error::TooLarge { .. } => libc::EFBIG,
         write::Error::Stalled { .. } => libc::ENOSPC,
         write::Error::Deleted | write::Error::NameLost => libc::ESTALE,

@@ -11,6 +11,7 @@ use crate::s3::{Gateway, Head, NewObject, Source};
 use crate::spill::Location;
 use crate::write::{Aim, Destination, Engine, Target, Writer};
 
+use super::keeping::KeptAs;
 use super::pages::Pages;
 
 /// An open or unsaved file. What a short mutex guards is consistent whenever it is free; requests are made without it.
@@ -38,6 +39,8 @@ pub(crate) struct FileState {
     pub(crate) unlinked: bool,
     /// Made by the first change, kept until the file is closed.
     pub(crate) writer: Option<Arc<Writer>>,
+    /// What the journal keeps of the changes.
+    pub(crate) kept: Option<KeptAs>,
     /// The last failure to make the changes safe.
     pub(crate) last_error: Option<String>,
     /// Whether the namespace knows that the file has changes, and so keeps its name whatever the store says.
@@ -58,6 +61,7 @@ impl File {
             exact: false,
             unlinked: false,
             writer: None,
+            kept: None,
             last_error: None,
             announced: false,
             retrying: false,

@@ -2,7 +2,7 @@
 //!
 //! Here the engines meet: `namespace` knows names and attributes, `read` one version of an object, `write` the changes of one
 //! file. This room ties them to open files, and turns every failure into an errno in one place. It sends no request of its own and
-//! knows nothing of FUSE. It may use `object`, `policy`, `s3`, `namespace`, `read`, `spill` and `write`.
+//! knows nothing of FUSE. It may use `object`, `policy`, `journal`, `s3`, `namespace`, `read`, `spill` and `write`.
 
 mod data;
 mod errno;
@@ -10,6 +10,7 @@ mod error;
 mod file;
 mod files;
 mod handles;
+mod keeping;
 mod meta;
 mod names;
 mod pages;
@@ -28,6 +29,7 @@ pub use data::{Access, Opened, Place};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
 pub use handles::Fh;
+pub use keeping::{Keeper, Unsaved};
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
 pub use xattr::MountFacts;
@@ -65,6 +67,9 @@ pub struct Vfs {
     engine: Arc<Engine>,
     read_budget: Arc<ReadBudget>,
     settings: Settings,
+    /// None: changes end with the process.
+    keeper: Option<Keeper>,
+    saves: tokio::sync::Semaphore,
     files: Files,
     handles: Handles,
     /// Shared with the links of writers, which note the versions that they make.
@@ -80,6 +85,7 @@ impl Vfs {
         engine: Arc<Engine>,
         read_budget: Arc<ReadBudget>,
         settings: Settings,
+        keeper: Option<Keeper>,
     ) -> Arc<Vfs> {
         let (files, handles, pages) = (Files::default(), Handles::default(), Arc::new(Pages::new()));
         Arc::new_cyclic(|me| Vfs {
@@ -89,6 +95,8 @@ impl Vfs {
             engine,
             read_budget,
             settings,
+            keeper,
+            saves: keeping::save_slots(),
             files,
             handles,
             pages,

@@ -61,6 +61,9 @@ impl Vfs {
         self.part_with_name(file).await?;
         let outcome = self.namespace.unlink(parent, name).await;
         file.state().unlinked = outcome.is_ok();
+        if outcome.is_ok() {
+            self.let_go(file, true).await;
+        }
         Ok(outcome.map(drop)?)
     }
 
@@ -160,6 +163,9 @@ impl Vfs {
         let has_moved = outcome.is_ok() || before != moved.and_then(|file| self.namespace.key(file.ino));
         if let Some(file) = target {
             file.state().unlinked = has_moved;
+            if has_moved {
+                self.let_go(file, true).await;
+            }
         }
         if let Some(file) = moved.filter(|file| has_moved && file.state().head.is_some()) {
             let attributes = self.namespace.attributes(file.ino).await?;
@@ -169,11 +175,12 @@ impl Vfs {
     }
 
     /// A file that never was in the store and has no upload under way can simply take a free name. Any other is made safe under the old
-    /// name first, because its object and its upload are bound to that, and because what it replaces is in the store.
+    /// name first, because its object, its upload and what the journal keeps of it are bound to that, and because what it replaces is in
+    /// the store.
     async fn settle_before_rename(&self, file: &Arc<File>, target_exists: bool) -> Result<(), Error> {
-        let in_store = file.state().head.is_some();
+        let bound = file.state().head.is_some() || file.state().kept.is_some();
         let streams = file.writer().is_some_and(|writer| writer.is_streaming());
-        if in_store || streams || target_exists { self.commit(file).await } else { Ok(()) }
+        if bound || streams || target_exists { self.commit(file).await } else { Ok(()) }
     }
 
     /// Keeps the bytes of an open file that is about to lose its object. A version that can be named stays readable without that.

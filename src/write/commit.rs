@@ -19,7 +19,7 @@ use super::writer::{abort, abort_upload};
 use super::{Aim, Base, Error, Target, Writer};
 
 /// How often a part is read again because the program changed it while it was being sent.
-const CHANGED_WHILE_SENT_MAX: u32 = 5;
+pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
 /// What the file was when the commit began.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! What can go wrong between a written byte and its object.
 
 use crate::s3::Kind;
-use crate::{s3, spill};
+use crate::{journal, s3, spill};
 
 /// Why a write or a commit did not succeed. The bytes that were written before stay in the writer.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,17 @@ pub enum Error {
     /// The spill could not keep the bytes, or found them changed.
     #[error(transparent)]
     Spill(#[from] spill::Error),
+    /// The journal could not keep the changes.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// Parts that only the store has cannot be kept on the local disk.
+    #[error(
+        "parts of {key} are in an upload and not on this host, so that the disk cannot keep the file; the upload goes on"
+    )]
+    PartsLeft {
+        /// The object's key.
+        key: String,
+    },
     /// The file would be larger than 10,000 parts can be.
     #[error(
         "the file would have {size_bytes} bytes and 10,000 parts hold at most {}; split it",

@@ -3,12 +3,13 @@
 //! A writer keeps the bytes in the spill's buffer, sends parts while the program goes on writing in sequence, and at `commit`
 //! makes one object of the changes and of the object they were made to. Only the gateway's `Verified` receipt ends a commit.
 //!
-//! This room reads nothing for programs and knows no paths, inodes or handles. It may use `object`, `policy`, `spill`, `s3` and
-//! `metrics`.
+//! This room reads nothing for programs and knows no paths, inodes or handles. It may use `object`, `policy`, `journal`, `spill`,
+//! `s3` and `metrics`.
 
 mod commit;
 mod error;
 mod fill;
+mod kept;
 mod parts;
 mod payload;
 mod state;
@@ -16,6 +17,7 @@ mod stream;
 mod writer;
 
 pub use error::Error;
+pub use kept::{Kept, KeptError};
 pub use parts::OBJECT_BYTES_MAX;
 pub use state::{Aim, Base, Piece, Target};
 pub use writer::{Destination, Engine, Settings, Writer};

@@ -63,6 +63,12 @@ impl Engine {
         Arc::new(Engine { gateway, pool, slots, settings })
     }
 
+    /// The store that the writers send to.
+    #[must_use]
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
     /// How much memory and spill the writers use.
     #[must_use]
     pub fn usage(&self) -> spill::Usage {
@@ -115,12 +121,16 @@ impl Writer {
         changed: bool,
         destination: Box<dyn Destination>,
     ) -> Arc<Writer> {
+        Writer::over(engine, State::new(base, size, changed), destination)
+    }
+
+    pub(super) fn over(engine: &Arc<Engine>, state: State, destination: Box<dyn Destination>) -> Arc<Writer> {
         Arc::new(Writer {
             engine: Arc::clone(engine),
             destination,
             buffer: engine.pool.buffer(),
             turn: tokio::sync::Mutex::new(()),
-            state: Mutex::new(State::new(base, size, changed)),
+            state: Mutex::new(state),
             settled: Notify::new(),
         })
     }
@@ -135,6 +145,12 @@ impl Writer {
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         self.state().is_dirty()
+    }
+
+    /// How many changes there were: the same number means the same file.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.state().changes
     }
 
     /// Whether an upload of the file has begun, which is bound to the key it had then.

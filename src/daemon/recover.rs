@@ -1,0 +1,399 @@
+//! What earlier mounts could not store: found, sent, written to a local file, or given up.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use tokio::runtime::Runtime;
+
+use crate::config::{self, Source};
+use crate::journal::{self, Journal, Left, LeftEntry};
+use crate::kms::Kms;
+use crate::object::ByteRange;
+use crate::policy::{Policy, Verdict};
+use crate::s3::{self, Gateway, Kind};
+use crate::spill::{Limits, Pool};
+use crate::write::{self, Engine, Kept, KeptError, Piece, Settings, Writer};
+
+use super::build::connection;
+use super::{StartError, sessions};
+
+/// Files that are sent at the same time.
+const SENDS_MAX: usize = 16;
+/// Memory for the bytes of files that are recovered, in bytes.
+const MEMORY_BYTES_MAX: u64 = 256 << 20;
+/// Bytes that are written to a local file at a time.
+const EXPORT_BYTES: u64 = 1 << 20;
+
+/// What one session left.
+#[derive(Debug)]
+pub struct Found {
+    /// Its directory.
+    pub session: PathBuf,
+    /// The mount, as `s3://bucket/prefix`.
+    pub source: String,
+    /// The files that the store does not have as they should be.
+    pub files: Vec<FoundFile>,
+    /// What was not as it was written, in sentences.
+    pub damage: Vec<String>,
+}
+
+/// A file that the store does not have as it should be.
+#[derive(Debug)]
+pub struct FoundFile {
+    /// Its object's key.
+    pub key: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Bytes of it that are kept here; the others are in the object that it was made from.
+    pub kept_bytes: u64,
+    /// Why the store does not have it, where that was tried.
+    pub reason: Option<String>,
+}
+
+/// What became of what was left.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// Keys of the objects that are now in the store, or were already.
+    pub stored: Vec<String>,
+    /// Files that are still kept, and why.
+    pub kept: Vec<(String, String)>,
+}
+
+/// Why one file could not be sent.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    #[error(transparent)]
+    Kept(#[from] KeptError),
+    #[error(transparent)]
+    Write(#[from] write::Error),
+    #[error(transparent)]
+    Store(#[from] s3::Error),
+}
+
+/// Lists what is left below `directory`, also by mounts that live. Asks KMS for the keys, and S3 nothing.
+///
+/// # Errors
+/// The directory cannot be read, or KMS does not give the keys back.
+pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, StartError> {
+    runtime()?.block_on(async {
+        let kms = Asked::load(store).await?.kms;
+        let mut found = Vec::new();
+        for session in usable(journal::sessions_to_read(directory)?) {
+            found.push(describe(&sessions::open(&kms, session).await?));
+        }
+        Ok(found)
+    })
+}
+
+/// Sends what is left below `directory` by mounts that have ended, under the keys that it was to be stored under. What cannot be sent
+/// stays.
+///
+/// # Errors
+/// As [`list`].
+pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, StartError> {
+    runtime()?.block_on(async {
+        let asked = Asked::load(store).await?;
+        let mut sent = Sent::default();
+        for session in usable(journal::sessions(directory)?) {
+            let left = sessions::open(&asked.kms, session).await?;
+            let mut engines = Engines { asked: &asked, source: left.session().source.clone(), made: HashMap::new() };
+            let outcome = send_all(&left, |policy| engines.of(policy)).await?;
+            let all_stored = outcome.kept.is_empty();
+            sent.stored.extend(outcome.stored);
+            sent.kept.extend(outcome.kept);
+            if all_stored && left.damage().is_empty() {
+                left.remove()?;
+            }
+        }
+        Ok(sent)
+    })
+}
+
+/// Writes the file that was to be stored under `key` to the new local file `to`, in clear. Bytes that it has in common with an object
+/// come from there.
+///
+/// # Errors
+/// As [`list`]; no such file is left; `to` exists or cannot be written; the object is not what it was.
+pub fn export(store: &config::Connection, directory: &Path, key: &str, to: &Path) -> Result<u64, StartError> {
+    runtime()?.block_on(async {
+        let asked = Asked::load(store).await?;
+        for session in usable(journal::sessions_to_read(directory)?) {
+            let left = sessions::open(&asked.kms, session).await?;
+            let wanted = |entry: &LeftEntry| {
+                Kept::decode(entry.description.as_slice()).ok().filter(|kept| kept.object.key.as_str() == key)
+            };
+            // The newest, where there are several.
+            let newest = left.entries().filter_map(|(_, entry)| Some((entry, wanted(entry)?))).last();
+            if let Some((entry, kept)) = newest {
+                let mut engines =
+                    Engines { asked: &asked, source: left.session().source.clone(), made: HashMap::new() };
+                let engine = engines.of(&kept.policy)?;
+                let writer = put_back(&engine, &left, entry, &kept).await.map_err(|error| unsent(key, &error))?;
+                return write_out(&engine, &writer, kept.size, to).await;
+            }
+        }
+        Err(StartError::Bucket(format!("nothing is kept for {key}; dssefs recover DIR list names what is")))
+    })
+}
+
+/// Gives up everything that is left below `directory` by mounts that have ended; the directories that were removed.
+///
+/// # Errors
+/// A directory cannot be removed.
+pub fn discard(directory: &Path) -> Result<Vec<PathBuf>, StartError> {
+    let mut removed = Vec::new();
+    for session in usable(journal::sessions(directory)?) {
+        removed.push(session.directory.clone());
+        session.remove()?;
+    }
+    Ok(removed)
+}
+
+/// At the start of a mount of `source`: sends what its predecessors left. What cannot be sent now goes over into `journal`, sealed under
+/// new keys, for the next start or for `dssefs recover`.
+pub(super) async fn take_over(
+    kms: &Kms,
+    engine: &Arc<Engine>,
+    source: &str,
+    directory: &Path,
+    journal: &Journal,
+) -> Result<(), StartError> {
+    for session in usable(journal::sessions(directory)?) {
+        if session.source != source || session.directory == journal.directory() {
+            continue;
+        }
+        let left = sessions::open(kms, session).await?;
+        let count = left.entries().count();
+        if count > 0 {
+            tracing::info!(files = count, session = %left.session().directory.display(), "sending what an earlier mount left");
+        }
+        let outcome = send_all(&left, |_| Ok(Arc::clone(engine))).await?;
+        for (key, reason) in &outcome.kept {
+            tracing::error!(%key, %reason, "what an earlier mount left could not be stored; it is kept for dssefs recover");
+        }
+        carry_over(&left, &outcome, journal)?;
+        if left.damage().is_empty() {
+            left.remove()?;
+        }
+    }
+    Ok(())
+}
+
+fn carry_over(left: &Left, outcome: &Sent, journal: &Journal) -> Result<(), StartError> {
+    for (_, entry) in left.entries() {
+        let Ok(kept) = Kept::decode(entry.description.as_slice()) else { continue };
+        let reason = outcome.kept.iter().find(|(key, _)| *key == kept.object.key.to_string());
+        let Some((_, reason)) = reason else { continue };
+        let kept = Kept { reason: Some(reason.clone()), ..kept };
+        let mut draft = journal.draft(&kept.encode(), None)?;
+        for piece in left.content(entry) {
+            let (offset, bytes) = piece?;
+            draft.add(offset, bytes.as_slice())?;
+        }
+        draft.finish()?;
+    }
+    Ok(())
+}
+
+/// Sends every entry, many at a time, those of one object one after the other.
+async fn send_all(
+    left: &Left,
+    mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,
+) -> Result<Sent, StartError> {
+    for damage in left.damage() {
+        tracing::error!(%damage, "what an earlier mount left is not whole");
+    }
+    let mut jobs = Vec::new();
+    let mut sent = Sent::default();
+    for (_, entry) in left.entries() {
+        match Kept::decode(entry.description.as_slice()) {
+            Ok(kept) => jobs.push((engine(&kept.policy)?, entry, kept)),
+            Err(error) => sent.kept.push(("a file whose name is unknown".to_owned(), error.to_string())),
+        }
+    }
+    let send = async |(engine, entry, kept): (Arc<Engine>, &LeftEntry, Kept)| {
+        let outcome = send(&engine, left, entry, &kept).await;
+        (kept.object.key.to_string(), outcome)
+    };
+    let mut outcomes = stream::iter(jobs).map(send).buffer_unordered(SENDS_MAX);
+    while let Some((key, outcome)) = outcomes.next().await {
+        match outcome {
+            Ok(()) => sent.stored.push(key),
+            Err(error) => sent.kept.push((key, error.to_string())),
+        }
+    }
+    Ok(sent)
+}
+
+async fn send(engine: &Arc<Engine>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<(), SendError> {
+    if is_stored(engine.gateway(), kept).await? {
+        return Ok(());
+    }
+    let writer = put_back(engine, left, entry, kept).await?;
+    Ok(writer.commit().await?)
+}
+
+/// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal. The times in
+/// the metadata, to the nanosecond, with the owner, the mode and the size tell one state of a file from all others.
+async fn is_stored(gateway: &Gateway, kept: &Kept) -> Result<bool, SendError> {
+    let head = match gateway.head(&kept.object.key).await {
+        Err(error) if error.kind == Kind::NotFound => return Ok(false),
+        answer => answer?,
+    };
+    let same =
+        head.meta.size == kept.size && head.meta.user == kept.object.user && head.meta.user.contains_key("mtime");
+    Ok(same && gateway.policy().judge(&head.encryption.facts) == Verdict::Compliant)
+}
+
+async fn put_back(engine: &Arc<Engine>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<Arc<Writer>, SendError> {
+    let writer = Writer::recovered(engine, kept);
+    for piece in left.content(entry) {
+        let (offset, bytes) = piece?;
+        writer.write(offset, bytes.as_slice()).await?;
+    }
+    if writer.size() != kept.size {
+        writer.resize(kept.size).await?;
+    }
+    Ok(writer)
+}
+
+async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) -> Result<u64, StartError> {
+    let failed = |error: std::io::Error| StartError::Internal(format!("{} cannot be written: {error}", to.display()));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
+    file.set_len(size).map_err(failed)?;
+    let mut at = 0;
+    while at < size {
+        let range = at..size.min(at + EXPORT_BYTES);
+        at = range.end;
+        let (pieces, base) = writer.locate(range).await.map_err(|error| unsent("the file", &error.into()))?;
+        for piece in pieces {
+            write_piece(engine, writer, base.as_ref(), &piece, &file).await?.map_err(failed)?;
+        }
+    }
+    file.sync_all().map_err(failed)?;
+    Ok(size)
+}
+
+async fn write_piece(
+    engine: &Engine,
+    writer: &Writer,
+    base: Option<&s3::Source>,
+    piece: &Piece,
+    file: &File,
+) -> Result<std::io::Result<()>, StartError> {
+    match (piece, base) {
+        (Piece::Local(range), _) => {
+            let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
+            writer.read_local(range.start, &mut bytes).map_err(|error| unsent("the file", &error.into()))?;
+            Ok(file.write_all_at(&bytes, range.start))
+        }
+        (Piece::Base(range), Some(base)) => {
+            let reading = |error| StartError::store("the object that the file was made from cannot be read", &error);
+            let wanted = ByteRange::new(range.start, range.end);
+            let mut download = engine.gateway().get(&base.key, Some(&base.version), wanted).await.map_err(reading)?;
+            let mut at = range.start;
+            while let Some(chunk) = download.next().await {
+                let chunk = chunk.map_err(reading)?;
+                if let Err(error) = file.write_all_at(&chunk, at) {
+                    return Ok(Err(error));
+                }
+                at += chunk.len() as u64;
+            }
+            Ok(Ok(()))
+        }
+        // The file was made as long as it is: these are its holes.
+        (Piece::Zero(_) | Piece::Base(_), _) => Ok(Ok(())),
+    }
+}
+
+fn unsent(key: &str, error: &SendError) -> StartError {
+    StartError::Internal(format!("{key}: {error}"))
+}
+
+fn describe(left: &Left) -> Found {
+    let file = |entry: &LeftEntry| match Kept::decode(entry.description.as_slice()) {
+        Ok(kept) => FoundFile {
+            key: kept.object.key.to_string(),
+            size: kept.size,
+            kept_bytes: entry.content_bytes,
+            reason: kept.reason,
+        },
+        Err(error) => FoundFile {
+            key: "?".to_owned(),
+            size: entry.content_bytes,
+            kept_bytes: entry.content_bytes,
+            reason: Some(error.to_string()),
+        },
+    };
+    Found {
+        session: left.session().directory.clone(),
+        source: left.session().source.clone(),
+        files: left.entries().map(|(_, entry)| file(entry)).collect(),
+        damage: left.damage().iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The sessions that can be had; of the others the log tells.
+fn usable((sessions, unusable): (Vec<journal::Session>, Vec<journal::Error>)) -> Vec<journal::Session> {
+    for error in unusable {
+        match error {
+            journal::Error::InUse(path) => tracing::info!(session = %path.display(), "left alone: its mount lives"),
+            error => tracing::error!(%error, "a session is left alone"),
+        }
+    }
+    sessions
+}
+
+/// What is asked for keys and objects.
+struct Asked {
+    connection: s3::Connection,
+    sdk: s3::SdkConfig,
+    kms: Kms,
+}
+
+impl Asked {
+    async fn load(store: &config::Connection) -> Result<Asked, StartError> {
+        let connection = connection(store);
+        let sdk = s3::load(&connection).await?;
+        let kms = Kms::new(&sdk, store.kms_endpoint_url.as_deref());
+        Ok(Asked { connection, sdk, kms })
+    }
+}
+
+/// One engine for each policy that files were to be stored under.
+struct Engines<'a> {
+    asked: &'a Asked,
+    source: String,
+    made: HashMap<String, Arc<Engine>>,
+}
+
+impl Engines<'_> {
+    fn of(&mut self, policy: &Policy) -> Result<Arc<Engine>, StartError> {
+        let name = format!("{policy:?}");
+        if let Some(engine) = self.made.get(&name) {
+            return Ok(Arc::clone(engine));
+        }
+        let source = Source::parse(&self.source).map_err(|error| StartError::Bucket(error.to_string()))?;
+        let gateway = Gateway::new(&self.asked.sdk, &self.asked.connection, source.bucket, policy.clone());
+        let directory = std::env::temp_dir();
+        let limits = Limits { memory_bytes_max: MEMORY_BYTES_MAX, spill_bytes_max: u64::MAX };
+        let engine = engine(Arc::new(gateway), Pool::new(&directory, limits)?, MEMORY_BYTES_MAX);
+        self.made.insert(name, Arc::clone(&engine));
+        Ok(engine)
+    }
+}
+
+/// Always conditional: what was left long ago must never replace what is newer.
+pub(super) fn engine(gateway: Arc<Gateway>, pool: Arc<Pool>, memory_bytes_max: u64) -> Arc<Engine> {
+    Engine::new(gateway, pool, Settings::for_memory(memory_bytes_max, true))
+}
+
+fn runtime() -> Result<Runtime, StartError> {
+    Runtime::new().map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))
+}

@@ -1,0 +1,309 @@
+//! Changes that outlive the daemon: `--spill-keys kms`, `--commit background` and `dssefs recover`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use dssefs::emulator::faults::{Fault, Rule};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::common::{ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, commit, cp, deadline, dssefs, eventually};
+
+fn refused() -> Fault {
+    Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
+}
+
+/// Uploads fail for as long as nobody heals the endpoint.
+fn refuse_uploads(endpoint: &Endpoint) {
+    let unavailable =
+        || Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
+    endpoint.spoil(vec![
+        Rule::on("PutObject", unavailable()).times(0),
+        Rule::on("CompleteMultipartUpload", unavailable()).times(0),
+    ]);
+}
+
+fn mount(endpoint: &Endpoint, spill: &TempDir, more: &[&str]) -> Mount {
+    let spill = spill.path().to_str().unwrap();
+    Mount::with(endpoint, &[&["--spill-keys", "kms", "--spill-dir", spill], more].concat())
+}
+
+fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
+    mount(endpoint, spill, &["--commit", "background"])
+}
+
+/// The daemon dies as by a loss of power, but for the page cache of the local disk.
+fn kill(mut mount: Mount) {
+    mount.signal(Signal::KILL);
+    mount.ended().expect("a killed process ends");
+}
+
+fn recover(endpoint: &Endpoint, spill: &TempDir, action: &[&str]) -> Output {
+    let mut command: Command = dssefs();
+    command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+    command.args(["recover", "--region", "us-east-1", "--force-path-style", "--endpoint-url", &endpoint.url()]);
+    command.args(["--kms-endpoint-url", &endpoint.url()]).arg(spill.path()).args(action);
+    command.output().unwrap()
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Everything below a directory of the local disk.
+fn bytes_below(directory: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(bytes_below(&path));
+        } else {
+            all.extend(fs::read(path).unwrap());
+        }
+    }
+    all
+}
+
+fn is_empty(directory: &TempDir) -> bool {
+    fs::read_dir(directory.path()).unwrap().next().is_none()
+}
+
+#[test]
+fn closed_files_follow_to_the_store_by_themselves() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let mount = background(&endpoint, &spill);
+        for n in 0..50 {
+            commit(&mount.join(&format!("file-{n}")), format!("content {n}").as_bytes()).unwrap();
+        }
+        eventually("all files are stored", MINUTE, || endpoint.keys().len() == 50);
+        (0..50).for_each(|n| endpoint.assert_dsse(&format!("file-{n}")));
+        assert!(mount.end().success());
+        assert!(is_empty(&spill), "a mount in which all is stored leaves nothing behind");
+    });
+}
+
+#[test]
+fn files_that_were_closed_before_a_crash_are_sent_by_the_next_mount() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        for n in 0..500 {
+            fs::write(first.join(&format!("file-{n}")), format!("content {n}")).unwrap();
+        }
+        kill(first);
+        assert!(endpoint.keys().is_empty());
+        let on_disk = bytes_below(spill.path());
+        for marker in ["content 4", "file-4"] {
+            let found = on_disk.windows(marker.len()).any(|window| window == marker.as_bytes());
+            assert!(!found, "{marker} is on the disk in clear");
+        }
+        endpoint.heal();
+        let second = background(&endpoint, &spill);
+        assert_eq!(endpoint.keys().len(), 500);
+        for n in 0..500 {
+            assert_eq!(endpoint.content(&format!("file-{n}")), format!("content {n}").as_bytes());
+        }
+        endpoint.assert_dsse("file-499");
+        assert_eq!(fs::read(second.join("file-7")).unwrap(), b"content 7");
+        assert!(second.end().success());
+        assert!(is_empty(&spill));
+    });
+}
+
+#[test]
+fn of_a_file_that_was_closed_often_the_last_state_is_sent() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        endpoint.put("old", &[b'o'; 100_000]);
+        let first = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        for n in 0..20 {
+            fs::write(first.join("new"), format!("state {n}")).unwrap();
+            OpenOptions::new().append(true).open(first.join("old")).unwrap().write_all(&[n]).unwrap();
+        }
+        fs::set_permissions(first.join("new"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(first.join("new"), "the last state").unwrap();
+        kill(first);
+        endpoint.heal();
+        let second = background(&endpoint, &spill);
+        assert_eq!(endpoint.content("new"), b"the last state");
+        assert_eq!(fs::metadata(second.join("new")).unwrap().permissions().mode() & 0o777, 0o600);
+        let old = endpoint.content("old");
+        assert_eq!((old.len(), &old[100_000..]), (100_020, &(0..20).collect::<Vec<u8>>()[..]));
+        assert_eq!(told(&recover(&endpoint, &spill, &["list"])).matches("bytes").count(), 0);
+    });
+}
+
+#[test]
+fn a_pending_file_is_as_good_as_any_other_in_its_own_mount() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let mount = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        fs::write(mount.join("pending"), "content").unwrap();
+        assert_eq!(crate::common::attribute(&mount.join("pending"), "user.dsse.verdict").unwrap(), "pending");
+        assert_eq!(fs::read(mount.join("pending")).unwrap(), b"content");
+        assert_eq!(fs::metadata(mount.join("pending")).unwrap().len(), 7);
+        fs::write(mount.join("dropped"), "content").unwrap();
+        fs::remove_file(mount.join("dropped")).unwrap();
+        endpoint.heal();
+        fs::rename(mount.join("pending"), mount.join("renamed")).unwrap();
+        assert_eq!(endpoint.content("renamed"), b"content");
+        assert!(mount.end().success());
+        assert_eq!(endpoint.keys(), ["renamed"]);
+    });
+}
+
+#[test]
+fn a_file_that_was_removed_or_replaced_does_not_come_back_after_a_crash() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        fs::write(first.join("removed"), "content").unwrap();
+        fs::remove_file(first.join("removed")).unwrap();
+        fs::write(first.join("target"), "older").unwrap();
+        endpoint.heal();
+        fs::write(first.join("source"), "newer").unwrap();
+        fs::rename(first.join("source"), first.join("target")).unwrap();
+        kill(first);
+        let second = background(&endpoint, &spill);
+        assert_eq!(fs::read(second.join("target")).unwrap(), b"newer");
+        assert_eq!(endpoint.keys(), ["target"]);
+    });
+}
+
+#[test]
+fn what_the_store_refused_is_told_and_kept_through_a_crash() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = mount(&endpoint, &spill, &[]);
+        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        let complaint = cp(b"content", &first.join("file")).unwrap_err();
+        assert!(complaint.contains("Permission denied"), "{complaint}");
+        kill(first);
+        let listed = told(&recover(&endpoint, &spill, &["list"]));
+        assert!(listed.contains("file  7 bytes") && listed.contains("AccessDenied"), "{listed}");
+        endpoint.heal();
+        let sent = recover(&endpoint, &spill, &["upload"]);
+        assert!(sent.status.success() && told(&sent).contains("stored: file"), "{}", told(&sent));
+        assert_eq!(endpoint.content("file"), b"content");
+        endpoint.assert_dsse("file");
+        assert!(is_empty(&spill));
+    });
+}
+
+#[test]
+fn a_lost_race_is_kept_and_named_and_never_replaces_what_won() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        fs::write(first.join("file"), "ours").unwrap();
+        kill(first);
+        endpoint.heal();
+        endpoint.put("file", b"theirs");
+        let second = background(&endpoint, &spill);
+        assert_eq!(endpoint.content("file"), b"theirs");
+        assert!(second.log().contains("kept for dssefs recover"), "{}", second.log());
+        assert!(second.end().success());
+        let listed = told(&recover(&endpoint, &spill, &["list"]));
+        assert!(listed.contains("file  4 bytes"), "{listed}");
+        let to = spill.path().join("exported");
+        let exported = recover(&endpoint, &spill, &["export", "file", to.to_str().unwrap()]);
+        assert!(exported.status.success(), "{}", told(&exported));
+        assert_eq!(fs::read(&to).unwrap(), b"ours");
+        fs::remove_file(to).unwrap();
+        let sent = recover(&endpoint, &spill, &["upload"]);
+        assert_eq!(sent.status.code(), Some(11), "{}", told(&sent));
+        assert!(recover(&endpoint, &spill, &["discard"]).status.success());
+        assert!(is_empty(&spill));
+        assert_eq!(endpoint.content("file"), b"theirs");
+    });
+}
+
+#[test]
+fn an_export_puts_kept_bytes_over_those_of_the_object() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        endpoint.put("file", &[b'.'; 3_000_000]);
+        let first = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        let mut file = OpenOptions::new().append(true).open(first.join("file")).unwrap();
+        file.write_all(b"the end").unwrap();
+        drop(file);
+        kill(first);
+        let to = spill.path().join("exported");
+        let exported = recover(&endpoint, &spill, &["export", "file", to.to_str().unwrap()]);
+        assert!(exported.status.success(), "{}", told(&exported));
+        let content = fs::read(to).unwrap();
+        assert_eq!((content.len(), &content[2_999_999..]), (3_000_007, &b".the end"[..]));
+    });
+}
+
+#[test]
+fn fsync_waits_for_the_store_also_in_the_background() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let mount = background(&endpoint, &spill);
+        let mut file = File::create(mount.join("file")).unwrap();
+        file.write_all(b"content").unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(endpoint.content("file"), b"content");
+        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        file.write_all(b" and more").unwrap();
+        assert!(file.sync_all().is_err());
+        endpoint.heal();
+    });
+}
+
+#[test]
+fn a_session_that_was_changed_is_not_believed() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        fs::write(first.join("file"), "content").unwrap();
+        kill(first);
+        endpoint.heal();
+        let session = fs::read_dir(spill.path()).unwrap().next().unwrap().unwrap().path();
+        let text = fs::read_to_string(session.join("session.json")).unwrap();
+        fs::write(session.join("session.json"), text.replace("s3://tests", "s3://other")).unwrap();
+        let listed = recover(&endpoint, &spill, &["list"]);
+        assert_eq!(listed.status.code(), Some(5), "{}", told(&listed));
+        assert!(told(&listed).contains("belongs to another bucket"), "{}", told(&listed));
+        fs::write(session.join("session.json"), text).unwrap();
+        let segment = session.join("segment-00000000");
+        let mut bytes = fs::read(&segment).unwrap();
+        bytes[200] ^= 1;
+        fs::write(&segment, bytes).unwrap();
+        let listed = recover(&endpoint, &spill, &["list"]);
+        assert_eq!(listed.status.code(), Some(12), "{}", told(&listed));
+        let second = background(&endpoint, &spill);
+        assert!(second.log().contains("was changed at byte"), "{}", second.log());
+        assert!(endpoint.keys().is_empty());
+        assert!(session.exists(), "what is damaged stays for whoever looks into it");
+    });
+}
+
+#[test]
+fn while_the_mount_lives_its_session_can_be_listed_and_not_touched() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let mount = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        fs::write(mount.join("file"), "content").unwrap();
+        let listed = told(&recover(&endpoint, &spill, &["list"]));
+        assert!(listed.contains("file  7 bytes, 7 of them kept here: not sent yet"), "{listed}");
+        assert!(recover(&endpoint, &spill, &["discard"]).status.success());
+        endpoint.heal();
+        eventually("the file is stored", Duration::from_secs(20), || endpoint.head("file").is_some());
+        assert!(mount.end().success());
+    });
+}
