@@ -49,6 +49,7 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
     let writing = config.memory_bytes_max - reading;
     let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
     let pool = Pool::new(&config.spill_dir, limits)?;
+    tidy_up(config, &gateway).await?;
     let journal = journal(config, &kms, &gateway, &pool).await?;
     let vfs = file_system(config, gateway, bucket, pool, journal.clone());
     Ok(Built {
@@ -73,6 +74,20 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
         StartError::store(&format!("s3://{bucket} cannot be written with DSSE-KMS under these settings"), &error)
     };
     gateway.probe(&key).await.map_err(unproved)
+}
+
+/// Ends the uploads that a crashed mount left, and notes those of this one for the next.
+async fn tidy_up(config: &Config, gateway: &Gateway) -> Result<(), StartError> {
+    if config.read_only {
+        return Ok(());
+    }
+    let (directory, source) = (config.spill_dir.as_path(), config.source().to_string());
+    let aborted = gateway.abort_leftovers(directory, &source, config.prefix.as_str()).await;
+    if aborted > 0 {
+        tracing::info!(aborted, "uploads that an earlier mount left were aborted");
+    }
+    let noted = gateway.keep_ledger(directory, &source);
+    noted.map_err(|error| StartError::Internal(format!("{} cannot be written: {error}", directory.display())))
 }
 
 /// A new journal, after what earlier mounts left was sent or taken over into it.

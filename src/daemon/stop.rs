@@ -73,7 +73,7 @@ pub(super) fn close(journal: Option<Arc<Journal>>) {
     match Arc::into_inner(journal).map(Journal::close) {
         Some(Ok(())) | None if kept == 0 => {}
         Some(Err(error)) => {
-            tracing::error!(%error, "the journal could not be closed; the next mount reads it all the same")
+            tracing::error!(%error, "the journal could not be closed; the next mount reads it all the same");
         }
         _ => tracing::warn!(files = kept, "the journal keeps files for the next mount; dssefs recover lists them"),
     }

@@ -20,6 +20,7 @@ pub enum Operation {
     UploadPartCopy,
     CompleteMultipartUpload,
     AbortMultipartUpload,
+    ListMultipartUploads,
     HeadBucket,
     GetBucketEncryption,
     GetBucketVersioning,
@@ -27,7 +28,7 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation, in the order of its counter.
-    pub const ALL: [Operation; 15] = [
+    pub const ALL: [Operation; 16] = [
         Operation::ListObjectsV2,
         Operation::HeadObject,
         Operation::GetObject,
@@ -40,6 +41,7 @@ impl Operation {
         Operation::UploadPartCopy,
         Operation::CompleteMultipartUpload,
         Operation::AbortMultipartUpload,
+        Operation::ListMultipartUploads,
         Operation::HeadBucket,
         Operation::GetBucketEncryption,
         Operation::GetBucketVersioning,

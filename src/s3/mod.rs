@@ -7,6 +7,8 @@
 //!
 //! What it does not do: cache, plan parts, decide on errno values, or hold back requests to spare a KMS quota.
 //!
+//! Uploads under way are noted in a file of the local disk (`ledger`), so that those of a crashed process can be ended.
+//!
 //! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up. This room may use `object`, `policy` and
 //! `metrics`.
 
@@ -15,6 +17,7 @@ mod classify;
 mod connect;
 mod error;
 mod gateway;
+mod ledger;
 mod payload;
 mod request;
 

@@ -293,6 +293,26 @@ fn a_session_that_was_changed_is_not_believed() {
 }
 
 #[test]
+fn uploads_that_a_crash_left_are_aborted_by_the_next_mount_and_those_of_others_are_not() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let options = ["--spill-dir", spill.path().to_str().unwrap()];
+        let first = Mount::with(&endpoint, &options);
+        let living = Mount::with(&endpoint, &options);
+        let [_crashed, _open] = [&first, &living].map(|mount| {
+            let mut file = File::create(mount.join(&format!("{}", mount.pid()))).unwrap();
+            file.write_all(&crate::common::noise(1, 40 << 20)).unwrap();
+            file
+        });
+        eventually("both upload", Duration::from_secs(20), || endpoint.uploads() == 2);
+        kill(first);
+        let second = Mount::with(&endpoint, &options);
+        assert_eq!(endpoint.uploads(), 1, "{}", second.log());
+        assert!(second.end().success());
+    });
+}
+
+#[test]
 fn while_the_mount_lives_its_session_can_be_listed_and_not_touched() {
     deadline(MINUTE, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());

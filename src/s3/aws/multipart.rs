@@ -132,6 +132,30 @@ impl Store {
         })
     }
 
+    /// One page of the uploads that are neither completed nor aborted: key and id of each, and where the next page begins.
+    pub(in crate::s3) async fn uploads(
+        &self,
+        prefix: &str,
+        after: Option<&(String, String)>,
+    ) -> Result<(Vec<(Key, String)>, Option<(String, String)>), Error> {
+        let request = self
+            .client
+            .list_multipart_uploads()
+            .bucket(self.bucket.as_str())
+            .prefix(prefix)
+            .set_key_marker(after.map(|(key, _)| key.clone()))
+            .set_upload_id_marker(after.map(|(_, id)| id.clone()))
+            .send();
+        let answer = self.ask(Operation::ListMultipartUploads, None, request).await?;
+        let named = |upload: &aws_sdk_s3::types::MultipartUpload| {
+            Some((Key::new(upload.key()?).ok()?, upload.upload_id()?.to_owned()))
+        };
+        let more = answer.is_truncated().unwrap_or_default();
+        let next = answer.next_key_marker().zip(answer.next_upload_id_marker()).filter(|_| more);
+        let next = next.map(|(key, id)| (key.to_owned(), id.to_owned()));
+        Ok((answer.uploads().iter().filter_map(named).collect(), next))
+    }
+
     pub(in crate::s3) async fn abort(&self, key: &Key, upload: &str) -> Result<(), Error> {
         let request = self
             .client

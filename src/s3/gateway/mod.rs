@@ -2,16 +2,18 @@
 
 mod copy;
 mod download;
+mod leftovers;
 mod upload;
 mod verified;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_config::SdkConfig;
 
 use super::aws::{Doubt, Store};
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
+use super::ledger::Ledger;
 use super::payload::Payload;
 use super::request::{BucketFacts, Condition, Head, ListPage, ListRequest, NewObject, Stored, Versioning};
 use crate::metrics::{Operation, StoreCounters, StoreSnapshot};
@@ -26,13 +28,14 @@ pub use verified::Verified;
 pub struct Gateway {
     store: Store,
     policy: Policy,
+    ledger: OnceLock<Ledger>,
 }
 
 impl Gateway {
     /// Makes no request. `config` comes from [`load`](super::load) with the same `connection`.
     #[must_use]
     pub fn new(config: &SdkConfig, connection: &Connection, bucket: Bucket, policy: Policy) -> Gateway {
-        Gateway { store: Store::new(config, connection, bucket), policy }
+        Gateway { store: Store::new(config, connection, bucket), policy, ledger: OnceLock::new() }
     }
 
     /// The bucket.

@@ -40,6 +40,9 @@ impl Gateway {
     /// As S3 answers; on [`Kind::Mismatch`] the upload was aborted.
     pub async fn start_upload(self: &Arc<Self>, new: &NewObject) -> Result<Upload, Error> {
         let created = self.store.create(&self.policy, new).await?;
+        if let Some(ledger) = self.ledger.get() {
+            ledger.begun(&created.id);
+        }
         let upload = self.resume_upload(new, created.id);
         match self.verify_upload(Operation::CreateMultipartUpload, &new.key, &created.facts, created.request_id) {
             Ok(()) => Ok(upload),
@@ -117,6 +120,7 @@ impl Upload {
                 None => return Err(self.unfinished(error).await),
             },
         };
+        self.ended();
         let verified = self.gateway.verify(Operation::CompleteMultipartUpload, &new.key, stored).await;
         verified.map_err(|error| Unfinished { error, upload: None })
     }
@@ -127,8 +131,17 @@ impl Upload {
     /// As S3 answers.
     pub async fn abort(self) -> Result<(), Error> {
         match self.gateway.store.abort(self.key(), self.id()).await {
-            Err(error) if error.kind == Kind::NoSuchUpload => Ok(()),
-            answer => answer,
+            Err(error) if error.kind != Kind::NoSuchUpload => Err(error),
+            _ => {
+                self.ended();
+                Ok(())
+            }
+        }
+    }
+
+    fn ended(&self) {
+        if let Some(ledger) = self.gateway.ledger.get() {
+            ledger.ended(self.id());
         }
     }
 

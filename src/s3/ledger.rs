@@ -1,0 +1,145 @@
+//! The multipart uploads that this process has under way, by the store's ids, for whoever comes after a crash.
+//!
+//! A file of its own for each process, locked for as long as that lives. It holds no names: an upload's id says which object it is for
+//! to the store alone.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{FlockOperation, flock};
+
+const PREFIX: &str = "uploads-";
+/// More than this of a ledger is not read, in bytes: a million uploads.
+const BYTES_MAX: u64 = 256 << 20;
+
+/// The ledger of this process. A process that ends with no upload under way leaves none behind.
+pub(super) struct Ledger {
+    path: PathBuf,
+    file: File,
+    open: Mutex<BTreeSet<String>>,
+}
+
+/// The ledger of a process that has ended.
+pub(super) struct Leftover {
+    path: PathBuf,
+    /// The uploads that it had under way.
+    pub(super) uploads: BTreeSet<String>,
+    _lock: File,
+}
+
+impl Ledger {
+    /// A ledger in `directory` for uploads below `source`.
+    pub(super) fn create(directory: &Path, source: &str) -> io::Result<Ledger> {
+        let made = tempfile::Builder::new().prefix(PREFIX).rand_bytes(16).tempfile_in(directory)?;
+        flock(made.as_file(), FlockOperation::NonBlockingLockExclusive)?;
+        let (mut file, path) = made.keep().map_err(|error| error.error)?;
+        file.write_all(format!("{source}\n").as_bytes())?;
+        Ok(Ledger { path, file, open: Mutex::default() })
+    }
+
+    pub(super) fn begun(&self, upload: &str) {
+        self.open().insert(upload.to_owned());
+        self.note('+', upload);
+    }
+
+    pub(super) fn ended(&self, upload: &str) {
+        if self.open().remove(upload) {
+            self.note('-', upload);
+        }
+    }
+
+    fn note(&self, sign: char, upload: &str) {
+        if let Err(error) = (&self.file).write_all(format!("{sign}{upload}\n").as_bytes()) {
+            tracing::warn!(%error, "an upload cannot be noted on the local disk; after a crash a lifecycle rule has to end it");
+        }
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        if self.open().is_empty() {
+            // Found by the next start otherwise, and found to be empty.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Leftover {
+    /// The ledgers in `directory` for `source` whose processes have ended.
+    pub(super) fn find(directory: &Path, source: &str) -> io::Result<Vec<Leftover>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                found.extend(Leftover::read(entry.path(), source)?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn read(path: PathBuf, source: &str) -> io::Result<Option<Leftover>> {
+        let mut file = File::open(&path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        (&mut file).take(BYTES_MAX).read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let mut lines = text.lines();
+        if lines.next() != Some(source) {
+            return Ok(None);
+        }
+        let mut uploads = BTreeSet::new();
+        for line in lines {
+            match line.split_at_checked(1) {
+                Some(("+", upload)) => drop(uploads.insert(upload.to_owned())),
+                Some(("-", upload)) => drop(uploads.remove(upload)),
+                _ => {}
+            }
+        }
+        Ok(Some(Leftover { path, uploads, _lock: file }))
+    }
+
+    /// Its uploads are dealt with.
+    pub(super) fn remove(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_had_under_way_is_found_once_it_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::create(directory.path(), "s3://b").unwrap();
+        ["one", "two", "three"].iter().for_each(|upload| ledger.begun(upload));
+        ledger.ended("two");
+        assert!(Leftover::find(directory.path(), "s3://b").unwrap().is_empty(), "its process lives");
+        drop(ledger);
+        assert!(Leftover::find(directory.path(), "s3://other").unwrap().is_empty(), "another mount's");
+        let mut found = Leftover::find(directory.path(), "s3://b").unwrap();
+        let left = found.pop().unwrap();
+        assert_eq!(left.uploads, ["one", "three"].map(str::to_owned).into());
+        left.remove().unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_process_without_uploads_leaves_no_ledger() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::create(directory.path(), "s3://b").unwrap();
+        ledger.begun("one");
+        ledger.ended("one");
+        drop(ledger);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
