@@ -13,6 +13,8 @@ mod handles;
 mod meta;
 mod names;
 mod pages;
+mod special;
+mod user_xattr;
 mod xattr;
 
 use std::sync::{Arc, Weak};
@@ -22,14 +24,17 @@ use crate::read::ReadBudget;
 use crate::s3::Gateway;
 use crate::write::Engine;
 
+pub use crate::namespace::xattr::Expect;
 pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Timestamp};
 pub use crate::object::{Name, NameError};
 pub use data::{Access, Opened, Place};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
+pub use file::Privileges;
 pub use handles::Fh;
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
+pub use special::SpecialKind;
 pub use xattr::MountFacts;
 
 use files::Files;
