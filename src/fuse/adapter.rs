@@ -16,9 +16,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-use super::convert::{
-    expect, fh, file_attr, file_type, handle, ino, inode_number, name, special_kind, time_change,
-};
+use super::convert::{expect, fh, file_attr, file_type, handle, ino, inode_number, name, special_kind, time_change};
 use crate::secret::PlainBuf;
 use crate::vfs::{
     Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,

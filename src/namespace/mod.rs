@@ -21,9 +21,9 @@ mod node;
 mod observe;
 pub mod posix;
 mod rename;
+mod special;
 mod sweep;
 mod table;
-mod special;
 mod turn;
 pub mod xattr;
 

@@ -309,8 +309,9 @@ mod tests {
 
     fn round_trip(kind: Kind, time: Timestamp) {
         let directory = kind == Kind::Directory;
-        let before =
-            Attributes { mtime: time, atime: time, kind, mode: 0o4711, uid: 1, gid: 2, ..shown(&[], directory) };
+        let size = if matches!(kind, Kind::File | Kind::Symlink) { 5 } else { 0 };
+        let base = Attributes { kind, size, mode: 0o4711, uid: 1, gid: 2, ..shown(&[], directory) };
+        let before = Attributes { mtime: time, atime: time, ..base };
         let form = Form { directory, size: 5, last_modified: UNIX_EPOCH + Duration::from_secs(1000) };
         assert_eq!(attributes(&metadata(UserMetadata::new(), &before), form, &DEFAULTS), before);
     }

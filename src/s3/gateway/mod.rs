@@ -185,13 +185,7 @@ impl Gateway {
 
     /// After a write that may have happened although it failed: whether the object is there as it was to be. Without a checksum
     /// of the content that cannot be proved, and None is the answer.
-    async fn recognise(
-        &self,
-        new: &NewObject,
-        size: u64,
-        checksum: Option<Checksum>,
-        error: &Error,
-    ) -> Option<Stored> {
+    async fn recognise(&self, new: &NewObject, size: u64, checksum: Option<Checksum>, error: &Error) -> Option<Stored> {
         let wanted = checksum?;
         let explains = matches!(
             error.kind,
