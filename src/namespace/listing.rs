@@ -68,7 +68,7 @@ impl Namespace {
         }
         let heads = doubtful.into_iter().map(|child| self.fetch(child));
         let asked = stream::iter(heads).buffer_unordered(self.settings.heads_in_flight_max);
-        asked.for_each(|_| future::ready(())).await;
+        asked.for_each(|head| future::ready(tell_failure(head.err()))).await;
         let table = self.table();
         let now = |entry: &DirEntry| {
             let child = table.child(ino, &entry.name).ok().flatten();
@@ -108,6 +108,12 @@ impl Namespace {
         let entries_max = PAGE_ENTRIES_MAX;
         let request = ListRequest { prefix, delimiter: true, start_after: None, continuation, entries_max };
         Ok(self.gateway.list(&request).await?)
+    }
+}
+
+fn tell_failure(error: Option<Error>) {
+    if let Some(error) = error.filter(|error| !matches!(error, Error::NotFound | Error::Stale)) {
+        tracing::warn!(%error, "what kind of file this is cannot be found out; it is listed as a plain one");
     }
 }
 

@@ -135,6 +135,25 @@ fn a_fresh_mount_lists_kinds_with_one_head_for_each_special_file_and_none_for_ot
 }
 
 #[test]
+fn links_are_links_in_every_way_to_look_at_them() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        symlink("file", Mount::of(&endpoint).join("link")).unwrap();
+        for options in [["--attributes", "full"], ["--attributes", "listing"]] {
+            for ask_first in [true, false] {
+                let mount = Mount::with(&endpoint, &options);
+                // Some questions, after which a mount lists the directory instead.
+                for number in 0..if ask_first { 1 } else { 4 } {
+                    assert!(fs::symlink_metadata(mount.join(&format!("absent{number}"))).is_err());
+                }
+                assert!(fs::symlink_metadata(mount.join("link")).unwrap().is_symlink(), "{options:?} {ask_first}");
+                assert_eq!(fs::read_link(mount.join("link")).unwrap(), Path::new("file"));
+            }
+        }
+    });
+}
+
+#[test]
 fn a_name_that_another_host_has_taken_is_left_to_it() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
@@ -206,7 +225,7 @@ fn a_fifo_connects_two_processes() {
         assert_eq!(endpoint.content("pipe"), b"");
         endpoint.assert_dsse("pipe");
         assert!(fs::symlink_metadata(Mount::of(&endpoint).join("pipe")).unwrap().file_type().is_fifo());
-        assert_eq!(errno(std::os::unix::net::UnixListener::bind(&path)), libc::EADDRINUSE);
+        assert_eq!(errno(UnixListener::bind(&path)), libc::EADDRINUSE);
     });
 }
 
