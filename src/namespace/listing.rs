@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::{FutureExt, StreamExt, future, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 
 use super::entry::Entry;
 use super::error::Error;
@@ -68,7 +68,7 @@ impl Namespace {
         }
         let heads = doubtful.into_iter().map(|child| self.fetch(child));
         let asked = stream::iter(heads).buffer_unordered(self.settings.heads_in_flight_max);
-        asked.for_each(|head| future::ready(tell_failure(head.err()))).await;
+        asked.for_each(async |head| tell_failure(head.err())).await;
         let table = self.table();
         let now = |entry: &DirEntry| {
             let child = table.child(ino, &entry.name).ok().flatten();
