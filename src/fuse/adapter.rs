@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -15,9 +16,11 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-use super::convert::{fh, file_attr, file_type, handle, ino, inode_number, name, time_change};
+use super::convert::{expect, fh, file_attr, file_type, handle, ino, inode_number, name, special_kind, time_change};
 use crate::secret::PlainBuf;
-use crate::vfs::{Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, RenameMode, SetAttributes, Vfs};
+use crate::vfs::{
+    Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
+};
 
 /// Requests that the kernel may have open in the background (read-ahead, direct I/O), and the number from which on it calls the
 /// device congested. The kernel's own 12 would leave fast stores idle.
@@ -51,12 +54,13 @@ impl Adapter {
         self.tasks.spawn(async move { answer(work.await.map_err(|error| report(operation, &error, style))) });
     }
 
-    fn access(flags: OpenFlags) -> Access {
+    fn access(request: &Request, flags: OpenFlags) -> Access {
         Access {
             read: flags.acc_mode() != OpenAccMode::O_WRONLY,
             write: flags.acc_mode() != OpenAccMode::O_RDONLY,
             append: flags.0 & libc::O_APPEND != 0,
             truncate: flags.0 & libc::O_TRUNC != 0,
+            privileges: privileges_of(request),
         }
     }
 
@@ -96,7 +100,7 @@ macro_rules! checked_name {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // A write clears set-user-id bits here (and the mount is nosuid), so the kernel need not ask for security.capability before
+        // Set-user-id bits are cleared here, as the kernel asks for with each write (and the mount is nosuid), so the kernel need not ask for security.capability before
         // each one. A file that is opened with O_TRUNC is emptied by its open, and stored when it is closed, not twice.
         let wanted = [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -139,7 +143,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -164,6 +168,7 @@ impl Filesystem for Adapter {
             atime: atime.map(time_change),
             mtime: mtime.map(time_change),
             fh: handle.map(fh),
+            privileges: privileges_of(request),
         };
         self.spawn(
             "setattr",
@@ -193,18 +198,17 @@ impl Filesystem for Adapter {
         child: &OsStr,
         mode: u32,
         umask: u32,
-        _device: u32,
+        device: u32,
         reply: ReplyEntry,
     ) {
         let child = checked_name!(self, "mknod", child, reply);
         let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
-        let (permissions, uid, gid) = (mode & !umask & 0o7777, request.uid(), request.gid());
-        let regular = mode & libc::S_IFMT == libc::S_IFREG || mode & libc::S_IFMT == 0;
+        let owner = (mode & !umask & 0o7777, request.uid(), request.gid());
         let work = async move {
-            if !regular {
-                return Err(Error::Unsupported("making fifos, sockets and devices"));
+            match special_kind(mode, device) {
+                Some(kind) => vfs.make_special(ino(parent), &child, kind, owner).await,
+                None => vfs.make_file(ino(parent), &child, owner).await,
             }
-            vfs.make_file(ino(parent), &child, (permissions, uid, gid)).await
         };
         self.spawn("mknod", work, move |node| match node {
             Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
@@ -224,8 +228,23 @@ impl Filesystem for Adapter {
         self.spawn("rmdir", async move { vfs.rmdir(ino(parent), &child).await }, |done| empty(reply, done));
     }
 
-    fn symlink(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        reply.error(report("symlink", &Error::Unsupported("making a symbolic link"), self.style));
+    fn symlink(&self, request: &Request, parent: INodeNo, child: &OsStr, target: &Path, reply: ReplyEntry) {
+        let child = checked_name!(self, "symlink", child, reply);
+        let (vfs, ttl, owner) = (Arc::clone(&self.vfs), self.ttl, (request.uid(), request.gid()));
+        let target = Bytes::copy_from_slice(target.as_os_str().as_encoded_bytes());
+        let work = async move { vfs.symlink(ino(parent), &child, target, owner).await };
+        self.spawn("symlink", work, move |node| match node {
+            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        let vfs = Arc::clone(&self.vfs);
+        self.spawn("readlink", async move { vfs.readlink(ino(node)).await }, |target| match target {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        });
     }
 
     fn link(&self, _request: &Request, _node: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {
@@ -257,9 +276,9 @@ impl Filesystem for Adapter {
         self.spawn("rename", work, |done| empty(reply, done));
     }
 
-    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let vfs = Arc::clone(&self.vfs);
-        let work = async move { vfs.open(ino(node), Self::access(flags)).await };
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (vfs, access) = (Arc::clone(&self.vfs), Self::access(request, flags));
+        let work = async move { vfs.open(ino(node), access).await };
         self.spawn("open", work, move |opened| match opened {
             Ok(Opened { fh, keep_cache }) => reply.opened(handle(fh), Self::open_flags(flags, keep_cache)),
             Err(errno) => reply.error(errno),
@@ -279,7 +298,8 @@ impl Filesystem for Adapter {
         let child = checked_name!(self, "create", child, reply);
         let (vfs, ttl, flags) = (Arc::clone(&self.vfs), self.ttl, OpenFlags(flags));
         let owner = (mode & !umask & 0o7777, request.uid(), request.gid());
-        let work = async move { vfs.create(ino(parent), &child, owner, Self::access(flags)).await };
+        let access = Self::access(request, flags);
+        let work = async move { vfs.create(ino(parent), &child, owner, access).await };
         self.spawn("create", work, move |created| match created {
             Ok((node, fh)) => {
                 let attr = file_attr(node.ino, &node.attributes);
@@ -323,7 +343,9 @@ impl Filesystem for Adapter {
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let written_back = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let place = if written_back { Place::Kernel(offset) } else { Place::Program(offset) };
-        let work = async move { vfs.write(fh(handle), place, data.as_slice()).await };
+        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let privileges = if kills { Privileges::Drop } else { Privileges::Keep };
+        let work = async move { vfs.write(fh(handle), place, data.as_slice(), privileges).await };
         self.spawn("write", work, move |done| match done {
             Ok(()) => reply.written(length),
             Err(errno) => reply.error(errno),
@@ -449,18 +471,22 @@ impl Filesystem for Adapter {
     fn setxattr(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(report("setxattr", &self.vfs.refuse_attribute_change(name.as_encoded_bytes()), self.style));
+        let (vfs, name, value) = (Arc::clone(&self.vfs), name.as_encoded_bytes().to_vec(), value.to_vec());
+        let work = async move { vfs.set_attribute(ino(node), &name, &value, expect(flags)).await };
+        self.spawn("setxattr", work, |done| empty(reply, done));
     }
 
-    fn removexattr(&self, _request: &Request, _node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply.error(report("removexattr", &self.vfs.refuse_attribute_change(name.as_encoded_bytes()), self.style));
+    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, name) = (Arc::clone(&self.vfs), name.as_encoded_bytes().to_vec());
+        let work = async move { vfs.remove_attribute(ino(node), &name).await };
+        self.spawn("removexattr", work, |done| empty(reply, done));
     }
 
     fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -473,8 +499,19 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        sized(reply, &self.vfs.list_attributes(ino(node)), size);
+        let vfs = Arc::clone(&self.vfs);
+        let work = async move { vfs.list_attributes(ino(node)).await };
+        self.spawn("listxattr", work, move |names| match names {
+            Ok(names) => sized(reply, &names, size),
+            Err(errno) => reply.error(errno),
+        });
     }
+}
+
+/// What truncate(2) and O_TRUNC do to set-user-id bits. The kernel says with each such request whether the caller has CAP_FSETID, but
+/// fuser does not hand that on; root has it as a rule, and nobody else.
+fn privileges_of(request: &Request) -> Privileges {
+    if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop }
 }
 
 fn empty(reply: ReplyEmpty, done: Result<(), Errno>) {

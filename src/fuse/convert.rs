@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileHandle, FileType, INodeNo, TimeOrNow};
 
-use crate::vfs::{Attributes, Fh, Ino, Kind, Name, NameError, TimeChange, Timestamp};
+use crate::vfs::{Attributes, Expect, Fh, Ino, Kind, Name, NameError, SpecialKind, TimeChange, Timestamp};
 
 /// What stat(2) is told about the best size of reads and writes, in bytes: the largest request that the kernel sends.
 const IO_BYTES: u32 = 1024 * 1024;
@@ -38,6 +38,36 @@ pub(super) fn file_type(kind: Kind) -> FileType {
         Kind::Symlink => FileType::Symlink,
         Kind::Fifo => FileType::NamedPipe,
         Kind::Socket => FileType::Socket,
+        Kind::CharacterDevice(_) => FileType::CharDevice,
+        Kind::BlockDevice(_) => FileType::BlockDevice,
+    }
+}
+
+/// The number of a device; 0 for everything else.
+fn device(kind: Kind) -> u32 {
+    match kind {
+        Kind::CharacterDevice(number) | Kind::BlockDevice(number) => number,
+        Kind::File | Kind::Directory | Kind::Symlink | Kind::Fifo | Kind::Socket => 0,
+    }
+}
+
+/// What a mode's type bits ask mknod(2) for; None for a file.
+pub(super) fn special_kind(mode: u32, device: u32) -> Option<SpecialKind> {
+    match mode & libc::S_IFMT {
+        libc::S_IFIFO => Some(SpecialKind::Fifo),
+        libc::S_IFSOCK => Some(SpecialKind::Socket),
+        libc::S_IFCHR => Some(SpecialKind::CharacterDevice(device)),
+        libc::S_IFBLK => Some(SpecialKind::BlockDevice(device)),
+        _ => None,
+    }
+}
+
+/// The flags of setxattr(2).
+pub(super) fn expect(flags: i32) -> Expect {
+    match flags {
+        libc::XATTR_CREATE => Expect::Absent,
+        libc::XATTR_REPLACE => Expect::Present,
+        _ => Expect::Any,
     }
 }
 
@@ -55,7 +85,7 @@ pub(super) fn file_attr(ino: Ino, attributes: &Attributes) -> FileAttr {
         nlink: attributes.nlink,
         uid: attributes.uid,
         gid: attributes.gid,
-        rdev: 0,
+        rdev: device(attributes.kind),
         blksize: IO_BYTES,
         flags: 0,
     }

@@ -1,4 +1,4 @@
-//! chmod, chown and utimens.
+//! chmod, chown, utimens, and extended attributes.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,11 +8,26 @@ use super::directory::{head_of, storage_class};
 use super::error::Error;
 use super::node::{Attributes, Change, Ino, Kind};
 use super::posix;
+use super::xattr::{self, Edit};
 use crate::object::{ETag, Key, UserMetadata};
-use crate::s3::{Condition, Head, NewObject, Source};
+use crate::s3::{self, Condition, Head, NewObject, Source};
 
 /// How many own copies of an open file are remembered, so that readers of the version before find it.
 const COPIES_MAX: usize = 64;
+
+/// What a change of metadata begins with.
+struct Original {
+    key: Key,
+    is_directory: bool,
+    /// None for a directory without a marker.
+    head: Option<Arc<Head>>,
+}
+
+impl Original {
+    fn user(&self) -> UserMetadata {
+        self.head.as_ref().map_or_else(UserMetadata::new, |head| head.meta.user.clone())
+    }
+}
 
 impl Namespace {
     /// Changes attributes and answers the new ones. A clean file is copied onto itself, with everything carried over, a directory's
@@ -27,23 +42,42 @@ impl Namespace {
         if let Some(attributes) = self.change_here(ino, change)? {
             return Ok(attributes);
         }
-        let (key, is_directory) = self.key_to_rewrite(ino)?;
-        let head = match self.head(ino).await {
-            Ok(head) => Some(head),
-            Err(Error::NotFound) if is_directory => None,
-            Err(error) => return Err(error),
-        };
+        let original = self.original(ino).await?;
         let before = self.table().entry(ino)?.attributes;
         let after = change.applied(before, SystemTime::now().into());
         if (Attributes { ctime: before.ctime, ..after }) == before {
             self.table().entry_mut(ino)?.attributes.ctime = after.ctime;
             return Ok(after);
         }
-        let new = match head {
-            Some(head) if !is_directory => self.copy_in_place(ino, &key, &head, &after).await?,
-            before => self.put_marker(&key, &after, before.as_deref(), &Condition::None).await?,
-        };
-        self.rewritten(ino, &new)
+        let user = posix::metadata(original.user(), &after);
+        self.rewrite(ino, &original, user).await
+    }
+
+    /// Changes an extended attribute in the store, in the same way. Answers the attributes then; None for a file that is local or
+    /// unlinked, whose metadata is the caller's to keep.
+    ///
+    /// # Errors
+    /// [`Error::Xattr`] where the change cannot be made; otherwise as [`Namespace::set_attributes`].
+    pub async fn set_xattr(self: &Arc<Self>, ino: Ino, edit: &Edit) -> Result<Option<Attributes>, Error> {
+        let _turn = self.turns.take(ino).await;
+        if !self.settings.is_full() {
+            return Err(Error::NotPermitted);
+        }
+        if self.is_kept_here(ino)? {
+            return Ok(None);
+        }
+        let original = self.original(ino).await?;
+        let before = self.table().entry(ino)?.shown();
+        let user = edit.applied(&original.user())?;
+        if user == original.user() {
+            return Ok(Some(before));
+        }
+        let after = Attributes { ctime: SystemTime::now().into(), ..before };
+        match self.rewrite(ino, &original, posix::metadata(user, &after)).await {
+            // Other stores may count metadata in other ways.
+            Err(Error::Store(error)) if error.kind == s3::Kind::TooLarge => Err(xattr::Error::NoRoom.into()),
+            outcome => outcome.map(Some),
+        }
     }
 
     /// Copies the version of `head` to `key` with other metadata. What HEAD would say of the copy.
@@ -79,25 +113,52 @@ impl Namespace {
             }
             entry.copies.push((from.clone(), to.clone()));
         }
+        if let Some((version, _)) = entry.target.as_mut().filter(|(version, _)| version == from) {
+            *version = to.clone();
+        }
     }
 
-    async fn copy_in_place(&self, ino: Ino, key: &Key, head: &Head, after: &Attributes) -> Result<Arc<Head>, Error> {
-        let user = posix::metadata(head.meta.user.clone(), after);
+    async fn original(self: &Arc<Self>, ino: Ino) -> Result<Original, Error> {
+        let (key, is_directory) = self.key_to_rewrite(ino)?;
+        match self.head(ino).await {
+            Ok(head) => Ok(Original { key, is_directory, head: Some(head) }),
+            Err(Error::NotFound) if is_directory => Ok(Original { key, is_directory, head: None }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn rewrite(&self, ino: Ino, original: &Original, user: UserMetadata) -> Result<Attributes, Error> {
+        let Original { key, is_directory, head } = original;
+        let new = match head {
+            Some(head) if !is_directory => self.copy_in_place(ino, key, head, user).await?,
+            before => self.put_marker(key, user, before.as_deref(), &Condition::None).await?,
+        };
+        self.rewritten(ino, &new)
+    }
+
+    async fn copy_in_place(&self, ino: Ino, key: &Key, head: &Head, user: UserMetadata) -> Result<Arc<Head>, Error> {
         let condition = Condition::Matches(head.meta.version.etag.clone());
         let new = self.copy(key, head, key, user, &condition).await?;
         self.note_copy(ino, &head.meta.version.etag, &new.meta.version.etag);
         Ok(new)
     }
 
-    /// Where the store has no part in it.
-    fn change_here(&self, ino: Ino, change: &Change) -> Result<Option<Attributes>, Error> {
-        let mut table = self.table();
+    /// Whether what is known here of a file is more than the store has, or all that there is.
+    fn is_kept_here(&self, ino: Ino) -> Result<bool, Error> {
+        let table = self.table();
         let entry = table.entry(ino)?;
         if entry.superseded.is_some() {
             return Err(Error::Stale);
         }
         let unlinked = entry.place.is_none() && ino != Ino::ROOT;
-        let here = (entry.local && !entry.is_directory()) || unlinked;
+        Ok((entry.local && !entry.is_directory()) || unlinked)
+    }
+
+    /// Where the store has no part in it.
+    fn change_here(&self, ino: Ino, change: &Change) -> Result<Option<Attributes>, Error> {
+        let here = self.is_kept_here(ino)?;
+        let mut table = self.table();
+        let entry = table.entry(ino)?;
         if !self.settings.is_full() && (!here || change.beyond_times()) {
             return Err(Error::NotPermitted);
         }

@@ -35,7 +35,8 @@ impl Namespace {
         let key = self.free_marker(parent, name)?;
         let attributes = new_directory(mode, uid, gid);
         let question = self.question();
-        let put = self.put_marker(&key, &attributes, None, &Condition::Absent).await;
+        let user = posix::metadata(UserMetadata::new(), &attributes);
+        let put = self.put_marker(&key, user, None, &Condition::Absent).await;
         let head = put.map_err(|error| if is_taken(&error) { Error::Exists } else { error })?;
         let mut table = self.table();
         if table.child(parent, name)?.is_some() {
@@ -83,16 +84,15 @@ impl Namespace {
         }
     }
 
-    /// Stores a marker with `attributes`, carrying over what `before` had. What the store answered.
+    /// Stores a marker with the metadata `user`, carrying over what else `before` had. What the store answered.
     pub(super) async fn put_marker(
         &self,
         key: &Key,
-        attributes: &Attributes,
+        user: UserMetadata,
         before: Option<&Head>,
         condition: &Condition,
     ) -> Result<Arc<Head>, Error> {
-        let user = before.map_or_else(UserMetadata::new, |head| head.meta.user.clone());
-        let object = self.marker(key, posix::metadata(user, attributes), before).await?;
+        let object = self.marker(key, user, before).await?;
         self.store_marker(object, condition).await
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::sweep::Sweep;
 use crate::object::{ETag, Key, Name};
@@ -27,6 +29,10 @@ pub(super) struct Entry {
     pub(super) object: Option<Arc<Head>>,
     /// The version that a listing saw, where nothing better is known.
     pub(super) listed: Option<ETag>,
+    /// Whether that listing told that it may be something else than a file: only HEAD tells.
+    pub(super) special: bool,
+    /// Of a symlink, the version and its target, once it was read.
+    pub(super) target: Option<(ETag, Bytes)>,
     /// When the store last said that the node is there; for a file also that it is this version.
     pub(super) seen: Option<Instant>,
     /// The moment of its last own change.
@@ -70,6 +76,8 @@ impl Entry {
             attributes,
             object: None,
             listed: None,
+            special: false,
+            target: None,
             seen: None,
             changed: 0,
             copies: Vec::new(),
@@ -98,6 +106,11 @@ impl Entry {
             Some(directory) => self.local || within(directory.marker_checked, now, ttl),
             None => self.local || (self.object.is_some() && within(self.seen, now, ttl)),
         }
+    }
+
+    /// Whether its kind is a guess that HEAD may prove wrong.
+    pub(super) fn may_be_special(&self) -> bool {
+        self.special && self.object.is_none() && !self.local
     }
 
     /// The version that is known of the object.

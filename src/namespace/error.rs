@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::special::TARGET_BYTES_MAX;
+use super::xattr;
 use crate::object::NameError;
 use crate::s3;
 
@@ -39,6 +41,18 @@ pub enum Error {
     /// The object was replaced by somebody else since the node was looked up: look the name up again.
     #[error("the object was replaced by another writer since it was looked up; open it again")]
     Stale,
+    /// readlink(2) of something else.
+    #[error("this is not a symbolic link")]
+    NotALink,
+    /// A path that Linux would not take (`PATH_MAX`).
+    #[error("the target of a symbolic link has {bytes} bytes, and Linux takes at most {TARGET_BYTES_MAX}")]
+    TargetTooLong {
+        /// Its length.
+        bytes: u64,
+    },
+    /// An extended attribute cannot be changed so.
+    #[error(transparent)]
+    Xattr(#[from] xattr::Error),
     /// The store refused or could not be reached.
     #[error(transparent)]
     Store(#[from] s3::Error),

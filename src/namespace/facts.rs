@@ -38,6 +38,12 @@ impl Namespace {
         self.fetch(ino).await
     }
 
+    /// Whether nothing is known of `ino` but what a listing told, and this mount asks for no more by itself.
+    #[must_use]
+    pub fn is_only_listed(&self, ino: Ino) -> bool {
+        !self.settings.is_full() && self.table().entry(ino).is_ok_and(|entry| entry.object.is_none())
+    }
+
     /// The version to pin for an open file, confirmed at most `ttl` ago.
     ///
     /// # Errors
@@ -101,7 +107,7 @@ impl Namespace {
             (false, true) => true,
             (false, false) => entry.is_fresh(now, ttl),
         };
-        Ok((enough || nobody_to_ask).then(|| entry.shown()))
+        Ok(((enough && !entry.may_be_special()) || nobody_to_ask).then(|| entry.shown()))
     }
 
     async fn ask_for_facts(self: Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {

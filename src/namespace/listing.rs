@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt, stream};
 
+use super::entry::Entry;
 use super::error::Error;
 use super::node::{Attributes, DirEntry, Ino, Kind};
 use super::observe::{Marker, Standing};
+use super::special::TARGET_BYTES_MAX;
 use super::table::Table;
 use super::{Namespace, Settings, When};
 use crate::object::{ETag, Name, Prefix};
@@ -29,7 +31,7 @@ pub(super) enum Extent {
 #[derive(Debug)]
 enum Seen {
     Directory,
-    File { etag: ETag, attributes: Attributes },
+    File { etag: ETag, attributes: Attributes, special: bool },
 }
 
 /// A whole directory as the store listed it.
@@ -49,7 +51,30 @@ impl Namespace {
     /// [`Error::NotFound`], [`Error::NotADirectory`], and the store's.
     pub async fn list(self: &Arc<Self>, ino: Ino) -> Result<Arc<Vec<DirEntry>>, Error> {
         let fresh = self.table().directory(ino)?.is_complete(self.now(), self.settings.ttl);
-        if fresh { Ok(Arc::new(self.table().entries(ino)?)) } else { self.refresh(ino, Extent::Whole).await }
+        let entries =
+            if fresh { Arc::new(self.table().entries(ino)?) } else { self.refresh(ino, Extent::Whole).await? };
+        Ok(self.with_kinds(ino, entries).await)
+    }
+
+    /// The entries with their kinds, after one HEAD for each that the listing left in doubt. What cannot be asked shows as a file.
+    async fn with_kinds(self: &Arc<Self>, ino: Ino, entries: Arc<Vec<DirEntry>>) -> Arc<Vec<DirEntry>> {
+        let doubtful: Vec<Ino> = {
+            let table = self.table();
+            let in_doubt = |ino: &Ino| table.entry(*ino).is_ok_and(Entry::may_be_special);
+            entries.iter().map(|entry| entry.ino).filter(in_doubt).collect()
+        };
+        if doubtful.is_empty() {
+            return entries;
+        }
+        let heads = doubtful.into_iter().map(|child| self.fetch(child));
+        let asked = stream::iter(heads).buffer_unordered(self.settings.heads_in_flight_max);
+        asked.for_each(async |head| tell_failure(head.err())).await;
+        let table = self.table();
+        let now = |entry: &DirEntry| {
+            let child = table.child(ino, &entry.name).ok().flatten();
+            child.and_then(|child| table.dir_entry(child, &entry.name).ok()).unwrap_or_else(|| entry.clone())
+        };
+        Arc::new(entries.iter().map(now).collect())
     }
 
     /// One listing for all who wait for it. Empty when it was to be one page and is not.
@@ -86,6 +111,12 @@ impl Namespace {
     }
 }
 
+fn tell_failure(error: Option<Error>) {
+    if let Some(error) = error.filter(|error| !matches!(error, Error::NotFound | Error::Stale)) {
+        tracing::warn!(%error, "what kind of file this is cannot be found out; it is listed as a plain one");
+    }
+}
+
 impl Listing {
     /// Takes in one page; what the next one is asked with.
     fn add(&mut self, prefix: &Prefix, page: ListPage, settings: &Settings) -> Option<String> {
@@ -112,7 +143,8 @@ impl Listing {
             // A directory of the same name is shown instead, whichever page told of it first.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
-                self.seen.entry(name).or_insert(Seen::File { etag: object.etag.clone(), attributes });
+                let special = object.has_sha1 && object.size <= TARGET_BYTES_MAX;
+                self.seen.entry(name).or_insert(Seen::File { etag: object.etag.clone(), attributes, special });
             }
             None => self.hidden += 1,
         }
@@ -180,7 +212,7 @@ impl Table {
         when: When,
         implicit: Attributes,
     ) -> Result<Option<Ino>, Error> {
-        let Seen::File { etag, attributes } = seen else {
+        let Seen::File { etag, attributes, special } = seen else {
             let directory = self.directory_seen(parent, name, when, implicit);
             return if matches!(directory, Err(Error::NotFound)) { Ok(None) } else { directory.map(Some) };
         };
@@ -188,7 +220,9 @@ impl Table {
             Standing::Newer(ino) => return Ok(Some(ino)),
             Standing::Removed => return Ok(None),
             Standing::Known(ino) if !self.entry(ino)?.is_directory() => {
-                return self.version_listed(ino, &etag, attributes, when).map(Some);
+                let ino = self.version_listed(ino, &etag, attributes, when)?;
+                self.entry_mut(ino)?.special = special;
+                return Ok(Some(ino));
             }
             // A directory that only lives here hides the file, as one in the store would.
             Standing::Known(ino) if self.holds_local(ino) => return Ok(Some(ino)),
@@ -197,6 +231,7 @@ impl Table {
         }
         let ino = self.insert(parent, name, attributes)?;
         self.know_listed(ino, &etag, attributes, when)?;
+        self.entry_mut(ino)?.special = special;
         Ok(Some(ino))
     }
 
@@ -253,6 +288,7 @@ mod tests {
                 etag: ETag::new("x"),
                 last_modified: UNIX_EPOCH,
                 storage_class: "STANDARD".into(),
+                has_sha1: false,
             };
             let (prefixes, objects): (Vec<&str>, Vec<&str>) = keys.iter().partition(|key| key.ends_with('/'));
             let prefixes = prefixes.into_iter().map(str::to_owned).collect();

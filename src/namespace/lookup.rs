@@ -46,8 +46,8 @@ impl Namespace {
             let ino = self.resolve(parent, name).await?;
             if self.settings.is_full() {
                 self.fetch_ahead(parent, name);
-                self.know_attributes(ino).await?;
             }
+            self.know_attributes(ino).await?;
             let mut table = self.table();
             // The facts may have shown another version, whose node has the name now.
             if let Some(ino) = table.child(parent, name)? {

@@ -5,7 +5,7 @@
 //! change that is younger than the question (`moment`). Listings and facts are believed for `ttl`; own changes update
 //! them in place without making them younger.
 //!
-//! This room never reads or writes content, except the empty body of a directory marker. It may use `object` and `s3`.
+//! This room never reads or writes content, except the empty body of a directory marker and the target of a symbolic link. It may use `object` and `s3`.
 
 mod change;
 mod directory;
@@ -21,9 +21,11 @@ mod node;
 mod observe;
 pub mod posix;
 mod rename;
+mod special;
 mod sweep;
 mod table;
 mod turn;
+pub mod xattr;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +34,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
-pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp};
+pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
 pub use self::rename::Renamed;
 
 use self::flight::Flights;

@@ -28,6 +28,10 @@ pub enum Kind {
     Fifo,
     /// A socket; the kernel does its work.
     Socket,
+    /// A character device, by its number as the kernel's `new_encode_dev` has it. The mount's `nodev` keeps it from being used.
+    CharacterDevice(u32),
+    /// A block device, likewise.
+    BlockDevice(u32),
 }
 
 /// Seconds and nanoseconds since 1970; earlier times have negative seconds.
@@ -134,11 +138,13 @@ pub struct Change {
 }
 
 impl Change {
-    /// `attributes` with this change made at the time `now`.
+    /// `attributes` with this change made at the time `now`. Whoever gives a file away gives no privileges with it (chown(2)).
     #[must_use]
     pub fn applied(&self, attributes: Attributes, now: Timestamp) -> Attributes {
+        let given_away = (self.uid.is_some() || self.gid.is_some()) && attributes.kind != Kind::Directory;
+        let kept = if given_away { without_privileges(attributes.mode) } else { attributes.mode };
         Attributes {
-            mode: self.mode.map_or(attributes.mode, |mode| mode & 0o7777),
+            mode: self.mode.map_or(kept, |mode| mode & 0o7777),
             uid: self.uid.unwrap_or(attributes.uid),
             gid: self.gid.unwrap_or(attributes.gid),
             mtime: self.mtime.unwrap_or(attributes.mtime),
@@ -155,9 +161,38 @@ impl Change {
     }
 }
 
+/// The permission bits `mode` without set-user-id, and without set-group-id where the group may execute: elsewhere that bit has
+/// meant mandatory locking (inode(7)).
+#[must_use]
+pub fn without_privileges(mode: u32) -> u32 {
+    let set_group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+    mode & !(0o4000 | set_group)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_owner_gets_a_file_without_its_privileges_and_a_directory_with_them() {
+        let time = Timestamp::default();
+        let file = Attributes {
+            kind: Kind::File,
+            size: 0,
+            mode: 0o6755,
+            uid: 0,
+            gid: 0,
+            mtime: time,
+            atime: time,
+            ctime: time,
+            nlink: 1,
+        };
+        let chown = Change { uid: Some(0), ..Change::default() };
+        assert_eq!(chown.applied(file, time).mode, 0o755);
+        assert_eq!(chown.applied(Attributes { mode: 0o6745, ..file }, time).mode, 0o2745);
+        assert_eq!(chown.applied(Attributes { kind: Kind::Directory, ..file }, time).mode, 0o6755);
+        assert_eq!(Change { atime: Some(time), ..Change::default() }.applied(file, time).mode, 0o6755);
+    }
 
     #[test]
     fn times_before_1970_round_down_to_whole_seconds() {

@@ -172,7 +172,7 @@ impl Table {
         let entry = self.entry(ino)?;
         let same = entry.etag() == Some(&head.meta.version.etag);
         let other_kind = entry.attributes.kind != attributes.kind && entry.kernel > 0;
-        if !same && (entry.open > 0 || other_kind) {
+        if (!same && entry.open > 0) || other_kind {
             return self.replaced(ino, attributes, |table, new| table.know(new, head, when));
         }
         self.entry_mut(ino)?.attributes = attributes;

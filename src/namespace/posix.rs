@@ -8,6 +8,7 @@
 //! | `mtime`, `atime`, `ctime` | `seconds` or `seconds.fraction`, or RFC 3339 | all; RFC 3339 by rclone |
 //! | `permissions`, `owner`, `group` | decimal | s3sync |
 //! | `goog-reserved-posix-mode` (octal), `-uid`, `-gid`, `goog-reserved-file-mtime` | | gsutil |
+//! | `rdev` | decimal device number, as FUSE tells it | geesefs, this mount |
 //! | `--symlink-target` | the target, percent-encoded | geesefs |
 
 use std::time::SystemTime;
@@ -71,6 +72,9 @@ pub fn metadata(mut user: UserMetadata, attributes: &Attributes) -> UserMetadata
     if let Some(ctime) = user.get_mut("ctime") {
         *ctime = written(attributes.ctime);
     }
+    if let Kind::CharacterDevice(number) | Kind::BlockDevice(number) = attributes.kind {
+        user.insert("rdev".into(), number.to_string());
+    }
     user
 }
 
@@ -88,7 +92,8 @@ fn kind(user: &UserMetadata, mode: Option<u32>, directory: bool) -> Kind {
         Some(0o120_000) => Kind::Symlink,
         Some(0o010_000) => Kind::Fifo,
         Some(0o140_000) => Kind::Socket,
-        // Devices too: a mount of a bucket must not bring device nodes into being.
+        Some(0o020_000) => Kind::CharacterDevice(number(user, &["rdev"]).unwrap_or(0)),
+        Some(0o060_000) => Kind::BlockDevice(number(user, &["rdev"]).unwrap_or(0)),
         _ => Kind::File,
     }
 }
@@ -100,6 +105,8 @@ fn type_bits(kind: Kind) -> u32 {
         Kind::Symlink => 0o120_000,
         Kind::Fifo => 0o010_000,
         Kind::Socket => 0o140_000,
+        Kind::CharacterDevice(_) => 0o020_000,
+        Kind::BlockDevice(_) => 0o060_000,
     }
 }
 
@@ -107,7 +114,7 @@ fn default_mode(kind: Kind, defaults: &Defaults) -> u32 {
     match kind {
         Kind::Directory => defaults.dir_mode,
         Kind::Symlink => 0o777,
-        Kind::File | Kind::Fifo | Kind::Socket => defaults.file_mode,
+        _ => defaults.file_mode,
     }
 }
 
@@ -115,7 +122,9 @@ fn size(user: &UserMetadata, kind: Kind, size: u64) -> u64 {
     match kind {
         Kind::Directory => 0,
         Kind::Symlink => symlink_target(user).map_or(size, |target| target.len() as u64),
-        Kind::File | Kind::Fifo | Kind::Socket => size,
+        Kind::File => size,
+        // What lstat(2) says of them on every file system, whatever somebody has put there.
+        Kind::Fifo | Kind::Socket | Kind::CharacterDevice(_) | Kind::BlockDevice(_) => 0,
     }
 }
 
@@ -221,6 +230,8 @@ mod tests {
             ("41471", Kind::Symlink, 0o777),
             ("4516", Kind::Fifo, 0o644),
             ("49645", Kind::Socket, 0o755),
+            ("8612", Kind::CharacterDevice(0), 0o644),
+            ("25008", Kind::BlockDevice(0), 0o660),
             ("100664", Kind::File, 0o664),
             ("0100664", Kind::File, 0o664),
             ("120777", Kind::Symlink, 0o777),
@@ -286,7 +297,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for kind in [Kind::File, Kind::Directory, Kind::Symlink, Kind::Fifo, Kind::Socket] {
+        let devices = [Kind::CharacterDevice(259), Kind::BlockDevice(u32::MAX)];
+        for kind in [Kind::File, Kind::Directory, Kind::Symlink, Kind::Fifo, Kind::Socket].into_iter().chain(devices) {
             for seconds in [-1_000_000_007, -2, -1, 0, 1, 1_795_278_784] {
                 for nanoseconds in [0, 1, 500_000_000, 999_999_999] {
                     round_trip(kind, at(seconds, nanoseconds));
@@ -297,8 +309,9 @@ mod tests {
 
     fn round_trip(kind: Kind, time: Timestamp) {
         let directory = kind == Kind::Directory;
-        let before =
-            Attributes { mtime: time, atime: time, kind, mode: 0o4711, uid: 1, gid: 2, ..shown(&[], directory) };
+        let size = if matches!(kind, Kind::File | Kind::Symlink) { 5 } else { 0 };
+        let base = Attributes { kind, size, mode: 0o4711, uid: 1, gid: 2, ..shown(&[], directory) };
+        let before = Attributes { mtime: time, atime: time, ..base };
         let form = Form { directory, size: 5, last_modified: UNIX_EPOCH + Duration::from_secs(1000) };
         assert_eq!(attributes(&metadata(UserMetadata::new(), &before), form, &DEFAULTS), before);
     }

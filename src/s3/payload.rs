@@ -8,9 +8,23 @@ use std::task::{Context, Poll};
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use sha1::{Digest, Sha1};
 
 /// Bodies up to this many bytes are collected and sent from memory: one piece is cheaper than a stream.
 const COLLECTED_BYTES_MAX: u64 = 64 * 1024;
+
+/// What S3 holds content against, and keeps with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// CRC-64/NVME, which S3 computes of everything by itself.
+    Crc64(u64),
+    /// SHA-1. Listings name the algorithm, so objects can be told apart by it; it guards against accidents, not against people.
+    Sha1([u8; 20]),
+}
+
+/// Short content that is sent with its SHA-1, so that a listing tells it from everything else.
+#[derive(Clone, Debug)]
+pub struct WithSha1(pub Bytes);
 
 /// Content that can be sent more than once, because requests are retried.
 ///
@@ -30,6 +44,14 @@ pub trait Payload: Send + Sync + 'static {
     /// The content cannot be read.
     fn crc64(&self) -> io::Result<u64>;
 
+    /// The checksum to send and to keep with the whole.
+    ///
+    /// # Errors
+    /// The content cannot be read.
+    fn kept_checksum(&self) -> io::Result<Checksum> {
+        self.crc64().map(Checksum::Crc64)
+    }
+
     /// The content from its beginning, in pieces whose lengths add up to [`Payload::len`].
     fn chunks(&self) -> Box<dyn Iterator<Item = io::Result<Bytes>> + Send + Sync>;
 }
@@ -48,11 +70,47 @@ impl Payload for Bytes {
     }
 }
 
+impl Payload for WithSha1 {
+    fn len(&self) -> u64 {
+        Payload::len(&self.0)
+    }
+
+    fn crc64(&self) -> io::Result<u64> {
+        self.0.crc64()
+    }
+
+    fn kept_checksum(&self) -> io::Result<Checksum> {
+        Ok(Checksum::Sha1(Sha1::digest(&self.0).into()))
+    }
+
+    fn chunks(&self) -> Box<dyn Iterator<Item = io::Result<Bytes>> + Send + Sync> {
+        self.0.chunks()
+    }
+}
+
+impl Checksum {
+    /// The text of `x-amz-checksum-crc64nvme`, if it is one.
+    pub(super) fn crc64_text(self) -> Option<String> {
+        match self {
+            Checksum::Crc64(crc64) => Some(encode_crc64(crc64)),
+            Checksum::Sha1(_) => None,
+        }
+    }
+
+    /// The text of `x-amz-checksum-sha1`, if it is one.
+    pub(super) fn sha1_text(self) -> Option<String> {
+        match self {
+            Checksum::Sha1(sha1) => Some(base64_simd::STANDARD.encode_to_string(sha1)),
+            Checksum::Crc64(_) => None,
+        }
+    }
+}
+
 /// The body of one request, and the place where a failure to read it is kept: the SDK reports only that the body broke.
 pub(super) struct Outgoing {
     pub(super) stream: ByteStream,
-    /// `x-amz-checksum-crc64nvme`. With this header set the SDK neither hashes the body nor frames it as aws-chunked.
-    pub(super) checksum: String,
+    /// With its header set the SDK neither hashes the body nor frames it as aws-chunked.
+    pub(super) checksum: Checksum,
     pub(super) broken: Broken,
 }
 
@@ -73,7 +131,7 @@ impl Broken {
 impl Outgoing {
     /// `in_memory`: collect the body whatever its length, so that the SDK can sign its digest.
     pub(super) fn new(payload: &Arc<dyn Payload>, in_memory: bool) -> io::Result<Outgoing> {
-        let checksum = encode_crc64(payload.crc64()?);
+        let checksum = payload.kept_checksum()?;
         let broken = Broken::default();
         let body = if in_memory || payload.len() <= COLLECTED_BYTES_MAX {
             SdkBody::from(collect(&**payload)?)
@@ -90,7 +148,12 @@ pub(super) fn encode_crc64(crc64: u64) -> String {
     base64_simd::STANDARD.encode_to_string(crc64.to_be_bytes())
 }
 
-/// The reverse; None for anything else, such as the composite `...-3`.
+/// The SHA-1 in `x-amz-checksum-sha1`; None for anything else.
+pub(super) fn decode_sha1(text: &str) -> Option<[u8; 20]> {
+    base64_simd::STANDARD.decode_to_vec(text).ok()?.try_into().ok()
+}
+
+/// The reverse of [`Checksum::crc64_text`]; None for anything else, such as the composite `...-3`.
 pub(super) fn decode_crc64(text: &str) -> Option<u64> {
     let bytes = base64_simd::STANDARD.decode_to_vec(text).ok()?;
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
@@ -231,6 +294,17 @@ mod tests {
             assert!(Chunks::new(&script, Broken::default()).collect().await.is_err());
             assert!(collect(&script).is_err());
         }
+    }
+
+    #[test]
+    fn marked_content_is_sent_with_its_sha1_and_no_crc() {
+        // FIPS 180-4's example "abc".
+        let checksum = WithSha1(Bytes::from_static(b"abc")).kept_checksum().unwrap();
+        let text = checksum.sha1_text().unwrap();
+        assert_eq!((text.as_str(), checksum.crc64_text()), ("qZk+NkcGgWq6PiVxeFDCbJzQ2J0=", None));
+        assert_eq!(decode_sha1(&text).map(Checksum::Sha1), Some(checksum));
+        let plain = Bytes::from_static(b"abc").kept_checksum().unwrap();
+        assert_eq!((plain.sha1_text(), plain.crc64_text().is_some()), (None, true));
     }
 
     #[test]

@@ -149,6 +149,8 @@ pub struct Listed {
     pub last_modified: SystemTime,
     /// `STANDARD` where S3 does not say.
     pub storage_class: String,
+    /// Whether its checksum is a SHA-1; false where the store does not name algorithms in listings.
+    pub has_sha1: bool,
 }
 
 /// What the bucket is configured to do; each part is unknown when the caller may not ask.

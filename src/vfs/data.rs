@@ -8,13 +8,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
-use crate::object::Name;
+use crate::object::{Key, Name};
 use crate::policy::Verdict;
 use crate::read::{self, Location, Reader};
-use crate::s3::{self, Source};
+use crate::s3::{self, Head, Source};
 use crate::write::{Piece, Writer};
 
-use super::file::{File, WriterParts, has_content};
+use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;
 use super::keeping::{SAVES_MAX, Unsaved};
 use super::{Error, Fh, NoncompliantRead, Vfs};
@@ -37,6 +37,8 @@ pub struct Access {
     pub append: bool,
     /// It is emptied (O_TRUNC).
     pub truncate: bool,
+    /// What that does beside emptying it.
+    pub privileges: Privileges,
 }
 
 /// Where a write goes.
@@ -80,7 +82,7 @@ impl Vfs {
             self.refuse_noncompliant(file)?;
         }
         if access.truncate {
-            self.resize(file, 0).await?;
+            self.resize(file, 0, access.privileges).await?;
         }
         Ok(keep_cache)
     }
@@ -103,7 +105,7 @@ impl Vfs {
         self.namespace.pin_open(node.ino)?;
         let file = self.files.enter(node.ino, || File::new(node.ino, attributes));
         self.writer_parts().writer_of(&file).await?;
-        self.changed(&file);
+        self.changed(&file, Privileges::Keep);
         Ok((node, self.handle(file, access)))
     }
 
@@ -135,7 +137,7 @@ impl Vfs {
     ///
     /// # Errors
     /// See [`Writer::write`].
-    pub async fn write(&self, fh: Fh, place: Place, data: &[u8]) -> Result<(), Error> {
+    pub async fn write(&self, fh: Fh, place: Place, data: &[u8], privileges: Privileges) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
         if !open.writes {
             return Err(Error::NotOpenForWriting);
@@ -146,7 +148,7 @@ impl Vfs {
             Place::Program(offset) | Place::Kernel(offset) => offset,
         };
         writer.write(offset, data).await?;
-        self.changed(&open.file);
+        self.changed(&open.file, privileges);
         Ok(())
     }
 
@@ -223,18 +225,18 @@ impl Vfs {
     }
 
     /// Notes that the file's content has changed.
-    pub(super) fn changed(&self, file: &Arc<File>) {
-        if file.written_now() && !file.state().unlinked {
+    pub(super) fn changed(&self, file: &Arc<File>, privileges: Privileges) {
+        if file.written_now(privileges) && !file.state().unlinked {
             self.namespace.set_local(file.ino, file.attributes());
         }
     }
 
     /// Makes the file `size` bytes long.
-    pub(super) async fn resize(&self, file: &Arc<File>, size: u64) -> Result<(), Error> {
+    pub(super) async fn resize(&self, file: &Arc<File>, size: u64, privileges: Privileges) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
         if writer.size() != size {
             writer.resize(size).await?;
-            self.changed(file);
+            self.changed(file, privileges);
         }
         Ok(())
     }
@@ -358,15 +360,20 @@ impl Vfs {
     }
 
     fn refuse_noncompliant(&self, file: &File) -> Result<(), Error> {
+        let state = file.state();
+        let Some((head, source)) = state.head.as_ref().zip(state.source.as_ref()) else { return Ok(()) };
+        self.refuse_to_read(&source.key, head)
+    }
+
+    /// Whether the mount refuses to serve what `head` tells of.
+    pub(super) fn refuse_to_read(&self, key: &Key, head: &Head) -> Result<(), Error> {
         if self.settings.on_noncompliant_read == NoncompliantRead::Serve {
             return Ok(());
         }
-        let state = file.state();
-        let Some((head, source)) = state.head.as_ref().zip(state.source.as_ref()) else { return Ok(()) };
         match self.gateway.policy().judge(&head.encryption.facts) {
             Verdict::Compliant => Ok(()),
             verdict => {
-                let object = format!("s3://{}/{}", self.gateway.bucket(), source.key);
+                let object = format!("s3://{}/{key}", self.gateway.bucket());
                 Err(Error::Noncompliant { object, verdict })
             }
         }

@@ -186,7 +186,20 @@ fn names(error: &namespace::Error) -> i32 {
         // What a local disk answers to a rename that needs a copy, so that programs copy.
         namespace::Error::DirectoryRename => libc::EXDEV,
         namespace::Error::Stale => libc::ESTALE,
+        namespace::Error::NotALink => libc::EINVAL,
+        namespace::Error::TargetTooLong { .. } => libc::ENAMETOOLONG,
+        namespace::Error::Xattr(error) => attribute(*error),
         namespace::Error::Store(error) => store(error.kind),
+    }
+}
+
+/// As setxattr(2) and removexattr(2) have it.
+fn attribute(error: namespace::xattr::Error) -> i32 {
+    match error {
+        namespace::xattr::Error::Exists => libc::EEXIST,
+        namespace::xattr::Error::Absent => libc::ENODATA,
+        namespace::xattr::Error::TooLarge => libc::E2BIG,
+        namespace::xattr::Error::NoRoom => libc::ENOSPC,
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
-use crate::namespace::{Attributes, Ino, Kind, Namespace, Timestamp, posix};
-use crate::object::Key;
+use crate::namespace::{self, Attributes, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
+use crate::object::{Key, UserMetadata};
 use crate::read::Reader;
 use crate::s3::{Gateway, Head, NewObject, Source};
 use crate::spill::Location;
@@ -13,6 +13,17 @@ use crate::write::{Aim, Destination, Engine, Target, Writer};
 
 use super::keeping::KeptAs;
 use super::pages::Pages;
+
+/// What a change of content does to set-user-id and set-group-id: it takes them away, unless who makes it has CAP_FSETID (write(2),
+/// capabilities(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Privileges {
+    /// They stay.
+    Keep,
+    /// They go.
+    #[default]
+    Drop,
+}
 
 /// An open or unsaved file. What a short mutex guards is consistent whenever it is free; requests are made without it.
 pub(crate) struct File {
@@ -31,6 +42,8 @@ pub(crate) struct FileState {
     pub(crate) source: Option<Source>,
     /// What the file is now, changes included; its size is the writer's business while there is one.
     pub(crate) attributes: Attributes,
+    /// The user metadata as programs have changed it since the last commit; None while it is the object's.
+    pub(crate) user: Option<UserMetadata>,
     /// The tags of the object, as a header's text, which a new object has to carry on.
     pub(crate) tags: Option<String>,
     /// Whether a program has set attributes since the last commit, which then must be stored exactly.
@@ -50,6 +63,13 @@ pub(crate) struct FileState {
     reader: Option<(Source, Arc<Reader>)>,
 }
 
+impl FileState {
+    fn user(&self) -> UserMetadata {
+        let of_object = || self.head.as_ref().map(|head| head.meta.user.clone());
+        self.user.clone().or_else(of_object).unwrap_or_default()
+    }
+}
+
 impl File {
     pub(crate) fn new(ino: Ino, attributes: Attributes) -> File {
         let state = FileState {
@@ -57,6 +77,7 @@ impl File {
             head: None,
             source: None,
             attributes,
+            user: None,
             tags: None,
             exact: false,
             unlinked: false,
@@ -87,6 +108,22 @@ impl File {
         self.writer().filter(|writer| writer.is_dirty()).map(|_| self.attributes())
     }
 
+    /// The user metadata that its next object is to have, if there are changes that the store does not have, or no object.
+    pub(crate) fn changed_user(&self) -> Option<UserMetadata> {
+        let is_dirty = self.is_dirty();
+        let state = self.state();
+        (is_dirty || state.unlinked).then(|| state.user())
+    }
+
+    /// Notes a change of an extended attribute, which the next commit must store.
+    pub(crate) fn edit_user(&self, edit: &xattr::Edit) -> Result<(), namespace::Error> {
+        let mut state = self.state();
+        state.user = Some(edit.applied(&state.user())?);
+        state.attributes.ctime = Timestamp::from(SystemTime::now());
+        state.exact = true;
+        Ok(())
+    }
+
     /// What the file is now.
     pub(crate) fn attributes(&self) -> Attributes {
         let state = self.state();
@@ -94,13 +131,15 @@ impl File {
         Attributes { size, ..state.attributes }
     }
 
-    /// Notes that content was written now, by which set-user-id and set-group-id go (write(2)); true when that is the first change.
-    pub(crate) fn written_now(&self) -> bool {
+    /// Notes that content was written now; true when that is the first change.
+    pub(crate) fn written_now(&self, privileges: Privileges) -> bool {
         let now = Timestamp::from(SystemTime::now());
         let mut state = self.state();
         state.attributes.mtime = now;
         state.attributes.ctime = now;
-        state.attributes.mode = without_privileges(state.attributes.mode);
+        if privileges == Privileges::Drop {
+            state.attributes.mode = without_privileges(state.attributes.mode);
+        }
         !std::mem::replace(&mut state.announced, true)
     }
 
@@ -119,6 +158,7 @@ impl File {
         state.head = Some(head.clone());
         state.source = Some(source(key, head));
         state.attributes = attributes;
+        state.user = None;
         state.writer = None;
         Ok(())
     }
@@ -204,6 +244,7 @@ impl Destination for Link {
             state.announced = still_changed;
             if !still_changed {
                 state.attributes = self.namespace.settled(&head);
+                state.user = None;
             }
         }
         self.pages.are_now(file.ino, &head.meta.version);
@@ -217,10 +258,9 @@ impl Destination for Link {
 /// A new object for the file: what the old one carried, with the attributes as they are now.
 fn new_object(key: Key, state: &FileState) -> NewObject {
     let meta = state.head.as_ref().map(|head| &head.meta);
-    let user = meta.map(|meta| meta.user.clone()).unwrap_or_default();
     NewObject {
         key,
-        user: posix::metadata(user, &state.attributes),
+        user: posix::metadata(state.user(), &state.attributes),
         content_type: meta.and_then(|meta| meta.content_type.clone()),
         content_headers: meta.map_or_else(BTreeMap::new, |meta| meta.content_headers.clone()),
         storage_class: meta.map(|meta| meta.storage_class.clone()).filter(|class| class != "STANDARD"),
@@ -262,12 +302,6 @@ impl WriterParts<'_> {
         let make = || Writer::new(self.engine, base, size, is_new, link);
         Ok(Arc::clone(state.writer.get_or_insert_with(make)))
     }
-}
-
-/// The permission bits `mode` as a write leaves them: without set-user-id, and without set-group-id where the group may execute.
-pub(crate) fn without_privileges(mode: u32) -> u32 {
-    let set_group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
-    mode & !(0o4000 | set_group)
 }
 
 /// Whether a node of this kind has content that programs read and write.

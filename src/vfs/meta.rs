@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use crate::namespace::{Attributes, Change, Ino, Node, Timestamp};
 use crate::object::Name;
 
-use super::file::{File, has_content};
+use super::file::{File, Privileges, has_content};
 use super::{Error, Fh, Vfs};
 
 /// A new time of a file.
@@ -35,6 +35,8 @@ pub struct SetAttributes {
     pub mtime: Option<TimeChange>,
     /// The handle it was asked through, which will be flushed later.
     pub fh: Option<Fh>,
+    /// What a change of the length does beside that.
+    pub privileges: Privileges,
 }
 
 /// What df shows: a bucket has no size, so it is a round number with room for everything.
@@ -92,7 +94,7 @@ impl Vfs {
     /// As the parts of it: nothing is reported as done that the store has not taken or will not take with the next commit.
     pub async fn set_attributes(&self, ino: Ino, change: SetAttributes) -> Result<Attributes, Error> {
         if let Some(size) = change.size {
-            self.truncate(ino, size, change.fh).await?;
+            self.truncate(ino, size, &change).await?;
         }
         let now = Timestamp::from(SystemTime::now());
         let time = |time: TimeChange| match time {
@@ -123,16 +125,16 @@ impl Vfs {
     }
 
     /// Cuts or lengthens a file. Asked by path and not through a handle, no flush will follow, so it is made safe here.
-    async fn truncate(&self, ino: Ino, size: u64, fh: Option<Fh>) -> Result<(), Error> {
+    async fn truncate(&self, ino: Ino, size: u64, change: &SetAttributes) -> Result<(), Error> {
         let file = self.enter_current(ino).await?;
-        let outcome = self.truncate_file(&file, size, fh).await;
+        let outcome = self.truncate_file(&file, size, change).await;
         self.leave(&file).await;
         outcome
     }
 
-    async fn truncate_file(&self, file: &Arc<File>, size: u64, fh: Option<Fh>) -> Result<(), Error> {
-        self.resize(file, size).await?;
-        if fh.is_none() { self.commit(file).await } else { Ok(()) }
+    async fn truncate_file(&self, file: &Arc<File>, size: u64, change: &SetAttributes) -> Result<(), Error> {
+        self.resize(file, size, change.privileges).await?;
+        if change.fh.is_none() { self.commit(file).await } else { Ok(()) }
     }
 
     async fn change(&self, ino: Ino, change: &Change, now: Timestamp) -> Result<Attributes, Error> {

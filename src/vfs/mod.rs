@@ -14,6 +14,8 @@ mod keeping;
 mod meta;
 mod names;
 mod pages;
+mod special;
+mod user_xattr;
 mod xattr;
 
 use std::sync::{Arc, Weak};
@@ -23,15 +25,18 @@ use crate::read::ReadBudget;
 use crate::s3::Gateway;
 use crate::write::Engine;
 
+pub use crate::namespace::xattr::Expect;
 pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Timestamp};
 pub use crate::object::{Name, NameError};
 pub use data::{Access, Opened, Place};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
+pub use file::Privileges;
 pub use handles::Fh;
 pub use keeping::{Keeper, Unsaved};
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
+pub use special::SpecialKind;
 pub use xattr::MountFacts;
 
 use files::Files;

@@ -42,8 +42,10 @@ const ROOT_NAMES: [&str; 6] = [
     "user.dsse.mount.settings",
 ];
 
+/// What begins the names of programs, and of ours.
+pub(super) const USER: &[u8] = b"user.";
 /// What begins the names that nobody can set.
-const OURS: &str = "user.dsse.";
+pub(super) const OURS: &[u8] = b"user.dsse.";
 
 /// What the root's attributes say.
 #[derive(Clone, Debug)]
@@ -69,9 +71,37 @@ struct Known {
 }
 
 impl Vfs {
-    /// The names of the attributes, each followed by NUL. Asks nobody.
-    #[must_use]
-    pub fn list_attributes(&self, ino: Ino) -> Vec<u8> {
+    /// The names of the attributes, each followed by NUL: those that report, and those that programs have set. No request while the
+    /// object is known.
+    ///
+    /// # Errors
+    /// The store cannot be asked: a list without the names that programs have set would be read as if there were none.
+    pub async fn list_attributes(&self, ino: Ino) -> Result<Vec<u8>, Error> {
+        // The kernel keeps `user.*` from everything else (xattr(7)), so that names alone would be of no use.
+        if !matches!(self.attributes(ino).await?.kind, Kind::File | Kind::Directory) {
+            return Ok(Vec::new());
+        }
+        let mut list = self.reported_names(ino);
+        for name in self.user_names(ino).await? {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        Ok(list)
+    }
+
+    /// The value of one attribute: one HEAD at most. Names that neither report nor begin with `user.` are answered from memory.
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`], and the store cannot be asked.
+    pub async fn attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
+        match name.strip_prefix(USER) {
+            Some(_) if name.starts_with(OURS) => self.reported(ino, name).await,
+            Some(rest) => self.user_attribute(ino, rest).await,
+            None => self.reported(ino, name).await,
+        }
+    }
+
+    fn reported_names(&self, ino: Ino) -> Vec<u8> {
         if !self.settings.list_attributes {
             return Vec::new();
         }
@@ -79,11 +109,7 @@ impl Vfs {
         NAMES.iter().chain(root).flat_map(|name| name.bytes().chain([0])).collect()
     }
 
-    /// The value of one attribute. Names that are not ours are answered from memory; ours take one HEAD at most.
-    ///
-    /// # Errors
-    /// [`Error::NoAttribute`] for every other name.
-    pub async fn attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
+    async fn reported(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
         let name = str::from_utf8(name).map_err(|_| Error::NoAttribute)?;
         if ino == Ino::ROOT
             && let Some(value) = self.root_attribute(name)
@@ -101,18 +127,6 @@ impl Vfs {
         // A listed name always has a value, if an empty one: getfattr -d complains of every other.
         let known = self.known(ino, name).await?;
         Ok(self.value(&known, name).unwrap_or_default().into_bytes())
-    }
-
-    /// setxattr and removexattr.
-    ///
-    /// # Errors
-    /// Always: ours report what the store said, and others are not kept yet.
-    pub fn refuse_attribute_change(&self, name: &[u8]) -> Error {
-        if name.starts_with(OURS.as_bytes()) || name.starts_with(b"s3.") {
-            Error::ReadOnlyAttribute
-        } else {
-            Error::Unsupported("setting extended attributes")
-        }
     }
 
     fn root_attribute(&self, name: &str) -> Option<String> {

@@ -1,11 +1,16 @@
-//! What a file tells of its own encryption.
+//! Extended attributes: what a file tells of its own encryption, and what programs keep with it.
 
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use aws_sdk_s3::types::ServerSideEncryption;
+use dssefs::emulator::Counters;
 use dssefs::emulator::kms::NewKey;
+use rustix::fs::{XattrFlags, setxattr};
 
 use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, commit, deadline, errno};
 
@@ -60,7 +65,7 @@ fn all_names_are_listed_on_files_and_directories() {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
         commit(&mount.join("file"), b"content").unwrap();
-        std::fs::create_dir(mount.join("d")).unwrap();
+        fs::create_dir(mount.join("d")).unwrap();
         for path in [mount.join("file"), mount.join("d"), mount.path()] {
             let listed: BTreeSet<String> =
                 xattr::list(&path).unwrap().map(|name| name.into_string().unwrap()).collect();
@@ -127,7 +132,6 @@ fn claims_cannot_be_written_and_foreign_names_are_unknown() {
         assert_eq!(errno(xattr::set(&path, "user.dsse.verdict", b"compliant")), libc::EPERM);
         assert_eq!(errno(xattr::remove(&path, "user.dsse.verdict")), libc::EPERM);
         assert_eq!(errno(xattr::set(&path, "s3.etag", b"x")), libc::EPERM);
-        assert_ne!(errno(xattr::set(&path, "user.mine", b"x")), 0, "a later version's");
         for name in ["user.mine", "security.capability", "system.posix_acl_access", "trusted.x", "user.dsse.unheard-of"]
         {
             assert_eq!(xattr::get(&path, name).unwrap(), None, "{name} should be ENODATA");
@@ -168,9 +172,303 @@ fn a_mount_can_refuse_to_read_what_is_not_dsse() {
         endpoint.put("good", b"content");
         endpoint.put_as("plain", b"content", None, None);
         let mount = Mount::with(&endpoint, &["--on-noncompliant-read", "refuse"]);
-        assert_eq!(std::fs::read(mount.join("good")).unwrap(), b"content");
-        assert_eq!(errno(std::fs::read(mount.join("plain"))), libc::EKEYREJECTED);
+        assert_eq!(fs::read(mount.join("good")).unwrap(), b"content");
+        assert_eq!(errno(fs::read(mount.join("plain"))), libc::EKEYREJECTED);
         let serving = Mount::of(&endpoint);
-        assert_eq!(std::fs::read(serving.join("plain")).unwrap(), b"content");
+        assert_eq!(fs::read(serving.join("plain")).unwrap(), b"content");
+    });
+}
+
+const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
+
+/// The user metadata of an object, without what the mount keeps there for itself.
+fn metadata(endpoint: &Endpoint, key: &str) -> BTreeMap<String, String> {
+    let own = ["mode", "uid", "gid", "mtime", "atime", "ctime"];
+    let all = endpoint.head(key).unwrap().metadata().cloned().unwrap_or_default();
+    all.into_iter().filter(|(name, _)| !own.contains(&name.as_str())).collect()
+}
+
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn requests(counters: &Counters) -> Vec<(&str, u64)> {
+    let asked = counters.s3.iter().map(|(name, count)| (name.as_str(), count.requests));
+    asked.filter(|(_, requests)| *requests > 0).collect()
+}
+
+/// The names that programs have set.
+fn own_names(path: &Path) -> Vec<String> {
+    let names = xattr::list(path).unwrap().map(|name| name.into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| !name.starts_with("user.dsse.")).collect();
+    names.sort();
+    names
+}
+
+/// An object as another program would put it, with its own metadata.
+fn put_with(endpoint: &Endpoint, key: &str, metadata: &[(&str, &str)]) {
+    let key_arn = endpoint.key_arn().to_owned();
+    endpoint.with(|s3| async move {
+        let mut put = s3.put_object().bucket(BUCKET).key(key).body(b"content".to_vec().into()).ssekms_key_id(key_arn);
+        for (name, value) in metadata {
+            put = put.metadata(*name, *value);
+        }
+        let put = put.content_type("text/x-odd").server_side_encryption(ServerSideEncryption::AwsKmsDsse);
+        put.send().await.unwrap();
+    });
+}
+
+#[test]
+fn an_attribute_of_a_stored_file_is_one_copy_that_carries_all_over() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        put_with(&endpoint, "file", &[("colour", "red"), ("mtime", "5.25")]);
+        let mount = Mount::with(&endpoint, &PATIENT);
+        let path = mount.join("file");
+        let mut reader = File::open(&path).unwrap();
+        assert_eq!(xattr::get(&path, "user.colour").unwrap().unwrap(), b"red", "what others have put there");
+        let ((), counters) = endpoint.counted(|| xattr::set(&path, "user.origin", b"a b/\xff").unwrap());
+        assert_eq!(requests(&counters), [("CopyObject", 1)]);
+        assert_eq!(metadata(&endpoint, "file"), map(&[("colour", "red"), ("origin", "a%20b%2F%FF")]));
+        assert_eq!(endpoint.head("file").unwrap().content_type(), Some("text/x-odd"));
+        endpoint.assert_dsse("file");
+        let (value, counters) = endpoint.counted(|| xattr::get(&path, "user.origin").unwrap().unwrap());
+        assert_eq!((value.as_slice(), requests(&counters)), (b"a b/\xff".as_slice(), vec![]));
+        assert_eq!(own_names(&path), ["user.colour", "user.origin"]);
+        assert_eq!(fs::metadata(&path).unwrap().mtime(), 5, "the content is as old as before");
+        let mut content = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut content).unwrap();
+        assert_eq!(content, "content", "an open file goes on");
+        let ((), counters) = endpoint.counted(|| xattr::set(&path, "user.origin", b"a b/\xff").unwrap());
+        assert_eq!(requests(&counters), [], "nothing would differ");
+        xattr::remove(&path, "user.colour").unwrap();
+        assert_eq!(metadata(&endpoint, "file"), map(&[("origin", "a%20b%2F%FF")]));
+        assert_eq!(own_names(&Mount::of(&endpoint).join("file")), ["user.origin"]);
+    });
+}
+
+#[test]
+fn attributes_of_a_file_with_changes_join_its_commit() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &PATIENT);
+        fs::read_dir(mount.path()).unwrap().count();
+        let path = mount.join("file");
+        let ((), counters) = endpoint.counted(|| {
+            let mut file = File::create(&path).unwrap();
+            xattr::set(&path, "user.first", b"1").unwrap();
+            file.write_all(b"content").unwrap();
+            xattr::set(&path, "user.second", b"2").unwrap();
+            xattr::remove(&path, "user.first").unwrap();
+            assert_eq!(own_names(&path), ["user.second"]);
+            assert_eq!(attribute(&path, "user.second").unwrap(), "2");
+            file.sync_all().unwrap();
+        });
+        assert_eq!(requests(&counters), [("PutObject", 1)]);
+        assert_eq!(metadata(&endpoint, "file"), map(&[("second", "2")]));
+        commit(&path, b"other content").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(&path, mount.join("moved")).unwrap();
+        assert_eq!(metadata(&endpoint, "moved"), map(&[("second", "2")]), "a rewrite, a chmod and a rename keep it");
+        let file = File::open(mount.join("moved")).unwrap();
+        fs::remove_file(mount.join("moved")).unwrap();
+        xattr::FileExt::set_xattr(&file, "user.late", b"x").unwrap();
+        assert_eq!(xattr::FileExt::get_xattr(&file, "user.late").unwrap().unwrap(), b"x");
+        assert_eq!(endpoint.keys(), [""; 0]);
+    });
+}
+
+#[test]
+fn directories_have_attributes_and_the_root_of_a_bucket_has_none() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("implicit/file", b"content");
+        let mount = Mount::of(&endpoint);
+        fs::create_dir(mount.join("made")).unwrap();
+        for name in ["made", "implicit"] {
+            xattr::set(mount.join(name), "user.k", b"v").unwrap();
+            assert_eq!(metadata(&endpoint, &format!("{name}/")), map(&[("k", "v")]));
+            endpoint.assert_dsse(&format!("{name}/"));
+            assert_eq!(own_names(&mount.join(name)), ["user.k"]);
+        }
+        fs::set_permissions(mount.join("made"), fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(attribute(&mount.join("made"), "user.k").unwrap(), "v");
+        xattr::remove(mount.join("made"), "user.k").unwrap();
+        assert_eq!(metadata(&endpoint, "made/"), map(&[]));
+        assert_eq!(errno(xattr::set(mount.path(), "user.k", b"v")), libc::EPERM);
+    });
+}
+
+#[test]
+fn names_that_headers_cannot_keep_survive() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let path = mount.join("file");
+        commit(&path, b"content").unwrap();
+        let names = ["user.foo", "user.Foo", "user.mode", "user.with space", "user.ümläut", "user.a:b/c", "user.empty"];
+        for name in names {
+            let value = if name == "user.empty" { "" } else { name };
+            xattr::set(&path, name, value.as_bytes()).unwrap();
+        }
+        let fresh = Mount::of(&endpoint);
+        let path = fresh.join("file");
+        let mut sorted = names.map(str::to_owned);
+        sorted.sort();
+        assert_eq!(own_names(&path), sorted);
+        assert!(names[..6].iter().all(|name| attribute(&path, name).unwrap() == **name));
+        assert_eq!(attribute(&path, "user.empty").unwrap(), "");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o170_000, 0o100_000, "user.mode is not the mode");
+    });
+}
+
+#[test]
+fn creating_replacing_and_removing_say_what_was_there() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let path = mount.join("file");
+        commit(&path, b"content").unwrap();
+        let set = |flags| setxattr(&path, "user.k", b"v", flags).map_err(std::io::Error::from);
+        assert_eq!(errno(set(XattrFlags::REPLACE)), libc::ENODATA);
+        set(XattrFlags::CREATE).unwrap();
+        assert_eq!(errno(set(XattrFlags::CREATE)), libc::EEXIST);
+        set(XattrFlags::REPLACE).unwrap();
+        xattr::remove(&path, "user.k").unwrap();
+        assert_eq!(errno(xattr::remove(&path, "user.k")), libc::ENODATA);
+        assert_eq!(xattr::get(&path, "user.k").unwrap(), None);
+        assert_eq!(errno(xattr::set(&path, "user.", b"v")), libc::EINVAL);
+    });
+}
+
+#[test]
+fn attributes_have_two_kilobytes_and_never_those_of_mode_owner_and_times() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let path = mount.join("file");
+        commit(&path, b"content").unwrap();
+        assert_eq!(errno(xattr::set(&path, "user.k", &[b'x'; 2048])), libc::E2BIG);
+        xattr::set(&path, "user.k", &[b'x'; 1500]).unwrap();
+        assert_eq!(errno(xattr::set(&path, "user.l", &[b'x'; 500])), libc::ENOSPC);
+        assert_eq!(own_names(&path), ["user.k"]);
+        let largest = (1500..2048).rev().find(|bytes| xattr::set(&path, "user.k", &vec![b'x'; *bytes]).is_ok());
+        assert!(largest.is_some_and(|bytes| bytes > 1800), "{largest:?}");
+        let late = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(253_402_300_799, 999_999_999);
+        File::open(&path).unwrap().set_modified(late).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o4711)).unwrap();
+        let stat = fs::metadata(Mount::of(&endpoint).join("file")).unwrap();
+        assert_eq!((stat.mode() & 0o7777, stat.mtime()), (0o4711, 253_402_300_799));
+    });
+}
+
+#[test]
+fn attributes_of_s3fs_are_shown_changed_and_removed_in_its_own_place() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        put_with(&endpoint, "file", &[("xattr", "%7B%22user.k%22%3A%22dg%3D%3D%22%2C%22user.l%22%3A%22%22%7D")]);
+        let mount = Mount::of(&endpoint);
+        let path = mount.join("file");
+        assert_eq!(own_names(&path), ["user.k", "user.l"]);
+        assert_eq!(attribute(&path, "user.k").unwrap(), "v");
+        xattr::set(&path, "user.k", b"w").unwrap();
+        xattr::remove(&path, "user.l").unwrap();
+        assert_eq!(metadata(&endpoint, "file"), map(&[("xattr", "%7B%22user.k%22%3A%22dw%3D%3D%22%7D")]));
+        xattr::remove(&path, "user.k").unwrap();
+        assert_eq!(metadata(&endpoint, "file"), map(&[]));
+    });
+}
+
+#[test]
+fn nobodys_metadata_speaks_for_the_mount() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        put_with(&endpoint, "file", &[("dsse.verdict", "compliant"), ("dsse.made-up", "x"), ("mode", "33188")]);
+        let other = Mount::of(&endpoint);
+        let path = other.join("file");
+        assert_eq!(own_names(&path), [""; 0]);
+        assert_eq!(xattr::get(&path, "user.dsse.made-up").unwrap(), None);
+        assert_eq!(errno(xattr::set(&path, "user.dsse.made-up", b"x")), libc::EPERM);
+        let names: Vec<_> = xattr::list(&path).unwrap().collect();
+        assert_eq!(names.len(), ON_EVERY_FILE.len(), "{names:?}");
+    });
+}
+
+#[test]
+fn other_kinds_of_attributes_are_refused_without_a_request() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &PATIENT);
+        let path = mount.join("file");
+        commit(&path, b"content").unwrap();
+        symlink("file", mount.join("link")).unwrap();
+        // Version 2, and three entries: the owner, the group and others may read (linux/posix_acl_xattr.h).
+        let entries = [[1, 0, 4, 0], [4, 0, 4, 0], [32, 0, 4, 0]].map(|entry| [entry, [0xff; 4]].concat());
+        let acl = [vec![2, 0, 0, 0], entries.concat()].concat();
+        let ((), counters) = endpoint.counted(|| {
+            for name in ["security.mine", "trusted.mine", "system.posix_acl_access"] {
+                assert_eq!(errno(xattr::set(&path, name, &acl)), libc::EOPNOTSUPP, "{name}");
+                assert_eq!(xattr::get(&path, name).unwrap(), None);
+            }
+            assert_eq!(xattr::list(mount.join("link")).unwrap().count(), 0);
+        });
+        assert_eq!(requests(&counters), []);
+    });
+}
+
+/// A local tree with attributes, a link, a fifo and odd modes.
+fn tree(dir: &Path) -> PathBuf {
+    let tree = dir.join("tree");
+    fs::create_dir_all(tree.join("d")).unwrap();
+    for name in ["a", "d/b"] {
+        fs::write(tree.join(name), name).unwrap();
+        xattr::set(tree.join(name), "user.Origin", name.as_bytes()).unwrap();
+    }
+    xattr::set(tree.join("d"), "user.k", b"of a directory").unwrap();
+    fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("d/b", tree.join("link")).unwrap();
+    tree
+}
+
+fn assert_same_tree(tree: &Path) {
+    assert_eq!(fs::read(tree.join("link")).unwrap(), b"d/b");
+    assert!(fs::symlink_metadata(tree.join("link")).unwrap().is_symlink());
+    assert_eq!(fs::metadata(tree.join("a")).unwrap().mode() & 0o7777, 0o640);
+    for (name, attribute_name, value) in
+        [("a", "user.Origin", "a"), ("d/b", "user.Origin", "d/b"), ("d", "user.k", "of a directory")]
+    {
+        assert_eq!(attribute(&tree.join(name), attribute_name).unwrap(), value, "{name}");
+    }
+}
+
+fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{program}: {}\n{said}", output.status);
+}
+
+#[test]
+fn cp_a_and_tar_carry_attributes_links_and_modes_there_and_back() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--xattr-list", "none"]);
+        let local = tempfile::tempdir().unwrap();
+        let tree = tree(local.path());
+        run("cp", &["-a".as_ref(), tree.as_ref(), mount.join("by-cp").as_ref()]);
+        assert_same_tree(&mount.join("by-cp"));
+        run("cp", &["-a".as_ref(), mount.join("by-cp").as_ref(), local.path().join("back").as_ref()]);
+        assert_same_tree(&local.path().join("back"));
+        let archive = mount.join("archive.tar");
+        let tar = ["--xattrs", "--xattrs-include=user.*"];
+        let options =
+            |rest: [&str; 2]| -> Vec<std::ffi::OsString> { tar.iter().chain(&rest).map(Into::into).collect() };
+        let in_dir = |mut command: Vec<std::ffi::OsString>, rest: &[&std::ffi::OsStr]| {
+            command.extend(rest.iter().map(Into::into));
+            run("tar", &command.iter().map(std::ffi::OsString::as_os_str).collect::<Vec<_>>());
+        };
+        in_dir(options(["-c", "-f"]), &[archive.as_ref(), "-C".as_ref(), local.path().as_ref(), "tree".as_ref()]);
+        in_dir(options(["-x", "-f"]), &[archive.as_ref(), "-C".as_ref(), mount.path().as_ref()]);
+        assert_same_tree(&mount.join("tree"));
+        assert_same_tree(&Mount::of(&endpoint).join("tree"));
     });
 }

@@ -52,7 +52,7 @@ impl Store {
     ) -> Result<(Part, Facts), Error> {
         const PART: Operation = Operation::UploadPart;
         let body = self.outgoing(PART, key, payload)?;
-        let crc64 = decode_crc64(&body.checksum);
+        let crc64 = payload.crc64().ok();
         let request = self
             .client
             .upload_part()
@@ -61,7 +61,8 @@ impl Store {
             .upload_id(upload)
             .part_number(part_number(number))
             .content_length(signed(payload.len()))
-            .checksum_crc64_nvme(body.checksum)
+            .set_checksum_crc64_nvme(body.checksum.crc64_text())
+            .set_checksum_sha1(body.checksum.sha1_text())
             .body(body.stream)
             .customize();
         let request = if self.signs_bodies { request } else { request.disable_payload_signing() };

@@ -6,7 +6,7 @@ use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{ChecksumMode, EncodingType};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, EncodingType};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::{Store, facts, observed};
@@ -14,7 +14,7 @@ use crate::metrics::Operation;
 use crate::object::{ByteRange, ETag, Key, ObjectMeta, Version};
 use crate::policy::Evidence;
 use crate::s3::error::Error;
-use crate::s3::payload::decode_crc64;
+use crate::s3::payload::{Checksum, decode_crc64, decode_sha1};
 use crate::s3::request::{Head, ListPage, ListRequest, Listed};
 
 /// An answer to GetObject before its body was read.
@@ -84,8 +84,8 @@ impl Store {
         Ok(head!(self, Operation::HeadObject, Evidence::Head, key, answer, size))
     }
 
-    /// A HEAD in checksum mode, and the whole object's CRC-64/NVME where the store has it. One KMS call.
-    pub(in crate::s3) async fn head_with_crc64(&self, key: &Key) -> Result<(Head, Option<u64>), Error> {
+    /// A HEAD in checksum mode, and those of the whole object's checksums that this program ever sends. One KMS call.
+    pub(in crate::s3) async fn head_with_checksums(&self, key: &Key) -> Result<(Head, Vec<Checksum>), Error> {
         let request = self
             .client
             .head_object()
@@ -95,8 +95,10 @@ impl Store {
             .send();
         let answer = self.ask(Operation::HeadObject, Some(key), request).await?;
         let size = self.length(Operation::HeadObject, key, answer.content_length())?;
-        let crc64 = answer.checksum_crc64_nvme().and_then(decode_crc64);
-        Ok((head!(self, Operation::HeadObject, Evidence::Head, key, answer, size), crc64))
+        let crc64 = answer.checksum_crc64_nvme().and_then(decode_crc64).map(Checksum::Crc64);
+        let sha1 = answer.checksum_sha1().and_then(decode_sha1).map(Checksum::Sha1);
+        let checksums = crc64.into_iter().chain(sha1).collect();
+        Ok((head!(self, Operation::HeadObject, Evidence::Head, key, answer, size), checksums))
     }
 
     pub(in crate::s3) async fn get(
@@ -145,6 +147,7 @@ impl Store {
                 etag: object.e_tag().map(ETag::new).ok_or_else(|| incomplete("an object without an ETag"))?,
                 last_modified: time(object.last_modified()),
                 storage_class: object.storage_class().map_or("STANDARD", |class| class.as_str()).to_owned(),
+                has_sha1: object.checksum_algorithm().contains(&ChecksumAlgorithm::Sha1),
             })
         };
         Ok(ListPage {

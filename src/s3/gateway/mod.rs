@@ -14,7 +14,7 @@ use super::aws::{Doubt, Store};
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
 use super::ledger::Ledger;
-use super::payload::Payload;
+use super::payload::{Checksum, Payload};
 use super::request::{BucketFacts, Condition, Head, ListPage, ListRequest, NewObject, Stored, Versioning};
 use crate::metrics::{Operation, StoreCounters, StoreSnapshot};
 use crate::object::{Bucket, ByteRange, Key, Version};
@@ -92,7 +92,7 @@ impl Gateway {
     /// Writes a whole object in one request (PutObject; S3 takes up to 5 GiB this way).
     ///
     /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the object is looked
-    /// up: if its content (by length and CRC-64) and its metadata are those that were sent, the write has succeeded.
+    /// up: if its content (by length and checksum) and its metadata are those that were sent, the write has succeeded.
     ///
     /// # Errors
     /// As S3 answers. After [`Kind::Mismatch`] the object was deleted again, or the message says why it could not be. After
@@ -106,8 +106,8 @@ impl Gateway {
         let doubt = Doubt::default();
         let stored = match self.store.put(&self.policy, new, &body, condition, &doubt).await {
             Err(error) if doubt.is_raised() => {
-                let crc64 = body.crc64().ok();
-                self.recognise(new, body.len(), crc64, &error).await.ok_or(error)?
+                let checksum = body.kept_checksum().ok();
+                self.recognise(new, body.len(), checksum, &error).await.ok_or(error)?
             }
             answer => answer?,
         };
@@ -188,8 +188,8 @@ impl Gateway {
 
     /// After a write that may have happened although it failed: whether the object is there as it was to be. Without a checksum
     /// of the content that cannot be proved, and None is the answer.
-    async fn recognise(&self, new: &NewObject, size: u64, crc64: Option<u64>, error: &Error) -> Option<Stored> {
-        let wanted = crc64?;
+    async fn recognise(&self, new: &NewObject, size: u64, checksum: Option<Checksum>, error: &Error) -> Option<Stored> {
+        let wanted = checksum?;
         let explains = matches!(
             error.kind,
             Kind::PreconditionFailed
@@ -202,9 +202,9 @@ impl Gateway {
         if !explains {
             return None;
         }
-        let (head, crc64) = self.store.head_with_crc64(&new.key).await.ok()?;
+        let (head, checksums) = self.store.head_with_checksums(&new.key).await.ok()?;
         let described = new.content_type.is_none() || new.content_type == head.meta.content_type;
-        let same = crc64 == Some(wanted) && head.meta.size == size && head.meta.user == new.user && described;
+        let same = checksums.contains(&wanted) && head.meta.size == size && head.meta.user == new.user && described;
         same.then(|| {
             tracing::info!(%error, "the answer to a write was lost, and the object is there as it was sent");
             Stored { version: head.meta.version, encryption: head.encryption }

@@ -7,7 +7,7 @@ use crate::metrics::Operation;
 use crate::object::{ByteRange, Key};
 use crate::s3::aws::{Doubt, Whole};
 use crate::s3::error::{Error, Kind};
-use crate::s3::payload::Payload;
+use crate::s3::payload::{Checksum, Payload};
 use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
 
 /// A multipart upload that is under way. It ends by being completed or aborted; one that is dropped remains in the bucket until
@@ -156,7 +156,7 @@ impl Upload {
         if !self.shared.doubt.is_raised() {
             return None;
         }
-        self.gateway.recognise(&self.shared.new, size, crc64, error).await
+        self.gateway.recognise(&self.shared.new, size, crc64.map(Checksum::Crc64), error).await
     }
 
     async fn unfinished(self, error: Error) -> Unfinished {

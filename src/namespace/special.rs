@@ -1,0 +1,126 @@
+//! Symbolic links, fifos, sockets and devices.
+//!
+//! A link is kept in s3fs's form: its target is the object's body, and its mode says what it is. geesefs's form (an empty body, the
+//! target in metadata) is read too. A listing tells neither modes nor metadata, but it names the algorithm of each object's checksum:
+//! what is made here has a SHA-1, which nothing else that this program writes has. So a listing shows which of its entries need a HEAD
+//! before their kind is told, and a directory of files alone costs none.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+
+use super::directory::{head_of, is_taken};
+use super::error::Error;
+use super::node::{Attributes, Ino, Kind, Node};
+use super::{Namespace, posix};
+use crate::object::{Key, Name, UserMetadata};
+use crate::s3::{Condition, Head, NewObject, WithSha1};
+
+/// The longest target that Linux takes, in bytes (`PATH_MAX` without its NUL, limits.h).
+pub(super) const TARGET_BYTES_MAX: u64 = 4095;
+
+impl Namespace {
+    /// A new symbolic link to `target`, with one reference of the kernel: one PUT. The caller has looked the name up before.
+    ///
+    /// # Errors
+    /// [`Error::TargetTooLong`]; [`Error::Exists`], also when another host was faster; [`Error::Name`], and the store's.
+    pub async fn symlink(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &Name,
+        target: Bytes,
+        attributes: Attributes,
+    ) -> Result<Node, Error> {
+        let bytes = target.len() as u64;
+        if bytes > TARGET_BYTES_MAX {
+            return Err(Error::TargetTooLong { bytes });
+        }
+        let attributes = Attributes { kind: Kind::Symlink, size: bytes, ..attributes };
+        let node = self.make(parent, name, target.clone(), &attributes).await?;
+        if let Some(head) = &node.object {
+            self.note_target(node.ino, head, target);
+        }
+        Ok(node)
+    }
+
+    /// A new fifo, socket or device, likewise.
+    ///
+    /// # Errors
+    /// As [`Namespace::symlink`].
+    pub async fn mknod(self: &Arc<Self>, parent: Ino, name: &Name, attributes: Attributes) -> Result<Node, Error> {
+        self.make(parent, name, Bytes::new(), &attributes).await
+    }
+
+    /// Where a symbolic link leads: from memory while the version is known, else by one GET.
+    ///
+    /// # Errors
+    /// [`Error::NotALink`]; [`Error::TargetTooLong`] for what somebody else has stored; the store's.
+    pub async fn target(self: &Arc<Self>, ino: Ino) -> Result<Bytes, Error> {
+        let head = self.head(ino).await?;
+        if let Some(target) = self.target_at_hand(ino, &head)? {
+            return Ok(target);
+        }
+        let key = self.table().key(ino)?;
+        let target = self.fetch_target(&key, &head).await?;
+        self.note_target(ino, &head, target.clone());
+        Ok(target)
+    }
+
+    async fn make(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &Name,
+        body: Bytes,
+        attributes: &Attributes,
+    ) -> Result<Node, Error> {
+        let key = self.free_key(parent, name)?;
+        let question = self.question();
+        let size = body.len() as u64;
+        let object = NewObject { user: posix::metadata(UserMetadata::new(), attributes), ..NewObject::at(key) };
+        let put = self.gateway.put(&object, Arc::new(WithSha1(body)), &Condition::Absent).await.map_err(Error::from);
+        let stored = put.map_err(|error| if is_taken(&error) { Error::Exists } else { error })?.into_inner();
+        let head = Arc::new(head_of(object, stored, size, 0));
+        let mut table = self.table();
+        // A listing may have shown it already.
+        let ino = table.file_seen(parent, name, &head, question.when, &self.settings)?;
+        table.change(ino)?;
+        table.touch(parent, SystemTime::now().into());
+        table.refer(ino)
+    }
+
+    fn free_key(&self, parent: Ino, name: &Name) -> Result<Key, Error> {
+        let table = self.table();
+        let key = table.prefix(parent)?.file(name)?;
+        if table.child(parent, name)?.is_some() { Err(Error::Exists) } else { Ok(key) }
+    }
+
+    fn target_at_hand(&self, ino: Ino, head: &Head) -> Result<Option<Bytes>, Error> {
+        let table = self.table();
+        let entry = table.entry(ino)?;
+        if entry.attributes.kind != Kind::Symlink {
+            return Err(Error::NotALink);
+        }
+        let read = entry.target.as_ref().filter(|(version, _)| *version == head.meta.version.etag);
+        let in_metadata = || posix::symlink_target(&head.meta.user).map(Bytes::from);
+        Ok(read.map(|(_, target)| target.clone()).or_else(in_metadata))
+    }
+
+    async fn fetch_target(&self, key: &Key, head: &Head) -> Result<Bytes, Error> {
+        if head.meta.size > TARGET_BYTES_MAX {
+            return Err(Error::TargetTooLong { bytes: head.meta.size });
+        }
+        let mut download = self.gateway.get(key, Some(&head.meta.version), None).await?;
+        let mut target = BytesMut::new();
+        while let Some(chunk) = download.next().await {
+            target.extend_from_slice(&chunk?);
+        }
+        Ok(target.freeze())
+    }
+
+    fn note_target(&self, ino: Ino, head: &Head, target: Bytes) {
+        if let Ok(entry) = self.table().entry_mut(ino) {
+            entry.target = Some((head.meta.version.etag.clone(), target));
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The extended attributes `user.*` that programs set: kept with the object, as `namespace::xattr` says.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::namespace::xattr::{self, Edit, Expect};
+use crate::namespace::{self, Ino};
+use crate::object::UserMetadata;
+
+use super::file::{File, has_content};
+use super::xattr::{OURS, USER};
+use super::{Error, Vfs};
+
+impl Vfs {
+    /// Sets an attribute. It is in the store when this returns; of a file with changes it joins their commit.
+    ///
+    /// # Errors
+    /// The name is ours or none that can be kept, the attribute is there or not there as `expect` forbids, it has no room, or the
+    /// store refused.
+    pub async fn set_attribute(&self, ino: Ino, name: &[u8], value: &[u8], expect: Expect) -> Result<(), Error> {
+        let (name, value) = (own_name(name)?.to_vec(), value.to_vec());
+        self.edit(ino, Edit::Set { name, value, expect }).await
+    }
+
+    /// Removes an attribute, likewise.
+    ///
+    /// # Errors
+    /// As [`Vfs::set_attribute`].
+    pub async fn remove_attribute(&self, ino: Ino, name: &[u8]) -> Result<(), Error> {
+        self.edit(ino, Edit::Remove { name: own_name(name)?.to_vec() }).await
+    }
+
+    pub(super) async fn user_names(&self, ino: Ino) -> Result<BTreeSet<Vec<u8>>, Error> {
+        // With `--attributes listing`, `ls -l` must not cost a HEAD for each file here either.
+        if self.files.find(ino).is_none() && self.namespace.is_only_listed(ino) {
+            return Ok(BTreeSet::new());
+        }
+        Ok(xattr::names(&self.user_metadata(ino).await?))
+    }
+
+    pub(super) async fn user_attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
+        xattr::value(&self.user_metadata(ino).await?, name).ok_or(Error::NoAttribute)
+    }
+
+    /// What a program sees: with changes that are not in the store yet.
+    async fn user_metadata(&self, ino: Ino) -> Result<UserMetadata, Error> {
+        if let Some(user) = self.files.find(ino).and_then(|file| file.changed_user()) {
+            return Ok(user);
+        }
+        match self.namespace.head(ino).await {
+            Ok(head) => Ok(head.meta.user.clone()),
+            // A directory without a marker has none, and neither has what is gone.
+            Err(namespace::Error::NotFound) => Ok(UserMetadata::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn edit(&self, ino: Ino, edit: Edit) -> Result<(), Error> {
+        if !has_content(self.attributes(ino).await?.kind) {
+            self.namespace.set_xattr(ino, &edit).await?;
+            return Ok(());
+        }
+        let file = self.enter(ino).await?;
+        let outcome = self.edit_file(&file, &edit).await;
+        self.leave(&file).await;
+        outcome
+    }
+
+    async fn edit_file(&self, file: &Arc<File>, edit: &Edit) -> Result<(), Error> {
+        let _turn = file.turn.lock().await;
+        if file.changed_user().is_none()
+            && let Some(attributes) = self.namespace.set_xattr(file.ino, edit).await?
+        {
+            return self.repin(file, attributes).await;
+        }
+        file.edit_user(edit)?;
+        if let Some(writer) = file.writer() {
+            writer.touch();
+        }
+        Ok(())
+    }
+}
+
+/// What follows `user.` in the name of an attribute that programs may set.
+fn own_name(name: &[u8]) -> Result<&[u8], Error> {
+    if name.starts_with(OURS) || name.starts_with(b"s3.") {
+        return Err(Error::ReadOnlyAttribute);
+    }
+    match name.strip_prefix(USER) {
+        Some([]) => Err(Error::Invalid("an extended attribute needs a name after `user.`")),
+        Some(name) => Ok(name),
+        // ACLs and capabilities among them: what is not enforced must not look as if it were kept.
+        None => Err(Error::Unsupported("setting an extended attribute outside of user.*")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_users_can_be_set() {
+        assert_eq!(own_name(b"user.a").unwrap(), b"a");
+        for name in ["user.dsse.verdict", "user.dsse.made-up", "s3.etag"] {
+            assert!(matches!(own_name(name.as_bytes()), Err(Error::ReadOnlyAttribute)), "{name}");
+        }
+        assert!(matches!(own_name(b"user."), Err(Error::Invalid(_))));
+        for name in ["system.posix_acl_access", "security.capability", "trusted.x", "user", "mine"] {
+            assert!(matches!(own_name(name.as_bytes()), Err(Error::Unsupported(_))), "{name}");
+        }
+    }
+}
