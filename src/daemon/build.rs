@@ -1,6 +1,7 @@
 //! From options to a file system, one storey after the other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{self, Config, KeyChoice};
 use crate::namespace::{AttributeSource, Defaults, Namespace};
@@ -19,6 +20,8 @@ use super::StartError;
 const NODES_MAX: usize = 200_000;
 /// HEADs under way ahead of a program that goes through a directory.
 const HEADS_IN_FLIGHT_MAX: usize = 64;
+/// Three signs of life of a mount that renames a directory are missed before another takes it over.
+const RENAME_LEASE: Duration = Duration::from_secs(60);
 /// The name of the object that the proof of permission begins to upload and never makes.
 const PROBE_NAME: &str = ".dssefs-probe";
 
@@ -42,7 +45,11 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
     let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));
     prove(config, &gateway).await?;
     let bucket = gateway.bucket_facts().await;
-    let vfs = file_system(config, gateway, bucket)?;
+    let names = Namespace::new(Arc::clone(&gateway), names(config));
+    if !config.read_only {
+        names.recover().await;
+    }
+    let vfs = file_system(config, gateway, names, bucket)?;
     Ok(Built { vfs, key: key.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string) })
 }
 
@@ -63,7 +70,12 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
     gateway.probe(&key).await.map_err(unproved)
 }
 
-fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> Result<Arc<Vfs>, StartError> {
+fn file_system(
+    config: &Config,
+    gateway: Arc<Gateway>,
+    names: Arc<Namespace>,
+    bucket: BucketFacts,
+) -> Result<Arc<Vfs>, StartError> {
     // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled have to fit.
     let reading = config.memory_bytes_max / 4;
     let writing = config.memory_bytes_max - reading;
@@ -71,7 +83,6 @@ fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> R
     let pool = Pool::new(&config.spill_dir, limits)?;
     let engine =
         Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(writing, !config.last_writer_wins));
-    let names = Namespace::new(Arc::clone(&gateway), names(config));
     let settings = vfs::Settings {
         on_noncompliant_read: match config.on_noncompliant_read {
             config::NoncompliantRead::Serve => NoncompliantRead::Serve,
@@ -99,6 +110,7 @@ fn names(config: &Config) -> namespace::Settings {
             config::AttributeSource::Listing => AttributeSource::Listing,
         },
         heads_in_flight_max: HEADS_IN_FLIGHT_MAX,
+        rename_lease: RENAME_LEASE,
     }
 }
 

@@ -11,9 +11,6 @@ use super::posix;
 use crate::object::{ETag, Key, UserMetadata};
 use crate::s3::{Condition, Head, NewObject, Source};
 
-/// How many own copies of an open file are remembered, so that readers of the version before find it.
-const COPIES_MAX: usize = 64;
-
 impl Namespace {
     /// Changes attributes and answers the new ones. A clean file is copied onto itself, with everything carried over, a directory's
     /// marker is put again; changes of a file that is local, or unlinked, are kept here for its commit. Nothing is sent
@@ -73,12 +70,7 @@ impl Namespace {
     pub(super) fn note_copy(&self, ino: Ino, from: &ETag, to: &ETag) {
         let mut table = self.table();
         let Ok(entry) = table.entry_mut(ino) else { return };
-        if entry.open > 0 {
-            if entry.copies.len() == COPIES_MAX {
-                entry.copies.remove(0);
-            }
-            entry.copies.push((from.clone(), to.clone()));
-        }
+        entry.note_copy(from, to);
     }
 
     async fn copy_in_place(&self, ino: Ino, key: &Key, head: &Head, after: &Attributes) -> Result<Arc<Head>, Error> {

@@ -62,6 +62,7 @@ impl Vfs {
     /// The object is gone, cannot be looked at, was replaced while other handles are open (look the name up again), or is not
     /// compliant and the mount refuses such reads.
     pub async fn open(&self, ino: Ino, access: Access) -> Result<Opened, Error> {
+        let _passage = if access.truncate { Some(self.namespace.pass(ino).await) } else { None };
         let file = self.enter(ino).await?;
         match self.prepare(&file, access).await {
             Ok(keep_cache) => Ok(Opened { fh: self.handle(file, access), keep_cache }),
@@ -94,6 +95,7 @@ impl Vfs {
         (mode, uid, gid): (u32, u32, u32),
         access: Access,
     ) -> Result<(Node, Fh), Error> {
+        let _passage = self.namespace.pass(parent).await;
         let now = Timestamp::from(SystemTime::now());
         let attributes =
             Attributes { kind: Kind::File, size: 0, mode, uid, gid, mtime: now, atime: now, ctime: now, nlink: 1 };
@@ -138,6 +140,7 @@ impl Vfs {
         if !open.writes {
             return Err(Error::NotOpenForWriting);
         }
+        let _passage = self.namespace.pass(open.file.ino).await;
         let writer = self.writer_parts().writer_of(&open.file).await?;
         let offset = match place {
             Place::Program(_) if open.appends => writer.size(),
@@ -155,7 +158,7 @@ impl Vfs {
     /// The changes are not safe. They are kept, and tried again.
     pub async fn flush(&self, fh: Fh) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
-        if open.writes { self.commit(&open.file).await } else { Ok(()) }
+        if open.writes { self.save(&open.file).await } else { Ok(()) }
     }
 
     /// fsync(2), through any handle.
@@ -164,7 +167,7 @@ impl Vfs {
     /// As [`Vfs::flush`].
     pub async fn fsync(&self, fh: Fh) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
-        self.commit(&open.file).await
+        self.save(&open.file).await
     }
 
     /// The last reference to a handle is gone.
@@ -178,7 +181,7 @@ impl Vfs {
     pub async fn save_all(&self) -> Vec<(String, Error)> {
         let mut failed = Vec::new();
         for file in self.files.unsaved() {
-            if let Err(error) = self.commit(&file).await {
+            if let Err(error) = self.save(&file).await {
                 let name =
                     self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string());
                 failed.push((name, error));
@@ -200,6 +203,12 @@ impl Vfs {
                 writer.discard().await;
             }
         }
+    }
+
+    /// A commit that no call with a passage asks for.
+    async fn save(&self, file: &Arc<File>) -> Result<(), Error> {
+        let _passage = self.namespace.pass(file.ino).await;
+        self.commit(file).await
     }
 
     pub(super) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
@@ -281,7 +290,7 @@ impl Vfs {
             if file.state().users > 0 || file.state().unlinked {
                 return;
             }
-            match self.commit(file).await {
+            match self.save(file).await {
                 Ok(()) => return,
                 Err(error) if error.is_lost_race() => return self.set_aside(file, &error),
                 Err(error) if error.is_final() => {

@@ -11,6 +11,7 @@ mod file;
 mod files;
 mod handles;
 mod meta;
+mod moving;
 mod names;
 mod pages;
 mod xattr;
