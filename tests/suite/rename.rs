@@ -348,7 +348,7 @@ fn a_rename_of_a_living_mount_is_left_to_it() {
         eventually("the copies are under way", MINUTE, || endpoint.counters().requests("CopyObject") > 6);
         let (second, counted) = endpoint.counted(|| Mount::of(&endpoint));
         assert_eq!((counted.requests("PutObject"), counted.requests("DeleteObject")), (0, 0));
-        assert!(second.log().contains("another mount is renaming this directory"), "{}", second.log());
+        eventually("the log says so", MINUTE, || second.log().contains("another mount is renaming this directory"));
         assert!(!renaming.is_finished(), "the second mount was made in the middle of it");
         renaming.join().unwrap().unwrap();
         assert_eq!(store(&endpoint), tree("new"));
@@ -552,7 +552,7 @@ fn the_journals_name_is_hidden_and_kept() {
         endpoint.put(".dssefs/rename/strange", b"{}");
         endpoint.put("d/.dssefs/x", b"somebody's own");
         let mount = Mount::of(&endpoint);
-        assert!(mount.log().contains("cannot be acted on"), "{}", mount.log());
+        eventually("the log says so", MINUTE, || mount.log().contains("cannot be acted on"));
         assert_eq!(names(&mount.path()), ["d"]);
         assert_eq!(errno(fs::metadata(mount.join(".dssefs"))), libc::ENOENT);
         assert_eq!(errno(fs::create_dir(mount.join(".dssefs"))), libc::EPERM);
@@ -561,6 +561,39 @@ fn the_journals_name_is_hidden_and_kept() {
         assert_eq!(names(&mount.join("d")), [".dssefs"], "elsewhere it is a name as any other");
         assert_eq!(fs::read(mount.join("d/.dssefs/x")).unwrap(), b"somebody's own");
         assert!(endpoint.head(".dssefs/rename/strange").is_some(), "what is not understood is left as it is");
+    });
+}
+
+/// The journal of a process of this system that does not run any more, which says that `old/a` was copied.
+fn left_journal(endpoint: &Endpoint) -> Vec<u8> {
+    let etag = |key: &str| endpoint.head(key).unwrap().e_tag().unwrap().to_owned();
+    let system = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let numbering = fs::read_link("/proc/self/ns/pid").unwrap();
+    let journal = serde_json::json!({
+        "version": 1, "phase": "deleting", "from": "old/", "to": "new/", "replaces": false,
+        "owner": {
+            "host": "this", "boot": system.trim(), "numbering": numbering.to_str(), "process": u32::MAX, "started": 1
+        },
+        "objects": { "a": { "source": etag("old/a"), "copy": etag("new/a") } },
+    });
+    serde_json::to_vec(&journal).unwrap()
+}
+
+#[test]
+fn a_journal_is_acted_on_only_when_it_is_stored_as_the_mount_stores() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("old/a", b"content");
+        endpoint.put("new/a", b"content");
+        let journal = left_journal(&endpoint);
+        endpoint.put_as(".dssefs/rename/left", &journal, Some(ServerSideEncryption::Aes256), None);
+        let mount = Mount::of(&endpoint);
+        eventually("the log says so", MINUTE, || mount.log().contains("cannot be acted on"));
+        assert_eq!(endpoint.keys(), [".dssefs/rename/left", "new/a", "old/a"]);
+        drop(mount);
+        endpoint.put(".dssefs/rename/left", &journal);
+        let mount = Mount::of(&endpoint);
+        assert_eq!(endpoint.keys(), ["new/a"], "{}", mount.log());
     });
 }
 

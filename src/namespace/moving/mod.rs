@@ -91,7 +91,7 @@ impl Namespace {
             self.look_again_later();
             return Err(error);
         }
-        self.move_tree(&plan, from, to, &copies)?;
+        self.move_tree(&plan, from, to, &copies).inspect_err(|_| self.look_again_later())?;
         Ok(Moving { copies, from: (from.0, from.1.clone()) })
     }
 
@@ -166,19 +166,19 @@ impl Namespace {
         }
     }
 
-    /// All objects below the source. A source without a marker is given one first, so that it is moved as any other.
+    /// All objects below the source. A source without a marker is given one, so that it is moved as any other.
     async fn objects_to_move(self: &Arc<Self>, plan: &Plan) -> Result<Vec<Listed>, Error> {
-        let mut found = self.objects_below(&plan.from).await?;
-        if found.first().is_none_or(|first| first.key != plan.from.as_str()) {
-            self.give_marker(plan).await?;
-            found = self.objects_below(&plan.from).await?;
-        }
+        let found = self.objects_below(&plan.from).await?;
         let below = plan.from.as_str().len();
         if found.iter().any(|object| object.key[below..].contains(JOURNAL_PREFIX)) {
             return Err(Error::BeingRenamed);
         }
         found.iter().try_for_each(|object| check_length(&plan.to, object.key.len() - below))?;
-        Ok(found)
+        if found.first().is_some_and(|first| first.key == plan.from.as_str()) {
+            return Ok(found);
+        }
+        self.give_marker(plan).await?;
+        self.objects_below(&plan.from).await
     }
 
     async fn give_marker(self: &Arc<Self>, plan: &Plan) -> Result<(), Error> {
