@@ -425,6 +425,41 @@ fn deletes_that_fail_are_told_and_made_good_by_the_next_mount() {
 }
 
 #[test]
+fn a_journal_that_cannot_be_deleted_is_no_failure_of_the_rename() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        let refused = Fault::Failure { status: 403, code: "AccessDenied".into(), message: "no".into() };
+        endpoint.spoil(vec![Rule::on("DeleteObject", refused).key_contains(JOURNAL).times(0)]);
+        fs::rename(mount.join("old"), mount.join("new")).unwrap();
+        endpoint.heal();
+        drop(mount);
+        let again = Mount::of(&endpoint);
+        assert_eq!(store(&endpoint), tree("new"), "{}", again.log());
+    });
+}
+
+#[test]
+fn what_another_host_replaces_at_the_last_moment_stays_and_is_told() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![Rule::on("DeleteObject", Fault::DelayMs(2_000)).key_contains("old/a")]);
+        let renaming = rename_in_thread(&mount, "old", "new");
+        eventually("the deletes are under way", MINUTE, || endpoint.counters().requests("DeleteObject") > 3);
+        endpoint.put("old/a", b"of another host");
+        assert_eq!(errno(renaming.join().unwrap()), libc::EBUSY);
+        let mut expected = tree("new");
+        expected.insert("old/a".into(), b"of another host".to_vec());
+        assert_eq!(store(&endpoint), expected);
+        std::thread::sleep(STALE);
+        assert_eq!(names(&mount.path()), ["new", "old"]);
+    });
+}
+
+#[test]
 fn what_another_host_changes_meanwhile_is_not_lost() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();

@@ -46,6 +46,8 @@ pub(super) struct Copies {
     from: Prefix,
     to: Prefix,
     made: Mutex<BTreeMap<String, Copy>>,
+    /// Paths that other hosts made and that were not copied any more.
+    unsettled: Mutex<Vec<String>>,
 }
 
 /// What brings the copies up to the source as it is now.
@@ -66,12 +68,16 @@ impl fmt::Debug for Copies {
 
 impl Copies {
     pub(super) fn new(namespace: Arc<Namespace>, journal: Arc<Journal>, from: Prefix, to: Prefix) -> Copies {
-        Copies { namespace, journal, from, to, made: Mutex::default() }
+        Copies { namespace, journal, from, to, made: Mutex::default(), unsettled: Mutex::default() }
     }
 
     /// What was made so far.
     pub(super) fn made(&self) -> MutexGuard<'_, BTreeMap<String, Copy>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, Vec<String>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes all copies and has the journal say so. `found` is what was listed below the source, its marker first.
@@ -101,9 +107,17 @@ impl Copies {
 
     /// Deletes the sources and ends the journal.
     pub(super) async fn delete_sources(&self) -> Result<(), Error> {
-        let sources: Vec<(String, ETag)> =
-            self.made().iter().map(|(path, copy)| (path.clone(), copy.source.clone())).collect();
-        delete_sources(&self.namespace.gateway, &self.journal, &self.from, sources).await
+        let sources = self.made().iter().map(|(path, copy)| (path.clone(), copy.source.clone())).collect();
+        let mut left = delete_sources(&self.namespace.gateway, &self.from, sources).await?;
+        if let Err(error) = self.journal.end().await {
+            tracing::warn!(%error, from = %self.from, "the directory is renamed, but its journal could not be deleted; this is tried again");
+            self.namespace.look_again_later();
+        }
+        left.append(&mut self.unsettled());
+        match left.first() {
+            None => Ok(()),
+            Some(path) => Err(Error::LeftBehind { objects: left.len(), example: format!("{}{path}", self.from) }),
+        }
     }
 
     /// The ETag of the claimed marker, if it is still to be replaced by the source's.
@@ -135,7 +149,12 @@ impl Copies {
             steps = self.steps(self.namespace.objects_below(&self.from).await?);
         }
         for step in steps {
-            tracing::warn!(from = %self.from, path = step.path(&self.from), "other hosts go on changing this name; it stays under the old directory");
+            // A changed one is found again when it is to be deleted, and one that was deleted leaves nothing behind.
+            if let Step::Copy(object) = step {
+                let path = object.key[self.from.as_str().len()..].to_owned();
+                tracing::warn!(from = %self.from, path, "other hosts go on making names; this one stays under the old directory");
+                self.unsettled().push(path);
+            }
         }
         Ok(())
     }
@@ -206,48 +225,30 @@ impl Copies {
     }
 }
 
-impl Step {
-    fn path<'a>(&'a self, from: &Prefix) -> &'a str {
-        match self {
-            Step::Copy(object) | Step::CopyAgain(object, _) => &object.key[from.as_str().len()..],
-            Step::TakeBack(path, _) => path,
-        }
-    }
-}
-
-/// Deletes each source if it still is the version that was copied, and then the journal, which stays when some could not be deleted.
+/// Deletes each source if it still is the version that was copied. The paths of those that other hosts have replaced, which stay.
 pub(super) async fn delete_sources(
     gateway: &Gateway,
-    journal: &Journal,
     from: &Prefix,
     sources: Vec<(String, ETag)>,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     let delete = async |(path, etag): (String, ETag)| {
         let deleted = gateway.delete_version(&key_below(from, &path)?, &etag).await?;
         Ok::<_, Error>((!deleted).then_some(path))
     };
     let outcomes: Vec<_> = stream::iter(sources).map(delete).buffer_unordered(REQUESTS_MAX).collect().await;
     let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-    let mut replaced = Vec::new();
-    for outcome in outcomes {
-        let error = match outcome {
-            Ok(path) => {
-                replaced.extend(path);
-                continue;
-            }
-            Err(error) => error,
-        };
-        tracing::error!(%error, %from, failed, "the directory has its new name, but not all objects could be deleted under the old one; the next look at the journal tries again");
-        return Err(error);
-    }
-    journal.end().await?;
+    let outcomes: Result<Vec<Option<String>>, Error> = outcomes.into_iter().collect();
+    let replaced: Vec<String> = outcomes
+        .inspect_err(|error| {
+            tracing::error!(%error, %from, failed, "the directory has its new name, but not all objects could be deleted under the old one; this is tried again");
+        })?
+        .into_iter()
+        .flatten()
+        .collect();
     for path in &replaced {
         tracing::warn!(%from, path, "another host changed this object while its directory was renamed; it stays under the old name");
     }
-    match replaced.first() {
-        None => Ok(()),
-        Some(path) => Err(Error::LeftBehind { objects: replaced.len(), example: format!("{from}{path}") }),
-    }
+    Ok(replaced)
 }
 
 async fn duplicate(

@@ -53,7 +53,6 @@ pub struct Moving {
 /// The two ends of a move.
 struct Plan {
     source: Ino,
-    target: Option<Ino>,
     from: Prefix,
     to: Prefix,
 }
@@ -106,6 +105,11 @@ impl Namespace {
         {
             let mut table = self.table();
             table.moments.remove(*parent, name);
+            match table.child(*parent, name) {
+                // A question that was under way has seen sources that are deleted now.
+                Ok(Some(seen)) if outcome.is_ok() && !table.holds_local(seen) => table.detach(seen),
+                _ => {}
+            }
             if outcome.is_err()
                 && let Ok(directory) = table.directory_mut(*parent)
             {
@@ -145,7 +149,7 @@ impl Namespace {
         self.settings.refuse_reserved(to.0, to.1)?;
         let longest = table.longest_local_path(source);
         check_length(&to_prefix, longest)?;
-        Ok(Plan { source, target, from, to: to_prefix })
+        Ok(Plan { source, from, to: to_prefix })
     }
 
     /// How the target is to be claimed: there must be nothing below it but its own marker.

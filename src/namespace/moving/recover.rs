@@ -179,10 +179,7 @@ impl Namespace {
                 tracing::warn!(%from, %to, path, "the copy of this object is gone; it stays under the old name");
             }
         }
-        match delete_sources(&self.gateway, journal, &from, sources).await {
-            // Told in the log, and nothing that another try could change.
-            Err(Error::LeftBehind { .. }) => Ok(()),
-            outcome => outcome,
-        }
+        delete_sources(&self.gateway, &from, sources).await?;
+        journal.end().await
     }
 }

@@ -23,7 +23,8 @@ impl Namespace {
     ) -> Result<(), Error> {
         let (now, time) = (self.now(), SystemTime::now().into());
         let mut table = self.table();
-        if let Some(target) = plan.target {
+        // Not only what the target was at the beginning: a question that was under way may have seen the copies appear.
+        if let Some(target) = table.child(to.0, to.1)? {
             table.detach(target);
         }
         table.relocate(plan.source, to.0, to.1)?;
