@@ -1,6 +1,7 @@
 //! From options to a file system, one storey after the other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{self, Commit, Config, KeyChoice};
 use crate::journal::Journal;
@@ -21,6 +22,8 @@ use super::{StartError, recover, sessions};
 const NODES_MAX: usize = 200_000;
 /// HEADs under way ahead of a program that goes through a directory.
 const HEADS_IN_FLIGHT_MAX: usize = 64;
+/// Three signs of life of a mount that renames a directory are missed before another takes it over.
+const RENAME_LEASE: Duration = Duration::from_secs(60);
 /// The name of the object that the proof of permission begins to upload and never makes.
 const PROBE_NAME: &str = ".dssefs-probe";
 
@@ -49,9 +52,13 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
     let writing = config.memory_bytes_max - reading;
     let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
     let pool = Pool::new(&config.spill_dir, limits)?;
-    tidy_up(config, &gateway).await?;
+    let names = Namespace::new(Arc::clone(&gateway), names(config));
+    if !config.read_only {
+        tidy_up(config, &gateway).await?;
+        names.recover().await;
+    }
     let journal = journal(config, &kms, &gateway, &pool).await?;
-    let vfs = file_system(config, gateway, bucket, pool, journal.clone());
+    let vfs = file_system(config, gateway, names, bucket, pool, journal.clone());
     Ok(Built {
         vfs,
         journal,
@@ -78,9 +85,6 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
 
 /// Ends the uploads that a crashed mount left, and notes those of this one for the next.
 async fn tidy_up(config: &Config, gateway: &Gateway) -> Result<(), StartError> {
-    if config.read_only {
-        return Ok(());
-    }
     let (directory, source) = (config.spill_dir.as_path(), config.source().to_string());
     let aborted = gateway.abort_leftovers(directory, &source, config.prefix.as_str()).await;
     if aborted > 0 {
@@ -108,6 +112,7 @@ async fn journal(
 fn file_system(
     config: &Config,
     gateway: Arc<Gateway>,
+    names: Arc<Namespace>,
     bucket: BucketFacts,
     pool: Arc<Pool>,
     journal: Option<Arc<Journal>>,
@@ -115,7 +120,6 @@ fn file_system(
     let writing = pool.usage().limits.memory_bytes_max;
     let engine =
         Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(writing, !config.last_writer_wins));
-    let names = Namespace::new(Arc::clone(&gateway), names(config));
     let settings = vfs::Settings {
         on_noncompliant_read: match config.on_noncompliant_read {
             config::NoncompliantRead::Serve => NoncompliantRead::Serve,
@@ -145,6 +149,7 @@ fn names(config: &Config) -> namespace::Settings {
             config::AttributeSource::Listing => AttributeSource::Listing,
         },
         heads_in_flight_max: HEADS_IN_FLIGHT_MAX,
+        rename_lease: RENAME_LEASE,
     }
 }
 

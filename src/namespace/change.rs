@@ -12,9 +12,6 @@ use super::xattr::{self, Edit};
 use crate::object::{ETag, Key, UserMetadata};
 use crate::s3::{self, Condition, Head, NewObject, Source};
 
-/// How many own copies of an open file are remembered, so that readers of the version before find it.
-const COPIES_MAX: usize = 64;
-
 /// What a change of metadata begins with.
 struct Original {
     key: Key,
@@ -107,12 +104,7 @@ impl Namespace {
     pub(super) fn note_copy(&self, ino: Ino, from: &ETag, to: &ETag) {
         let mut table = self.table();
         let Ok(entry) = table.entry_mut(ino) else { return };
-        if entry.open > 0 {
-            if entry.copies.len() == COPIES_MAX {
-                entry.copies.remove(0);
-            }
-            entry.copies.push((from.clone(), to.clone()));
-        }
+        entry.note_copy(from, to);
         if let Some((version, _)) = entry.target.as_mut().filter(|(version, _)| version == from) {
             *version = to.clone();
         }

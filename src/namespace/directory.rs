@@ -96,6 +96,12 @@ impl Namespace {
         self.store_marker(object, condition).await
     }
 
+    /// Gives a directory that has no marker one, without attributes of its own: it goes on showing the defaults.
+    pub(super) async fn put_plain_marker(&self, key: &Key) -> Result<Arc<Head>, Error> {
+        let object = self.marker(key, UserMetadata::new(), None).await?;
+        self.store_marker(object, &Condition::Absent).await
+    }
+
     async fn marker(&self, key: &Key, user: UserMetadata, before: Option<&Head>) -> Result<NewObject, Error> {
         let tagged = before.is_some_and(|head| head.meta.tag_count > 0);
         let tags = if tagged { self.gateway.tags(key).await? } else { None };
@@ -111,6 +117,7 @@ impl Namespace {
     }
 
     fn free_marker(&self, parent: Ino, name: &Name) -> Result<Key, Error> {
+        self.settings.refuse_reserved(parent, name)?;
         let table = self.table();
         let prefix = table.prefix(parent)?.directory(name)?;
         if table.child(parent, name)?.is_some() {
@@ -146,9 +153,7 @@ impl Namespace {
         if !known_empty && !self.keys_below(key, 1).await?.is_empty() {
             return Ok(());
         }
-        // Without attributes of its own: the directory goes on showing the defaults.
-        let object = self.marker(key, UserMetadata::new(), None).await?;
-        match self.store_marker(object, &Condition::Absent).await {
+        match self.put_plain_marker(key).await {
             Ok(head) => self.marker_written(ino, head, &question),
             Err(error) if is_taken(&error) => Ok(()),
             Err(error) => Err(error),

@@ -11,6 +11,9 @@ use super::sweep::Sweep;
 use crate::object::{ETag, Key, Name};
 use crate::s3::Head;
 
+/// How many own copies of an open file are remembered, so that readers of the version before find it.
+const COPIES_MAX: usize = 64;
+
 /// One node.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -116,6 +119,16 @@ impl Entry {
     /// The version that is known of the object.
     pub(super) fn etag(&self) -> Option<&ETag> {
         self.object.as_ref().map(|head| &head.meta.version.etag).or(self.listed.as_ref())
+    }
+
+    /// This mount turned the version `from` into `to`, with the same content. Only open files have readers who must know.
+    pub(super) fn note_copy(&mut self, from: &ETag, to: &ETag) {
+        if self.open > 0 {
+            if self.copies.len() == COPIES_MAX {
+                self.copies.remove(0);
+            }
+            self.copies.push((from.clone(), to.clone()));
+        }
     }
 
     /// The attributes with the link count that is true now.

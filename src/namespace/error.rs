@@ -33,11 +33,41 @@ pub enum Error {
         "this mount does not keep attributes (--attributes listing, or the root of the bucket); nothing was changed"
     )]
     NotPermitted,
-    /// S3 has no directories that could be renamed in one step.
+    /// A directory cannot be moved below itself.
+    #[error("a directory cannot be moved into itself")]
+    IntoItself,
+    /// The journal of such a rename would be too long.
     #[error(
-        "a directory cannot be renamed in one step on S3, and nothing was changed; mv(1) copies and deletes instead"
+        "the directory has more than {objects_max} objects below it, too many to rename at once; mv(1) copies and deletes instead"
     )]
-    DirectoryRename,
+    TooLargeToRename {
+        /// The most that are renamed.
+        objects_max: usize,
+    },
+    /// The mount keeps its journal there.
+    #[error("the name .dssefs in the mount's root is kept for its own journal; choose another")]
+    Reserved,
+    /// Below the directory is the journal of another mount, which is in the middle of a rename.
+    #[error("a mount of a directory below this one is renaming something; try again when that is done")]
+    BeingRenamed,
+    /// Other hosts changed what was being moved.
+    #[error(
+        "the directory has its new name, but {objects} objects that other hosts changed meanwhile are still under the old one, {example} among them; move them by hand"
+    )]
+    LeftBehind {
+        /// How many.
+        objects: usize,
+        /// The key of one.
+        example: String,
+    },
+    /// The journal was not kept fresh, and another mount may have taken it over.
+    #[error(
+        "the store did not take the journal of the rename in time, so it is undone or finished by whoever looks at the journal next; nothing is lost, look at both names again in a minute"
+    )]
+    Overtaken,
+    /// The system gives no random numbers.
+    #[error("the kernel gave no random name for the journal of the rename; see that /proc is mounted")]
+    NoRandomness,
     /// The object was replaced by somebody else since the node was looked up: look the name up again.
     #[error("the object was replaced by another writer since it was looked up; open it again")]
     Stale,

@@ -115,15 +115,19 @@ impl Namespace {
         if let Some(head) = self.head_at_hand(ino)? {
             return Ok(head);
         }
-        let key = self.table().key(ino)?;
-        let question = self.question();
-        match self.gateway.head(&key).await {
-            Ok(head) => self.table().facts_seen(ino, &Arc::new(head), question.when, &self.settings),
-            Err(error) if is_not_found(&error) => {
-                self.table().facts_missing(ino, question.when, self.started, &self.settings)?;
-                Err(Error::NotFound)
+        loop {
+            let key = self.table().key(ino)?;
+            let question = self.question();
+            match self.gateway.head(&key).await {
+                Ok(head) => return self.table().facts_seen(ino, &Arc::new(head), question.when, &self.settings),
+                // Moved meanwhile, it has its object elsewhere.
+                Err(error) if is_not_found(&error) && self.key(ino).is_some_and(|now| now != key) => {}
+                Err(error) if is_not_found(&error) => {
+                    self.table().facts_missing(ino, question.when, self.started, &self.settings)?;
+                    return Err(Error::NotFound);
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => Err(error.into()),
         }
     }
 

@@ -17,6 +17,7 @@ impl Namespace {
     /// # Errors
     /// [`Error::Exists`], [`Error::Name`], [`Error::NotADirectory`], and [`Error::NotFound`] in a directory that is gone.
     pub fn create(&self, parent: Ino, name: &Name, attributes: Attributes) -> Result<Node, Error> {
+        self.settings.refuse_reserved(parent, name)?;
         let mut table = self.table();
         table.prefix(parent)?.file(name)?;
         if table.child(parent, name)?.is_some() {

@@ -7,6 +7,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 
 use super::entry::Entry;
 use super::error::Error;
+use super::moving::is_reserved;
 use super::node::{Attributes, DirEntry, Ino, Kind};
 use super::observe::{Marker, Standing};
 use super::special::TARGET_BYTES_MAX;
@@ -83,13 +84,28 @@ impl Namespace {
     }
 
     async fn ask_for_listing(self: Arc<Self>, ino: Ino, extent: Extent) -> Result<Arc<Vec<DirEntry>>, Error> {
-        let prefix = self.table().prefix(ino)?;
+        loop {
+            let prefix = self.table().prefix(ino)?;
+            let entries = self.ask_for_listing_of(ino, &prefix, extent).await?;
+            // Moved meanwhile, the directory has its objects elsewhere.
+            if self.table().prefix(ino)? == prefix {
+                return Ok(entries);
+            }
+        }
+    }
+
+    async fn ask_for_listing_of(
+        self: &Arc<Self>,
+        ino: Ino,
+        prefix: &Prefix,
+        extent: Extent,
+    ) -> Result<Arc<Vec<DirEntry>>, Error> {
         let question = self.question();
         let mut listing = Listing { seen: BTreeMap::new(), marker: Marker::Absent, hidden: 0, pages: 0 };
         let mut continuation = None;
         loop {
-            let page = self.page(&prefix, continuation.as_deref()).await?;
-            continuation = listing.add(&prefix, page, &self.settings);
+            let page = self.page(prefix, continuation.as_deref()).await?;
+            continuation = listing.add(prefix, page, &self.settings);
             if continuation.is_none() {
                 break;
             }
@@ -97,6 +113,9 @@ impl Namespace {
                 self.table().directory_mut(ino)?.large = true;
                 return Ok(Arc::default());
             }
+        }
+        if ino == Ino::ROOT {
+            listing.seen.retain(|name, _| !is_reserved(ino, name));
         }
         let implicit = self.settings.implicit_directory(self.started);
         let entries = self.table().merge(ino, listing, question.when, implicit)?;
@@ -256,6 +275,7 @@ mod tests {
             entries_max: 100,
             attributes: AttributeSource::Full,
             heads_in_flight_max: 1,
+            rename_lease: Duration::from_secs(60),
         }
     }
 

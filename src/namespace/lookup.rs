@@ -6,6 +6,7 @@ use futures_util::{FutureExt, future};
 
 use super::error::Error;
 use super::listing::Extent;
+use super::moving::is_reserved;
 use super::node::{Ino, Node};
 use super::observe::Marker;
 use super::{Namespace, Question, is_not_found};
@@ -76,8 +77,15 @@ impl Namespace {
     }
 
     async fn ask(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Ino, Error> {
-        let flight = || Arc::clone(self).ask_for_name(parent, name.clone()).boxed();
-        self.lookups.join((parent, name.clone()), flight).await
+        loop {
+            let prefix = self.table().prefix(parent)?;
+            let flight = || Arc::clone(self).ask_for_name(parent, name.clone()).boxed();
+            let answer = self.lookups.join((parent, name.clone()), flight).await;
+            // Moved meanwhile, the directory has its objects elsewhere.
+            if !matches!(answer, Err(Error::NotFound)) || self.table().prefix(parent)? == prefix {
+                return answer;
+            }
+        }
     }
 
     async fn know_attributes(self: &Arc<Self>, ino: Ino) -> Result<(), Error> {
@@ -93,6 +101,9 @@ impl Namespace {
     }
 
     fn known(&self, parent: Ino, name: &Name) -> Result<Known, Error> {
+        if is_reserved(parent, name) {
+            return Ok(Known::Absent);
+        }
         let (now, ttl) = (self.now(), self.settings.ttl);
         let mut table = self.table();
         let complete = table.directory(parent)?.is_complete(now, ttl);

@@ -5,7 +5,8 @@
 //! change that is younger than the question (`moment`). Listings and facts are believed for `ttl`; own changes update
 //! them in place without making them younger.
 //!
-//! This room never reads or writes content, except the empty body of a directory marker and the target of a symbolic link. It may use `object` and `s3`.
+//! This room never reads or writes content, except the empty body of a directory marker, the target of a symbolic link and the journal
+//! of a directory's rename (`moving`). It may use `object`, `policy` and `s3`.
 
 mod change;
 mod directory;
@@ -17,6 +18,7 @@ mod flight;
 mod listing;
 mod lookup;
 mod moment;
+mod moving;
 mod node;
 mod observe;
 pub mod posix;
@@ -28,17 +30,20 @@ mod turn;
 pub mod xattr;
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
+pub use self::moving::{Closed, Moving, Passage};
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
 pub use self::rename::Renamed;
 
 use self::flight::Flights;
 use self::listing::Extent;
+use self::moving::Fences;
 use self::table::Table;
 use self::turn::Turns;
 use crate::object::{Key, Name, Prefix, UserMetadata};
@@ -68,6 +73,9 @@ pub struct Settings {
     pub attributes: AttributeSource,
     /// How many HEADs may be under way ahead of a program that goes through a directory.
     pub heads_in_flight_max: usize,
+    /// How long the journal of a directory's rename may go without a sign of life before any mount takes it over. Some seconds at
+    /// least, as the store tells times to the second; the same for all mounts of a bucket.
+    pub rename_lease: Duration,
 }
 
 /// The names of a mount.
@@ -81,6 +89,9 @@ pub struct Namespace {
     lookups: Flights<(Ino, Name), Result<Ino, Error>>,
     listings: Flights<(Ino, Extent), Result<Entries, Error>>,
     turns: Turns,
+    fences: Fences,
+    /// Whether a task looks at the journals of renames from time to time.
+    looking: AtomicBool,
     ahead: Arc<Semaphore>,
 }
 
@@ -116,6 +127,8 @@ impl Namespace {
             lookups: Flights::new(),
             listings: Flights::new(),
             turns: Turns::default(),
+            fences: Fences::default(),
+            looking: AtomicBool::new(false),
             ahead,
         })
     }

@@ -42,8 +42,9 @@ impl Namespace {
     /// names are in the store, and the error says so.
     ///
     /// # Errors
-    /// [`Error::Exists`] when `no_replace` and the name is taken; [`Error::IsADirectory`] when a directory has it;
-    /// [`Error::DirectoryRename`] for a directory; [`Error::NotFound`], [`Error::Name`], and the store's.
+    /// [`Error::Exists`] when `no_replace` and the name is taken; [`Error::IsADirectory`] when a directory has it,
+    /// also when the source is one, which [`Namespace::move_directory`] moves; [`Error::NotFound`], [`Error::Name`],
+    /// [`Error::Reserved`], and the store's.
     pub async fn rename(
         self: &Arc<Self>,
         from: (Ino, &Name),
@@ -80,8 +81,9 @@ impl Namespace {
             return Err(Error::IsADirectory);
         }
         if entry.is_directory() {
-            return Err(Error::DirectoryRename);
+            return Err(Error::IsADirectory);
         }
+        self.settings.refuse_reserved(to.0, to.1)?;
         let (from, to) = (table.prefix(from.0)?.file(from.1)?, table.prefix(to.0)?.file(to.1)?);
         Ok(Plan { source, target, from, to, object: entry.object.clone(), in_store: is_in_store(entry) })
     }

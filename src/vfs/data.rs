@@ -66,6 +66,7 @@ impl Vfs {
     /// The object is gone, cannot be looked at, was replaced while other handles are open (look the name up again), or is not
     /// compliant and the mount refuses such reads.
     pub async fn open(&self, ino: Ino, access: Access) -> Result<Opened, Error> {
+        let _passage = if access.truncate { Some(self.namespace.pass(ino).await) } else { None };
         let file = self.enter(ino).await?;
         match self.prepare(&file, access).await {
             Ok(keep_cache) => Ok(Opened { fh: self.handle(file, access), keep_cache }),
@@ -98,6 +99,7 @@ impl Vfs {
         (mode, uid, gid): (u32, u32, u32),
         access: Access,
     ) -> Result<(Node, Fh), Error> {
+        let _passage = self.namespace.pass(parent).await;
         let now = Timestamp::from(SystemTime::now());
         let attributes =
             Attributes { kind: Kind::File, size: 0, mode, uid, gid, mtime: now, atime: now, ctime: now, nlink: 1 };
@@ -142,6 +144,7 @@ impl Vfs {
         if !open.writes {
             return Err(Error::NotOpenForWriting);
         }
+        let _passage = self.namespace.pass(open.file.ino).await;
         let writer = self.writer_parts().writer_of(&open.file).await?;
         let offset = match place {
             Place::Program(_) if open.appends => writer.size(),
@@ -162,6 +165,7 @@ impl Vfs {
         if !open.writes {
             return Ok(());
         }
+        let _passage = self.namespace.pass(open.file.ino).await;
         if self.closes_early(&open.file) {
             match self.keep(&open.file).await {
                 Ok(()) => return Ok(()),
@@ -177,7 +181,7 @@ impl Vfs {
     /// As [`Vfs::flush`].
     pub async fn fsync(&self, fh: Fh) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
-        self.commit(&open.file).await
+        self.save(&open.file).await
     }
 
     /// The last reference to a handle is gone.
@@ -190,7 +194,7 @@ impl Vfs {
     /// Tries to make all changes safe, many files at a time; what that failed for, with the reason.
     pub async fn save_all(&self) -> Vec<Unsaved> {
         let save = async |file: Arc<File>| {
-            let error = self.commit(&file).await.err()?;
+            let error = self.save(&file).await.err()?;
             let name = self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string());
             Some(Unsaved { name, error, kept: file.state().kept.is_some() })
         };
@@ -211,6 +215,12 @@ impl Vfs {
                 writer.discard().await;
             }
         }
+    }
+
+    /// A commit that no call with a passage asks for.
+    async fn save(&self, file: &Arc<File>) -> Result<(), Error> {
+        let _passage = self.namespace.pass(file.ino).await;
+        self.commit(file).await
     }
 
     pub(super) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
@@ -295,7 +305,7 @@ impl Vfs {
             }
             let saved = {
                 let _slot = self.saves.acquire().await;
-                self.commit(file).await
+                self.save(file).await
             };
             match saved {
                 Ok(()) => return,

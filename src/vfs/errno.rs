@@ -183,8 +183,12 @@ fn names(error: &namespace::Error) -> i32 {
         namespace::Error::NotEmpty => libc::ENOTEMPTY,
         namespace::Error::Name(error) => name(error),
         namespace::Error::NotPermitted => libc::EPERM,
+        namespace::Error::IntoItself => libc::EINVAL,
         // What a local disk answers to a rename that needs a copy, so that programs copy.
-        namespace::Error::DirectoryRename => libc::EXDEV,
+        namespace::Error::TooLargeToRename { .. } => libc::EXDEV,
+        namespace::Error::Reserved => libc::EPERM,
+        namespace::Error::BeingRenamed | namespace::Error::LeftBehind { .. } => libc::EBUSY,
+        namespace::Error::Overtaken | namespace::Error::NoRandomness => libc::EIO,
         namespace::Error::Stale => libc::ESTALE,
         namespace::Error::NotALink => libc::EINVAL,
         namespace::Error::TargetTooLong { .. } => libc::ENAMETOOLONG,

@@ -103,6 +103,15 @@ impl File {
         self.writer().is_some_and(|writer| writer.is_dirty())
     }
 
+    /// Whether its object, its upload or what the journal keeps of it are bound to the name that it has.
+    pub(crate) fn is_bound(&self) -> bool {
+        let known = {
+            let state = self.state();
+            state.head.is_some() || state.kept.is_some()
+        };
+        known || self.writer().is_some_and(|writer| writer.is_streaming())
+    }
+
     /// What the file is now, if it differs from what the store has.
     pub(crate) fn changed_attributes(&self) -> Option<Attributes> {
         self.writer().filter(|writer| writer.is_dirty()).map(|_| self.attributes())

@@ -53,6 +53,12 @@ impl Files {
         all.into_iter().filter(|file| file.is_dirty()).collect()
     }
 
+    /// All files that are open or unsaved and stand where `stands` says.
+    pub(crate) fn standing(&self, stands: impl Fn(Ino) -> bool) -> Vec<Arc<File>> {
+        let all: Vec<_> = self.map(|files| files.values().cloned().collect());
+        all.into_iter().filter(|file| stands(file.ino)).collect()
+    }
+
     fn map<T>(&self, apply: impl FnOnce(&mut HashMap<Ino, Arc<File>>) -> T) -> T {
         apply(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -12,6 +12,7 @@ mod files;
 mod handles;
 mod keeping;
 mod meta;
+mod moving;
 mod names;
 mod pages;
 mod special;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use crate::namespace::{DirEntry, Ino, Node};
+use crate::namespace::{DirEntry, Ino, Kind, Node};
 use crate::object::Name;
 
 use super::file::{File, has_content};
@@ -23,6 +23,7 @@ impl Vfs {
     /// # Errors
     /// The name is taken or cannot be kept, or the store refused.
     pub async fn mkdir(&self, parent: Ino, name: &Name, mode: u32, uid: u32, gid: u32) -> Result<Node, Error> {
+        let _passage = self.namespace.pass(parent).await;
         Ok(self.namespace.mkdir(parent, name, mode, uid, gid).await?)
     }
 
@@ -31,6 +32,7 @@ impl Vfs {
     /// # Errors
     /// It is not empty, not a directory, not there, or the store refused.
     pub async fn rmdir(&self, parent: Ino, name: &Name) -> Result<(), Error> {
+        let _passage = self.namespace.pass(parent).await;
         Ok(self.namespace.rmdir(parent, name).await?)
     }
 
@@ -39,6 +41,7 @@ impl Vfs {
     /// # Errors
     /// It is not there or a directory, the store refused, or the bytes that open handles still need cannot be kept here.
     pub async fn unlink(&self, parent: Ino, name: &Name) -> Result<(), Error> {
+        let _passage = self.namespace.pass(parent).await;
         let node = self.namespace.lookup(parent, name).await?;
         let outcome = self.unlink_node(parent, name, &node).await;
         self.namespace.forget(node.ino, 1);
@@ -78,11 +81,12 @@ impl Vfs {
         Ok(())
     }
 
-    /// Moves a name.
+    /// Moves a name: that of a file, or that of a directory with all that is below it.
     ///
     /// # Errors
     /// As unlink and create together; nothing is lost when it fails half-way: the object stands under its old name or under both.
     pub async fn rename(&self, from: (Ino, &Name), to: (Ino, &Name), mode: RenameMode) -> Result<(), Error> {
+        let _passage = self.namespace.pass_both(from.0, to.0).await;
         let moved = self.namespace.lookup(from.0, from.1).await?;
         let target = match self.namespace.lookup(to.0, to.1).await {
             Ok(node) => Some(node),
@@ -92,7 +96,11 @@ impl Vfs {
                 return Err(error.into());
             }
         };
-        let outcome = self.rename_nodes(from, to, mode, &moved, target.as_ref()).await;
+        let outcome = if moved.attributes.kind == Kind::Directory {
+            self.rename_directory(from, to, mode, &moved, target.as_ref()).await
+        } else {
+            self.rename_nodes(from, to, mode, &moved, target.as_ref()).await
+        };
         for node in [Some(moved), target].into_iter().flatten() {
             self.namespace.forget(node.ino, 1);
         }
@@ -178,9 +186,7 @@ impl Vfs {
     /// name first, because its object, its upload and what the journal keeps of it are bound to that, and because what it replaces is in
     /// the store.
     async fn settle_before_rename(&self, file: &Arc<File>, target_exists: bool) -> Result<(), Error> {
-        let bound = file.state().head.is_some() || file.state().kept.is_some();
-        let streams = file.writer().is_some_and(|writer| writer.is_streaming());
-        if bound || streams || target_exists { self.commit(file).await } else { Ok(()) }
+        if file.is_bound() || target_exists { self.commit(file).await } else { Ok(()) }
     }
 
     /// Keeps the bytes of an open file that is about to lose its object. A version that can be named stays readable without that.

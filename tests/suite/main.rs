@@ -18,6 +18,7 @@ mod names;
 mod namespace;
 mod privileges;
 mod read;
+mod rename;
 mod serve;
 mod specials;
 mod spill;

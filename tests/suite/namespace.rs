@@ -14,7 +14,7 @@ use dssefs::namespace::{
 };
 use dssefs::object::{Name, Prefix};
 use dssefs::policy::{Algorithm, Evidence};
-use dssefs::s3::{Condition, NewObject};
+use dssefs::s3::{Condition, NewObject, Source};
 
 const TTL: Duration = Duration::from_secs(1);
 const DEFAULTS: Defaults = Defaults { uid: 7, gid: 8, file_mode: 0o640, dir_mode: 0o750 };
@@ -83,6 +83,7 @@ fn namespace(store: &Store, change: impl FnOnce(&mut Settings)) -> (Arc<Namespac
         entries_max: 100_000,
         attributes: AttributeSource::Full,
         heads_in_flight_max: 64,
+        rename_lease: Duration::from_secs(2),
     };
     change(&mut settings);
     let clock = Arc::new(AtomicU64::new(0));
@@ -533,15 +534,131 @@ async fn rename_of_a_file_that_is_not_in_the_store_yet_only_changes_names() {
 }
 
 #[tokio::test]
-async fn rename_of_directories_and_onto_them_is_refused() {
+async fn rename_of_a_file_onto_a_directory_is_refused() {
     let mount = Mount::new().await;
     mount.store.put("d/x", "", &[]).await;
     mount.store.put("f", "", &[]).await;
     mount.find("d").await.unwrap();
     mount.find("f").await.unwrap();
-    let (d, e, f) = (name("d"), name("e"), name("f"));
-    assert!(matches!(mount.names.rename((Ino::ROOT, &d), (Ino::ROOT, &e), false).await, Err(Error::DirectoryRename)));
+    let (d, f) = (name("d"), name("f"));
     assert!(matches!(mount.names.rename((Ino::ROOT, &f), (Ino::ROOT, &d), false).await, Err(Error::IsADirectory)));
+}
+
+/// A journal as another host leaves it: `copied` are paths below `old/`, with the copies that stand under `new/`.
+async fn leave_journal(mount: &Mount, phase: &str, copied: &[&str]) {
+    let mut objects = serde_json::Map::new();
+    for path in copied {
+        let (from, to) = (at(&format!("old/{path}")), at(&format!("new/{path}")));
+        let head = mount.store.gateway.head(&from).await.unwrap();
+        let source = Source { key: from, version: head.meta.version.clone(), size: head.meta.size };
+        let copy = mount.store.gateway.duplicate(&source, &to, None, &Condition::Absent).await.unwrap();
+        let noted = serde_json::json!({
+            "source": head.meta.version.etag.as_str(), "copy": copy.version.etag.as_str(),
+        });
+        objects.insert((*path).to_owned(), noted);
+    }
+    let owner = serde_json::json!({
+        "host": "elsewhere", "boot": "another", "numbering": "pid:[1]", "process": 1, "started": 1,
+    });
+    let journal = serde_json::json!({
+        "version": 1, "phase": phase, "from": "old/", "to": "new/", "replaces": false, "owner": owner, "objects": objects,
+    });
+    mount.store.put(".dssefs/rename/left", serde_json::to_vec(&journal).unwrap(), &[]).await;
+}
+
+async fn there(mount: &Mount, keys: &[&str]) -> Vec<bool> {
+    let mut there = Vec::new();
+    for key in keys {
+        there.push(mount.store.head(key).await.is_some());
+    }
+    there
+}
+
+async fn until_the_journal_is_gone(mount: &Mount) {
+    for _ in 0..200 {
+        if mount.store.head(".dssefs/rename/left").await.is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the journal was not settled");
+}
+
+#[tokio::test]
+async fn a_rename_that_another_host_left_is_undone_when_its_lease_is_over_and_not_before() {
+    let mount = Mount::new().await;
+    for key in ["old/", "old/noted", "old/unnoted", "old/never"] {
+        mount.store.put(key, key.to_owned(), &[("mode", "33188")]).await;
+    }
+    leave_journal(&mount, "copying", &["noted"]).await;
+    let head = mount.store.head("old/unnoted").await.unwrap();
+    let source = Source { key: at("old/unnoted"), version: head.meta.version, size: head.meta.size };
+    mount.store.gateway.duplicate(&source, &at("new/unnoted"), None, &Condition::Absent).await.unwrap();
+    mount.store.put("new/theirs", "somebody else's", &[]).await;
+    mount.store.put("new/never", "somebody else's, too", &[]).await;
+    mount.names.recover().await;
+    assert_eq!(there(&mount, &["new/noted", "new/unnoted", ".dssefs/rename/left"]).await, [true, true, true]);
+    until_the_journal_is_gone(&mount).await;
+    assert_eq!(there(&mount, &["old/", "old/noted", "old/unnoted", "old/never"]).await, [true; 4]);
+    assert_eq!(there(&mount, &["new/noted", "new/unnoted"]).await, [false, false]);
+    assert_eq!(there(&mount, &["new/theirs", "new/never"]).await, [true, true], "they are no copies");
+}
+
+#[tokio::test]
+async fn a_rename_that_another_host_left_after_its_copies_is_finished_and_nothing_unproved_is_deleted() {
+    let mount = Mount::new().await;
+    for key in ["old/", "old/done", "old/changed", "old/only"] {
+        mount.store.put(key, key.to_owned(), &[]).await;
+    }
+    leave_journal(&mount, "deleting", &["", "done", "changed", "only"]).await;
+    mount.store.put("old/changed", "since then", &[]).await;
+    mount.store.put("old/added", "since then", &[]).await;
+    mount.store.remove("new/only").await;
+    mount.names.recover().await;
+    assert_eq!(there(&mount, &["old/done", ".dssefs/rename/left"]).await, [true, true], "its lease is not over");
+    until_the_journal_is_gone(&mount).await;
+    assert_eq!(there(&mount, &["old/", "old/done"]).await, [false, false]);
+    assert_eq!(there(&mount, &["old/changed", "old/added", "old/only"]).await, [true, true, true]);
+    assert_eq!(there(&mount, &["new/", "new/done", "new/changed"]).await, [true, true, true]);
+}
+
+#[tokio::test]
+async fn a_rename_that_takes_longer_than_the_lease_keeps_its_journal() {
+    let mount = Mount::new().await;
+    for key in ["old/", "old/a", "old/b"] {
+        mount.store.put(key, key.to_owned(), &[]).await;
+    }
+    mount.find("old").await.unwrap();
+    mount.store.fail("CopyObject", "new/b", 1, Fault::DelayMs(5_000));
+    let (other, _) = namespace(&mount.store, |_| {});
+    let (old, new) = (name("old"), name("new"));
+    let look = async {
+        tokio::time::sleep(Duration::from_millis(3_500)).await;
+        other.recover().await;
+    };
+    let (moving, ()) = tokio::join!(mount.names.move_directory((Ino::ROOT, &old), (Ino::ROOT, &new), false), look);
+    mount.names.finish_move(moving.unwrap()).await.unwrap();
+    assert_eq!(there(&mount, &["old/", "old/a", "old/b"]).await, [false; 3]);
+    assert_eq!(there(&mount, &["new/", "new/a", "new/b"]).await, [true; 3]);
+}
+
+#[tokio::test]
+async fn who_changes_something_and_who_moves_it_wait_for_each_other() {
+    let mount = Mount::new().await;
+    mount.store.put("d/e/f", "", &[]).await;
+    let (d, file) = (mount.find("d").await.unwrap().ino, mount.find("d/e/f").await.unwrap().ino);
+    let passage = mount.names.pass(file).await;
+    let mut closing = Box::pin(mount.names.close(d));
+    assert!(futures_util::poll!(&mut closing).is_pending(), "somebody is in it");
+    assert!(futures_util::poll!(Box::pin(mount.names.pass(file))).is_pending(), "and nobody else comes in");
+    drop(passage);
+    let closed = closing.await;
+    assert!(futures_util::poll!(Box::pin(mount.names.pass_both(Ino::ROOT, d))).is_pending());
+    drop(mount.names.pass(Ino::ROOT).await);
+    let mut waiting = Box::pin(mount.names.pass(file));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    drop(closed);
+    waiting.await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Verbs that read objects.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -9,6 +9,7 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, EncodingType};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use super::watch::StoreTime;
 use super::{Store, facts, observed};
 use crate::metrics::Operation;
 use crate::object::{ByteRange, ETag, Key, ObjectMeta, Version};
@@ -82,6 +83,18 @@ impl Store {
         let answer = self.ask(Operation::HeadObject, Some(key), request).await?;
         let size = self.length(Operation::HeadObject, key, answer.content_length())?;
         Ok(head!(self, Operation::HeadObject, Evidence::Head, key, answer, size))
+    }
+
+    /// A plain HEAD, and how long ago the object was stored by the store's own clock; None where the store does not tell the time.
+    pub(in crate::s3) async fn head_with_age(&self, key: &Key) -> Result<(Head, Option<Duration>), Error> {
+        let time = StoreTime::default();
+        let request = self.client.head_object().bucket(self.bucket.as_str()).key(key.as_str());
+        let request = request.customize().interceptor(time.clone());
+        let answer = self.ask(Operation::HeadObject, Some(key), request.send()).await?;
+        let size = self.length(Operation::HeadObject, key, answer.content_length())?;
+        let head = head!(self, Operation::HeadObject, Evidence::Head, key, answer, size);
+        let age = time.told().map(|now| now.duration_since(head.meta.last_modified).unwrap_or_default());
+        Ok((head, age))
     }
 
     /// A HEAD in checksum mode, and those of the whole object's checksums that this program ever sends. One KMS call.

@@ -1,11 +1,13 @@
 //! What happens between the attempts at a request, which the SDK's results do not tell.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use aws_sdk_s3::config::interceptors::{BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
@@ -48,6 +50,39 @@ impl Intercept for Watch {
     ) -> Result<(), BoxError> {
         if context.response().is_some_and(|response| response.status().as_u16() == 503) {
             StoreCounters::add(&self.0.throttled, 1);
+        }
+        Ok(())
+    }
+}
+
+/// The store's own time when it answered: `Date` (RFC 9110, 6.6.1), to the second.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StoreTime(Arc<OnceLock<SystemTime>>);
+
+impl StoreTime {
+    /// None before an answer, and from a store that does not tell.
+    pub(super) fn told(&self) -> Option<SystemTime> {
+        self.0.get().copied()
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for StoreTime {
+    fn name(&self) -> &'static str {
+        "dssefs-store-time"
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().and_then(|response| response.headers().get("date"));
+        let date = date.and_then(|text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok());
+        if let Some(time) = date.and_then(|date| SystemTime::try_from(date).ok()) {
+            // The first answer's time is the earliest, so an age computed from it is never too high.
+            let _ = self.0.set(time);
         }
         Ok(())
     }

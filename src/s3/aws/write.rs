@@ -67,13 +67,16 @@ impl Store {
         })
     }
 
-    /// For sources of up to 5 GiB. Tags are the source's, unless `new` has its own.
+    /// For sources of up to 5 GiB. Tags are the source's, unless `new` has its own; so are metadata, content type and content headers
+    /// with [`MetadataDirective::Copy`], for which `new` says its key and storage class alone.
     pub(in crate::s3) async fn copy(
         &self,
         policy: &Policy,
         source: &Source,
         new: &NewObject,
+        metadata: MetadataDirective,
         condition: &Condition,
+        doubt: &Doubt,
     ) -> Result<Stored, Error> {
         const COPY: Operation = Operation::CopyObject;
         let headers = self.content_headers(COPY, new)?;
@@ -81,13 +84,15 @@ impl Store {
         let request = describe!(self.client.copy_object(), self, policy, new)
             .copy_source(self.copy_source(&source.key, &source.version))
             .copy_source_if_match(source.version.etag.as_str())
-            .metadata_directive(MetadataDirective::Replace)
+            .metadata_directive(metadata)
             .tagging_directive(tagging)
             .set_if_match(condition.if_match())
             .set_if_none_match(condition.if_none_match())
             .customize()
+            .interceptor(doubt.clone())
             .mutate_request(move |request| insert(request, &headers));
-        let answer = self.ask(COPY, Some(&new.key), self.patient(request, source.size).send()).await?;
+        let answer = self.ask(COPY, Some(&new.key), self.patient(request, source.size).send()).await;
+        let answer = answer.inspect_err(|error| doubt.weigh(error))?;
         let etag = answer.copy_object_result().and_then(|result| result.e_tag());
         Ok(Stored {
             version: self.version(COPY, &new.key, etag, answer.version_id())?,

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use aws_sdk_s3::types::MetadataDirective;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Gateway, Upload, Verified};
 use crate::metrics::Operation;
-use crate::object::ByteRange;
-use crate::s3::error::Error;
+use crate::object::{ByteRange, Key};
+use crate::s3::aws::Doubt;
+use crate::s3::error::{Error, Kind};
 use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
 
 /// CopyObject takes sources of up to 5 GiB ("Copying, moving, and renaming objects", S3 User Guide).
@@ -36,8 +38,59 @@ impl Gateway {
         if source.size > COPY_BYTES_MAX {
             return self.copy_in_parts(source, new, condition).await;
         }
-        let stored = self.store.copy(&self.policy, source, new, condition).await?;
+        let (replace, doubt) = (MetadataDirective::Replace, Doubt::default());
+        let stored = self.store.copy(&self.policy, source, new, replace, condition, &doubt).await?;
         self.verify(Operation::CopyObject, &new.key, stored).await
+    }
+
+    /// Copies one version of an object to `to` with everything it has, and asks nothing about it before: the store carries metadata,
+    /// content headers and tags over by itself. The storage class it does not, so `storage_class` has to say it (listings do).
+    ///
+    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is looked at: if
+    /// it is proved to be one (see [`Gateway::twins`]), the call has succeeded.
+    ///
+    /// # Errors
+    /// As [`Gateway::copy`].
+    pub async fn duplicate(
+        self: &Arc<Self>,
+        source: &Source,
+        to: &Key,
+        storage_class: Option<String>,
+        condition: &Condition,
+    ) -> Result<Verified<Stored>, Error> {
+        let new = NewObject { storage_class, ..NewObject::at(to.clone()) };
+        if source.size > COPY_BYTES_MAX {
+            let new = self.described_as(source, new).await?;
+            return self.copy_in_parts(source, &new, condition).await;
+        }
+        let (carry, doubt) = (MetadataDirective::Copy, Doubt::default());
+        let stored = match self.store.copy(&self.policy, source, &new, carry, condition, &doubt).await {
+            Err(error) if doubt.is_raised() => self.recognise_copy(&source.key, to, error).await?,
+            answer => answer?,
+        };
+        self.verify(Operation::CopyObject, to, stored).await
+    }
+
+    /// `new` with what HEAD says of `source`: a copy in parts is given everything anew.
+    async fn described_as(&self, source: &Source, new: NewObject) -> Result<NewObject, Error> {
+        let meta = self.head(&source.key).await?.meta;
+        if meta.version.etag != source.version.etag {
+            let failure = self.failure(Kind::PreconditionFailed, Operation::HeadObject, &source.key);
+            return Err(failure.because("the object is another version now").into());
+        }
+        let NewObject { key, storage_class, tags, .. } = new;
+        let (user, content_type, content_headers) = (meta.user, meta.content_type, meta.content_headers);
+        Ok(NewObject { key, user, content_type, content_headers, storage_class, tags })
+    }
+
+    async fn recognise_copy(&self, from: &Key, to: &Key, error: Error) -> Result<Stored, Error> {
+        match self.twins(from, to).await {
+            Ok(Some((_, copy))) if from != to => {
+                tracing::info!(%error, "the answer to a copy was lost, and the copy is there");
+                Ok(Stored { version: copy.meta.version, encryption: copy.encryption })
+            }
+            _ => Err(error),
+        }
     }
 
     /// A multipart copy carries nothing over by itself, so the tags are fetched and sent again.

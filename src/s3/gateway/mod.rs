@@ -3,10 +3,12 @@
 mod copy;
 mod download;
 mod leftovers;
+mod twins;
 mod upload;
 mod verified;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 
@@ -76,6 +78,15 @@ impl Gateway {
             }
             answer => answer,
         }
+    }
+
+    /// [`Gateway::head`], and how long ago the object was stored by the store's own clock, to the second; None where the store does
+    /// not tell the time. The clock of this host has no part in it.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn head_with_age(&self, key: &Key) -> Result<(Head, Option<Duration>), Error> {
+        self.store.head_with_age(key).await
     }
 
     /// Begins to read an object: all of it, or `range`, which may end beyond the object's end but must begin inside it. With a

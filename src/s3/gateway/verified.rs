@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use super::Gateway;
 use crate::metrics::Operation;
-use crate::object::{Key, Version};
+use crate::object::{ETag, Key, Version};
 use crate::policy::{Algorithm, Facts, Policy, Verdict};
 use crate::s3::error::{Error, Kind};
 use crate::s3::request::Stored;
@@ -87,25 +87,42 @@ impl Gateway {
         error
     }
 
-    /// Deletes exactly this version: by its id, or, without one, only as long as it is the object. A store that does not know
-    /// conditional deletes is asked first what the object is.
-    async fn expunge(&self, key: &Key, version: &Version) -> Result<(), Error> {
-        if let Some(id) = &version.id {
-            return self.store.delete(key, Some(id), None).await;
-        }
-        match self.store.delete(key, None, Some(&version.etag)).await {
-            Err(error) if matches!(error.kind, Kind::Unsupported) => self.expunge_unconditionally(key, version).await,
-            // Someone has replaced or deleted it already.
-            Err(error) if matches!(error.kind, Kind::PreconditionFailed | Kind::NotFound) => Ok(()),
-            answer => answer,
+    /// Takes back exactly this version, which this mount has stored: by its id for good, or, without one, only as long as it is the
+    /// object. Somebody else's object that replaced it stays.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn expunge(&self, key: &Key, version: &Version) -> Result<(), Error> {
+        match &version.id {
+            Some(id) => self.store.delete(key, Some(id), None).await,
+            None => self.delete_version(key, &version.etag).await.map(drop),
         }
     }
 
-    async fn expunge_unconditionally(&self, key: &Key, version: &Version) -> Result<(), Error> {
+    /// Deletes an object if it still is this version, as [`Gateway::delete`] does: old versions remain in a bucket that keeps them.
+    /// True when nothing is there afterwards, false when it is another version now, which stays. A store that does not know
+    /// conditional deletes is asked first what the object is.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn delete_version(&self, key: &Key, etag: &ETag) -> Result<bool, Error> {
+        match self.store.delete(key, None, Some(etag)).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind == Kind::NotFound => Ok(true),
+            // Also what a second attempt is told when the answer to the first was lost, in a bucket that keeps versions.
+            Err(error) if error.kind == Kind::PreconditionFailed => Ok(self.etag_now(key).await?.is_none()),
+            Err(error) if error.kind == Kind::Unsupported => match self.etag_now(key).await? {
+                Some(now) if now == *etag => self.store.delete(key, None, None).await.map(|()| true),
+                now => Ok(now.is_none()),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn etag_now(&self, key: &Key) -> Result<Option<ETag>, Error> {
         match self.store.head(key).await {
-            Ok(head) if head.meta.version.etag == version.etag => self.store.delete(key, None, None).await,
-            Ok(_) => Ok(()),
-            Err(error) if error.kind == Kind::NotFound => Ok(()),
+            Ok(head) => Ok(Some(head.meta.version.etag)),
+            Err(error) if error.kind == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -1,0 +1,194 @@
+//! The journal of one move in the store: begun, kept fresh, moved on and ended by its owner.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::super::Settings;
+use super::super::error::Error;
+use super::intent::{Copied, Intent, IntentError, JOURNAL_PREFIX, Phase};
+use super::owner::Owner;
+use crate::object::{ETag, Key, Prefix, Version};
+use crate::policy::Verdict;
+use crate::s3::{self, Condition, Gateway, Kind, NewObject};
+
+/// A journal of the largest move is some 40 MB long; nothing longer is read.
+const TEXT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// A new journal's name: the kernel's random numbers as text (random(4)).
+const RANDOM_NAME: &str = "/proc/sys/kernel/random/uuid";
+
+/// A journal that this process holds. It is written anew every third of the lease; nobody else touches it for as long as that
+/// succeeds. One that is dropped before its end is left to whoever looks next.
+pub(super) struct Journal {
+    gateway: Arc<Gateway>,
+    key: Key,
+    lease: Duration,
+    intent: Mutex<Intent>,
+    /// When the last write that succeeded was begun.
+    beaten: Mutex<Instant>,
+    /// The version in the store; none once it has ended. Held across writes, which take turns.
+    version: tokio::sync::Mutex<Option<ETag>>,
+}
+
+/// Why a journal in the store cannot be acted on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error(transparent)]
+    Store(#[from] s3::Error),
+    #[error(transparent)]
+    Text(#[from] IntentError),
+    #[error("it has {0} bytes, more than any that this program writes")]
+    TooLong(u64),
+    #[error("it is {0}, so not of a mount with these settings")]
+    NotOurs(Verdict),
+}
+
+impl Journal {
+    /// Writes the first version of `intent`.
+    pub(super) async fn begin(
+        gateway: &Arc<Gateway>,
+        settings: &Settings,
+        intent: Intent,
+    ) -> Result<Arc<Journal>, Error> {
+        let id = std::fs::read_to_string(RANDOM_NAME).map_err(|_| Error::NoRandomness)?;
+        let key = super::key_below(&settings.prefix, &format!("{JOURNAL_PREFIX}{}", id.trim()))?;
+        Self::hold(gateway, settings, key, intent, Condition::Absent).await
+    }
+
+    /// Makes somebody else's journal this process's, if it still is the version `etag`.
+    pub(super) async fn take_over(
+        gateway: &Arc<Gateway>,
+        settings: &Settings,
+        key: Key,
+        intent: Intent,
+        etag: ETag,
+    ) -> Result<Arc<Journal>, Error> {
+        let mut intent = intent;
+        intent.owner = Owner::this();
+        Self::hold(gateway, settings, key, intent, Condition::Matches(etag)).await
+    }
+
+    async fn hold(
+        gateway: &Arc<Gateway>,
+        settings: &Settings,
+        key: Key,
+        intent: Intent,
+        condition: Condition,
+    ) -> Result<Arc<Journal>, Error> {
+        let begun = Instant::now();
+        let etag = put(gateway, &key, &intent, &condition).await?;
+        let journal = Arc::new(Journal {
+            gateway: Arc::clone(gateway),
+            key,
+            lease: settings.rename_lease,
+            intent: Mutex::new(intent),
+            beaten: Mutex::new(begun),
+            version: tokio::sync::Mutex::new(Some(etag)),
+        });
+        tokio::spawn(beat(Arc::downgrade(&journal), settings.rename_lease / 3));
+        Ok(journal)
+    }
+
+    /// Reads the version `version` of the journal at `key`, of the mount at `root`. Only one that was stored as this mount stores
+    /// is acted on: writing it took the permission to use the key.
+    pub(super) async fn read(
+        gateway: &Gateway,
+        key: &Key,
+        version: &Version,
+        root: &Prefix,
+    ) -> Result<Intent, Unreadable> {
+        let mut download = gateway.get(key, Some(version), None).await?;
+        let verdict = gateway.policy().judge(&download.head.encryption.facts);
+        if verdict != Verdict::Compliant {
+            return Err(Unreadable::NotOurs(verdict));
+        }
+        if download.head.meta.size > TEXT_BYTES_MAX {
+            return Err(Unreadable::TooLong(download.head.meta.size));
+        }
+        let mut text = BytesMut::new();
+        while let Some(chunk) = download.next().await {
+            text.extend_from_slice(&chunk?);
+        }
+        Ok(Intent::parse(&text, root)?)
+    }
+
+    /// What it says now, with what was noted since it was written last.
+    pub(super) fn intent(&self) -> MutexGuard<'_, Intent> {
+        self.intent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a copy; the next write stores that.
+    pub(super) fn note(&self, path: &str, copied: Copied) {
+        self.intent().objects.insert(path.to_owned(), copied);
+    }
+
+    /// Notes that a copy was taken back.
+    pub(super) fn strike(&self, path: &str) {
+        self.intent().objects.remove(path);
+    }
+
+    /// Whether nobody can have taken it over yet.
+    pub(super) fn is_held(&self) -> bool {
+        self.beaten().elapsed() < self.lease * 2 / 3
+    }
+
+    /// Stores that all copies stand. After an error the move can be undone, and the journal says so; where even that cannot be stored,
+    /// nobody knows which of both it says, the error is [`Error::Overtaken`], and the journal decides when it is looked at next.
+    pub(super) async fn all_copied(&self) -> Result<(), Error> {
+        self.intent().phase = Phase::Deleting;
+        let Err(error) = self.write().await else { return Ok(()) };
+        self.intent().phase = Phase::Copying;
+        self.write().await.map_err(|_| Error::Overtaken)?;
+        Err(error)
+    }
+
+    /// Deletes it: the move is done, or undone.
+    pub(super) async fn end(&self) -> Result<(), Error> {
+        let mut version = self.version.lock().await;
+        if let Some(etag) = version.as_ref() {
+            self.gateway.delete_version(&self.key, etag).await?;
+            *version = None;
+        }
+        Ok(())
+    }
+
+    async fn write(&self) -> Result<(), Error> {
+        let mut version = self.version.lock().await;
+        let Some(etag) = version.clone() else { return Ok(()) };
+        let (begun, intent) = (Instant::now(), self.intent().clone());
+        let new = match put(&self.gateway, &self.key, &intent, &Condition::Matches(etag)).await {
+            Err(error) if is_lost(&error) => return Err(Error::Overtaken),
+            answer => answer?,
+        };
+        *version = Some(new);
+        *self.beaten() = begun;
+        Ok(())
+    }
+
+    fn beaten(&self) -> MutexGuard<'_, Instant> {
+        self.beaten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says every `pause` that the owner lives, until the journal is dropped.
+async fn beat(journal: std::sync::Weak<Journal>, pause: Duration) {
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(journal) = journal.upgrade() else { return };
+        if let Err(error) = journal.write().await {
+            tracing::warn!(%error, key = %journal.key, "the journal of a directory's rename could not be kept fresh");
+        }
+    }
+}
+
+async fn put(gateway: &Gateway, key: &Key, intent: &Intent, condition: &Condition) -> Result<ETag, Error> {
+    let content_type = Some("application/json".to_owned());
+    let object = NewObject { content_type, ..NewObject::at(key.clone()) };
+    let stored = gateway.put(&object, Arc::new(Bytes::from(intent.text())), condition).await?;
+    Ok(stored.into_inner().version.etag)
+}
+
+fn is_lost(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if matches!(error.kind, Kind::PreconditionFailed | Kind::NotFound))
+}

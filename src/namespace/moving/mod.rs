@@ -1,0 +1,241 @@
+//! rename of directories: each object is copied by the store, then each source is deleted, under a journal in the bucket itself.
+//!
+//! S3 cannot rename a prefix, so a move has a middle. The journal ([`intent`]) makes sure that it does not last: an object under the
+//! mount's prefix says what is moved where and how far it came. While it says `copying`, no source has been touched, and the move can
+//! be undone by deleting the copies; from `deleting` on all copies stand, and it can only be finished. Whoever finds a journal that
+//! nobody keeps alive does the one or the other ([`recover`]). It is DSSE-KMS as everything, survives the loss of the host, and puts
+//! no name on a local disk.
+//!
+//! Two rules make every step safe to repeat, by anybody: a source is deleted only as the version that was copied, and only where
+//! its target exists; a copy is taken back only when it is the very version that the move made, or proved to equal its source.
+//!
+//! This never reads content, except to prove two objects equal where the store keeps no checksum of them.
+
+mod copies;
+mod fence;
+mod intent;
+mod journal;
+mod owner;
+mod recover;
+mod tree;
+
+use std::sync::Arc;
+
+use self::copies::{Claim, Copies};
+use self::intent::{Intent, JOURNAL_PREFIX, RESERVED_NAME};
+use self::journal::Journal;
+use super::directory::is_taken;
+use super::error::Error;
+use super::node::Ino;
+use super::{Namespace, Settings};
+use crate::object::{Key, Name, NameError, Prefix};
+use crate::s3::{ListRequest, Listed};
+
+pub(super) use self::fence::Fences;
+pub use self::fence::{Closed, Passage};
+
+/// A larger directory is left to mv(1), which copies and deletes: its journal would be too long.
+const OBJECTS_MAX: usize = 100_000;
+/// The longest key that S3 keeps, in bytes ("Naming Amazon S3 objects", S3 User Guide).
+const KEY_BYTES_MAX: usize = 1024;
+/// The most that ListObjectsV2 gives at once.
+const PAGE_ENTRIES_MAX: u16 = 1000;
+
+/// A directory that has moved: all names are under the new one, in the store and here; the sources are still to be deleted.
+#[must_use = "the sources are deleted by finish_move"]
+#[derive(Debug)]
+pub struct Moving {
+    copies: Arc<Copies>,
+    /// The directory that it was moved out of, and its name there.
+    from: (Ino, Name),
+}
+
+/// The two ends of a move.
+struct Plan {
+    source: Ino,
+    from: Prefix,
+    to: Prefix,
+}
+
+impl Namespace {
+    /// The first half of the rename of a directory: copies all that is below it, whatever it is and whether its keys can be names or
+    /// not, and then moves the names here. The numbers of the nodes stay. What is not in the store yet only changes its name. On an
+    /// error nothing has changed: copies that were made are taken back, by the next mount if not by this one.
+    ///
+    /// The caller has looked both names up, holds passages of both parents, has closed the directory itself, and has committed
+    /// the files below it that have changes to an object in the store.
+    ///
+    /// Two LISTs for each 1,000 objects, one LIST of the target, two PUTs of the journal, one CopyObject for each object.
+    ///
+    /// # Errors
+    /// [`Error::NotADirectory`], [`Error::IntoItself`], [`Error::NotEmpty`] (also when another host makes a name in the target
+    /// meanwhile), [`Error::Exists`] when `no_replace` and the name is taken, [`Error::Name`] when a key would become too long,
+    /// [`Error::TooLargeToRename`], [`Error::Reserved`], [`Error::BeingRenamed`], [`Error::Overtaken`], and the store's.
+    pub async fn move_directory(
+        self: &Arc<Self>,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        no_replace: bool,
+    ) -> Result<Moving, Error> {
+        let source = self.at_hand(from.0, from.1).await?;
+        let plan = self.plan_move(source, from, to, no_replace)?;
+        let claim = self.claim(&plan, no_replace).await?;
+        let found = self.objects_to_move(&plan).await?;
+        let replaces = matches!(claim, Claim::Replace(_));
+        let intent = Intent::new(&plan.from, &plan.to, replaces)?;
+        let journal = Journal::begin(&self.gateway, &self.settings, intent).await?;
+        let copies = Arc::new(Copies::new(Arc::clone(self), journal, plan.from.clone(), plan.to.clone()));
+        if let Err(error) = copies.make(found, claim).await {
+            copies.give_up(&error).await;
+            self.look_again_later();
+            return Err(error);
+        }
+        self.move_tree(&plan, from, to, &copies).inspect_err(|_| self.look_again_later())?;
+        Ok(Moving { copies, from: (from.0, from.1.clone()) })
+    }
+
+    /// The second half: deletes the sources, each only as the version that was copied.
+    ///
+    /// # Errors
+    /// The directory has its new name whatever this says. [`Error::LeftBehind`] when other hosts changed objects below the old
+    /// name meanwhile, which stay there; the store's error when some could not be deleted, which the journal keeps in mind.
+    pub async fn finish_move(self: &Arc<Self>, moving: Moving) -> Result<(), Error> {
+        let (parent, name) = &moving.from;
+        let outcome = moving.copies.delete_sources().await;
+        {
+            let mut table = self.table();
+            table.moments.remove(*parent, name);
+            match table.child(*parent, name) {
+                // A question that was under way has seen sources that are deleted now.
+                Ok(Some(seen)) if outcome.is_ok() && !table.holds_local(seen) => table.detach(seen),
+                _ => {}
+            }
+            if outcome.is_err()
+                && let Ok(directory) = table.directory_mut(*parent)
+            {
+                directory.listed = None;
+            }
+        }
+        if outcome.is_err() {
+            self.look_again_later();
+        }
+        self.keep_alive(*parent).await;
+        outcome
+    }
+
+    /// Whether `ino` is `root` or stands somewhere below it.
+    #[must_use]
+    pub fn is_below(&self, ino: Ino, root: Ino) -> bool {
+        self.table().is_below(ino, root)
+    }
+
+    fn plan_move(&self, source: Ino, from: (Ino, &Name), to: (Ino, &Name), no_replace: bool) -> Result<Plan, Error> {
+        let table = self.table();
+        let target = table.child(to.0, to.1)?;
+        if !table.entry(source)?.is_directory() {
+            return Err(Error::NotADirectory);
+        }
+        if table.is_below(to.0, source) {
+            return Err(Error::IntoItself);
+        }
+        match target {
+            Some(_) if no_replace => return Err(Error::Exists),
+            Some(target) if table.directory(target)?.children.values().any(|child| table.holds_local(*child)) => {
+                return Err(Error::NotEmpty);
+            }
+            _ => {}
+        }
+        let (from, to_prefix) = (table.prefix(from.0)?.directory(from.1)?, table.prefix(to.0)?.directory(to.1)?);
+        self.settings.refuse_reserved(to.0, to.1)?;
+        let longest = table.longest_local_path(source);
+        check_length(&to_prefix, longest)?;
+        Ok(Plan { source, from, to: to_prefix })
+    }
+
+    /// How the target is to be claimed: there must be nothing below it but its own marker.
+    async fn claim(&self, plan: &Plan, no_replace: bool) -> Result<Claim, Error> {
+        let request = ListRequest {
+            prefix: plan.to.as_str(),
+            delimiter: false,
+            start_after: None,
+            continuation: None,
+            entries_max: 2,
+        };
+        let mut objects = self.gateway.list(&request).await?.objects;
+        match (objects.pop(), objects.is_empty()) {
+            (None, _) => Ok(Claim::New),
+            (Some(_), _) if no_replace => Err(Error::Exists),
+            (Some(only), true) if only.key == plan.to.as_str() => Ok(Claim::Replace(only)),
+            _ => Err(Error::NotEmpty),
+        }
+    }
+
+    /// All objects below the source. A source without a marker is given one, so that it is moved as any other.
+    async fn objects_to_move(self: &Arc<Self>, plan: &Plan) -> Result<Vec<Listed>, Error> {
+        let found = self.objects_below(&plan.from).await?;
+        let below = plan.from.as_str().len();
+        if found.iter().any(|object| object.key[below..].contains(JOURNAL_PREFIX)) {
+            return Err(Error::BeingRenamed);
+        }
+        found.iter().try_for_each(|object| check_length(&plan.to, object.key.len() - below))?;
+        if found.first().is_some_and(|first| first.key == plan.from.as_str()) {
+            return Ok(found);
+        }
+        self.give_marker(plan).await?;
+        self.objects_below(&plan.from).await
+    }
+
+    async fn give_marker(self: &Arc<Self>, plan: &Plan) -> Result<(), Error> {
+        let key = plan.from.marker().ok_or(Error::NotPermitted)?;
+        match self.put_plain_marker(&key).await {
+            Err(error) if !is_taken(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every object whose key begins with `prefix`, in the order of UTF-8 bytes.
+    async fn objects_below(&self, prefix: &Prefix) -> Result<Vec<Listed>, Error> {
+        let (mut objects, mut next) = (Vec::new(), None);
+        loop {
+            let request = ListRequest {
+                prefix: prefix.as_str(),
+                delimiter: false,
+                start_after: None,
+                continuation: next.as_deref(),
+                entries_max: PAGE_ENTRIES_MAX,
+            };
+            let page = self.gateway.list(&request).await?;
+            objects.extend(page.objects);
+            next = page.next;
+            match next {
+                _ if objects.len() > OBJECTS_MAX => return Err(Error::TooLargeToRename { objects_max: OBJECTS_MAX }),
+                None => return Ok(objects),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+impl Settings {
+    /// The name that the journal has in the mount's root belongs to no program.
+    pub(super) fn refuse_reserved(&self, parent: Ino, name: &Name) -> Result<(), Error> {
+        if is_reserved(parent, name) { Err(Error::Reserved) } else { Ok(()) }
+    }
+}
+
+/// Whether this is where the mount keeps its journal: hidden from listings and lookups.
+pub(super) fn is_reserved(parent: Ino, name: &Name) -> bool {
+    parent == Ino::ROOT && name.as_str() == RESERVED_NAME
+}
+
+fn check_length(to: &Prefix, path_bytes: usize) -> Result<(), Error> {
+    let bytes = to.as_str().len() + path_bytes;
+    if bytes > KEY_BYTES_MAX { Err(NameError::PathTooLong(bytes).into()) } else { Ok(()) }
+}
+
+/// The key of what is called `path` below `prefix`; empty is the prefix's own marker.
+fn key_below(prefix: &Prefix, path: &str) -> Result<Key, Error> {
+    let text = format!("{}{path}", prefix.as_str());
+    let bytes = text.len();
+    Key::new(text).map_err(|_| NameError::PathTooLong(bytes).into())
+}

@@ -1,0 +1,91 @@
+//! Who works on a move, and whether that one is still alive.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+/// One process of one host, as no other before or after it is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Owner {
+    /// For people: the host's name.
+    host: String,
+    /// The running system (boot_id, random(4)).
+    boot: String,
+    /// The namespace of process numbers (pid_namespaces(7)): the same number means another process in another container.
+    numbering: String,
+    /// The process's number.
+    process: u32,
+    /// When it started, in ticks since the boot (proc_pid_stat(5), field 22): numbers are given out again.
+    started: u64,
+}
+
+impl Owner {
+    /// This process. What the system does not tell is empty, and then nobody can prove that the owner is gone.
+    pub(super) fn this() -> Owner {
+        let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+        let process = std::process::id();
+        Owner {
+            host: read("/proc/sys/kernel/hostname"),
+            boot: read("/proc/sys/kernel/random/boot_id"),
+            numbering: numbering(),
+            process,
+            started: started(process).unwrap_or_default(),
+        }
+    }
+
+    /// Whether it is proved that the process does not run any more: only for one of this very system.
+    pub(super) fn is_gone(&self) -> bool {
+        let this = Owner::this();
+        let known = !self.boot.is_empty() && !self.numbering.is_empty() && self.started > 0;
+        let here = self.boot == this.boot && self.numbering == this.numbering;
+        known && here && started(self.process) != Some(self.started)
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+fn numbering() -> String {
+    let link = fs::read_link("/proc/self/ns/pid").ok();
+    link.and_then(|link| link.into_os_string().into_string().ok()).unwrap_or_default()
+}
+
+/// None when there is no such process.
+fn started(process: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may have anything in it.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let state = fields.next()?;
+    let started = fields.nth(18)?.parse().ok()?;
+    // One that has ended and was not waited for works no more.
+    (!matches!(state, "Z" | "X")).then_some(started)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_runs_is_not_gone_and_one_that_has_ended_is() {
+        let this = Owner::this();
+        assert!(!this.is_gone());
+        assert!(this.started > 0 && !this.host().is_empty());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let started = started(child.id());
+        child.wait().unwrap();
+        let ended = Owner { process: child.id(), started: started.unwrap_or(1), ..this };
+        assert!(ended.is_gone());
+    }
+
+    #[test]
+    fn nothing_is_proved_of_a_process_elsewhere() {
+        let gone = Owner { process: u32::MAX, ..Owner::this() };
+        assert!(gone.is_gone());
+        assert!(!Owner { boot: "another".into(), ..gone.clone() }.is_gone());
+        assert!(!Owner { numbering: "pid:[1]".into(), ..gone.clone() }.is_gone());
+        assert!(!Owner { numbering: String::new(), ..gone }.is_gone());
+    }
+}

@@ -1,0 +1,113 @@
+//! The move in the table: one directory changes its place, and everything below learns which version it is now.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::super::Namespace;
+use super::super::error::Error;
+use super::super::node::{Ino, Kind};
+use super::super::table::Table;
+use super::Plan;
+use super::copies::{Copies, Copy};
+use crate::object::Name;
+use crate::s3::Head;
+
+impl Namespace {
+    /// Between the copies and the deletes, so that a reader always finds one of both.
+    pub(super) fn move_tree(
+        &self,
+        plan: &Plan,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        copies: &Copies,
+    ) -> Result<(), Error> {
+        let (now, time) = (self.now(), SystemTime::now().into());
+        let mut table = self.table();
+        // Not only what the target was at the beginning: a question that was under way may have seen the copies appear.
+        if let Some(target) = table.child(to.0, to.1)? {
+            table.detach(target);
+        }
+        table.relocate(plan.source, to.0, to.1)?;
+        table.moments.remove(from.0, from.1);
+        let made = copies.made();
+        for (ino, path) in table.below(plan.source) {
+            table.change(ino)?;
+            if let Some(copy) = made.get(&path) {
+                table.is_copied(ino, copy, now)?;
+            }
+        }
+        table.entry_mut(plan.source)?.attributes.ctime = time;
+        if let Some(directory) = &mut table.entry_mut(plan.source)?.directory {
+            directory.marker = Some(true);
+        }
+        table.set_local(plan.source, false)?;
+        table.touch(from.0, time);
+        table.touch(to.0, time);
+        Ok(())
+    }
+}
+
+impl Table {
+    /// Whether `ino` is `root` or stands somewhere below it.
+    pub(super) fn is_below(&self, ino: Ino, root: Ino) -> bool {
+        if ino == root {
+            return true;
+        }
+        let parent = self.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map(|(parent, _)| *parent);
+        parent.is_some_and(|parent| self.is_below(parent, root))
+    }
+
+    /// How many bytes the longest path below `root` has that leads to something which is not in the store yet.
+    pub(super) fn longest_local_path(&self, root: Ino) -> usize {
+        let below = self.below(root).into_iter();
+        let local = below.filter(|(ino, _)| self.entry(*ino).is_ok_and(|entry| entry.local));
+        local.map(|(_, path)| path.len()).max().unwrap_or(0)
+    }
+
+    /// All nodes from `root` down with their paths below it, as keys have them: a directory's ends with a slash, `root`'s is empty.
+    fn below(&self, root: Ino) -> Vec<(Ino, String)> {
+        let mut found = vec![(root, String::new())];
+        let mut next = 0;
+        while let Some((ino, path)) = found.get(next).cloned() {
+            let directory = self.entry(ino).ok().and_then(|entry| entry.directory.as_deref());
+            for (name, child) in directory.into_iter().flat_map(|directory| &directory.children) {
+                let slash = if self.entry(*child).is_ok_and(|entry| entry.attributes.kind == Kind::Directory) {
+                    "/"
+                } else {
+                    ""
+                };
+                found.push((*child, format!("{path}{name}{slash}")));
+            }
+            next += 1;
+        }
+        found
+    }
+
+    /// The node's object, or marker, is `copy` from now on. Facts of another version than the copied one are forgotten.
+    fn is_copied(&mut self, ino: Ino, copy: &Copy, now: std::time::Instant) -> Result<(), Error> {
+        let entry = self.entry_mut(ino)?;
+        let same = entry.etag() == Some(&copy.source);
+        entry.object = entry.object.take().filter(|_| same).map(|head| Arc::new(copied(&head, copy)));
+        if same {
+            entry.note_copy(&copy.source, &copy.stored.version.etag);
+        }
+        let is_known = entry.object.is_some();
+        if let Some(directory) = &mut entry.directory {
+            directory.marker = Some(true);
+            directory.marker_checked = is_known.then_some(now);
+        } else {
+            entry.listed = (!is_known).then(|| copy.stored.version.etag.clone());
+            entry.seen = Some(now);
+        }
+        Ok(())
+    }
+}
+
+/// What HEAD would say of the copy of what `head` tells of.
+fn copied(head: &Head, copy: &Copy) -> Head {
+    let mut copied = head.clone();
+    copied.meta.version = copy.stored.version.clone();
+    copied.meta.last_modified = SystemTime::now();
+    copied.encryption = copy.stored.encryption.clone();
+    copied
+}

@@ -1,0 +1,79 @@
+//! Proof that one object is a copy of another.
+
+use bytes::Bytes;
+
+use super::{Download, Gateway};
+use crate::object::{Key, ObjectMeta};
+use crate::policy::Verdict;
+use crate::s3::error::{Error, Kind};
+use crate::s3::payload::Checksum;
+use crate::s3::request::Head;
+
+impl Gateway {
+    /// Whether `copy` is proved to be a DSSE-KMS copy of `original` under the mount's key: the same content, by the checksums that the
+    /// store keeps of both, or else by reading both; and the same metadata. The facts of both if so. An ETag proves nothing here,
+    /// as it is another for each copy. Two KMS calls.
+    ///
+    /// # Errors
+    /// As S3 answers. An object that is not there is no error: the answer is None.
+    pub async fn twins(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
+        let (a, b) = tokio::join!(self.store.head_with_checksums(original), self.store.head_with_checksums(copy));
+        let (Some((a, a_sums)), Some((b, b_sums))) = (there(a)?, there(b)?) else { return Ok(None) };
+        if self.policy.judge(&b.encryption.facts) != Verdict::Compliant || !described_alike(&a.meta, &b.meta) {
+            return Ok(None);
+        }
+        let same = match same_checksums(&a_sums, &b_sums) {
+            Some(same) => same,
+            None => self.same_bytes((original, &a), (copy, &b)).await?,
+        };
+        Ok(same.then_some((a, b)))
+    }
+
+    async fn same_bytes(&self, a: (&Key, &Head), b: (&Key, &Head)) -> Result<bool, Error> {
+        let mut a = self.get(a.0, Some(&a.1.meta.version), None).await?;
+        let mut b = self.get(b.0, Some(&b.1.meta.version), None).await?;
+        let (mut left, mut right) = (Bytes::new(), Bytes::new());
+        loop {
+            if left.is_empty() {
+                left = chunk(&mut a).await?;
+            }
+            if right.is_empty() {
+                right = chunk(&mut b).await?;
+            }
+            let length = left.len().min(right.len());
+            if left.split_to(length) != right.split_to(length) {
+                return Ok(false);
+            }
+            if length == 0 {
+                return Ok(left.is_empty() && right.is_empty());
+            }
+        }
+    }
+}
+
+/// None where the two have no checksum of the same algorithm.
+fn same_checksums(a: &[Checksum], b: &[Checksum]) -> Option<bool> {
+    let comparable = |a: &Checksum, b: &Checksum| std::mem::discriminant(a) == std::mem::discriminant(b);
+    a.iter().find_map(|a| b.iter().find(|b| comparable(a, b)).map(|b| a == b))
+}
+
+fn there<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn described_alike(a: &ObjectMeta, b: &ObjectMeta) -> bool {
+    a.size == b.size
+        && a.user == b.user
+        && a.content_type == b.content_type
+        && a.content_headers == b.content_headers
+        && a.tag_count == b.tag_count
+}
+
+/// The next bytes, none at the end.
+async fn chunk(download: &mut Download) -> Result<Bytes, Error> {
+    Ok(download.next().await.transpose()?.unwrap_or_default())
+}

@@ -1,0 +1,78 @@
+//! The rename of a directory, with the files below it that programs have open.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+
+use crate::namespace::{self, Ino, Kind, Node};
+use crate::object::Name;
+
+use super::file::File;
+use super::{Error, RenameMode, Vfs};
+
+/// Files below the directory that are committed at the same time.
+const COMMITS_MAX: usize = 8;
+
+impl Vfs {
+    /// Moves a directory. While that lasts, programs that change something below it wait, and those that read go on.
+    ///
+    /// # Errors
+    /// As the kernel knows them, and the store's: see [`Namespace::move_directory`](namespace::Namespace::move_directory).
+    pub(super) async fn rename_directory(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        mode: RenameMode,
+        moved: &Node,
+        target: Option<&Node>,
+    ) -> Result<(), Error> {
+        let no_replace = mode == RenameMode::NoReplace;
+        if let Some(target) = target {
+            if no_replace {
+                return Err(namespace::Error::Exists.into());
+            }
+            if target.ino == moved.ino {
+                return Ok(());
+            }
+            if target.attributes.kind != Kind::Directory {
+                return Err(namespace::Error::NotADirectory.into());
+            }
+        }
+        // Before it is closed: this call holds a passage of the target's parent, and would wait for itself.
+        if self.namespace.is_below(to.0, moved.ino) {
+            return Err(namespace::Error::IntoItself.into());
+        }
+        let closed = self.namespace.close(moved.ino).await;
+        self.settle_below(moved.ino).await?;
+        let moving = self.namespace.move_directory(from, to, no_replace).await?;
+        let repinned = self.repin_below(moved.ino).await;
+        drop(closed);
+        self.namespace.finish_move(moving).await?;
+        repinned
+    }
+
+    /// Makes files safe whose changes are bound to an object or an upload under the old name. One that never was in the store only
+    /// changes its name.
+    async fn settle_below(&self, directory: Ino) -> Result<(), Error> {
+        let files = self.files_below(directory).into_iter().filter(|file| file.is_dirty() && file.is_bound());
+        let commits = files.map(|file| async move { self.commit(&file).await });
+        let outcomes: Vec<Result<(), Error>> = stream::iter(commits).buffer_unordered(COMMITS_MAX).collect().await;
+        outcomes.into_iter().collect()
+    }
+
+    /// Open files are those of the new name from now on, before anybody can change them again.
+    async fn repin_below(&self, directory: Ino) -> Result<(), Error> {
+        for file in self.files_below(directory) {
+            let _turn = file.turn.lock().await;
+            if file.state().head.is_some() {
+                let attributes = self.namespace.attributes(file.ino).await?;
+                self.repin(&file, attributes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn files_below(&self, directory: Ino) -> Vec<Arc<File>> {
+        self.files.standing(|ino| self.namespace.is_below(ino, directory))
+    }
+}

@@ -1,0 +1,734 @@
+//! rename(2) of directories: complete or undone, whatever happens in between, and what it costs.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ServerSideEncryption, StorageClass};
+use dssefs::emulator::faults::{Fault, Rule};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::process::Signal;
+
+use crate::common::{
+    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, errno, eventually, names, noise,
+};
+
+/// Where the journals are.
+const JOURNAL: &str = ".dssefs/";
+
+/// A directory with a marker, files, a nested directory with a marker and one without.
+const TREE: [(&str, &str); 8] = [
+    ("", ""),
+    ("a", "first"),
+    ("b", "second"),
+    ("deep/", ""),
+    ("deep/c", "third"),
+    ("deep/er/d", "fourth"),
+    ("deep/er/e", "fifth"),
+    ("z", ""),
+];
+
+fn plant(endpoint: &Endpoint, directory: &str) {
+    for (path, content) in TREE {
+        endpoint.put(&format!("{directory}/{path}"), content.as_bytes());
+    }
+}
+
+fn tree(directory: &str) -> BTreeMap<String, Vec<u8>> {
+    TREE.iter().map(|(path, content)| (format!("{directory}/{path}"), content.as_bytes().to_vec())).collect()
+}
+
+/// Everything in the bucket.
+fn store(endpoint: &Endpoint) -> BTreeMap<String, Vec<u8>> {
+    endpoint.keys().into_iter().map(|key| (key.clone(), endpoint.content(&key))).collect()
+}
+
+fn rename_in_thread(mount: &Mount, from: &str, to: &str) -> JoinHandle<io::Result<()>> {
+    let (from, to) = (mount.join(from), mount.join(to));
+    std::thread::spawn(move || fs::rename(from, to))
+}
+
+fn rename_without_replacing(from: &Path, to: &Path) -> i32 {
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).err().map_or(0, |error| error.raw_os_error())
+}
+
+fn denied() -> Fault {
+    Fault::Failure { status: 400, code: "KMS.DisabledException".into(), message: "the key is disabled".into() }
+}
+
+#[test]
+fn a_directory_moves_with_all_that_is_below_it() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        endpoint.put("old/odd//name", b"hidden");
+        let mount = Mount::of(&endpoint);
+        fs::create_dir(mount.join("into")).unwrap();
+        let number = fs::metadata(mount.join("old/deep/c")).unwrap().ino();
+        fs::rename(mount.join("old"), mount.join("into/new")).unwrap();
+        assert_eq!(fs::metadata(mount.join("into/new/deep/c")).unwrap().ino(), number);
+        assert_eq!(names(&mount.path()), ["into"]);
+        assert_eq!(names(&mount.join("into/new")), ["a", "b", "deep", "odd", "z"]);
+        assert_eq!(fs::read(mount.join("into/new/deep/er/d")).unwrap(), b"fourth");
+        assert_eq!(attribute(&mount.join("into/new/deep/c"), "user.dsse.evidence").unwrap(), "copy");
+        let mut expected = tree("into/new");
+        expected.insert("into/".into(), vec![]);
+        expected.insert("into/new/odd//name".into(), b"hidden".to_vec());
+        assert_eq!(store(&endpoint), expected);
+        expected.keys().for_each(|key| endpoint.assert_dsse(key));
+        std::thread::sleep(STALE);
+        assert_eq!(names(&mount.join("into/new/deep")), ["c", "er"]);
+        assert_eq!(errno(fs::metadata(mount.join("old"))), libc::ENOENT);
+    });
+}
+
+#[test]
+fn objects_keep_what_they_carry() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let key = endpoint.key_arn().to_owned();
+        endpoint.put("old/", b"");
+        endpoint.with(|s3| async move {
+            let put = s3.put_object().bucket(BUCKET).key("old/rich").body(ByteStream::from_static(b"content"));
+            let put = put.metadata("mode", "33184").metadata("colour", "red").content_type("text/x-rich");
+            let put = put.cache_control("no-store").content_language("de").storage_class(StorageClass::StandardIa);
+            let put = put.tagging("team=a&cost=7").server_side_encryption(ServerSideEncryption::AwsKmsDsse);
+            put.ssekms_key_id(key).send().await.unwrap();
+        });
+        endpoint.put_as("old/plain", b"not encrypted as it should be", None, None);
+        let mount = Mount::of(&endpoint);
+        fs::set_permissions(mount.join("old"), fs::Permissions::from_mode(0o711)).unwrap();
+        fs::rename(mount.join("old"), mount.join("new")).unwrap();
+        let head = endpoint.head("new/rich").unwrap();
+        assert_eq!(head.metadata().unwrap().get("colour").map(String::as_str), Some("red"));
+        assert_eq!(head.metadata().unwrap().get("mode").map(String::as_str), Some("33184"));
+        assert_eq!((head.content_type(), head.cache_control()), (Some("text/x-rich"), Some("no-store")));
+        assert_eq!((head.content_language(), head.storage_class()), (Some("de"), Some(&StorageClass::StandardIa)));
+        assert_eq!(head.tag_count(), Some(2));
+        ["new/", "new/rich", "new/plain"].iter().for_each(|key| endpoint.assert_dsse(key));
+        assert_eq!(fs::metadata(mount.join("new")).unwrap().mode() & 0o7777, 0o711);
+        std::thread::sleep(STALE);
+        assert_eq!(fs::metadata(mount.join("new")).unwrap().mode() & 0o7777, 0o711);
+        assert_eq!(fs::metadata(mount.join("new/rich")).unwrap().mode() & 0o7777, 0o640);
+    });
+}
+
+#[test]
+fn a_rename_costs_one_copy_and_one_delete_for_each_object_and_little_more() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        // The names are known to the mount, and not asked for again.
+        names(&mount.path());
+        let (_, counted) = endpoint.counted(|| fs::rename(mount.join("old"), mount.join("new")).unwrap());
+        let objects = TREE.len() as u64;
+        assert_eq!(counted.requests("CopyObject"), objects);
+        assert_eq!(counted.requests("DeleteObject"), objects + 1, "and the journal");
+        assert_eq!(counted.requests("PutObject"), 2, "the journal: copying, then deleting");
+        // One of the target, two of the source; the kernel's own question about `old` may be one more.
+        assert!((3..=4).contains(&counted.requests("ListObjectsV2")), "{counted:?}");
+        assert!(counted.requests("HeadObject") <= 1, "{counted:?}");
+        assert_eq!(counted.requests("GetObject"), 0);
+    });
+}
+
+#[test]
+fn more_objects_than_one_listing_page_are_moved() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let key = endpoint.key_arn().to_owned();
+        endpoint.with(|s3| async move {
+            let put = |number: usize| {
+                let put = s3.put_object().bucket(BUCKET).key(format!("old/{:02}/{number:04}", number % 7));
+                let put = put.server_side_encryption(ServerSideEncryption::AwsKmsDsse).ssekms_key_id(&key);
+                put.body(ByteStream::from(number.to_string().into_bytes())).send()
+            };
+            for batch in (0..1500).collect::<Vec<_>>().chunks(50) {
+                futures_util::future::try_join_all(batch.iter().map(|number| put(*number))).await.unwrap();
+            }
+        });
+        let mount = Mount::of(&endpoint);
+        fs::rename(mount.join("old"), mount.join("new")).unwrap();
+        let keys = endpoint.keys();
+        assert_eq!(keys.len(), 1501, "all objects, and a marker for a directory that had none");
+        assert!(keys.iter().all(|key| key.starts_with("new/")));
+        assert_eq!(fs::read(mount.join("new/03/0990")).unwrap(), b"990");
+        endpoint.assert_dsse("new/");
+    });
+}
+
+#[test]
+fn open_files_below_go_on_reading_and_writing() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        endpoint.put("old/read", &noise(1, 3 << 20));
+        endpoint.put("old/changed", b"0123456789");
+        let mount = Mount::of(&endpoint);
+        let reader = File::open(mount.join("old/read")).unwrap();
+        let mut changed = OpenOptions::new().read(true).write(true).open(mount.join("old/changed")).unwrap();
+        changed.write_all(b"abc").unwrap();
+        let mut fresh = File::create(mount.join("old/deep/fresh")).unwrap();
+        fresh.write_all(b"never stored ").unwrap();
+        let mut streamed = File::create(mount.join("old/streamed")).unwrap();
+        let content = noise(2, 40 << 20);
+        streamed.write_all(&content[..30 << 20]).unwrap();
+        let number = fs::metadata(mount.join("old/deep/fresh")).unwrap().ino();
+
+        fs::rename(mount.join("old"), mount.join("new")).unwrap();
+
+        let mut part = vec![0; 1 << 20];
+        reader.read_exact_at(&mut part, 2 << 20).unwrap();
+        assert!(part == noise(1, 3 << 20)[2 << 20..], "the reader's bytes");
+        changed.seek(SeekFrom::End(0)).unwrap();
+        changed.write_all(b"xyz").unwrap();
+        changed.sync_all().unwrap();
+        fresh.write_all(b"before").unwrap();
+        fresh.sync_all().unwrap();
+        streamed.write_all(&content[30 << 20..]).unwrap();
+        streamed.sync_all().unwrap();
+        assert_eq!(fs::metadata(mount.join("new/deep/fresh")).unwrap().ino(), number);
+        assert_eq!(endpoint.content("new/changed"), b"abc3456789xyz");
+        assert_eq!(endpoint.content("new/deep/fresh"), b"never stored before");
+        assert!(endpoint.content("new/streamed") == content, "the stream");
+        let mut again = String::new();
+        changed.rewind().unwrap();
+        changed.read_to_string(&mut again).unwrap();
+        assert_eq!(again, "abc3456789xyz");
+        drop((reader, changed, fresh, streamed));
+        let keys = endpoint.keys();
+        assert!(keys.iter().all(|key| key.starts_with("new/")), "{keys:?}");
+        assert_eq!(endpoint.uploads(), 0);
+        keys.iter().for_each(|key| endpoint.assert_dsse(key));
+    });
+}
+
+#[test]
+fn readers_see_no_gap_while_a_directory_moves() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let content = noise(3, 6 << 20);
+        endpoint.put("old/big", &content);
+        let mount = Mount::of(&endpoint);
+        let file = File::open(mount.join("old/big")).unwrap();
+        endpoint.spoil(vec![
+            Rule::on("CopyObject", Fault::DelayMs(300)).times(0),
+            Rule::on("DeleteObject", Fault::DelayMs(300)).times(0),
+        ]);
+        let renaming = rename_in_thread(&mount, "old", "new");
+        let mut block = vec![0; 128 << 10];
+        for at in (0..content.len()).step_by(block.len()) {
+            file.read_exact_at(&mut block, at as u64).unwrap();
+            assert!(block == content[at..at + block.len()]);
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        renaming.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn who_writes_below_waits_and_writes_under_the_new_name() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        let mut file = OpenOptions::new().append(true).open(mount.join("old/deep/c")).unwrap();
+        names(&mount.join("old/deep"));
+        let directory = File::open(mount.join("old/deep")).unwrap();
+        endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(700)).times(0)]);
+        let renaming = rename_in_thread(&mount, "old", "new");
+        eventually("the rename has begun", MINUTE, || endpoint.counters().requests("CopyObject") > 0);
+        let proc = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory)));
+        file.write_all(b" and more").unwrap();
+        file.sync_all().unwrap();
+        commit(&proc.join("made"), b"meanwhile").unwrap();
+        renaming.join().unwrap().unwrap();
+        let mut expected = tree("new");
+        expected.insert("new/deep/c".into(), b"third and more".to_vec());
+        expected.insert("new/deep/made".into(), b"meanwhile".to_vec());
+        assert_eq!(store(&endpoint), expected);
+    });
+}
+
+/// The daemon is killed while `rule` holds a request back; the next mount finds all of the tree under one of both names.
+fn killed(rule: Rule, struck: &str, requests: u64, expected: &str) {
+    let endpoint = Endpoint::start();
+    plant(&endpoint, "old");
+    let mut mount = Mount::of(&endpoint);
+    names(&mount.path());
+    endpoint.reset();
+    endpoint.spoil(vec![rule]);
+    let renaming = rename_in_thread(&mount, "old", "new");
+    eventually("the request is held back", MINUTE, || endpoint.counters().requests(struck) >= requests);
+    // What else goes on at the same time may end.
+    std::thread::sleep(Duration::from_millis(300));
+    mount.signal(Signal::KILL);
+    mount.ended().expect("it is dead");
+    assert!(renaming.join().unwrap().is_err(), "nobody was told that it is done");
+    drop(mount);
+    endpoint.heal();
+    let again = Mount::of(&endpoint);
+    assert_eq!(names(&again.path()), [expected], "{}", again.log());
+    assert_eq!(store(&endpoint), tree(expected), "{}", again.log());
+    endpoint.keys().iter().for_each(|key| endpoint.assert_dsse(key));
+}
+
+#[test]
+fn a_crash_before_the_first_copy_leaves_the_source() {
+    deadline(MINUTE, || killed(Rule::on("CopyObject", Fault::Stall).times(0), "CopyObject", 1, "old"));
+}
+
+#[test]
+fn a_crash_between_the_copies_undoes_them() {
+    deadline(MINUTE, || killed(Rule::on("CopyObject", Fault::Stall).nth(5).times(0), "CopyObject", 5, "old"));
+}
+
+#[test]
+fn a_crash_before_the_journal_says_that_all_is_copied_undoes_it() {
+    deadline(MINUTE, || killed(Rule::on("PutObject", Fault::Stall).nth(2).times(0), "PutObject", 2, "old"));
+}
+
+#[test]
+fn a_crash_before_the_first_delete_finishes_it() {
+    deadline(MINUTE, || killed(Rule::on("DeleteObject", Fault::Stall).times(0), "DeleteObject", 1, "new"));
+}
+
+#[test]
+fn a_crash_between_the_deletes_finishes_it() {
+    deadline(MINUTE, || killed(Rule::on("DeleteObject", Fault::Stall).nth(4).times(0), "DeleteObject", 4, "new"));
+}
+
+#[test]
+fn a_crash_before_the_journal_is_gone_finishes_it() {
+    let rule = Rule::on("DeleteObject", Fault::Stall).key_contains(JOURNAL).times(0);
+    deadline(MINUTE, || killed(rule, "DeleteObject", TREE.len() as u64 + 1, "new"));
+}
+
+#[test]
+fn a_crash_between_the_copies_leaves_an_empty_target_as_it_was() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mut mount = Mount::of(&endpoint);
+        fs::create_dir(mount.join("new")).unwrap();
+        fs::set_permissions(mount.join("new"), fs::Permissions::from_mode(0o701)).unwrap();
+        endpoint.reset();
+        endpoint.spoil(vec![Rule::on("CopyObject", Fault::Stall).nth(5).times(0)]);
+        let renaming = rename_in_thread(&mount, "old", "new");
+        eventually("a copy is held back", MINUTE, || endpoint.counters().requests("CopyObject") >= 5);
+        std::thread::sleep(Duration::from_millis(300));
+        mount.signal(Signal::KILL);
+        mount.ended().expect("it is dead");
+        assert!(renaming.join().unwrap().is_err());
+        drop(mount);
+        endpoint.heal();
+        let again = Mount::of(&endpoint);
+        let mut expected = tree("old");
+        expected.insert("new/".into(), vec![]);
+        assert_eq!(store(&endpoint), expected, "{}", again.log());
+        assert_eq!(fs::metadata(again.join("new")).unwrap().mode() & 0o7777, 0o701);
+    });
+}
+
+#[test]
+fn a_rename_of_a_living_mount_is_left_to_it() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(6_000)).key_contains("er/d")]);
+        let renaming = rename_in_thread(&mount, "old", "new");
+        eventually("the copies are under way", MINUTE, || endpoint.counters().requests("CopyObject") > 6);
+        let (second, counted) = endpoint.counted(|| Mount::of(&endpoint));
+        assert_eq!((counted.requests("PutObject"), counted.requests("DeleteObject")), (0, 0));
+        eventually("the log says so", MINUTE, || second.log().contains("another mount is renaming this directory"));
+        assert!(!renaming.is_finished(), "the second mount was made in the middle of it");
+        renaming.join().unwrap().unwrap();
+        assert_eq!(store(&endpoint), tree("new"));
+        std::thread::sleep(STALE);
+        assert_eq!(names(&second.path()), ["new"]);
+    });
+}
+
+#[test]
+fn a_key_that_is_lost_in_the_middle_undoes_it() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![Rule::on("CopyObject", denied()).nth(5).times(0)]);
+        assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EKEYREVOKED);
+        assert_eq!(store(&endpoint), tree("old"));
+        assert_eq!(fs::read(mount.join("old/deep/c")).unwrap(), b"third");
+        endpoint.heal();
+        std::thread::sleep(STALE);
+        fs::rename(mount.join("old"), mount.join("new")).unwrap();
+        assert_eq!(store(&endpoint), tree("new"));
+    });
+}
+
+#[test]
+fn a_copy_that_is_not_dsse_undoes_it() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        let wrong =
+            Fault::Sse { algorithm: Some("aws:kms".into()), key: Some(endpoint.key_arn().into()), bucket_key: None };
+        endpoint.spoil(vec![Rule::on("CopyObject", wrong).key_contains("er/e").times(0)]);
+        assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EKEYREJECTED);
+        assert_eq!(store(&endpoint), tree("old"));
+    });
+}
+
+#[test]
+fn answers_that_are_lost_are_found_out() {
+    for (operation, text) in
+        [("CopyObject", "deep/c"), ("DeleteObject", "old/b"), ("PutObject", JOURNAL), ("DeleteObject", JOURNAL)]
+    {
+        deadline(MINUTE, move || {
+            let endpoint = Endpoint::start();
+            plant(&endpoint, "old");
+            let mount = Mount::of(&endpoint);
+            endpoint.spoil(vec![Rule::on(operation, Fault::LoseAnswer).key_contains(text).times(1)]);
+            fs::rename(mount.join("old"), mount.join("new")).unwrap_or_else(|error| panic!("{operation}: {error}"));
+            assert_eq!(store(&endpoint), tree("new"), "{operation}");
+        });
+    }
+}
+
+#[test]
+fn deletes_that_fail_are_told_and_made_good_by_the_next_mount() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mut mount = Mount::of(&endpoint);
+        let refused = Fault::Failure { status: 403, code: "AccessDenied".into(), message: "no".into() };
+        endpoint.spoil(vec![Rule::on("DeleteObject", refused).key_contains("old/deep").times(0)]);
+        assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EACCES);
+        assert!(endpoint.head("old/deep/c").is_some());
+        assert_eq!(endpoint.content("new/deep/c"), b"third", "it has its new name all the same");
+        endpoint.heal();
+        mount.signal(Signal::TERM);
+        mount.ended().expect("it ends");
+        drop(mount);
+        let again = Mount::of(&endpoint);
+        assert_eq!(store(&endpoint), tree("new"), "{}", again.log());
+    });
+}
+
+#[test]
+fn a_journal_that_cannot_be_deleted_is_no_failure_of_the_rename() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        let refused = Fault::Failure { status: 403, code: "AccessDenied".into(), message: "no".into() };
+        endpoint.spoil(vec![Rule::on("DeleteObject", refused).key_contains(JOURNAL).times(0)]);
+        fs::rename(mount.join("old"), mount.join("new")).unwrap();
+        endpoint.heal();
+        drop(mount);
+        let again = Mount::of(&endpoint);
+        assert_eq!(store(&endpoint), tree("new"), "{}", again.log());
+    });
+}
+
+#[test]
+fn what_another_host_replaces_at_the_last_moment_stays_and_is_told() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![Rule::on("DeleteObject", Fault::DelayMs(2_000)).key_contains("old/a")]);
+        let renaming = rename_in_thread(&mount, "old", "new");
+        eventually("the deletes are under way", MINUTE, || endpoint.counters().requests("DeleteObject") > 3);
+        endpoint.put("old/a", b"of another host");
+        assert_eq!(errno(renaming.join().unwrap()), libc::EBUSY);
+        let mut expected = tree("new");
+        expected.insert("old/a".into(), b"of another host".to_vec());
+        assert_eq!(store(&endpoint), expected);
+        std::thread::sleep(STALE);
+        assert_eq!(names(&mount.path()), ["new", "old"]);
+    });
+}
+
+#[test]
+fn what_another_host_changes_meanwhile_is_not_lost() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![
+            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("old/z").times(0),
+            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("new/z").times(0),
+        ]);
+        let renaming = rename_in_thread(&mount, "old", "new");
+        eventually("the copies stand", MINUTE, || {
+            endpoint.keys().iter().filter(|key| key.starts_with("new/")).count() == TREE.len() - 1
+        });
+        endpoint.put("old/added", b"by another host");
+        endpoint.put("old/a", b"first, changed");
+        endpoint.delete("old/b");
+        renaming.join().unwrap().unwrap();
+        let mut expected = tree("new");
+        expected.insert("new/added".into(), b"by another host".to_vec());
+        expected.insert("new/a".into(), b"first, changed".to_vec());
+        expected.remove("new/b");
+        assert_eq!(store(&endpoint), expected);
+    });
+}
+
+#[test]
+fn the_target_may_be_an_empty_directory_and_nothing_else() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        for directory in ["d", "empty", "full", "d/sub"] {
+            fs::create_dir(mount.join(directory)).unwrap();
+        }
+        commit(&mount.join("d/file"), b"content").unwrap();
+        commit(&mount.join("full/file"), b"other").unwrap();
+        commit(&mount.join("file"), b"file").unwrap();
+        let rename = |from: &str, to: &str| errno(fs::rename(mount.join(from), mount.join(to)));
+        assert_eq!(rename("d", "full"), libc::ENOTEMPTY);
+        assert_eq!(rename("d", "file"), libc::ENOTDIR);
+        assert_eq!(rename("file", "d"), libc::EISDIR);
+        assert_eq!(rename("d", "d/sub/x"), libc::EINVAL);
+        assert_eq!(rename("d/sub", "d"), libc::ENOTEMPTY);
+        assert_eq!(rename("none", "x"), libc::ENOENT);
+        assert_eq!(rename_without_replacing(&mount.join("d"), &mount.join("empty")), libc::EEXIST);
+        let exchange = renameat_with(CWD, mount.join("d"), CWD, mount.join("empty"), RenameFlags::EXCHANGE);
+        assert_eq!(exchange.err().map(|error| error.raw_os_error()), Some(libc::EINVAL));
+        assert_eq!(errno(fs::remove_dir(mount.join("d"))), libc::ENOTEMPTY);
+        assert_eq!(rename("d", "d"), 0);
+        fs::set_permissions(mount.join("d"), fs::Permissions::from_mode(0o710)).unwrap();
+        assert_eq!(rename("d", "empty"), 0);
+        assert_eq!(fs::metadata(mount.join("empty")).unwrap().mode() & 0o777, 0o710);
+        assert_eq!(rename_without_replacing(&mount.join("empty"), &mount.join("free")), 0);
+        assert_eq!(endpoint.keys(), ["file", "free/", "free/file", "free/sub/", "full/", "full/file"]);
+    });
+}
+
+#[test]
+fn a_directory_that_another_host_filled_is_not_replaced() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        fs::create_dir(mount.join("new")).unwrap();
+        names(&mount.join("new"));
+        endpoint.put("new/theirs", b"theirs");
+        assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::ENOTEMPTY);
+        let mut expected = tree("old");
+        expected.insert("new/".into(), vec![]);
+        expected.insert("new/theirs".into(), b"theirs".to_vec());
+        assert_eq!(store(&endpoint), expected);
+    });
+}
+
+#[test]
+fn a_name_that_another_host_makes_in_the_target_undoes_it() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(2_000)).key_contains("new/z").times(1)]);
+        let renaming = rename_in_thread(&mount, "old", "new");
+        eventually("the copies are under way", MINUTE, || {
+            endpoint.counters().requests("CopyObject") == TREE.len() as u64
+        });
+        endpoint.put("new/z", b"theirs");
+        assert_eq!(errno(renaming.join().unwrap()), libc::ENOTEMPTY);
+        let mut expected = tree("old");
+        expected.insert("new/z".into(), b"theirs".to_vec());
+        assert_eq!(store(&endpoint), expected);
+    });
+}
+
+#[test]
+fn a_path_that_would_become_too_long_is_refused_before_anything_is_copied() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("d/", b"");
+        endpoint.put(
+            &format!("d/{}/{}/{}/{}", "a".repeat(250), "b".repeat(250), "c".repeat(250), "e".repeat(200)),
+            b"deep",
+        );
+        let mount = Mount::of(&endpoint);
+        let (error, counted) = endpoint.counted(|| errno(fs::rename(mount.join("d"), mount.join(&"n".repeat(80)))));
+        assert_eq!(error, libc::ENAMETOOLONG);
+        assert_eq!((counted.requests("CopyObject"), counted.requests("PutObject")), (0, 0));
+        let mut local = mount.join(&format!("d/{}/{}/{}", "a".repeat(250), "b".repeat(250), "c".repeat(250)));
+        local.push("f".repeat(250));
+        endpoint.delete(&endpoint.keys()[1]);
+        endpoint.put(&format!("d/{}/{}/{}/short", "a".repeat(250), "b".repeat(250), "c".repeat(250)), b"short");
+        std::thread::sleep(STALE);
+        let file = File::create(&local).unwrap();
+        assert_eq!(
+            errno(fs::rename(mount.join("d"), mount.join(&"n".repeat(80)))),
+            libc::ENAMETOOLONG,
+            "of a file that is not stored yet"
+        );
+        drop(file);
+    });
+}
+
+#[test]
+fn the_journals_name_is_hidden_and_kept() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put(".dssefs/rename/strange", b"{}");
+        endpoint.put("d/.dssefs/x", b"somebody's own");
+        let mount = Mount::of(&endpoint);
+        eventually("the log says so", MINUTE, || mount.log().contains("cannot be acted on"));
+        assert_eq!(names(&mount.path()), ["d"]);
+        assert_eq!(errno(fs::metadata(mount.join(".dssefs"))), libc::ENOENT);
+        assert_eq!(errno(fs::create_dir(mount.join(".dssefs"))), libc::EPERM);
+        assert_eq!(errno(File::create(mount.join(".dssefs"))), libc::EPERM);
+        assert_eq!(errno(fs::rename(mount.join("d"), mount.join(".dssefs"))), libc::EPERM);
+        assert_eq!(names(&mount.join("d")), [".dssefs"], "elsewhere it is a name as any other");
+        assert_eq!(fs::read(mount.join("d/.dssefs/x")).unwrap(), b"somebody's own");
+        assert!(endpoint.head(".dssefs/rename/strange").is_some(), "what is not understood is left as it is");
+    });
+}
+
+/// The journal of a process of this system that does not run any more, which says that `old/a` was copied.
+fn left_journal(endpoint: &Endpoint) -> Vec<u8> {
+    let etag = |key: &str| endpoint.head(key).unwrap().e_tag().unwrap().to_owned();
+    let system = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let numbering = fs::read_link("/proc/self/ns/pid").unwrap();
+    let journal = serde_json::json!({
+        "version": 1, "phase": "deleting", "from": "old/", "to": "new/", "replaces": false,
+        "owner": {
+            "host": "this", "boot": system.trim(), "numbering": numbering.to_str(), "process": u32::MAX, "started": 1
+        },
+        "objects": { "a": { "source": etag("old/a"), "copy": etag("new/a") } },
+    });
+    serde_json::to_vec(&journal).unwrap()
+}
+
+#[test]
+fn a_journal_is_acted_on_only_when_it_is_stored_as_the_mount_stores() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("old/a", b"content");
+        endpoint.put("new/a", b"content");
+        let journal = left_journal(&endpoint);
+        endpoint.put_as(".dssefs/rename/left", &journal, Some(ServerSideEncryption::Aes256), None);
+        let mount = Mount::of(&endpoint);
+        eventually("the log says so", MINUTE, || mount.log().contains("cannot be acted on"));
+        assert_eq!(endpoint.keys(), [".dssefs/rename/left", "new/a", "old/a"]);
+        drop(mount);
+        endpoint.put(".dssefs/rename/left", &journal);
+        let mount = Mount::of(&endpoint);
+        assert_eq!(endpoint.keys(), ["new/a"], "{}", mount.log());
+    });
+}
+
+#[test]
+fn times_of_the_directory_stay_and_those_of_its_parents_change() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        for directory in ["from", "to", "from/d"] {
+            fs::create_dir(mount.join(directory)).unwrap();
+        }
+        let time = |name: &str| fs::metadata(mount.join(name)).unwrap().modified().unwrap();
+        let (moved, parents) = (time("from/d"), [time("from"), time("to")]);
+        std::thread::sleep(Duration::from_millis(50));
+        fs::rename(mount.join("from/d"), mount.join("to/d")).unwrap();
+        assert_eq!(time("to/d"), moved);
+        assert!(time("from") > parents[0] && time("to") > parents[1]);
+        assert_eq!(endpoint.keys(), ["from/", "to/", "to/d/"]);
+    });
+}
+
+#[test]
+fn a_prefix_keeps_its_journal_to_itself() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "team/one/old");
+        let key = ["--kms-key-id", endpoint.key_arn()];
+        let mount = Mount::source(&endpoint, &format!("{BUCKET}/team/one"), &key);
+        endpoint.spoil(vec![
+            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("old/z").times(1),
+            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("new/z").times(1),
+        ]);
+        let renaming = rename_in_thread(&mount, "old", "new");
+        eventually("the journal is there", MINUTE, || {
+            endpoint.keys().iter().any(|key| key.starts_with("team/one/.dssefs/rename/"))
+        });
+        let journal = endpoint.keys().into_iter().find(|key| key.contains("/.dssefs/")).unwrap();
+        endpoint.assert_dsse(&journal);
+        let whole = Mount::of(&endpoint);
+        assert_eq!(errno(fs::rename(whole.join("team"), whole.join("other"))), libc::EBUSY, "a move within a move");
+        renaming.join().unwrap().unwrap();
+        assert_eq!(store(&endpoint), tree("team/one/new"));
+    });
+}
+
+#[test]
+fn a_file_renamed_without_replacing_is_exclusive_across_mounts() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let (one, two) = (Mount::of(&endpoint), Mount::of(&endpoint));
+        commit(&one.join("a"), b"of one").unwrap();
+        commit(&two.join("b"), b"of two").unwrap();
+        names(&one.path());
+        names(&two.path());
+        assert_eq!(rename_without_replacing(&two.join("b"), &two.join("lock")), 0);
+        assert_eq!(rename_without_replacing(&one.join("a"), &one.join("lock")), libc::EEXIST);
+        assert_eq!(endpoint.content("lock"), b"of two");
+        assert_eq!(endpoint.content("a"), b"of one");
+    });
+}
+
+#[test]
+fn a_file_renamed_over_an_open_one_leaves_it_to_its_handles() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        commit(&mount.join("target"), b"the old one").unwrap();
+        commit(&mount.join("source"), b"the new one").unwrap();
+        let mut open = OpenOptions::new().read(true).write(true).open(mount.join("target")).unwrap();
+        open.write_all(b"THE").unwrap();
+        fs::rename(mount.join("source"), mount.join("target")).unwrap();
+        let mut content = String::new();
+        open.rewind().unwrap();
+        open.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "THE old one");
+        drop(open);
+        assert_eq!(fs::read(mount.join("target")).unwrap(), b"the new one");
+        assert_eq!(endpoint.content("target"), b"the new one");
+        assert_eq!(endpoint.keys(), ["target"]);
+    });
+}
+
+#[test]
+fn an_open_file_with_changes_can_be_unlinked_in_a_moved_directory() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        let mut open = OpenOptions::new().append(true).read(true).open(mount.join("old/a")).unwrap();
+        open.write_all(b" and more").unwrap();
+        fs::rename(mount.join("old"), mount.join("new")).unwrap();
+        open.write_all(b" yet").unwrap();
+        fs::remove_file(mount.join("new/a")).unwrap();
+        let mut content = String::new();
+        open.rewind().unwrap();
+        open.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "first and more yet");
+        drop(open);
+        let mut expected = tree("new");
+        expected.remove("new/a");
+        assert_eq!(store(&endpoint), expected);
+    });
+}
