@@ -1,5 +1,7 @@
 //! From options to a file system, one storey after the other.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use crate::config::{self, Config, KeyChoice};
@@ -7,7 +9,7 @@ use crate::namespace::{AttributeSource, Defaults, Namespace};
 use crate::object::Key;
 use crate::policy::{KeyArn, Policy};
 use crate::read::ReadBudget;
-use crate::s3::{self, BucketFacts, Gateway};
+use crate::s3::{self, BucketFacts, Conditions, Gateway};
 use crate::spill::{Limits, Pool};
 use crate::vfs::{self, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
@@ -19,7 +21,7 @@ use super::StartError;
 const NODES_MAX: usize = 200_000;
 /// HEADs under way ahead of a program that goes through a directory.
 const HEADS_IN_FLIGHT_MAX: usize = 64;
-/// The name of the object that the proof of permission begins to upload and never makes.
+/// How the name begins of the object that the proof of permission begins to upload and never makes. The rest of it is random.
 const PROBE_NAME: &str = ".dssefs-probe";
 
 /// What the daemon serves.
@@ -46,8 +48,8 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
     Ok(Built { vfs, key: key.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string) })
 }
 
-/// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it. The upload
-/// that proves it is judged and aborted at once, so nothing is left behind.
+/// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it, and that no
+/// write can replace what another host stored meanwhile. The upload that proves it is judged and aborted, so nothing is left.
 async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError> {
     let bucket = &config.bucket;
     let missing = |error| StartError::store(&format!("the bucket {bucket} cannot be used"), &error);
@@ -55,12 +57,28 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
     if config.read_only {
         return Ok(());
     }
-    let key = Key::new(format!("{}{PROBE_NAME}", config.prefix.as_str()))
+    let key = Key::new(format!("{}{PROBE_NAME}-{:016x}", config.prefix.as_str(), unpredictable()))
         .map_err(|error| StartError::Bucket(format!("the prefix is too long: {error}")))?;
     let unproved = |error| {
         StartError::store(&format!("s3://{bucket} cannot be written with DSSE-KMS under these settings"), &error)
     };
-    gateway.probe(&key).await.map_err(unproved)
+    if config.last_writer_wins {
+        return gateway.probe(&key).await.map_err(unproved);
+    }
+    match gateway.probe_conditions(&key).await.map_err(unproved)? {
+        Conditions::Kept => Ok(()),
+        Conditions::Broken(how) => Err(StartError::conditions(config, &how)),
+        Conditions::Unknown(error) => {
+            let remedy = error.remedy();
+            tracing::warn!(%error, remedy, "these credentials may not find out whether the store keeps the conditions of writes, as S3 does");
+            Ok(())
+        }
+    }
+}
+
+/// A number that no other mount draws. The standard library seeds its hashers from the system's generator.
+fn unpredictable() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn file_system(config: &Config, gateway: Arc<Gateway>, bucket: BucketFacts) -> Result<Arc<Vfs>, StartError> {

@@ -21,7 +21,7 @@ mod request;
 pub use crate::metrics::Operation;
 pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as};
 pub use error::{Error, Failure, Kind};
-pub use gateway::{Download, Gateway, Unfinished, Upload, Verified};
+pub use gateway::{Conditions, Download, Gateway, Unfinished, Upload, Verified};
 pub use payload::Payload;
 pub use request::{
     BucketFacts, CONTENT_HEADERS, Condition, Head, ListPage, ListRequest, Listed, NewObject, Part, Source, Stored,

@@ -16,6 +16,7 @@ mod gateway;
 mod names;
 mod namespace;
 mod read;
+mod regression;
 mod serve;
 mod spill;
 mod wire_headers;

@@ -89,7 +89,7 @@ impl Gateway {
 
     /// Deletes exactly this version: by its id, or, without one, only as long as it is the object. A store that does not know
     /// conditional deletes is asked first what the object is.
-    async fn expunge(&self, key: &Key, version: &Version) -> Result<(), Error> {
+    pub(super) async fn expunge(&self, key: &Key, version: &Version) -> Result<(), Error> {
         if let Some(id) = &version.id {
             return self.store.delete(key, Some(id), None).await;
         }
