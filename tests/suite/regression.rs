@@ -6,10 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{
-    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass,
-    VersioningConfiguration,
-};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass};
 
 use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, noise};
 
@@ -144,20 +141,12 @@ fn tags(endpoint: &Endpoint, key: &str) -> String {
     })
 }
 
-fn keep_versions(endpoint: &Endpoint) {
-    endpoint.with(|s3| async move {
-        let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
-        let put = s3.put_bucket_versioning().bucket(BUCKET).versioning_configuration(enabled);
-        put.send().await.expect("a bucket with versions");
-    });
-}
-
 /// Every row, each on an object of its own; the failure names all rows that broke something.
 fn nothing_is_lost(size: usize, versioned: bool) {
     deadline(MINUTE * 5, move || {
         let endpoint = Endpoint::start();
         if versioned {
-            keep_versions(&endpoint);
+            endpoint.keep_versions();
         }
         let content = noise(size as u64, size);
         put(&endpoint, "original", &content);

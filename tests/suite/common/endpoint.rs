@@ -7,7 +7,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ServerSideEncryption;
+use aws_sdk_s3::types::{BucketVersioningStatus, ServerSideEncryption, VersioningConfiguration};
 use aws_smithy_http_client::Builder;
 use dssefs::emulator::faults::{Fault, Plan, Rule};
 use dssefs::emulator::kms::{Kms, NewKey};
@@ -156,6 +156,23 @@ impl Endpoint {
                 keys.extend(page.contents().iter().filter_map(|object| object.key()).map(str::to_owned));
             }
             keys
+        })
+    }
+
+    /// Switches versioning of the bucket on.
+    pub(crate) fn keep_versions(&self) {
+        self.with(|s3| async move {
+            let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+            let put = s3.put_bucket_versioning().bucket(BUCKET).versioning_configuration(enabled);
+            put.send().await.expect("a bucket with versions");
+        });
+    }
+
+    /// Versions of all objects, markers of deletions among them.
+    pub(crate) fn versions(&self) -> usize {
+        self.with(|s3| async move {
+            let listed = s3.list_object_versions().bucket(BUCKET).send().await.expect("a listing of versions");
+            listed.versions().len() + listed.delete_markers().len()
         })
     }
 
