@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test, a panic is the report")]
 
+mod access;
 mod cli;
 mod common;
 mod counts;
@@ -14,6 +15,7 @@ mod faults;
 mod files;
 mod gateway;
 mod hosts;
+mod listing;
 mod names;
 mod namespace;
 mod read;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
@@ -54,11 +55,31 @@ impl Mount {
         Mount::source(endpoint, BUCKET, &[key.as_slice(), options].concat())
     }
 
+    /// The same by another user, who then owns the mount point; only root can become another.
+    pub(crate) fn by(endpoint: &Endpoint, user: u32) -> Mount {
+        let dir = Mount::place();
+        for path in [dir.path().to_owned(), dir.path().join("mnt")] {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may do so");
+        }
+        let mut command = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
+        command.args(["--kms-key-id", endpoint.key_arn()]).uid(user).gid(user);
+        Mount::start(dir, command, &[])
+    }
+
     /// Mounts any source with exactly these options.
     pub(crate) fn source(endpoint: &Endpoint, source: &str, options: &[&str]) -> Mount {
+        let dir = Mount::place();
+        let command = Mount::command(endpoint, source, &dir.path().join("mnt"));
+        Mount::start(dir, command, options)
+    }
+
+    fn place() -> TempDir {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("mnt")).expect("a mount point");
-        let mut command = Mount::command(endpoint, source, &dir.path().join("mnt"));
+        dir
+    }
+
+    fn start(dir: TempDir, mut command: Command, options: &[&str]) -> Mount {
         command.arg("--foreground").args(options);
         if !options.contains(&"--spill-dir") {
             command.arg("--spill-dir").arg(dir.path().join("spill"));
