@@ -36,6 +36,7 @@ fn a_hundred_thousand_entries_are_a_hundred_lists_and_a_bounded_memory() {
         let endpoint = Endpoint::with_objects((0..ENTRIES).map(|number| format!("many/{number:06}")));
         let mount = Mount::with(&endpoint, &PATIENT);
         assert_eq!(names(&mount.path()), ["many"]);
+        fs::metadata(mount.join("many")).unwrap();
         let (found, counters) = endpoint.counted(|| names(&mount.join("many")));
         assert!(found.iter().enumerate().all(|(number, name)| *name == format!("{number:06}")));
         assert_eq!((found.len(), requests(&counters)), (ENTRIES, vec![("ListObjectsV2", 100)]));

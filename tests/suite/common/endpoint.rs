@@ -43,7 +43,7 @@ impl Endpoint {
         if let Some(server) = endpoint.server.take() {
             endpoint.runtime.block_on(server.stop());
         }
-        let records = endpoint.dir.path().join("s3").join(BUCKET).join("keys");
+        let records = endpoint.dir.path().join("s3/buckets").join(BUCKET).join("keys");
         let pattern =
             std::fs::read_dir(&records).expect("records").next().expect("one record").expect("its name").path();
         let record = std::fs::read_to_string(&pattern).expect("a record");

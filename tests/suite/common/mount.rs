@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
@@ -55,15 +54,27 @@ impl Mount {
         Mount::source(endpoint, BUCKET, &[key.as_slice(), options].concat())
     }
 
-    /// The same by another user, who then owns the mount point; only root can become another.
+    /// The same by another user, who then owns the mount point; only root can become another. In a mount namespace of its own, where
+    /// everybody may use the device, as udev has it, whatever it is on this machine: see [`Mount::pid`] to enter it.
     pub(crate) fn by(endpoint: &Endpoint, user: u32) -> Mount {
+        const ENTER: &str =
+            "mknod -m 666 \"$1/fuse\" c 10 229; mount --bind \"$1/fuse\" /dev/fuse; shift; exec setpriv \"$@\"";
         let dir = Mount::place();
         for path in [dir.path().to_owned(), dir.path().join("mnt")] {
             std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may do so");
         }
-        let mut command = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
-        command.args(["--kms-key-id", endpoint.key_arn()]).uid(user).gid(user);
-        Mount::start(dir, command, &[])
+        let program = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-euc", ENTER, "sh"]).arg(dir.path());
+        command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
+        command.arg(program.get_program()).args(program.get_args()).stdin(Stdio::null());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Mount::start(dir, command, &["--kms-key-id", endpoint.key_arn()])
     }
 
     /// Mounts any source with exactly these options.
