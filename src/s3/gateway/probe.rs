@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 use super::{Gateway, Unfinished, Upload};
 use crate::object::{ETag, Key};
@@ -41,7 +42,8 @@ impl Gateway {
     /// As S3 answers, and [`Kind::Mismatch`].
     pub async fn probe_conditions(self: &Arc<Self>, key: &Key) -> Result<Conditions, Error> {
         let upload = self.start_upload(&NewObject::at(key.clone())).await?;
-        let (completed, put) = tokio::join!(self.complete_in_vain(upload), self.put_in_vain(key));
+        // Boxed, because both together would make a large future of everything that waits for this one.
+        let (completed, put) = tokio::join!(self.complete_in_vain(upload).boxed(), self.put_in_vain(key).boxed());
         let found = (completed?, put?);
         Ok(match found {
             (broken @ Conditions::Broken(_), _) | (_, broken @ Conditions::Broken(_)) => broken,
