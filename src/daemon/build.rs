@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{self, Commit, Config, KeyChoice};
+use crate::crypto;
 use crate::journal::Journal;
 use crate::kms::Kms;
 use crate::namespace;
@@ -11,7 +12,7 @@ use crate::namespace::{AttributeSource, Defaults, Namespace};
 use crate::object::Key;
 use crate::policy::{KeyArn, Policy};
 use crate::read::ReadBudget;
-use crate::s3::{self, BucketFacts, Gateway};
+use crate::s3::{self, BucketFacts, Conditions, Gateway};
 use crate::spill::{Limits, Pool};
 use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
@@ -24,7 +25,7 @@ const NODES_MAX: usize = 200_000;
 const HEADS_IN_FLIGHT_MAX: usize = 64;
 /// Three signs of life of a mount that renames a directory are missed before another takes it over.
 const RENAME_LEASE: Duration = Duration::from_secs(60);
-/// The name of the object that the proof of permission begins to upload and never makes.
+/// How the name begins of the object that the proof of permission begins to upload and never makes. The rest of it is random.
 const PROBE_NAME: &str = ".dssefs-probe";
 
 /// What the daemon serves.
@@ -66,8 +67,8 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
     })
 }
 
-/// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it. The upload
-/// that proves it is judged and aborted at once, so nothing is left behind.
+/// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it, and that no
+/// write can replace what another host stored meanwhile. The upload that proves it is judged and aborted, so nothing is left.
 async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError> {
     let bucket = &config.bucket;
     let missing = |error| StartError::store(&format!("the bucket {bucket} cannot be used"), &error);
@@ -75,12 +76,24 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
     if config.read_only {
         return Ok(());
     }
-    let key = Key::new(format!("{}{PROBE_NAME}", config.prefix.as_str()))
+    let random = crypto::unique_name().map_err(|error| StartError::Internal(error.to_string()))?;
+    let key = Key::new(format!("{}{PROBE_NAME}-{random}", config.prefix.as_str()))
         .map_err(|error| StartError::Bucket(format!("the prefix is too long: {error}")))?;
     let unproved = |error| {
         StartError::store(&format!("s3://{bucket} cannot be written with DSSE-KMS under these settings"), &error)
     };
-    gateway.probe(&key).await.map_err(unproved)
+    if config.last_writer_wins {
+        return gateway.probe(&key).await.map_err(unproved);
+    }
+    match gateway.probe_conditions(&key).await.map_err(unproved)? {
+        Conditions::Kept => Ok(()),
+        Conditions::Broken(how) => Err(StartError::conditions(config, &how)),
+        Conditions::Unknown(error) => {
+            let remedy = error.remedy();
+            tracing::warn!(%error, remedy, "these credentials may not find out whether the store keeps the conditions of writes, as S3 does");
+            Ok(())
+        }
+    }
 }
 
 /// Ends the uploads that a crashed mount left, and notes those of this one for the next.
@@ -130,7 +143,7 @@ fn file_system(
             bucket,
             context: config.context.clone(),
             settings: summary(config),
-            layers: crate::crypto::LAYERS.to_owned(),
+            layers: crypto::LAYERS.to_owned(),
         },
     };
     let background = config.commit == Commit::Background;

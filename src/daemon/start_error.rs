@@ -19,7 +19,7 @@ pub enum StartError {
     Key(String),
     /// The store does not answer, or there are no credentials for it.
     Unreachable(String),
-    /// The store does not do DSSE-KMS.
+    /// The store does not do DSSE-KMS, or does not keep the conditions of writes.
     Mismatch(String),
     /// The kernel's side.
     Fuse(String),
@@ -57,6 +57,15 @@ impl StartError {
             | Kind::Local
             | Kind::Protocol => StartError::Internal(text),
         }
+    }
+
+    /// The store would let one host silently undo what another stored.
+    pub(super) fn conditions(config: &Config, how: &str) -> StartError {
+        StartError::Mismatch(format!(
+            "the store of {} does not keep the conditions of writes ({how}), so two hosts that change one file would not hear of each \
+             other; use a store that does, or mount with --last-writer-wins and let one host alone write",
+            config.source()
+        ))
     }
 
     pub(super) fn fuse(config: &Config, error: &io::Error) -> StartError {

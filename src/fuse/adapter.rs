@@ -387,9 +387,10 @@ impl Filesystem for Adapter {
     fn readdir(&self, _request: &Request, node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
         let vfs = Arc::clone(&self.vfs);
         let node = ino(node);
+        let dots = [(node, "."), (vfs.parent(node), "..")];
         let work = async move { vfs.entries(fh(handle), offset == 0).await };
         self.spawn("readdir", work, move |entries| match entries {
-            Ok(entries) => fill(reply, node, &entries, offset),
+            Ok(entries) => fill(reply, dots, &entries, offset),
             Err(errno) => reply.error(errno),
         });
     }
@@ -532,8 +533,8 @@ fn sized(reply: ReplyXattr, value: &[u8], size: u32) {
 }
 
 /// As many entries from `offset` on as fit. An entry's offset is its place; the next one is what the kernel asks for then.
-fn fill(mut reply: ReplyDirectory, node: Ino, entries: &[DirEntry], offset: u64) {
-    let dots = [(node, Kind::Directory, "."), (node, Kind::Directory, "..")];
+fn fill(mut reply: ReplyDirectory, dots: [(Ino, &str); 2], entries: &[DirEntry], offset: u64) {
+    let dots = dots.map(|(ino, name)| (ino, Kind::Directory, name));
     let listed = entries.iter().map(|entry| (entry.ino, entry.kind, entry.name.as_str()));
     let from = usize::try_from(offset).unwrap_or(usize::MAX);
     for (next, (ino, kind, name)) in (1..).zip(dots.into_iter().chain(listed)).skip(from) {

@@ -75,6 +75,14 @@ impl Namespace {
         }
     }
 
+    /// The version that is known of `ino` turned out not to be in the store any more: the next open asks, however young the answer
+    /// is that told of it.
+    pub fn doubt(&self, ino: Ino) {
+        if let Ok(entry) = self.table().entry_mut(ino) {
+            entry.seen = None;
+        }
+    }
+
     /// One HEAD for all who wait for it.
     pub(super) async fn fetch(self: &Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
         self.heads.join(ino, || Arc::clone(self).ask_for_facts(ino).boxed()).await

@@ -157,6 +157,13 @@ impl Namespace {
         self.table().key(ino).ok()
     }
 
+    /// The directory that `ino` stands in; itself for the root and for what is unlinked.
+    #[must_use]
+    pub fn parent(&self, ino: Ino) -> Ino {
+        let table = self.table();
+        table.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map_or(ino, |(parent, _)| *parent)
+    }
+
     /// How many keys cannot be names (`//`, `.`, `..`, NUL, a component over 255 bytes), in the directories listed so far.
     #[must_use]
     pub fn hidden(&self) -> u64 {

@@ -401,13 +401,15 @@ impl Vfs {
                 Err(error) if is_gone(&error) => {}
                 outcome => return outcome,
             }
-            let (key, version) = self.namespace.successor(file.ino, &source.version).await.ok_or(Error::Stale)?;
+            let Some((key, version)) = self.namespace.successor(file.ino, &source.version).await else { break };
             let moved = Source { key, version, size: source.size };
             if moved == source {
-                return Err(Error::Stale);
+                break;
             }
             source = moved;
         }
+        // Who is told to open the file again must not be shown the same version again.
+        self.namespace.doubt(file.ino);
         Err(Error::Stale)
     }
 

@@ -206,6 +206,12 @@ impl Vfs {
         Ok(writer.take_in().await?)
     }
 
+    /// The directory that a directory is in; the root is in itself.
+    #[must_use]
+    pub fn parent(&self, ino: Ino) -> Ino {
+        self.namespace.parent(ino)
+    }
+
     /// Opens a directory; it is read when its first entry is asked for.
     #[must_use]
     pub fn open_directory(&self, ino: Ino) -> Fh {

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test, a panic is the report")]
 
+mod access;
 mod cli;
 mod common;
 mod counts;
@@ -13,11 +14,14 @@ mod errno;
 mod faults;
 mod files;
 mod gateway;
+mod hosts;
 mod keep;
+mod listing;
 mod names;
 mod namespace;
 mod privileges;
 mod read;
+mod regression;
 mod rename;
 mod serve;
 mod specials;

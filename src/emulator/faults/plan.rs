@@ -73,6 +73,8 @@ pub enum Fault {
     LoseAnswer,
     /// The KMS calls that S3 makes for this request fail with 503 `SlowDown`, in the words of KMS throttling.
     ThrottleKms,
+    /// The write is carried out whatever its `If-Match` and `If-None-Match` ask for, as stores do that do not know them.
+    IgnoreConditions,
     /// Answered 200 with an `<Error>` body before any work, as copies and completions may be.
     OkWithErrorBody {
         /// The code of the error, such as `InternalError`.
@@ -217,6 +219,7 @@ impl Fault {
             Fault::Sse { .. } => "sse",
             Fault::LoseAnswer => "lose_answer",
             Fault::ThrottleKms => "throttle_kms",
+            Fault::IgnoreConditions => "ignore_conditions",
             Fault::OkWithErrorBody { .. } => "ok_with_error_body",
             Fault::Stall => "stall",
         }
@@ -249,6 +252,9 @@ impl Fault {
                 Some("its answers have no encryption headers")
             }
             Fault::ThrottleKms if !any && !CALLS_KMS.contains(&operation) => Some("S3 calls no KMS for it"),
+            Fault::IgnoreConditions if !any && !TAKES_CONDITIONS.contains(&operation) => {
+                Some("it writes nothing under a condition")
+            }
             Fault::OkWithErrorBody { .. } if !FAILS_LATE.contains(&operation) => {
                 Some("only CopyObject, UploadPartCopy and CompleteMultipartUpload may fail after a status of 200")
             }
@@ -285,6 +291,9 @@ const CALLS_KMS: &[&str] = &[
     "CompleteMultipartUpload",
     "ListParts",
 ];
+
+/// The operations that write only if a condition holds ("Conditional writes", S3 User Guide).
+const TAKES_CONDITIONS: &[&str] = &["PutObject", "CopyObject", "CompleteMultipartUpload"];
 
 /// The operations that may answer 200 with an `<Error>` body (their pages in the S3 API reference).
 const FAILS_LATE: &[&str] = &["CopyObject", "UploadPartCopy", "CompleteMultipartUpload"];
@@ -335,6 +344,7 @@ mod tests {
             Fault::Sse { algorithm: Some(text()), key: None, bucket_key: Some(true) },
             Fault::LoseAnswer,
             Fault::ThrottleKms,
+            Fault::IgnoreConditions,
             Fault::OkWithErrorBody { code: text(), message: text() },
             Fault::Stall,
         ];
@@ -370,6 +380,7 @@ mod tests {
             ("HeadObject", Fault::FlipByte(0)),
             ("PutObject", Fault::CutBodyAfter(1)),
             ("DeleteObject", Fault::ThrottleKms),
+            ("DeleteObject", Fault::IgnoreConditions),
             ("ListObjectsV2", Fault::Sse { algorithm: None, key: None, bucket_key: None }),
             ("PutObject", Fault::OkWithErrorBody { code: "InternalError".into(), message: String::new() }),
             ("kms:Decrypt", Fault::ThrottleKms),

@@ -17,7 +17,7 @@ use super::super::faults::{Fault, Faults};
 use super::super::kms::signature::{self, Credentials};
 use super::super::kms::{Caller, Exception, Kms, api};
 use super::super::operation;
-use super::super::s3::{Access, Endpoint};
+use super::super::s3::{Access, Endpoint, ignoring_conditions};
 use super::admin;
 use super::answer::{self, Ids, Protocol};
 use super::body::{AnswerBody, RequestBody, Spoil};
@@ -116,6 +116,7 @@ impl Front {
         let mut answer = match spoil::before(fault.as_ref(), request.body_mut(), Protocol::S3, peer).await? {
             Some(answer) => answer,
             None if fault == Some(Fault::ThrottleKms) => Kms::throttled(self.call_s3(request)).await,
+            None if fault == Some(Fault::IgnoreConditions) => ignoring_conditions(self.call_s3(request)).await,
             None => self.call_s3(request).await,
         };
         Ids::new().stamp(&mut answer, Protocol::S3);

@@ -49,7 +49,12 @@ pub(super) async fn before(
             std::future::pending().await
         }
         Some(
-            Fault::CutBodyAfter(_) | Fault::FlipByte(_) | Fault::Sse { .. } | Fault::LoseAnswer | Fault::ThrottleKms,
+            Fault::CutBodyAfter(_)
+            | Fault::FlipByte(_)
+            | Fault::Sse { .. }
+            | Fault::LoseAnswer
+            | Fault::ThrottleKms
+            | Fault::IgnoreConditions,
         )
         | None => Ok(None),
     }

@@ -3,6 +3,7 @@
 mod copy;
 mod download;
 mod leftovers;
+mod probe;
 mod twins;
 mod upload;
 mod verified;
@@ -23,6 +24,7 @@ use crate::object::{Bucket, ByteRange, Key, Version};
 use crate::policy::{Facts, Policy};
 
 pub use download::Download;
+pub use probe::Conditions;
 pub use upload::{Unfinished, Upload};
 pub use verified::Verified;
 
@@ -141,15 +143,6 @@ impl Gateway {
     /// As S3 answers.
     pub async fn tags(&self, key: &Key) -> Result<Option<String>, Error> {
         self.store.tags(key, None).await
-    }
-
-    /// Proves that objects like `key` can be written as the policy asks, without writing one: a multipart upload is begun,
-    /// judged and aborted. Needs kms:GenerateDataKey.
-    ///
-    /// # Errors
-    /// As S3 answers, and [`Kind::Mismatch`].
-    pub async fn probe(self: &Arc<Self>, key: &Key) -> Result<(), Error> {
-        self.start_upload(&NewObject::at(key.clone())).await?.abort().await
     }
 
     /// Whether the bucket exists and may be used.

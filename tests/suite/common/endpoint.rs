@@ -7,11 +7,12 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ServerSideEncryption;
+use aws_sdk_s3::types::{BucketVersioningStatus, ServerSideEncryption, VersioningConfiguration};
 use aws_smithy_http_client::Builder;
 use dssefs::emulator::faults::{Fault, Plan, Rule};
 use dssefs::emulator::kms::{Kms, NewKey};
 use dssefs::emulator::{Counters, Options, Server};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -31,7 +32,33 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     pub(crate) fn start() -> Endpoint {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        Endpoint::start_in(tempfile::tempdir().expect("a temporary directory"), None)
+    }
+
+    /// An endpoint that has these objects already, of a few bytes each: far more of them than could be put in the time of a test.
+    pub(crate) fn with_objects(keys: impl IntoIterator<Item = String>) -> Endpoint {
+        const PATTERN: &str = "the key of the pattern";
+        let mut endpoint = Endpoint::start();
+        endpoint.put(PATTERN, b"content");
+        if let Some(server) = endpoint.server.take() {
+            endpoint.runtime.block_on(server.stop());
+        }
+        let records = endpoint.dir.path().join("s3/buckets").join(BUCKET).join("keys");
+        let pattern =
+            std::fs::read_dir(&records).expect("records").next().expect("one record").expect("its name").path();
+        let record = std::fs::read_to_string(&pattern).expect("a record");
+        std::fs::remove_file(pattern).expect("the pattern is no object of the test");
+        for key in keys {
+            let name = Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let record = record.replace(PATTERN, &key);
+            std::fs::write(records.join(format!("{name}.json")), record).expect("a record is written");
+        }
+        // Taken out of an endpoint that has stopped; it is dropped with a directory of no use.
+        let dir = std::mem::replace(&mut endpoint.dir, tempfile::tempdir().expect("a temporary directory"));
+        Endpoint::start_in(dir, Some(endpoint.key_arn.clone()))
+    }
+
+    fn start_in(dir: TempDir, key_arn: Option<String>) -> Endpoint {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let options = Options {
             region: REGION.to_owned(),
@@ -42,7 +69,8 @@ impl Endpoint {
         };
         let server = runtime.block_on(Server::start(options)).expect("the endpoint starts");
         let client = client(&server.url());
-        let key_arn = server.kms().create_key(NewKey::default()).expect("a key is made").arn;
+        let new_key = || server.kms().create_key(NewKey::default()).expect("a key is made").arn;
+        let key_arn = key_arn.unwrap_or_else(new_key);
         Endpoint { runtime, server: Some(server), client, key_arn, dir }
     }
 
@@ -156,6 +184,23 @@ impl Endpoint {
                 keys.extend(page.contents().iter().filter_map(|object| object.key()).map(str::to_owned));
             }
             keys
+        })
+    }
+
+    /// Switches versioning of the bucket on.
+    pub(crate) fn keep_versions(&self) {
+        self.with(|s3| async move {
+            let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+            let put = s3.put_bucket_versioning().bucket(BUCKET).versioning_configuration(enabled);
+            put.send().await.expect("a bucket with versions");
+        });
+    }
+
+    /// Versions of all objects, markers of deletions among them.
+    pub(crate) fn versions(&self) -> usize {
+        self.with(|s3| async move {
+            let listed = s3.list_object_versions().bucket(BUCKET).send().await.expect("a listing of versions");
+            listed.versions().len() + listed.delete_markers().len()
         })
     }
 

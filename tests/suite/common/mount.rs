@@ -54,11 +54,43 @@ impl Mount {
         Mount::source(endpoint, BUCKET, &[key.as_slice(), options].concat())
     }
 
+    /// The same by another user, who then owns the mount point; only root can become another. In a mount namespace of its own, where
+    /// everybody may use the device, as udev has it, whatever it is on this machine: see [`Mount::pid`] to enter it.
+    pub(crate) fn by(endpoint: &Endpoint, user: u32) -> Mount {
+        const ENTER: &str =
+            "mknod -m 666 \"$1/fuse\" c 10 229; mount --bind \"$1/fuse\" /dev/fuse; shift; exec setpriv \"$@\"";
+        let dir = Mount::place();
+        for path in [dir.path().to_owned(), dir.path().join("mnt")] {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may do so");
+        }
+        let program = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-euc", ENTER, "sh"]).arg(dir.path());
+        command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
+        command.arg(program.get_program()).args(program.get_args()).stdin(Stdio::null());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Mount::start(dir, command, &["--kms-key-id", endpoint.key_arn()])
+    }
+
     /// Mounts any source with exactly these options.
     pub(crate) fn source(endpoint: &Endpoint, source: &str, options: &[&str]) -> Mount {
+        let dir = Mount::place();
+        let command = Mount::command(endpoint, source, &dir.path().join("mnt"));
+        Mount::start(dir, command, options)
+    }
+
+    fn place() -> TempDir {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("mnt")).expect("a mount point");
-        let mut command = Mount::command(endpoint, source, &dir.path().join("mnt"));
+        dir
+    }
+
+    fn start(dir: TempDir, mut command: Command, options: &[&str]) -> Mount {
         command.arg("--foreground").args(options);
         if !options.contains(&"--spill-dir") {
             command.arg("--spill-dir").arg(dir.path().join("spill"));
