@@ -101,7 +101,9 @@ impl Vfs {
         self.namespace.pin_open(node.ino)?;
         let file = self.files.enter(node.ino, || File::new(node.ino, attributes));
         self.writer_parts().writer_of(&file).await?;
-        self.changed(&file);
+        // With the times that the kernel is told of, and not those of a moment later.
+        file.announce();
+        self.namespace.set_local(node.ino, attributes);
         Ok((node, self.handle(file, access)))
     }
 

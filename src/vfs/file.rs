@@ -90,6 +90,11 @@ impl File {
         Attributes { size, ..state.attributes }
     }
 
+    /// Notes that the namespace is told of changes now; true when it did not know of any.
+    pub(crate) fn announce(&self) -> bool {
+        !std::mem::replace(&mut self.state().announced, true)
+    }
+
     /// Notes that content was written now, by which set-user-id and set-group-id go (write(2)); true when that is the first change.
     pub(crate) fn written_now(&self) -> bool {
         let now = Timestamp::from(SystemTime::now());
