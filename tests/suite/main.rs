@@ -13,6 +13,7 @@ mod errno;
 mod faults;
 mod files;
 mod gateway;
+mod model;
 mod names;
 mod namespace;
 mod read;
