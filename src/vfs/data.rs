@@ -78,9 +78,17 @@ impl Vfs {
             self.refuse_noncompliant(file)?;
         }
         if access.truncate {
-            self.resize(file, 0).await?;
+            self.empty(file).await?;
         }
         Ok(keep_cache)
+    }
+
+    /// O_TRUNC, which changes the file's times even if it was empty before (open(2)): a shell's `>` renews the stamps that make(1) goes by.
+    async fn empty(&self, file: &Arc<File>) -> Result<(), Error> {
+        let writer = self.writer_parts().writer_of(file).await?;
+        writer.resize(0).await?;
+        self.changed(file);
+        Ok(())
     }
 
     /// Makes a new, empty file and opens it. The store hears of it when it is closed.

@@ -19,5 +19,6 @@ mod namespace;
 mod read;
 mod serve;
 mod spill;
+mod times;
 mod wire_headers;
 mod xattrs;
