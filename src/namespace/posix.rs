@@ -57,7 +57,8 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
 
 /// `user` with the attributes recorded in it; what else is there stays.
 ///
-/// `atime` is recorded where it differs from `mtime`, `ctime` only where somebody recorded one before: Last-Modified tells it.
+/// `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole seconds and the store's
+/// clock, so that a file which shows it would seem to change once more when the mount asks again, and git, tar and backups look.
 #[must_use]
 pub fn metadata(mut user: UserMetadata, attributes: &Attributes) -> UserMetadata {
     user.insert("mode".into(), (type_bits(attributes.kind) | attributes.mode & PERMISSION_BITS).to_string());
@@ -69,12 +70,16 @@ pub fn metadata(mut user: UserMetadata, attributes: &Attributes) -> UserMetadata
     } else {
         user.insert("atime".into(), written(attributes.atime));
     }
-    if let Some(ctime) = user.get_mut("ctime") {
-        *ctime = written(attributes.ctime);
-    }
     if let Kind::CharacterDevice(number) | Kind::BlockDevice(number) = attributes.kind {
         user.insert("rdev".into(), number.to_string());
     }
+    with_ctime(user, attributes.ctime)
+}
+
+/// `user` with the time of the last change of attributes or name recorded in it.
+#[must_use]
+pub(super) fn with_ctime(mut user: UserMetadata, ctime: Timestamp) -> UserMetadata {
+    user.insert("ctime".into(), written(ctime));
     user
 }
 
@@ -311,7 +316,7 @@ mod tests {
         let directory = kind == Kind::Directory;
         let size = if matches!(kind, Kind::File | Kind::Symlink) { 5 } else { 0 };
         let base = Attributes { kind, size, mode: 0o4711, uid: 1, gid: 2, ..shown(&[], directory) };
-        let before = Attributes { mtime: time, atime: time, ..base };
+        let before = Attributes { mtime: time, atime: time, ctime: time, ..base };
         let form = Form { directory, size: 5, last_modified: UNIX_EPOCH + Duration::from_secs(1000) };
         assert_eq!(attributes(&metadata(UserMetadata::new(), &before), form, &DEFAULTS), before);
     }
@@ -326,6 +331,6 @@ mod tests {
         assert_eq!(user.get("mode").map(String::as_str), Some("33184"));
         assert_eq!(user.get("colour").map(String::as_str), Some("red"));
         let plain = metadata(of(&[("atime", "3")]), &shown(&[], false));
-        assert_eq!((plain.get("atime"), plain.get("ctime")), (None, None));
+        assert_eq!((plain.get("atime"), plain.get("ctime").map(String::as_str)), (None, Some("1000")));
     }
 }

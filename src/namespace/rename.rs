@@ -7,7 +7,8 @@ use super::Namespace;
 use super::directory::is_taken;
 use super::error::Error;
 use super::file::is_in_store;
-use super::node::Ino;
+use super::node::{Ino, Timestamp};
+use super::posix;
 use crate::object::{Key, Name, Version};
 use crate::s3::{Condition, Head};
 
@@ -32,6 +33,7 @@ struct Plan {
     to: Key,
     object: Option<Arc<Head>>,
     in_store: bool,
+    time: Timestamp,
 }
 
 impl Namespace {
@@ -85,21 +87,23 @@ impl Namespace {
         }
         self.settings.refuse_reserved(to.0, to.1)?;
         let (from, to) = (table.prefix(from.0)?.file(from.1)?, table.prefix(to.0)?.file(to.1)?);
-        Ok(Plan { source, target, from, to, object: entry.object.clone(), in_store: is_in_store(entry) })
+        let (object, in_store) = (entry.object.clone(), is_in_store(entry));
+        Ok(Plan { source, target, from, to, object, in_store, time: SystemTime::now().into() })
     }
 
     async fn copy_to(self: &Arc<Self>, plan: &Plan, no_replace: bool) -> Result<Arc<Head>, Error> {
         // Of a dirty file, the version that its changes are based on.
         let head = self.head(plan.source).await?;
         let condition = if no_replace { Condition::Absent } else { Condition::None };
-        let copied = self.copy(&plan.from, &head, &plan.to, head.meta.user.clone(), &condition).await;
+        let user = posix::with_ctime(head.meta.user.clone(), plan.time);
+        let copied = self.copy(&plan.from, &head, &plan.to, user, &condition).await;
         let new = copied.map_err(|error| if no_replace && is_taken(&error) { Error::Exists } else { error })?;
         self.note_copy(plan.source, &head.meta.version.etag, &new.meta.version.etag);
         Ok(new)
     }
 
     fn move_name(&self, plan: &Plan, from: (Ino, &Name), to: (Ino, &Name)) -> Result<Renamed, Error> {
-        let (now, time) = (self.now(), SystemTime::now().into());
+        let (now, time) = (self.now(), plan.time);
         let mut table = self.table();
         let replaced_object = plan.target.and_then(|ino| table.entry(ino).ok()?.object.clone());
         if let Some(target) = plan.target {

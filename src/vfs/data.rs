@@ -83,9 +83,17 @@ impl Vfs {
             self.refuse_noncompliant(file)?;
         }
         if access.truncate {
-            self.resize(file, 0, access.privileges).await?;
+            self.empty(file, access.privileges).await?;
         }
         Ok(keep_cache)
+    }
+
+    /// O_TRUNC, which changes the file's times even if it was empty before (open(2)): a shell's `>` renews the stamps that make(1) goes by.
+    async fn empty(&self, file: &Arc<File>, privileges: Privileges) -> Result<(), Error> {
+        let writer = self.writer_parts().writer_of(file).await?;
+        writer.resize(0).await?;
+        self.changed(file, privileges);
+        Ok(())
     }
 
     /// Makes a new, empty file and opens it. The store hears of it when it is closed.
@@ -107,7 +115,9 @@ impl Vfs {
         self.namespace.pin_open(node.ino)?;
         let file = self.files.enter(node.ino, || File::new(node.ino, attributes));
         self.writer_parts().writer_of(&file).await?;
-        self.changed(&file, Privileges::Keep);
+        // With the times that the kernel is told of, and not those of a moment later.
+        file.announce();
+        self.namespace.set_local(node.ino, attributes);
         Ok((node, self.handle(file, access)))
     }
 

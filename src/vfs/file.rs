@@ -140,6 +140,11 @@ impl File {
         Attributes { size, ..state.attributes }
     }
 
+    /// Notes that the namespace is told of changes now; true when it did not know of any.
+    pub(crate) fn announce(&self) -> bool {
+        !std::mem::replace(&mut self.state().announced, true)
+    }
+
     /// Notes that content was written now; true when that is the first change.
     pub(crate) fn written_now(&self, privileges: Privileges) -> bool {
         let now = Timestamp::from(SystemTime::now());

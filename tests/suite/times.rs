@@ -1,0 +1,52 @@
+//! The times that stat(2) tells.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread::sleep;
+
+use crate::common::{Endpoint, MINUTE, Mount, STALE, commit, deadline};
+
+/// Modification and change, in nanoseconds.
+fn times(path: &Path) -> (i64, i64) {
+    let facts = fs::symlink_metadata(path).unwrap();
+    (facts.mtime() * 1_000_000_000 + facts.mtime_nsec(), facts.ctime() * 1_000_000_000 + facts.ctime_nsec())
+}
+
+/// ctime was Last-Modified as soon as the mount asked the store again: in whole seconds, so each new file seemed to change once more. A
+/// new file's mtime was that of its creation at first, and that of a moment later once it was closed.
+#[test]
+fn the_times_of_what_nobody_changes_stay_through_a_new_question_and_a_remount() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        drop(File::create_new(mount.join("empty")).unwrap());
+        commit(&mount.join("written"), b"content").unwrap();
+        commit(&mount.join("old name"), b"content").unwrap();
+        fs::rename(mount.join("old name"), mount.join("renamed")).unwrap();
+        fs::create_dir(mount.join("directory")).unwrap();
+        let all = |mount: &Mount| ["empty", "written", "renamed", "directory"].map(|name| times(&mount.join(name)));
+        let first = all(&mount);
+        sleep(STALE);
+        assert_eq!(all(&mount), first, "asked again");
+        assert!(mount.end().success());
+        assert_eq!(all(&Mount::of(&endpoint)), first, "remounted");
+    });
+}
+
+/// open(O_TRUNC) of an empty file was taken for no change, so that `>stamp` in a makefile renewed nothing.
+#[test]
+fn emptying_an_empty_file_renews_its_times() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let stamp = mount.join("stamp");
+        drop(File::create(&stamp).unwrap());
+        let (modified, changed) = times(&stamp);
+        drop(File::create(&stamp).unwrap());
+        let renewed = times(&stamp);
+        assert!(renewed.0 > modified && renewed.1 > changed, "{renewed:?} after {modified}, {changed}");
+        assert!(mount.end().success());
+        assert_eq!(times(&Mount::of(&endpoint).join("stamp")), renewed, "remounted");
+    });
+}
