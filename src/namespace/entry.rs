@@ -131,8 +131,8 @@ impl Entry {
         }
     }
 
-    /// The attributes with the link count that is true now. A directory that was never listed shows 1, as file systems do that do not
-    /// count subdirectories: programs that descend by that count (fts(3), find) would take 2 for "there are none".
+    /// The attributes with the link count that is true now. A directory of which not all is known shows 1, as file systems do that do
+    /// not count subdirectories: programs that descend by that count (fts(3), find) would take 2 for "there are none".
     pub(super) fn shown(&self) -> Attributes {
         let nlink = match &self.directory {
             Some(directory) if self.attributes.nlink > 0 && directory.listed.is_none() => 1,

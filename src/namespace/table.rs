@@ -314,6 +314,8 @@ mod tests {
         let a = add(&mut table, Ino::ROOT, "a", Kind::Directory);
         add(&mut table, Ino::ROOT, "b", Kind::Directory);
         add(&mut table, Ino::ROOT, "f", Kind::File);
+        assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 1, "there may be more of them");
+        table.directory_mut(Ino::ROOT).unwrap().listed = Some(std::time::Instant::now());
         assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 4);
         table.detach(a);
         assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 3);
