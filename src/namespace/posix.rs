@@ -303,7 +303,8 @@ mod tests {
     fn round_trip(kind: Kind, time: Timestamp) {
         let shown = shown(&[], kind == Kind::Directory);
         let before = Attributes { mtime: time, atime: time, ctime: time, kind, mode: 0o4711, uid: 1, gid: 2, ..shown };
-        let form = Form { directory, size: 5, last_modified: UNIX_EPOCH + Duration::from_secs(1000) };
+        let form =
+            Form { directory: kind == Kind::Directory, size: 5, last_modified: UNIX_EPOCH + Duration::from_secs(1000) };
         assert_eq!(attributes(&metadata(UserMetadata::new(), &before), form, &DEFAULTS), before);
     }
 
