@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileHandle, FileType, INodeNo, TimeOrNow};
 
-use crate::vfs::{Attributes, Fh, Ino, Kind, Name, NameError, TimeChange, Timestamp};
+use crate::vfs::{Allocation, Attributes, Fh, Ino, Kind, Name, NameError, Sought, TimeChange, Timestamp};
 
 /// What stat(2) is told about the best size of reads and writes, in bytes: the largest request that the kernel sends.
 const IO_BYTES: u32 = 1024 * 1024;
@@ -38,6 +38,29 @@ pub(super) fn file_type(kind: Kind) -> FileType {
         Kind::Symlink => FileType::Symlink,
         Kind::Fifo => FileType::NamedPipe,
         Kind::Socket => FileType::Socket,
+    }
+}
+
+/// What a mode of fallocate(2) asks for; none for a mode that S3 cannot do.
+pub(super) fn allocation(mode: i32) -> Option<Allocation> {
+    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    const PUNCH_AND_KEEP: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+    const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    const ZERO_AND_KEEP: i32 = ZERO | KEEP;
+    match mode {
+        0 => Some(Allocation::Grow),
+        KEEP => Some(Allocation::Reserve),
+        PUNCH_AND_KEEP | ZERO_AND_KEEP => Some(Allocation::Clear),
+        ZERO => Some(Allocation::ClearAndGrow),
+        _ => None,
+    }
+}
+
+pub(super) fn sought(whence: i32) -> Option<Sought> {
+    match whence {
+        libc::SEEK_DATA => Some(Sought::Data),
+        libc::SEEK_HOLE => Some(Sought::Hole),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use crate::namespace::{Attributes, Ino, Kind, Namespace, Timestamp, posix};
-use crate::object::Key;
+use crate::object::{Key, ObjectMeta};
 use crate::read::Reader;
 use crate::s3::{Gateway, Head, NewObject, Source};
 use crate::spill::Location;
@@ -32,6 +32,8 @@ pub(crate) struct FileState {
     pub(crate) attributes: Attributes,
     /// The tags of the object, as a header's text, which a new object has to carry on.
     pub(crate) tags: Option<String>,
+    /// What the file takes over from the object that it was copied from, with the next commit.
+    pub(crate) carried: Option<Carried>,
     /// Whether a program has set attributes since the last commit, which then must be stored exactly.
     pub(crate) exact: bool,
     /// Whether its name was removed.
@@ -47,6 +49,12 @@ pub(crate) struct FileState {
     reader: Option<(Source, Arc<Reader>)>,
 }
 
+/// What goes with the bytes of a copied object, beside mode, owner and times, which are the copy's own.
+pub(crate) struct Carried {
+    pub(crate) meta: ObjectMeta,
+    pub(crate) tags: Option<String>,
+}
+
 impl File {
     pub(crate) fn new(ino: Ino, attributes: Attributes) -> File {
         let state = FileState {
@@ -55,6 +63,7 @@ impl File {
             source: None,
             attributes,
             tags: None,
+            carried: None,
             exact: false,
             unlinked: false,
             writer: None,
@@ -76,6 +85,15 @@ impl File {
 
     pub(crate) fn is_dirty(&self) -> bool {
         self.writer().is_some_and(|writer| writer.is_dirty())
+    }
+
+    /// The object that the whole file is, if it has no changes and still has its name.
+    pub(crate) fn stored(&self) -> Option<Source> {
+        if self.is_dirty() {
+            return None;
+        }
+        let state = self.state();
+        state.source.clone().filter(|_| !state.unlinked)
     }
 
     /// What the file is now, if it differs from what the store has.
@@ -196,6 +214,9 @@ impl Destination for Link {
             state.source = Some(source(key, &head));
             state.head = Some(head.clone());
             state.last_error = None;
+            if let Some(carried) = state.carried.take() {
+                state.tags = carried.tags;
+            }
             state.exact &= still_changed;
             state.announced = still_changed;
             if !still_changed {
@@ -210,9 +231,12 @@ impl Destination for Link {
     }
 }
 
-/// A new object for the file: what the old one carried, with the attributes as they are now.
+/// A new object for the file: what the old one carried, or the one that it was copied from, with the attributes as they are now.
 fn new_object(key: Key, state: &FileState) -> NewObject {
-    let meta = state.head.as_ref().map(|head| &head.meta);
+    let (meta, tags) = match &state.carried {
+        Some(carried) => (Some(&carried.meta), &carried.tags),
+        None => (state.head.as_ref().map(|head| &head.meta), &state.tags),
+    };
     let user = meta.map(|meta| meta.user.clone()).unwrap_or_default();
     NewObject {
         key,
@@ -220,7 +244,7 @@ fn new_object(key: Key, state: &FileState) -> NewObject {
         content_type: meta.and_then(|meta| meta.content_type.clone()),
         content_headers: meta.map_or_else(BTreeMap::new, |meta| meta.content_headers.clone()),
         storage_class: meta.map(|meta| meta.storage_class.clone()).filter(|class| class != "STANDARD"),
-        tags: state.tags.clone(),
+        tags: tags.clone(),
     }
 }
 

@@ -13,6 +13,7 @@ mod handles;
 mod meta;
 mod names;
 mod pages;
+mod ranges;
 mod xattr;
 
 use std::sync::{Arc, Weak};
@@ -30,6 +31,7 @@ pub use error::Error;
 pub use handles::Fh;
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
+pub use ranges::{Allocation, Sought};
 pub use xattr::MountFacts;
 
 use files::Files;

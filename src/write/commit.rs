@@ -23,12 +23,12 @@ const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
 /// What the file was when the commit began.
 #[derive(Clone)]
-struct Moment {
+pub(super) struct Moment {
     changes: u64,
-    condition: Condition,
-    size: u64,
-    base: Option<Base>,
-    base_len: u64,
+    pub(super) condition: Condition,
+    pub(super) size: u64,
+    pub(super) base: Option<Base>,
+    pub(super) base_len: u64,
 }
 
 /// An upload that was begun while the program wrote.
@@ -102,13 +102,23 @@ impl Writer {
             }
         }
         self.drop_stream().await?;
-        let stored = if moment.size <= SINGLE_PUT_BYTES_MAX {
-            self.put_whole(moment, target).await?
+        match self.store_anew(moment, target).await {
+            Ok(stored) => {
+                self.settle(moment, &target.object, stored);
+                Ok(())
+            }
+            Err(error) => Err(self.explained(error, moment, target).await),
+        }
+    }
+
+    async fn store_anew(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<Stored, Error> {
+        if let Some(base) = self.copied_whole(moment) {
+            self.copy_whole(base, moment, target).await
+        } else if moment.size <= SINGLE_PUT_BYTES_MAX {
+            self.put_whole(moment, target).await
         } else {
-            self.put_parts(moment, target).await?
-        };
-        self.settle(moment, &target.object, stored);
-        Ok(())
+            self.put_parts(moment, target).await
+        }
     }
 
     /// Records the new object, and drops the buffer with its keys when nothing changed meanwhile.

@@ -6,6 +6,7 @@
 //! This room reads nothing for programs and knows no paths, inodes or handles. It may use `object`, `policy`, `spill`, `s3` and
 //! `metrics`.
 
+mod clone;
 mod commit;
 mod error;
 mod fill;

@@ -140,6 +140,20 @@ impl State {
         }
     }
 
+    /// Takes the bytes `range` of `source` for the same bytes of the file, if the file so far is a copy of what comes before them and
+    /// nothing else.
+    pub(crate) fn adopt(&mut self, source: &Base, range: &Range<u64>) -> bool {
+        let copied_so_far = self.base.as_ref() == Some(source) && self.base_len == self.size;
+        let fits = range.start == self.size && range.start < range.end && range.end <= source.size;
+        if !fits || !(self.size == 0 || copied_so_far) || self.stream.is_some() {
+            return false;
+        }
+        self.base = Some(source.clone());
+        (self.base_len, self.size) = (range.end, range.end);
+        self.changes += 1;
+        true
+    }
+
     /// After a commit that made an object of what the file was at change number `planned`: true when nothing has changed since,
     /// so that the buffer can be dropped.
     pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
@@ -183,6 +197,30 @@ mod tests {
         assert!(state.settle(base(state.size), state.changes));
         state.changed(&(state.size..2 * state.size));
         assert!(!state.may_stream(), "it has bytes of the object, which are copied and not sent");
+    }
+
+    #[test]
+    fn only_an_empty_file_or_the_same_copy_so_far_takes_bytes_of_an_object() {
+        let source = base(100);
+        let mut state = State::new(None, 0, true);
+        assert!(!state.adopt(&source, &(10..20)), "it would need a hole before it");
+        assert!(!state.adopt(&source, &(0..101)), "the object is shorter");
+        assert!(state.adopt(&source, &(0..60)));
+        assert!(!state.adopt(&source, &(50..100)), "it overlaps");
+        assert!(!state.adopt(&Source { size: 99, ..source.clone() }, &(60..90)), "another object");
+        assert!(state.adopt(&source, &(60..100)));
+        assert_eq!((state.size, state.base_len, state.replaces.as_ref()), (100, 100, None));
+        state.changed(&(100..101));
+        assert!(!state.adopt(&base(200), &(101..200)), "it is no mere copy any more");
+    }
+
+    #[test]
+    fn an_emptied_file_that_becomes_a_copy_replaces_what_it_was() {
+        let mut state = State::new(Some(base(7)), 7, false);
+        state.resized(0);
+        let source = Source { key: Key::new("other").unwrap(), ..base(100) };
+        assert!(state.adopt(&source, &(0..100)));
+        assert_eq!(state.replaces, Some(ETag::new("e")));
     }
 
     #[test]

@@ -198,6 +198,38 @@ impl Writer {
         }
     }
 
+    /// Makes the file at least `size` bytes long; what it gains reads as zeros. True when it has grown.
+    ///
+    /// # Errors
+    /// The file would pass the largest size.
+    pub fn grow(&self, size: u64) -> Result<bool, Error> {
+        checked(size, 0)?;
+        let mut state = self.state();
+        let grows = size > state.size;
+        if grows {
+            state.resized(size);
+        }
+        Ok(grows)
+    }
+
+    /// Whether a file may have `size` bytes.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn check_size(size: u64) -> Result<(), Error> {
+        checked(size, 0).map(drop)
+    }
+
+    /// The parts of `range`, up to the file's end, that nobody ever wrote: they read as zeros.
+    #[must_use]
+    pub fn holes(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let state = self.state();
+        let mut data = state.written.clone();
+        data.insert(0..state.base_len);
+        self.buffer.present().iter().for_each(|present| data.insert(present));
+        data.gaps(range.start..range.end.min(state.size).max(range.start)).collect()
+    }
+
     /// Where the bytes of `range` are, up to the file's end, and the object that `Base` pieces belong to.
     ///
     /// # Errors
