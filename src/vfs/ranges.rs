@@ -149,15 +149,15 @@ impl Vfs {
         let writer = open.file.writer().filter(|writer| writer.is_dirty() && !self.handles.can_map(&open.file));
         let holes = writer.map(|writer| writer.holes(offset..size)).unwrap_or_default();
         match sought {
-            Sought::Data => data_from(offset, &holes, size).ok_or(Error::PastEnd),
+            Sought::Data => data_from(offset, holes.first(), size).ok_or(Error::PastEnd),
             Sought::Hole => Ok(holes.first().map_or(size, |hole| hole.start)),
         }
     }
 }
 
-/// The first byte from `offset` on that is in none of `holes`, which are in order, do not touch, and begin at `offset` or later.
-fn data_from(offset: u64, holes: &[Range<u64>], size: u64) -> Option<u64> {
-    let data = holes.first().filter(|hole| hole.start == offset).map_or(offset, |hole| hole.end);
+/// The first byte of data from `offset` on, where `hole` is the first hole from there on.
+fn data_from(offset: u64, hole: Option<&Range<u64>>, size: u64) -> Option<u64> {
+    let data = hole.filter(|hole| hole.start == offset).map_or(offset, |hole| hole.end);
     (data < size).then_some(data)
 }
 
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn data_begins_behind_the_hole_at_hand() {
-        assert_eq!(data_from(5, &[], 10), Some(5));
-        assert_eq!(data_from(5, &[5..8], 10), Some(8));
-        assert_eq!(data_from(5, &[6..10], 10), Some(5));
-        assert_eq!(data_from(5, &[5..10], 10), None);
+        assert_eq!(data_from(5, None, 10), Some(5));
+        assert_eq!(data_from(5, Some(&(5..8)), 10), Some(8));
+        assert_eq!(data_from(5, Some(&(6..10)), 10), Some(5));
+        assert_eq!(data_from(5, Some(&(5..10)), 10), None);
     }
 }

@@ -7,6 +7,7 @@
 
 mod cli;
 mod common;
+mod copy;
 mod counts;
 mod data_path;
 mod errno;
