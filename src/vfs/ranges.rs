@@ -112,16 +112,17 @@ impl Vfs {
             return Err(Error::Invalid("a range to allocate has at least one byte"));
         }
         let writer = self.writer_parts().writer_of(&open.file).await?;
-        let within = range.start..range.end.min(writer.size()).max(range.start);
+        let within = range.start..range.end.min(writer.size());
         let changed = match what {
             Allocation::Reserve => {
                 Writer::check_size(range.end)?;
                 false
             }
             Allocation::Grow => writer.grow(range.end)?,
+            Allocation::Clear if within.is_empty() => false,
             Allocation::Clear => {
-                writer.zero(within.clone()).await?;
-                !within.is_empty()
+                writer.zero(within).await?;
+                true
             }
             Allocation::ClearAndGrow => {
                 writer.zero(range).await?;

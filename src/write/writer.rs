@@ -167,7 +167,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes `range` read as zeros; it may reach past the end.
+    /// Makes `range`, which has at least one byte, read as zeros; it may reach past the end.
     ///
     /// # Errors
     /// As [`Writer::write`].

@@ -11,7 +11,7 @@ use dssefs::emulator::Counters;
 use dssefs::emulator::faults::Fault;
 use rustix::fs::copy_file_range;
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, deadline, errno, names, noise, seed};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, deadline, errno, noise, seed, sent_bytes};
 
 const MIB: usize = 1 << 20;
 const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
@@ -24,8 +24,7 @@ fn run(program: &str, arguments: &[&str], paths: &[&Path]) {
 
 /// Content that went over the wire in either direction.
 fn content_bytes(counters: &Counters) -> u64 {
-    ["PutObject", "UploadPart"].iter().map(|name| counters.operation(name).body_bytes_in).sum::<u64>()
-        + counters.operation("GetObject").body_bytes_out
+    sent_bytes(counters) + counters.operation("GetObject").body_bytes_out
 }
 
 /// Copies a file from its beginning, as far as the kernel takes it in one call, and leaves the target open.
@@ -36,32 +35,11 @@ fn half_done_copy(from: &Path, to: &Path) -> File {
     target
 }
 
-/// An object of `gibibytes` GiB, of which the client sends 64 MiB.
-fn put_gibibytes(endpoint: &Endpoint, key: &'static str, gibibytes: u64) {
-    endpoint.put("seed", &noise(9, 64 * MIB));
-    let key_arn = endpoint.key_arn().to_owned();
-    endpoint.with(|s3| async move {
-        use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, ServerSideEncryption};
-        let begun = s3.create_multipart_upload().bucket(BUCKET).key(key).ssekms_key_id(key_arn);
-        let begun = begun.server_side_encryption(ServerSideEncryption::AwsKmsDsse).send().await.unwrap();
-        let id = begun.upload_id().unwrap();
-        let mut parts = CompletedMultipartUpload::builder();
-        for number in 1..=i32::try_from(gibibytes * 16).unwrap() {
-            let part = s3.upload_part_copy().bucket(BUCKET).key(key).upload_id(id).part_number(number);
-            let part = part.copy_source(format!("{BUCKET}/seed")).send().await.unwrap();
-            let etag = part.copy_part_result().and_then(|result| result.e_tag()).unwrap();
-            parts = parts.parts(CompletedPart::builder().part_number(number).e_tag(etag).build());
-        }
-        let complete = s3.complete_multipart_upload().bucket(BUCKET).key(key).upload_id(id);
-        complete.multipart_upload(parts.build()).send().await.unwrap();
-    });
-}
-
 #[test]
 fn cp_of_a_gibibyte_is_one_copy_object_and_no_content_on_this_host() {
     deadline(MINUTE * 3, || {
         let endpoint = Endpoint::start();
-        put_gibibytes(&endpoint, "large", 1);
+        endpoint.put_gibibytes("large", 1);
         let mount = Mount::with(&endpoint, &PATIENT);
         fs::metadata(mount.join("large")).unwrap();
         for (mode, target) in [("--reflink=auto", "copy"), ("-a", "all")] {
@@ -84,7 +62,7 @@ fn cp_of_a_gibibyte_is_one_copy_object_and_no_content_on_this_host() {
 fn cp_of_six_gibibytes_is_copied_in_parts_within_the_store() {
     deadline(MINUTE * 4, || {
         let endpoint = Endpoint::start();
-        put_gibibytes(&endpoint, "large", 6);
+        endpoint.put_gibibytes("large", 6);
         let mount = Mount::with(&endpoint, &PATIENT);
         fs::metadata(mount.join("large")).unwrap();
         let ((), counters) = endpoint.counted(|| run("cp", &[], &[&mount.join("large"), &mount.join("copy")]));
@@ -151,7 +129,7 @@ fn a_copy_takes_over_what_the_object_carries_and_keeps_its_own_mode() {
         });
         let mount = Mount::of(&endpoint);
         run("cp", &[], &[&mount.join("source"), &mount.join("copy")]);
-        drop(half_done_copy(&mount.join("source"), &mount.join("edited")).write_at(b"edited", 10).unwrap());
+        half_done_copy(&mount.join("source"), &mount.join("edited")).write_all_at(b"edited", 10).unwrap();
         for key in ["copy", "edited"] {
             let head = endpoint.head(key).unwrap();
             assert_eq!((head.content_type(), head.cache_control()), (Some("text/html"), Some("max-age=60")), "{key}");
