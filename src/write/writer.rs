@@ -102,6 +102,8 @@ enum Kept {
     Whole,
     /// Parts of the range are in the store only.
     GaveUp,
+    /// The upload under way counts on the range being what the object has there.
+    Copied,
 }
 
 impl Writer {
@@ -183,19 +185,25 @@ impl Writer {
     pub async fn resize(self: &Arc<Self>, size: u64) -> Result<(), Error> {
         checked(size, 0)?;
         loop {
-            {
-                let mut state = self.state();
-                let cut = size..state.size.max(size);
-                let whole =
-                    size == 0 || state.stream.as_ref().is_none_or(|stream| stream.keep_whole(&cut, &self.buffer));
-                if whole {
-                    self.buffer.discard(cut);
-                    state.resized(size);
-                    return Ok(());
-                }
+            match self.resize_now(size) {
+                Kept::Whole => return Ok(()),
+                Kept::GaveUp => self.commit_for_access().await?,
+                Kept::Copied => self.leave_stream().await?,
             }
-            self.commit_for_access().await?;
         }
+    }
+
+    fn resize_now(&self, size: u64) -> Kept {
+        let mut state = self.state();
+        let cut = size..state.size.max(size);
+        match &state.stream {
+            Some(stream) if stream.copies(&cut) => return Kept::Copied,
+            Some(stream) if size > 0 && !stream.keep_whole(&cut, &self.buffer) => return Kept::GaveUp,
+            _ => {}
+        }
+        self.buffer.discard(cut);
+        state.resized(size);
+        Kept::Whole
     }
 
     /// Makes the file at least `size` bytes long; what it gains reads as zeros. True when it has grown.
@@ -291,6 +299,9 @@ impl Writer {
             };
             self.make_present(0..base_len, base.as_ref(), base_len).await?;
             let mut state = self.state();
+            // They are changes now: the buffer has the only copy of them that this file may count on.
+            let taken = 0..state.base_len;
+            state.written.insert(taken);
             state.base = None;
             state.base_len = 0;
             return Ok(());
@@ -328,6 +339,7 @@ impl Writer {
             match self.with_room(|| self.change_now(range, &apply)).await {
                 Ok(Kept::Whole) => return Ok(()),
                 Ok(Kept::GaveUp) => self.commit_for_access().await?,
+                Ok(Kept::Copied) => self.leave_stream().await?,
                 // What this file has written can leave the host by a commit, as an fsync here would do it.
                 Err(Error::Spill(spill::Error::NoSpace)) if !relieved && self.holds_much() => {
                     relieved = true;
@@ -348,8 +360,10 @@ impl Writer {
         apply: impl Fn() -> Result<(), spill::Error>,
     ) -> Result<Kept, spill::Error> {
         let mut state = self.state();
-        if !state.stream.as_ref().is_none_or(|stream| stream.keep_whole(range, &self.buffer)) {
-            return Ok(Kept::GaveUp);
+        match &state.stream {
+            Some(stream) if stream.copies(range) => return Ok(Kept::Copied),
+            Some(stream) if !stream.keep_whole(range, &self.buffer) => return Ok(Kept::GaveUp),
+            _ => {}
         }
         apply()?;
         state.changed(range);
@@ -380,6 +394,19 @@ impl Writer {
         }
     }
 
+    /// Ends an upload that counts on bytes of the object which are about to change: gives it up where this host still has all that was
+    /// sent, and completes it otherwise.
+    async fn leave_stream(self: &Arc<Self>) -> Result<(), Error> {
+        let turn = self.turn.lock().await;
+        self.state().committing = true;
+        self.parts_settled().await;
+        let whole = self.state().stream.as_ref().is_none_or(|stream| stream.keep_all_whole(&self.buffer));
+        let left = if whole { self.drop_stream().await } else { Ok(()) };
+        self.state().committing = false;
+        drop(turn);
+        if whole { left } else { self.commit_for_access().await }
+    }
+
     /// The failure of a part sent ahead, reported once, to the next write, so that a program does not go on for hours in vain.
     fn refused_ahead(&self) -> Result<(), Error> {
         let mut state = self.state();
@@ -397,6 +424,12 @@ impl Writer {
 
     /// Sends the parts that are complete, and slows the caller down while too many are under way.
     async fn send_ahead(self: &Arc<Self>) {
+        if self.state().has_short_base()
+            && let Err(error) = self.take_in().await
+        {
+            self.state().base_stays = true;
+            tracing::warn!(%error, "a short object could not be read to be sent again with what follows it; that waits for the commit");
+        }
         if !self.stream_has_begun() {
             return;
         }
@@ -413,22 +446,22 @@ impl Writer {
         }
     }
 
-    /// Begins to stream a file of new bytes alone once it is too large for one PutObject.
+    /// Begins to stream a file once what was written to it is too large for one PutObject.
     fn stream_has_begun(&self) -> bool {
         {
             let state = self.state();
             if state.stream.is_some() {
                 return true;
             }
-            if !state.may_stream() {
+            if state.grid().is_none() {
                 return false;
             }
         }
         // The destination looks into other rooms, so it is asked without this mutex.
         let Aim::Object(target) = self.destination.aim() else { return false };
         let mut state = self.state();
-        if state.may_stream() {
-            state.stream.get_or_insert_with(|| Stream::new(target));
+        if let Some(grid) = state.grid() {
+            state.stream.get_or_insert_with(|| Stream::new(target, grid));
         }
         state.stream.is_some()
     }
