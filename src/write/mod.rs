@@ -12,6 +12,7 @@ mod error;
 mod fill;
 mod parts;
 mod payload;
+mod places;
 mod state;
 mod stream;
 mod writer;

@@ -9,13 +9,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::object::{Key, Version};
 use crate::s3::{Gateway, Head, Kind, Upload};
-use crate::spill::{self, Buffer, Location, Pool, RangeSet, Snapshot};
+use crate::spill::{self, Buffer, Location, Pool, Snapshot};
 
 use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
 use super::payload::SnapshotPayload;
 use super::state::State;
 use super::stream::{Sent, Stream};
-use super::{Aim, Base, Error, Piece, Target};
+use super::{Aim, Base, Error, Target};
 
 /// How writers behave.
 #[derive(Clone, Copy, Debug)]
@@ -228,46 +228,6 @@ impl Writer {
         checked(size, 0).map(drop)
     }
 
-    /// The parts of `range`, up to the file's end, that nobody ever wrote: they read as zeros.
-    #[must_use]
-    pub fn holes(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        let state = self.state();
-        let mut data = state.written.clone();
-        data.insert(0..state.base_len);
-        self.buffer.present().iter().for_each(|present| data.insert(present));
-        data.gaps(range.start..range.end.min(state.size).max(range.start)).collect()
-    }
-
-    /// Where the bytes of `range` are, up to the file's end, and the object that `Base` pieces belong to.
-    ///
-    /// # Errors
-    /// Bytes that were given up after they were sent are made readable by a commit, which may fail.
-    pub async fn locate(self: &Arc<Self>, range: Range<u64>) -> Result<(Vec<Piece>, Option<Base>), Error> {
-        loop {
-            {
-                let state = self.state();
-                let range = range.start..range.end.min(state.size);
-                let present = self.buffer.present();
-                if !state.stream.as_ref().is_some_and(|stream| stream.gave_up(&range, &present)) {
-                    return Ok((pieces(&state, &present, &range)?, state.base.clone()));
-                }
-            }
-            self.commit_for_access().await?;
-        }
-    }
-
-    /// Copies bytes of a `Local` piece; false when they were given up since it was located.
-    ///
-    /// # Errors
-    /// The spill cannot be read, or was tampered with.
-    pub fn read_local(&self, offset: u64, out: &mut [u8]) -> Result<bool, Error> {
-        match self.buffer.read(offset, out) {
-            Ok(()) => Ok(true),
-            Err(spill::Error::Absent { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// This mount itself has replaced the object `from` by `base`, one with the same bytes (a rename, a change of attributes). Changes
     /// that programs made meanwhile stand over the new one from now on.
     pub fn rebase(&self, from: &Version, base: Base) {
@@ -387,7 +347,7 @@ impl Writer {
     }
 
     /// Commits because bytes are needed that only the upload has. What programs see is what an fsync in between would show.
-    async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
+    pub(super) async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
         match self.destination.aim() {
             Aim::Removed => Err(Error::Deleted),
             Aim::Object(_) | Aim::Lost => self.commit().await,
@@ -585,28 +545,4 @@ pub(super) async fn abort_upload(upload: Upload) {
 fn checked(offset: u64, length: u64) -> Result<Range<u64>, Error> {
     let end = offset.saturating_add(length);
     if end > OBJECT_BYTES_MAX { Err(Error::TooLarge { size_bytes: end }) } else { Ok(offset..end) }
-}
-
-fn push(pieces: &mut Vec<Piece>, range: Range<u64>, kind: impl Fn(Range<u64>) -> Piece) {
-    if !range.is_empty() {
-        pieces.push(kind(range));
-    }
-}
-
-/// Where the bytes of `range` are. What was written and is neither here nor in the base must not read as zeros.
-fn pieces(state: &State, present: &RangeSet, range: &Range<u64>) -> Result<Vec<Piece>, Error> {
-    let mut pieces = Vec::new();
-    let mut at = range.start;
-    for gap in present.gaps(range.clone()) {
-        push(&mut pieces, at..gap.start, Piece::Local);
-        let base_end = gap.end.min(state.base_len).max(gap.start);
-        push(&mut pieces, gap.start..base_end, Piece::Base);
-        if state.written.intersection(base_end..gap.end).next().is_some() {
-            return Err(Error::Incomplete { start: base_end, end: gap.end });
-        }
-        push(&mut pieces, base_end..gap.end, Piece::Zero);
-        at = gap.end;
-    }
-    push(&mut pieces, at..range.end.max(at), Piece::Local);
-    Ok(pieces)
 }
