@@ -92,8 +92,8 @@ impl Vfs {
     pub(super) async fn release_copies(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(key) = self.namespace.key(file.ino) else { return Ok(()) };
         for copy in self.files.unsaved().into_iter().filter(|copy| !Arc::ptr_eq(copy, file)) {
-            if let Some(writer) = copy.writer().filter(|writer| writer.leans_on(&key)) {
-                writer.take_in().await?;
+            if let Some(writer) = copy.writer() {
+                writer.let_go_of(&key).await?;
             }
         }
         Ok(())

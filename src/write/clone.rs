@@ -1,6 +1,7 @@
 //! A file whose bytes are those of another object: noted at once, copied by the store when the file is committed.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::object::Key;
 use crate::s3::{Kind, Stored};
@@ -13,7 +14,7 @@ impl Writer {
     /// commit can begin. False, and nothing done, unless the file ends where `range` begins and is a copy of that same object up
     /// to there; an empty file always is.
     ///
-    /// The caller sees to it that this mount does not replace or delete `source` before it has called [`Writer::take_in`].
+    /// The caller sees to it that this mount does not replace or delete `source` before it has called [`Writer::let_go_of`].
     pub async fn adopt(&self, source: &Base, range: Range<u64>, taken: impl FnOnce()) -> bool {
         // A commit that is under way would end with its own object as the base.
         let _turn = self.turn.lock().await;
@@ -24,11 +25,14 @@ impl Writer {
         done
     }
 
-    /// Whether bytes of the file are still to be copied from the object of another file under `key`, and would be lost with it. A
-    /// version that can be named outlives its name.
-    #[must_use]
-    pub fn leans_on(&self, key: &Key) -> bool {
-        self.state().base.as_ref().is_some_and(|base| base.key == *key && base.version.id.is_none())
+    /// The object of another file under `key` is about to be replaced or deleted: what is still to be copied from it is taken onto
+    /// this host. A version that can be named outlives its name.
+    ///
+    /// # Errors
+    /// The bytes cannot be read or kept; nothing is changed then.
+    pub async fn let_go_of(self: &Arc<Self>, key: &Key) -> Result<(), Error> {
+        let leans = |base: &Base| base.key == *key && base.version.id.is_none();
+        if self.state().base.as_ref().is_some_and(leans) { self.take_in_if(leans).await } else { Ok(()) }
     }
 
     /// The object of which the whole file is an unchanged copy, if there is one.

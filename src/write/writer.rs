@@ -246,6 +246,11 @@ impl Writer {
     /// # Errors
     /// The bytes cannot be read or kept; nothing is changed then.
     pub async fn take_in(self: &Arc<Self>) -> Result<(), Error> {
+        self.take_in_if(|_| true).await
+    }
+
+    /// The same, if the object is `wanted` when all parts sent ahead are readable, which may take a commit.
+    pub(super) async fn take_in_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
         loop {
             self.locate(0..u64::MAX).await?;
             // A commit in between would drop what is taken in here.
@@ -257,6 +262,9 @@ impl Writer {
                 }
                 (state.base.clone(), state.base_len)
             };
+            if !base.as_ref().is_some_and(&wanted) {
+                return Ok(());
+            }
             self.make_present(0..base_len, base.as_ref(), base_len).await?;
             let mut state = self.state();
             // They are changes now: the buffer has the only copy of them that this file may count on.
