@@ -16,7 +16,9 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-use super::convert::{expect, fh, file_attr, file_type, handle, ino, inode_number, name, special_kind, time_change};
+use super::convert::{
+    allocation, expect, fh, file_attr, file_type, handle, ino, inode_number, name, sought, special_kind, time_change,
+};
 use crate::secret::PlainBuf;
 use crate::vfs::{
     Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
@@ -33,6 +35,9 @@ pub struct Adapter {
     ttl: Duration,
     style: ErrnoStyle,
 }
+
+/// The most that one copy_file_range may answer, in bytes: the answer has 32 bits, and whole pages leave the next one aligned.
+const COPY_BYTES_MAX: u64 = 0xFFFF_F000;
 
 /// The inode numbers of a mount are never reused, so all are of one generation.
 const GENERATION: Generation = Generation(0);
@@ -430,43 +435,64 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         _node: INodeNo,
-        _handle: FileHandle,
-        _offset: i64,
-        _whence: i32,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
         reply: ReplyLseek,
     ) {
-        // The kernel then answers SEEK_DATA and SEEK_HOLE itself: all is data, and the hole is at the end.
-        reply.error(Errno::ENOSYS);
+        // The kernel knows the rest by itself, and sends no negative offsets.
+        let sought = sought(whence).zip(u64::try_from(offset).ok());
+        let found = match sought {
+            Some((sought, offset)) => self.vfs.seek(fh(handle), offset, sought),
+            None => Err(Error::Invalid("only data and holes are looked for here")),
+        };
+        match found.map_err(|error| report("lseek", &error, self.style)) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _from: INodeNo,
-        _from_handle: FileHandle,
-        _from_offset: u64,
+        from_handle: FileHandle,
+        from_offset: u64,
         _to: INodeNo,
-        _to_handle: FileHandle,
-        _to_offset: u64,
-        _length: u64,
+        to_handle: FileHandle,
+        to_offset: u64,
+        length: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // The kernel then copies by reading and writing.
-        reply.error(Errno::ENOSYS);
+        let vfs = Arc::clone(&self.vfs);
+        let (from, to) = ((fh(from_handle), from_offset), (fh(to_handle), to_offset));
+        let privileges = privileges_of(request);
+        let work = async move { vfs.copy_range(from, to, length.min(COPY_BYTES_MAX), privileges).await };
+        self.spawn("copy_file_range", work, move |copied| match copied {
+            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+            // After EOPNOTSUPP the kernel copies by reading and writing.
+            Err(errno) => reply.error(errno),
+        });
     }
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(report("fallocate", &Error::Unsupported("fallocate"), self.style));
+        let vfs = Arc::clone(&self.vfs);
+        let (range, privileges) = (offset..offset.saturating_add(length), privileges_of(request));
+        let work = async move {
+            let what = allocation(mode).ok_or(Error::Unsupported("this mode of fallocate"))?;
+            vfs.allocate(fh(handle), range, what, privileges).await
+        };
+        self.spawn("fallocate", work, |done| empty(reply, done));
     }
 
     fn setxattr(

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileHandle, FileType, INodeNo, TimeOrNow};
 
-use crate::vfs::{Attributes, Expect, Fh, Ino, Kind, Name, NameError, SpecialKind, TimeChange, Timestamp};
+use crate::vfs::{
+    Allocation, Attributes, Expect, Fh, Ino, Kind, Name, NameError, Sought, SpecialKind, TimeChange, Timestamp,
+};
 
 /// What stat(2) is told about the best size of reads and writes, in bytes: the largest request that the kernel sends.
 const IO_BYTES: u32 = 1024 * 1024;
@@ -68,6 +70,29 @@ pub(super) fn expect(flags: i32) -> Expect {
         libc::XATTR_CREATE => Expect::Absent,
         libc::XATTR_REPLACE => Expect::Present,
         _ => Expect::Any,
+    }
+}
+
+/// What a mode of fallocate(2) asks for; none for a mode that S3 cannot do.
+pub(super) fn allocation(mode: i32) -> Option<Allocation> {
+    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    const PUNCH_AND_KEEP: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+    const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    const ZERO_AND_KEEP: i32 = ZERO | KEEP;
+    match mode {
+        0 => Some(Allocation::Grow),
+        KEEP => Some(Allocation::Reserve),
+        PUNCH_AND_KEEP | ZERO_AND_KEEP => Some(Allocation::Clear),
+        ZERO => Some(Allocation::ClearAndGrow),
+        _ => None,
+    }
+}
+
+pub(super) fn sought(whence: i32) -> Option<Sought> {
+    match whence {
+        libc::SEEK_DATA => Some(Sought::Data),
+        libc::SEEK_HOLE => Some(Sought::Hole),
+        _ => None,
     }
 }
 

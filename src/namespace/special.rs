@@ -90,6 +90,7 @@ impl Namespace {
     }
 
     fn free_key(&self, parent: Ino, name: &Name) -> Result<Key, Error> {
+        self.settings.refuse_reserved(parent, name)?;
         let table = self.table();
         let key = table.prefix(parent)?.file(name)?;
         if table.child(parent, name)?.is_some() { Err(Error::Exists) } else { Ok(key) }

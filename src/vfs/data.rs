@@ -92,6 +92,7 @@ impl Vfs {
     async fn empty(&self, file: &Arc<File>, privileges: Privileges) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
         writer.resize(0).await?;
+        file.state().carried = None;
         self.changed(file, privileges);
         Ok(())
     }
@@ -236,6 +237,9 @@ impl Vfs {
     pub(super) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
+        if writer.is_dirty() {
+            self.release_copies(file).await?;
+        }
         let outcome = writer.commit().await.map_err(Error::from);
         if let Err(error) = &outcome {
             file.state().last_error = Some(error.to_string());
@@ -256,6 +260,9 @@ impl Vfs {
         let writer = self.writer_parts().writer_of(file).await?;
         if writer.size() != size {
             writer.resize(size).await?;
+            if size == 0 {
+                file.state().carried = None;
+            }
             self.changed(file, privileges);
         }
         Ok(())
@@ -352,7 +359,7 @@ impl Vfs {
     }
 
     fn handle(&self, file: Arc<File>, access: Access) -> Fh {
-        self.handles.add_file(OpenFile { file, writes: access.write, appends: access.append })
+        self.handles.add_file(OpenFile { file, reads: access.read, writes: access.write, appends: access.append })
     }
 
     pub(super) fn writer_parts(&self) -> WriterParts<'_> {

@@ -41,6 +41,7 @@ impl Error {
             Error::Name(_)
             | Error::BadHandle
             | Error::NotOpenForWriting
+            | Error::PastEnd
             | Error::NoAttribute
             | Error::ReadOnlyAttribute
             | Error::Unsupported(_)
@@ -96,6 +97,7 @@ impl Error {
             Error::BadHandle | Error::NotOpenForWriting => libc::EBADF,
             Error::Stale => libc::ESTALE,
             Error::Noncompliant { .. } => libc::EKEYREJECTED,
+            Error::PastEnd => libc::ENXIO,
             Error::NoAttribute => libc::ENODATA,
             Error::ReadOnlyAttribute | Error::HardLink => libc::EPERM,
             Error::Unsupported(_) => libc::EOPNOTSUPP,
@@ -143,7 +145,7 @@ fn writing(error: &write::Error) -> i32 {
         write::Error::Journal(_) | write::Error::PartsLeft { .. } => libc::EIO,
         write::Error::TooLarge { .. } => libc::EFBIG,
         write::Error::Stalled { .. } => libc::ENOSPC,
-        write::Error::Deleted | write::Error::NameLost => libc::ESTALE,
+        write::Error::Deleted | write::Error::NameLost | write::Error::SourceGone { .. } => libc::ESTALE,
         write::Error::PartsLost { .. } | write::Error::Incomplete { .. } | write::Error::ChangedWhileSent { .. } => {
             libc::EIO
         }

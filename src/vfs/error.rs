@@ -41,6 +41,9 @@ pub enum Error {
         /// What it is instead of compliant.
         verdict: Verdict,
     },
+    /// There is no data from there on.
+    #[error("there is no more data, or the file has ended")]
+    PastEnd,
     /// There is no attribute of this name.
     #[error("there is no such attribute")]
     NoAttribute,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use crate::namespace::{self, Attributes, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
-use crate::object::{Key, UserMetadata};
+use crate::object::{Key, ObjectMeta, UserMetadata};
 use crate::read::Reader;
 use crate::s3::{Gateway, Head, NewObject, Source};
 use crate::spill::Location;
@@ -46,6 +46,8 @@ pub(crate) struct FileState {
     pub(crate) user: Option<UserMetadata>,
     /// The tags of the object, as a header's text, which a new object has to carry on.
     pub(crate) tags: Option<String>,
+    /// What the file takes over from the object that it was copied from, with the next commit.
+    pub(crate) carried: Option<Carried>,
     /// Whether a program has set attributes since the last commit, which then must be stored exactly.
     pub(crate) exact: bool,
     /// Whether its name was removed.
@@ -63,10 +65,21 @@ pub(crate) struct FileState {
     reader: Option<(Source, Arc<Reader>)>,
 }
 
+/// What goes with the bytes of a copied object, beside mode, owner and times, which are the copy's own.
+pub(crate) struct Carried {
+    pub(crate) meta: ObjectMeta,
+    pub(crate) tags: Option<String>,
+}
+
 impl FileState {
+    /// What the object under the changes carries: that which was copied, or the file's own.
+    fn meta(&self) -> Option<&ObjectMeta> {
+        let copied = self.carried.as_ref().map(|carried| &carried.meta);
+        copied.or_else(|| self.head.as_ref().map(|head| &head.meta))
+    }
+
     fn user(&self) -> UserMetadata {
-        let of_object = || self.head.as_ref().map(|head| head.meta.user.clone());
-        self.user.clone().or_else(of_object).unwrap_or_default()
+        self.user.clone().or_else(|| Some(self.meta()?.user.clone())).unwrap_or_default()
     }
 }
 
@@ -79,6 +92,7 @@ impl File {
             attributes,
             user: None,
             tags: None,
+            carried: None,
             exact: false,
             unlinked: false,
             writer: None,
@@ -101,6 +115,15 @@ impl File {
 
     pub(crate) fn is_dirty(&self) -> bool {
         self.writer().is_some_and(|writer| writer.is_dirty())
+    }
+
+    /// The object that the whole file is, if it has no changes and still has its name.
+    pub(crate) fn stored(&self) -> Option<Source> {
+        if self.is_dirty() {
+            return None;
+        }
+        let state = self.state();
+        state.source.clone().filter(|_| !state.unlinked)
     }
 
     /// Whether its object, its upload or what the journal keeps of it are bound to the name that it has.
@@ -254,6 +277,9 @@ impl Destination for Link {
             state.source = Some(source(key, &head));
             state.head = Some(head.clone());
             state.last_error = None;
+            if let Some(carried) = state.carried.take() {
+                state.tags = carried.tags;
+            }
             state.exact &= still_changed;
             state.announced = still_changed;
             if !still_changed {
@@ -269,16 +295,17 @@ impl Destination for Link {
     }
 }
 
-/// A new object for the file: what the old one carried, with the attributes as they are now.
+/// A new object for the file: what the old one carried, or the one that it was copied from, with the attributes as they are now.
 fn new_object(key: Key, state: &FileState) -> NewObject {
-    let meta = state.head.as_ref().map(|head| &head.meta);
+    let meta = state.meta();
+    let tags = state.carried.as_ref().map_or(&state.tags, |carried| &carried.tags);
     NewObject {
         key,
         user: posix::metadata(state.user(), &state.attributes),
         content_type: meta.and_then(|meta| meta.content_type.clone()),
         content_headers: meta.map_or_else(BTreeMap::new, |meta| meta.content_headers.clone()),
         storage_class: meta.map(|meta| meta.storage_class.clone()).filter(|class| class != "STANDARD"),
-        tags: state.tags.clone(),
+        tags: tags.clone(),
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Fh(pub u64);
 /// An open file.
 pub(crate) struct OpenFile {
     pub(crate) file: Arc<File>,
+    /// Whether it was opened for reading.
+    pub(crate) reads: bool,
     /// Whether it was opened for writing.
     pub(crate) writes: bool,
     /// Whether each write goes to the end.
@@ -52,6 +54,12 @@ impl Handles {
 
     pub(crate) fn file(&self, fh: Fh) -> Result<Arc<OpenFile>, Error> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&fh).cloned().ok_or(Error::BadHandle)
+    }
+
+    /// Whether a program may have the file mapped so that it writes through the mapping, which takes a handle for both (mmap(2)).
+    pub(crate) fn can_map(&self, file: &Arc<File>) -> bool {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.values().any(|open| open.reads && open.writes && Arc::ptr_eq(&open.file, file))
     }
 
     pub(crate) fn directory(&self, fh: Fh) -> Result<Arc<OpenDirectory>, Error> {

@@ -158,6 +158,7 @@ impl Vfs {
             }
             return Ok(file.attributes());
         }
+        self.release_copies(file).await?;
         let attributes = self.namespace.set_attributes(file.ino, change).await?;
         self.repin(file, attributes).await?;
         Ok(attributes)

@@ -15,6 +15,7 @@ mod meta;
 mod moving;
 mod names;
 mod pages;
+mod ranges;
 mod special;
 mod user_xattr;
 mod xattr;
@@ -37,6 +38,7 @@ pub use handles::Fh;
 pub use keeping::{Keeper, Unsaved};
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
+pub use ranges::{Allocation, Sought};
 pub use special::SpecialKind;
 pub use xattr::MountFacts;
 

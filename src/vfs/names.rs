@@ -73,6 +73,7 @@ impl Vfs {
     /// Keeps the bytes that open handles need, and lets no commit of the file happen any more: one that came after the removal of the
     /// name would bring it back.
     async fn part_with_name(&self, file: &Arc<File>) -> Result<(), Error> {
+        self.release_copies(file).await?;
         self.take_in(file).await?;
         file.state().unlinked = true;
         if let Some(writer) = file.writer() {
@@ -164,6 +165,9 @@ impl Vfs {
         };
         if let Some(file) = target.filter(|_| mode == RenameMode::Replace) {
             self.part_with_name(file).await?;
+        }
+        if let Some(file) = moved {
+            self.release_copies(file).await?;
         }
         let before = moved.and_then(|file| self.namespace.key(file.ino));
         let outcome = self.namespace.rename(from, to, mode == RenameMode::NoReplace).await;

@@ -34,6 +34,7 @@ impl Vfs {
         target: Bytes,
         (uid, gid): (u32, u32),
     ) -> Result<Node, Error> {
+        let _passage = self.namespace.pass(parent).await;
         Ok(self.namespace.symlink(parent, name, target, attributes(Kind::Symlink, (0o777, uid, gid))).await?)
     }
 
@@ -66,6 +67,7 @@ impl Vfs {
             SpecialKind::CharacterDevice(number) => Kind::CharacterDevice(number),
             SpecialKind::BlockDevice(number) => Kind::BlockDevice(number),
         };
+        let _passage = self.namespace.pass(parent).await;
         Ok(self.namespace.mknod(parent, name, attributes(kind, owner)).await?)
     }
 }

@@ -56,6 +56,7 @@ impl Vfs {
     }
 
     async fn edit(&self, ino: Ino, edit: Edit) -> Result<(), Error> {
+        let _passage = self.namespace.pass(ino).await;
         if !has_content(self.attributes(ino).await?.kind) {
             self.namespace.set_xattr(ino, &edit).await?;
             return Ok(());
@@ -68,6 +69,7 @@ impl Vfs {
 
     async fn edit_file(&self, file: &Arc<File>, edit: &Edit) -> Result<(), Error> {
         let _turn = file.turn.lock().await;
+        self.release_copies(file).await?;
         if file.changed_user().is_none()
             && let Some(attributes) = self.namespace.set_xattr(file.ino, edit).await?
         {

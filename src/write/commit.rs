@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use crate::object::{ByteRange, ObjectMeta};
 use crate::s3::{Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
 
-use super::parts::{Planned, SINGLE_PUT_BYTES_MAX, plan, schedule};
+use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
 use super::stream::Sent;
 use super::writer::{abort, abort_upload};
@@ -23,18 +23,19 @@ pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
 /// What the file was when the commit began.
 #[derive(Clone)]
-struct Moment {
+pub(super) struct Moment {
     changes: u64,
-    condition: Condition,
-    size: u64,
-    base: Option<Base>,
-    base_len: u64,
+    pub(super) condition: Condition,
+    pub(super) size: u64,
+    pub(super) base: Option<Base>,
+    pub(super) base_len: u64,
 }
 
 /// An upload that was begun while the program wrote.
 struct Begun {
     upload: Upload,
     target: Target,
+    grid: Grid,
     sent: BTreeMap<u32, Sent>,
 }
 
@@ -58,7 +59,10 @@ impl Writer {
         let outcome = match (self.moment(), self.destination.aim()) {
             (None, _) | (_, Aim::Removed) => Ok(()),
             (Some(_), Aim::Lost) => Err(Error::NameLost),
-            (Some(moment), Aim::Object(target)) => self.carry_out(&moment, &target).await,
+            (Some(moment), Aim::Object(target)) => match self.carry_out(&moment, &target).await {
+                Err(error) => Err(self.explained(error, &moment, &target).await),
+                done => done,
+            },
         };
         self.state().committing = false;
         outcome
@@ -102,13 +106,19 @@ impl Writer {
             }
         }
         self.drop_stream().await?;
-        let stored = if moment.size <= SINGLE_PUT_BYTES_MAX {
-            self.put_whole(moment, target).await?
-        } else {
-            self.put_parts(moment, target).await?
-        };
+        let stored = self.store_anew(moment, target).await?;
         self.settle(moment, &target.object, stored);
         Ok(())
+    }
+
+    async fn store_anew(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<Stored, Error> {
+        if let Some(base) = self.copied_whole(moment) {
+            self.copy_whole(base, moment, target).await
+        } else if moment.size <= SINGLE_PUT_BYTES_MAX {
+            self.put_whole(moment, target).await
+        } else {
+            self.put_parts(moment, target).await
+        }
     }
 
     /// Records the new object, and drops the buffer with its keys when nothing changed meanwhile.
@@ -150,14 +160,15 @@ impl Writer {
         }
         let upload = Arc::into_inner(std::mem::take(&mut stream.upload)).and_then(OnceCell::into_inner);
         let upload = upload.expect("it is initialised, and the tasks that shared it have settled");
+        let grid = stream.grid;
         let sent =
-            schedule(moment.size).filter_map(|(number, _)| Some((number, stream.sent(number)?.clone()))).collect();
-        Some(Begun { upload, target: stream.target.clone(), sent })
+            grid.parts(moment.size).filter_map(|(number, _)| Some((number, stream.sent(number)?.clone()))).collect();
+        Some(Begun { upload, target: stream.target.clone(), grid, sent })
     }
 
     /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any case, and its
     /// failure is the commit's.
-    async fn drop_stream(&self) -> Result<(), Error> {
+    pub(super) async fn drop_stream(&self) -> Result<(), Error> {
         let Some(mut stream) = self.state().stream.take() else { return Ok(()) };
         let lost = !stream.keep_all_whole(&self.buffer);
         let failure = stream.failure.take().filter(Error::is_mismatch);
@@ -172,7 +183,10 @@ impl Writer {
 
     /// Completes the upload that was begun while the program wrote.
     async fn finish_stream(self: &Arc<Self>, moment: &Moment, begun: Begun) -> Result<Stored, Error> {
-        let parts = schedule(moment.size).map(|(number, range)| (number, Planned::Put(range))).collect();
+        // The object's bytes are all here instead when they were taken in meanwhile.
+        let is_copied = |range: &Range<u64>| range.end <= begun.grid.copied() && range.end <= moment.base_len;
+        let planned = |range| if is_copied(&range) { Planned::Copy(range) } else { Planned::Put(range) };
+        let parts = begun.grid.parts(moment.size).map(|(number, range)| (number, planned(range))).collect();
         let assembly = Assembly { parts, sent: begun.sent };
         match self.assemble(moment, begun.upload, assembly, true).await {
             Err((error, upload)) => Err(self.keep_stream(error, upload).await),

@@ -63,6 +63,14 @@ pub enum Error {
         "the file was removed or replaced by another writer, so that its changes have no place any more; copy them to another name"
     )]
     NameLost,
+    /// The object that the file is a copy of was replaced or deleted by somebody else before the store had copied it.
+    #[error("{source_key}, of which {key} is a copy, was replaced or deleted before it was copied; copy it again")]
+    SourceGone {
+        /// The key of the copy.
+        key: String,
+        /// The key of what was to be copied.
+        source_key: String,
+    },
     /// The store kept all memory and spill busy for too long.
     #[error(
         "no memory or spill became free within {seconds} s because the store does not take the parts under way; raise --memory or --spill"

@@ -166,10 +166,12 @@ impl Destination for Recovered {
 
 impl Writer {
     /// Whether the changes can be kept by a journal at the cost of sealing at most `bytes_max` of content: not while parts of them
-    /// are on their way to the store.
+    /// are on their way to the store, nor those to the copy of another object, which may be gone when they come back.
     #[must_use]
     pub fn can_be_kept(&self, bytes_max: u64) -> bool {
-        !self.is_streaming() && self.buffer.present().covered_bytes() <= bytes_max
+        let Aim::Object(target) = self.destination.aim() else { return false };
+        let own = self.state().base.as_ref().is_none_or(|base| base.key == target.object.key);
+        own && !self.is_streaming() && self.buffer.present().covered_bytes() <= bytes_max
     }
 
     /// Appends the changes to `journal`, in the place of the entry `before`, and returns when they stand on the disk, with their number (see [`Writer::changes`]); None when

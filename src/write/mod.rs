@@ -6,12 +6,14 @@
 //! This room reads nothing for programs and knows no paths, inodes or handles. It may use `object`, `policy`, `journal`, `spill`,
 //! `s3` and `metrics`.
 
+mod clone;
 mod commit;
 mod error;
 mod fill;
 mod kept;
 mod parts;
 mod payload;
+mod places;
 mod state;
 mod stream;
 mod writer;

@@ -28,8 +28,69 @@ const SCHEDULE: [(u64, u64); 4] = [(16 * MIB, 1_000), (64 * MIB, 2_000), (256 * 
 /// The largest file, in bytes: what 10,000 parts add up to (5.6 TiB).
 pub const OBJECT_BYTES_MAX: u64 = 16 * MIB * 1_000 + 64 * MIB * 2_000 + 256 * MIB * 2_000 + GIB * 5_000;
 
+/// The most that one part copies of what stands before a stream. S3 takes 5 GiB; with fewer, the copies of a large object would leave
+/// too few of the 10,000 parts for what follows it.
+const HEAD_PART_BYTES: u64 = 4 * GIB;
+
+/// The parts of a file that is written in sequence. Its first bytes may be those of an object, and are copied as the first parts; the
+/// schedule follows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grid {
+    copied: u64,
+}
+
+impl Grid {
+    /// Of a file whose first `copied` bytes come from an object; none where these are too few for a part that others follow.
+    pub(crate) fn behind(copied: u64) -> Option<Grid> {
+        (copied == 0 || copied >= PART_BYTES_MIN).then_some(Grid { copied })
+    }
+
+    /// How many bytes come from the object.
+    pub(crate) fn copied(self) -> u64 {
+        self.copied
+    }
+
+    /// The number of the first part behind the copied ones.
+    pub(crate) fn first(self) -> u32 {
+        self.copies() + 1
+    }
+
+    /// The bytes of part `number` (1 to 10,000); none past the last part, which reaches to the largest file's end: at most 2 GiB.
+    pub(crate) fn part(self, number: u32) -> Option<Range<u64>> {
+        if (1..=self.copies()).contains(&number) {
+            return Some(piece(&(0..self.copied), self.copies().into(), u64::from(number) - 1));
+        }
+        let range = scheduled(number.checked_sub(self.copies())?)?;
+        let end = if u64::from(number) == PARTS_MAX { OBJECT_BYTES_MAX } else { self.copied + range.end };
+        (u64::from(number) <= PARTS_MAX).then_some(self.copied + range.start..end)
+    }
+
+    /// All parts of a file of `size` bytes, the last one cut to it. An empty file has none.
+    pub(crate) fn parts(self, size: u64) -> impl Iterator<Item = (u32, Range<u64>)> {
+        (1..)
+            .map_while(move |number| self.part(number).map(|range| (number, range)))
+            .map(move |(number, range)| (number, range.start..range.end.min(size)))
+            .take_while(|(_, range)| !range.is_empty())
+    }
+
+    /// The numbers of the parts behind the copied ones that hold bytes of `range`.
+    pub(crate) fn numbers(self, range: &Range<u64>) -> Range<u32> {
+        let range = range.start.max(self.copied)..range.end;
+        if range.is_empty() { 0..0 } else { self.number_at(range.start)..self.number_at(range.end - 1) + 1 }
+    }
+
+    /// The number of the part that holds the byte at `offset`, which lies behind the copied ones.
+    pub(crate) fn number_at(self, offset: u64) -> u32 {
+        self.copies() + scheduled_at(offset.saturating_sub(self.copied))
+    }
+
+    fn copies(self) -> u32 {
+        u32::try_from(self.copied.div_ceil(HEAD_PART_BYTES)).unwrap_or(u32::MAX)
+    }
+}
+
 /// The bytes of part `number` (1 to 10,000) of a file that is written from its beginning; none past the last part.
-pub(crate) fn scheduled(number: u32) -> Option<Range<u64>> {
+fn scheduled(number: u32) -> Option<Range<u64>> {
     let mut index = u64::from(number).checked_sub(1)?;
     let mut start = 0;
     for (length, count) in SCHEDULE {
@@ -43,20 +104,8 @@ pub(crate) fn scheduled(number: u32) -> Option<Range<u64>> {
     None
 }
 
-/// The scheduled parts of a file of `size` bytes, the last one cut to it. An empty file has none.
-pub(crate) fn schedule(size: u64) -> impl Iterator<Item = (u32, Range<u64>)> {
-    (1..)
-        .map_while(scheduled_numbered)
-        .map(move |(number, range)| (number, range.start..range.end.min(size)))
-        .take_while(|(_, range)| !range.is_empty())
-}
-
-fn scheduled_numbered(number: u32) -> Option<(u32, Range<u64>)> {
-    scheduled(number).map(|range| (number, range))
-}
-
 /// The number of the scheduled part that holds the byte at `offset`; the last one's for offsets past the schedule.
-pub(crate) fn scheduled_at(offset: u64) -> u32 {
+fn scheduled_at(offset: u64) -> u32 {
     let (mut start, mut number) = (0, 1);
     for (length, count) in SCHEDULE {
         let index = (offset - start) / length;
@@ -147,9 +196,13 @@ fn copy_parts(range: Range<u64>, size: u64, parts: &mut Vec<Planned>) {
 fn cut(range: Range<u64>, target: u64, mut each: impl FnMut(Range<u64>)) {
     let length = range.end - range.start;
     let count = length.div_ceil(target);
-    for index in 0..count {
-        each(range.start + length * index / count..range.start + length * (index + 1) / count);
-    }
+    (0..count).for_each(|index| each(piece(&range, count, index)));
+}
+
+/// Piece `index` of `count` of about the same length.
+fn piece(range: &Range<u64>, count: u64, index: u64) -> Range<u64> {
+    let length = range.end - range.start;
+    range.start + length * index / count..range.start + length * (index + 1) / count
 }
 
 #[cfg(test)]
@@ -202,11 +255,51 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_is_cut_to_the_file() {
-        assert_eq!(schedule(0).count(), 0);
-        assert_eq!(schedule(1).collect::<Vec<_>>(), [(1, 0..1)]);
-        assert_eq!(schedule(16 * MIB).collect::<Vec<_>>(), [(1, 0..16 * MIB)]);
-        assert_eq!(schedule(16 * MIB + 1).last(), Some((2, 16 * MIB..16 * MIB + 1)));
+    fn a_grid_is_cut_to_the_file() {
+        let grid = Grid::behind(0).unwrap();
+        assert_eq!(grid.parts(0).count(), 0);
+        assert_eq!(grid.parts(1).collect::<Vec<_>>(), [(1, 0..1)]);
+        assert_eq!(grid.parts(16 * MIB).collect::<Vec<_>>(), [(1, 0..16 * MIB)]);
+        assert_eq!(grid.parts(16 * MIB + 1).last(), Some((2, 16 * MIB..16 * MIB + 1)));
+        let behind = Grid::behind(10 * MIB).unwrap();
+        let parts = [(1, 0..10 * MIB), (2, 10 * MIB..26 * MIB), (3, 26 * MIB..27 * MIB)];
+        assert_eq!(behind.parts(27 * MIB).collect::<Vec<_>>(), parts);
+        assert_eq!(behind.parts(10 * MIB).collect::<Vec<_>>(), [(1, 0..10 * MIB)]);
+        assert_eq!(Grid::behind(PART_BYTES_MIN - 1), None);
+    }
+
+    #[test]
+    fn behind_an_object_of_any_length_the_largest_file_has_legal_parts() {
+        for copied in
+            [0, 5 * MIB, 16 * MIB + 1, GIB - 1, GIB, 4 * GIB, 4 * GIB + 1, 100 * GIB + 7, OBJECT_BYTES_MAX - 1]
+        {
+            let grid = Grid::behind(copied).unwrap();
+            let mut end = 0;
+            for (number, part) in grid.parts(OBJECT_BYTES_MAX) {
+                assert_eq!(part.start, end, "part {number} behind {copied}");
+                assert!(part.end - part.start <= 5 * GIB, "part {number} behind {copied}");
+                assert!(part.end - part.start >= PART_BYTES_MIN || part.end == OBJECT_BYTES_MAX);
+                assert!(u64::from(number) <= PARTS_MAX);
+                assert_eq!(part.end <= copied, number < grid.first(), "part {number} behind {copied}");
+                if number >= grid.first() && u64::from(number) < PARTS_MAX {
+                    assert_eq!(grid.numbers(&part), number..number + 1);
+                }
+                end = part.end;
+            }
+            assert_eq!(end, OBJECT_BYTES_MAX, "behind {copied}");
+        }
+    }
+
+    #[test]
+    fn copied_bytes_have_no_number_among_the_parts_that_are_sent() {
+        let grid = Grid::behind(10 * MIB).unwrap();
+        assert!(grid.numbers(&(0..10 * MIB)).is_empty());
+        assert_eq!(grid.numbers(&(0..10 * MIB + 1)), 2..3);
+        assert_eq!(grid.numbers(&(26 * MIB - 1..26 * MIB + 1)), 2..4);
+    }
+
+    #[test]
+    fn the_schedule_is_found_by_offset() {
         for number in [1, 2, 1_000, 1_001, 3_000, 3_001, 5_000, 5_001, 10_000] {
             let part = scheduled(number).unwrap();
             assert_eq!(scheduled_at(part.start), number);

@@ -6,7 +6,7 @@ use crate::object::ETag;
 use crate::s3::{NewObject, Source};
 use crate::spill::RangeSet;
 
-use super::parts::SINGLE_PUT_BYTES_MAX;
+use super::parts::{Grid, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
 use super::stream::Stream;
 
 /// The object that changes are made to.
@@ -81,6 +81,8 @@ pub(crate) struct State {
     pub(crate) committing: bool,
     /// What was ever written or zeroed since the base was made; a hole is never one of these.
     pub(crate) written: RangeSet,
+    /// Whether a short base could not be taken in to be sent ahead; not tried again before the next commit.
+    pub(crate) base_stays: bool,
     /// Parts sent ahead while the program writes in sequence.
     pub(crate) stream: Option<Stream>,
 }
@@ -99,6 +101,7 @@ impl State {
             committed: 0,
             committing: false,
             written: RangeSet::default(),
+            base_stays: false,
             stream: None,
         }
     }
@@ -107,11 +110,21 @@ impl State {
         self.changes != self.committed
     }
 
-    /// Whether parts may be sent ahead: nothing of an object is left in the file, which is too large for one PutObject. That there
-    /// is an object does not matter: a shell's `>` closes a copy of the handle before the program writes, and an empty file is
-    /// committed then.
-    pub(crate) fn may_stream(&self) -> bool {
-        self.base_len == 0 && !self.committing && self.size > SINGLE_PUT_BYTES_MAX
+    /// The parts in which the file may be sent ahead, if it may: the object under it stands untouched before what was written, which is
+    /// too large for one PutObject. There often is an object: a shell's `>`, and each program that is started meanwhile, closes a copy
+    /// of the handle, upon which the file is committed as it is then.
+    pub(crate) fn grid(&self) -> Option<Grid> {
+        if self.streams() { Grid::behind(self.base_len) } else { None }
+    }
+
+    /// Whether the file could be sent ahead, were the object under it not too short to be copied as a part of its own.
+    pub(crate) fn has_short_base(&self) -> bool {
+        !self.base_stays && self.streams() && (1..PART_BYTES_MIN).contains(&self.base_len)
+    }
+
+    fn streams(&self) -> bool {
+        let untouched = self.written.intersection(0..self.base_len).next().is_none();
+        untouched && !self.committing && self.size > self.base_len.saturating_add(SINGLE_PUT_BYTES_MAX)
     }
 
     /// Notes that `range` was written or zeroed.
@@ -140,12 +153,27 @@ impl State {
         }
     }
 
+    /// Takes the bytes `range` of `source` for the same bytes of the file, if the file so far is a copy of what comes before them and
+    /// nothing else.
+    pub(crate) fn adopt(&mut self, source: &Base, range: &Range<u64>) -> bool {
+        let copied_so_far = self.base.as_ref() == Some(source) && self.base_len == self.size;
+        let fits = range.start == self.size && range.start < range.end && range.end <= source.size;
+        if !fits || !(self.size == 0 || copied_so_far) || self.stream.is_some() {
+            return false;
+        }
+        self.base = Some(source.clone());
+        (self.base_len, self.size) = (range.end, range.end);
+        self.changes += 1;
+        true
+    }
+
     /// After a commit that made an object of what the file was at change number `planned`: true when nothing has changed since,
     /// so that the buffer can be dropped.
     pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
         self.base_len = stored.size.min(self.low_water);
         self.replaces = Some(stored.version.etag.clone());
         self.base = Some(stored);
+        self.base_stays = false;
         self.committed = planned;
         if self.is_dirty() {
             return false;
@@ -176,13 +204,48 @@ mod tests {
     fn a_file_that_was_committed_empty_streams_like_a_new_one() {
         let mut state = State::new(None, 0, true);
         assert!(state.settle(base(0), state.changes));
-        assert!(!state.may_stream());
+        assert_eq!(state.grid(), None);
         state.changed(&(0..SINGLE_PUT_BYTES_MAX + 1));
-        assert!(state.may_stream());
-        state.low_water = state.size;
-        assert!(state.settle(base(state.size), state.changes));
-        state.changed(&(state.size..2 * state.size));
-        assert!(!state.may_stream(), "it has bytes of the object, which are copied and not sent");
+        assert_eq!(state.grid(), Grid::behind(0));
+    }
+
+    #[test]
+    fn what_follows_an_untouched_object_is_streamed_behind_it() {
+        const LONG: u64 = SINGLE_PUT_BYTES_MAX + 1;
+        let mut state = State::new(Some(base(LONG)), LONG, false);
+        state.changed(&(LONG..2 * LONG - 1));
+        assert_eq!(state.grid(), None, "it is little yet");
+        state.changed(&(2 * LONG - 1..2 * LONG));
+        assert_eq!(state.grid(), Grid::behind(LONG));
+        state.changed(&(0..1));
+        assert_eq!(state.grid(), None, "the object is not what it was");
+        let mut short = State::new(Some(base(100)), 100, false);
+        short.changed(&(100..2 * LONG));
+        assert!(short.grid().is_none() && short.has_short_base());
+    }
+
+    #[test]
+    fn only_an_empty_file_or_the_same_copy_so_far_takes_bytes_of_an_object() {
+        let source = base(100);
+        let mut state = State::new(None, 0, true);
+        assert!(!state.adopt(&source, &(10..20)), "it would need a hole before it");
+        assert!(!state.adopt(&source, &(0..101)), "the object is shorter");
+        assert!(state.adopt(&source, &(0..60)));
+        assert!(!state.adopt(&source, &(50..100)), "it overlaps");
+        assert!(!state.adopt(&Source { size: 99, ..source.clone() }, &(60..90)), "another object");
+        assert!(state.adopt(&source, &(60..100)));
+        assert_eq!((state.size, state.base_len, state.replaces.as_ref()), (100, 100, None));
+        state.changed(&(100..101));
+        assert!(!state.adopt(&base(200), &(101..200)), "it is no mere copy any more");
+    }
+
+    #[test]
+    fn an_emptied_file_that_becomes_a_copy_replaces_what_it_was() {
+        let mut state = State::new(Some(base(7)), 7, false);
+        state.resized(0);
+        let source = Source { key: Key::new("other").unwrap(), ..base(100) };
+        assert!(state.adopt(&source, &(0..100)));
+        assert_eq!(state.replaces, Some(ETag::new("e")));
     }
 
     #[test]

@@ -9,15 +9,17 @@ use tokio::sync::OnceCell;
 use crate::s3::{Part, Upload};
 use crate::spill::{Buffer, RangeSet};
 
-use super::parts::{scheduled, scheduled_at};
+use super::parts::Grid;
 use super::{Error, Target};
 
-/// The upload of a file that is written from its beginning, on the grid of `parts::scheduled`.
+/// The upload of a file that is written in sequence: from its beginning, or on behind an object whose bytes stay as they are and are
+/// copied when the file is committed.
 pub(crate) struct Stream {
     /// Begun by the first part's task. Shared with the tasks.
     pub(crate) upload: Arc<OnceCell<Upload>>,
     /// What the upload was, or will be, begun with.
     pub(crate) target: Target,
+    pub(crate) grid: Grid,
     parts: BTreeMap<u32, Progress>,
     next: u32,
     in_flight: usize,
@@ -38,9 +40,15 @@ enum Progress {
 }
 
 impl Stream {
-    pub(crate) fn new(target: Target) -> Stream {
+    pub(crate) fn new(target: Target, grid: Grid) -> Stream {
         let upload = Arc::new(OnceCell::new());
-        Stream { upload, target, parts: BTreeMap::new(), next: 1, in_flight: 0, failure: None }
+        Stream { upload, target, grid, parts: BTreeMap::new(), next: grid.first(), in_flight: 0, failure: None }
+    }
+
+    /// Whether bytes of `range` are among those that the commit copies from the object. Once one of them changes, the upload is of no
+    /// use.
+    pub(crate) fn copies(&self, range: &Range<u64>) -> bool {
+        !range.is_empty() && range.start < self.grid.copied()
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -51,7 +59,7 @@ impl Stream {
     /// grow, and a file of one part needs no upload.
     pub(crate) fn begin_ripe(&mut self, size: u64, buffer: &Buffer) -> Option<(u32, Range<u64>)> {
         let number = self.next;
-        let range = scheduled(number)?;
+        let range = self.grid.part(number)?;
         let ripe = self.failure.is_none()
             && range.end < size
             && !self.parts.contains_key(&number)
@@ -91,12 +99,8 @@ impl Stream {
 
     /// Forgets the parts that hold bytes of `range`, which has changed: they are sent again at the commit.
     pub(crate) fn touched(&mut self, range: &Range<u64>) {
-        if range.is_empty() {
-            return;
-        }
-        let numbers = scheduled_at(range.start)..=scheduled_at(range.end - 1);
         let mut changed = Vec::new();
-        for (number, progress) in self.parts.range_mut(numbers) {
+        for (number, progress) in self.parts.range_mut(self.grid.numbers(range)) {
             match progress {
                 Progress::Sending { stale } => *stale = true,
                 Progress::Sent(_) => changed.push(*number),
@@ -110,7 +114,7 @@ impl Stream {
     /// Forgets the parts that reach past `size`, where the file now ends.
     pub(crate) fn cut(&mut self, size: u64) {
         self.touched(&(size..u64::MAX));
-        self.next = self.next.min(scheduled_at(size));
+        self.next = self.next.min(self.grid.number_at(size));
     }
 
     /// Whether a part that `range` touches is in the store and not whole among what is `present` on this host.
@@ -134,10 +138,9 @@ impl Stream {
 
     /// The bytes of the sent parts that `range` touches.
     fn sent_over(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
-        let numbers = (!range.is_empty()).then(|| scheduled_at(range.start)..=scheduled_at(range.end - 1));
-        let touched = numbers.into_iter().flat_map(|numbers| self.parts.range(numbers));
+        let touched = self.parts.range(self.grid.numbers(range));
         let sent = touched.filter(|(_, progress)| matches!(progress, Progress::Sent(_)));
-        sent.filter_map(|(number, _)| scheduled(*number))
+        sent.filter_map(|(number, _)| self.grid.part(*number))
     }
 
     /// The part `number`, if the store has it as the file is now.

@@ -9,13 +9,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::object::{Key, Version};
 use crate::s3::{Gateway, Head, Kind, Upload};
-use crate::spill::{self, Buffer, Location, Pool, RangeSet, Snapshot};
+use crate::spill::{self, Buffer, Location, Pool, Snapshot};
 
 use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
 use super::payload::SnapshotPayload;
 use super::state::State;
 use super::stream::{Sent, Stream};
-use super::{Aim, Base, Error, Piece, Target};
+use super::{Aim, Base, Error, Target};
 
 /// How writers behave.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +108,8 @@ enum Kept {
     Whole,
     /// Parts of the range are in the store only.
     GaveUp,
+    /// The upload under way counts on the range being what the object has there.
+    Copied,
 }
 
 impl Writer {
@@ -183,7 +185,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes `range` read as zeros; it may reach past the end.
+    /// Makes `range`, which has at least one byte, read as zeros; it may reach past the end.
     ///
     /// # Errors
     /// As [`Writer::write`].
@@ -199,49 +201,47 @@ impl Writer {
     pub async fn resize(self: &Arc<Self>, size: u64) -> Result<(), Error> {
         checked(size, 0)?;
         loop {
-            {
-                let mut state = self.state();
-                let cut = size..state.size.max(size);
-                let whole =
-                    size == 0 || state.stream.as_ref().is_none_or(|stream| stream.keep_whole(&cut, &self.buffer));
-                if whole {
-                    self.buffer.discard(cut);
-                    state.resized(size);
-                    return Ok(());
-                }
+            match self.resize_now(size) {
+                Kept::Whole => return Ok(()),
+                Kept::GaveUp => self.commit_for_access().await?,
+                Kept::Copied => self.leave_stream().await?,
             }
-            self.commit_for_access().await?;
         }
     }
 
-    /// Where the bytes of `range` are, up to the file's end, and the object that `Base` pieces belong to.
-    ///
-    /// # Errors
-    /// Bytes that were given up after they were sent are made readable by a commit, which may fail.
-    pub async fn locate(self: &Arc<Self>, range: Range<u64>) -> Result<(Vec<Piece>, Option<Base>), Error> {
-        loop {
-            {
-                let state = self.state();
-                let range = range.start..range.end.min(state.size);
-                let present = self.buffer.present();
-                if !state.stream.as_ref().is_some_and(|stream| stream.gave_up(&range, &present)) {
-                    return Ok((pieces(&state, &present, &range)?, state.base.clone()));
-                }
-            }
-            self.commit_for_access().await?;
+    fn resize_now(&self, size: u64) -> Kept {
+        let mut state = self.state();
+        let cut = size..state.size.max(size);
+        match &state.stream {
+            Some(stream) if stream.copies(&cut) => return Kept::Copied,
+            Some(stream) if size > 0 && !stream.keep_whole(&cut, &self.buffer) => return Kept::GaveUp,
+            _ => {}
         }
+        self.buffer.discard(cut);
+        state.resized(size);
+        Kept::Whole
     }
 
-    /// Copies bytes of a `Local` piece; false when they were given up since it was located.
+    /// Makes the file at least `size` bytes long; what it gains reads as zeros. True when it has grown.
     ///
     /// # Errors
-    /// The spill cannot be read, or was tampered with.
-    pub fn read_local(&self, offset: u64, out: &mut [u8]) -> Result<bool, Error> {
-        match self.buffer.read(offset, out) {
-            Ok(()) => Ok(true),
-            Err(spill::Error::Absent { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
+    /// The file would pass the largest size.
+    pub fn grow(&self, size: u64) -> Result<bool, Error> {
+        checked(size, 0)?;
+        let mut state = self.state();
+        let grows = size > state.size;
+        if grows {
+            state.resized(size);
         }
+        Ok(grows)
+    }
+
+    /// Whether a file may have `size` bytes.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn check_size(size: u64) -> Result<(), Error> {
+        checked(size, 0).map(drop)
     }
 
     /// This mount itself has replaced the object `from` by `base`, one with the same bytes (a rename, a change of attributes). Changes
@@ -262,6 +262,11 @@ impl Writer {
     /// # Errors
     /// The bytes cannot be read or kept; nothing is changed then.
     pub async fn take_in(self: &Arc<Self>) -> Result<(), Error> {
+        self.take_in_if(|_| true).await
+    }
+
+    /// The same, if the object is `wanted` when all parts sent ahead are readable, which may take a commit.
+    pub(super) async fn take_in_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
         loop {
             self.locate(0..u64::MAX).await?;
             // A commit in between would drop what is taken in here.
@@ -273,8 +278,14 @@ impl Writer {
                 }
                 (state.base.clone(), state.base_len)
             };
+            if !base.as_ref().is_some_and(&wanted) {
+                return Ok(());
+            }
             self.make_present(0..base_len, base.as_ref(), base_len).await?;
             let mut state = self.state();
+            // They are changes now: the buffer has the only copy of them that this file may count on.
+            let taken = 0..state.base_len;
+            state.written.insert(taken);
             state.base = None;
             state.base_len = 0;
             return Ok(());
@@ -312,6 +323,7 @@ impl Writer {
             match self.with_room(|| self.change_now(range, &apply)).await {
                 Ok(Kept::Whole) => return Ok(()),
                 Ok(Kept::GaveUp) => self.commit_for_access().await?,
+                Ok(Kept::Copied) => self.leave_stream().await?,
                 // What this file has written can leave the host by a commit, as an fsync here would do it.
                 Err(Error::Spill(spill::Error::NoSpace)) if !relieved && self.holds_much() => {
                     relieved = true;
@@ -332,8 +344,10 @@ impl Writer {
         apply: impl Fn() -> Result<(), spill::Error>,
     ) -> Result<Kept, spill::Error> {
         let mut state = self.state();
-        if !state.stream.as_ref().is_none_or(|stream| stream.keep_whole(range, &self.buffer)) {
-            return Ok(Kept::GaveUp);
+        match &state.stream {
+            Some(stream) if stream.copies(range) => return Ok(Kept::Copied),
+            Some(stream) if !stream.keep_whole(range, &self.buffer) => return Ok(Kept::GaveUp),
+            _ => {}
         }
         apply()?;
         state.changed(range);
@@ -357,11 +371,24 @@ impl Writer {
     }
 
     /// Commits because bytes are needed that only the upload has. What programs see is what an fsync in between would show.
-    async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
+    pub(super) async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
         match self.destination.aim() {
             Aim::Removed => Err(Error::Deleted),
             Aim::Object(_) | Aim::Lost => self.commit().await,
         }
+    }
+
+    /// Ends an upload that counts on bytes of the object which are about to change: gives it up where this host still has all that was
+    /// sent, and completes it otherwise.
+    async fn leave_stream(self: &Arc<Self>) -> Result<(), Error> {
+        let turn = self.turn.lock().await;
+        self.state().committing = true;
+        self.parts_settled().await;
+        let whole = self.state().stream.as_ref().is_none_or(|stream| stream.keep_all_whole(&self.buffer));
+        let left = if whole { self.drop_stream().await } else { Ok(()) };
+        self.state().committing = false;
+        drop(turn);
+        if whole { left } else { self.commit_for_access().await }
     }
 
     /// The failure of a part sent ahead, reported once, to the next write, so that a program does not go on for hours in vain.
@@ -381,6 +408,12 @@ impl Writer {
 
     /// Sends the parts that are complete, and slows the caller down while too many are under way.
     async fn send_ahead(self: &Arc<Self>) {
+        if self.state().has_short_base()
+            && let Err(error) = self.take_in().await
+        {
+            self.state().base_stays = true;
+            tracing::warn!(%error, "a short object could not be read to be sent again with what follows it; that waits for the commit");
+        }
         if !self.stream_has_begun() {
             return;
         }
@@ -397,22 +430,22 @@ impl Writer {
         }
     }
 
-    /// Begins to stream a file of new bytes alone once it is too large for one PutObject.
+    /// Begins to stream a file once what was written to it is too large for one PutObject.
     fn stream_has_begun(&self) -> bool {
         {
             let state = self.state();
             if state.stream.is_some() {
                 return true;
             }
-            if !state.may_stream() {
+            if state.grid().is_none() {
                 return false;
             }
         }
         // The destination looks into other rooms, so it is asked without this mutex.
         let Aim::Object(target) = self.destination.aim() else { return false };
         let mut state = self.state();
-        if state.may_stream() {
-            state.stream.get_or_insert_with(|| Stream::new(target));
+        if let Some(grid) = state.grid() {
+            state.stream.get_or_insert_with(|| Stream::new(target, grid));
         }
         state.stream.is_some()
     }
@@ -536,28 +569,4 @@ pub(super) async fn abort_upload(upload: Upload) {
 fn checked(offset: u64, length: u64) -> Result<Range<u64>, Error> {
     let end = offset.saturating_add(length);
     if end > OBJECT_BYTES_MAX { Err(Error::TooLarge { size_bytes: end }) } else { Ok(offset..end) }
-}
-
-fn push(pieces: &mut Vec<Piece>, range: Range<u64>, kind: impl Fn(Range<u64>) -> Piece) {
-    if !range.is_empty() {
-        pieces.push(kind(range));
-    }
-}
-
-/// Where the bytes of `range` are. What was written and is neither here nor in the base must not read as zeros.
-fn pieces(state: &State, present: &RangeSet, range: &Range<u64>) -> Result<Vec<Piece>, Error> {
-    let mut pieces = Vec::new();
-    let mut at = range.start;
-    for gap in present.gaps(range.clone()) {
-        push(&mut pieces, at..gap.start, Piece::Local);
-        let base_end = gap.end.min(state.base_len).max(gap.start);
-        push(&mut pieces, gap.start..base_end, Piece::Base);
-        if state.written.intersection(base_end..gap.end).next().is_some() {
-            return Err(Error::Incomplete { start: base_end, end: gap.end });
-        }
-        push(&mut pieces, base_end..gap.end, Piece::Zero);
-        at = gap.end;
-    }
-    push(&mut pieces, at..range.end.max(at), Piece::Local);
-    Ok(pieces)
 }

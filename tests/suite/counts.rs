@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use dssefs::emulator::Counters;
 
-use crate::common::{Endpoint, MINUTE, Mount, deadline, eventually, names, noise};
+use crate::common::{Endpoint, MINUTE, Mount, deadline, eventually, names, noise, sent_bytes};
 
 const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
 
@@ -284,5 +284,40 @@ fn fsync_and_close_after_it_commit_once() {
             file.sync_all().unwrap();
         });
         only(&counters, "PutObject", 1);
+    });
+}
+
+#[test]
+fn a_change_of_a_gibibyte_costs_what_it_changes() {
+    const GIB: u64 = 1 << 30;
+    const MIB: u64 = 1 << 20;
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        endpoint.put_gibibytes("large", 1);
+        let mount = Mount::with(&endpoint, &PATIENT);
+        let path = mount.join("large");
+        fs::metadata(&path).unwrap();
+        let change = |what: &str, sent_max: u64, requests_max: u64, size: u64, change: &dyn Fn()| {
+            let ((), counters) = endpoint.counted(change);
+            assert!(sent_bytes(&counters) <= sent_max, "{what}: {counters:?}");
+            assert!(counters.all_requests() <= requests_max, "{what}: {counters:?}");
+            assert_eq!(endpoint.head("large").unwrap().content_length(), Some(size.cast_signed()), "{what}");
+            endpoint.assert_dsse("large");
+        };
+        let open = || File::options().write(true).open(&path).unwrap();
+        change("a byte in the middle", 16 * MIB, 40, GIB, &|| {
+            std::os::unix::fs::FileExt::write_all_at(&open(), b"x", GIB / 2).unwrap();
+        });
+        change("a byte at the end", 8 * MIB, 10, GIB + 1, &|| {
+            std::os::unix::fs::FileExt::write_all_at(&open(), b"y", GIB).unwrap();
+        });
+        change("truncation to the half", 0, 10, GIB / 2, &|| open().set_len(GIB / 2).unwrap());
+        change("truncation up", 3 * MIB, 10, GIB / 2 + 2 * MIB, &|| open().set_len(GIB / 2 + 2 * MIB).unwrap());
+        change("a byte, once more, at the beginning", 16 * MIB, 40, GIB / 2 + 2 * MIB, &|| {
+            std::os::unix::fs::FileExt::write_all_at(&open(), b"z", 0).unwrap();
+        });
+        let mut seen = [0; 2];
+        std::os::unix::fs::FileExt::read_exact_at(&File::open(&path).unwrap(), &mut seen, GIB / 2 - 1).unwrap();
+        assert_eq!(seen, [noise(9, 64 << 20)[(64 << 20) - 1], 0], "the last byte that stayed and the first that came");
     });
 }

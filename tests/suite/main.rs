@@ -6,17 +6,21 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test, a panic is the report")]
 
 mod access;
+mod append;
 mod cli;
 mod common;
+mod copy;
 mod counts;
 mod data_path;
 mod errno;
+mod fallocate;
 mod faults;
 mod files;
 mod gateway;
 mod hosts;
 mod keep;
 mod listing;
+mod mapped;
 mod model;
 mod names;
 mod namespace;

@@ -7,7 +7,9 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{BucketVersioningStatus, ServerSideEncryption, VersioningConfiguration};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, ServerSideEncryption, VersioningConfiguration,
+};
 use aws_smithy_http_client::Builder;
 use dssefs::emulator::faults::{Fault, Plan, Rule};
 use dssefs::emulator::kms::{Kms, NewKey};
@@ -160,6 +162,27 @@ impl Endpoint {
             let put = s3.put_object().bucket(BUCKET).key(key).body(body);
             let put = put.set_server_side_encryption(sse).set_ssekms_key_id(key_arn.map(str::to_owned));
             put.send().await.unwrap_or_else(|error| panic!("PUT {key}: {error:?}"));
+        });
+    }
+
+    /// Puts an object of `gibibytes` GiB, of which the client sends 64 MiB, `noise(9, 64 MiB)`, and the endpoint links them again and
+    /// again.
+    pub(crate) fn put_gibibytes(&self, key: &'static str, gibibytes: i32) {
+        self.put("seed", &super::noise(9, 64 << 20));
+        let key_arn = self.key_arn.clone();
+        self.with(|s3| async move {
+            let begun = s3.create_multipart_upload().bucket(BUCKET).key(key).ssekms_key_id(key_arn);
+            let begun = begun.server_side_encryption(ServerSideEncryption::AwsKmsDsse).send().await.expect("an upload");
+            let id = begun.upload_id().expect("an id");
+            let mut parts = CompletedMultipartUpload::builder();
+            for number in 1..=gibibytes * 16 {
+                let part = s3.upload_part_copy().bucket(BUCKET).key(key).upload_id(id).part_number(number);
+                let part = part.copy_source(format!("{BUCKET}/seed")).send().await.expect("a part");
+                let etag = part.copy_part_result().and_then(|result| result.e_tag()).expect("an ETag");
+                parts = parts.parts(CompletedPart::builder().part_number(number).e_tag(etag).build());
+            }
+            let complete = s3.complete_multipart_upload().bucket(BUCKET).key(key).upload_id(id);
+            complete.multipart_upload(parts.build()).send().await.expect("an object");
         });
     }
 

@@ -13,6 +13,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use dssefs::emulator::Counters;
+
 /// What most tests may take. Generous, because the machine may be busy; a test that hangs is what it is for.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
@@ -74,6 +76,11 @@ pub(crate) fn cp(content: &[u8], path: &Path) -> Result<(), String> {
     let output =
         std::process::Command::new("cp").env("LC_ALL", "C").arg(source.path()).arg(path).output().expect("cp is there");
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// Content that was sent to the endpoint.
+pub(crate) fn sent_bytes(counters: &Counters) -> u64 {
+    ["PutObject", "UploadPart"].iter().map(|name| counters.operation(name).body_bytes_in).sum()
 }
 
 /// The names in a directory, in order, without a stat(2) of any.

@@ -1,0 +1,75 @@
+//! A file whose bytes are those of another object: noted at once, copied by the store when the file is committed.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::object::Key;
+use crate::s3::{Kind, Stored};
+
+use super::commit::Moment;
+use super::{Aim, Base, Error, Target, Writer};
+
+impl Writer {
+    /// Makes the bytes `range` of `source` the same bytes of this file, without moving any, and then calls `taken`, before any
+    /// commit can begin. False, and nothing done, unless the file ends where `range` begins and is a copy of that same object up
+    /// to there; an empty file always is.
+    ///
+    /// The caller sees to it that this mount does not replace or delete `source` before it has called [`Writer::let_go_of`].
+    pub async fn adopt(&self, source: &Base, range: Range<u64>, taken: impl FnOnce()) -> bool {
+        // A commit that is under way would end with its own object as the base.
+        let _turn = self.turn.lock().await;
+        let done = self.state().adopt(source, &range);
+        if done {
+            taken();
+        }
+        done
+    }
+
+    /// The objects of other files whose keys `goes` names are about to be replaced or deleted: what is still to be copied from it is taken onto
+    /// this host. A version that can be named outlives its name.
+    ///
+    /// # Errors
+    /// The bytes cannot be read or kept; nothing is changed then.
+    pub async fn let_go_of(self: &Arc<Self>, goes: impl Fn(&Key) -> bool) -> Result<(), Error> {
+        // Asked before the mutex is taken: the destination has one of its own.
+        let own = match self.destination.aim() {
+            Aim::Object(target) => Some(target.object.key),
+            Aim::Removed | Aim::Lost => None,
+        };
+        let leans = |base: &Base| own.as_ref() != Some(&base.key) && goes(&base.key) && base.version.id.is_none();
+        if self.state().base.as_ref().is_some_and(leans) { Box::pin(self.take_in_if(leans)).await } else { Ok(()) }
+    }
+
+    /// The object of which the whole file is an unchanged copy, if there is one.
+    pub(super) fn copied_whole<'a>(&self, moment: &'a Moment) -> Option<&'a Base> {
+        let base = moment.base.as_ref()?;
+        let whole = moment.size > 0 && moment.size == moment.base_len && moment.size == base.size;
+        (whole && self.buffer.present().is_empty()).then_some(base)
+    }
+
+    pub(super) async fn copy_whole(&self, base: &Base, moment: &Moment, target: &Target) -> Result<Stored, Error> {
+        Ok(self.engine.gateway.copy(base, &target.object, &moment.condition).await?.into_inner())
+    }
+
+    /// Tells a lost source from a lost race for the file's own name: the store has one answer for both.
+    pub(super) async fn explained(&self, error: Error, moment: &Moment, target: &Target) -> Error {
+        let foreign = |base: &&Base| base.key != target.object.key && base.version.id.is_none();
+        match (&error, moment.base.as_ref().filter(foreign)) {
+            (Error::Store(refused), Some(base)) if is_of_a_version(refused.kind) && self.is_gone(base).await => {
+                Error::SourceGone { key: target.object.key.to_string(), source_key: base.key.to_string() }
+            }
+            _ => error,
+        }
+    }
+
+    async fn is_gone(&self, base: &Base) -> bool {
+        match self.engine.gateway.head(&base.key).await {
+            Ok(head) => head.meta.version.etag != base.version.etag,
+            Err(error) => error.kind == Kind::NotFound,
+        }
+    }
+}
+
+fn is_of_a_version(kind: Kind) -> bool {
+    matches!(kind, Kind::PreconditionFailed | Kind::NotFound)
+}
