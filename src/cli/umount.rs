@@ -42,6 +42,12 @@ enum UmountError {
 /// All open files are committed before the kernel lets the mount go, so what the daemon still has to do is short.
 const DAEMON_END: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
+/// How long the number of files that are not stored may stay the same before they are left to the daemon.
+const SAVES_STALL: Duration = Duration::from_secs(5);
+/// How often that number is asked for, and told when it has changed.
+const SAVES_POLL: Duration = Duration::from_millis(500);
+/// The attribute of a mount's root that counts the files that are not stored.
+const UNSAVED_ATTRIBUTE: &str = "user.dsse.mount.unsaved";
 /// The attribute of a mount's root that names the daemon.
 const PID_ATTRIBUTE: &str = "user.dsse.mount.pid";
 
@@ -67,6 +73,7 @@ fn exit_of(error: &UmountError) -> Exit {
 fn umount(given: &Path) -> Result<(), UmountError> {
     let path = find(given)?;
     let daemon = daemon_of(&path);
+    wait_for_saves(&path);
     if geteuid().is_root() {
         by_system_call(&path)?;
     } else {
@@ -126,11 +133,30 @@ fn by_helper(path: &Path) -> Result<(), UmountError> {
     }
 }
 
+/// Files may be closed and still on their way to the store. Waits as long as their number goes down; what is left then, the daemon
+/// tries once more after the unmount, and keeps or names it.
+fn wait_for_saves(path: &Path) {
+    let mut fewest = (u64::MAX, Instant::now());
+    while let Some(unsaved) = number(path, UNSAVED_ATTRIBUTE).filter(|unsaved| *unsaved > 0) {
+        if unsaved < fewest.0 {
+            eprintln!("{unsaved} files are still to be stored");
+            fewest = (unsaved, Instant::now());
+        } else if fewest.1.elapsed() > SAVES_STALL {
+            return;
+        }
+        sleep(SAVES_POLL);
+    }
+}
+
+fn number<T: std::str::FromStr>(path: &Path, attribute: &str) -> Option<T> {
+    let mut value = [0; 24];
+    let length = rustix::fs::getxattr(path, attribute, &mut value).ok()?;
+    str::from_utf8(value.get(..length)?).ok()?.parse().ok()
+}
+
 /// The daemon's process, where the mount still answers and the process is what it says.
 fn daemon_of(path: &Path) -> Option<Pid> {
-    let mut value = [0; 16];
-    let length = rustix::fs::getxattr(path, PID_ATTRIBUTE, &mut value).ok()?;
-    let pid: i32 = str::from_utf8(value.get(..length)?).ok()?.parse().ok()?;
+    let pid: i32 = number(path, PID_ATTRIBUTE)?;
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     (name.trim() == "dssefs").then(|| Pid::from_raw(pid)).flatten()
 }

@@ -157,6 +157,15 @@ impl Namespace {
         self.table().key(ino).ok()
     }
 
+    /// The group of what is made in the directory `ino`, where that has set-group-id (inode(7)); None: that of who makes it. No request:
+    /// the kernel has just asked for the attributes, to see whether names may be made there.
+    #[must_use]
+    pub fn inherited_group(&self, ino: Ino) -> Option<u32> {
+        let table = self.table();
+        let attributes = table.entry(ino).ok()?.attributes;
+        (attributes.mode & 0o2000 != 0).then_some(attributes.gid)
+    }
+
     /// The directory that `ino` stands in; itself for the root and for what is unlinked.
     #[must_use]
     pub fn parent(&self, ino: Ino) -> Ino {

@@ -109,6 +109,7 @@ impl Vfs {
         access: Access,
     ) -> Result<(Node, Fh), Error> {
         let _passage = self.namespace.pass(parent).await;
+        let gid = self.namespace.inherited_group(parent).unwrap_or(gid);
         let now = Timestamp::from(SystemTime::now());
         let attributes =
             Attributes { kind: Kind::File, size: 0, mode, uid, gid, mtime: now, atime: now, ctime: now, nlink: 1 };

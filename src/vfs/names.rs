@@ -24,6 +24,10 @@ impl Vfs {
     /// The name is taken or cannot be kept, or the store refused.
     pub async fn mkdir(&self, parent: Ino, name: &Name, mode: u32, uid: u32, gid: u32) -> Result<Node, Error> {
         let _passage = self.namespace.pass(parent).await;
+        let (mode, gid) = match self.namespace.inherited_group(parent) {
+            Some(inherited) => (mode | 0o2000, inherited),
+            None => (mode, gid),
+        };
         Ok(self.namespace.mkdir(parent, name, mode, uid, gid).await?)
     }
 

@@ -35,6 +35,7 @@ impl Vfs {
         (uid, gid): (u32, u32),
     ) -> Result<Node, Error> {
         let _passage = self.namespace.pass(parent).await;
+        let gid = self.namespace.inherited_group(parent).unwrap_or(gid);
         Ok(self.namespace.symlink(parent, name, target, attributes(Kind::Symlink, (0o777, uid, gid))).await?)
     }
 
@@ -59,7 +60,7 @@ impl Vfs {
         parent: Ino,
         name: &Name,
         kind: SpecialKind,
-        owner: (u32, u32, u32),
+        (mode, uid, gid): (u32, u32, u32),
     ) -> Result<Node, Error> {
         let kind = match kind {
             SpecialKind::Fifo => Kind::Fifo,
@@ -68,7 +69,8 @@ impl Vfs {
             SpecialKind::BlockDevice(number) => Kind::BlockDevice(number),
         };
         let _passage = self.namespace.pass(parent).await;
-        Ok(self.namespace.mknod(parent, name, attributes(kind, owner)).await?)
+        let gid = self.namespace.inherited_group(parent).unwrap_or(gid);
+        Ok(self.namespace.mknod(parent, name, attributes(kind, (mode, uid, gid))).await?)
     }
 }
 

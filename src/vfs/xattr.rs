@@ -33,11 +33,12 @@ const NAMES: [&str; 14] = [
 ];
 
 /// The names that the root has beside those.
-const ROOT_NAMES: [&str; 6] = [
+const ROOT_NAMES: [&str; 7] = [
     "user.dsse.bucket.default-algorithm",
     "user.dsse.bucket.default-key",
     "user.dsse.bucket.versioning",
     "user.dsse.mount.pid",
+    "user.dsse.mount.unsaved",
     "user.dsse.mount.version",
     "user.dsse.mount.settings",
 ];
@@ -138,6 +139,7 @@ impl Vfs {
             }
             "user.dsse.bucket.versioning" => versioning(bucket.versioning).to_owned(),
             "user.dsse.mount.pid" => std::process::id().to_string(),
+            "user.dsse.mount.unsaved" => self.unsaved_count().to_string(),
             "user.dsse.mount.version" => env!("CARGO_PKG_VERSION").to_owned(),
             "user.dsse.mount.settings" => settings.clone(),
             _ => return None,

@@ -21,6 +21,10 @@ use super::{Aim, Base, Error, Target, Writer};
 /// How often a part is read again because the program changed it while it was being sent.
 pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
+/// How often a commit is tried while another request for the same key is under way: S3 answers 409 ConditionalRequestConflict then, and
+/// who has lost the race is known only when the other one has ended ("Conditional writes", S3 User Guide).
+const CONFLICTS_MAX: u32 = 4;
+
 /// What the file was when the commit began.
 #[derive(Clone)]
 pub(super) struct Moment {
@@ -56,16 +60,26 @@ impl Writer {
         let _turn = self.turn.lock().await;
         self.state().committing = true;
         self.parts_settled().await;
-        let outcome = match (self.moment(), self.destination.aim()) {
+        let mut outcome = self.try_once().await;
+        for _ in 1..CONFLICTS_MAX {
+            if !outcome.as_ref().is_err_and(Error::is_conflict) {
+                break;
+            }
+            outcome = self.try_once().await;
+        }
+        self.state().committing = false;
+        outcome
+    }
+
+    async fn try_once(self: &Arc<Self>) -> Result<(), Error> {
+        match (self.moment(), self.destination.aim()) {
             (None, _) | (_, Aim::Removed) => Ok(()),
             (Some(_), Aim::Lost) => Err(Error::NameLost),
             (Some(moment), Aim::Object(target)) => match self.carry_out(&moment, &target).await {
                 Err(error) => Err(self.explained(error, &moment, &target).await),
                 done => done,
             },
-        };
-        self.state().committing = false;
-        outcome
+        }
     }
 
     /// The state to make safe; none when it is safe.

@@ -101,6 +101,11 @@ impl Error {
         matches!(self, Error::Store(error) if matches!(error.kind, Kind::Mismatch { .. }))
     }
 
+    /// Whether the store wants to be asked again, because of another request for the same key.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Error::Store(error) if error.kind == Kind::Conflict)
+    }
+
     /// Whether the bytes could not be read on this host, as happens when they change while they are being sent.
     pub(crate) fn is_local(&self) -> bool {
         match self {

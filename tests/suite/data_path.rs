@@ -468,26 +468,6 @@ fn chmod_keeps_the_sticky_bit() {
     });
 }
 
-/// The counterpart: privileges do not survive a change of the content, as write(2) has it.
-#[test]
-fn a_write_clears_set_user_id_and_set_group_id() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
-        commit(&mount.join("file"), b"content").unwrap();
-        fs::set_permissions(mount.join("file"), permissions(0o6755)).unwrap();
-        assert_eq!(stored_mode(&endpoint, "file"), Some(0o106_755));
-        let mut file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
-        file.write_all(b"changed").unwrap();
-        file.sync_all().unwrap();
-        drop(file);
-        assert_eq!(stored_mode(&endpoint, "file"), Some(0o100_755));
-        let mode = || fs::metadata(mount.join("file")).unwrap().mode() & 0o7777;
-        eventually("the mode without privileges", MINUTE, || mode() == 0o755);
-        assert_eq!(endpoint.content("file"), b"changed");
-    });
-}
-
 /// Shells and dd(1) close a copy of their descriptor before the first write, which stores an empty object. A file that had an
 /// object was never streamed, so that the whole of it waited on this host for the close.
 #[test]

@@ -75,7 +75,7 @@ fn what_s3_cannot_do_and_what_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn allocating_changes_the_times_and_clears_privileges_as_a_write_does() {
+fn allocating_changes_the_times_as_a_write_does_and_leaves_privileges_to_root() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
@@ -95,7 +95,7 @@ fn allocating_changes_the_times_and_clears_privileges_as_a_write_does() {
             let after = fs::metadata(&path).unwrap();
             let time = |meta: &fs::Metadata| (meta.mtime(), meta.mtime_nsec());
             assert_eq!(time(&after) > time(&before), changes, "{mode:?}");
-            assert_eq!(after.permissions().mode() & 0o7777, 0o755, "{mode:?}");
+            assert_eq!(after.permissions().mode() & 0o7777, 0o6755, "{mode:?}");
         }
     });
 }

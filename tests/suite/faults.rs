@@ -84,6 +84,20 @@ fn a_put_answered_with_another_key_or_with_nothing_fails_closed() {
 }
 
 #[test]
+fn another_request_for_the_same_key_is_waited_for() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        for (operation, size) in [("PutObject", 1000), ("CompleteMultipartUpload", LARGE)] {
+            endpoint.spoil(vec![Rule::on(operation, failure(409, "ConditionalRequestConflict")).times(2)]);
+            commit(&mount.join(operation), &noise(1, size)).unwrap();
+            assert_eq!(endpoint.content(operation), noise(1, size));
+        }
+        assert_eq!(endpoint.uploads(), 0);
+    });
+}
+
+#[test]
 fn a_replaced_object_answered_with_kms_is_not_served_as_compliant() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();

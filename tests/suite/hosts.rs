@@ -495,6 +495,8 @@ fn what_the_proof_costs() {
             ("GetBucketEncryption", 1),
             ("GetBucketVersioning", 1),
             ("HeadBucket", 1),
+            // Whether a rename of a directory was left in the middle.
+            ("ListObjectsV2", 1),
             ("PutObject", 1),
             ("UploadPart", 1),
         ];

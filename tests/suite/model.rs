@@ -399,9 +399,6 @@ impl Run<'_> {
                 continue;
             }
             let ours = self.ours.does(step, number);
-            if self.is_refused(step, &ours) {
-                continue;
-            }
             let local = self.local.does(step, number);
             if ours != local {
                 return Err(TestCaseError::fail(format!("{step}: {ours} on the mount, {local} on the local disk")));
@@ -409,14 +406,6 @@ impl Run<'_> {
             succeeded += u32::from(!matches!(ours, Seen::Failed(_) | Seen::Skipped));
         }
         Ok(succeeded)
-    }
-
-    /// An error for now (docs/SEMANTICS.md): rename of a directory.
-    fn is_refused(&self, step: &Step, seen: &Seen) -> bool {
-        match step {
-            Step::Rename { from, .. } => *seen == Seen::Failed(libc::EXDEV) && self.local.at(from).is_dir(),
-            _ => false,
-        }
     }
 
     fn remount(&mut self) -> Result<(), TestCaseError> {

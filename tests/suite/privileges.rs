@@ -69,6 +69,26 @@ fn root_keeps_them(endpoint: &Endpoint, path: &Path) {
 }
 
 #[test]
+fn what_is_made_in_a_directory_with_set_group_id_has_its_group() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let shared = mount.join("shared");
+        fs::create_dir(&shared).unwrap();
+        chown(&shared, None, Some(4321)).unwrap();
+        fs::set_permissions(&shared, Permissions::from_mode(0o2775)).unwrap();
+        fs::write(shared.join("file"), "content").unwrap();
+        fs::create_dir(shared.join("below")).unwrap();
+        std::os::unix::fs::symlink("file", shared.join("link")).unwrap();
+        for name in ["file", "below", "link"] {
+            assert_eq!(fs::symlink_metadata(shared.join(name)).unwrap().gid(), 4321, "{name}");
+        }
+        assert_eq!(mode(&shared.join("below")) & 0o2000, 0o2000, "what is made there inherits on");
+        assert_eq!(mode(&shared.join("file")) & 0o2000, 0);
+    });
+}
+
+#[test]
 fn a_file_given_away_has_no_privileges() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();

@@ -347,7 +347,8 @@ fn a_rename_of_a_living_mount_is_left_to_it() {
         let renaming = rename_in_thread(&mount, "old", "new");
         eventually("the copies are under way", MINUTE, || endpoint.counters().requests("CopyObject") > 6);
         let (second, counted) = endpoint.counted(|| Mount::of(&endpoint));
-        assert_eq!((counted.requests("PutObject"), counted.requests("DeleteObject")), (0, 0));
+        // The one PutObject is the proof that the store keeps conditions.
+        assert_eq!((counted.requests("PutObject"), counted.requests("DeleteObject")), (1, 0));
         eventually("the log says so", MINUTE, || second.log().contains("another mount is renaming this directory"));
         assert!(!renaming.is_finished(), "the second mount was made in the middle of it");
         renaming.join().unwrap().unwrap();
