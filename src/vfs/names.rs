@@ -132,16 +132,11 @@ impl Vfs {
             }
             Err(_) => Ok(()),
         };
-        let target_file = target_file.map(|target_file| async move {
-            if let Some(file) = target_file {
-                self.leave(&file).await;
-            }
-        });
-        if let Some(file) = moved_file {
+        let entered = [moved_file, target_file.as_ref().ok().cloned().flatten()];
+        for file in entered.into_iter().flatten() {
             self.leave(&file).await;
         }
-        target_file?.await;
-        outcome
+        target_file.map(drop).and(outcome)
     }
 
     async fn enter_node(&self, node: &Node) -> Result<Option<Arc<File>>, Error> {
@@ -156,6 +151,11 @@ impl Vfs {
         (moved, target): (Option<&Arc<File>>, Option<&Arc<File>>),
         target_exists: bool,
     ) -> Result<(), Error> {
+        // Otherwise a write could begin an upload under the old name after this.
+        let _closed = match moved {
+            Some(file) => Some(self.namespace.close(file.ino).await),
+            None => None,
+        };
         if let Some(file) = moved {
             self.settle_before_rename(file, target_exists).await?;
         }
