@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 use tokio::runtime::Runtime;
 
 use crate::config::{self, Source};
-use crate::journal::{self, Journal, Left, LeftEntry};
+use crate::journal::{self, EntryId, Journal, Left, LeftEntry};
 use crate::kms::Kms;
 use crate::object::ByteRange;
 use crate::policy::{Policy, Verdict};
@@ -63,6 +63,14 @@ pub struct Sent {
     pub kept: Vec<(String, String)>,
 }
 
+/// What became of one entry.
+struct Outcome {
+    entry: EntryId,
+    key: String,
+    /// Why it is still kept; None: the store has it.
+    error: Option<String>,
+}
+
 /// Why one file could not be sent.
 #[derive(Debug, thiserror::Error)]
 enum SendError {
@@ -103,10 +111,14 @@ pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, Star
         for session in usable(journal::sessions(directory)?) {
             let left = sessions::open(&asked.kms, session).await?;
             let mut engines = Engines { asked: &asked, source: left.session().source.clone(), made: HashMap::new() };
-            let outcome = send_all(&left, |policy| engines.of(policy)).await?;
-            let all_stored = outcome.kept.is_empty();
-            sent.stored.extend(outcome.stored);
-            sent.kept.extend(outcome.kept);
+            let outcomes = send_all(&left, |policy| engines.of(policy)).await?;
+            let all_stored = outcomes.iter().all(|outcome| outcome.error.is_none());
+            for Outcome { key, error, .. } in outcomes {
+                match error {
+                    None => sent.stored.push(key),
+                    Some(reason) => sent.kept.push((key, reason)),
+                }
+            }
             if all_stored && left.damage().is_empty() {
                 left.remove()?;
             }
@@ -173,11 +185,12 @@ pub(super) async fn take_over(
         if count > 0 {
             tracing::info!(files = count, session = %left.session().directory.display(), "sending what an earlier mount left");
         }
-        let outcome = send_all(&left, |_| Ok(Arc::clone(engine))).await?;
-        for (key, reason) in &outcome.kept {
+        let outcomes = send_all(&left, |_| Ok(Arc::clone(engine))).await?;
+        for Outcome { entry, key, error } in &outcomes {
+            let Some(reason) = error else { continue };
             tracing::error!(%key, %reason, "what an earlier mount left could not be stored; it is kept for dssefs recover");
+            carry_over(&left, *entry, reason, journal)?;
         }
-        carry_over(&left, &outcome, journal)?;
         if left.damage().is_empty() {
             left.remove()?;
         }
@@ -185,50 +198,46 @@ pub(super) async fn take_over(
     Ok(())
 }
 
-fn carry_over(left: &Left, outcome: &Sent, journal: &Journal) -> Result<(), StartError> {
-    for (_, entry) in left.entries() {
-        let Ok(kept) = Kept::decode(entry.description.as_slice()) else { continue };
-        let reason = outcome.kept.iter().find(|(key, _)| *key == kept.object.key.to_string());
-        let Some((_, reason)) = reason else { continue };
-        let kept = Kept { reason: Some(reason.clone()), ..kept };
-        let mut draft = journal.draft(&kept.encode(), None)?;
-        for piece in left.content(entry) {
-            let (offset, bytes) = piece?;
-            draft.add(offset, bytes.as_slice())?;
-        }
-        draft.finish()?;
+/// Seals an entry again, under the keys of `journal`. A description that this version cannot read is carried over as it is.
+fn carry_over(left: &Left, entry: EntryId, reason: &str, journal: &Journal) -> Result<(), StartError> {
+    let Some((_, entry)) = left.entries().find(|(id, _)| *id == entry) else { return Ok(()) };
+    let told = |kept| Kept { reason: Some(reason.to_owned()), ..kept }.encode();
+    let description = entry.description.as_slice();
+    let description = Kept::decode(description).map_or_else(|_| description.to_vec(), told);
+    let mut draft = journal.draft(&description, None)?;
+    for piece in left.content(entry) {
+        let (offset, bytes) = piece?;
+        draft.add(offset, bytes.as_slice())?;
     }
+    draft.finish()?;
     Ok(())
 }
 
-/// Sends every entry, many at a time, those of one object one after the other.
+/// Sends every entry, many at a time, each under the condition of its own write.
 async fn send_all(
     left: &Left,
     mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,
-) -> Result<Sent, StartError> {
+) -> Result<Vec<Outcome>, StartError> {
     for damage in left.damage() {
         tracing::error!(%damage, "what an earlier mount left is not whole");
     }
-    let mut jobs = Vec::new();
-    let mut sent = Sent::default();
-    for (_, entry) in left.entries() {
+    let (mut jobs, mut outcomes) = (Vec::new(), Vec::new());
+    for (id, entry) in left.entries() {
         match Kept::decode(entry.description.as_slice()) {
-            Ok(kept) => jobs.push((engine(&kept.policy)?, entry, kept)),
-            Err(error) => sent.kept.push(("a file whose name is unknown".to_owned(), error.to_string())),
+            Ok(kept) => jobs.push((id, engine(&kept.policy)?, entry, kept)),
+            Err(error) => {
+                let key = "a file whose name is unknown".to_owned();
+                outcomes.push(Outcome { entry: id, key, error: Some(error.to_string()) });
+            }
         }
     }
-    let send = async |(engine, entry, kept): (Arc<Engine>, &LeftEntry, Kept)| {
-        let outcome = send(&engine, left, entry, &kept).await;
-        (kept.object.key.to_string(), outcome)
+    let send = async |(id, engine, entry, kept): (EntryId, Arc<Engine>, &LeftEntry, Kept)| {
+        let error = send(&engine, left, entry, &kept).await.err().map(|error| error.to_string());
+        Outcome { entry: id, key: kept.object.key.to_string(), error }
     };
-    let mut outcomes = stream::iter(jobs).map(send).buffer_unordered(SENDS_MAX);
-    while let Some((key, outcome)) = outcomes.next().await {
-        match outcome {
-            Ok(()) => sent.stored.push(key),
-            Err(error) => sent.kept.push((key, error.to_string())),
-        }
-    }
-    Ok(sent)
+    let sent: Vec<Outcome> = stream::iter(jobs).map(send).buffer_unordered(SENDS_MAX).collect().await;
+    outcomes.extend(sent);
+    Ok(outcomes)
 }
 
 async fn send(engine: &Arc<Engine>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<(), SendError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
 use crate::object::{Key, Name};
@@ -232,7 +232,8 @@ impl Vfs {
     /// A commit that no call with a passage asks for.
     async fn save(&self, file: &Arc<File>) -> Result<(), Error> {
         let _passage = self.namespace.pass(file.ino).await;
-        self.commit(file).await
+        // Boxed, because the types of all requests below are more than the compiler follows at once.
+        self.commit(file).boxed().await
     }
 
     pub(super) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
@@ -245,7 +246,7 @@ impl Vfs {
         if let Err(error) = &outcome {
             file.state().last_error = Some(error.to_string());
         }
-        self.keep_what_failed(file, &outcome).await;
+        self.after_commit(file, &outcome).await;
         outcome
     }
 

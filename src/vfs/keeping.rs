@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 use crate::journal::{EntryId, Journal};
 use crate::write;
 
@@ -60,7 +58,7 @@ impl Vfs {
 
     /// After a commit: what the journal kept is of no use any more; or, when it failed, the journal keeps what the store would not have.
     /// The caller has the file's turn.
-    pub(super) async fn keep_what_failed(&self, file: &Arc<File>, outcome: &Result<(), Error>) {
+    pub(super) async fn after_commit(&self, file: &Arc<File>, outcome: &Result<(), Error>) {
         match outcome {
             Ok(()) => self.let_go(file, false).await,
             Err(error) => {
@@ -105,10 +103,6 @@ impl Vfs {
             tracing::warn!(%error, "the journal could not note that a file needs it no more; the next mount finds that out");
         }
     }
-}
-
-pub(super) fn save_slots() -> Semaphore {
-    Semaphore::new(SAVES_MAX)
 }
 
 impl From<crate::journal::Error> for Error {

@@ -104,7 +104,7 @@ impl Vfs {
             read_budget,
             settings,
             keeper,
-            saves: keeping::save_slots(),
+            saves: tokio::sync::Semaphore::new(keeping::SAVES_MAX),
             files,
             handles,
             pages,

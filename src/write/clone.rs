@@ -25,8 +25,8 @@ impl Writer {
         done
     }
 
-    /// The objects of other files whose keys `goes` names are about to be replaced or deleted: what is still to be copied from it is taken onto
-    /// this host. A version that can be named outlives its name.
+    /// The objects of other files whose keys `goes` names are about to be replaced or deleted: what is still to be copied from them is
+    /// taken onto this host. A version that can be named outlives its name.
     ///
     /// # Errors
     /// The bytes cannot be read or kept; nothing is changed then.
