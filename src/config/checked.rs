@@ -58,9 +58,8 @@ pub struct Config {
     pub spill_bytes_max: u64,
     /// The directory of the spill; an absolute path.
     pub spill_dir: PathBuf,
-    /// The KMS keys that wrap the journal's keys, the inner layer's first; None: there is no journal, and unsaved changes end with the
-    /// process.
-    pub journal_keys: Option<[KeyChoice; 2]>,
+    /// None: there is no journal, and unsaved changes end with the process.
+    pub journal_keys: Option<JournalKeys>,
     /// When close(2) returns.
     pub commit: Commit,
     /// Threads that take requests from the kernel, 2 to 4. More do not help: none of them waits for the network.
@@ -108,6 +107,15 @@ pub enum KeyChoice {
     Resolve(String),
 }
 
+/// What the journal is sealed with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalKeys {
+    /// The KMS keys that wrap its keys, the inner layer's first.
+    pub wrapping: [KeyChoice; 2],
+    /// How long its keys are sealed with before new ones take their place; 1 second to 24 hours.
+    pub lifetime: Duration,
+}
+
 /// What the log tells, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -121,6 +129,10 @@ pub struct Log {
 
 /// Less than this holds neither one part of an upload nor a window of read-ahead.
 pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
+
+/// A year of mounting is 730 calls to KMS, and a pair of keys that somebody learns opens one day.
+const KEY_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+const KEY_LIFETIME_MIN: Duration = Duration::from_secs(1);
 
 /// Standard retries of the SDK, with enough tries to outlast KMS throttling.
 const ATTEMPTS_MAX: u32 = 8;
@@ -143,7 +155,7 @@ impl Config {
         let context = keep(&mut problems, EncryptionContext::parse(&raw.encryption_context));
         let file_mode = keep(&mut problems, check_mode("--file-mode", &raw.file_mode));
         let dir_mode = keep(&mut problems, check_mode("--dir-mode", &raw.dir_mode));
-        let metadata_ttl = keep(&mut problems, units::parse_duration(&raw.metadata_ttl));
+        let metadata_ttl = keep(&mut problems, check_duration("--metadata-ttl", &raw.metadata_ttl));
         let memory_bytes_max = keep(&mut problems, check_budget("--memory", &raw.memory, MEMORY_BYTES_MIN));
         let spill_bytes_max = keep(&mut problems, check_budget("--spill", &raw.spill, 0));
         let spill_dir = keep(&mut problems, check_spill_dir(raw.spill_dir.as_deref(), raw.spill_keys));
@@ -278,25 +290,42 @@ fn check_spill_dir(given: Option<&Path>, keys: SpillKeys) -> Result<PathBuf, Pro
 }
 
 /// KMS makes data keys under customer managed keys only: `aws/s3` is S3's own ("AWS managed keys", KMS Developer Guide).
-fn check_journal(raw: &RawConfig) -> Result<Option<[KeyChoice; 2]>, Problem> {
+fn check_journal(raw: &RawConfig) -> Result<Option<JournalKeys>, Problem> {
     if raw.spill_keys == SpillKeys::Memory {
-        return match (raw.commit, raw.spill_kms_key_id.is_empty()) {
-            (Commit::Background, _) => Err(Problem::NeedsKmsSpill("--commit background")),
-            (Commit::Close, false) => Err(Problem::NeedsKmsSpill("--spill-kms-key-id")),
-            (Commit::Close, true) => Ok(None),
-        };
+        let needless = [
+            ("--commit background", raw.commit == Commit::Background),
+            ("--spill-kms-key-id", !raw.spill_kms_key_id.is_empty()),
+            ("--spill-key-lifetime", raw.spill_key_lifetime.is_some()),
+        ];
+        let given = needless.into_iter().find(|(_, given)| *given);
+        return given.map_or(Ok(None), |(option, _)| Err(Problem::NeedsKmsSpill(option)));
     }
+    let lifetime = check_lifetime(raw.spill_key_lifetime.as_deref())?;
+    Ok(Some(JournalKeys { wrapping: check_wrapping(raw)?, lifetime }))
+}
+
+fn check_wrapping(raw: &RawConfig) -> Result<[KeyChoice; 2], Problem> {
     let given = raw.spill_kms_key_id.iter().map(|text| check_key("--spill-kms-key-id", Some(text)));
     let given = given.collect::<Result<Vec<_>, _>>()?;
     match given.as_slice() {
         [] => match check_key("--kms-key-id", raw.kms_key_id.as_deref())? {
             KeyChoice::Managed => Err(Problem::NoSpillKey),
-            key => Ok(Some([key.clone(), key])),
+            key => Ok([key.clone(), key]),
         },
-        [both] => Ok(Some([both.clone(), both.clone()])),
-        [inner, outer] => Ok(Some([inner.clone(), outer.clone()])),
+        [both] => Ok([both.clone(), both.clone()]),
+        [inner, outer] => Ok([inner.clone(), outer.clone()]),
         more => Err(Problem::TooManySpillKeys(more.len())),
     }
+}
+
+fn check_lifetime(text: Option<&str>) -> Result<Duration, Problem> {
+    let Some(text) = text else { return Ok(KEY_LIFETIME) };
+    let lifetime = check_duration("--spill-key-lifetime", text)?;
+    if lifetime < KEY_LIFETIME_MIN { Err(Problem::LifetimeTooShort) } else { Ok(lifetime) }
+}
+
+fn check_duration(flag: &'static str, text: &str) -> Result<Duration, Problem> {
+    units::parse_duration(text).map_err(|error| Problem::Duration { flag, error })
 }
 
 fn check_log(raw: &RawConfig) -> Result<Log, Problem> {
@@ -356,16 +385,23 @@ mod tests {
     fn a_spill_that_survives_needs_a_key_that_kms_will_use() {
         let keys = |args: &[&str]| Config::check(&raw(&[&["data", "/tmp"], args].concat())).unwrap().journal_keys;
         let resolve = |text: &str| KeyChoice::Resolve(text.to_owned());
+        let wrapping = |args: &[&str]| keys(args).map(|keys| keys.wrapping);
         assert_eq!(keys(&[]), None);
         let kms = "--spill-keys=kms";
-        assert_eq!(keys(&[kms, "--kms-key-id=a"]), Some([resolve("a"), resolve("a")]));
-        assert_eq!(keys(&[kms, "--spill-kms-key-id=a"]), Some([resolve("a"), resolve("a")]));
-        let two = keys(&[kms, "--spill-kms-key-id=a", "--spill-kms-key-id=b"]);
+        assert_eq!(wrapping(&[kms, "--kms-key-id=a"]), Some([resolve("a"), resolve("a")]));
+        assert_eq!(wrapping(&[kms, "--spill-kms-key-id=a"]), Some([resolve("a"), resolve("a")]));
+        let two = wrapping(&[kms, "--spill-kms-key-id=a", "--spill-kms-key-id=b"]);
         assert_eq!(two, Some([resolve("a"), resolve("b")]));
+        let lifetime = |args: &[&str]| keys(args).map(|keys| keys.lifetime.as_secs());
+        assert_eq!(lifetime(&[kms, "--kms-key-id=a"]), Some(24 * 60 * 60));
+        assert_eq!(lifetime(&[kms, "--kms-key-id=a", "--spill-key-lifetime=2h"]), Some(2 * 60 * 60));
         for (args, expected) in [
             (&[kms][..], "aws/s3"),
             (&["--commit=background"], "--commit background needs --spill-keys kms"),
             (&["--spill-kms-key-id=a"], "--spill-kms-key-id needs --spill-keys kms"),
+            (&["--spill-key-lifetime=1h"], "--spill-key-lifetime needs --spill-keys kms"),
+            (&[kms, "--kms-key-id=a", "--spill-key-lifetime=0"], "a second is the least"),
+            (&[kms, "--kms-key-id=a", "--spill-key-lifetime=25h"], "--spill-key-lifetime: \"25h\" is not a duration"),
             (&[kms, "--spill-kms-key-id=a", "--spill-kms-key-id=b", "--spill-kms-key-id=c"], "3 times"),
         ] {
             let found = problems(&[&["data", "/tmp"], args].concat());

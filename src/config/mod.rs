@@ -12,7 +12,7 @@ mod raw;
 mod source;
 mod units;
 
-pub use checked::{Config, Connection, KeyChoice, Log, MEMORY_BYTES_MIN};
+pub use checked::{Config, Connection, JournalKeys, KeyChoice, Log, MEMORY_BYTES_MIN};
 pub use endpoint::EndpointError;
 pub use problem::{Problem, Problems};
 pub use raw::{

@@ -68,9 +68,18 @@ pub enum Problem {
         #[source]
         error: ModeError,
     },
-    /// `--metadata-ttl`.
-    #[error("--metadata-ttl: {0}")]
-    Duration(#[from] DurationError),
+    /// `--metadata-ttl` or `--spill-key-lifetime`.
+    #[error("{flag}: {error}")]
+    Duration {
+        /// Which of them.
+        flag: &'static str,
+        /// What is wrong with it.
+        #[source]
+        error: DurationError,
+    },
+    /// New keys all the time would be paid for and protect nothing.
+    #[error("--spill-key-lifetime: a second is the least; give some hours")]
+    LifetimeTooShort,
     /// `--memory` or `--spill`.
     #[error("{flag}: {error}")]
     Size {

@@ -83,6 +83,9 @@ pub struct RawConfig {
     /// the objects]
     #[arg(long, env = "DSSEFS_SPILL_KMS_KEY_ID", value_name = "KEY", help_heading = "Budgets")]
     pub spill_kms_key_id: Vec<String>,
+    /// How long the keys of --spill-keys kms are sealed with before new ones take their place: 1s to 24h [default: 24h]
+    #[arg(long, env = "DSSEFS_SPILL_KEY_LIFETIME", value_name = "TIME", help_heading = "Budgets")]
+    pub spill_key_lifetime: Option<String>,
     /// When close(2) returns
     #[arg(long, env = "DSSEFS_COMMIT", value_enum, default_value_t, help_heading = "Budgets")]
     pub commit: Commit,
@@ -104,7 +107,7 @@ pub struct RawStore {
     /// Where S3 is, when it is not AWS
     #[arg(long, env = "DSSEFS_ENDPOINT_URL", value_name = "URL", help_heading = "Store")]
     pub endpoint_url: Option<String>,
-    /// Where KMS is, when it is not AWS; asked only to resolve a key id or an alias
+    /// Where KMS is, when it is not AWS; asked to resolve a key id or an alias, and for the keys of --spill-keys kms
     #[arg(long, env = "DSSEFS_KMS_ENDPOINT_URL", value_name = "URL", help_heading = "Store")]
     pub kms_endpoint_url: Option<String>,
     /// Address buckets as URL/BUCKET, not as BUCKET.HOST

@@ -116,10 +116,12 @@ async fn journal(
 ) -> Result<Option<Arc<Journal>>, StartError> {
     let Some(keys) = config.journal_keys.as_ref().filter(|_| !config.read_only) else { return Ok(None) };
     let (source, directory) = (config.source().to_string(), config.spill_dir.as_path());
-    let journal = sessions::begin(kms, keys, &source, directory, pool.disk()).await?;
+    let journal = Arc::new(sessions::begin(kms, &keys.wrapping, &source, directory, pool.disk()).await?);
     let engine = recover::engine(Arc::clone(gateway), Arc::clone(pool), pool.usage().limits.memory_bytes_max);
     recover::take_over(kms, &engine, &source, directory, &journal).await?;
-    Ok(Some(Arc::new(journal)))
+    let renewal = sessions::renew(kms.clone(), keys.clone(), Arc::downgrade(&journal));
+    tokio::spawn(renewal);
+    Ok(Some(journal))
 }
 
 fn file_system(

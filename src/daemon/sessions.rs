@@ -1,11 +1,12 @@
 //! The journal's sessions and their keys: begun under new data keys of KMS, opened again under those that KMS unwraps.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use crate::config::KeyChoice;
+use crate::config::{JournalKeys, KeyChoice};
 use crate::crypto;
-use crate::journal::{self, Journal, Layer, Left, NewSession, Session, WrappedKey};
+use crate::journal::{self, Journal, Layer, Left, NewKeys, NewSession, Session, WrappedKey};
 use crate::kms::{Binding, Kms};
 use crate::policy::KeyArn;
 use crate::sealed::ByteBudget;
@@ -13,35 +14,66 @@ use crate::secret::Key;
 
 use super::StartError;
 
+/// After a failed attempt at new keys, how long the present ones stay before the next.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+
 /// Begins a journal for `source` below `directory`. One kms:GenerateDataKey for each layer.
 pub(super) async fn begin(
     kms: &Kms,
-    keys: &[KeyChoice; 2],
+    wrapping: &[KeyChoice; 2],
     source: &str,
     directory: &Path,
     budget: Arc<ByteBudget>,
 ) -> Result<Journal, StartError> {
     let name = crypto::unique_name().map_err(|error| StartError::Internal(error.to_string()))?;
-    let [inner, outer] = keys;
-    let (inner, wrapped_inner) = new_key(kms, inner, Layer::Inner, &binding(source, &name)).await?;
-    let (outer, wrapped_outer) = new_key(kms, outer, Layer::Outer, &binding(source, &name)).await?;
-    let keys = [wrapped_inner, wrapped_outer];
-    let new = NewSession { source: source.to_owned(), name, keys, inner, outer };
-    Ok(Journal::create(directory, new, budget)?)
+    let keys = new_keys(kms, wrapping, &binding(source, &name)).await?;
+    Ok(Journal::create(directory, NewSession { source: source.to_owned(), name, keys }, budget)?)
 }
 
-/// Reads what `session` left. One kms:Decrypt for each layer.
+/// Gives `journal` new keys whenever their lifetime has passed, for as long as somebody else holds it. While KMS gives none, the present
+/// ones stay in use: what programs write has to be kept.
+pub(super) async fn renew(kms: Kms, JournalKeys { wrapping, lifetime }: JournalKeys, journal: Weak<Journal>) {
+    let mut pause = lifetime;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(journal) = journal.upgrade() else { return };
+        pause = match renew_once(&kms, &wrapping, journal).await {
+            Ok(()) => lifetime,
+            Err(error) => {
+                tracing::warn!(%error, "the journal's keys could not be renewed; the present ones stay in use");
+                RENEWAL_PAUSE.min(lifetime)
+            }
+        };
+    }
+}
+
+async fn renew_once(kms: &Kms, wrapping: &[KeyChoice; 2], journal: Arc<Journal>) -> Result<(), StartError> {
+    let keys = new_keys(kms, wrapping, &binding(journal.source(), journal.name())).await?;
+    let renewed = tokio::task::spawn_blocking(move || journal.renew(keys)).await;
+    Ok(renewed.map_err(|_| StartError::Internal("the task that renews keys has panicked".to_owned()))??)
+}
+
+/// Reads what `session` left. One kms:Decrypt for each layer and epoch.
 pub(super) async fn open(kms: &Kms, session: Session) -> Result<Left, StartError> {
-    let binding = binding(&session.source, &session.name);
-    let [inner, outer] = &session.keys;
-    let inner = old_key(kms, inner, &binding).await?;
-    let outer = old_key(kms, outer, &binding).await?;
-    Ok(Left::read(session, &inner, &outer)?)
+    let mut keys = Vec::new();
+    for epoch in &session.epochs {
+        let binding = binding(&session.source, &session.name);
+        let [inner, outer] = &epoch.keys;
+        keys.push([old_key(kms, inner, &binding).await?, old_key(kms, outer, &binding).await?]);
+    }
+    Ok(Left::read(session, &keys)?)
 }
 
 /// KMS gives the keys back only to whoever names the same mount and session, so that no session passes for another's.
 fn binding<'a>(source: &'a str, name: &'a str) -> [(&'static str, &'a str); 2] {
     [("dssefs:source", source), ("dssefs:session", name)]
+}
+
+async fn new_keys(kms: &Kms, wrapping: &[KeyChoice; 2], binding: &Binding<'_>) -> Result<NewKeys, StartError> {
+    let [inner, outer] = wrapping;
+    let (inner, wrapped_inner) = new_key(kms, inner, Layer::Inner, binding).await?;
+    let (outer, wrapped_outer) = new_key(kms, outer, Layer::Outer, binding).await?;
+    Ok(NewKeys { wrapped: [wrapped_inner, wrapped_outer], inner, outer })
 }
 
 async fn new_key(

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::crypto::Opener;
 use crate::secret::{Key, PlainBuf};
 
+use super::keys::numbers;
 use super::record::{Record, decode_segments};
 use super::segment::{self, Found, Reader};
-use super::{EntryId, Error, Session, at};
+use super::{EntryId, Epoch, Error, Session};
 
 /// Something that is not as it was written. The entries that it does not concern are as good as ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl fmt::Display for Damage {
 /// What a session left, opened.
 pub struct Left {
     session: Session,
-    opener: Opener,
+    openers: Openers,
     entries: BTreeMap<EntryId, LeftEntry>,
     damage: Vec<Damage>,
 }
@@ -70,9 +70,12 @@ pub struct LeftEntry {
     pieces: Vec<Piece>,
 }
 
+/// What opens the segments: for each epoch its first segment and its keys, oldest first.
+struct Openers(Vec<(u32, Opener)>);
+
 /// Where a piece of content lies.
 struct Piece {
-    path: PathBuf,
+    segment: u32,
     at: u64,
     record: u64,
 }
@@ -97,24 +100,27 @@ struct Reading {
 }
 
 impl Left {
-    /// Reads what `session` left, under its keys.
+    /// Reads what `session` left, under the inner and the outer key of each of its epochs.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Crypto`]. What was tampered with is [`Left::damage`] and no error.
-    pub fn read(session: Session, inner: &Key, outer: &Key) -> Result<Left, Error> {
-        let opener = Opener::new(session.identity, inner, outer)?;
-        let numbers = segments_of(&session)?;
+    pub fn read(session: Session, keys: &[[Key; 2]]) -> Result<Left, Error> {
+        let opener = |(epoch, [inner, outer]): (&Epoch, &[Key; 2])| {
+            Ok((epoch.first_segment, Opener::new(epoch.identity, inner, outer)?))
+        };
+        let openers = Openers(session.epochs.iter().zip(keys).map(opener).collect::<Result<_, Error>>()?);
+        let numbers = numbers(&session.directory, segment::number)?;
         let mut reading = Reading::default();
         for number in &numbers {
             let newest = Some(number) == numbers.last();
-            reading.read_segment(&opener, &segment::path(&session.directory, *number), newest)?;
+            reading.read_segment(&openers, &session.directory, *number, newest)?;
         }
         for number in reading.named.iter().filter(|number| !numbers.contains(number)) {
             if !reading.reclaimed.contains(number) {
                 reading.damage.push(Damage::Missing { path: segment::path(&session.directory, *number) });
             }
         }
-        Ok(Left { session, opener, entries: reading.complete, damage: reading.damage })
+        Ok(Left { session, openers, entries: reading.complete, damage: reading.damage })
     }
 
     /// The session.
@@ -162,11 +168,13 @@ impl Iterator for Content<'_> {
 
 impl Left {
     fn open(&self, piece: &Piece) -> Result<(u64, PlainBuf), Error> {
-        let tampered = || Error::Tampered { path: piece.path.clone(), offset: piece.at };
-        let reader = Reader::open(piece.path.clone())?.ok_or_else(tampered)?;
+        let path = segment::path(&self.session.directory, piece.segment);
+        let tampered = || Error::Tampered { path: path.clone(), offset: piece.at };
+        let reader = Reader::open(path.clone())?.ok_or_else(tampered)?;
         let Found::Record(sealed, _) = reader.record_at(piece.at)? else { return Err(tampered()) };
         let mut plain = PlainBuf::default();
-        self.opener.open(segment::block(piece.record), sealed, &mut plain).map_err(|_| tampered())?;
+        let opener = self.openers.of(piece.segment).ok_or_else(tampered)?;
+        opener.open(segment::block(piece.record), sealed, &mut plain).map_err(|_| tampered())?;
         match Record::decode(plain.as_slice()) {
             Some(Record::Content { offset, bytes, .. }) => Ok((offset, PlainBuf::copy_of(bytes))),
             _ => Err(tampered()),
@@ -174,8 +182,16 @@ impl Left {
     }
 }
 
+impl Openers {
+    /// None when the keys of the epoch were removed.
+    fn of(&self, segment: u32) -> Option<&Opener> {
+        self.0.iter().rev().find(|(first, _)| *first <= segment).map(|(_, opener)| opener)
+    }
+}
+
 impl Reading {
-    fn read_segment(&mut self, opener: &Opener, path: &Path, newest: bool) -> Result<(), Error> {
+    fn read_segment(&mut self, openers: &Openers, session: &Path, number: u32, newest: bool) -> Result<(), Error> {
+        let path = &segment::path(session, number);
         let mut offset = segment::HEADER_BYTES;
         let torn = |offset| match newest {
             true => Damage::TornEnd { path: path.to_owned(), offset },
@@ -203,9 +219,10 @@ impl Reading {
                 }
             };
             let mut plain = PlainBuf::default();
-            let opened = opener.open(segment::block(record), sealed, &mut plain);
-            match Record::decode(plain.as_slice()).filter(|_| opened.is_ok()) {
-                Some(said) => self.take(&said, || Piece { path: reader.path.clone(), at: offset, record }),
+            let opener = openers.of(number);
+            let opened = opener.is_some_and(|keys| keys.open(segment::block(record), sealed, &mut plain).is_ok());
+            match Record::decode(plain.as_slice()).filter(|_| opened) {
+                Some(said) => self.take(&said, || Piece { segment: number, at: offset, record }),
                 // A disk that lost power may have written the length of its last record and not all of the rest.
                 None if next == reader.bytes => {
                     self.damage.push(torn(offset));
@@ -241,18 +258,12 @@ impl Reading {
                 }
             }
             Record::Settled { entry } => drop(self.complete.remove(&entry)),
-            Record::Older { segments } => self.named.extend(decode_segments(segments)),
+            // The newest list is the whole truth: what was reclaimed before it is not in it, and the records that said so may be gone.
+            Record::Older { segments } => {
+                self.named = decode_segments(segments).collect();
+                self.reclaimed.clear();
+            }
             Record::Reclaimed { segment } => drop(self.reclaimed.insert(segment)),
         }
     }
-}
-
-fn segments_of(session: &Session) -> Result<BTreeSet<u32>, Error> {
-    let entries = fs::read_dir(&session.directory).map_err(at(&session.directory))?;
-    let mut numbers = BTreeSet::new();
-    for entry in entries {
-        let name = entry.map_err(at(&session.directory))?.file_name();
-        numbers.extend(name.to_str().and_then(segment::number));
-    }
-    Ok(numbers)
 }

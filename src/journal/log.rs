@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::crypto::Envelope;
 use crate::sealed::{ByteBudget, Charge};
 
+use super::keys::remove_unused;
 use super::record::{Record, encode_segments};
-use super::session::sync_directory;
-use super::{Error, NewSession, Session, at, segment};
+use super::{Epoch, Error, NewKeys, NewSession, Session, at, segment, sync_directory};
 
 /// A segment that has grown to this many bytes is followed by a new one. Tests need not write as much.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
@@ -37,7 +37,6 @@ impl EntryId {
 /// The journal of this process. All calls block on the disk.
 pub struct Journal {
     session: Session,
-    envelope: Envelope,
     budget: Arc<ByteBudget>,
     log: Mutex<Log>,
     /// How many records are on the disk for good. Taken before `log`, never after it.
@@ -46,6 +45,7 @@ pub struct Journal {
 
 /// The end of the log, and what of it is still of use.
 struct Log {
+    envelope: Envelope,
     file: Arc<File>,
     segment: u32,
     /// Bytes of the segment that is written to.
@@ -78,6 +78,7 @@ impl Journal {
         let file = new_segment(&session.directory, 0, 0)?;
         let charge = budget.charge(segment::HEADER_BYTES).ok_or(Error::NoSpace)?;
         let mut log = Log {
+            envelope,
             file,
             segment: 0,
             bytes: segment::HEADER_BYTES,
@@ -87,13 +88,23 @@ impl Journal {
             live: HashMap::new(),
             broken: None,
         };
-        log.append(&envelope, &budget, &Record::Older { segments: &[] })?;
-        Ok(Journal { session, envelope, budget, log: Mutex::new(log), synced: Mutex::new(0) })
+        log.append(&budget, &Record::Older { segments: &[] })?;
+        Ok(Journal { session, budget, log: Mutex::new(log), synced: Mutex::new(0) })
     }
 
     /// The directory of its session.
     pub fn directory(&self) -> &Path {
         &self.session.directory
+    }
+
+    /// The mount that it belongs to.
+    pub fn source(&self) -> &str {
+        &self.session.source
+    }
+
+    /// The name of its session.
+    pub fn name(&self) -> &str {
+        &self.session.name
     }
 
     /// Begins an entry, which settles the one that it `replaces` in the moment in which it is finished.
@@ -128,6 +139,23 @@ impl Journal {
         self.reclaim()
     }
 
+    /// Seals what is appended from now on under new data keys, in a new segment. What stands stays as it is, and opens under its own.
+    ///
+    /// # Errors
+    /// As [`Journal::draft`]; the present keys then stay in use.
+    pub fn renew(&self, keys: NewKeys) -> Result<(), Error> {
+        let mut log = self.log();
+        let (epoch, envelope) = Epoch::begin(log.segment + 1, keys)?;
+        let begun = epoch.store(&self.session.directory).and_then(|()| self.rotate(&mut log, Some(envelope)));
+        if log.segment != epoch.first_segment {
+            // The present keys will seal the segment of this number.
+            epoch.remove(&self.session.directory).map_err(|error| log.give_up(&self.session.directory, error))?;
+        } else if let Err(error) = remove_unused(&self.session.directory, log.segment) {
+            tracing::warn!(%error, "wrapped keys that are of no use any more could not be removed");
+        }
+        begun
+    }
+
     /// Entries that are not settled.
     pub fn live_count(&self) -> usize {
         self.log().live.len()
@@ -144,9 +172,9 @@ impl Journal {
     fn append(&self, record: &Record<'_>) -> Result<(), Error> {
         let mut log = self.log();
         if log.bytes >= SEGMENT_BYTES_MAX {
-            self.rotate(&mut log)?;
+            self.rotate(&mut log, None)?;
         }
-        log.append(&self.envelope, &self.budget, record)
+        log.append(&self.budget, record)
     }
 
     /// Returns when all that was appended before is on the disk. Whoever comes while another one syncs waits for it, and finds most
@@ -169,8 +197,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Goes on in a new segment, which begins by naming those before it: one that is missing later was removed by somebody else.
-    fn rotate(&self, log: &mut Log) -> Result<(), Error> {
+    /// Goes on in a new segment, which begins by naming those before it: one that is missing later was removed by somebody else. With
+    /// an envelope, it and those that follow are sealed by that.
+    fn rotate(&self, log: &mut Log, envelope: Option<Envelope>) -> Result<(), Error> {
         log.usable()?;
         let next = log.segment + 1;
         let charge = self.budget.charge(segment::HEADER_BYTES).ok_or(Error::NoSpace)?;
@@ -179,7 +208,10 @@ impl Journal {
         let older = encode_segments(log.segments.keys().copied());
         (log.file, log.segment, log.bytes) = (file, next, segment::HEADER_BYTES);
         log.segments.insert(next, charge);
-        log.append(&self.envelope, &self.budget, &Record::Older { segments: &older })
+        if let Some(envelope) = envelope {
+            log.envelope = envelope;
+        }
+        log.append(&self.budget, &Record::Older { segments: &older })
     }
 
     /// Removes the segments that hold nothing of use, once it is on the disk that this is so.
@@ -187,7 +219,7 @@ impl Journal {
         let idle: Vec<u32> = {
             let mut log = self.log();
             if log.live.is_empty() && log.bytes >= IDLE_BYTES_MAX {
-                self.rotate(&mut log)?;
+                self.rotate(&mut log, None)?;
             }
             let useful = |number: &u32| log.live.values().any(|span| span.contains(number));
             log.segments.keys().copied().filter(|number| *number != log.segment && !useful(number)).collect()
@@ -216,9 +248,9 @@ impl Journal {
 
 impl Log {
     /// Seals a record into its place. A record that could not be written whole is cut off again.
-    fn append(&mut self, envelope: &Envelope, budget: &Arc<ByteBudget>, record: &Record<'_>) -> Result<(), Error> {
+    fn append(&mut self, budget: &Arc<ByteBudget>, record: &Record<'_>) -> Result<(), Error> {
         self.usable()?;
-        let sealed = envelope.seal(segment::block(self.record_next), record.encode().as_slice())?;
+        let sealed = self.envelope.seal(segment::block(self.record_next), record.encode().as_slice())?;
         let framed = segment::framed(&sealed);
         let charge = budget.charge(framed.len() as u64).ok_or(Error::NoSpace)?;
         if let Err(error) = (&*self.file).write_all(&framed) {
@@ -286,7 +318,9 @@ impl Drop for Draft<'_> {
 
 fn new_segment(session: &Path, number: u32, first_record: u64) -> Result<Arc<File>, Error> {
     let path = segment::path(session, number);
-    let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(at(&path))?;
+    // It was begun before if the disk was full then.
+    file.set_len(0).map_err(at(&path))?;
     file.write_all(&segment::header(first_record)).map_err(at(&path))?;
     sync_directory(session)?;
     Ok(Arc::new(file))

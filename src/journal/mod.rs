@@ -7,6 +7,7 @@
 //! ```text
 //!   DIR/session-<identity>/session.json     who wrote it, the wrapped keys; locked while its process lives
 //!                         /segment-00000000 sealed records, each opening only at its own place in the sequence
+//!                         /keys-00000007.json the wrapped keys of segment 7 and those that follow it
 //! ```
 //!
 //! The room refuses to put a description or a byte of content on the disk unsealed, to seal under keys that were ever used before,
@@ -15,6 +16,7 @@
 //!
 //! It may use `crypto`, `sealed` (for its budget) and `secret`.
 
+mod keys;
 mod left;
 mod log;
 mod record;
@@ -24,9 +26,12 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use keys::{Epoch, Layer, NewKeys, WrappedKey};
 pub use left::{Content, Damage, Left, LeftEntry};
 pub use log::{Draft, EntryId, Journal};
-pub use session::{Layer, NewSession, Session, WrappedKey, sessions, sessions_to_read};
+pub use session::{NewSession, Session, sessions, sessions_to_read};
+
+use session::sync_directory;
 
 use std::io;
 use std::path::PathBuf;

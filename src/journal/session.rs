@@ -1,44 +1,20 @@
 //! Sessions: the directory of one process, and the keys that open it again.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::{Envelope, FileId};
-use crate::secret::Key;
+use crate::crypto::Envelope;
 
+use super::keys::{Epoch, NewKeys, epochs, read, unreadable, write};
 use super::{Error, at};
 
 const VERSION: u32 = 1;
 const PREFIX: &str = "session-";
 const DESCRIPTION: &str = "session.json";
-/// No description is longer, in bytes: two wrapped keys of some 200 bytes, and names.
-const DESCRIPTION_BYTES_MAX: u64 = 64 << 10;
-
-/// The layer that a key belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layer {
-    /// aes-gcm.
-    Inner,
-    /// ring.
-    Outer,
-}
-
-/// A data key as KMS has encrypted it. Only KMS can make a key of it again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WrappedKey {
-    /// The layer that the key seals.
-    pub layer: Layer,
-    /// The KMS key that wraps it, by its ARN.
-    pub kms_key: String,
-    /// `CiphertextBlob` of GenerateDataKey, in base64.
-    pub wrapped: String,
-}
 
 /// What a session is begun with.
 pub struct NewSession {
@@ -46,12 +22,8 @@ pub struct NewSession {
     pub source: String,
     /// A random name that nothing else has; the caller binds the keys to it.
     pub name: String,
-    /// Both keys as KMS has wrapped them.
-    pub keys: [WrappedKey; 2],
-    /// The data key of the inner layer, which has never sealed.
-    pub inner: Key,
-    /// The data key of the outer layer, which has never sealed.
-    pub outer: Key,
+    /// The first keys.
+    pub keys: NewKeys,
 }
 
 /// `session.json`.
@@ -60,8 +32,8 @@ struct Described {
     version: u32,
     source: String,
     name: String,
-    identity: FileId,
-    keys: [WrappedKey; 2],
+    #[serde(flatten)]
+    first: Epoch,
 }
 
 /// A session on the disk. Unless it came from [`sessions_to_read`], nobody else can have it while this value lives.
@@ -73,9 +45,8 @@ pub struct Session {
     pub source: String,
     /// Its name.
     pub name: String,
-    /// Both keys as KMS has wrapped them, the inner one first.
-    pub keys: [WrappedKey; 2],
-    pub(super) identity: FileId,
+    /// The keys of its segments, oldest first. Those of a session that is being written are those that it began with.
+    pub epochs: Vec<Epoch>,
     lock: File,
 }
 
@@ -125,16 +96,17 @@ fn all(
 impl Session {
     /// Begins a session in a directory of its own, which stands on the disk when this returns.
     pub(super) fn create(directory: &Path, new: NewSession) -> Result<(Session, Envelope), Error> {
-        let envelope = Envelope::under_fresh_keys(&new.inner, &new.outer)?;
-        let NewSession { source, name, keys, .. } = new;
-        let described = Described { version: VERSION, source, name, identity: envelope.file(), keys };
+        let NewSession { source, name, keys } = new;
+        let (first, envelope) = Epoch::begin(0, keys)?;
+        let described = Described { version: VERSION, source, name, first };
         let own = directory.join(format!("{PREFIX}{}", described.name));
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at(directory))?;
         DirBuilder::new().mode(0o700).create(&own).map_err(at(&own))?;
         let lock = described.store(&own)?;
         sync_directory(&own)?;
         sync_directory(directory)?;
-        Ok((described.into_session(own, lock), envelope))
+        let Described { source, name, first, .. } = described;
+        Ok((Session { directory: own, source, name, epochs: vec![first], lock }, envelope))
     }
 
     fn open(directory: PathBuf) -> Result<Session, Error> {
@@ -148,17 +120,12 @@ impl Session {
     fn look(directory: PathBuf) -> Result<Session, Error> {
         let path = directory.join(DESCRIPTION);
         let lock = File::open(&path).map_err(at(&path))?;
-        let mut text = Vec::new();
-        (&lock).take(DESCRIPTION_BYTES_MAX).read_to_end(&mut text).map_err(at(&path))?;
-        let unreadable = |reason: String| Error::Unreadable { path: path.clone(), reason };
-        let described: Described = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
-        if described.version != VERSION {
-            return Err(unreadable(format!("version {} and not {VERSION}", described.version)));
+        let Described { version, source, name, first } = read(&lock, &path)?;
+        if version != VERSION {
+            return Err(unreadable(&path, format!("version {version} and not {VERSION}")));
         }
-        if [described.keys[0].layer, described.keys[1].layer] != [Layer::Inner, Layer::Outer] {
-            return Err(unreadable("its keys are not one of each layer".to_owned()));
-        }
-        Ok(described.into_session(directory, lock))
+        let epochs = epochs(&directory, first.checked(&path)?)?;
+        Ok(Session { directory, source, name, epochs, lock })
     }
 
     /// Removes it from the disk, with all that is in it.
@@ -175,14 +142,8 @@ impl Described {
         let path = own.join(DESCRIPTION);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| at(&path)(error.into()))?;
-        let text = serde_json::to_vec_pretty(self).expect("a session's description has only strings and numbers");
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(at(&path))?;
+        write(&mut file, self).map_err(at(&path))?;
         Ok(file)
-    }
-
-    fn into_session(self, directory: PathBuf, lock: File) -> Session {
-        let Described { source, name, identity, keys, .. } = self;
-        Session { directory, source, name, keys, identity, lock }
     }
 }
 

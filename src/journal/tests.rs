@@ -18,14 +18,12 @@ fn wrapped(layer: Layer) -> WrappedKey {
     WrappedKey { layer, kms_key: "arn:aws:kms:eu-west-1:111122223333:key/a".to_owned(), wrapped: "AAAA".to_owned() }
 }
 
+fn new_keys(inner: u8) -> NewKeys {
+    NewKeys { wrapped: [wrapped(Layer::Inner), wrapped(Layer::Outer)], inner: key(inner), outer: key(inner + 1) }
+}
+
 fn new(name: &str) -> NewSession {
-    NewSession {
-        source: "s3://bucket/".to_owned(),
-        name: name.to_owned(),
-        keys: [wrapped(Layer::Inner), wrapped(Layer::Outer)],
-        inner: key(1),
-        outer: key(2),
-    }
+    NewSession { source: "s3://bucket/".to_owned(), name: name.to_owned(), keys: new_keys(1) }
 }
 
 fn journal(directory: &Path) -> Journal {
@@ -41,9 +39,15 @@ fn add(journal: &Journal, description: &str, content: &[(u64, &[u8])]) -> EntryI
 }
 
 fn left(directory: &Path) -> Left {
+    left_under(directory, &[1])
+}
+
+/// `epochs`: the inner key of each.
+fn left_under(directory: &Path, epochs: &[u8]) -> Left {
     let (mut found, unusable) = sessions(directory).unwrap();
     assert!(unusable.is_empty(), "{unusable:?}");
-    Left::read(found.pop().expect("a session is there"), &key(1), &key(2)).unwrap()
+    let keys: Vec<[Key; 2]> = epochs.iter().map(|inner| [key(*inner), key(inner + 1)]).collect();
+    Left::read(found.pop().expect("a session is there"), &keys).unwrap()
 }
 
 fn descriptions(left: &Left) -> Vec<String> {
@@ -264,6 +268,86 @@ fn records_that_were_repeated_swapped_or_left_out_are_refused() {
 }
 
 #[test]
+fn a_segment_that_was_reclaimed_long_ago_is_not_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let kibibyte = vec![7; 1 << 10];
+    let large = |name: &str| {
+        let mut draft = journal.draft(name.as_bytes(), None).unwrap();
+        (0..70).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
+        draft.finish().unwrap()
+    };
+    let first = large("first");
+    add(&journal, "stays", &[]);
+    let third = large("third");
+    // What says that the first segment was reclaimed lies in the third.
+    journal.settle(first, true).unwrap();
+    let fourth = large("fourth");
+    journal.settle(third, true).unwrap();
+    large("fifth");
+    journal.settle(fourth, true).unwrap();
+    drop(journal);
+    assert!(!segment(directory.path(), 0).exists() && segment(directory.path(), 1).exists());
+    let left = left(directory.path());
+    assert_eq!((descriptions(&left), left.damage()), (vec!["stays".to_owned(), "fifth".to_owned()], &[][..]));
+}
+
+#[test]
+fn under_renewed_keys_a_session_goes_on_and_each_segment_opens_under_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let first = add(&journal, "first", &[(0, b"alpha")]);
+    add(&journal, "second", &[(0, b"beta")]);
+    journal.renew(new_keys(10)).unwrap();
+    journal.draft(b"in place of the first", Some(first)).unwrap().finish().unwrap();
+    journal.renew(new_keys(20)).unwrap();
+    add(&journal, "last", &[(0, b"gamma")]);
+    drop(journal);
+    let left = left_under(directory.path(), &[1, 10, 20]);
+    assert_eq!(descriptions(&left), ["second", "in place of the first", "last"]);
+    assert_eq!((content(&left, 0).unwrap(), left.damage()), (vec![(0, b"beta".to_vec())], &[][..]));
+    drop(left);
+    let wrong = left_under(directory.path(), &[1, 10, 1]);
+    assert_eq!(descriptions(&wrong), ["second", "in place of the first"]);
+    assert_eq!(wrong.damage().len(), 1);
+}
+
+#[test]
+fn keys_under_which_nothing_is_left_are_asked_for_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    for keys in [10, 20, 30] {
+        let entry = add(&journal, "passes", &[]);
+        journal.renew(new_keys(keys)).unwrap();
+        journal.settle(entry, true).unwrap();
+    }
+    journal.renew(new_keys(40)).unwrap();
+    add(&journal, "stays", &[]);
+    let session = journal.directory().to_owned();
+    drop(journal);
+    let (found, _) = sessions(directory.path()).unwrap();
+    assert_eq!(found[0].epochs.len(), 2, "that of the settling record, and the newest");
+    assert_eq!(
+        keys::numbers(&session, |name| name.starts_with("keys-").then_some(name.len() as u32)).unwrap().len(),
+        1
+    );
+    drop(found);
+    assert_eq!(descriptions(&left_under(directory.path(), &[30, 40])), ["stays"]);
+}
+
+#[test]
+fn a_renewal_that_was_cut_off_by_a_crash_is_as_if_it_had_not_been() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "first", &[]);
+    let (epoch, _) = Epoch::begin(1, new_keys(10)).unwrap();
+    epoch.store(journal.directory()).unwrap();
+    drop(journal);
+    let left = left(directory.path());
+    assert_eq!((descriptions(&left), left.damage()), (vec!["first".to_owned()], &[][..]));
+}
+
+#[test]
 fn a_segment_that_somebody_removed_is_missed() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());
@@ -289,7 +373,7 @@ fn a_record_of_another_session_is_refused() {
     fs::copy(segment(directory.path(), 0), segment::path(&directory.path().join("session-two"), 0)).unwrap();
     let found = sessions(directory.path()).unwrap().0;
     let two = found.into_iter().find(|session| session.name == "two").unwrap();
-    let left = Left::read(two, &key(1), &key(2)).unwrap();
+    let left = Left::read(two, &[[key(1), key(2)]]).unwrap();
     assert_eq!((left.entries().count(), left.damage().len()), (0, 1));
 }
 

@@ -17,6 +17,7 @@ pub use data_key::{Binding, DataKey};
 pub use error::Error;
 
 /// KMS, as the SDK reaches it.
+#[derive(Clone)]
 pub struct Kms {
     client: Client,
 }

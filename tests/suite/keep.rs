@@ -119,6 +119,37 @@ fn files_that_were_closed_before_a_crash_are_sent_by_the_next_mount() {
 }
 
 #[test]
+fn a_session_outlives_its_keys_and_is_sent_whole_by_the_next_mount() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = mount(&endpoint, &spill, &["--commit", "background", "--spill-key-lifetime", "1s"]);
+        refuse_uploads(&endpoint);
+        let mut epochs_seen = 0;
+        for n in 0..3 {
+            fs::write(first.join(&format!("file-{n}")), format!("content {n}")).unwrap();
+            eventually("the keys are renewed", MINUTE, || epochs(&spill) > epochs_seen);
+            epochs_seen = epochs(&spill);
+        }
+        fs::write(first.join("file-0"), "content 0, changed").unwrap();
+        kill(first);
+        endpoint.heal();
+        let second = background(&endpoint, &spill);
+        assert_eq!(endpoint.content("file-0"), b"content 0, changed");
+        assert_eq!(endpoint.content("file-1"), b"content 1");
+        assert_eq!(endpoint.content("file-2"), b"content 2");
+        assert!(second.end().success());
+        assert!(is_empty(&spill));
+    });
+}
+
+/// How often the keys of the one session were renewed.
+fn epochs(spill: &TempDir) -> usize {
+    let session = fs::read_dir(spill.path()).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
+    let names = fs::read_dir(session.expect("a session")).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("keys-")).count()
+}
+
+#[test]
 fn of_a_file_that_was_closed_often_the_last_state_is_sent() {
     deadline(MINUTE, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());

@@ -1,0 +1,157 @@
+//! The data keys of a session: a pair for each run of segments, as KMS has wrapped them.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::{Envelope, FileId};
+use crate::secret::Key;
+
+use super::{Error, at, segment, sync_directory};
+
+/// No description is longer, in bytes: two wrapped keys of some 200 bytes, and names.
+const DESCRIPTION_BYTES_MAX: u64 = 64 << 10;
+
+/// The layer that a key belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// aes-gcm.
+    Inner,
+    /// ring.
+    Outer,
+}
+
+/// A data key as KMS has encrypted it. Only KMS can make a key of it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrappedKey {
+    /// The layer that the key seals.
+    pub layer: Layer,
+    /// The KMS key that wraps it, by its ARN.
+    pub kms_key: String,
+    /// `CiphertextBlob` of GenerateDataKey, in base64.
+    pub wrapped: String,
+}
+
+/// Two data keys that have never sealed.
+pub struct NewKeys {
+    /// Both as KMS has wrapped them, the inner one first.
+    pub wrapped: [WrappedKey; 2],
+    /// That of the inner layer.
+    pub inner: Key,
+    /// That of the outer layer.
+    pub outer: Key,
+}
+
+/// A run of segments that one pair of data keys has sealed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Epoch {
+    pub(super) identity: FileId,
+    /// Both keys as KMS has wrapped them, the inner one first.
+    pub keys: [WrappedKey; 2],
+    /// Known by the name of the file.
+    #[serde(skip)]
+    pub(super) first_segment: u32,
+}
+
+impl Epoch {
+    /// An epoch that begins with the segment `first_segment`, and what seals it.
+    pub(super) fn begin(first_segment: u32, keys: NewKeys) -> Result<(Epoch, Envelope), Error> {
+        let envelope = Envelope::under_fresh_keys(&keys.inner, &keys.outer)?;
+        Ok((Epoch { identity: envelope.file(), keys: keys.wrapped, first_segment }, envelope))
+    }
+
+    /// Puts a later epoch than the first of a session on the disk. One that was never begun, because the process died, is replaced.
+    pub(super) fn store(&self, session: &Path) -> Result<(), Error> {
+        let path = path(session, self.first_segment);
+        let mut open = OpenOptions::new();
+        let mut file = open.write(true).create(true).truncate(true).mode(0o600).open(&path).map_err(at(&path))?;
+        write(&mut file, self).map_err(at(&path))?;
+        sync_directory(session)
+    }
+
+    /// Takes it from the disk again: it did not begin.
+    pub(super) fn remove(&self, session: &Path) -> io::Result<()> {
+        match fs::remove_file(path(session, self.first_segment)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// Refuses keys that were exchanged or left out.
+    pub(super) fn checked(self, path: &Path) -> Result<Epoch, Error> {
+        match [self.keys[0].layer, self.keys[1].layer] == [Layer::Inner, Layer::Outer] {
+            true => Ok(self),
+            false => Err(unreadable(path, "its keys are not one of each layer".to_owned())),
+        }
+    }
+}
+
+/// All epochs of a session that begins with `first`, oldest first, without those of whose segments none is left.
+pub(super) fn epochs(session: &Path, first: Epoch) -> Result<Vec<Epoch>, Error> {
+    let mut all = vec![first];
+    for number in numbers(session, epoch_number)? {
+        let path = path(session, number);
+        let file = File::open(&path).map_err(at(&path))?;
+        let epoch: Epoch = read(&file, &path)?;
+        all.push(Epoch { first_segment: number, ..epoch.checked(&path)? });
+    }
+    let segments = numbers(session, segment::number)?;
+    let ends: Vec<u32> = all.iter().skip(1).map(|epoch| epoch.first_segment).chain([u32::MAX]).collect();
+    let used = |epoch: &Epoch, end: u32| segments.range(epoch.first_segment..end).next().is_some();
+    Ok(all.into_iter().zip(ends).filter(|(epoch, end)| used(epoch, *end)).map(|(epoch, _)| epoch).collect())
+}
+
+/// Removes the keys of epochs of whose segments none is left, once `newest` is the one that seals.
+pub(super) fn remove_unused(session: &Path, newest: u32) -> Result<(), Error> {
+    let segments = numbers(session, segment::number)?;
+    let firsts = numbers(session, epoch_number)?;
+    let ends = firsts.iter().skip(1).copied().chain([u32::MAX]);
+    for (first, end) in firsts.iter().zip(ends) {
+        if *first != newest && segments.range(*first..end).next().is_none() {
+            let path = path(session, *first);
+            fs::remove_file(&path).map_err(at(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The numbers in the names of a session's files.
+pub(super) fn numbers(session: &Path, number: impl Fn(&str) -> Option<u32>) -> Result<BTreeSet<u32>, Error> {
+    let mut numbers = BTreeSet::new();
+    for entry in fs::read_dir(session).map_err(at(session))? {
+        let name = entry.map_err(at(session))?.file_name();
+        numbers.extend(name.to_str().and_then(&number));
+    }
+    Ok(numbers)
+}
+
+/// Writes a description, which is on the disk when this returns.
+pub(super) fn write(file: &mut File, described: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(described).expect("a description has only strings and numbers");
+    file.write_all(&text).and_then(|()| file.sync_all())
+}
+
+/// Reads a description of any kind from `file`, which lies at `path`.
+pub(super) fn read<T: DeserializeOwned>(file: &File, path: &Path) -> Result<T, Error> {
+    let mut text = Vec::new();
+    file.take(DESCRIPTION_BYTES_MAX).read_to_end(&mut text).map_err(at(path))?;
+    serde_json::from_slice(&text).map_err(|error| unreadable(path, error.to_string()))
+}
+
+pub(super) fn unreadable(path: &Path, reason: String) -> Error {
+    Error::Unreadable { path: path.to_owned(), reason }
+}
+
+fn path(session: &Path, first_segment: u32) -> PathBuf {
+    session.join(format!("keys-{first_segment:08}.json"))
+}
+
+fn epoch_number(name: &str) -> Option<u32> {
+    name.strip_prefix("keys-")?.strip_suffix(".json")?.parse().ok()
+}
