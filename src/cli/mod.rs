@@ -9,6 +9,7 @@
 mod background;
 #[cfg(feature = "serve")]
 mod demo;
+mod doctor;
 mod exit;
 mod logging;
 mod mount;
@@ -39,6 +40,8 @@ enum Command {
     Umount(umount::Arguments),
     /// List, send, copy out or give up what mounts could not store (needs --spill-keys kms there)
     Recover(recover::Arguments),
+    /// Look at the store, the key and what crashed mounts have left, without mounting
+    Doctor(Box<doctor::Arguments>),
     /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on disk
     #[cfg(feature = "serve")]
     Serve(serve::Arguments),
@@ -62,6 +65,7 @@ fn run(command: Command) -> Exit {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Recover(arguments) => recover::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "serve")]

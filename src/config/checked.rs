@@ -215,7 +215,7 @@ impl Connection {
 }
 
 /// Puts a problem aside and goes on.
-fn keep<T, E: Into<Problem>>(problems: &mut Vec<Problem>, checked: Result<T, E>) -> Option<T> {
+pub(super) fn keep<T, E: Into<Problem>>(problems: &mut Vec<Problem>, checked: Result<T, E>) -> Option<T> {
     checked.map_err(|problem| problems.push(problem.into())).ok()
 }
 
@@ -228,7 +228,7 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, Problem> {
     }
 }
 
-fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> Connection {
+pub(super) fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> Connection {
     let endpoints = [("--endpoint-url", &raw.endpoint_url), ("--kms-endpoint-url", &raw.kms_endpoint_url)];
     for (flag, url) in endpoints.into_iter().filter_map(|(flag, url)| Some((flag, url.as_deref()?))) {
         let checked = endpoint::check(url, raw.allow_insecure_endpoint);
@@ -253,7 +253,7 @@ fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> Connection {
 }
 
 /// An empty key is refused: taken for "none given" it would silently mean another key.
-fn check_key(flag: &'static str, text: Option<&str>) -> Result<KeyChoice, Problem> {
+pub(super) fn check_key(flag: &'static str, text: Option<&str>) -> Result<KeyChoice, Problem> {
     match text {
         None => Ok(KeyChoice::Managed),
         Some("") => Err(Problem::Empty(flag)),
@@ -275,7 +275,7 @@ fn check_budget(flag: &'static str, text: &str, bytes_min: u64) -> Result<u64, P
 
 /// `/var/tmp`, not `/tmp`: the latter is memory on many systems, and the spill is what memory has no room for. What has to survive a
 /// reboot stands where programs keep their state (file-hierarchy(7)), which nobody tidies.
-fn check_spill_dir(given: Option<&Path>, keys: SpillKeys) -> Result<PathBuf, Problem> {
+pub(super) fn check_spill_dir(given: Option<&Path>, keys: SpillKeys) -> Result<PathBuf, Problem> {
     let uid = rustix::process::getuid();
     match (given, keys) {
         (Some(path), _) => absolute(path),

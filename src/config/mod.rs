@@ -7,6 +7,7 @@
 
 mod checked;
 mod endpoint;
+mod examined;
 mod problem;
 mod raw;
 mod source;
@@ -14,6 +15,7 @@ mod units;
 
 pub use checked::{Config, Connection, JournalKeys, KeyChoice, Log, MEMORY_BYTES_MIN};
 pub use endpoint::EndpointError;
+pub use examined::Examined;
 pub use problem::{Problem, Problems};
 pub use raw::{
     AttributeSource, Commit, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, RawStore, SpillKeys, XattrList,

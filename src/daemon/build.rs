@@ -9,7 +9,7 @@ use crate::journal::Journal;
 use crate::kms::Kms;
 use crate::namespace;
 use crate::namespace::{AttributeSource, Defaults, Namespace};
-use crate::object::Key;
+use crate::object::{Key, Prefix};
 use crate::policy::{KeyArn, Policy};
 use crate::read::ReadBudget;
 use crate::s3::{self, BucketFacts, Conditions, Gateway};
@@ -39,11 +39,7 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
     let connection = connection(&config.connection);
     let sdk = s3::load(&connection).await?;
     let kms = Kms::new(&sdk, config.connection.kms_endpoint_url.as_deref());
-    let key = match &config.key {
-        KeyChoice::Managed => None,
-        KeyChoice::Arn(arn) => Some(arn.clone()),
-        KeyChoice::Resolve(text) => Some(kms.resolve(text).await?),
-    };
+    let key = resolve(&kms, &config.key).await?;
     let policy = Policy { key: key.clone(), context: config.context.clone() };
     let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));
     prove(config, &gateway).await?;
@@ -76,9 +72,7 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
     if config.read_only {
         return Ok(());
     }
-    let random = crypto::unique_name().map_err(|error| StartError::Internal(error.to_string()))?;
-    let key = Key::new(format!("{}{PROBE_NAME}-{random}", config.prefix.as_str()))
-        .map_err(|error| StartError::Bucket(format!("the prefix is too long: {error}")))?;
+    let key = probe_key(&config.prefix)?;
     let unproved = |error| {
         StartError::store(&format!("s3://{bucket} cannot be written with DSSE-KMS under these settings"), &error)
     };
@@ -87,13 +81,29 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
     }
     match gateway.probe_conditions(&key).await.map_err(unproved)? {
         Conditions::Kept => Ok(()),
-        Conditions::Broken(how) => Err(StartError::conditions(config, &how)),
+        Conditions::Broken(how) => Err(StartError::conditions(&config.source(), &how)),
         Conditions::Unknown(error) => {
             let remedy = error.remedy();
             tracing::warn!(%error, remedy, "these credentials may not find out whether the store keeps the conditions of writes, as S3 does");
             Ok(())
         }
     }
+}
+
+/// The ARN of a key, as S3 answers with it. None is the AWS managed key.
+pub(super) async fn resolve(kms: &Kms, key: &KeyChoice) -> Result<Option<KeyArn>, StartError> {
+    Ok(match key {
+        KeyChoice::Managed => None,
+        KeyChoice::Arn(arn) => Some(arn.clone()),
+        KeyChoice::Resolve(text) => Some(kms.resolve(text).await?),
+    })
+}
+
+/// A name below `prefix` that nobody has.
+pub(super) fn probe_key(prefix: &Prefix) -> Result<Key, StartError> {
+    let random = crypto::unique_name().map_err(|error| StartError::Internal(error.to_string()))?;
+    Key::new(format!("{}{PROBE_NAME}-{random}", prefix.as_str()))
+        .map_err(|error| StartError::Bucket(format!("the prefix is too long: {error}")))
 }
 
 /// Ends the uploads that a crashed mount left, and notes those of this one for the next.

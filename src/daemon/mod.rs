@@ -3,6 +3,7 @@
 //! Nothing here knows what a file is. It may use every room below it.
 
 mod build;
+pub mod doctor;
 pub mod recover;
 mod sessions;
 mod start_error;

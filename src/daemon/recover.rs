@@ -360,14 +360,14 @@ fn usable((sessions, unusable): (Vec<journal::Session>, Vec<journal::Error>)) ->
 }
 
 /// What is asked for keys and objects.
-struct Asked {
-    connection: s3::Connection,
-    sdk: s3::SdkConfig,
-    kms: Kms,
+pub(super) struct Asked {
+    pub(super) connection: s3::Connection,
+    pub(super) sdk: s3::SdkConfig,
+    pub(super) kms: Kms,
 }
 
 impl Asked {
-    async fn load(store: &config::Connection) -> Result<Asked, StartError> {
+    pub(super) async fn load(store: &config::Connection) -> Result<Asked, StartError> {
         let connection = connection(store);
         let sdk = s3::load(&connection).await?;
         let kms = Kms::new(&sdk, store.kms_endpoint_url.as_deref());
@@ -403,6 +403,6 @@ pub(super) fn engine(gateway: Arc<Gateway>, pool: Arc<Pool>, memory_bytes_max: u
     Engine::new(gateway, pool, Settings::for_memory(memory_bytes_max, true))
 }
 
-fn runtime() -> Result<Runtime, StartError> {
+pub(super) fn runtime() -> Result<Runtime, StartError> {
     Runtime::new().map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))
 }

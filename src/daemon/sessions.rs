@@ -13,6 +13,7 @@ use crate::sealed::ByteBudget;
 use crate::secret::Key;
 
 use super::StartError;
+use super::build::resolve;
 
 /// After a failed attempt at new keys, how long the present ones stay before the next.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
@@ -82,13 +83,8 @@ async fn new_key(
     layer: Layer,
     binding: &Binding<'_>,
 ) -> Result<(Key, WrappedKey), StartError> {
-    let arn = match choice {
-        KeyChoice::Arn(arn) => arn.clone(),
-        KeyChoice::Resolve(text) => kms.resolve(text).await?,
-        KeyChoice::Managed => {
-            return Err(StartError::Key("aws/s3 makes no data keys; give --spill-kms-key-id".to_owned()));
-        }
-    };
+    let arn = resolve(kms, choice).await?;
+    let arn = arn.ok_or_else(|| StartError::Key("aws/s3 makes no data keys; give --spill-kms-key-id".to_owned()))?;
     let made = kms.data_key(&arn, binding).await?;
     let wrapped = base64_simd::STANDARD.encode_to_string(&made.wrapped);
     Ok((made.key, WrappedKey { layer, kms_key: arn.to_string(), wrapped }))

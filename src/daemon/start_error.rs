@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::s3::{self, ConnectError, Kind};
 use crate::{kms, spill};
 
@@ -60,11 +60,11 @@ impl StartError {
     }
 
     /// The store would let one host silently undo what another stored.
-    pub(super) fn conditions(config: &Config, how: &str) -> StartError {
+    pub(super) fn conditions(source: &Source, how: &str) -> StartError {
         StartError::Mismatch(format!(
             "the store of {} does not keep the conditions of writes ({how}), so two hosts that change one file would not hear of each \
              other; use a store that does, or mount with --last-writer-wins and let one host alone write",
-            config.source()
+            source
         ))
     }
 

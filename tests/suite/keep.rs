@@ -43,11 +43,16 @@ fn kill(mut mount: Mount) {
 }
 
 fn recover(endpoint: &Endpoint, spill: &TempDir, action: &[&str]) -> Output {
+    ask(endpoint, "recover").arg(spill.path()).args(action).output().unwrap()
+}
+
+/// A command that mounts nothing and asks the store.
+fn ask(endpoint: &Endpoint, name: &str) -> Command {
     let mut command: Command = dssefs();
     command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
-    command.args(["recover", "--region", "us-east-1", "--force-path-style", "--endpoint-url", &endpoint.url()]);
-    command.args(["--kms-endpoint-url", &endpoint.url()]).arg(spill.path()).args(action);
-    command.output().unwrap()
+    command.args([name, "--region", "us-east-1", "--force-path-style", "--endpoint-url", &endpoint.url()]);
+    command.args(["--kms-endpoint-url", &endpoint.url()]);
+    command
 }
 
 fn told(output: &Output) -> String {
@@ -348,6 +353,42 @@ fn uploads_that_a_crash_left_are_aborted_by_the_next_mount_and_those_of_others_a
         assert_eq!(endpoint.uploads(), 0);
         assert!(second.end().success());
     });
+}
+
+#[test]
+fn doctor_tells_of_uploads_that_a_crash_left_and_aborts_them_when_asked() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = Mount::with(&endpoint, &["--spill-dir", spill.path().to_str().unwrap()]);
+        let mut file = File::create(first.join("file")).unwrap();
+        file.write_all(&crate::common::noise(1, 40 << 20)).unwrap();
+        eventually("it uploads", Duration::from_secs(20), || endpoint.uploads() == 1);
+        kill(first);
+        let doctor = |more: &[&str]| {
+            let mut command = ask(&endpoint, "doctor");
+            command.arg("tests").args(["--kms-key-id", endpoint.key_arn()]).arg("--spill-dir").arg(spill.path());
+            command.args(more).output().unwrap()
+        };
+        let output = doctor(&[]);
+        assert!(output.status.success(), "{}", told(&output));
+        for sentence in
+            ["answers writes with aws:kms:dsse under arn:", "keeps the conditions", "notes 1 uploads of crashed mounts"]
+        {
+            assert!(told(&output).contains(sentence), "{sentence}: {}", told(&output));
+        }
+        assert_eq!(endpoint.uploads(), 1);
+        assert!(told(&doctor(&["--abort-leftovers"])).contains("1 uploads"), "{}", told(&output));
+        assert_eq!(endpoint.uploads(), 0);
+        assert!(told(&doctor(&[])).contains("notes no upload of a crashed mount"));
+        refuse_writes(&endpoint);
+        let output = doctor(&[]);
+        assert_eq!(output.status.code(), Some(4), "{}", told(&output));
+        assert!(told(&output).contains("bad     s3://tests cannot be written with DSSE-KMS"), "{}", told(&output));
+    });
+}
+
+fn refuse_writes(endpoint: &Endpoint) {
+    endpoint.spoil(vec![Rule::on("CreateMultipartUpload", refused()).times(0)]);
 }
 
 #[test]

@@ -48,6 +48,15 @@ impl Gateway {
         aborted
     }
 
+    /// How many uploads earlier processes of `source` left under way according to `directory`. The store is not asked: some may have ended
+    /// since.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn count_leftovers(&self, directory: &Path, source: &str) -> io::Result<usize> {
+        Ok(Leftover::find(directory, source)?.iter().map(|leftover| leftover.uploads.len()).sum())
+    }
+
     async fn abort_all(&self, uploads: &BTreeSet<String>, prefix: &str) -> Result<usize, Error> {
         let (mut aborted, mut page) = (0, None);
         while !uploads.is_empty() {

@@ -1,0 +1,112 @@
+//! What a mount would find at its start, and what mounts that crashed have left, without a mount.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{Examined, Source};
+use crate::journal;
+use crate::policy::{KeyArn, Policy};
+use crate::s3::{Conditions, Gateway};
+
+use super::build::{probe_key, resolve};
+use super::recover::{Asked, runtime};
+use super::{StartError, protect};
+
+/// What was found, in a sentence.
+#[derive(Debug)]
+pub enum Finding {
+    /// As it should be.
+    Good(String),
+    /// Somebody should know.
+    Remark(String),
+    /// No mount would come to be, or something is left that should be dealt with.
+    Bad(StartError),
+}
+
+/// Looks at the store, the key, and what is left on this host. Makes no object. With `abort_leftovers` the uploads that crashed mounts of
+/// this host left are aborted; without, they are counted.
+///
+/// # Errors
+/// There are no credentials or no Region, or the runtime cannot be started. All else is a [`Finding`].
+pub fn examine(examined: &Examined, abort_leftovers: bool) -> Result<Vec<Finding>, StartError> {
+    let mut found =
+        vec![protect().map_or_else(Finding::Bad, |()| Finding::Good("both ciphers give the published results".into()))];
+    runtime()?.block_on(async {
+        let asked = Asked::load(&examined.connection).await?;
+        match resolve(&asked.kms, &examined.key).await {
+            Err(error) => found.push(Finding::Bad(error)),
+            Ok(key) => {
+                let policy = Policy { key: key.clone(), context: examined.context.clone() };
+                let gateway = Gateway::new(&asked.sdk, &asked.connection, examined.source.bucket.clone(), policy);
+                found.extend(store(&Arc::new(gateway), examined, key.as_ref(), abort_leftovers).await);
+            }
+        }
+        found.extend(examined.spill_dirs.iter().filter_map(|directory| sessions(directory, &examined.source)));
+        Ok(found)
+    })
+}
+
+async fn store(
+    gateway: &Arc<Gateway>,
+    examined: &Examined,
+    key: Option<&KeyArn>,
+    abort_leftovers: bool,
+) -> Vec<Finding> {
+    let source = &examined.source;
+    if let Err(error) = gateway.head_bucket().await {
+        return vec![Finding::Bad(StartError::store(&format!("{source} cannot be used"), &error))];
+    }
+    let mut found = vec![Finding::Good(format!("{source} answers"))];
+    found.extend(writing(gateway, source, key).await.unwrap_or_else(|error| vec![Finding::Bad(error)]));
+    for directory in examined.spill_dirs.iter().filter(|directory| directory.exists()) {
+        found.push(uploads(gateway, directory, source, abort_leftovers).await);
+    }
+    found
+}
+
+/// Whether objects can be written as they must be, and under conditions.
+async fn writing(gateway: &Arc<Gateway>, source: &Source, key: Option<&KeyArn>) -> Result<Vec<Finding>, StartError> {
+    let unproved = |error| StartError::store(&format!("{source} cannot be written with DSSE-KMS"), &error);
+    let conditions = gateway.probe_conditions(&probe_key(&source.prefix)?).await.map_err(unproved)?;
+    let key = key.map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string);
+    let kept = match conditions {
+        Conditions::Kept => Finding::Good("the store keeps the conditions of writes".to_owned()),
+        Conditions::Broken(how) => Finding::Bad(StartError::conditions(source, &how)),
+        Conditions::Unknown(error) => Finding::Remark(format!(
+            "these credentials may not find out whether the store keeps the conditions of writes ({error})"
+        )),
+    };
+    Ok(vec![Finding::Good(format!("it answers writes with aws:kms:dsse under {key}")), kept])
+}
+
+async fn uploads(gateway: &Gateway, directory: &Path, source: &Source, abort: bool) -> Finding {
+    let (at, place) = (source.to_string(), directory.display());
+    let prefix = source.prefix.as_str();
+    if abort {
+        let aborted = gateway.abort_leftovers(directory, &at, prefix).await;
+        return Finding::Good(format!("{aborted} uploads that crashed mounts noted in {place} were aborted"));
+    }
+    match gateway.count_leftovers(directory, &at) {
+        Ok(0) => Finding::Good(format!("{place} notes no upload of a crashed mount")),
+        Ok(count) => Finding::Remark(format!(
+            "{place} notes {count} uploads of crashed mounts; the next mount aborts them, and --abort-leftovers does now"
+        )),
+        Err(error) => Finding::Bad(StartError::Internal(format!("{place} cannot be read: {error}"))),
+    }
+}
+
+/// The sessions of mounts that have ended. Their keys are not asked for: that is what `dssefs recover` does.
+fn sessions(directory: &Path, source: &Source) -> Option<Finding> {
+    let place = directory.display();
+    let (ended, _) = match journal::sessions(directory) {
+        Ok(found) => found,
+        Err(error) => return Some(Finding::Bad(error.into())),
+    };
+    let of_this = ended.iter().filter(|session| session.source == source.to_string()).count();
+    (of_this > 0).then(|| {
+        Finding::Remark(format!(
+            "{place} has {of_this} sessions of mounts that have ended; the next mount sends what is in them, and dssefs recover {place} \
+             list names it"
+        ))
+    })
+}
