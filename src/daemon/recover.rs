@@ -280,7 +280,7 @@ async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) 
     while at < size {
         let range = at..size.min(at + EXPORT_BYTES);
         at = range.end;
-        let (pieces, base) = writer.locate(range).await.map_err(|error| unsent("the file", &error.into()))?;
+        let (pieces, base) = writer.locate(range).map_err(|error| unsent("the file", &error.into()))?;
         for piece in pieces {
             write_piece(engine, writer, base.as_ref(), &piece, &file).await?.map_err(failed)?;
         }

@@ -68,7 +68,8 @@ impl Error {
                 matches!(error.kind, Kind::Mismatch { .. } | Kind::TooLarge)
             }
             Error::Write(error) => {
-                !matches!(error, write::Error::ChangedWhileSent { .. } | write::Error::Stalled { .. })
+                let room = matches!(error, write::Error::Spill(spill::Error::NoSpace | spill::Error::Busy));
+                !room && !matches!(error, write::Error::ChangedWhileSent { .. } | write::Error::Stalled { .. })
             }
             _ => false,
         }
@@ -146,9 +147,10 @@ fn writing(error: &write::Error) -> i32 {
         write::Error::TooLarge { .. } => libc::EFBIG,
         write::Error::Stalled { .. } => libc::ENOSPC,
         write::Error::Deleted | write::Error::NameLost | write::Error::SourceGone { .. } => libc::ESTALE,
-        write::Error::PartsLost { .. } | write::Error::Incomplete { .. } | write::Error::ChangedWhileSent { .. } => {
-            libc::EIO
-        }
+        write::Error::PartsLost { .. }
+        | write::Error::Incomplete { .. }
+        | write::Error::CommitFirst
+        | write::Error::ChangedWhileSent { .. } => libc::EIO,
     }
 }
 

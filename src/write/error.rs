@@ -41,6 +41,9 @@ pub enum Error {
         /// The object's key.
         key: String,
     },
+    /// The bytes asked for are in an upload, or there is no room for more: [`super::Writer::commit`] helps, and then the same again.
+    #[error("the bytes asked for are in an upload that has to be completed first; try again when the file is stored")]
+    CommitFirst,
     /// Bytes that were written are neither on this host nor in the store. A guard: no path leads here.
     #[error("the bytes {start} to {end} that were written are gone; report this, and write the file again")]
     Incomplete {
