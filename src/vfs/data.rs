@@ -224,10 +224,12 @@ impl Vfs {
         self.files.unsaved().len()
     }
 
-    /// Gives up what could not be saved, and the uploads that it had begun; for the end of the process.
+    /// Gives up what could not be saved and is not kept, and the uploads that it had begun; for the end of the process.
     pub async fn abandon(&self) {
         for file in self.files.unsaved() {
-            if let Some(writer) = file.writer() {
+            // What is kept may count on its upload.
+            let kept = file.state().kept.is_some();
+            if let Some(writer) = file.writer().filter(|_| !kept) {
                 writer.discard().await;
             }
         }
@@ -376,7 +378,12 @@ impl Vfs {
     /// The name belongs to somebody else's object from now on, and shows it. The changes that lost are kept until the mount ends, under
     /// an inode that no name leads to.
     fn set_aside(&self, file: &Arc<File>, error: &Error) {
-        tracing::error!(%error, "another writer was first: its object stands, and the changes of this mount are kept aside");
+        let object = self.namespace.key(file.ino).map(|key| key.to_string());
+        let fate = match file.state().kept {
+            Some(_) => "kept in the journal, where dssefs recover lists and exports them",
+            None => "in memory until the mount ends, out of reach of any name; --spill-keys kms keeps such changes",
+        };
+        tracing::error!(object, %error, "another writer was first: its object stands, and the changes of this mount are {fate}");
         // Pinned for good, so that the name gets another inode. A node that is gone already needs no pin.
         let _ = self.namespace.pin_open(file.ino);
         self.namespace.discard(file.ino);

@@ -143,7 +143,7 @@ fn writing(error: &write::Error) -> i32 {
         write::Error::Store(error) => store(error.kind),
         write::Error::Spill(error) => spilling(error),
         write::Error::Journal(journal::Error::NoSpace) => libc::ENOSPC,
-        write::Error::Journal(_) | write::Error::PartsLeft { .. } => libc::EIO,
+        write::Error::Journal(_) | write::Error::Ledger { .. } => libc::EIO,
         write::Error::TooLarge { .. } => libc::EFBIG,
         write::Error::Stalled { .. } => libc::ENOSPC,
         write::Error::Deleted | write::Error::NameLost | write::Error::SourceGone { .. } => libc::ESTALE,

@@ -180,22 +180,21 @@ impl Writer {
         let upload = Arc::into_inner(std::mem::take(&mut stream.upload)).and_then(OnceCell::into_inner);
         let upload = upload.expect("it is initialised, and the tasks that shared it have settled");
         let grid = stream.grid;
-        let sent =
-            grid.parts(moment.size).filter_map(|(number, _)| Some((number, stream.sent(number)?.clone()))).collect();
-        Some(Begun { upload, target: stream.target.clone(), grid, sent })
+        Some(Begun { upload, target: stream.target.clone(), grid, sent: stream.sent_of(moment.size) })
     }
 
     /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any case, and its
     /// failure is the commit's.
     pub(super) async fn drop_stream(&self) -> Result<(), Error> {
         let Some(mut stream) = self.state().stream.take() else { return Ok(()) };
-        let lost = !stream.keep_all_whole(&self.buffer);
+        stream.keep_all_whole(&self.buffer);
+        let lost = stream.only_sent(&self.buffer);
         let failure = stream.failure.take().filter(Error::is_mismatch);
         let key = stream.target.object.key.to_string();
         abort(stream.upload).await;
         match failure {
             Some(error) => Err(error),
-            None if lost => Err(Error::PartsLost { key }),
+            None if !lost.is_empty() => Err(Error::PartsLost { key, lost }),
             None => Ok(()),
         }
     }
@@ -229,14 +228,15 @@ impl Writer {
             stream.upload = Arc::new(OnceCell::from(upload));
             return error;
         }
-        let lost = !stream.keep_all_whole(&self.buffer);
+        stream.keep_all_whole(&self.buffer);
+        let lost = stream.only_sent(&self.buffer);
         let key = stream.target.object.key.to_string();
         state.stream = None;
-        if !lost {
+        if lost.is_empty() {
             return error;
         }
         tracing::error!(%key, %error, "an upload is gone together with parts that this host has no copy of");
-        if error.is_mismatch() { error } else { Error::PartsLost { key } }
+        if error.is_mismatch() { error } else { Error::PartsLost { key, lost } }
     }
 
     /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy of the new object onto itself.

@@ -188,6 +188,15 @@ impl Writer {
         Ok(())
     }
 
+    /// The same, with nothing sent before the commit.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub async fn put_back(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let range = checked(offset, data.len() as u64)?;
+        self.change(&range, || self.buffer.write(offset, data)).await
+    }
+
     /// Makes `range`, which has at least one byte, read as zeros; it may reach past the end.
     ///
     /// # Errors
@@ -376,7 +385,9 @@ impl Writer {
                 Err(error) if matches!(error, spill::Error::Busy) || (hopeful && error.is_no_space()) => {
                     let stalled = |_| Error::Stalled { seconds: wait_max.as_secs() };
                     timeout_at(deadline, released).await.map_err(stalled)?;
-                    sleep(pause_after(tries)).await;
+                    if let Some(pause) = pause_after(tries) {
+                        sleep(pause).await;
+                    }
                 }
                 outcome => return Ok(outcome?),
             }
@@ -594,13 +605,11 @@ pub(super) async fn abort_upload(upload: Upload) {
 }
 
 /// Many may wait for the same room, and each search of it goes through the files of all: who was often too late waits a little longer.
-fn pause_after(tries: u32) -> Duration {
+fn pause_after(tries: u32) -> Option<Duration> {
     const NO_PAUSE_TRIES: u32 = 2;
     const DOUBLINGS_MAX: u32 = 8;
-    match tries.checked_sub(NO_PAUSE_TRIES) {
-        None => Duration::ZERO,
-        Some(more) => Duration::from_millis(1 << more.min(DOUBLINGS_MAX)),
-    }
+    let more = tries.checked_sub(NO_PAUSE_TRIES)?;
+    Some(Duration::from_millis(1 << more.min(DOUBLINGS_MAX)))
 }
 
 fn checked(offset: u64, length: u64) -> Result<Range<u64>, Error> {
