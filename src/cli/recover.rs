@@ -79,7 +79,11 @@ fn print_session(found: &Found) {
     println!("{} ({})", found.source, found.session.display());
     for file in &found.files {
         let why = file.reason.as_deref().unwrap_or("not sent yet");
-        println!("  {}  {} bytes, {} of them kept here: {why}", file.key, file.size, file.kept_bytes);
+        let elsewhere = match file.uploaded_bytes {
+            0 => String::new(),
+            bytes => format!(", {bytes} in an upload that is not complete"),
+        };
+        println!("  {}  {} bytes, {} of them kept here{elsewhere}: {why}", file.key, file.size, file.kept_bytes);
     }
     for damage in &found.damage {
         println!("  damaged: {damage}");
@@ -94,7 +98,15 @@ fn document(found: &[Found]) -> serde_json::Value {
         let files: Vec<_> = found
             .files
             .iter()
-            .map(|file| json!({ "key": file.key, "size": file.size, "kept_bytes": file.kept_bytes, "reason": file.reason }))
+            .map(|file| {
+                json!({
+                    "key": file.key,
+                    "size": file.size,
+                    "kept_bytes": file.kept_bytes,
+                    "uploaded_bytes": file.uploaded_bytes,
+                    "reason": file.reason,
+                })
+            })
             .collect();
         json!({ "source": found.source, "session": found.session, "files": files, "damage": found.damage })
     };

@@ -3,6 +3,7 @@
 //! Nothing here knows what a file is. It may use every room below it.
 
 mod build;
+mod descriptors;
 pub mod doctor;
 pub mod recover;
 mod sessions;
@@ -67,6 +68,7 @@ struct House {
 
 fn start(config: Config) -> Result<(House, Mounted), StartError> {
     protect()?;
+    tracing::debug!(files_max = descriptors::raise_limit(), "open files");
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .thread_name("dssefs")

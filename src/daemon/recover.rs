@@ -1,20 +1,21 @@
 //! What earlier mounts could not store: found, sent, written to a local file, or given up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, stream};
 use tokio::runtime::Runtime;
 
 use crate::config::{self, Source};
 use crate::journal::{self, EntryId, Journal, Left, LeftEntry};
 use crate::kms::Kms;
-use crate::object::ByteRange;
+use crate::object::{ByteRange, Key};
 use crate::policy::{Policy, Verdict};
-use crate::s3::{self, Gateway, Kind};
+use crate::s3::{self, Checksum, Gateway, Head, Kind};
 use crate::spill::{Limits, Pool};
 use crate::write::{self, Engine, Kept, KeptError, Piece, Settings, Writer};
 
@@ -50,6 +51,8 @@ pub struct FoundFile {
     pub size: u64,
     /// Bytes of it that are kept here; the others are in the object that it was made from.
     pub kept_bytes: u64,
+    /// Bytes of it that are in a multipart upload and nowhere else.
+    pub uploaded_bytes: u64,
     /// Why the store does not have it, where that was tried.
     pub reason: Option<String>,
 }
@@ -82,6 +85,14 @@ enum SendError {
     Write(#[from] write::Error),
     #[error(transparent)]
     Store(#[from] s3::Error),
+    #[error(
+        "its upload was begun under another KMS key or encryption context than this mount's; dssefs recover DIR upload completes it"
+    )]
+    OtherPolicy,
+    #[error(
+        "{bytes} bytes of it are in a multipart upload and cannot be read before that is completed; dssefs recover DIR upload does it"
+    )]
+    InUpload { bytes: u64 },
 }
 
 /// Lists what is left below `directory`, also by mounts that live. Asks KMS for the keys, and S3 nothing.
@@ -146,7 +157,11 @@ pub fn export(store: &config::Connection, directory: &Path, key: &str, to: &Path
                 let mut engines =
                     Engines { asked: &asked, source: left.session().source.clone(), made: HashMap::new() };
                 let engine = engines.of(&kept.policy)?;
-                let writer = put_back(&engine, &left, entry, &kept).await.map_err(|error| unsent(key, &error))?;
+                if kept.upload.is_some() {
+                    return Err(unsent(key, &SendError::InUpload { bytes: uploaded_bytes(&kept) }));
+                }
+                let writer = Writer::recovered(&engine, &kept);
+                put_back(&writer, &left, entry, &kept, Sending::Never).await.map_err(|error| unsent(key, &error))?;
                 return write_out(&engine, &writer, kept.size, to).await;
             }
         }
@@ -241,35 +256,95 @@ async fn send_all(
 }
 
 async fn send(engine: &Arc<Engine>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<(), SendError> {
-    if is_stored(engine.gateway(), kept).await? {
+    if is_stored(engine.gateway(), left, entry, kept).await? {
         return Ok(());
     }
-    let writer = put_back(engine, left, entry, kept).await?;
+    // Completed under another policy it would be judged wrong, and deleted with the only copy of its parts.
+    if kept.upload.is_some() && kept.policy != *engine.gateway().policy() {
+        return Err(SendError::OtherPolicy);
+    }
+    let writer = Writer::recovered(engine, kept);
+    put_back(&writer, left, entry, kept, Sending::Ahead).await?;
     Ok(writer.commit().await?)
 }
 
 /// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal. The times in
-/// the metadata, to the nanosecond, with the owner, the mode and the size tell one state of a file from all others.
-async fn is_stored(gateway: &Gateway, kept: &Kept) -> Result<bool, SendError> {
-    let head = match gateway.head(&kept.object.key).await {
+/// the metadata, to the nanosecond, with the owner, the mode and the size tell one state of a file from all others; where all of its
+/// content is kept, the store's checksum has to be that of the content as well, if it tells one.
+async fn is_stored(gateway: &Gateway, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<bool, SendError> {
+    let (head, checksums) = match head_of(gateway, &kept.object.key).await {
         Err(error) if error.kind == Kind::NotFound => return Ok(false),
         answer => answer?,
     };
-    let same =
-        head.meta.size == kept.size && head.meta.user == kept.object.user && head.meta.user.contains_key("mtime");
+    let begun = kept.upload.as_ref().filter(|upload| !upload.exact).map(|upload| &upload.object.user);
+    let user = &head.meta.user;
+    let described = (*user == kept.object.user || begun == Some(user)) && user.contains_key("mtime");
+    if !described || head.meta.size != kept.size {
+        return Ok(false);
+    }
+    let stored = checksums.into_iter().find(|checksum| matches!(checksum, Checksum::Crc64(_)));
+    let wanted = if stored.is_some() { crc64_of(left, entry, kept)?.map(Checksum::Crc64) } else { None };
+    let same = stored.is_none() || wanted.is_none() || stored == wanted;
     Ok(same && gateway.policy().judge(&head.encryption.facts) == Verdict::Compliant)
 }
 
-async fn put_back(engine: &Arc<Engine>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<Arc<Writer>, SendError> {
-    let writer = Writer::recovered(engine, kept);
+/// With the checksums that the store has of the whole, where the caller may see them.
+async fn head_of(gateway: &Gateway, key: &Key) -> Result<(Head, Vec<Checksum>), s3::Error> {
+    match gateway.head_with_checksums(key).await {
+        Err(error) if error.kind != Kind::NotFound => Ok((gateway.head(key).await?, Vec::new())),
+        answer => answer,
+    }
+}
+
+/// The CRC-64/NVME of the whole file; None where parts of it are in the object that it was made from, or were never written.
+fn crc64_of(left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<Option<u64>, SendError> {
+    let mut pieces = BTreeMap::new();
     for piece in left.content(entry) {
         let (offset, bytes) = piece?;
-        writer.write(offset, bytes.as_slice()).await?;
+        pieces.insert(offset, (bytes.len() as u64, crc_fast::crc64_nvme(bytes.as_slice())));
+    }
+    if let Some(upload) = &kept.upload {
+        let ranges = upload.sent_ranges(kept.size).unwrap_or_default();
+        pieces.extend(ranges.iter().zip(&upload.parts).map(|(range, part)| (range.start, (part.size, part.crc64))));
+    }
+    let (mut at, mut whole) = (0, 0);
+    for (offset, (bytes, crc64)) in pieces {
+        if offset != at {
+            return Ok(None);
+        }
+        whole = crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, whole, crc64, bytes);
+        at += bytes;
+    }
+    Ok((at == kept.size).then_some(whole))
+}
+
+/// What becomes of a file's bytes while they are put back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    /// Those of a large file are sent meanwhile, so that they need not all have room here.
+    Ahead,
+    /// They stay on this host.
+    Never,
+}
+
+async fn put_back(
+    writer: &Arc<Writer>,
+    left: &Left,
+    entry: &LeftEntry,
+    kept: &Kept,
+    sending: Sending,
+) -> Result<(), SendError> {
+    for piece in left.content(entry) {
+        let (offset, bytes) = piece?;
+        match sending {
+            Sending::Ahead => writer.write(offset, bytes.as_slice()).await?,
+            Sending::Never => writer.put_back(offset, bytes.as_slice()).await?,
+        }
     }
     if writer.size() != kept.size {
         writer.resize(kept.size).await?;
     }
-    Ok(writer)
+    Ok(())
 }
 
 async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) -> Result<u64, StartError> {
@@ -280,7 +355,7 @@ async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) 
     while at < size {
         let range = at..size.min(at + EXPORT_BYTES);
         at = range.end;
-        let (pieces, base) = writer.locate(range).await.map_err(|error| unsent("the file", &error.into()))?;
+        let (pieces, base) = writer.locate(range).map_err(|error| unsent("the file", &error.into()))?;
         for piece in pieces {
             write_piece(engine, writer, base.as_ref(), &piece, &file).await?.map_err(failed)?;
         }
@@ -321,6 +396,11 @@ async fn write_piece(
     }
 }
 
+/// What stands in the upload of an entry that needs one.
+fn uploaded_bytes(kept: &Kept) -> u64 {
+    kept.upload.iter().flat_map(|upload| &upload.parts).map(|part| part.size).sum()
+}
+
 fn unsent(key: &str, error: &SendError) -> StartError {
     StartError::Internal(format!("{key}: {error}"))
 }
@@ -331,12 +411,14 @@ fn describe(left: &Left) -> Found {
             key: kept.object.key.to_string(),
             size: kept.size,
             kept_bytes: entry.content_bytes,
+            uploaded_bytes: uploaded_bytes(&kept),
             reason: kept.reason,
         },
         Err(error) => FoundFile {
             key: "?".to_owned(),
             size: entry.content_bytes,
             kept_bytes: entry.content_bytes,
+            uploaded_bytes: 0,
             reason: Some(error.to_string()),
         },
     };

@@ -24,6 +24,8 @@ pub(super) struct Signals {
 impl Signals {
     /// Needs the context of the runtime.
     pub(super) fn new() -> io::Result<Signals> {
+        // Without a handler, a write beyond RLIMIT_FSIZE would end this process instead of failing (setrlimit(2)).
+        drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
         Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 

@@ -8,6 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
 use crate::crypto::Envelope;
 use crate::sealed::{ByteBudget, Charge};
 
@@ -19,6 +22,14 @@ use super::{Epoch, Error, NewKeys, NewSession, Session, at, segment, sync_direct
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
 /// A segment of this many bytes is given up as soon as nothing in the journal is of use any more.
 const IDLE_BYTES_MAX: u64 = SEGMENT_BYTES_MAX / 16;
+
+/// Room that is kept free behind the last record, in bytes: for the page of a new segment, so that an idle one can be given up on a
+/// full disk.
+const SPARE_BYTES: u64 = 8 << 10;
+/// Room that is kept free for each entry, in bytes: a record that settles it, and one that its segment is reclaimed.
+const SETTLE_BYTES: u64 = 256;
+/// What a file system gives out at a time.
+const PAGE_BYTES: u64 = 4096;
 
 /// An entry of a session. No two entries of one session share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,17 +50,21 @@ pub struct Journal {
     session: Session,
     budget: Arc<ByteBudget>,
     log: Mutex<Log>,
-    /// How many records are on the disk for good. Taken before `log`, never after it.
+    /// How many appended records are on the disk for good. Taken before `log`, never after it.
     synced: Mutex<u64>,
 }
 
 /// The end of the log, and what of it is still of use.
 struct Log {
-    envelope: Envelope,
+    envelope: Arc<Envelope>,
     file: Arc<File>,
     segment: u32,
     /// Bytes of the segment that is written to.
     bytes: u64,
+    /// Bytes of it that have their room on the disk: those, and more to come.
+    reserved: u64,
+    /// Records ever appended, those among them that were cut off again.
+    appended: u64,
     record_next: u64,
     entry_next: u64,
     /// The segments on the disk, and what each costs.
@@ -65,7 +80,18 @@ pub struct Draft<'a> {
     entry: EntryId,
     replaces: Option<EntryId>,
     content_bytes: u64,
+    /// Where it begins, once it does, and how many records it has.
+    begin: Option<End>,
+    records: u64,
     finished: bool,
+}
+
+/// The end of the log at one moment.
+#[derive(Clone, Copy)]
+struct End {
+    segment: u32,
+    bytes: u64,
+    record_next: u64,
 }
 
 impl Journal {
@@ -75,21 +101,14 @@ impl Journal {
     /// [`Error::NoSpace`], [`Error::Io`], [`Error::Crypto`].
     pub fn create(directory: &Path, new: NewSession, budget: Arc<ByteBudget>) -> Result<Journal, Error> {
         let (session, envelope) = Session::create(directory, new)?;
-        let file = new_segment(&session.directory, 0, 0)?;
-        let charge = budget.charge(segment::HEADER_BYTES).ok_or(Error::NoSpace)?;
-        let mut log = Log {
-            envelope,
-            file,
-            segment: 0,
-            bytes: segment::HEADER_BYTES,
-            record_next: 0,
-            entry_next: 0,
-            segments: BTreeMap::from([(0, charge)]),
-            live: HashMap::new(),
-            broken: None,
-        };
-        log.append(&budget, &Record::Older { segments: &[] })?;
-        Ok(Journal { session, budget, log: Mutex::new(log), synced: Mutex::new(0) })
+        match Log::begin(&session.directory, envelope, &budget) {
+            Ok(log) => Ok(Journal { session, budget, log: Mutex::new(log), synced: Mutex::new(0) }),
+            Err(error) => {
+                // Half a session would be found by every start; what cannot be removed is told then.
+                let _ = session.remove();
+                Err(error)
+            }
+        }
     }
 
     /// The directory of its session.
@@ -116,12 +135,14 @@ impl Journal {
             let mut log = self.log();
             let entry = EntryId(log.entry_next);
             log.entry_next += 1;
+            // It may reach over any segment that comes, until it is finished.
             let segment = log.segment;
-            log.live.insert(entry, segment..=segment);
+            log.live.insert(entry, segment..=u32::MAX);
             entry
         };
-        let draft = Draft { journal: self, entry, replaces, content_bytes: 0, finished: false };
-        self.append(&Record::Begin { entry, replaces, description })?;
+        let mut draft =
+            Draft { journal: self, entry, replaces, content_bytes: 0, begin: None, records: 0, finished: false };
+        draft.append(&Record::Begin { entry, replaces, description })?;
         Ok(draft)
     }
 
@@ -136,7 +157,8 @@ impl Journal {
             self.sync()?;
         }
         self.log().live.remove(&entry);
-        self.reclaim()
+        self.tidy();
+        Ok(())
     }
 
     /// Seals what is appended from now on under new data keys, in a new segment. What stands stays as it is, and opens under its own.
@@ -146,7 +168,7 @@ impl Journal {
     pub fn renew(&self, keys: NewKeys) -> Result<(), Error> {
         let mut log = self.log();
         let (epoch, envelope) = Epoch::begin(log.segment + 1, keys)?;
-        let begun = epoch.store(&self.session.directory).and_then(|()| self.rotate(&mut log, Some(envelope)));
+        let begun = epoch.store(&self.session.directory).and_then(|()| self.rotate(&mut log, Arc::new(envelope)));
         if log.segment != epoch.first_segment {
             // The present keys will seal the segment of this number.
             epoch.remove(&self.session.directory).map_err(|error| log.give_up(&self.session.directory, error))?;
@@ -169,10 +191,15 @@ impl Journal {
         if self.log().live.is_empty() { self.session.remove() } else { self.sync() }
     }
 
-    fn append(&self, record: &Record<'_>) -> Result<(), Error> {
+    /// Appends a record, and tells where the log ended before it.
+    fn append(&self, record: &Record<'_>) -> Result<End, Error> {
         let mut log = self.log();
-        if log.bytes >= SEGMENT_BYTES_MAX {
-            self.rotate(&mut log, None)?;
+        // On a full disk, what settles entries goes on in the segment that has room set aside for it.
+        if log.bytes >= SEGMENT_BYTES_MAX
+            && let Err(error) = self.go_on(&mut log)
+            && !(record.gives_room_back() && matches!(error, Error::NoSpace))
+        {
+            return Err(error);
         }
         log.append(&self.budget, record)
     }
@@ -180,7 +207,7 @@ impl Journal {
     /// Returns when all that was appended before is on the disk. Whoever comes while another one syncs waits for it, and finds most
     /// often that his records went with those of the next.
     fn sync(&self) -> Result<(), Error> {
-        let wanted = self.log().record_next;
+        let wanted = self.log().appended;
         let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
         if *synced >= wanted {
             return Ok(());
@@ -188,7 +215,7 @@ impl Journal {
         let (file, written) = {
             let log = self.log();
             log.usable()?;
-            (Arc::clone(&log.file), log.record_next)
+            (Arc::clone(&log.file), log.appended)
         };
         if let Err(error) = file.sync_data() {
             return Err(self.log().give_up(&self.session.directory, error));
@@ -197,21 +224,45 @@ impl Journal {
         Ok(())
     }
 
-    /// Goes on in a new segment, which begins by naming those before it: one that is missing later was removed by somebody else. With
-    /// an envelope, it and those that follow are sealed by that.
-    fn rotate(&self, log: &mut Log, envelope: Option<Envelope>) -> Result<(), Error> {
+    /// Goes on in a new segment under the same keys.
+    fn go_on(&self, log: &mut Log) -> Result<(), Error> {
+        let envelope = Arc::clone(&log.envelope);
+        self.rotate(log, envelope)
+    }
+
+    /// Goes on in a new segment, which begins by naming those before it: one that is missing later was removed by somebody else. It and
+    /// those that follow are sealed by `envelope`.
+    fn rotate(&self, log: &mut Log, envelope: Arc<Envelope>) -> Result<(), Error> {
         log.usable()?;
         let next = log.segment + 1;
         let charge = self.budget.charge(segment::HEADER_BYTES).ok_or(Error::NoSpace)?;
         log.file.sync_data().map_err(|error| log.give_up(&self.session.directory, error))?;
         let file = new_segment(&self.session.directory, next, log.record_next)?;
         let older = encode_segments(log.segments.keys().copied());
-        (log.file, log.segment, log.bytes) = (file, next, segment::HEADER_BYTES);
+        let before = (Arc::clone(&log.file), Arc::clone(&log.envelope), log.segment, log.bytes, log.reserved);
+        (log.file, log.envelope, log.segment) = (file, envelope, next);
+        (log.bytes, log.reserved) = (segment::HEADER_BYTES, segment::HEADER_BYTES);
         log.segments.insert(next, charge);
-        if let Some(envelope) = envelope {
-            log.envelope = envelope;
+        let begun = log.append(&self.budget, &Record::Older { segments: &older });
+        if begun.is_ok() {
+            let (file, _, segment, bytes, reserved) = before;
+            if file.set_len(bytes).is_ok() {
+                drop(log.segments.get_mut(&segment).map(|charge| charge.split(reserved - bytes)));
+            }
+        } else {
+            (log.file, log.envelope, log.segment, log.bytes, log.reserved) = before;
+            log.segments.remove(&next);
+            // One that stays is in the way of the next try, which says so.
+            let _ = fs::remove_file(segment::path(&self.session.directory, next));
         }
-        log.append(&self.budget, &Record::Older { segments: &older })
+        begun.map(drop)
+    }
+
+    /// Gives back what is of no use any more. What cannot be given back now is tried again with the next entry.
+    fn tidy(&self) {
+        if let Err(error) = self.reclaim() {
+            tracing::debug!(%error, "the journal keeps room that it does not need");
+        }
     }
 
     /// Removes the segments that hold nothing of use, once it is on the disk that this is so.
@@ -219,7 +270,8 @@ impl Journal {
         let idle: Vec<u32> = {
             let mut log = self.log();
             if log.live.is_empty() && log.bytes >= IDLE_BYTES_MAX {
-                self.rotate(&mut log, None)?;
+                log.give_spare_back();
+                self.go_on(&mut log)?;
             }
             let useful = |number: &u32| log.live.values().any(|span| span.contains(number));
             log.segments.keys().copied().filter(|number| *number != log.segment && !useful(number)).collect()
@@ -247,22 +299,90 @@ impl Journal {
 }
 
 impl Log {
-    /// Seals a record into its place. A record that could not be written whole is cut off again.
-    fn append(&mut self, budget: &Arc<ByteBudget>, record: &Record<'_>) -> Result<(), Error> {
+    fn begin(session: &Path, envelope: Envelope, budget: &Arc<ByteBudget>) -> Result<Log, Error> {
+        let charge = budget.charge(segment::HEADER_BYTES).ok_or(Error::NoSpace)?;
+        let mut log = Log {
+            envelope: Arc::new(envelope),
+            file: new_segment(session, 0, 0)?,
+            segment: 0,
+            bytes: segment::HEADER_BYTES,
+            reserved: segment::HEADER_BYTES,
+            appended: 0,
+            record_next: 0,
+            entry_next: 0,
+            segments: BTreeMap::from([(0, charge)]),
+            live: HashMap::new(),
+            broken: None,
+        };
+        log.append(budget, &Record::Older { segments: &[] })?;
+        Ok(log)
+    }
+
+    /// Seals a record into its place, for which there is room before it is written. One that could not be written whole all the same is
+    /// cut off again.
+    fn append(&mut self, budget: &Arc<ByteBudget>, record: &Record<'_>) -> Result<End, Error> {
         self.usable()?;
         let sealed = self.envelope.seal(segment::block(self.record_next), record.encode().as_slice())?;
         let framed = segment::framed(&sealed);
-        let charge = budget.charge(framed.len() as u64).ok_or(Error::NoSpace)?;
+        let spare_bytes = if record.gives_room_back() { 0 } else { self.spare_bytes() };
+        self.reserve(budget, self.bytes + framed.len() as u64, spare_bytes)?;
+        let before = self.end();
         if let Err(error) = (&*self.file).write_all(&framed) {
-            if let Err(worse) = self.file.set_len(self.bytes) {
-                self.broken = Some(worse.to_string());
-            }
+            self.cut(before);
             return Err(at(Path::new("the journal's segment"))(error));
         }
         self.bytes += framed.len() as u64;
         self.record_next += 1;
-        self.segments.get_mut(&self.segment).expect("the segment that is written to is on the disk").merge(charge);
+        self.appended += 1;
+        Ok(before)
+    }
+
+    /// What has to stay free for all that is live to be settled.
+    fn spare_bytes(&self) -> u64 {
+        SPARE_BYTES + SETTLE_BYTES * self.live.len() as u64
+    }
+
+    /// Sees to it that the segment can grow to `bytes` and has `spare_bytes` left then. The disk is asked first, so that a full one is
+    /// found out before anything is written; one that cannot be asked is found full by writing.
+    fn reserve(&mut self, budget: &Arc<ByteBudget>, bytes: u64, spare_bytes: u64) -> Result<(), Error> {
+        let needed = bytes + spare_bytes;
+        if needed <= self.reserved {
+            return Ok(());
+        }
+        let wanted = needed.next_multiple_of(PAGE_BYTES);
+        let charge = budget.charge(wanted - self.reserved).ok_or(Error::NoSpace)?;
+        match fallocate(&*self.file, FallocateFlags::KEEP_SIZE, self.reserved, wanted - self.reserved) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(at(Path::new("the journal's segment"))(errno.into())),
+        }
+        self.charge().merge(charge);
+        self.reserved = wanted;
         Ok(())
+    }
+
+    fn charge(&mut self) -> &mut Charge {
+        self.segments.get_mut(&self.segment).expect("the segment that is written to is on the disk")
+    }
+
+    fn end(&self) -> End {
+        End { segment: self.segment, bytes: self.bytes, record_next: self.record_next }
+    }
+
+    /// Cuts off what was appended since `end`, and gives its room back. Records get the same numbers again, and never the same nonces.
+    fn cut(&mut self, end: End) {
+        if let Err(worse) = self.file.set_len(end.bytes) {
+            self.broken = Some(worse.to_string());
+            return;
+        }
+        (self.bytes, self.record_next) = (end.bytes, end.record_next);
+        let spare_bytes = self.reserved - end.bytes;
+        self.reserved = end.bytes;
+        drop(self.charge().split(spare_bytes));
+    }
+
+    /// The segment is about to be followed by another, and nothing in it is of use.
+    fn give_spare_back(&mut self) {
+        self.cut(self.end());
     }
 
     fn usable(&self) -> Result<(), Error> {
@@ -283,7 +403,7 @@ impl Draft<'_> {
     /// As [`Journal::draft`]; the entry is lost then.
     pub fn add(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         self.content_bytes += bytes.len() as u64;
-        self.journal.append(&Record::Content { entry: self.entry, offset, bytes })
+        self.append(&Record::Content { entry: self.entry, offset, bytes })
     }
 
     /// Returns when the entry stands on the disk.
@@ -291,7 +411,7 @@ impl Draft<'_> {
     /// # Errors
     /// As [`Journal::draft`]; the entry is lost then.
     pub fn finish(mut self) -> Result<EntryId, Error> {
-        self.journal.append(&Record::End { entry: self.entry, content_bytes: self.content_bytes })?;
+        self.append(&Record::End { entry: self.entry, content_bytes: self.content_bytes })?;
         {
             let mut log = self.journal.log();
             let segment = log.segment;
@@ -302,26 +422,46 @@ impl Draft<'_> {
         self.finished = true;
         if let Some(replaced) = self.replaces {
             self.journal.log().live.remove(&replaced);
-            self.journal.reclaim()?;
+            self.journal.tidy();
         }
         Ok(self.entry)
+    }
+
+    fn append(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        let before = self.journal.append(record)?;
+        self.begin.get_or_insert(before);
+        self.records += 1;
+        Ok(())
     }
 }
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        if !self.finished {
-            self.journal.log().live.remove(&self.entry);
+        if self.finished {
+            return;
         }
+        {
+            let mut log = self.journal.log();
+            log.live.remove(&self.entry);
+            // A full disk is most often filled by the very entry that it has no room for.
+            let alone =
+                |begin: &End| log.segment == begin.segment && log.record_next == begin.record_next + self.records;
+            if let Some(begin) = self.begin.filter(alone) {
+                log.cut(begin);
+            }
+        }
+        self.journal.tidy();
     }
 }
 
 fn new_segment(session: &Path, number: u32, first_record: u64) -> Result<Arc<File>, Error> {
     let path = segment::path(session, number);
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(at(&path))?;
-    // It was begun before if the disk was full then.
-    file.set_len(0).map_err(at(&path))?;
-    file.write_all(&segment::header(first_record)).map_err(at(&path))?;
-    sync_directory(session)?;
+    let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
+    let begun =
+        file.write_all(&segment::header(first_record)).map_err(at(&path)).and_then(|()| sync_directory(session));
+    begun.inspect_err(|_| {
+        // One that stays is in the way of the next try, which says so.
+        let _ = fs::remove_file(&path);
+    })?;
     Ok(Arc::new(file))
 }

@@ -81,7 +81,8 @@ pub enum Error {
 
 fn at(path: &std::path::Path) -> impl Fn(io::Error) -> Error {
     |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace,
+        // The last is a limit of this process, RLIMIT_FSIZE.
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Error::NoSpace,
         _ => Error::Io { path: path.to_owned(), source },
     }
 }

@@ -48,6 +48,11 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Whether this record leads to room on the disk.
+    pub(super) fn gives_room_back(&self) -> bool {
+        matches!(self, Record::Settled { .. } | Record::Reclaimed { .. })
+    }
+
     /// None for what no version of this code has written.
     pub(super) fn decode(plain: &'a [u8]) -> Option<Record<'a>> {
         let (kind, rest) = plain.split_first()?;

@@ -102,9 +102,11 @@ impl Session {
         let own = directory.join(format!("{PREFIX}{}", described.name));
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at(directory))?;
         DirBuilder::new().mode(0o700).create(&own).map_err(at(&own))?;
-        let lock = described.store(&own)?;
-        sync_directory(&own)?;
-        sync_directory(directory)?;
+        let stored = described.store(&own).and_then(|lock| sync_directory(&own).map(|()| lock));
+        let lock = stored.and_then(|lock| sync_directory(directory).map(|()| lock)).inspect_err(|_| {
+            // Half a session would be found by every start; what cannot be removed is told then.
+            let _ = fs::remove_dir_all(&own);
+        })?;
         let Described { source, name, first, .. } = described;
         Ok((Session { directory: own, source, name, epochs: vec![first], lock }, envelope))
     }

@@ -22,6 +22,15 @@ pub(super) struct Ledger {
     open: Mutex<BTreeSet<String>>,
 }
 
+/// What a note could not be written for is cut off again, so that the next one begins a line.
+fn append(mut file: &File, line: &str) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    file.write_all(line.as_bytes()).inspect_err(|_| {
+        // A line that stays half is no upload's id, and the one that follows it is lost with it.
+        let _ = file.set_len(before);
+    })
+}
+
 /// The ledger of a process that has ended.
 pub(super) struct Leftover {
     path: PathBuf,
@@ -33,10 +42,10 @@ pub(super) struct Leftover {
 impl Ledger {
     /// A ledger in `directory` for uploads below `source`.
     pub(super) fn create(directory: &Path, source: &str) -> io::Result<Ledger> {
-        let made = tempfile::Builder::new().prefix(PREFIX).rand_bytes(16).tempfile_in(directory)?;
+        let made = tempfile::Builder::new().prefix(PREFIX).rand_bytes(16).append(true).tempfile_in(directory)?;
         flock(made.as_file(), FlockOperation::NonBlockingLockExclusive)?;
-        let (mut file, path) = made.keep().map_err(|error| error.error)?;
-        file.write_all(format!("{source}\n").as_bytes())?;
+        append(made.as_file(), &format!("{source}\n"))?;
+        let (file, path) = made.keep().map_err(|error| error.error)?;
         Ok(Ledger { path, file, open: Mutex::default() })
     }
 
@@ -51,8 +60,18 @@ impl Ledger {
         }
     }
 
+    /// Returns when nobody aborts `upload` any more because this process has ended: another record counts on it.
+    pub(super) fn let_outlive(&self, upload: &str) -> io::Result<()> {
+        if self.open().contains(upload) {
+            append(&self.file, &format!("-{upload}\n"))?;
+            self.file.sync_data()?;
+            self.open().remove(upload);
+        }
+        Ok(())
+    }
+
     fn note(&self, sign: char, upload: &str) {
-        if let Err(error) = (&self.file).write_all(format!("{sign}{upload}\n").as_bytes()) {
+        if let Err(error) = append(&self.file, &format!("{sign}{upload}\n")) {
             tracing::warn!(%error, "an upload cannot be noted on the local disk; after a crash a lifecycle rule has to end it");
         }
     }
@@ -131,6 +150,18 @@ mod tests {
         assert_eq!(left.uploads, ["one", "three"].map(str::to_owned).into());
         left.remove().unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_upload_that_a_journal_counts_on_is_nobodys_leftover() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::create(directory.path(), "s3://b").unwrap();
+        ["one", "two"].iter().for_each(|upload| ledger.begun(upload));
+        ledger.let_outlive("one").unwrap();
+        ledger.let_outlive("never begun").unwrap();
+        drop(ledger);
+        let found = Leftover::find(directory.path(), "s3://b").unwrap();
+        assert_eq!(found[0].uploads, ["two".to_owned()].into());
     }
 
     #[test]

@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use crate::crypto::{self, BlockId, Envelope, OVERHEAD_BYTES, SealedBlock};
 use crate::secret::PlainBuf;
 
-use super::table::{Stored, Table};
+use super::table::{Claim, Stored, Table};
 use super::{ByteBudget, Charge, Error};
 
 /// What a file system gives out at a time. A slot is a multiple of it, so that a discarded block returns all of its space.
@@ -35,7 +36,7 @@ impl SealedFile {
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Directory`], [`Error::Crypto`].
     pub fn create(directory: &Path, block_bytes: usize, budget: Arc<ByteBudget>) -> Result<Self, Error> {
-        let file = nameless_file(directory).map_err(|source| match disk_error(source) {
+        let file = nameless_file(directory).map_err(|source| match creation_error(source) {
             Error::Io(source) => Error::Directory { directory: directory.to_owned(), source },
             full => full,
         })?;
@@ -62,7 +63,10 @@ impl SealedFile {
         let generation = claim.next_generation();
         let sealed = self.envelope.seal(BlockId { index: block, generation }, plain).map_err(Error::Crypto)?;
         claim.overwrite(growth);
-        self.file.write_all_at(sealed.as_bytes(), offset).map_err(disk_error)?;
+        if let Err(error) = self.file.write_all_at(sealed.as_bytes(), offset) {
+            self.give_back(&claim, offset);
+            return Err(disk_error(error));
+        }
         claim.store(Stored { generation, sealed_bytes: sealed.as_bytes().len() });
         Ok(generation)
     }
@@ -87,15 +91,18 @@ impl SealedFile {
     pub fn discard(&self, block: u64) {
         let Ok(offset) = self.offset_of(block) else { return };
         let claim = self.table.claim(block);
-        let charged_bytes = claim.charged_bytes();
-        if charged_bytes == 0 {
-            return;
+        if claim.charged_bytes() > 0 {
+            claim.forget();
+            self.give_back(&claim, offset);
         }
-        claim.forget();
+    }
+
+    /// Gives the space of a block without content back, to the disk and to the budget.
+    fn give_back(&self, claim: &Claim<'_>, offset: u64) {
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, hole, offset, charged_bytes) {
+        match fallocate(&self.file, hole, offset, claim.charged_bytes()) {
             Ok(()) => drop(claim.release()),
-            Err(error) => tracing::debug!(%error, block, "a discarded block keeps its place on the disk"),
+            Err(error) => tracing::debug!(%error, offset, "a discarded block keeps its place on the disk"),
         }
     }
 
@@ -112,7 +119,7 @@ impl SealedFile {
         if charged_bytes > 0 && growth_bytes > 0 {
             let end = offset + charged_bytes;
             match fallocate(&self.file, FallocateFlags::empty(), end, growth_bytes) {
-                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
                 Err(errno) => return Err(disk_error(errno.into())),
             }
         }
@@ -144,9 +151,21 @@ fn nameless_file(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// With all descriptors in use, the disk has room that this process cannot have.
+fn creation_error(error: io::Error) -> Error {
+    match Errno::from_io_error(&error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            tracing::warn!(%error, "a file's changes cannot leave memory; raise the number of open files (LimitNOFILE, ulimit -n)");
+            Error::NoSpace
+        }
+        _ => disk_error(error),
+    }
+}
+
 fn disk_error(error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace,
+        // The last is a limit of this process, RLIMIT_FSIZE.
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Error::NoSpace,
         _ => Error::Io(error),
     }
 }
@@ -283,6 +302,7 @@ mod tests {
         let writable = file.file.try_clone().unwrap();
         file.file = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writable))).unwrap();
         assert!(matches!(file.seal(1, &[2; 100]), Err(Error::Io(_))));
+        assert_eq!(budget.used_bytes(), 2 * 4096, "a disk that cannot be written cannot be given anything back either");
         assert!(matches!(open(&file, 1, old), Err(Error::Superseded { block: 1 })));
         file.file = writable;
         assert_eq!(open(&file, 0, kept).unwrap(), b"kept");

@@ -134,12 +134,12 @@ impl Buffer {
             return Ok(());
         }
         for _ in 0..RELIEF_ROUNDS_MAX {
-            let needed_bytes =
-                match self.core.change(|contents| try_edit(&self.core.pool, contents, range.clone(), edit))? {
-                    Edited::Done => return Ok(()),
-                    Edited::Starved { needed_bytes } => needed_bytes,
-                };
-            relieve(&self.core, needed_bytes)?;
+            match self.core.relieve_with(|contents| try_edit(&self.core.pool, contents, range.clone(), edit)) {
+                // Nothing came of it that anybody could hope for: a notice would wake first of all who is about to wait here.
+                Ok(Edited::Starved { needed_bytes }) => relieve(&self.core, needed_bytes)?,
+                Ok(Edited::Done) => return Ok(self.core.pool.settle()),
+                Err(error) => return Err(error),
+            }
         }
         Err(Error::Busy)
     }

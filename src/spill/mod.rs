@@ -99,6 +99,14 @@ pub enum Error {
     Crypto(sealed::CryptoError),
 }
 
+impl Error {
+    /// Whether room that somebody gives back would help, and none is on its way.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Error::NoSpace)
+    }
+}
+
 impl From<sealed::Error> for Error {
     fn from(error: sealed::Error) -> Self {
         match error {

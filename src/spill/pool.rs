@@ -118,6 +118,11 @@ impl Pool {
         Arc::clone(&self.released).notified_owned()
     }
 
+    /// Completes [`Pool::released`] for whoever waits, because something that they hope for has ended.
+    pub fn wake(&self) {
+        self.released.notify_waiters();
+    }
+
     pub(super) fn charge_memory(&self, bytes: u64) -> Option<Charge> {
         self.memory.charge(bytes)
     }

@@ -12,7 +12,7 @@ use crate::object::{Key, Name};
 use crate::policy::Verdict;
 use crate::read::{self, Location, Reader};
 use crate::s3::{self, Head, Source};
-use crate::write::{Piece, Writer};
+use crate::write::{self, Piece, Writer};
 
 use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;
@@ -20,8 +20,8 @@ use super::keeping::{SAVES_MAX, Unsaved};
 use super::{Error, Fh, NoncompliantRead, Vfs};
 use crate::namespace;
 
-/// How often a read starts over because the file changed under it.
-const READ_AGAIN_MAX: u32 = 8;
+/// How often a call starts over because the file changed under it.
+pub(super) const TRIES_MAX: u32 = 8;
 /// How long a closed file waits for its next try to be saved; doubled from one to the next.
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ impl Vfs {
     /// O_TRUNC, which changes the file's times even if it was empty before (open(2)): a shell's `>` renews the stamps that make(1) goes by.
     async fn empty(&self, file: &Arc<File>, privileges: Privileges) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
-        writer.resize(0).await?;
+        self.resize_to(file, &writer, 0).await?;
         file.state().carried = None;
         self.changed(file, privileges);
         Ok(())
@@ -162,9 +162,13 @@ impl Vfs {
             Place::Program(_) if open.appends => writer.size(),
             Place::Program(offset) | Place::Kernel(offset) => offset,
         };
-        writer.write(offset, data).await?;
-        self.changed(&open.file, privileges);
-        Ok(())
+        for _ in 0..TRIES_MAX {
+            match writer.write(offset, data).await {
+                Err(error) => self.commit_for(&open.file, error).await?,
+                Ok(()) => return Ok(self.changed(&open.file, privileges)),
+            }
+        }
+        Err(write::Error::CommitFirst.into())
     }
 
     /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing, and a handle that cannot
@@ -220,10 +224,12 @@ impl Vfs {
         self.files.unsaved().len()
     }
 
-    /// Gives up what could not be saved, and the uploads that it had begun; for the end of the process.
+    /// Gives up what could not be saved and is not kept, and the uploads that it had begun; for the end of the process.
     pub async fn abandon(&self) {
         for file in self.files.unsaved() {
-            if let Some(writer) = file.writer() {
+            // What is kept may count on its upload.
+            let kept = file.state().kept.is_some();
+            if let Some(writer) = file.writer().filter(|_| !kept) {
                 writer.discard().await;
             }
         }
@@ -250,6 +256,24 @@ impl Vfs {
         outcome
     }
 
+    /// After a call that failed with `error` and holds a passage: commits what it could not do without, so that it can be made again.
+    pub(super) async fn commit_for(&self, file: &Arc<File>, error: write::Error) -> Result<(), Error> {
+        match error {
+            write::Error::CommitFirst => self.commit(file).boxed().await,
+            error => Err(error.into()),
+        }
+    }
+
+    async fn resize_to(&self, file: &Arc<File>, writer: &Arc<Writer>, size: u64) -> Result<(), Error> {
+        for _ in 0..TRIES_MAX {
+            match writer.resize(size).await {
+                Err(error) => self.commit_for(file, error).await?,
+                Ok(()) => return Ok(()),
+            }
+        }
+        Err(write::Error::CommitFirst.into())
+    }
+
     /// Notes that the file's content has changed.
     pub(super) fn changed(&self, file: &Arc<File>, privileges: Privileges) {
         if file.written_now(privileges) && !file.state().unlinked {
@@ -261,7 +285,7 @@ impl Vfs {
     pub(super) async fn resize(&self, file: &Arc<File>, size: u64, privileges: Privileges) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
         if writer.size() != size {
-            writer.resize(size).await?;
+            self.resize_to(file, &writer, size).await?;
             if size == 0 {
                 file.state().carried = None;
             }
@@ -354,7 +378,12 @@ impl Vfs {
     /// The name belongs to somebody else's object from now on, and shows it. The changes that lost are kept until the mount ends, under
     /// an inode that no name leads to.
     fn set_aside(&self, file: &Arc<File>, error: &Error) {
-        tracing::error!(%error, "another writer was first: its object stands, and the changes of this mount are kept aside");
+        let object = self.namespace.key(file.ino).map(|key| key.to_string());
+        let fate = match file.state().kept {
+            Some(_) => "kept in the journal, where dssefs recover lists and exports them",
+            None => "in memory until the mount ends, out of reach of any name; --spill-keys kms keeps such changes",
+        };
+        tracing::error!(object, %error, "another writer was first: its object stands, and the changes of this mount are {fate}");
         // Pinned for good, so that the name gets another inode. A node that is gone already needs no pin.
         let _ = self.namespace.pin_open(file.ino);
         self.namespace.discard(file.ino);
@@ -415,7 +444,7 @@ impl Vfs {
 
     /// Reads `source`, also when this mount itself gives those bytes another key or ETag meanwhile (a rename, a change of attributes).
     async fn read_moving(&self, file: &Arc<File>, mut source: Source, range: Range<u64>) -> Result<Bytes, Error> {
-        for _ in 0..READ_AGAIN_MAX {
+        for _ in 0..TRIES_MAX {
             match self.read_source(file, &source, range.clone()).await {
                 Err(error) if is_gone(&error) => {}
                 outcome => return outcome,
@@ -443,8 +472,15 @@ impl Vfs {
     }
 
     async fn read_changed(&self, file: &Arc<File>, writer: &Arc<Writer>, range: Range<u64>) -> Result<Bytes, Error> {
-        for _ in 0..READ_AGAIN_MAX {
-            let (pieces, base) = writer.locate(range.clone()).await?;
+        for _ in 0..TRIES_MAX {
+            let (pieces, base) = match writer.locate(range.clone()) {
+                Ok(located) => located,
+                Err(write::Error::CommitFirst) => {
+                    self.save(file).await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             if let ([Piece::Base(whole)], Some(base)) = (pieces.as_slice(), &base) {
                 return self.read_moving(file, base.clone(), whole.clone()).await;
             } else if let Some(bytes) = self.assemble(file, writer, &pieces, base.as_ref()).await? {

@@ -68,7 +68,8 @@ impl Error {
                 matches!(error.kind, Kind::Mismatch { .. } | Kind::TooLarge)
             }
             Error::Write(error) => {
-                !matches!(error, write::Error::ChangedWhileSent { .. } | write::Error::Stalled { .. })
+                let room = matches!(error, write::Error::Spill(spill::Error::NoSpace | spill::Error::Busy));
+                !room && !matches!(error, write::Error::ChangedWhileSent { .. } | write::Error::Stalled { .. })
             }
             _ => false,
         }
@@ -142,13 +143,14 @@ fn writing(error: &write::Error) -> i32 {
         write::Error::Store(error) => store(error.kind),
         write::Error::Spill(error) => spilling(error),
         write::Error::Journal(journal::Error::NoSpace) => libc::ENOSPC,
-        write::Error::Journal(_) | write::Error::PartsLeft { .. } => libc::EIO,
+        write::Error::Journal(_) | write::Error::Ledger { .. } => libc::EIO,
         write::Error::TooLarge { .. } => libc::EFBIG,
         write::Error::Stalled { .. } => libc::ENOSPC,
         write::Error::Deleted | write::Error::NameLost | write::Error::SourceGone { .. } => libc::ESTALE,
-        write::Error::PartsLost { .. } | write::Error::Incomplete { .. } | write::Error::ChangedWhileSent { .. } => {
-            libc::EIO
-        }
+        write::Error::PartsLost { .. }
+        | write::Error::Incomplete { .. }
+        | write::Error::CommitFirst
+        | write::Error::ChangedWhileSent { .. } => libc::EIO,
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::namespace::Ino;
 use crate::object::Key;
 use crate::s3::Source;
-use crate::write::Writer;
+use crate::write::{self, Writer};
 
+use super::data::TRIES_MAX;
 use super::file::{Carried, File, Privileges};
 use super::{Error, Fh, Vfs};
 
@@ -139,11 +140,11 @@ impl Vfs {
             Allocation::Grow => writer.grow(range.end)?,
             Allocation::Clear if within.is_empty() => false,
             Allocation::Clear => {
-                writer.zero(within).await?;
+                self.zero(&open.file, &writer, within).await?;
                 true
             }
             Allocation::ClearAndGrow => {
-                writer.zero(range).await?;
+                self.zero(&open.file, &writer, range).await?;
                 true
             }
         };
@@ -151,6 +152,16 @@ impl Vfs {
             self.changed(&open.file, privileges);
         }
         Ok(())
+    }
+
+    async fn zero(&self, file: &Arc<File>, writer: &Arc<Writer>, range: Range<u64>) -> Result<(), Error> {
+        for _ in 0..TRIES_MAX {
+            match writer.zero(range.clone()).await {
+                Err(error) => self.commit_for(file, error).await?,
+                Ok(()) => return Ok(()),
+            }
+        }
+        Err(write::Error::CommitFirst.into())
     }
 
     /// lseek(2) for data and holes. Holes are what nobody wrote of a file with changes; a stored object is data to its end.

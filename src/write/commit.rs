@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use crc_fast::CrcAlgorithm;
@@ -16,7 +17,7 @@ use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
 use super::stream::Sent;
 use super::writer::{abort, abort_upload};
-use super::{Aim, Base, Error, Target, Writer};
+use super::{Aim, Base, Engine, Error, Target, Writer};
 
 /// How often a part is read again because the program changed it while it was being sent.
 pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
@@ -58,6 +59,7 @@ impl Writer {
     /// tries again.
     pub async fn commit(self: &Arc<Self>) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
+        let _under_way = UnderWay::begin(&self.engine);
         self.state().committing = true;
         self.parts_settled().await;
         let mut outcome = self.try_once().await;
@@ -85,7 +87,7 @@ impl Writer {
     /// The state to make safe; none when it is safe.
     fn moment(&self) -> Option<Moment> {
         let mut state = self.state();
-        state.low_water = state.size;
+        state.plan();
         let condition = match &state.replaces {
             _ if !self.engine.settings.conditional => Condition::None,
             Some(etag) => Condition::Matches(etag.clone()),
@@ -135,7 +137,8 @@ impl Writer {
         }
     }
 
-    /// Records the new object, and drops the buffer with its keys when nothing changed meanwhile.
+    /// Records the new object, and drops the buffer with its keys when nothing changed meanwhile; otherwise all of it that the object
+    /// has.
     fn settle(&self, moment: &Moment, object: &NewObject, stored: Stored) {
         let version = stored.version.clone();
         let source = Source { key: object.key.clone(), version, size: moment.size };
@@ -144,6 +147,8 @@ impl Writer {
             state.stream = None;
             if state.settle(source, moment.changes) {
                 self.buffer.clear();
+            } else {
+                state.written.gaps(0..u64::MAX).for_each(|stored| self.buffer.discard(stored));
             }
         }
         self.destination.committed(&object.key, head_of(object, moment.size, stored));
@@ -175,22 +180,21 @@ impl Writer {
         let upload = Arc::into_inner(std::mem::take(&mut stream.upload)).and_then(OnceCell::into_inner);
         let upload = upload.expect("it is initialised, and the tasks that shared it have settled");
         let grid = stream.grid;
-        let sent =
-            grid.parts(moment.size).filter_map(|(number, _)| Some((number, stream.sent(number)?.clone()))).collect();
-        Some(Begun { upload, target: stream.target.clone(), grid, sent })
+        Some(Begun { upload, target: stream.target.clone(), grid, sent: stream.sent_of(moment.size) })
     }
 
     /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any case, and its
     /// failure is the commit's.
     pub(super) async fn drop_stream(&self) -> Result<(), Error> {
         let Some(mut stream) = self.state().stream.take() else { return Ok(()) };
-        let lost = !stream.keep_all_whole(&self.buffer);
+        stream.keep_all_whole(&self.buffer);
+        let lost = stream.only_sent(&self.buffer);
         let failure = stream.failure.take().filter(Error::is_mismatch);
         let key = stream.target.object.key.to_string();
         abort(stream.upload).await;
         match failure {
             Some(error) => Err(error),
-            None if lost => Err(Error::PartsLost { key }),
+            None if !lost.is_empty() => Err(Error::PartsLost { key, lost }),
             None => Ok(()),
         }
     }
@@ -224,14 +228,15 @@ impl Writer {
             stream.upload = Arc::new(OnceCell::from(upload));
             return error;
         }
-        let lost = !stream.keep_all_whole(&self.buffer);
+        stream.keep_all_whole(&self.buffer);
+        let lost = stream.only_sent(&self.buffer);
         let key = stream.target.object.key.to_string();
         state.stream = None;
-        if !lost {
+        if lost.is_empty() {
             return error;
         }
         tracing::error!(%key, %error, "an upload is gone together with parts that this host has no copy of");
-        if error.is_mismatch() { error } else { Error::PartsLost { key } }
+        if error.is_mismatch() { error } else { Error::PartsLost { key, lost } }
     }
 
     /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy of the new object onto itself.
@@ -343,6 +348,23 @@ impl Writer {
         if let Some(stream) = state.stream.as_mut().filter(|_| streamed && unchanged) {
             stream.record(number, sent.clone());
         }
+    }
+}
+
+/// A commit that may give room back until it is dropped, of which those who wait for some hear.
+struct UnderWay<'a>(&'a Engine);
+
+impl UnderWay<'_> {
+    fn begin(engine: &Engine) -> UnderWay<'_> {
+        engine.commits.fetch_add(1, Ordering::SeqCst);
+        UnderWay(engine)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.commits.fetch_sub(1, Ordering::SeqCst);
+        self.0.pool.wake();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can go wrong between a written byte and its object.
 
 use crate::s3::Kind;
+use crate::spill::RangeSet;
 use crate::{journal, s3, spill};
 
 /// Why a write or a commit did not succeed. The bytes that were written before stay in the writer.
@@ -15,13 +16,15 @@ pub enum Error {
     /// The journal could not keep the changes.
     #[error(transparent)]
     Journal(#[from] journal::Error),
-    /// Parts that only the store has cannot be kept on the local disk.
+    /// The list of uploads that the next start aborts cannot be changed, so that no journal may count on one of them.
     #[error(
-        "parts of {key} are in an upload and not on this host, so that the disk cannot keep the file; the upload goes on"
+        "the local disk cannot note that parts of {key} are needed, so that it cannot keep the file; its upload goes on"
     )]
-    PartsLeft {
+    Ledger {
         /// The object's key.
         key: String,
+        /// What the system answered.
+        source: std::io::Error,
     },
     /// The file would be larger than 10,000 parts can be.
     #[error(
@@ -34,13 +37,19 @@ pub enum Error {
     },
     /// The upload vanished from the store, with parts of which this host keeps no copy.
     #[error(
-        "the multipart upload of {key} was aborted by somebody else (a lifecycle rule?) after parts of it had been sent and \
-         their local copy given up; write the file again"
+        "the multipart upload of {key} is gone (aborted by somebody else, or by a lifecycle rule) with the file's bytes {} in it, \
+         of which this host has no copy; write them again",
+        listed(lost)
     )]
     PartsLost {
         /// The object's key.
         key: String,
+        /// The bytes that are lost.
+        lost: RangeSet,
     },
+    /// The bytes asked for are in an upload, or there is no room for more: [`super::Writer::commit`] helps, and then the same again.
+    #[error("the bytes asked for are in an upload that has to be completed first; try again when the file is stored")]
+    CommitFirst,
     /// Bytes that were written are neither on this host nor in the store. A guard: no path leads here.
     #[error("the bytes {start} to {end} that were written are gone; report this, and write the file again")]
     Incomplete {
@@ -79,6 +88,13 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+}
+
+/// Ranges as people write them, both ends included.
+fn listed(ranges: &RangeSet) -> String {
+    let texts: Vec<_> =
+        ranges.iter().map(|range| format!("{} to {}", range.start, range.end.saturating_sub(1))).collect();
+    texts.join(", ")
 }
 
 impl Error {

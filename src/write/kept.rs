@@ -6,20 +6,23 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{EntryId, Journal};
+use crate::journal::{Draft, EntryId, Journal};
 use crate::object::{ETag, Key, KeyError, Version, VersionId};
 use crate::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
-use crate::s3::{NewObject, Source};
-use crate::spill::{Chunks, RangeSet};
+use crate::s3::{NewObject, Part, Source};
+use crate::spill::{self, Chunks, RangeSet};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
+use super::parts::Grid;
 use super::state::State;
+use super::stream::{Sent, Stream};
 use super::{Aim, Destination, Engine, Error, Target, Writer};
 
 /// Bytes that are read for the journal at a time.
 const RUN_BYTES: u64 = 4 << 20;
-/// The version of what an entry says.
-const VERSION: u32 = 1;
+/// The version of what an entry says: the second one can name an upload. Entries that name none are of the first.
+const VERSION: u32 = 2;
+const VERSION_WITHOUT_UPLOAD: u32 = 1;
 
 /// The changes of one file, but for their bytes: what they are to become, and what they were made to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,36 @@ pub struct Kept {
     pub replaces: Option<ETag>,
     /// Why it is not in the store, when that was tried.
     pub reason: Option<String>,
+    /// Where the bytes are that are neither kept nor in the base.
+    pub upload: Option<KeptUpload>,
+}
+
+/// A multipart upload that has bytes of the file, of which the host has no copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptUpload {
+    /// The store's name for it.
+    pub id: String,
+    /// What it was begun with.
+    pub object: NewObject,
+    /// Whether the object may have nothing but the metadata of [`Kept::object`]. Otherwise times that are older will do.
+    pub exact: bool,
+    /// How many of the file's first bytes it takes from the base.
+    pub copied: u64,
+    /// The parts that the store has confirmed.
+    pub parts: Vec<KeptPart>,
+}
+
+/// A part that the store has confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptPart {
+    /// 1 to 10,000.
+    pub number: u32,
+    /// The store's name for its content.
+    pub etag: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The CRC-64/NVME of its content.
+    pub crc64: u64,
 }
 
 /// An entry that this version cannot read.
@@ -51,6 +84,11 @@ pub enum KeptError {
         "the description of the file has version {0}, and this program knows {VERSION}; use the version that wrote it"
     )]
     Version(u32),
+    /// No upload is like that.
+    #[error(
+        "the upload that the file is in is described in a way that no version does; the entry was made by another program"
+    )]
+    Upload,
     /// The object's name.
     #[error("the file's name cannot be a key: {0}")]
     Key(#[from] KeyError),
@@ -66,12 +104,8 @@ pub enum KeptError {
 #[derive(Serialize, Deserialize)]
 struct Text {
     version: u32,
-    key: String,
-    user: BTreeMap<String, String>,
-    content_type: Option<String>,
-    content_headers: BTreeMap<String, String>,
-    storage_class: Option<String>,
-    tags: Option<String>,
+    #[serde(flatten)]
+    object: ObjectText,
     kms_key: Option<String>,
     context: Vec<String>,
     size: u64,
@@ -79,6 +113,27 @@ struct Text {
     base_len: u64,
     replaces: Option<String>,
     reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upload: Option<UploadText>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ObjectText {
+    key: String,
+    user: BTreeMap<String, String>,
+    content_type: Option<String>,
+    content_headers: BTreeMap<String, String>,
+    storage_class: Option<String>,
+    tags: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UploadText {
+    id: String,
+    object: ObjectText,
+    exact: bool,
+    copied: u64,
+    parts: Vec<KeptPart>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,15 +148,10 @@ impl Kept {
     /// What an entry of the journal is to say.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let Kept { object, policy, size, base, base_len, replaces, reason } = self.clone();
+        let Kept { object, policy, size, base, base_len, replaces, reason, upload } = self.clone();
         let text = Text {
-            version: VERSION,
-            key: object.key.to_string(),
-            user: object.user,
-            content_type: object.content_type,
-            content_headers: object.content_headers,
-            storage_class: object.storage_class,
-            tags: object.tags,
+            version: if upload.is_some() { VERSION } else { VERSION_WITHOUT_UPLOAD },
+            object: ObjectText::of(object),
             kms_key: policy.key.map(|key| key.to_string()),
             context: policy.context.pairs().map(|(name, value)| format!("{name}={value}")).collect(),
             size,
@@ -114,6 +164,7 @@ impl Kept {
             base_len,
             replaces: replaces.map(|etag| etag.as_str().to_owned()),
             reason,
+            upload: upload.map(UploadText::of),
         };
         serde_json::to_vec(&text).expect("texts and numbers can always be written as JSON")
     }
@@ -124,17 +175,10 @@ impl Kept {
     /// [`KeptError`] when this version did not write it.
     pub fn decode(bytes: &[u8]) -> Result<Kept, KeptError> {
         let text: Text = serde_json::from_slice(bytes)?;
-        if text.version != VERSION {
+        if ![VERSION, VERSION_WITHOUT_UPLOAD].contains(&text.version) {
             return Err(KeptError::Version(text.version));
         }
-        let object = NewObject {
-            key: Key::new(text.key)?,
-            user: text.user,
-            content_type: text.content_type,
-            content_headers: text.content_headers,
-            storage_class: text.storage_class,
-            tags: text.tags,
-        };
+        let object = text.object.into_object()?;
         let policy = Policy {
             key: text.kms_key.as_deref().map(KeyArn::new).transpose()?,
             context: EncryptionContext::parse(&text.context)?,
@@ -142,7 +186,78 @@ impl Kept {
         let base = text.base.map(BaseText::into_source).transpose()?;
         let replaces = text.replaces.as_deref().map(ETag::new);
         let (size, base_len, reason) = (text.size, text.base_len, text.reason);
-        Ok(Kept { object, policy, size, base, base_len, replaces, reason })
+        let upload = text.upload.map(UploadText::into_upload).transpose()?;
+        let possible = |upload: &KeptUpload| upload.copied <= base_len && upload.sent_ranges(size).is_some();
+        if !upload.as_ref().is_none_or(possible) {
+            return Err(KeptError::Upload);
+        }
+        Ok(Kept { object, policy, size, base, base_len, replaces, reason, upload })
+    }
+}
+
+impl KeptUpload {
+    /// The bytes of a file of `size` bytes that are in the upload; None when these cannot be its parts.
+    #[must_use]
+    pub fn sent_ranges(&self, size: u64) -> Option<Vec<Range<u64>>> {
+        let grid = Grid::behind(self.copied)?;
+        let range = |part: &KeptPart| {
+            let range = grid.part(part.number)?;
+            let range = range.start..range.end.min(size);
+            let sent_by_writer = part.number >= grid.first() && range.start < range.end;
+            (sent_by_writer && range.end - range.start == part.size).then_some(range)
+        };
+        self.parts.iter().map(range).collect()
+    }
+
+    fn of(stream: &Stream, id: &str, size: u64, exact: bool) -> KeptUpload {
+        let part = |(number, sent): (u32, Sent)| KeptPart {
+            number,
+            etag: sent.part.etag.as_str().to_owned(),
+            size: sent.part.size,
+            crc64: sent.crc64,
+        };
+        KeptUpload {
+            id: id.to_owned(),
+            object: stream.target.object.clone(),
+            exact,
+            copied: stream.grid.copied(),
+            parts: stream.sent_of(size).into_iter().map(part).collect(),
+        }
+    }
+
+    /// The upload as a writer goes on with it. None when these cannot be its parts.
+    fn into_stream(self, engine: &Engine) -> Option<Stream> {
+        let KeptUpload { id, object, exact, copied, parts } = self;
+        let sent = parts.into_iter().map(|KeptPart { number, etag, size, crc64 }| Sent {
+            part: Part { number, etag: ETag::new(&etag), size, crc64: Some(crc64) },
+            crc64,
+        });
+        let upload = engine.gateway.resume_upload(&object, id);
+        Some(Stream::resumed(Target { object, exact }, Grid::behind(copied)?, upload, sent))
+    }
+}
+
+impl UploadText {
+    fn of(upload: KeptUpload) -> UploadText {
+        let KeptUpload { id, object, exact, copied, parts } = upload;
+        UploadText { id, object: ObjectText::of(object), exact, copied, parts }
+    }
+
+    fn into_upload(self) -> Result<KeptUpload, KeyError> {
+        let UploadText { id, object, exact, copied, parts } = self;
+        Ok(KeptUpload { id, object: object.into_object()?, exact, copied, parts })
+    }
+}
+
+impl ObjectText {
+    fn of(object: NewObject) -> ObjectText {
+        let NewObject { key, user, content_type, content_headers, storage_class, tags } = object;
+        ObjectText { key: key.to_string(), user, content_type, content_headers, storage_class, tags }
+    }
+
+    fn into_object(self) -> Result<NewObject, KeyError> {
+        let ObjectText { key, user, content_type, content_headers, storage_class, tags } = self;
+        Ok(NewObject { key: Key::new(key)?, user, content_type, content_headers, storage_class, tags })
     }
 }
 
@@ -177,6 +292,8 @@ impl Writer {
     /// Appends the changes to `journal`, in the place of the entry `before`, and returns when they stand on the disk, with their number (see [`Writer::changes`]); None when
     /// there are none that could be stored. Blocks. The changes stay changes.
     ///
+    /// Where parts of them are in an upload and not on this host, the entry names the upload, which then outlives this process.
+    ///
     /// # Errors
     /// The bytes cannot be read, or the journal cannot keep them; nothing is kept then.
     pub fn keep(
@@ -187,34 +304,53 @@ impl Writer {
     ) -> Result<Option<(EntryId, u64)>, Error> {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
             let Aim::Object(target) = self.destination.aim() else { return Ok(None) };
-            let Some((kept, changes)) = self.to_keep(&target, reason)? else { return Ok(None) };
+            let Some((kept, local, changes)) = self.to_keep(&target, reason) else { return Ok(None) };
             let mut draft = journal.draft(&kept.encode(), before)?;
-            for run in runs(&self.buffer.present(), kept.size) {
-                let mut offset = run.start;
-                let chunks: Chunks = self.buffer.snapshot(run)?.chunks();
-                for chunk in chunks {
-                    let chunk = chunk?;
-                    draft.add(offset, &chunk)?;
-                    offset += chunk.len() as u64;
-                }
+            match self.add_all(&local, kept.size, &mut draft) {
+                // Sent, and given up, since it was to be kept.
+                Err(Error::Spill(spill::Error::Absent { .. })) => continue,
+                outcome => outcome?,
             }
             if self.state().changes == changes {
-                return Ok(Some((draft.finish()?, changes)));
+                return Ok(Some((self.finish(draft, &kept)?, changes)));
             }
         }
         let Aim::Object(target) = self.destination.aim() else { return Ok(None) };
         Err(Error::ChangedWhileSent { key: target.object.key.to_string() })
     }
 
-    fn to_keep(&self, target: &Target, reason: Option<&str>) -> Result<Option<(Kept, u64)>, Error> {
+    fn add_all(&self, local: &RangeSet, size: u64, draft: &mut Draft<'_>) -> Result<(), Error> {
+        for run in runs(local, size) {
+            let mut offset = run.start;
+            let chunks: Chunks = self.buffer.snapshot(run)?.chunks();
+            for chunk in chunks {
+                let chunk = chunk?;
+                draft.add(offset, &chunk)?;
+                offset += chunk.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of a crash in between, an upload is left that nobody aborts; the other way round, an entry would count on one that is aborted.
+    fn finish(&self, draft: Draft<'_>, kept: &Kept) -> Result<EntryId, Error> {
+        let gateway = &self.engine.gateway;
+        let Some(upload) = &kept.upload else { return Ok(draft.finish()?) };
+        let noted = gateway.let_outlive(&upload.id);
+        noted.map_err(|source| Error::Ledger { key: kept.object.key.to_string(), source })?;
+        Ok(draft.finish().inspect_err(|_| gateway.let_not_outlive(&upload.id))?)
+    }
+
+    /// What an entry is to say, the bytes that belong to it, and the number of the change that they are of.
+    fn to_keep(&self, target: &Target, reason: Option<&str>) -> Option<(Kept, RangeSet, u64)> {
         let state = self.state();
         if !state.is_dirty() {
-            return Ok(None);
+            return None;
         }
-        let whole = state.stream.as_ref().is_none_or(|stream| stream.keep_all_whole(&self.buffer));
-        if !whole {
-            return Err(Error::PartsLeft { key: target.object.key.to_string() });
-        }
+        let upload = state.stream.as_ref().and_then(|stream| self.needed_upload(stream, state.size, target.exact));
+        let mut local = self.buffer.present();
+        let in_upload = upload.as_ref().and_then(|upload| upload.sent_ranges(state.size)).unwrap_or_default();
+        in_upload.into_iter().for_each(|range| local.remove(range));
         let kept = Kept {
             object: target.object.clone(),
             policy: self.engine.gateway.policy().clone(),
@@ -223,17 +359,33 @@ impl Writer {
             base_len: state.base_len,
             replaces: state.replaces.clone(),
             reason: reason.map(str::to_owned),
+            upload,
         };
-        Ok(Some((kept, state.changes)))
+        Some((kept, local, state.changes))
+    }
+
+    /// The upload under way, if parts of the file are in it alone. Otherwise what is here stays here from now on.
+    fn needed_upload(&self, stream: &Stream, size: u64, exact: bool) -> Option<KeptUpload> {
+        let id = stream.upload.get()?.id();
+        let gave_up = || stream.gave_up(&(0..u64::MAX), &self.buffer.present());
+        (gave_up() || !stream.keep_all_whole(&self.buffer)).then(|| KeptUpload::of(stream, id, size, exact))
     }
 
     /// A writer with the changes that `kept` describes, but for their bytes, which [`Writer::write`] puts back, and for the file's end,
     /// to which [`Writer::resize`] then cuts or stretches it.
     #[must_use]
     pub fn recovered(engine: &Arc<Engine>, kept: &Kept) -> Arc<Writer> {
-        let destination = Recovered(Target { object: kept.object.clone(), exact: true });
+        let exact = kept.upload.as_ref().is_none_or(|upload| upload.exact);
+        let destination = Recovered(Target { object: kept.object.clone(), exact });
         let mut state = State::new(kept.base.clone(), kept.base_len, true);
         state.replaces.clone_from(&kept.replaces);
+        if let Some(upload) = kept.upload.clone() {
+            let sent = upload.sent_ranges(kept.size).unwrap_or_default();
+            state.size = kept.size;
+            // Should the upload be gone, they must not be taken for holes.
+            sent.into_iter().for_each(|range| state.written.insert(range));
+            state.stream = upload.into_stream(engine);
+        }
         Writer::over(engine, state, Box::new(destination))
     }
 }
@@ -268,11 +420,45 @@ mod tests {
             base_len: 3,
             replaces: Some(ETag::new("f")),
             reason: Some("no answer".to_owned()),
+            upload: None,
         };
         assert_eq!(Kept::decode(&kept.encode()).unwrap(), kept);
-        let later = String::from_utf8(kept.encode()).unwrap().replace("\"version\":1", "\"version\":2");
-        assert!(matches!(Kept::decode(later.as_bytes()), Err(KeptError::Version(2))));
+        let later = String::from_utf8(kept.encode()).unwrap().replace("\"version\":1", "\"version\":3");
+        assert!(matches!(Kept::decode(later.as_bytes()), Err(KeptError::Version(3))));
         assert!(matches!(Kept::decode(b"{"), Err(KeptError::Json(_))));
+    }
+
+    #[test]
+    fn an_entry_names_the_upload_that_it_needs_and_no_other_is_believed() {
+        const MIB: u64 = 1 << 20;
+        let part = |number, size| KeptPart { number, etag: "e".to_owned(), size, crc64: u64::MAX };
+        let parts = vec![part(1, 16 * MIB), part(3, 8 * MIB)];
+        let object = NewObject::at(Key::new("a").unwrap());
+        let upload = KeptUpload { id: "u".to_owned(), object: object.clone(), exact: false, copied: 0, parts };
+        let (policy, size) = (Policy { key: None, context: EncryptionContext::default() }, 40 * MIB);
+        let kept = |upload| Kept {
+            object: object.clone(),
+            policy: policy.clone(),
+            size,
+            base: None,
+            base_len: 0,
+            replaces: None,
+            reason: None,
+            upload: Some(upload),
+        };
+        let possible = kept(upload.clone());
+        assert_eq!(Kept::decode(&possible.encode()).unwrap(), possible);
+        assert_eq!(upload.sent_ranges(size).unwrap(), [0..16 * MIB, 32 * MIB..40 * MIB]);
+        for impossible in [
+            KeptUpload { copied: 7, ..upload.clone() },
+            KeptUpload { copied: 10 * MIB, ..upload.clone() },
+            KeptUpload { parts: vec![part(2, 5)], ..upload.clone() },
+            KeptUpload { parts: vec![part(0, 5)], ..upload.clone() },
+            KeptUpload { parts: vec![part(4, 0)], ..upload.clone() },
+            KeptUpload { parts: vec![part(20_000, 5)], ..upload },
+        ] {
+            assert!(matches!(Kept::decode(&kept(impossible).encode()), Err(KeptError::Upload)));
+        }
     }
 
     #[test]

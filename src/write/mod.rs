@@ -19,7 +19,7 @@ mod stream;
 mod writer;
 
 pub use error::Error;
-pub use kept::{Kept, KeptError};
+pub use kept::{Kept, KeptError, KeptPart, KeptUpload};
 pub use parts::OBJECT_BYTES_MAX;
 pub use state::{Aim, Base, Piece, Target};
 pub use writer::{Destination, Engine, Settings, Writer};

@@ -1,30 +1,40 @@
 //! Where the bytes of a file with changes are.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use crate::spill::{self, RangeSet};
 
 use super::state::State;
 use super::{Base, Error, Piece, Writer};
 
+/// Where bytes are, and the object under them.
+type Located = (Vec<Piece>, Option<Base>);
+
 impl Writer {
     /// Where the bytes of `range` are, up to the file's end, and the object that `Base` pieces belong to.
     ///
     /// # Errors
-    /// Bytes that were given up after they were sent are made readable by a commit, which may fail.
-    pub async fn locate(self: &Arc<Self>, range: Range<u64>) -> Result<(Vec<Piece>, Option<Base>), Error> {
-        loop {
-            {
-                let state = self.state();
-                let range = range.start..range.end.min(state.size);
-                let present = self.buffer.present();
-                if !state.stream.as_ref().is_some_and(|stream| stream.gave_up(&range, &present)) {
-                    return Ok((pieces(&state, &present, &range)?, state.base.clone()));
-                }
-            }
-            self.commit_for_access().await?;
+    /// [`Error::CommitFirst`] when some were given up after they were sent.
+    pub fn locate(&self, range: Range<u64>) -> Result<Located, Error> {
+        // The destination is asked without the mutex.
+        self.locate_now(&range)?.ok_or_else(|| self.commit_first())
+    }
+
+    /// None when some of the bytes were given up.
+    fn locate_now(&self, range: &Range<u64>) -> Result<Option<Located>, Error> {
+        let state = self.state();
+        let range = range.start..range.end.min(state.size);
+        let present = self.buffer.present();
+        if state.stream.as_ref().is_some_and(|stream| stream.gave_up(&range, &present)) {
+            return Ok(None);
         }
+        Ok(Some((pieces(&state, &present, &range)?, state.base.clone())))
+    }
+
+    /// Whether some bytes are in the store's upload only.
+    pub(super) fn gave_up_some(&self) -> bool {
+        let state = self.state();
+        state.stream.as_ref().is_some_and(|stream| stream.gave_up(&(0..u64::MAX), &self.buffer.present()))
     }
 
     /// Copies bytes of a `Local` piece; false when they were given up since it was located.

@@ -81,6 +81,8 @@ pub(crate) struct State {
     pub(crate) committing: bool,
     /// What was ever written or zeroed since the base was made; a hole is never one of these.
     pub(crate) written: RangeSet,
+    /// The part of it that was written since the commit under way took its plan: all that is left to do when that succeeds.
+    pub(crate) since: RangeSet,
     /// Whether a short base could not be taken in to be sent ahead; not tried again before the next commit.
     pub(crate) base_stays: bool,
     /// Parts sent ahead while the program writes in sequence.
@@ -101,6 +103,7 @@ impl State {
             committed: 0,
             committing: false,
             written: RangeSet::default(),
+            since: RangeSet::default(),
             base_stays: false,
             stream: None,
         }
@@ -132,6 +135,9 @@ impl State {
         self.size = self.size.max(range.end);
         self.changes += 1;
         self.written.insert(range.clone());
+        if self.committing {
+            self.since.insert(range.clone());
+        }
         if let Some(stream) = &mut self.stream {
             stream.touched(range);
         }
@@ -142,6 +148,7 @@ impl State {
         let old = self.size;
         self.size = size;
         self.written.remove(size..u64::MAX);
+        self.since.remove(size..u64::MAX);
         self.base_len = self.base_len.min(size);
         self.low_water = self.low_water.min(size);
         if size == 0 {
@@ -167,19 +174,22 @@ impl State {
         true
     }
 
+    /// The commit under way takes its plan now: what is written from here on is for the next one.
+    pub(crate) fn plan(&mut self) {
+        self.low_water = self.size;
+        self.since = RangeSet::default();
+    }
+
     /// After a commit that made an object of what the file was at change number `planned`: true when nothing has changed since,
-    /// so that the buffer can be dropped.
+    /// so that the buffer can be dropped. Otherwise all of it can that is not `written` any more.
     pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
         self.base_len = stored.size.min(self.low_water);
         self.replaces = Some(stored.version.etag.clone());
         self.base = Some(stored);
         self.base_stays = false;
         self.committed = planned;
-        if self.is_dirty() {
-            return false;
-        }
-        self.written = RangeSet::default();
-        true
+        self.written = self.since.clone();
+        !self.is_dirty()
     }
 }
 
@@ -252,12 +262,35 @@ mod tests {
     fn changes_during_a_commit_stay_dirty() {
         let mut state = State::new(None, 0, true);
         state.changed(&(0..50));
-        let planned = state.changes;
-        state.low_water = state.size;
+        let planned = begin_commit(&mut state);
         state.resized(20);
         state.changed(&(60..70));
         assert!(!state.settle(base(50), planned));
         assert_eq!((state.size, state.base_len), (70, 20));
         assert!(state.is_dirty());
+    }
+
+    #[test]
+    fn what_was_written_during_a_commit_is_all_that_the_next_one_has_to_do() {
+        const LONG: u64 = SINGLE_PUT_BYTES_MAX + 1;
+        let mut state = State::new(None, 0, true);
+        state.changed(&(0..LONG));
+        let planned = begin_commit(&mut state);
+        state.changed(&(LONG..2 * LONG));
+        state.changed(&(2 * LONG..3 * LONG));
+        state.resized(2 * LONG + 5);
+        assert!(!state.settle(base(LONG), planned));
+        state.committing = false;
+        assert_eq!(state.written.iter().collect::<Vec<_>>(), [LONG..2 * LONG + 5]);
+        assert_eq!(state.grid(), Grid::behind(LONG), "the file is streamed behind what the commit has stored");
+        let planned = begin_commit(&mut state);
+        assert!(state.settle(base(2 * LONG + 5), planned));
+        assert!(state.written.is_empty());
+    }
+
+    fn begin_commit(state: &mut State) -> u64 {
+        state.committing = true;
+        state.plan();
+        state.changes
     }
 }

@@ -45,6 +45,15 @@ impl Stream {
         Stream { upload, target, grid, parts: BTreeMap::new(), next: grid.first(), in_flight: 0, failure: None }
     }
 
+    /// An upload that another process has begun, with the parts that it has sent.
+    pub(crate) fn resumed(target: Target, grid: Grid, upload: Upload, sent: impl IntoIterator<Item = Sent>) -> Stream {
+        let parts: BTreeMap<u32, Progress> =
+            sent.into_iter().map(|sent| (sent.part.number, Progress::Sent(sent))).collect();
+        let next = (grid.first()..).find(|number| !parts.contains_key(number)).unwrap_or(grid.first());
+        let upload = Arc::new(OnceCell::from(upload));
+        Stream { upload, target, grid, parts, next, in_flight: 0, failure: None }
+    }
+
     /// Whether bytes of `range` are among those that the commit copies from the object. Once one of them changes, the upload is of no
     /// use.
     pub(crate) fn copies(&self, range: &Range<u64>) -> bool {
@@ -136,15 +145,33 @@ impl Stream {
         self.keep_whole(&(0..u64::MAX), buffer)
     }
 
-    /// The bytes of the sent parts that `range` touches.
+    /// The bytes of the sent parts that `range` touches. The last one of a file that a commit has sent may be shorter than its place.
     fn sent_over(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
-        let touched = self.parts.range(self.grid.numbers(range));
-        let sent = touched.filter(|(_, progress)| matches!(progress, Progress::Sent(_)));
-        sent.filter_map(|(number, _)| self.grid.part(*number))
+        self.parts.range(self.grid.numbers(range)).filter_map(|(number, progress)| match progress {
+            Progress::Sent(sent) => {
+                let place = self.grid.part(*number)?;
+                Some(place.start..place.end.min(place.start + sent.part.size))
+            }
+            Progress::Sending { .. } => None,
+        })
     }
 
-    /// The part `number`, if the store has it as the file is now.
-    pub(crate) fn sent(&self, number: u32) -> Option<&Sent> {
+    /// The parts that the store has of the file, which has `size` bytes now.
+    pub(crate) fn sent_of(&self, size: u64) -> BTreeMap<u32, Sent> {
+        let sent = |(number, range): (u32, Range<u64>)| {
+            // One that ended the file before it grew is not what stands there now.
+            let sent = self.sent(number).filter(|sent| sent.part.size == range.end - range.start)?;
+            Some((number, sent.clone()))
+        };
+        self.grid.parts(size).filter_map(sent).collect()
+    }
+
+    /// The bytes of sent parts of which this host does not have all.
+    pub(crate) fn only_sent(&self, buffer: &Buffer) -> RangeSet {
+        self.sent_over(&(0..u64::MAX)).filter(|part| !buffer.contains(part.clone())).collect()
+    }
+
+    fn sent(&self, number: u32) -> Option<&Sent> {
         match self.parts.get(&number) {
             Some(Progress::Sent(sent)) => Some(sent),
             _ => None,

@@ -1,11 +1,12 @@
 //! The writer of one file: takes bytes, keeps them, and sends parts ahead.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OnceCell, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::object::{Key, Version};
 use crate::s3::{Gateway, Head, Kind, Upload};
@@ -52,6 +53,8 @@ pub struct Engine {
     pub(super) gateway: Arc<Gateway>,
     pub(super) pool: Arc<Pool>,
     pub(super) slots: Semaphore,
+    /// Commits that are under way: when they end, they give room back.
+    pub(super) commits: AtomicUsize,
     pub(super) settings: Settings,
 }
 
@@ -60,7 +63,7 @@ impl Engine {
     #[must_use]
     pub fn new(gateway: Arc<Gateway>, pool: Arc<Pool>, settings: Settings) -> Arc<Engine> {
         let slots = Semaphore::new(settings.parts_in_flight_max);
-        Arc::new(Engine { gateway, pool, slots, settings })
+        Arc::new(Engine { gateway, pool, slots, commits: AtomicUsize::new(0), settings })
     }
 
     /// The store that the writers send to.
@@ -175,14 +178,23 @@ impl Writer {
     /// Keeps `data` at `offset`; parts that are complete with it go to the store.
     ///
     /// # Errors
-    /// The file would pass the largest size, no room became free, or parts sent ahead were refused for good. Nothing of `data` is
-    /// kept then.
+    /// The file would pass the largest size, no room became free, parts sent ahead were refused for good, or
+    /// [`Error::CommitFirst`]. Nothing of `data` is kept then.
     pub async fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
         let range = checked(offset, data.len() as u64)?;
         self.refused_ahead()?;
         self.change(&range, || self.buffer.write(offset, data)).await?;
         self.send_ahead().await;
         Ok(())
+    }
+
+    /// The same, with nothing sent before the commit.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub async fn put_back(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let range = checked(offset, data.len() as u64)?;
+        self.change(&range, || self.buffer.write(offset, data)).await
     }
 
     /// Makes `range`, which has at least one byte, read as zeros; it may reach past the end.
@@ -203,7 +215,7 @@ impl Writer {
         loop {
             match self.resize_now(size) {
                 Kept::Whole => return Ok(()),
-                Kept::GaveUp => self.commit_for_access().await?,
+                Kept::GaveUp => return Err(self.commit_first()),
                 Kept::Copied => self.leave_stream().await?,
             }
         }
@@ -268,7 +280,9 @@ impl Writer {
     /// The same, if the object is `wanted` when all parts sent ahead are readable, which may take a commit.
     pub(super) async fn take_in_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
         loop {
-            self.locate(0..u64::MAX).await?;
+            if self.gave_up_some() {
+                self.commit_for_access().await?;
+            }
             // A commit in between would drop what is taken in here.
             let _turn = self.turn.lock().await;
             let (base, base_len) = {
@@ -318,17 +332,13 @@ impl Writer {
         range: &Range<u64>,
         apply: impl Fn() -> Result<(), spill::Error>,
     ) -> Result<(), Error> {
-        let mut relieved = false;
         loop {
-            match self.with_room(|| self.change_now(range, &apply)).await {
+            match self.with_room_after(self.other_commits(), || self.change_now(range, &apply)).await {
                 Ok(Kept::Whole) => return Ok(()),
-                Ok(Kept::GaveUp) => self.commit_for_access().await?,
+                Ok(Kept::GaveUp) => return Err(self.commit_first()),
                 Ok(Kept::Copied) => self.leave_stream().await?,
                 // What this file has written can leave the host by a commit, as an fsync here would do it.
-                Err(Error::Spill(spill::Error::NoSpace)) if !relieved && self.holds_much() => {
-                    relieved = true;
-                    self.commit_for_access().await?;
-                }
+                Err(Error::Spill(spill::Error::NoSpace)) if self.holds_much() => return Err(self.commit_first()),
                 Err(error) => return Err(error),
             }
         }
@@ -356,25 +366,53 @@ impl Writer {
 
     /// Repeats `attempt` while all memory is held by parts under way.
     pub(super) async fn with_room<T>(&self, attempt: impl Fn() -> Result<T, spill::Error>) -> Result<T, Error> {
+        self.with_room_after(|| false, attempt).await
+    }
+
+    /// The same, and where there is no room at all, for as long as something is going on `meanwhile` that may give some back.
+    async fn with_room_after<T>(
+        &self,
+        meanwhile: impl Fn() -> bool,
+        attempt: impl Fn() -> Result<T, spill::Error>,
+    ) -> Result<T, Error> {
         let wait_max = self.engine.settings.wait_max;
         let deadline = Instant::now() + wait_max;
-        loop {
+        for tries in 0_u32.. {
             let released = self.engine.pool.released();
+            // Asked before the attempt: what ends in between has given its room back, and notice of it.
+            let hopeful = meanwhile();
             match attempt() {
-                Err(spill::Error::Busy) => {
+                Err(error) if matches!(error, spill::Error::Busy) || (hopeful && error.is_no_space()) => {
                     let stalled = |_| Error::Stalled { seconds: wait_max.as_secs() };
                     timeout_at(deadline, released).await.map_err(stalled)?;
+                    if let Some(pause) = pause_after(tries) {
+                        sleep(pause).await;
+                    }
                 }
                 outcome => return Ok(outcome?),
             }
         }
+        unreachable!("the deadline comes before so many tries")
     }
 
-    /// Commits because bytes are needed that only the upload has. What programs see is what an fsync in between would show.
-    pub(super) async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
+    /// A program that writes has none of its own under way that waits for what it writes.
+    fn other_commits(&self) -> impl Fn() -> bool + '_ {
+        || self.engine.commits.load(Ordering::SeqCst) > 0
+    }
+
+    /// What whoever needs bytes that only the upload has is told: what programs then see is what an fsync in between would show.
+    pub(super) fn commit_first(&self) -> Error {
         match self.destination.aim() {
-            Aim::Removed => Err(Error::Deleted),
-            Aim::Object(_) | Aim::Lost => self.commit().await,
+            Aim::Removed => Error::Deleted,
+            Aim::Object(_) | Aim::Lost => Error::CommitFirst,
+        }
+    }
+
+    /// The commit itself, for callers who see to it that nobody else replaces the object meanwhile.
+    async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
+        match self.commit_first() {
+            Error::CommitFirst => self.commit().await,
+            error => Err(error),
         }
     }
 
@@ -388,7 +426,7 @@ impl Writer {
         let left = if whole { self.drop_stream().await } else { Ok(()) };
         self.state().committing = false;
         drop(turn);
-        if whole { left } else { self.commit_for_access().await }
+        if whole { left } else { Err(self.commit_first()) }
     }
 
     /// The failure of a part sent ahead, reported once, to the next write, so that a program does not go on for hours in vain.
@@ -564,6 +602,14 @@ pub(super) async fn abort_upload(upload: Upload) {
     if let Err(error) = upload.abort().await {
         tracing::warn!(%key, %error, "an upload that is not needed any more could not be aborted; a lifecycle rule should");
     }
+}
+
+/// Many may wait for the same room, and each search of it goes through the files of all: who was often too late waits a little longer.
+fn pause_after(tries: u32) -> Option<Duration> {
+    const NO_PAUSE_TRIES: u32 = 2;
+    const DOUBLINGS_MAX: u32 = 8;
+    let more = tries.checked_sub(NO_PAUSE_TRIES)?;
+    Some(Duration::from_millis(1 << more.min(DOUBLINGS_MAX)))
 }
 
 fn checked(offset: u64, length: u64) -> Result<Range<u64>, Error> {

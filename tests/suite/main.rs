@@ -7,6 +7,7 @@
 
 mod access;
 mod append;
+mod budgets;
 mod cli;
 mod common;
 mod copy;
@@ -32,5 +33,6 @@ mod serve;
 mod specials;
 mod spill;
 mod times;
+mod unsent;
 mod wire_headers;
 mod xattrs;

@@ -82,6 +82,14 @@ impl Gateway {
         }
     }
 
+    /// [`Gateway::head`], and the checksums of the whole object where the store tells them. One KMS call.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn head_with_checksums(&self, key: &Key) -> Result<(Head, Vec<Checksum>), Error> {
+        self.store.head_with_checksums(key).await
+    }
+
     /// [`Gateway::head`], and how long ago the object was stored by the store's own clock, to the second; None where the store does
     /// not tell the time. The clock of this host has no part in it.
     ///

@@ -54,6 +54,22 @@ impl Mount {
         Mount::source(endpoint, BUCKET, &[key.as_slice(), options].concat())
     }
 
+    /// The same, started by another program, such as one that sets limits.
+    pub(crate) fn under(endpoint: &Endpoint, starter: &[&str], options: &[&str]) -> Mount {
+        let dir = Mount::place();
+        let program = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
+        let (first, arguments) = starter.split_first().expect("a program to start with");
+        let mut command = Command::new(first);
+        command.args(arguments).arg(program.get_program()).args(program.get_args()).stdin(Stdio::null());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
+    }
+
     /// The same by another user, who then owns the mount point; only root can become another. In a mount namespace of its own, where
     /// everybody may use the device, as udev has it, whatever it is on this machine: see [`Mount::pid`] to enter it.
     pub(crate) fn by(endpoint: &Endpoint, user: u32) -> Mount {

@@ -1,0 +1,173 @@
+//! Large files whose commit failed after parts of them had left this host: what is in an upload is as good as kept.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use dssefs::emulator::faults::{Fault, Rule};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::common::{
+    ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, cp, deadline, dssefs, eventually, noise,
+    sent_bytes,
+};
+
+const LENGTH: usize = 90 << 20;
+
+fn denied() -> Fault {
+    Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
+}
+
+/// So little memory that parts are given up as soon as the store has them.
+fn mount(endpoint: &Endpoint, spill: &TempDir, more: &[&str]) -> Mount {
+    let spill = spill.path().to_str().unwrap();
+    Mount::with(endpoint, &[&["--memory", "32MiB", "--spill", "64MiB", "--spill-dir", spill], more].concat())
+}
+
+fn keeping(endpoint: &Endpoint, spill: &TempDir) -> Mount {
+    mount(endpoint, spill, &["--spill-keys", "kms"])
+}
+
+fn kill(mut mount: Mount) {
+    mount.signal(Signal::KILL);
+    mount.ended().expect("a killed process ends");
+}
+
+fn recover(endpoint: &Endpoint, spill: &TempDir, action: &[&str]) -> Output {
+    let mut command: Command = dssefs();
+    command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+    command.args(["recover", "--region", "us-east-1", "--force-path-style", "--endpoint-url", &endpoint.url()]);
+    command.args(["--kms-endpoint-url", &endpoint.url()]).arg(spill.path()).args(action);
+    command.output().unwrap()
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn is_empty(spill: &TempDir) -> bool {
+    fs::read_dir(spill.path()).unwrap().next().is_none()
+}
+
+/// Writes the file, in vain; how much of it was taken.
+fn write_in_vain(mount: &Mount, content: &[u8]) -> usize {
+    let complaint = cp(content, &mount.join("large")).unwrap_err();
+    assert!(complaint.contains("Permission denied"), "{complaint}");
+    fs::metadata(mount.join("large")).unwrap().len() as usize
+}
+
+fn abort_uploads(endpoint: &Endpoint) {
+    endpoint.with(|s3| async move {
+        let listed = s3.list_multipart_uploads().bucket(BUCKET).send().await.unwrap();
+        for upload in listed.uploads() {
+            let abort = s3.abort_multipart_upload().bucket(BUCKET).key(upload.key().unwrap());
+            abort.upload_id(upload.upload_id().unwrap()).send().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_upload_that_was_left_complete_but_for_its_end_is_completed_by_the_next_mount() {
+    deadline(MINUTE * 4, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let content = noise(11, LENGTH);
+        let first = keeping(&endpoint, &spill);
+        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        assert_eq!(write_in_vain(&first, &content), LENGTH);
+        assert_eq!(attribute(&first.join("large"), "user.dsse.verdict").unwrap(), "pending");
+        kill(first);
+        let listed = told(&recover(&endpoint, &spill, &["list"]));
+        assert!(listed.contains("in an upload that is not complete") && listed.contains("AccessDenied"), "{listed}");
+        let export = spill.path().join("export");
+        let exported = recover(&endpoint, &spill, &["export", "large", export.to_str().unwrap()]);
+        assert!(!exported.status.success() && told(&exported).contains("cannot be read before"), "{}", told(&exported));
+        endpoint.heal();
+        // It cannot read the journal, and must not take its upload for a leftover.
+        assert!(mount(&endpoint, &spill, &[]).end().success());
+        assert_eq!((endpoint.uploads(), endpoint.head("large").is_some()), (1, false));
+        let (second, counters) = endpoint.counted(|| keeping(&endpoint, &spill));
+        assert!(endpoint.content("large") == content, "the content differs");
+        assert!(sent_bytes(&counters) < 17 << 20, "{} bytes were sent again", sent_bytes(&counters));
+        endpoint.assert_dsse("large");
+        assert_eq!(endpoint.uploads(), 0);
+        assert!(second.end().success());
+        assert!(is_empty(&spill));
+    });
+}
+
+#[test]
+fn an_upload_that_was_refused_half_way_is_finished_with_the_bytes_that_are_kept() {
+    deadline(MINUTE * 4, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let content = noise(12, LENGTH);
+        let first = keeping(&endpoint, &spill);
+        endpoint.spoil(vec![Rule::on("UploadPart", denied()).nth(4).times(0)]);
+        let taken = write_in_vain(&first, &content);
+        assert!(taken > 48 << 20, "{taken} bytes");
+        let status = first.end();
+        assert_eq!(status.code(), Some(11));
+        assert_eq!(endpoint.uploads(), 1, "the end of the mount leaves an upload that the journal counts on");
+        endpoint.heal();
+        let sent = recover(&endpoint, &spill, &["upload"]);
+        assert!(sent.status.success(), "{}", told(&sent));
+        assert!(endpoint.content("large") == content[..taken], "the content differs");
+        endpoint.assert_dsse("large");
+        assert!(endpoint.uploads() == 0 && is_empty(&spill));
+    });
+}
+
+#[test]
+fn of_an_upload_that_is_gone_the_lost_bytes_are_named_and_nothing_else_is_stored() {
+    deadline(MINUTE * 4, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let content = noise(13, LENGTH);
+        let first = keeping(&endpoint, &spill);
+        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        write_in_vain(&first, &content);
+        kill(first);
+        endpoint.heal();
+        abort_uploads(&endpoint);
+        let sent = recover(&endpoint, &spill, &["upload"]);
+        assert_eq!(sent.status.code(), Some(11), "{}", told(&sent));
+        let lost = format!("bytes 0 to {} in it", LENGTH - 1);
+        assert!(told(&sent).contains(&lost), "{}", told(&sent));
+        assert!(endpoint.head("large").is_none(), "an object with bytes that nobody has");
+        let second = keeping(&endpoint, &spill);
+        assert!(second.log().contains(&lost), "{}", second.log());
+        assert!(second.end().success());
+        assert!(told(&recover(&endpoint, &spill, &["list"])).contains(&lost), "the reason is kept");
+    });
+}
+
+#[test]
+fn while_the_mount_lives_a_commit_that_failed_is_tried_again_without_the_parts_that_are_there() {
+    deadline(MINUTE * 3, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let content = noise(14, LENGTH);
+        let mount = mount(&endpoint, &spill, &[]);
+        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        assert_eq!(write_in_vain(&mount, &content), LENGTH);
+        endpoint.reset();
+        endpoint.heal();
+        eventually("it is stored by itself", MINUTE, || endpoint.head("large").is_some());
+        assert_eq!(sent_bytes(&endpoint.counters()), 0, "parts were sent again");
+        assert!(endpoint.content("large") == content);
+        assert!(mount.end().success());
+    });
+}
+
+#[test]
+fn a_mount_that_ends_with_a_large_file_unsaved_in_memory_mode_says_so_and_aborts_the_upload() {
+    deadline(MINUTE * 3, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let mut first = mount(&endpoint, &spill, &[]);
+        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        write_in_vain(&first, &noise(15, LENGTH));
+        first.signal(Signal::TERM);
+        assert_eq!(first.ended().and_then(|status| status.code()), Some(11));
+        assert!(first.log().contains("lost with this process") && first.log().contains("large"), "{}", first.log());
+        endpoint.heal();
+        assert_eq!(endpoint.uploads(), 0);
+        assert!(is_empty(&spill));
+    });
+}
