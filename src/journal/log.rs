@@ -51,6 +51,8 @@ struct Log {
     /// Bytes of the segment that is written to.
     bytes: u64,
     record_next: u64,
+    /// The number of the first record after the last that settles an entry.
+    settled_next: u64,
     entry_next: u64,
     /// The segments on the disk, and what each costs.
     segments: BTreeMap<u32, Charge>,
@@ -82,6 +84,7 @@ impl Journal {
             segment: 0,
             bytes: segment::HEADER_BYTES,
             record_next: 0,
+            settled_next: 0,
             entry_next: 0,
             segments: BTreeMap::from([(0, charge)]),
             live: HashMap::new(),
@@ -121,11 +124,25 @@ impl Journal {
     /// As [`Journal::draft`]; the entry then comes back at the next start.
     pub fn settle(&self, entry: EntryId, sync: bool) -> Result<(), Error> {
         self.append(&Record::Settled { entry })?;
+        {
+            let mut log = self.log();
+            log.settled_next = log.record_next;
+        }
         if sync {
             self.sync()?;
         }
         self.log().live.remove(&entry);
         self.reclaim()
+    }
+
+    /// Returns when all that was settled is so on the disk, and does not come back after a loss of power. Costs nothing when it is.
+    ///
+    /// # Errors
+    /// As [`Journal::draft`].
+    pub fn sync_settled(&self) -> Result<(), Error> {
+        let wanted = self.log().settled_next;
+        let synced = *self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if synced < wanted { self.sync() } else { Ok(()) }
     }
 
     /// Entries that are not settled.
@@ -204,6 +221,8 @@ impl Journal {
             // Another thread may have been faster.
             if self.log().segments.remove(&number).is_some() {
                 fs::remove_file(&path).map_err(at(&path))?;
+                // The next one may be what says that entries of this one are settled: it must not be gone before this one is.
+                sync_directory(&self.session.directory)?;
             }
         }
         Ok(())
@@ -287,7 +306,11 @@ impl Drop for Draft<'_> {
 fn new_segment(session: &Path, number: u32, first_record: u64) -> Result<Arc<File>, Error> {
     let path = segment::path(session, number);
     let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
-    file.write_all(&segment::header(first_record)).map_err(at(&path))?;
-    sync_directory(session)?;
+    let written = file.write_all(&segment::header(first_record)).and_then(|()| file.sync_all()).map_err(at(&path));
+    if let Err(error) = written.and_then(|()| sync_directory(session)) {
+        // Else the next try, when there is room again, would find the name taken.
+        fs::remove_file(&path).map_err(at(&path))?;
+        return Err(error);
+    }
     Ok(Arc::new(file))
 }

@@ -7,6 +7,8 @@
 //! ```text
 //!   DIR/session-<identity>/session.json     who wrote it, the wrapped keys; locked while its process lives
 //!                         /segment-00000000 sealed records, each opening only at its own place in the sequence
+//!   DIR/half-...                            a session that was being made or removed when its process died; of no use
+//!   DIR/damaged-...                         a session that was changed by somebody else; what was whole in it has been dealt with
 //! ```
 //!
 //! The room refuses to put a description or a byte of content on the disk unsealed, to seal under keys that were ever used before,
@@ -26,7 +28,7 @@ mod tests;
 
 pub use left::{Content, Damage, Left, LeftEntry};
 pub use log::{Draft, EntryId, Journal};
-pub use session::{Layer, NewSession, Session, WrappedKey, sessions, sessions_to_read};
+pub use session::{Layer, NewSession, Session, WrappedKey, sessions, sessions_to_discard, sessions_to_read};
 
 use std::io;
 use std::path::PathBuf;
