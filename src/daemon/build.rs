@@ -42,16 +42,20 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
     let key = resolve(&kms, &config.key).await?;
     let policy = Policy { key: key.clone(), context: config.context.clone() };
     let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));
-    prove(config, &gateway).await?;
-    let bucket = gateway.bucket_facts().await;
     // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled have to fit.
     let reading = config.memory_bytes_max / 4;
     let writing = config.memory_bytes_max - reading;
     let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
     let pool = Pool::new(&config.spill_dir, limits)?;
+    // Before the proof, which begins uploads too.
+    if !config.read_only {
+        note_uploads(config, &gateway)?;
+    }
+    prove(config, &gateway).await?;
+    let bucket = gateway.bucket_facts().await;
     let names = Namespace::new(Arc::clone(&gateway), names(config));
     if !config.read_only {
-        tidy_up(config, &gateway).await?;
+        tidy_up(config, &gateway).await;
         names.recover().await;
     }
     let journal = journal(config, &kms, &gateway, &pool).await?;
@@ -106,15 +110,20 @@ pub(super) fn probe_key(prefix: &Prefix) -> Result<Key, StartError> {
         .map_err(|error| StartError::Bucket(format!("the prefix is too long: {error}")))
 }
 
-/// Ends the uploads that a crashed mount left, and notes those of this one for the next.
-async fn tidy_up(config: &Config, gateway: &Gateway) -> Result<(), StartError> {
+/// Notes the uploads of this mount for the next one.
+fn note_uploads(config: &Config, gateway: &Gateway) -> Result<(), StartError> {
+    let (directory, source) = (config.spill_dir.as_path(), config.source().to_string());
+    let noted = gateway.keep_ledger(directory, &source);
+    noted.map_err(|error| StartError::Internal(format!("{} cannot be written: {error}", directory.display())))
+}
+
+/// Ends the uploads that a crashed mount left.
+async fn tidy_up(config: &Config, gateway: &Gateway) {
     let (directory, source) = (config.spill_dir.as_path(), config.source().to_string());
     let aborted = gateway.abort_leftovers(directory, &source, config.prefix.as_str()).await;
     if aborted > 0 {
         tracing::info!(aborted, "uploads that an earlier mount left were aborted");
     }
-    let noted = gateway.keep_ledger(directory, &source);
-    noted.map_err(|error| StartError::Internal(format!("{} cannot be written: {error}", directory.display())))
 }
 
 /// A new journal, after what earlier mounts left was sent or taken over into it.

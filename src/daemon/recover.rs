@@ -130,8 +130,8 @@ pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, Star
                     Some(reason) => sent.kept.push((key, reason)),
                 }
             }
-            if all_stored && left.damage().is_empty() {
-                left.remove()?;
+            if all_stored {
+                left.dealt_with()?;
             }
         }
         Ok(sent)
@@ -175,7 +175,7 @@ pub fn export(store: &config::Connection, directory: &Path, key: &str, to: &Path
 /// A directory cannot be removed.
 pub fn discard(directory: &Path) -> Result<Vec<PathBuf>, StartError> {
     let mut removed = Vec::new();
-    for session in usable(journal::sessions(directory)?) {
+    for session in usable(journal::sessions_to_discard(directory)?) {
         removed.push(session.directory.clone());
         session.remove()?;
     }
@@ -206,9 +206,7 @@ pub(super) async fn take_over(
             tracing::error!(%key, %reason, "what an earlier mount left could not be stored; it is kept for dssefs recover");
             carry_over(&left, *entry, reason, journal)?;
         }
-        if left.damage().is_empty() {
-            left.remove()?;
-        }
+        left.dealt_with()?;
     }
     Ok(())
 }

@@ -68,6 +68,8 @@ pub struct LeftEntry {
     /// Bytes of its content.
     pub content_bytes: u64,
     pieces: Vec<Piece>,
+    /// The segment that it begins in.
+    segment: u32,
 }
 
 /// What opens the segments: for each epoch its first segment and its keys, oldest first.
@@ -87,14 +89,18 @@ struct Partial {
     replaces: Option<EntryId>,
     pieces: Vec<Piece>,
     content_bytes: u64,
+    segment: u32,
 }
 
 /// What all segments say together.
 #[derive(Default)]
 struct Reading {
+    /// The segment that is being read.
+    segment: u32,
     partial: BTreeMap<EntryId, Partial>,
     complete: BTreeMap<EntryId, LeftEntry>,
-    named: BTreeSet<u32>,
+    /// The segments that existed when each was begun.
+    older: BTreeMap<u32, BTreeSet<u32>>,
     reclaimed: BTreeSet<u32>,
     damage: Vec<Damage>,
 }
@@ -113,13 +119,13 @@ impl Left {
         let mut reading = Reading::default();
         for number in &numbers {
             let newest = Some(number) == numbers.last();
-            reading.read_segment(&openers, &session.directory, *number, newest)?;
+            reading.segment = *number;
+            reading.read_segment(&openers, &session.directory, newest)?;
         }
-        for number in reading.named.iter().filter(|number| !numbers.contains(number)) {
-            if !reading.reclaimed.contains(number) {
-                reading.damage.push(Damage::Missing { path: segment::path(&session.directory, *number) });
-            }
+        for number in reading.missing(&numbers) {
+            reading.damage.push(Damage::Missing { path: segment::path(&session.directory, number) });
         }
+        reading.forget_reclaimed();
         Ok(Left { session, openers, entries: reading.complete, damage: reading.damage })
     }
 
@@ -143,12 +149,14 @@ impl Left {
         Content { left: self, pieces: entry.pieces.iter() }
     }
 
-    /// Removes the session from the disk, with all that is left in it.
+    /// Every entry was dealt with: removes the session from the disk. One that is damaged, and not only torn at its end as a crash
+    /// leaves it, is set aside instead, for whoever looks into it; its entries are not met again by the next mount.
     ///
     /// # Errors
-    /// It cannot be removed.
-    pub fn remove(self) -> Result<(), Error> {
-        self.session.remove()
+    /// It cannot be removed or renamed.
+    pub fn dealt_with(self) -> Result<(), Error> {
+        let torn = |damage: &Damage| matches!(damage, Damage::TornEnd { .. });
+        if self.damage.iter().all(torn) { self.session.remove() } else { self.session.set_aside() }
     }
 }
 
@@ -190,7 +198,23 @@ impl Openers {
 }
 
 impl Reading {
-    fn read_segment(&mut self, openers: &Openers, session: &Path, number: u32, newest: bool) -> Result<(), Error> {
+    /// The segments that are not there and should be. The newest list is the whole truth: what was reclaimed before it is not in it, and the
+    /// records that said so may be gone.
+    fn missing(&self, numbers: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let named = self.older.values().next_back().into_iter().flatten();
+        named.filter(|number| !numbers.contains(number) && !self.reclaimed.contains(number)).copied().collect()
+    }
+
+    /// A segment that is there although it was reclaimed was not removed in time, or put back by somebody. What it says is of the past,
+    /// and what settled its entries may be gone.
+    fn forget_reclaimed(&mut self) {
+        let Reading { complete, older, reclaimed, .. } = self;
+        let left_out = |number: u32| older.range(number + 1..).any(|(_, existing)| !existing.contains(&number));
+        complete.retain(|_, entry| !reclaimed.contains(&entry.segment) && !left_out(entry.segment));
+    }
+
+    fn read_segment(&mut self, openers: &Openers, session: &Path, newest: bool) -> Result<(), Error> {
+        let number = self.segment;
         let path = &segment::path(session, number);
         let mut offset = segment::HEADER_BYTES;
         let torn = |offset| match newest {
@@ -242,7 +266,8 @@ impl Reading {
         match *record {
             Record::Begin { entry, replaces, description } => {
                 let description = PlainBuf::copy_of(description);
-                self.partial.insert(entry, Partial { description, replaces, ..Partial::default() });
+                let segment = self.segment;
+                self.partial.insert(entry, Partial { description, replaces, segment, ..Partial::default() });
             }
             Record::Content { entry, bytes, .. } => {
                 if let Some(partial) = self.partial.get_mut(&entry) {
@@ -252,17 +277,13 @@ impl Reading {
             }
             Record::End { entry, content_bytes } => {
                 let partial = self.partial.remove(&entry).filter(|partial| partial.content_bytes == content_bytes);
-                if let Some(Partial { description, replaces, pieces, .. }) = partial {
+                if let Some(Partial { description, replaces, pieces, segment, .. }) = partial {
                     replaces.and_then(|replaced| self.complete.remove(&replaced));
-                    self.complete.insert(entry, LeftEntry { description, content_bytes, pieces });
+                    self.complete.insert(entry, LeftEntry { description, content_bytes, pieces, segment });
                 }
             }
             Record::Settled { entry } => drop(self.complete.remove(&entry)),
-            // The newest list is the whole truth: what was reclaimed before it is not in it, and the records that said so may be gone.
-            Record::Older { segments } => {
-                self.named = decode_segments(segments).collect();
-                self.reclaimed.clear();
-            }
+            Record::Older { segments } => drop(self.older.insert(self.segment, decode_segments(segments).collect())),
             Record::Reclaimed { segment } => drop(self.reclaimed.insert(segment)),
         }
     }

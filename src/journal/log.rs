@@ -65,6 +65,8 @@ struct Log {
     reserved: u64,
     /// Records ever appended, those among them that were cut off again.
     appended: u64,
+    /// How many had been appended with the last that settles an entry.
+    settled: u64,
     record_next: u64,
     entry_next: u64,
     /// The segments on the disk, and what each costs.
@@ -153,6 +155,10 @@ impl Journal {
     /// As [`Journal::draft`]; the entry then comes back at the next start.
     pub fn settle(&self, entry: EntryId, sync: bool) -> Result<(), Error> {
         self.append(&Record::Settled { entry })?;
+        {
+            let mut log = self.log();
+            log.settled = log.appended;
+        }
         if sync {
             self.sync()?;
         }
@@ -176,6 +182,16 @@ impl Journal {
             tracing::warn!(%error, "wrapped keys that are of no use any more could not be removed");
         }
         begun
+    }
+
+    /// Returns when all that was settled is so on the disk, and does not come back after a loss of power. Costs nothing when it is.
+    ///
+    /// # Errors
+    /// As [`Journal::draft`].
+    pub fn sync_settled(&self) -> Result<(), Error> {
+        let wanted = self.log().settled;
+        let synced = *self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if synced < wanted { self.sync() } else { Ok(()) }
     }
 
     /// Entries that are not settled.
@@ -288,6 +304,8 @@ impl Journal {
             // Another thread may have been faster.
             if self.log().segments.remove(&number).is_some() {
                 fs::remove_file(&path).map_err(at(&path))?;
+                // The next one may be what says that entries of this one are settled: it must not be gone before this one is.
+                sync_directory(&self.session.directory)?;
             }
         }
         Ok(())
@@ -308,6 +326,7 @@ impl Log {
             bytes: segment::HEADER_BYTES,
             reserved: segment::HEADER_BYTES,
             appended: 0,
+            settled: 0,
             record_next: 0,
             entry_next: 0,
             segments: BTreeMap::from([(0, charge)]),
@@ -457,9 +476,8 @@ impl Drop for Draft<'_> {
 fn new_segment(session: &Path, number: u32, first_record: u64) -> Result<Arc<File>, Error> {
     let path = segment::path(session, number);
     let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
-    let begun =
-        file.write_all(&segment::header(first_record)).map_err(at(&path)).and_then(|()| sync_directory(session));
-    begun.inspect_err(|_| {
+    let written = file.write_all(&segment::header(first_record)).and_then(|()| file.sync_all()).map_err(at(&path));
+    written.and_then(|()| sync_directory(session)).inspect_err(|_| {
         // One that stays is in the way of the next try, which says so.
         let _ = fs::remove_file(&path);
     })?;

@@ -8,6 +8,8 @@
 //!   DIR/session-<identity>/session.json     who wrote it, the wrapped keys; locked while its process lives
 //!                         /segment-00000000 sealed records, each opening only at its own place in the sequence
 //!                         /keys-00000007.json the wrapped keys of segment 7 and those that follow it
+//!   DIR/half-...                            a session that was being made or removed when its process died; of no use
+//!   DIR/damaged-...                         a session that was changed by somebody else; what was whole in it has been dealt with
 //! ```
 //!
 //! The room refuses to put a description or a byte of content on the disk unsealed, to seal under keys that were ever used before,
@@ -29,7 +31,7 @@ mod tests;
 pub use keys::{Epoch, Layer, NewKeys, WrappedKey};
 pub use left::{Content, Damage, Left, LeftEntry};
 pub use log::{Draft, EntryId, Journal};
-pub use session::{NewSession, Session, sessions, sessions_to_read};
+pub use session::{NewSession, Session, sessions, sessions_to_discard, sessions_to_read};
 
 use session::sync_directory;
 

@@ -14,6 +14,10 @@ use super::{Error, at};
 
 const VERSION: u32 = 1;
 const PREFIX: &str = "session-";
+/// Before the name of a session that is not whole yet, or not any more. Only who has the directory's lock makes or removes one.
+const HALF: &str = "half-";
+/// In the place of [`PREFIX`]: everything that stands in it was dealt with, and it stays for whoever wants to know what was changed.
+const ASIDE: &str = "damaged-";
 const DESCRIPTION: &str = "session.json";
 
 /// What a session is begun with.
@@ -55,7 +59,15 @@ pub struct Session {
 /// # Errors
 /// The directory cannot be read.
 pub fn sessions(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
-    all(directory, Session::open)
+    all(directory, &[PREFIX], Session::open)
+}
+
+/// The same, and with them those that were set aside because they were damaged.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn sessions_to_discard(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
+    all(directory, &[PREFIX, ASIDE], Session::open)
 }
 
 /// The same, and those of living processes with them, to be looked at and not to be changed.
@@ -63,11 +75,12 @@ pub fn sessions(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
 /// # Errors
 /// The directory cannot be read.
 pub fn sessions_to_read(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
-    all(directory, Session::look)
+    all(directory, &[PREFIX, ASIDE], Session::look)
 }
 
 fn all(
     directory: &Path,
+    prefixes: &[&str],
     open: impl Fn(PathBuf) -> Result<Session, Error>,
 ) -> Result<(Vec<Session>, Vec<Error>), Error> {
     let entries = match fs::read_dir(directory) {
@@ -77,7 +90,8 @@ fn all(
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.map_err(at(directory))?;
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        let name = entry.file_name();
+        if prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             let begun = entry.metadata().and_then(|meta| meta.modified()).map_err(at(&entry.path()))?;
             found.push((begun, entry.path()));
         }
@@ -94,19 +108,21 @@ fn all(
 }
 
 impl Session {
-    /// Begins a session in a directory of its own, which stands on the disk when this returns.
+    /// Begins a session in a directory of its own, which stands on the disk when this returns. Whoever dies before leaves no session.
     pub(super) fn create(directory: &Path, new: NewSession) -> Result<(Session, Envelope), Error> {
         let NewSession { source, name, keys } = new;
         let (first, envelope) = Epoch::begin(0, keys)?;
         let described = Described { version: VERSION, source, name, first };
         let own = directory.join(format!("{PREFIX}{}", described.name));
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at(directory))?;
-        DirBuilder::new().mode(0o700).create(&own).map_err(at(&own))?;
-        let stored = described.store(&own).and_then(|lock| sync_directory(&own).map(|()| lock));
-        let lock = stored.and_then(|lock| sync_directory(directory).map(|()| lock)).inspect_err(|_| {
-            // Half a session would be found by every start; what cannot be removed is told then.
-            let _ = fs::remove_dir_all(&own);
-        })?;
+        let _turn = take_turn(directory)?;
+        remove_halves(directory)?;
+        let half = half_of(&own);
+        DirBuilder::new().mode(0o700).create(&half).map_err(at(&half))?;
+        let lock = described.store(&half)?;
+        sync_directory(&half)?;
+        fs::rename(&half, &own).map_err(at(&own))?;
+        sync_directory(directory)?;
         let Described { source, name, first, .. } = described;
         Ok((Session { directory: own, source, name, epochs: vec![first], lock }, envelope))
     }
@@ -130,13 +146,52 @@ impl Session {
         Ok(Session { directory, source, name, epochs, lock })
     }
 
-    /// Removes it from the disk, with all that is in it.
+    /// Removes it from the disk, with all that is in it. It is gone as a whole: whoever dies here, or loses power, leaves no session
+    /// with a part of its segments.
     ///
     /// # Errors
     /// It cannot be removed.
     pub fn remove(self) -> Result<(), Error> {
-        fs::remove_dir_all(&self.directory).map_err(at(&self.directory))
+        let parent = self.parent();
+        let _turn = take_turn(parent)?;
+        fs::rename(&self.directory, half_of(&self.directory)).map_err(at(&self.directory))?;
+        sync_directory(parent)?;
+        remove_halves(parent)
     }
+
+    /// Keeps it from [`sessions`], for those who read or discard.
+    pub(super) fn set_aside(self) -> Result<(), Error> {
+        let name = self.directory.file_name().unwrap_or_default().to_string_lossy();
+        let aside = self.directory.with_file_name(name.replacen(PREFIX, ASIDE, 1));
+        fs::rename(&self.directory, aside).map_err(at(&self.directory))?;
+        sync_directory(self.parent())
+    }
+
+    fn parent(&self) -> &Path {
+        self.directory.parent().unwrap_or(Path::new("/"))
+    }
+}
+
+/// Waits until nobody else makes or removes a session in `directory`.
+fn take_turn(directory: &Path) -> Result<File, Error> {
+    let file = File::open(directory).map_err(at(directory))?;
+    flock(&file, FlockOperation::LockExclusive).map_err(|error| at(directory)(error.into()))?;
+    Ok(file)
+}
+
+fn half_of(session: &Path) -> PathBuf {
+    session.with_file_name(format!("{HALF}{}", session.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// What those left who died while they made or removed a session: nothing in it was ever, or is any more, of use.
+fn remove_halves(directory: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(directory).map_err(at(directory))? {
+        let entry = entry.map_err(at(directory))?;
+        if entry.file_name().to_string_lossy().starts_with(HALF) {
+            fs::remove_dir_all(entry.path()).map_err(at(&entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 impl Described {

@@ -77,7 +77,7 @@ fn what_was_finished_and_not_settled_is_found_again_by_the_next_process() {
     assert_eq!(descriptions(&left), ["second", "third"]);
     assert_eq!(content(&left, 1).unwrap(), [(7, b"gamma".to_vec())]);
     assert_eq!(left.damage(), []);
-    left.remove().unwrap();
+    left.dealt_with().unwrap();
     assert!(sessions(directory.path()).unwrap().0.is_empty());
 }
 

@@ -42,6 +42,7 @@ pub(super) struct Leftover {
 impl Ledger {
     /// A ledger in `directory` for uploads below `source`.
     pub(super) fn create(directory: &Path, source: &str) -> io::Result<Ledger> {
+        let _turn = take_turn(directory)?;
         let made = tempfile::Builder::new().prefix(PREFIX).rand_bytes(16).append(true).tempfile_in(directory)?;
         flock(made.as_file(), FlockOperation::NonBlockingLockExclusive)?;
         append(made.as_file(), &format!("{source}\n"))?;
@@ -93,6 +94,7 @@ impl Drop for Ledger {
 impl Leftover {
     /// The ledgers in `directory` for `source` whose processes have ended.
     pub(super) fn find(directory: &Path, source: &str) -> io::Result<Vec<Leftover>> {
+        let _turn = take_turn(directory)?;
         let mut found = Vec::new();
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
@@ -112,7 +114,9 @@ impl Leftover {
         (&mut file).take(BYTES_MAX).read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
         let mut lines = text.lines();
-        if lines.next() != Some(source) {
+        // A process that died while it began its ledger had no upload yet; whose it was does not matter.
+        let begun = text.contains('\n');
+        if lines.next() != Some(source) && begun {
             return Ok(None);
         }
         let mut uploads = BTreeSet::new();
@@ -132,9 +136,29 @@ impl Leftover {
     }
 }
 
+/// Waits until nobody else begins a ledger in `directory`, or looks for those of others: an unlocked one without its first line is then
+/// that of a process which has ended.
+fn take_turn(directory: &Path) -> io::Result<File> {
+    let turn = File::open(directory)?;
+    flock(&turn, FlockOperation::LockExclusive)?;
+    Ok(turn)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ledger_that_was_only_begun_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        for half in ["", "s3://"] {
+            fs::write(directory.path().join("uploads-half"), half).unwrap();
+            let found = Leftover::find(directory.path(), "s3://b").unwrap();
+            assert_eq!(found.len(), 1, "{half:?}");
+            found.into_iter().for_each(|left| left.remove().unwrap());
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
 
     #[test]
     fn what_a_process_had_under_way_is_found_once_it_has_ended() {

@@ -77,6 +77,22 @@ impl Vfs {
         }
     }
 
+    /// A name is about to go: what was settled under it must not come back after a loss of power.
+    pub(super) async fn settle_for_good(&self) {
+        let Some(keeper) = &self.keeper else { return };
+        let journal = Arc::clone(&keeper.journal);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || journal.sync_settled()).await {
+            tracing::warn!(%error, "after a loss of power, files that were stored and then removed may come back");
+        }
+    }
+
+    /// Attributes of a file whose close has returned early were changed: they are as safe as its content when this returns. The caller
+    /// has the file's turn.
+    pub(super) async fn keep_attributes(&self, file: &Arc<File>) -> Result<(), Error> {
+        let is_kept = file.state().kept.is_some();
+        if is_kept && self.closes_early(file) { self.keep_now(file, None).await } else { Ok(()) }
+    }
+
     async fn keep_now(&self, file: &Arc<File>, reason: Option<String>) -> Result<(), Error> {
         let Some((keeper, writer)) = self.keeper.as_ref().zip(file.writer()) else { return Ok(()) };
         let told = reason.is_some();

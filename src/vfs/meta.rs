@@ -156,6 +156,7 @@ impl Vfs {
             if let Some(writer) = writer {
                 writer.touch();
             }
+            self.keep_attributes(file).await?;
             return Ok(file.attributes());
         }
         self.release_copies(file).await?;

@@ -79,6 +79,7 @@ impl Vfs {
     async fn part_with_name(&self, file: &Arc<File>) -> Result<(), Error> {
         self.release_copies(file).await?;
         self.take_in(file).await?;
+        self.settle_for_good().await;
         file.state().unlinked = true;
         if let Some(writer) = file.writer() {
             writer.commits_settled().await;
@@ -158,6 +159,7 @@ impl Vfs {
         };
         if let Some(file) = moved {
             self.settle_before_rename(file, target_exists).await?;
+            self.settle_for_good().await;
         }
         let _moved_turn = match moved {
             Some(file) => Some(file.turn.lock().await),

@@ -79,7 +79,7 @@ impl Vfs {
         if let Some(writer) = file.writer() {
             writer.touch();
         }
-        Ok(())
+        self.keep_attributes(file).await
     }
 }
 

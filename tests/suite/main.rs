@@ -12,6 +12,7 @@ mod cli;
 mod common;
 mod copy;
 mod counts;
+mod crash;
 mod data_path;
 mod errno;
 mod fallocate;

@@ -84,6 +84,8 @@ pub enum Fault {
     },
     /// The request is read, and never answered: until the client goes away, or the server stops.
     Stall,
+    /// The work is done, and never answered: until the client goes away, or the server stops.
+    StallAnswer,
 }
 
 /// Why a rule cannot be.
@@ -222,6 +224,7 @@ impl Fault {
             Fault::IgnoreConditions => "ignore_conditions",
             Fault::OkWithErrorBody { .. } => "ok_with_error_body",
             Fault::Stall => "stall",
+            Fault::StallAnswer => "stall_answer",
         }
     }
 

@@ -53,6 +53,7 @@ pub(super) async fn before(
             | Fault::FlipByte(_)
             | Fault::Sse { .. }
             | Fault::LoseAnswer
+            | Fault::StallAnswer
             | Fault::ThrottleKms
             | Fault::IgnoreConditions,
         )
@@ -73,6 +74,10 @@ pub(super) async fn after(
         Some(Fault::LoseAnswer) => {
             drain(answer.body_mut()).await;
             return Err(Lost);
+        }
+        Some(Fault::StallAnswer) => {
+            drain(answer.body_mut()).await;
+            std::future::pending::<()>().await;
         }
         Some(Fault::Sse { algorithm, key, bucket_key }) if answer.status().is_success() => {
             let bucket_key = bucket_key.map(|enabled| enabled.to_string());

@@ -120,6 +120,11 @@ impl Endpoint {
         self.server().set_faults(Plan::default());
     }
 
+    /// How many requests the plan of faults in force has struck.
+    pub(crate) fn struck(&self) -> u64 {
+        self.server().faults().iter().map(|rule| rule.struck).sum()
+    }
+
     /// Waits for what `work` does with the ordinary client.
     pub(crate) fn with<F: Future>(&self, work: impl FnOnce(Client) -> F) -> F::Output {
         self.runtime.block_on(work(self.client.clone()))
@@ -232,6 +237,20 @@ impl Endpoint {
         self.with(|s3| async move {
             let listed = s3.list_multipart_uploads().bucket(BUCKET).send().await.expect("a listing of uploads");
             listed.uploads().len()
+        })
+    }
+
+    /// Those of them that have parts.
+    pub(crate) fn uploads_with_parts(&self) -> usize {
+        self.with(|s3| async move {
+            let listed = s3.list_multipart_uploads().bucket(BUCKET).send().await.expect("a listing of uploads");
+            let mut count = 0;
+            for upload in listed.uploads() {
+                let parts = s3.list_parts().bucket(BUCKET).set_key(upload.key.clone());
+                let parts = parts.set_upload_id(upload.upload_id.clone()).send().await.expect("a listing of parts");
+                count += usize::from(!parts.parts().is_empty());
+            }
+            count
         })
     }
 

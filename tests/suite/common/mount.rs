@@ -22,7 +22,9 @@ static MOUNTS: Mutex<BTreeMap<String, Vec<PathBuf>>> = Mutex::new(BTreeMap::new(
 
 /// The built program, without the settings of whoever runs the tests.
 pub(crate) fn dssefs() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dssefs"));
+    // Another build of it can be tried as well.
+    let program = std::env::var_os("DSSEFS").unwrap_or_else(|| env!("CARGO_BIN_EXE_dssefs").into());
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("AWS_") || name.starts_with("DSSEFS_")) {
             command.env_remove(name);
@@ -98,6 +100,40 @@ impl Mount {
         let dir = Mount::place();
         let command = Mount::command(endpoint, source, &dir.path().join("mnt"));
         Mount::start(dir, command, options)
+    }
+
+    /// As [`Mount::with`], with these variables in its environment.
+    pub(crate) fn with_environment(endpoint: &Endpoint, options: &[&str], variables: &[(&str, &Path)]) -> Mount {
+        let dir = Mount::place();
+        let mut command = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
+        command.envs(variables.iter().copied());
+        Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
+    }
+
+    /// The same, of a mount that is killed as soon as `fatal` holds, or when it answers. It may also kill itself.
+    pub(crate) fn killed_while_it_starts(
+        endpoint: &Endpoint,
+        options: &[&str],
+        variables: &[(&str, &Path)],
+        fatal: impl Fn() -> bool,
+    ) {
+        let dir = Mount::place();
+        let mut command = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
+        command.envs(variables.iter().copied()).arg("--foreground");
+        command.args(["--kms-key-id", endpoint.key_arn()]).args(options);
+        let daemon = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        register(dir.path().join("mnt"));
+        let mut mount = Mount { daemon, dir, log: Arc::default() };
+        mount.keep_log();
+        let deadline = Instant::now() + MOUNT_WITHIN;
+        while !(mount.has_ended() || fatal() || mountinfo_has(&mount.path())) {
+            assert!(Instant::now() < deadline, "the mount neither answers nor ends\n{}", mount.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if !mount.has_ended() {
+            mount.signal(Signal::KILL);
+            mount.ended().expect("a killed process ends");
+        }
     }
 
     fn place() -> TempDir {
@@ -188,6 +224,11 @@ impl Mount {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.daemon), signal).expect("the daemon takes a signal");
+    }
+
+    /// Whether the daemon has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.daemon.try_wait().is_ok_and(|status| status.is_some())
     }
 
     /// Ends the daemon as a service manager does, and gives its status.
