@@ -63,6 +63,8 @@ pub struct Config {
     pub journal_keys: Option<[KeyChoice; 2]>,
     /// When close(2) returns.
     pub commit: Commit,
+    /// How long the store may be silent when the mount ends.
+    pub stop_timeout: Duration,
     /// Threads that take requests from the kernel, 2 to 4. More do not help: none of them waits for the network.
     pub fuse_threads: usize,
     /// What the log tells, and where.
@@ -93,6 +95,8 @@ pub struct Connection {
     /// How long a request may take with all its tries. A program that waits for the mount cannot be killed meanwhile, so this
     /// is also the longest that it hangs.
     pub operation_timeout: Duration,
+    /// Requests in a second that cost a KMS call; 0: no limit.
+    pub kms_requests_per_second_max: u32,
     /// Whether bodies are hashed into the signature over https too.
     pub sign_payload: bool,
 }
@@ -122,12 +126,8 @@ pub struct Log {
 /// Less than this holds neither one part of an upload nor a window of read-ahead.
 pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
 
-/// Standard retries of the SDK, with enough tries to outlast KMS throttling.
-const ATTEMPTS_MAX: u32 = 8;
-/// One try of a small request; the gateway gives those that move much more.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-/// After this a program gets its error.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(180);
+/// No store answers in less.
+const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
 impl Config {
     /// Checks all options.
@@ -148,6 +148,7 @@ impl Config {
         let spill_bytes_max = keep(&mut problems, check_budget("--spill", &raw.spill, 0));
         let spill_dir = keep(&mut problems, check_spill_dir(raw.spill_dir.as_deref(), raw.spill_keys));
         let journal_keys = keep(&mut problems, check_journal(raw));
+        let stop_timeout = keep(&mut problems, check_timeout("--stop-timeout", &raw.stop_timeout));
         let log = keep(&mut problems, check_log(raw));
         let assemble = || {
             let source = source?;
@@ -175,6 +176,7 @@ impl Config {
                 spill_dir: spill_dir?,
                 journal_keys: journal_keys?,
                 commit: raw.commit,
+                stop_timeout: stop_timeout?,
                 fuse_threads: available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4)),
                 log: log?,
             })
@@ -225,6 +227,9 @@ fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> Connection {
     for (flag, text) in [("--region", &raw.region), ("--profile", &raw.profile)] {
         keep(problems, if text.as_deref() == Some("") { Err(Problem::Empty(flag)) } else { Ok(()) });
     }
+    let mut timeout = |flag, text: &str| keep(problems, check_timeout(flag, text)).unwrap_or(TIMEOUT_MIN);
+    let attempt_timeout = timeout("--attempt-timeout", &raw.attempt_timeout);
+    let operation_timeout = timeout("--operation-timeout", &raw.operation_timeout);
     Connection {
         region: raw.region.clone(),
         profile: raw.profile.clone(),
@@ -233,9 +238,10 @@ fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> Connection {
         force_path_style: raw.force_path_style,
         ca_bundle: raw.ca_bundle.as_deref().and_then(|path| keep(problems, absolute(path))),
         allow_insecure_endpoint: raw.allow_insecure_endpoint,
-        attempts_max: ATTEMPTS_MAX,
-        attempt_timeout: ATTEMPT_TIMEOUT,
-        operation_timeout: OPERATION_TIMEOUT,
+        attempts_max: raw.attempts,
+        attempt_timeout,
+        operation_timeout,
+        kms_requests_per_second_max: raw.kms_requests_per_second,
         sign_payload: raw.sign_payload,
     }
 }
@@ -246,6 +252,14 @@ fn check_key(flag: &'static str, text: Option<&str>) -> Result<KeyChoice, Proble
         None => Ok(KeyChoice::Managed),
         Some("") => Err(Problem::Empty(flag)),
         Some(text) => Ok(KeyArn::new(text).map_or_else(|_| KeyChoice::Resolve(text.to_owned()), KeyChoice::Arn)),
+    }
+}
+
+fn check_timeout(flag: &'static str, text: &str) -> Result<Duration, Problem> {
+    match units::parse_duration(text) {
+        Ok(time) if time < TIMEOUT_MIN => Err(Problem::TooShort { flag }),
+        Ok(time) => Ok(time),
+        Err(error) => Err(Problem::Time { flag, error }),
     }
 }
 
@@ -336,9 +350,13 @@ mod tests {
         assert_eq!((config.file_mode, config.dir_mode), (0o644, 0o755));
         assert_eq!((config.memory_bytes_max, config.spill_bytes_max), (512 << 20, 16 << 30));
         assert_eq!(config.metadata_ttl, Duration::from_secs(1));
+        let Connection { attempts_max, attempt_timeout, operation_timeout, kms_requests_per_second_max, .. } = config.connection;
+        assert_eq!((attempts_max, kms_requests_per_second_max), (8, 2500));
+        let limits = [attempt_timeout, operation_timeout, config.stop_timeout].map(|limit| limit.as_secs());
+        assert_eq!(limits, [30, 180, 30]);
         assert_eq!(config.key, KeyChoice::Managed);
         assert!(config.spill_dir.starts_with("/var/tmp"));
-        assert!(!config.read_only && !config.allow_other && !config.connection.sign_payload);
+        assert!(!config.read_only && !config.allow_other);
     }
 
     #[test]
@@ -387,8 +405,10 @@ mod tests {
             "--spill=much",
             "--metadata-ttl=1day",
             "--region=",
+            "--attempt-timeout=0",
+            "--stop-timeout=soon",
         ]);
-        assert_eq!(found.len(), 11, "{found:#?}");
+        assert_eq!(found.len(), 13, "{found:#?}");
         for word in
             ["bucket", "/does/not/exist", "10.0.0.1", "--kms-endpoint-url", "NAME=VALUE", "--memory is 1048576 bytes"]
         {

@@ -71,6 +71,21 @@ pub enum Problem {
     /// `--metadata-ttl`.
     #[error("--metadata-ttl: {0}")]
     Duration(#[from] DurationError),
+    /// A limit of time, with the flag that names it.
+    #[error("{flag}: {error}")]
+    Time {
+        /// Which one.
+        flag: &'static str,
+        /// What is wrong with it.
+        #[source]
+        error: DurationError,
+    },
+    /// A limit of time that nothing could be done in.
+    #[error("{flag} is too short; give it at least 100ms")]
+    TooShort {
+        /// Which one.
+        flag: &'static str,
+    },
     /// `--memory` or `--spill`.
     #[error("{flag}: {error}")]
     Size {
