@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::metrics::Operation;
 
-/// No throttling makes it slower than this, in requests per second: somebody has to find out when it is over.
-const PER_SECOND_MIN: f64 = 1.0;
+/// No throttling makes it slower than this, in requests per second: a thousandth of the smallest quota, at which a person can still work.
+const PER_SECOND_MIN: f64 = 10.0;
 /// Slots that nobody took are kept for so long.
 const BURST: Duration = Duration::from_millis(100);
 /// The refusals of one moment are one sign, not many.
@@ -219,7 +219,7 @@ mod tests {
         let then = now + Duration::from_secs(100);
         assert!(rate.per_second >= PER_SECOND_MIN);
         let soon = passed(&mut rate, then, 5);
-        assert!(soon <= 20, "{soon} requests in five seconds after the last refusal");
+        assert!(soon <= 90, "{soon} requests in five seconds after the last refusal");
         let now = then + Duration::from_secs(5);
         passed(&mut rate, now, 180);
         let later = passed(&mut rate, now + Duration::from_secs(180), 1);

@@ -85,6 +85,7 @@ impl Store {
         let mut builder = aws_sdk_s3::config::Builder::from(config)
             .force_path_style(connection.force_path_style)
             .retry_partition(unrationed())
+            .retry_classifier(watch::Refused)
             .interceptor(watch);
         if let Some(url) = &connection.endpoint_url {
             builder = builder.endpoint_url(url);

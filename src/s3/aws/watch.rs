@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use aws_sdk_s3::config::interceptors::{BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef};
+use aws_sdk_s3::config::interceptors::{
+    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef, InterceptorContext,
+};
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
@@ -64,6 +67,26 @@ impl Intercept for Watch {
             self.pace.throttled();
         }
         Ok(())
+    }
+}
+
+/// Tries again what the store has refused without doing it, and the SDK would not try again: content that was damaged on its way, and
+/// trouble of the store's own that it tells of within a 200 (CopyObject and CompleteMultipartUpload, S3 API reference).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused;
+
+impl ClassifyRetry for Refused {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let failed = matches!(context.output_or_error(), Some(Err(_)));
+        match context.response().filter(|_| failed).and_then(meaning) {
+            Some(Kind::Integrity | Kind::Unavailable) => RetryAction::transient_error(),
+            Some(Kind::Throttled { .. }) => RetryAction::throttling_error(),
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "dssefs-refused"
     }
 }
 
