@@ -62,6 +62,8 @@ pub struct Config {
     pub journal_keys: Option<JournalKeys>,
     /// When close(2) returns.
     pub commit: Commit,
+    /// How long the store may be silent when the mount ends.
+    pub stop_timeout: Duration,
     /// Threads that take requests from the kernel, 2 to 4. More do not help: none of them waits for the network.
     pub fuse_threads: usize,
     /// What the log tells, and where.
@@ -92,6 +94,8 @@ pub struct Connection {
     /// How long a request may take with all its tries. A program that waits for the mount cannot be killed meanwhile, so this
     /// is also the longest that it hangs.
     pub operation_timeout: Duration,
+    /// Requests in a second that cost a KMS call; 0: no limit.
+    pub kms_requests_per_second_max: u32,
     /// Whether bodies are hashed into the signature over https too.
     pub sign_payload: bool,
 }
@@ -132,14 +136,10 @@ pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
 
 /// A year of mounting is 730 calls to KMS, and a pair of keys that somebody learns opens one day.
 const KEY_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// New keys all the time would be paid for and protect nothing.
 const KEY_LIFETIME_MIN: Duration = Duration::from_secs(1);
-
-/// Standard retries of the SDK, with enough tries to outlast KMS throttling.
-const ATTEMPTS_MAX: u32 = 8;
-/// One try of a small request; the gateway gives those that move much more.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-/// After this a program gets its error.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(180);
+/// No store answers in less.
+const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
 impl Config {
     /// Checks all options.
@@ -155,11 +155,12 @@ impl Config {
         let context = keep(&mut problems, EncryptionContext::parse(&raw.encryption_context));
         let file_mode = keep(&mut problems, check_mode("--file-mode", &raw.file_mode));
         let dir_mode = keep(&mut problems, check_mode("--dir-mode", &raw.dir_mode));
-        let metadata_ttl = keep(&mut problems, check_duration("--metadata-ttl", &raw.metadata_ttl));
+        let metadata_ttl = keep(&mut problems, check_duration("--metadata-ttl", &raw.metadata_ttl, Duration::ZERO));
         let memory_bytes_max = keep(&mut problems, check_budget("--memory", &raw.memory, MEMORY_BYTES_MIN));
         let spill_bytes_max = keep(&mut problems, check_budget("--spill", &raw.spill, 0));
         let spill_dir = keep(&mut problems, check_spill_dir(raw.spill_dir.as_deref(), raw.spill_keys));
         let journal_keys = keep(&mut problems, check_journal(raw));
+        let stop_timeout = keep(&mut problems, check_duration("--stop-timeout", &raw.stop_timeout, TIMEOUT_MIN));
         let log = keep(&mut problems, check_log(raw));
         let assemble = || {
             let source = source?;
@@ -187,6 +188,7 @@ impl Config {
                 spill_dir: spill_dir?,
                 journal_keys: journal_keys?,
                 commit: raw.commit,
+                stop_timeout: stop_timeout?,
                 fuse_threads: available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4)),
                 log: log?,
             })
@@ -237,6 +239,9 @@ pub(super) fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> C
     for (flag, text) in [("--region", &raw.region), ("--profile", &raw.profile)] {
         keep(problems, if text.as_deref() == Some("") { Err(Problem::Empty(flag)) } else { Ok(()) });
     }
+    let mut timeout = |flag, text: &str| keep(problems, check_duration(flag, text, TIMEOUT_MIN)).unwrap_or(TIMEOUT_MIN);
+    let attempt_timeout = timeout("--attempt-timeout", &raw.attempt_timeout);
+    let operation_timeout = timeout("--operation-timeout", &raw.operation_timeout);
     Connection {
         region: raw.region.clone(),
         profile: raw.profile.clone(),
@@ -245,9 +250,10 @@ pub(super) fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> C
         force_path_style: raw.force_path_style,
         ca_bundle: raw.ca_bundle.as_deref().and_then(|path| keep(problems, absolute(path))),
         allow_insecure_endpoint: raw.allow_insecure_endpoint,
-        attempts_max: ATTEMPTS_MAX,
-        attempt_timeout: ATTEMPT_TIMEOUT,
-        operation_timeout: OPERATION_TIMEOUT,
+        attempts_max: raw.attempts,
+        attempt_timeout,
+        operation_timeout,
+        kms_requests_per_second_max: raw.kms_requests_per_second,
         sign_payload: raw.sign_payload,
     }
 }
@@ -300,8 +306,9 @@ fn check_journal(raw: &RawConfig) -> Result<Option<JournalKeys>, Problem> {
         let given = needless.into_iter().find(|(_, given)| *given);
         return given.map_or(Ok(None), |(option, _)| Err(Problem::NeedsKmsSpill(option)));
     }
-    let lifetime = check_lifetime(raw.spill_key_lifetime.as_deref())?;
-    Ok(Some(JournalKeys { wrapping: check_wrapping(raw)?, lifetime }))
+    let lifetime = raw.spill_key_lifetime.as_deref();
+    let lifetime = lifetime.map(|text| check_duration("--spill-key-lifetime", text, KEY_LIFETIME_MIN));
+    Ok(Some(JournalKeys { wrapping: check_wrapping(raw)?, lifetime: lifetime.transpose()?.unwrap_or(KEY_LIFETIME) }))
 }
 
 fn check_wrapping(raw: &RawConfig) -> Result<[KeyChoice; 2], Problem> {
@@ -318,14 +325,12 @@ fn check_wrapping(raw: &RawConfig) -> Result<[KeyChoice; 2], Problem> {
     }
 }
 
-fn check_lifetime(text: Option<&str>) -> Result<Duration, Problem> {
-    let Some(text) = text else { return Ok(KEY_LIFETIME) };
-    let lifetime = check_duration("--spill-key-lifetime", text)?;
-    if lifetime < KEY_LIFETIME_MIN { Err(Problem::LifetimeTooShort) } else { Ok(lifetime) }
-}
-
-fn check_duration(flag: &'static str, text: &str) -> Result<Duration, Problem> {
-    units::parse_duration(text).map_err(|error| Problem::Duration { flag, error })
+fn check_duration(flag: &'static str, text: &str, least: Duration) -> Result<Duration, Problem> {
+    match units::parse_duration(text) {
+        Ok(time) if time < least => Err(Problem::TooShort { flag, least }),
+        Ok(time) => Ok(time),
+        Err(error) => Err(Problem::Duration { flag, error }),
+    }
 }
 
 fn check_log(raw: &RawConfig) -> Result<Log, Problem> {
@@ -365,9 +370,14 @@ mod tests {
         assert_eq!((config.file_mode, config.dir_mode), (0o644, 0o755));
         assert_eq!((config.memory_bytes_max, config.spill_bytes_max), (512 << 20, 16 << 30));
         assert_eq!(config.metadata_ttl, Duration::from_secs(1));
+        let Connection { attempts_max, attempt_timeout, operation_timeout, kms_requests_per_second_max, .. } =
+            config.connection;
+        assert_eq!((attempts_max, kms_requests_per_second_max), (8, 2500));
+        let limits = [attempt_timeout, operation_timeout, config.stop_timeout].map(|limit| limit.as_secs());
+        assert_eq!(limits, [30, 180, 30]);
         assert_eq!(config.key, KeyChoice::Managed);
         assert!(config.spill_dir.starts_with("/var/tmp"));
-        assert!(!config.read_only && !config.allow_other && !config.connection.sign_payload);
+        assert!(!config.read_only && !config.allow_other);
     }
 
     #[test]
@@ -400,7 +410,10 @@ mod tests {
             (&["--commit=background"], "--commit background needs --spill-keys kms"),
             (&["--spill-kms-key-id=a"], "--spill-kms-key-id needs --spill-keys kms"),
             (&["--spill-key-lifetime=1h"], "--spill-key-lifetime needs --spill-keys kms"),
-            (&[kms, "--kms-key-id=a", "--spill-key-lifetime=0"], "a second is the least"),
+            (
+                &[kms, "--kms-key-id=a", "--spill-key-lifetime=0"],
+                "--spill-key-lifetime is too short; give it at least 1s",
+            ),
             (&[kms, "--kms-key-id=a", "--spill-key-lifetime=25h"], "--spill-key-lifetime: \"25h\" is not a duration"),
             (&[kms, "--spill-kms-key-id=a", "--spill-kms-key-id=b", "--spill-kms-key-id=c"], "3 times"),
         ] {
@@ -423,8 +436,10 @@ mod tests {
             "--spill=much",
             "--metadata-ttl=1day",
             "--region=",
+            "--attempt-timeout=0",
+            "--stop-timeout=soon",
         ]);
-        assert_eq!(found.len(), 11, "{found:#?}");
+        assert_eq!(found.len(), 13, "{found:#?}");
         for word in
             ["bucket", "/does/not/exist", "10.0.0.1", "--kms-endpoint-url", "NAME=VALUE", "--memory is 1048576 bytes"]
         {

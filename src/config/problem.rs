@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::endpoint::EndpointError;
 use super::source::SourceError;
@@ -68,18 +69,23 @@ pub enum Problem {
         #[source]
         error: ModeError,
     },
-    /// `--metadata-ttl` or `--spill-key-lifetime`.
+    /// A duration, with the flag that names it.
     #[error("{flag}: {error}")]
     Duration {
-        /// Which of them.
+        /// Which one.
         flag: &'static str,
         /// What is wrong with it.
         #[source]
         error: DurationError,
     },
-    /// New keys all the time would be paid for and protect nothing.
-    #[error("--spill-key-lifetime: a second is the least; give some hours")]
-    LifetimeTooShort,
+    /// A duration that nothing could be done in.
+    #[error("{flag} is too short; give it at least {least:?}")]
+    TooShort {
+        /// Which one.
+        flag: &'static str,
+        /// The shortest that is of use.
+        least: Duration,
+    },
     /// `--memory` or `--spill`.
     #[error("{flag}: {error}")]
     Size {

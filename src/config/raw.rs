@@ -90,6 +90,10 @@ pub struct RawConfig {
     #[arg(long, env = "DSSEFS_COMMIT", value_enum, default_value_t, help_heading = "Budgets")]
     pub commit: Commit,
 
+    /// At the end of the mount: how long the store may give no sign of life before unsaved changes are given up, or left to the journal
+    #[arg(long, env = "DSSEFS_STOP_TIMEOUT", value_name = "TIME", default_value = "30s", help_heading = "Budgets")]
+    pub stop_timeout: String,
+
     /// Append the log to this file [default: standard error; in the background the system's log]
     #[arg(long, env = "DSSEFS_LOG_FILE", value_name = "FILE", help_heading = "Log")]
     pub log_file: Option<PathBuf>,
@@ -128,6 +132,25 @@ pub struct RawStore {
     /// Hash each body into its signature over https too, a second of CPU for each GB; TLS and a CRC protect it anyway
     #[arg(long, env = "DSSEFS_SIGN_PAYLOAD", value_parser = BoolishValueParser::new(), help_heading = "Store")]
     pub sign_payload: bool,
+    /// Tries of one request, the first included, 1 to 20; the pauses between them are random and grow
+    #[arg(long, env = "DSSEFS_ATTEMPTS", value_name = "COUNT", default_value = "8", help_heading = "Store",
+          value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub attempts: u32,
+    /// How long one try may take: 500ms, 30s, 2m; those that move much are given more
+    #[arg(long, env = "DSSEFS_ATTEMPT_TIMEOUT", value_name = "TIME", default_value = "30s", help_heading = "Store")]
+    pub attempt_timeout: String,
+    /// How long a request may take with all its tries, and so the longest that a program waits for it
+    #[arg(long, env = "DSSEFS_OPERATION_TIMEOUT", value_name = "TIME", default_value = "3m", help_heading = "Store")]
+    pub operation_timeout: String,
+    /// Requests in a second that cost a call to KMS, whose quota the whole account shares; 0: as many as there are
+    #[arg(
+        long,
+        env = "DSSEFS_KMS_REQUESTS_PER_SECOND",
+        value_name = "COUNT",
+        default_value = "2500",
+        help_heading = "Store"
+    )]
+    pub kms_requests_per_second: u32,
 }
 
 /// `--spill-keys`.

@@ -31,6 +31,7 @@ const PROBE_NAME: &str = ".dssefs-probe";
 /// What the daemon serves.
 pub(super) struct Built {
     pub(super) vfs: Arc<Vfs>,
+    pub(super) gateway: Arc<Gateway>,
     pub(super) journal: Option<Arc<Journal>>,
     pub(super) key: String,
 }
@@ -59,9 +60,10 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
         names.recover().await;
     }
     let journal = journal(config, &kms, &gateway, &pool).await?;
-    let vfs = file_system(config, gateway, names, bucket, pool, journal.clone());
+    let vfs = file_system(config, Arc::clone(&gateway), names, bucket, pool, journal.clone());
     Ok(Built {
         vfs,
+        gateway,
         journal,
         key: key.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string),
     })
@@ -84,12 +86,31 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
         return gateway.probe(&key).await.map_err(unproved);
     }
     match gateway.probe_conditions(&key).await.map_err(unproved)? {
-        Conditions::Kept => Ok(()),
+        Conditions::Kept => {
+            prove_copies(config, gateway, &key).await;
+            Ok(())
+        }
         Conditions::Broken(how) => Err(StartError::conditions(&config.source(), &how)),
         Conditions::Unknown(error) => {
             let remedy = error.remedy();
             tracing::warn!(%error, remedy, "these credentials may not find out whether the store keeps the conditions of writes, as S3 does");
             Ok(())
+        }
+    }
+}
+
+/// Some stores keep the conditions of writes and not those of copies. That is no reason not to mount: what content there is no copy replaces
+/// in place, as the store holds its source against the version that it was made of.
+async fn prove_copies(config: &Config, gateway: &Arc<Gateway>, key: &Key) {
+    match gateway.probe_copies(config.prefix.as_str(), key).await {
+        Ok(Some(Conditions::Broken(how))) => tracing::warn!(
+            how,
+            "the store does not keep the conditions of copies: a rename that must not replace anything, and a change of attributes, may \
+             replace what another host stores at the same moment"
+        ),
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(%error, remedy = error.remedy(), "the proof that copies keep conditions left an object behind")
         }
     }
 }
@@ -184,6 +205,7 @@ fn names(config: &Config) -> namespace::Settings {
         },
         heads_in_flight_max: HEADS_IN_FLIGHT_MAX,
         rename_lease: RENAME_LEASE,
+        conditional: !config.last_writer_wins,
     }
 }
 
@@ -199,6 +221,7 @@ pub(super) fn connection(given: &config::Connection) -> s3::Connection {
         attempts_max: given.attempts_max,
         attempt_timeout: given.attempt_timeout,
         operation_timeout: given.operation_timeout,
+        kms_requests_per_second_max: given.kms_requests_per_second_max,
         sign_payload: given.sign_payload,
     }
 }

@@ -60,6 +60,7 @@ pub fn run(config: Config, ready: impl FnOnce(Result<Mounted, &StartError>)) -> 
 struct House {
     runtime: Runtime,
     vfs: Arc<Vfs>,
+    ending: stop::Ending,
     journal: Option<Arc<Journal>>,
     server: fuse::Server,
     unmounter: fuse::Unmounter,
@@ -89,7 +90,8 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
     let (server, unmounter) = mounted.split();
     let signals = runtime.block_on(async { stop::Signals::new() });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
-    let house = House { runtime, vfs: built.vfs, journal: built.journal, server, unmounter, signals };
+    let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout };
+    let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
     Ok((house, Mounted { source, mountpoint: config.mountpoint, key: built.key }))
 }
 
@@ -97,17 +99,17 @@ impl House {
     /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have files open
     /// had their time to close them. Then makes safe what is left.
     fn serve(self) -> Result<(), StartError> {
-        let House { runtime, vfs, journal, server, unmounter, signals } = self;
+        let House { runtime, vfs, ending, journal, server, unmounter, signals } = self;
         let (done, served) = oneshot::channel();
         std::thread::spawn(move || done.send(server.serve()));
-        let stopped = stop::on_signal(signals, Arc::clone(&vfs), unmounter);
+        let stopped = stop::on_signal(signals, Arc::clone(&vfs), &ending, unmounter);
         let served = runtime.block_on(async {
             tokio::select! {
                 served = served => served.unwrap_or_else(|_| Err(io::Error::other("the thread that serves it has panicked"))),
                 () = stopped => Ok(()),
             }
         });
-        let unsaved = runtime.block_on(stop::save(&vfs));
+        let unsaved = runtime.block_on(stop::save(&vfs, &ending));
         drop(vfs);
         runtime.shutdown_timeout(stop::GRACE);
         stop::close(journal);

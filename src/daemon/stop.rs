@@ -8,12 +8,27 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fuse::Unmounter;
 use crate::journal::Journal;
+use crate::s3::Gateway;
 use crate::vfs::{Unsaved, Vfs};
 
 use super::StartError;
 
 /// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the last commit.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
+
+/// What makes the end of a mount come in a bounded time, also when the store is dead. As long as that gives a sign of life, by an answer
+/// to any request or by a byte that it takes, saving goes on; after `silence_max` without one, each request has another second and then
+/// fails, so that its file goes where failed commits go: into the journal, if there is one, or into the list of what was lost.
+pub(super) struct Ending {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) silence_max: Duration,
+}
+
+impl Ending {
+    fn begin(&self) {
+        self.gateway.hurry(self.silence_max);
+    }
+}
 
 /// SIGTERM and SIGINT. Made before anybody learns that the mount is there: from then on they end it and not the process.
 pub(super) struct Signals {
@@ -36,8 +51,9 @@ impl Signals {
 
 /// Waits for SIGTERM or SIGINT, makes all changes safe, and unmounts; returns when programs that still had files open had their time
 /// to close them. A second signal cuts each wait short.
-pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, mut unmounter: Unmounter) {
+pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Ending, mut unmounter: Unmounter) {
     signals.next().await;
+    ending.begin();
     tracing::info!(unsaved = vfs.unsaved_count(), "asked to stop: saving changes and unmounting");
     tokio::select! { _ = vfs.save_all() => {}, () = signals.next() => {} }
     let outcome = tokio::task::spawn_blocking(move || unmounter.unmount()).await;
@@ -49,7 +65,8 @@ pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, mut unmounter
 }
 
 /// The last commits, after the kernel let go of the mount.
-pub(super) async fn save(vfs: &Vfs) -> Result<(), StartError> {
+pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
+    ending.begin();
     let failed = vfs.save_all().await;
     for Unsaved { name, error, kept } in &failed {
         let fate = if *kept { "kept for the next mount" } else { "lost with this process" };

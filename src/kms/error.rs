@@ -65,6 +65,16 @@ pub enum Error {
         /// The key's ARN.
         key: String,
     },
+    /// KMS's limit on requests, still after all retries.
+    #[error(
+        "KMS throttles requests for the key {key}: {message}; try again later, or ask for a higher KMS request quota"
+    )]
+    Throttled {
+        /// The key's name or ARN.
+        key: String,
+        /// KMS's own words.
+        message: String,
+    },
     /// KMS gave no usable answer.
     #[error("KMS could not be asked for the key {key}: {message}; check the endpoint, the network and the credentials")]
     Unavailable {
@@ -83,6 +93,9 @@ impl Error {
     }
 }
 
+/// The model of KMS does not have it, and KMS answers with it ("Throttling AWS KMS requests", KMS developer guide).
+const THROTTLED: &str = "ThrottlingException";
+
 /// Codes: "DescribeKey" and "Common errors", KMS API reference.
 pub(super) fn describe(key: &str, error: SdkError<DescribeKeyError, HttpResponse>) -> Error {
     let key = key.to_owned();
@@ -90,6 +103,7 @@ pub(super) fn describe(key: &str, error: SdkError<DescribeKeyError, HttpResponse
     match error.code() {
         Some("NotFoundException" | "InvalidArnException" | "ValidationException") => Error::NotFound { key, message },
         Some("AccessDeniedException") => Error::Denied { key, message },
+        Some(THROTTLED) => Error::Throttled { key, message },
         _ => Error::Unavailable { key, message, source: Some(Box::new(error)) },
     }
 }
@@ -106,6 +120,7 @@ where
         Some("DisabledException") => Error::Disabled(key),
         Some("KMSInvalidStateException") => Error::NotReady { key, state: message },
         Some("AccessDeniedException") => Error::UseDenied { key, action, message },
+        Some(THROTTLED) => Error::Throttled { key, message },
         _ => Error::Unavailable { key, message, source: Some(Box::new(error)) },
     }
 }
@@ -128,6 +143,7 @@ mod tests {
         assert!(matches!(answered("NotFoundException"), Error::NotFound { .. }));
         assert!(matches!(answered("InvalidArnException"), Error::NotFound { .. }));
         assert!(matches!(answered("AccessDeniedException"), Error::Denied { .. }));
+        assert!(matches!(answered("ThrottlingException"), Error::Throttled { .. }));
         assert!(matches!(answered("KMSInternalException"), Error::Unavailable { source: Some(_), .. }));
         let late = describe("alias/a", SdkError::timeout_error("late"));
         assert!(matches!(late, Error::Unavailable { .. }));

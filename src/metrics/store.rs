@@ -64,6 +64,8 @@ pub struct StoreCounters {
     pub retries: AtomicU64,
     /// Attempts that the store answered with 503 (its own or KMS's rate limit).
     pub throttled: AtomicU64,
+    /// Attempts that were refused because of KMS's rate limit, and not of S3's.
+    pub throttled_by_kms: AtomicU64,
     /// Answers refused because they did not prove DSSE-KMS under the expected key.
     pub mismatches: AtomicU64,
     /// Bytes of object content that the store took.
@@ -83,6 +85,8 @@ pub struct StoreSnapshot {
     pub retries: u64,
     /// See [`StoreCounters::throttled`].
     pub throttled: u64,
+    /// See [`StoreCounters::throttled_by_kms`].
+    pub throttled_by_kms: u64,
     /// See [`StoreCounters::mismatches`].
     pub mismatches: u64,
     /// See [`StoreCounters::bytes_sent`].
@@ -115,6 +119,7 @@ impl StoreCounters {
             failures: self.failures.load(Relaxed),
             retries: self.retries.load(Relaxed),
             throttled: self.throttled.load(Relaxed),
+            throttled_by_kms: self.throttled_by_kms.load(Relaxed),
             mismatches: self.mismatches.load(Relaxed),
             bytes_sent: self.bytes_sent.load(Relaxed),
             bytes_received: self.bytes_received.load(Relaxed),

@@ -129,7 +129,7 @@ impl Namespace {
     }
 
     async fn copy_in_place(&self, ino: Ino, key: &Key, head: &Head, user: UserMetadata) -> Result<Arc<Head>, Error> {
-        let condition = Condition::Matches(head.meta.version.etag.clone());
+        let condition = self.settings.condition(Condition::Matches(head.meta.version.etag.clone()));
         let new = self.copy(key, head, key, user, &condition).await?;
         self.note_copy(ino, &head.meta.version.etag, &new.meta.version.etag);
         Ok(new)

@@ -36,7 +36,7 @@ impl Namespace {
         let attributes = new_directory(mode, uid, gid);
         let question = self.question();
         let user = posix::metadata(UserMetadata::new(), &attributes);
-        let put = self.put_marker(&key, user, None, &Condition::Absent).await;
+        let put = self.put_marker(&key, user, None, &self.settings.condition(Condition::Absent)).await;
         let head = put.map_err(|error| if is_taken(&error) { Error::Exists } else { error })?;
         let mut table = self.table();
         if table.child(parent, name)?.is_some() {
@@ -99,7 +99,7 @@ impl Namespace {
     /// Gives a directory that has no marker one, without attributes of its own: it goes on showing the defaults.
     pub(super) async fn put_plain_marker(&self, key: &Key) -> Result<Arc<Head>, Error> {
         let object = self.marker(key, UserMetadata::new(), None).await?;
-        self.store_marker(object, &Condition::Absent).await
+        self.store_marker(object, &self.settings.condition(Condition::Absent)).await
     }
 
     async fn marker(&self, key: &Key, user: UserMetadata, before: Option<&Head>) -> Result<NewObject, Error> {

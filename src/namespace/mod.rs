@@ -47,7 +47,7 @@ use self::moving::Fences;
 use self::table::Table;
 use self::turn::Turns;
 use crate::object::{Key, Name, Prefix, UserMetadata};
-use crate::s3::{Gateway, Head};
+use crate::s3::{Condition, Gateway, Head};
 
 /// Where attributes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,16 @@ pub struct Settings {
     /// How long the journal of a directory's rename may go without a sign of life before any mount takes it over. Some seconds at
     /// least, as the store tells times to the second; the same for all mounts of a bucket.
     pub rename_lease: Duration,
+    /// Whether what is made or changed must not replace what somebody else has stored meanwhile; false for stores that do not know
+    /// conditional writes. Renames that must not replace anything, and the journals of directories' renames, need them in any case.
+    pub conditional: bool,
+}
+
+impl Settings {
+    /// The condition of a write, where conditions are asked for.
+    fn condition(&self, wanted: Condition) -> Condition {
+        if self.conditional { wanted } else { Condition::None }
+    }
 }
 
 /// The names of a mount.

@@ -78,7 +78,8 @@ impl Namespace {
         let question = self.question();
         let size = body.len() as u64;
         let object = NewObject { user: posix::metadata(UserMetadata::new(), attributes), ..NewObject::at(key) };
-        let put = self.gateway.put(&object, Arc::new(WithSha1(body)), &Condition::Absent).await.map_err(Error::from);
+        let condition = self.settings.condition(Condition::Absent);
+        let put = self.gateway.put(&object, Arc::new(WithSha1(body)), &condition).await.map_err(Error::from);
         let stored = put.map_err(|error| if is_taken(&error) { Error::Exists } else { error })?.into_inner();
         let head = Arc::new(head_of(object, stored, size, 0));
         let mut table = self.table();

@@ -23,8 +23,8 @@ use super::aws::told;
 /// How long a body may stand still before the request is given up. Five seconds, the SDK's own, cut off long copies and
 /// completions, during which S3 is silent.
 const STALL_GRACE: Duration = Duration::from_secs(20);
-/// The first pause before a retry; it doubles from there.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// The pause before a retry is a random part of this, which doubles each time, up to the SDK's 20 s.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the store is and how it is talked to.
@@ -50,6 +50,8 @@ pub struct Connection {
     pub attempt_timeout: Duration,
     /// The time that all attempts at a request may take together.
     pub operation_timeout: Duration,
+    /// Requests in a second that cost a KMS call, retries included; 0: as many as there are.
+    pub kms_requests_per_second_max: u32,
     /// Sign a digest of each body, as bucket policies may demand (`s3:x-amz-content-sha256`). It takes a second of CPU for each
     /// GB, and each body is held in memory as a whole. Without it bodies rely on TLS, their checksum is signed nevertheless.
     pub sign_payload: bool,
@@ -68,6 +70,7 @@ impl Default for Connection {
             attempts_max: 8,
             attempt_timeout: Duration::from_secs(30),
             operation_timeout: Duration::from_secs(180),
+            kms_requests_per_second_max: 0,
             sign_payload: false,
         }
     }

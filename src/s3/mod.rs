@@ -5,7 +5,10 @@
 //! encryption headers on GET or HEAD (S3 answers 400), never asks for a bucket key (DSSE-KMS has none), never reports a stored
 //! object that was not judged, and never returns fewer bytes than it announced without an error.
 //!
-//! What it does not do: cache, plan parts, decide on errno values, or hold back requests to spare a KMS quota.
+//! Requests that cost a KMS call keep a pace (`pace`), since the quota is shared with everybody else in the account. When the mount ends,
+//! a store that gives no sign of life any more (`pulse`) is given up.
+//!
+//! What it does not do: cache, plan parts, or decide on errno values.
 //!
 //! Uploads under way are noted in a file of the local disk (`ledger`), so that those of a crashed process can be ended.
 //!
@@ -18,7 +21,9 @@ mod connect;
 mod error;
 mod gateway;
 mod ledger;
+mod pace;
 mod payload;
+mod pulse;
 mod request;
 
 pub use crate::metrics::Operation;

@@ -32,7 +32,7 @@ pub(super) struct InMemory {
 pub(super) struct OnDisk {
     pub(super) generation: u64,
     pub(super) len: usize,
-    /// The checksum of the content, taken before it was sealed.
+    /// See [`Content::crc`].
     pub(super) crc: u64,
 }
 
@@ -40,23 +40,100 @@ impl Block {
     /// Bytes of content, up to [`BLOCK_BYTES`].
     pub(super) fn len(&self) -> usize {
         match self {
-            Block::Memory(block) => block.content.plain.len(),
+            Block::Memory(block) => block.content.plain().len(),
             Block::Sealed(block) => block.len,
         }
     }
 }
 
-/// The bytes of a block in memory, and what they cost.
+/// The bytes of a block in memory, what they have to be, and what they cost.
 pub(super) struct Content {
-    pub(super) plain: PlainBuf,
+    plain: PlainBuf,
+    /// The checksum of the bytes as they came in. It is never taken of what is in memory now: a bit that flips there, or on the disk, is
+    /// one that the store refuses, or the next reader of the block.
+    crc: u64,
     pub(super) charge: Charge,
 }
 
-impl AsRef<[u8]> for Content {
-    fn as_ref(&self) -> &[u8] {
+impl Content {
+    /// Bytes with the checksum that they had when they came in.
+    pub(super) fn new(plain: PlainBuf, crc: u64, charge: Charge) -> Content {
+        Content { plain, crc, charge }
+    }
+
+    /// The bytes, right or wrong.
+    pub(super) fn plain(&self) -> &[u8] {
         self.plain.as_slice()
     }
+
+    /// The checksum of all bytes as they came in.
+    pub(super) fn crc(&self) -> u64 {
+        self.crc
+    }
+
+    /// The same of a part of them; None when they are not what came in.
+    pub(super) fn crc_of(&self, part: Range<usize>) -> Option<u64> {
+        if part == (0..self.plain.len()) {
+            return Some(self.crc);
+        }
+        (self.deviation() == 0).then(|| crc::of(&self.plain.as_slice()[part]))
+    }
+
+    /// Moves to memory of `capacity_bytes`, if that is more.
+    pub(super) fn grow(&mut self, capacity_bytes: usize) {
+        self.plain.grow(capacity_bytes);
+    }
+
+    /// Edits `part`, for which there is room.
+    pub(super) fn edit(&mut self, edit: Edit<'_>, part: &Range<usize>) {
+        let len = self.plain.len();
+        match edit {
+            Edit::Zero => {
+                let part = part.start.min(len)..part.end.min(len);
+                self.replace(&part, &ZEROS[..part.len()]);
+            }
+            Edit::Write(data) if part.start >= len => {
+                self.crc = crc::extend(crc::extend(self.crc, &ZEROS[..part.start - len]), data);
+                self.plain.write_at(part.start, data);
+            }
+            Edit::Write(data) => self.replace(part, data),
+        }
+    }
+
+    /// Takes off what lies beyond `len` bytes.
+    pub(super) fn cut(&mut self, len: usize) {
+        if len < self.plain.len() {
+            self.crc = crc::of(&self.plain.as_slice()[..len]) ^ self.deviation();
+            self.plain.resize(len);
+        }
+    }
+
+    /// Puts `data` over `part`, which begins within the bytes. Those beside it have to be read for the new checksum; if they were wrong
+    /// before, they stay so.
+    fn replace(&mut self, part: &Range<usize>, data: &[u8]) {
+        let old = self.plain.as_slice();
+        let (before, after) = (&old[..part.start], old.get(part.end..).unwrap_or_default());
+        let stays = !before.is_empty() || !after.is_empty();
+        let deviation = if stays { self.deviation() } else { 0 };
+        self.crc = crc::extend(crc::extend(crc::of(before), data), after) ^ deviation;
+        self.plain.write_at(part.start, data);
+    }
+
+    /// Zero when the bytes are what came in.
+    fn deviation(&self) -> u64 {
+        crc::of(self.plain.as_slice()) ^ self.crc
+    }
 }
+
+#[cfg(test)]
+impl Content {
+    /// Flips a bit, as failing memory does.
+    pub(super) fn damage(&mut self, at: usize) {
+        self.plain.as_mut_slice()[at] ^= 1;
+    }
+}
+
+static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// What a change does to a part of one block.
 #[derive(Clone, Copy)]
@@ -71,19 +148,6 @@ impl Edit<'_> {
         match self {
             Edit::Write(_) => len.max(part.end),
             Edit::Zero => len,
-        }
-    }
-
-    /// Edits `part` of a block that has room for it.
-    pub(super) fn apply(self, plain: &mut PlainBuf, part: &Range<usize>) {
-        match self {
-            Edit::Write(data) => plain.write_at(part.start, data),
-            Edit::Zero => {
-                let end = part.end.min(plain.len());
-                if part.start < end {
-                    plain.as_mut_slice()[part.start..end].fill(0);
-                }
-            }
         }
     }
 }

@@ -150,6 +150,11 @@ impl Buffer {
     pub(super) fn core(&self) -> &Arc<Core> {
         &self.core
     }
+
+    /// Flips a bit of the byte at `offset`, which is in memory and in no snapshot.
+    pub(super) fn damage(&self, offset: u64) {
+        self.core.change(|contents| contents.damage(offset));
+    }
 }
 
 /// The largest offset that the kernel passes on (loff_t).

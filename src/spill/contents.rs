@@ -238,7 +238,7 @@ impl Contents {
             Some(Block::Sealed(block)) => (fresh(opened, block.len, part, edit, stays, memory), true),
             None => (fresh(None, 0, part, edit, false, memory), false),
         };
-        edit.apply(&mut content.plain, part);
+        content.edit(edit, part);
         self.put_in_memory(index, content, older_on_disk);
     }
 
@@ -263,9 +263,8 @@ impl Contents {
         if range.end >= block_range.end
             && let Some(Block::Memory(block)) = self.blocks.get_mut(&index)
             && let Some(content) = Arc::get_mut(&mut block.content)
-            && content.plain.len() > start
         {
-            content.plain.resize(start);
+            content.cut(start);
         }
     }
 
@@ -274,7 +273,7 @@ impl Contents {
         let start = (range.start - index * BLOCK_BYTES as u64) as usize;
         let data_end = range.end.min(offsets_of(index, &(0..block.len())).end).max(range.start);
         let source = match (block, &self.file) {
-            (Block::Memory(block), _) => Source::Memory { content: Arc::clone(&block.content), start },
+            (Block::Memory(block), _) => Source::Memory { content: Arc::clone(&block.content), index, start },
             (Block::Sealed(block), Some(file)) => {
                 Source::Sealed { file: Arc::clone(file), index, block: *block, start }
             }
@@ -340,9 +339,8 @@ impl Contents {
             Some(file) => Arc::clone(file),
             None => Arc::clone(self.file.insert(Arc::new(pool.sealed_file()?))),
         };
-        let (plain, freed_bytes) = (content.plain.as_slice(), content.charge.bytes());
-        let crc = crc::of(plain);
-        let sealed = OnDisk { generation: file.seal(index, plain)?, len: plain.len(), crc };
+        let (plain, freed_bytes) = (content.plain(), content.charge.bytes());
+        let sealed = OnDisk { generation: file.seal(index, plain)?, len: plain.len(), crc: content.crc() };
         self.take_block(index);
         self.blocks.insert(index, Block::Sealed(sealed));
         Ok(freed_bytes)
@@ -380,22 +378,33 @@ impl Contents {
     }
 }
 
+#[cfg(test)]
+impl Contents {
+    pub(super) fn damage(&mut self, offset: u64) {
+        let (index, at) = (offset / BLOCK_BYTES as u64, offset as usize % BLOCK_BYTES);
+        let Some(Block::Memory(block)) = self.blocks.get_mut(&index) else { panic!("block {index} is not in memory") };
+        Arc::get_mut(&mut block.content).expect("nobody shares it").damage(at);
+    }
+}
+
 /// The content as one that may be changed and has room for the edit: the same when nobody shares it, else a copy of what stays.
 fn own(content: Arc<Content>, part: &Range<usize>, edit: Edit<'_>, stays: bool, memory: &mut Charge) -> Content {
-    let capacity_bytes = |content: &Content| capacity_for(edit.len_after(content.plain.len(), part));
+    let capacity_bytes = |content: &Content| capacity_for(edit.len_after(content.plain().len(), part));
     match Arc::try_unwrap(content) {
         Ok(mut content) => {
             let more = (capacity_bytes(&content) as u64).saturating_sub(content.charge.bytes());
             content.charge.merge(memory.split(more));
-            content.plain.grow(content.charge.bytes() as usize);
+            content.grow(content.charge.bytes() as usize);
             content
         }
         Err(shared) => {
             let mut plain = PlainBuf::with_capacity(capacity_bytes(&shared));
-            if stays {
-                plain.write_at(0, shared.plain.as_slice());
+            let charge = memory.split(capacity_bytes(&shared) as u64);
+            if !stays {
+                return Content::new(plain, crc::EMPTY, charge);
             }
-            Content { charge: memory.split(capacity_bytes(&shared) as u64), plain }
+            plain.write_at(0, shared.plain());
+            Content::new(plain, shared.crc(), charge)
         }
     }
 }
@@ -411,6 +420,13 @@ fn fresh(
 ) -> Content {
     debug_assert_eq!(opened.is_some(), stays, "a sealed block of which bytes stay was opened before");
     let capacity_bytes = capacity_for(edit.len_after(len, part));
-    let plain = opened.unwrap_or_else(|| PlainBuf::with_capacity(capacity_bytes));
-    Content { plain, charge: memory.split(capacity_bytes as u64) }
+    let charge = memory.split(capacity_bytes as u64);
+    match opened {
+        // It was opened under the checksum that it was sealed with.
+        Some(plain) => {
+            let crc = crc::of(plain.as_slice());
+            Content::new(plain, crc, charge)
+        }
+        None => Content::new(PlainBuf::with_capacity(capacity_bytes), crc::EMPTY, charge),
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use crc_fast::CrcAlgorithm::Crc64Nvme;
-use crc_fast::{checksum_combine, crc64_nvme};
+use crc_fast::{Digest, checksum_combine, crc64_nvme};
 
 use super::BLOCK_BYTES;
 
@@ -13,6 +13,14 @@ pub(super) const EMPTY: u64 = 0;
 /// The checksum of `bytes`.
 pub(super) fn of(bytes: &[u8]) -> u64 {
     crc64_nvme(bytes)
+}
+
+/// The checksum of a text of which `crc` is the beginning's, followed by `bytes`. What has been checksummed is not looked at again.
+pub(super) fn extend(crc: u64, bytes: &[u8]) -> u64 {
+    // The checksum is the register with all bits inverted (NVM Command Set Specification 1.0, section 5.2.1.3.4).
+    let mut digest = Digest::new_with_init_state(Crc64Nvme, !crc);
+    digest.update(bytes);
+    digest.finalize()
 }
 
 /// The checksum of a text of which `crc` is the beginning's, followed by `len` bytes with the checksum `next`.
@@ -71,6 +79,7 @@ mod tests {
             for next in [0, 1, 4097, BLOCK_BYTES - 1, BLOCK_BYTES] {
                 let (head, tail) = text[..first + next].split_at(first);
                 assert_eq!(append(of(head), of(tail), next as u64), of(&text[..first + next]), "{first} {next}");
+                assert_eq!(extend(of(head), tail), of(&text[..first + next]), "{first} {next}");
             }
         }
     }

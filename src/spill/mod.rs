@@ -60,8 +60,8 @@ pub enum Error {
         /// The block's place in the file.
         block: u64,
     },
-    /// The local disk returned something else than what was sealed there.
-    #[error("block {block} of the unsaved data was changed on the local disk; its content is refused")]
+    /// The local disk, or memory, has something else than what was written.
+    #[error("block {block} of the unsaved data was changed on the local disk or in memory; its content is refused")]
     Tampered {
         /// The block's place in the file.
         block: u64,

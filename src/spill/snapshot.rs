@@ -44,8 +44,8 @@ impl Snapshot {
         self.len == 0
     }
 
-    /// The CRC64NVME of the content. Sealed blocks that are in the snapshot as a whole are not opened for it: their checksums were
-    /// taken when they were sealed.
+    /// The CRC64NVME of the content, as it came in. Blocks that are in the snapshot as a whole are neither read nor opened for it, so that it
+    /// speaks of what was written and not of what memory and disk made of it; parts of blocks are, and must be right.
     ///
     /// # Errors
     /// As for [`Snapshot::chunks`].
@@ -104,7 +104,7 @@ pub(super) struct Piece {
 /// Where the bytes of a piece are. `start` is counted from the start of the block.
 pub(super) enum Source {
     Zeros,
-    Memory { content: Arc<Content>, start: usize },
+    Memory { content: Arc<Content>, index: u64, start: usize },
     Sealed { file: Arc<SealedFile>, index: u64, block: OnDisk, start: usize },
 }
 
@@ -119,7 +119,7 @@ impl Piece {
         let (to, rest) = out.split_at_mut(self.len as usize);
         match &self.source {
             Source::Zeros => to.fill(0),
-            Source::Memory { content, start } => to.copy_from_slice(&content.plain.as_slice()[*start..][..to.len()]),
+            Source::Memory { content, start, .. } => to.copy_from_slice(&content.plain()[*start..][..to.len()]),
             Source::Sealed { file, index, block, start } => {
                 to.copy_from_slice(&opened(file, *index, *block)?.as_slice()[*start..][..to.len()]);
             }
@@ -131,7 +131,9 @@ impl Piece {
         let len = self.len as usize;
         Ok(match &self.source {
             Source::Zeros => crc::of_zeros(self.len),
-            Source::Memory { content, start } => crc::of(&content.plain.as_slice()[*start..][..len]),
+            Source::Memory { content, index, start } => {
+                content.crc_of(*start..*start + len).ok_or(Error::Tampered { block: *index })?
+            }
             Source::Sealed { block, .. } if len == block.len => block.crc,
             Source::Sealed { file, index, block, start } => {
                 crc::of(&opened(file, *index, *block)?.as_slice()[*start..][..len])
@@ -143,7 +145,7 @@ impl Piece {
     fn chunk(&self, len: usize, in_flight: &InFlight) -> Result<Bytes, Error> {
         Ok(match &self.source {
             Source::Zeros => Bytes::from_static(&ZEROS[..len]),
-            Source::Memory { content, start } => {
+            Source::Memory { content, start, .. } => {
                 let shared = Shared { content: Arc::clone(content), _in_flight: in_flight.clone() };
                 Bytes::from_owner(shared).slice(*start..*start + len)
             }
@@ -164,7 +166,7 @@ struct Shared {
 
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
-        self.content.plain.as_slice()
+        self.content.plain()
     }
 }
 

@@ -243,7 +243,10 @@ impl Writer {
     /// When that fails, the content is safe and the attributes are a change that the next commit has to store.
     async fn correct_metadata(&self, moment: &Moment, target: &Target) -> Result<(), Error> {
         let Some(source) = self.state().base.clone() else { return Ok(()) };
-        let condition = Condition::Matches(source.version.etag.clone());
+        let condition = match self.engine.settings.conditional {
+            true => Condition::Matches(source.version.etag.clone()),
+            false => Condition::None,
+        };
         let copied = self.engine.gateway.copy(&source, &target.object, &condition).await?.into_inner();
         let corrected = Moment { changes: moment.changes + 1, ..moment.clone() };
         self.settle(&corrected, &target.object, copied);
@@ -286,7 +289,7 @@ impl Writer {
         }
     }
 
-    /// All parts in order, each with its checksum where it is known (a copied part's is not).
+    /// All parts in order, each with its checksum where it is known (a copied part's is where the store tells it).
     async fn send_missing(
         &self,
         moment: &Moment,
@@ -315,7 +318,10 @@ impl Writer {
             .as_ref()
             .zip(ByteRange::new(range.start, range.end))
             .expect("only bytes of a base are planned to be copied");
-        Ok((upload.copy_part(number, base, range).await?, None))
+        let part = upload.copy_part(number, base, range).await?;
+        // As the store tells it: these bytes were never here. With it S3 checks the whole object when the upload is completed.
+        let crc64 = part.crc64;
+        Ok((part, crc64))
     }
 
     async fn put_part(

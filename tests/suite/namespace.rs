@@ -84,6 +84,7 @@ fn namespace(store: &Store, change: impl FnOnce(&mut Settings)) -> (Arc<Namespac
         attributes: AttributeSource::Full,
         heads_in_flight_max: 64,
         rename_lease: Duration::from_secs(2),
+        conditional: true,
     };
     change(&mut settings);
     let clock = Arc::new(AtomicU64::new(0));

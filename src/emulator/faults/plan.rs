@@ -69,6 +69,8 @@ pub enum Fault {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bucket_key: Option<bool>,
     },
+    /// The lowest bit of the byte at this offset of the request's body is flipped on its way in; then the work is done, or refused.
+    FlipRequestByte(u64),
     /// The work is done, and the connection is closed instead of an answer.
     LoseAnswer,
     /// The KMS calls that S3 makes for this request fail with 503 `SlowDown`, in the words of KMS throttling.
@@ -218,6 +220,7 @@ impl Fault {
             Fault::Reset => "reset",
             Fault::CutBodyAfter(_) => "cut_body_after",
             Fault::FlipByte(_) => "flip_byte",
+            Fault::FlipRequestByte(_) => "flip_request_byte",
             Fault::Sse { .. } => "sse",
             Fault::LoseAnswer => "lose_answer",
             Fault::ThrottleKms => "throttle_kms",
@@ -251,6 +254,9 @@ impl Fault {
             Fault::CutBodyAfter(_) | Fault::FlipByte(_) if !any && !answers_with_body(operation) => {
                 Some("its answers have no body")
             }
+            Fault::FlipRequestByte(_) if !any && !TAKES_CONTENT.contains(&operation) => {
+                Some("its requests carry no content")
+            }
             Fault::Sse { .. } if !any && !TELLS_ENCRYPTION.contains(&operation) => {
                 Some("its answers have no encryption headers")
             }
@@ -280,6 +286,9 @@ const TELLS_ENCRYPTION: &[&str] = &[
     "UploadPartCopy",
     "CompleteMultipartUpload",
 ];
+
+/// The operations whose requests carry an object's content.
+const TAKES_CONTENT: &[&str] = &["PutObject", "UploadPart"];
 
 /// The operations that need a KMS permission (S3 User Guide, "Required permissions for Amazon S3 API operations").
 const CALLS_KMS: &[&str] = &[
@@ -344,6 +353,7 @@ mod tests {
             Fault::Reset,
             Fault::CutBodyAfter(0),
             Fault::FlipByte(9),
+            Fault::FlipRequestByte(9),
             Fault::Sse { algorithm: Some(text()), key: None, bucket_key: Some(true) },
             Fault::LoseAnswer,
             Fault::ThrottleKms,
@@ -352,8 +362,11 @@ mod tests {
             Fault::Stall,
         ];
         for fault in faults {
-            let operation =
-                if matches!(fault, Fault::CutBodyAfter(_) | Fault::FlipByte(_)) { "GetObject" } else { "CopyObject" };
+            let operation = match fault {
+                Fault::CutBodyAfter(_) | Fault::FlipByte(_) => "GetObject",
+                Fault::FlipRequestByte(_) => "PutObject",
+                _ => "CopyObject",
+            };
             let plan = Plan::new(vec![Rule::on(operation, fault.clone())]).unwrap();
             let json = serde_json::to_string(&plan).unwrap();
             assert!(json.contains(fault.name()), "{json}");
@@ -382,6 +395,7 @@ mod tests {
         for (operation, fault) in [
             ("HeadObject", Fault::FlipByte(0)),
             ("PutObject", Fault::CutBodyAfter(1)),
+            ("GetObject", Fault::FlipRequestByte(0)),
             ("DeleteObject", Fault::ThrottleKms),
             ("DeleteObject", Fault::IgnoreConditions),
             ("ListObjectsV2", Fault::Sse { algorithm: None, key: None, bucket_key: None }),

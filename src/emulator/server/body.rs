@@ -1,4 +1,4 @@
-//! Bodies on their way in and out: counted, and on the way out spoiled when a fault says so.
+//! Bodies on their way in and out: counted, and spoiled when a fault says so.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -18,10 +18,12 @@ use super::super::counters::Meter;
 /// what came before it is on the wire.
 const CUT_DELAY: Duration = Duration::from_millis(100);
 
-/// A request's body, counted.
+/// A request's body, counted, and spoiled when a fault says so.
 pub(super) struct RequestBody {
     inner: Incoming,
     meter: Arc<Meter>,
+    /// Where a bit is flipped, counted from what has not come in yet.
+    flipped_at: Option<u64>,
 }
 
 /// An answer's body, counted, and spoiled when a fault says so.
@@ -50,8 +52,16 @@ pub(super) enum Spoil {
 struct Cut;
 
 impl RequestBody {
-    pub(super) fn new(inner: Incoming, meter: Arc<Meter>) -> RequestBody {
-        RequestBody { inner, meter }
+    pub(super) fn new(inner: Incoming, meter: Arc<Meter>, flipped_at: Option<u64>) -> RequestBody {
+        RequestBody { inner, meter, flipped_at }
+    }
+
+    fn pass(&mut self, data: Bytes) -> Bytes {
+        let length = data.len();
+        self.meter.add_in(length);
+        let at = self.flipped_at.take();
+        self.flipped_at = at.and_then(|at| at.checked_sub(length as u64));
+        flip(data, at)
     }
 }
 
@@ -62,10 +72,7 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            this.meter.add_in(frame.data_ref().map_or(0, Bytes::len));
-        }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| this.pass(data)))))
     }
 
     fn is_end_stream(&self) -> bool {

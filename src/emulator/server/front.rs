@@ -112,7 +112,11 @@ impl Front {
         let target = operation::classify(request.method(), request.uri(), request.headers());
         let meter = self.tally.request(target.operation);
         let fault = self.faults.strike(target.operation, target.key.as_deref());
-        let mut request = request.map(|body| Body::http_body(RequestBody::new(body, Arc::clone(&meter))));
+        let flipped_at = match fault {
+            Some(Fault::FlipRequestByte(at)) => Some(at),
+            _ => None,
+        };
+        let mut request = request.map(|body| Body::http_body(RequestBody::new(body, Arc::clone(&meter), flipped_at)));
         let mut answer = match spoil::before(fault.as_ref(), request.body_mut(), Protocol::S3, peer).await? {
             Some(answer) => answer,
             None if fault == Some(Fault::ThrottleKms) => Kms::throttled(self.call_s3(request)).await,

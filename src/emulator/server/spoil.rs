@@ -51,6 +51,7 @@ pub(super) async fn before(
         Some(
             Fault::CutBodyAfter(_)
             | Fault::FlipByte(_)
+            | Fault::FlipRequestByte(_)
             | Fault::Sse { .. }
             | Fault::LoseAnswer
             | Fault::StallAnswer

@@ -19,12 +19,15 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_sdk_s3::config::ResponseChecksumValidation;
 use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
+use super::pace::{Pace, calls_kms};
 use super::payload::{Broken, Outgoing, Payload};
+use super::pulse::Pulse;
 use crate::metrics::{Operation, StoreCounters};
 use crate::object::{Bucket, ETag, Key, Version, VersionId};
 use crate::policy::{Evidence, Facts, Observation};
@@ -62,6 +65,8 @@ pub(super) struct Store {
     ranged: Client,
     bucket: Bucket,
     counters: Arc<StoreCounters>,
+    pace: Arc<Pace>,
+    pulse: Arc<Pulse>,
     signs_bodies: bool,
     attempt_timeout: Duration,
     operation_timeout: Duration,
@@ -70,9 +75,15 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(config: &SdkConfig, connection: &Connection, bucket: Bucket) -> Store {
         let counters = Arc::new(StoreCounters::default());
+        let pace = Arc::new(Pace::new(connection.kms_requests_per_second_max));
+        let pulse = Arc::new(Pulse::new());
+        let watch =
+            watch::Watch { counters: Arc::clone(&counters), pace: Arc::clone(&pace), pulse: Arc::clone(&pulse) };
         let mut builder = aws_sdk_s3::config::Builder::from(config)
             .force_path_style(connection.force_path_style)
-            .interceptor(watch::Watch::new(&counters));
+            .retry_partition(unrationed())
+            .retry_classifier(watch::Refused)
+            .interceptor(watch);
         if let Some(url) = &connection.endpoint_url {
             builder = builder.endpoint_url(url);
         }
@@ -84,6 +95,8 @@ impl Store {
             ranged: Client::from_conf(ranged.build()),
             bucket,
             counters,
+            pace,
+            pulse,
             signs_bodies: connection.signs_bodies(),
             attempt_timeout: connection.attempt_timeout,
             operation_timeout: connection.operation_timeout,
@@ -109,15 +122,43 @@ impl Store {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         self.counters.request(operation);
-        // The SDK's futures are tens of kilobytes; on the heap they do not inflate those of every caller above.
-        Box::pin(request).await.map_err(|error| {
+        let failed = |failure: Failure| {
             StoreCounters::add(&self.counters.failures, 1);
-            failure::describe(error, operation, &self.bucket, key).into()
-        })
+            Error::from(failure)
+        };
+        if calls_kms(operation) && !self.pace.turn(self.operation_timeout).await {
+            return Err(failed(self.too_many(operation, key)));
+        }
+        // The SDK's futures are tens of kilobytes; on the heap they do not inflate those of every caller above.
+        tokio::select! {
+            biased;
+            answer = Box::pin(request) => {
+                answer.map_err(|error| failed(failure::describe(error, operation, &self.bucket, key)))
+            }
+            silence = self.pulse.has_stopped() => Err(failed(self.silent(operation, key, silence))),
+        }
+    }
+
+    /// From now on a request is given up as soon as the store has given no sign of life for `silence_max`: no answer to any request, and
+    /// no byte taken.
+    pub(super) fn hurry(&self, silence_max: Duration) {
+        self.pulse.expect(silence_max);
+    }
+
+    fn too_many(&self, operation: Operation, key: Option<&Key>) -> Failure {
+        let seconds = self.operation_timeout.as_secs();
+        Failure::new(Kind::Throttled { kms: true }, operation, &self.bucket, key).because(format!(
+            "more requests wait for their turn at KMS than {seconds} s are enough for; see --kms-requests-per-second"
+        ))
+    }
+
+    fn silent(&self, operation: Operation, key: Option<&Key>, silence: Duration) -> Failure {
+        Failure::new(Kind::Unreachable, operation, &self.bucket, key)
+            .because(format!("the mount is ending, and the store has been silent for {} s", silence.as_secs_f64()))
     }
 
     fn outgoing(&self, operation: Operation, key: &Key, payload: &Arc<dyn Payload>) -> Result<Outgoing, Error> {
-        Outgoing::new(payload, self.signs_bodies).map_err(|error| self.local(operation, key, error))
+        Outgoing::new(payload, self.signs_bodies, &self.pulse).map_err(|error| self.local(operation, key, error))
     }
 
     /// The real reason, if the body broke on this side; the SDK knows only that it broke.
@@ -168,6 +209,13 @@ impl Store {
             .build();
         request.config_override(aws_sdk_s3::Config::builder().timeout_config(limits))
     }
+}
+
+/// Retries without a ration. The SDK's standard one takes 5 of 500 tokens for each retry, and gives 1 back for each success: a hundred
+/// retries, which one minute of throttling takes from a busy mount, and programs get EIO at the first refusal for long after. The number
+/// of attempts and the time of each operation bound retries here, their backoff has jitter, and those that need KMS keep a pace.
+fn unrationed() -> RetryPartition {
+    RetryPartition::custom("dssefs").token_bucket(TokenBucket::unlimited()).build()
 }
 
 fn observed(facts: Facts, evidence: Evidence, request_id: Option<&str>) -> Observation {

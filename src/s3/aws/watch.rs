@@ -4,24 +4,29 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use aws_sdk_s3::config::interceptors::{BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef};
+use aws_sdk_s3::config::interceptors::{
+    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef, InterceptorContext,
+};
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
+use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
-use crate::metrics::StoreCounters;
+use crate::metrics::{Operation, StoreCounters};
+use crate::s3::classify::classify;
 use crate::s3::error::{Error, Kind};
+use crate::s3::pace::{Pace, calls_kms};
+use crate::s3::pulse::Pulse;
 
-/// Counts retries and rate limits.
-#[derive(Debug)]
-pub(super) struct Watch(Arc<StoreCounters>);
-
-impl Watch {
-    pub(super) fn new(counters: &Arc<StoreCounters>) -> Watch {
-        Watch(Arc::clone(counters))
-    }
+/// Counts retries and rate limits, and tells those who go by them.
+#[derive(Clone, Debug)]
+pub(super) struct Watch {
+    pub(super) counters: Arc<StoreCounters>,
+    pub(super) pace: Arc<Pace>,
+    pub(super) pulse: Arc<Pulse>,
 }
 
 #[dyn_dispatch_hint]
@@ -37,7 +42,10 @@ impl Intercept for Watch {
         settings: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if settings.load::<RequestAttempts>().is_some_and(|attempts| attempts.attempts() > 1) {
-            StoreCounters::add(&self.0.retries, 1);
+            StoreCounters::add(&self.counters.retries, 1);
+            if settings.load::<Metadata>().and_then(|asked| named(asked.name())).is_some_and(calls_kms) {
+                self.pace.charge();
+            }
         }
         Ok(())
     }
@@ -48,11 +56,56 @@ impl Intercept for Watch {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if context.response().is_some_and(|response| response.status().as_u16() == 503) {
-            StoreCounters::add(&self.0.throttled, 1);
+        let Some(response) = context.response() else { return Ok(()) };
+        self.pulse.beat();
+        if response.status().as_u16() == 503 {
+            StoreCounters::add(&self.counters.throttled, 1);
+        }
+        let failed = !matches!(context.output_or_error(), Some(Ok(_)));
+        if failed && meaning(response) == Some(Kind::Throttled { kms: true }) {
+            StoreCounters::add(&self.counters.throttled_by_kms, 1);
+            self.pace.throttled();
         }
         Ok(())
     }
+}
+
+/// Tries again what the store has refused without doing it, and the SDK would not try again: content that was damaged on its way, and
+/// trouble of the store's own that it tells of within a 200 (CopyObject and CompleteMultipartUpload, S3 API reference).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused;
+
+impl ClassifyRetry for Refused {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let failed = matches!(context.output_or_error(), Some(Err(_)));
+        match context.response().filter(|_| failed).and_then(meaning) {
+            Some(Kind::Integrity | Kind::Unavailable) => RetryAction::transient_error(),
+            Some(Kind::Throttled { .. }) => RetryAction::throttling_error(),
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "dssefs-refused"
+    }
+}
+
+fn named(name: &str) -> Option<Operation> {
+    Operation::ALL.into_iter().find(|operation| operation.to_string() == name)
+}
+
+/// What the body of an error means, if the SDK has kept it: the types of its errors are one for each operation, the text is one for all
+/// ("Error responses", S3 API reference).
+fn meaning(response: &HttpResponse) -> Option<Kind> {
+    let text = std::str::from_utf8(response.body().bytes()?).ok()?;
+    let (code, message) = (element(text, "Code"), element(text, "Message"));
+    // Of the operations that tell, the plainest: what is asked for here does not depend on it.
+    code.map(|code| classify(Operation::PutObject, response.status().as_u16(), Some(code), message))
+}
+
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
 }
 
 /// The store's own time when it answered: `Date` (RFC 9110, 6.6.1), to the second.
@@ -127,5 +180,34 @@ impl Intercept for Doubt {
             self.0.store(true, Relaxed);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_smithy_types::body::SdkBody;
+
+    use super::*;
+
+    fn answer(body: &str) -> HttpResponse {
+        HttpResponse::new(503.try_into().unwrap(), SdkBody::from(body))
+    }
+
+    #[test]
+    fn the_limits_of_kms_and_of_s3_are_told_apart_by_the_words() {
+        let slow = |words: &str| {
+            format!("<?xml version=\"1.0\"?>\n<Error><Code>SlowDown</Code><Message>{words}</Message></Error>")
+        };
+        let kms = slow("Please reduce your request rate for operations involving AWS KMS.");
+        assert_eq!(meaning(&answer(&kms)), Some(Kind::Throttled { kms: true }));
+        assert_eq!(meaning(&answer(&slow("Please reduce your request rate."))), Some(Kind::Throttled { kms: false }));
+        assert_eq!(meaning(&answer("")), None);
+        assert_eq!(meaning(&answer("<Error><Code>SlowDown")), None);
+    }
+
+    #[test]
+    fn every_operation_is_found_by_the_name_that_the_sdk_gives_it() {
+        assert!(Operation::ALL.into_iter().all(|operation| named(&operation.to_string()) == Some(operation)));
+        assert_eq!(named("PutObjectAcl"), None);
     }
 }

@@ -60,6 +60,12 @@ impl Gateway {
         self.store.counters().snapshot()
     }
 
+    /// For the end of a mount: from now on a request fails as soon as the store has given no sign of life for `silence_max`, whatever time
+    /// it would have otherwise. Only the first call counts.
+    pub fn hurry(&self, silence_max: Duration) {
+        self.store.hurry(silence_max);
+    }
+
     /// One page of a listing (ListObjectsV2). Needs no KMS permission and tells nothing of encryption.
     ///
     /// # Errors
@@ -202,16 +208,7 @@ impl Gateway {
     /// of the content that cannot be proved, and None is the answer.
     async fn recognise(&self, new: &NewObject, size: u64, checksum: Option<Checksum>, error: &Error) -> Option<Stored> {
         let wanted = checksum?;
-        let explains = matches!(
-            error.kind,
-            Kind::PreconditionFailed
-                | Kind::Conflict
-                | Kind::NoSuchUpload
-                | Kind::Timeout
-                | Kind::Unreachable
-                | Kind::Unavailable
-        );
-        if !explains {
+        if !may_hide_success(error.kind) {
             return None;
         }
         let (head, checksums) = self.store.head_with_checksums(&new.key).await.ok()?;
@@ -230,4 +227,17 @@ impl Gateway {
     fn count_mismatch(&self) {
         StoreCounters::add(&self.store.counters().mismatches, 1);
     }
+}
+
+/// Whether a write that was in doubt before may have happened although it failed in this way.
+fn may_hide_success(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::PreconditionFailed
+            | Kind::Conflict
+            | Kind::NoSuchUpload
+            | Kind::Timeout
+            | Kind::Unreachable
+            | Kind::Unavailable
+    )
 }

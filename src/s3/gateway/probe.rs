@@ -6,12 +6,17 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::{Gateway, Unfinished, Upload};
-use crate::object::{ETag, Key};
+use crate::object::{ETag, Key, Version};
 use crate::s3::error::{Error, Kind};
-use crate::s3::request::{Condition, NewObject, Stored};
+use crate::s3::request::{Condition, ListRequest, NewObject, Source, Stored};
 
 /// No object has this ETag, so a write on the condition that the object is this one must not happen.
 const NO_ETAG: &str = "\"dssefs-no-object-has-this-etag\"";
+
+/// Among so many objects one small enough to be copied is looked for.
+const SOURCES_MAX: u16 = 20;
+/// What a store that keeps no conditions would copy for nothing.
+const SOURCE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Whether the store decides by `If-Match` and `If-None-Match` whether a write happens.
 #[derive(Debug)]
@@ -49,6 +54,29 @@ impl Gateway {
             (broken @ Conditions::Broken(_), _) | (_, broken @ Conditions::Broken(_)) => broken,
             (unknown @ Conditions::Unknown(_), _) | (_, unknown @ Conditions::Unknown(_)) => unknown,
             (Conditions::Kept, Conditions::Kept) => Conditions::Kept,
+        })
+    }
+
+    /// Whether the store keeps the conditions of CopyObject as well: a copy of some small object below `prefix` to `key` is asked for under
+    /// one that cannot hold. `key` is as for [`Gateway::probe_conditions`]. None when there is nothing to copy, or nothing that may be read.
+    ///
+    /// # Errors
+    /// A copy that should not have been made could not be deleted again.
+    pub async fn probe_copies(self: &Arc<Self>, prefix: &str, key: &Key) -> Result<Option<Conditions>, Error> {
+        let Some(source) = self.small_object(prefix).await else { return Ok(None) };
+        match self.duplicate(&source, key, None, &never()).await {
+            Ok(stored) => self.undo(key, &stored, "CopyObject").await.map(Some),
+            Err(error) => Ok(judged(error, "CopyObject").ok()),
+        }
+    }
+
+    async fn small_object(&self, prefix: &str) -> Option<Source> {
+        let some =
+            ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max: SOURCES_MAX };
+        let page = self.list(&some).await.ok()?;
+        page.objects.into_iter().filter(|object| object.size <= SOURCE_BYTES_MAX).find_map(|object| {
+            let version = Version { etag: object.etag, id: None };
+            Some(Source { key: Key::new(object.key).ok()?, version, size: object.size })
         })
     }
 

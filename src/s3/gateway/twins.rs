@@ -17,9 +17,20 @@ impl Gateway {
     /// # Errors
     /// As S3 answers. An object that is not there is no error: the answer is None.
     pub async fn twins(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
+        let compliant = |head: &Head| self.policy.judge(&head.encryption.facts) == Verdict::Compliant;
+        self.same_content(original, copy, |a, b| compliant(b) && described_alike(&a.meta, &b.meta)).await
+    }
+
+    /// Both objects, if they are `alike` and have the same content.
+    pub(super) async fn same_content(
+        &self,
+        original: &Key,
+        copy: &Key,
+        alike: impl Fn(&Head, &Head) -> bool,
+    ) -> Result<Option<(Head, Head)>, Error> {
         let (a, b) = tokio::join!(self.store.head_with_checksums(original), self.store.head_with_checksums(copy));
         let (Some((a, a_sums)), Some((b, b_sums))) = (there(a)?, there(b)?) else { return Ok(None) };
-        if self.policy.judge(&b.encryption.facts) != Verdict::Compliant || !described_alike(&a.meta, &b.meta) {
+        if a.meta.size != b.meta.size || !alike(&a, &b) {
             return Ok(None);
         }
         let same = match same_checksums(&a_sums, &b_sums) {

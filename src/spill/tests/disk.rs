@@ -34,6 +34,53 @@ fn assert_only_block_2_is_refused(buffer: &Buffer) {
     }
 }
 
+/// Whether the checksum that would be sent speaks against the bytes that would be.
+fn is_found_out(buffer: &Buffer, range: Range<u64>) -> bool {
+    let snapshot = buffer.snapshot(range).unwrap();
+    match (snapshot.crc64(), content(&snapshot)) {
+        (Ok(crc64), Ok(bytes)) => crc64 != crc::of(&bytes),
+        (Err(error), _) | (_, Err(error)) => matches!(error, Error::Tampered { .. }),
+    }
+}
+
+#[test]
+fn a_bit_that_flips_in_memory_is_found_out_whatever_is_done_next() {
+    type Next = fn(&Buffer);
+    let nexts: [(&str, Next); 8] = [
+        ("nothing", |_| ()),
+        ("an append", |buffer| buffer.write(BLOCK + 5_000, b"more").unwrap()),
+        ("a write beyond the end", |buffer| buffer.write(BLOCK + 9_000, b"more").unwrap()),
+        ("a write beside it", |buffer| buffer.write(BLOCK + 10, b"other").unwrap()),
+        ("zeros beside it", |buffer| buffer.zero(BLOCK + 10..BLOCK + 20).unwrap()),
+        ("a cut behind it", |buffer| buffer.discard(BLOCK + 4_000..BLOCK + 5_000)),
+        ("sealing", |buffer| seal_all(buffer)),
+        ("a snapshot and a write beside it", |buffer| {
+            let _shared = buffer.snapshot(0..2 * BLOCK - 60_536).unwrap();
+            buffer.write(BLOCK + 10, b"other").unwrap();
+        }),
+    ];
+    for (what, next) in nexts {
+        let buffer = pool().buffer();
+        buffer.write(0, &noise(BLOCK_BYTES + 5_000, 1)).unwrap();
+        assert!(!is_found_out(&buffer, 0..BLOCK + 5_000), "{what}");
+        buffer.damage(BLOCK + 3_000);
+        next(&buffer);
+        for range in [0..BLOCK + 4_000, BLOCK..BLOCK + 4_000, BLOCK + 2_999..BLOCK + 3_500] {
+            assert!(is_found_out(&buffer, range.clone()), "{what}, {range:?}");
+        }
+        assert!(!is_found_out(&buffer, 0..BLOCK), "{what}: the other block is whole");
+    }
+}
+
+#[test]
+fn a_block_that_is_written_anew_is_right_again() {
+    let buffer = pool().buffer();
+    buffer.write(0, &noise(5_000, 1)).unwrap();
+    buffer.damage(3_000);
+    buffer.write(0, &noise(5_000, 2)).unwrap();
+    assert!(!is_found_out(&buffer, 0..5_000));
+}
+
 #[test]
 fn a_flipped_bit_is_refused() {
     let buffer = spilled();

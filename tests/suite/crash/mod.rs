@@ -68,7 +68,9 @@ fn a_crash_loses_nothing_where_the_last_writer_wins() {
 /// What a trial found.
 enum Verdict {
     /// All promises hold; whether the daemon was killed at the point, and not after it was through.
-    Kept { killed: bool },
+    Kept {
+        killed: bool,
+    },
     Broken(String),
 }
 
@@ -327,7 +329,9 @@ fn in_clear(directory: &Path) -> Option<String> {
         if has_marker || path.to_string_lossy().contains(MARKER) {
             return Some(path.display().to_string());
         }
-        if kind.is_dir() && let Some(found) = in_clear(&path) {
+        if kind.is_dir()
+            && let Some(found) = in_clear(&path)
+        {
             return Some(found);
         }
     }
