@@ -69,7 +69,7 @@ struct House {
 
 fn start(config: Config) -> Result<(House, Mounted), StartError> {
     protect()?;
-    tracing::debug!(files_max = descriptors::raise_limit(), "open files");
+    descriptors::raise_limit();
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .thread_name("dssefs")

@@ -262,8 +262,15 @@ async fn send(engine: &Arc<Engine>, left: &Left, entry: &LeftEntry, kept: &Kept)
         return Err(SendError::OtherPolicy);
     }
     let writer = Writer::recovered(engine, kept);
-    put_back(&writer, left, entry, kept, Sending::Ahead).await?;
-    Ok(writer.commit().await?)
+    let outcome = match put_back(&writer, left, entry, kept, Sending::Ahead).await {
+        Ok(()) => writer.commit().await.map_err(SendError::from),
+        unread => unread,
+    };
+    if outcome.is_err() && kept.upload.is_none() {
+        // The upload that was begun here, if one was, is of no use to the next try.
+        writer.discard().await;
+    }
+    outcome
 }
 
 /// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal. The times in

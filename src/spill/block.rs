@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::sealed::{Charge, SealedFile};
 use crate::secret::PlainBuf;
 
+use super::disk::beside_other_tasks;
 use super::{BLOCK_BYTES, Error, crc};
 
 /// The least memory that a block takes, in bytes, so that ten thousand tiny files are cheap.
@@ -159,7 +160,7 @@ pub(super) fn capacity_for(len: usize) -> usize {
 
 /// Opens a sealed block, and refuses content with another checksum than it had when it was sealed.
 pub(super) fn open(file: &SealedFile, index: u64, block: OnDisk, plain: &mut PlainBuf) -> Result<(), Error> {
-    file.open(index, block.generation, plain)?;
+    beside_other_tasks(|| file.open(index, block.generation, plain))?;
     if plain.len() == block.len && crc::of(plain.as_slice()) == block.crc {
         return Ok(());
     }

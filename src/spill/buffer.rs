@@ -23,7 +23,7 @@ pub enum Location {
 /// What was written to one file and may not be in S3 yet: any bytes at any offsets. Empty at first.
 ///
 /// All calls may be made from any thread; each is done as a whole before the next one begins. They do not wait for anything but the
-/// local disk and each other, so that they may be made from an asynchronous task. Dropping the buffer drops its content,
+/// local disk and each other, and other tasks go on meanwhile, so that they may be made from an asynchronous task. Dropping the buffer drops its content,
 /// and its keys as soon as no snapshot needs them.
 pub struct Buffer {
     core: Arc<Core>,

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! The room refuses to exceed its limits, to put plaintext on the disk, to lose a byte that it accepted and was not told is
-//! elsewhere, and to return anything else than what was written. It does not know S3, and never waits: a caller who is told
-//! [`Error::Busy`] waits for [`Pool::released`].
+//! elsewhere, and to return anything else than what was written. It does not know S3, and waits for nothing but the disk, which
+//! keeps no other task waiting: a caller who is told [`Error::Busy`] waits for [`Pool::released`].
 //!
 //! It may use `object`, `sealed` and `metrics`, and the buffers of `secret`.
 
@@ -21,6 +21,7 @@ mod block;
 mod buffer;
 mod contents;
 mod crc;
+mod disk;
 mod pool;
 mod pressure;
 mod ranges;

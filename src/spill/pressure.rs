@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::Error;
 use super::buffer::Core;
 use super::contents::Contents;
+use super::disk::beside_other_tasks;
 
 /// What a search frees at least, if it can, so that small writes do not search each time: 16 blocks, some 0.6 ms of sealing.
 const RELIEF_BYTES_MIN: u64 = 1 << 20;
@@ -19,6 +20,10 @@ const RELIEF_BYTES_MIN: u64 = 1 << 20;
 /// [`Error::Busy`] when only the end of a snapshot, or of another call, can free memory. [`Error::NoSpace`] when there is no
 /// snapshot to wait for and the disk takes no more. Others when the disk fails.
 pub(super) fn relieve(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
+    beside_other_tasks(|| search(own, needed_bytes))
+}
+
+fn search(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
     own.pool.starve();
     let ended = own.pool.snapshots_ended();
     let cores = fullest_first(own);

@@ -14,6 +14,7 @@ mod kept;
 mod parts;
 mod payload;
 mod places;
+mod room;
 mod state;
 mod stream;
 mod writer;

@@ -1,12 +1,12 @@
 //! The writer of one file: takes bytes, keeps them, and sends parts ahead.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OnceCell, Semaphore};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::object::{Key, Version};
 use crate::s3::{Gateway, Head, Kind, Upload};
@@ -333,7 +333,7 @@ impl Writer {
         apply: impl Fn() -> Result<(), spill::Error>,
     ) -> Result<(), Error> {
         loop {
-            match self.with_room_after(self.other_commits(), || self.change_now(range, &apply)).await {
+            match self.with_room_after(|| self.commits_are_under_way(), || self.change_now(range, &apply)).await {
                 Ok(Kept::Whole) => return Ok(()),
                 Ok(Kept::GaveUp) => return Err(self.commit_first()),
                 Ok(Kept::Copied) => self.leave_stream().await?,
@@ -362,42 +362,6 @@ impl Writer {
         apply()?;
         state.changed(range);
         Ok(Kept::Whole)
-    }
-
-    /// Repeats `attempt` while all memory is held by parts under way.
-    pub(super) async fn with_room<T>(&self, attempt: impl Fn() -> Result<T, spill::Error>) -> Result<T, Error> {
-        self.with_room_after(|| false, attempt).await
-    }
-
-    /// The same, and where there is no room at all, for as long as something is going on `meanwhile` that may give some back.
-    async fn with_room_after<T>(
-        &self,
-        meanwhile: impl Fn() -> bool,
-        attempt: impl Fn() -> Result<T, spill::Error>,
-    ) -> Result<T, Error> {
-        let wait_max = self.engine.settings.wait_max;
-        let deadline = Instant::now() + wait_max;
-        for tries in 0_u32.. {
-            let released = self.engine.pool.released();
-            // Asked before the attempt: what ends in between has given its room back, and notice of it.
-            let hopeful = meanwhile();
-            match attempt() {
-                Err(error) if matches!(error, spill::Error::Busy) || (hopeful && error.is_no_space()) => {
-                    let stalled = |_| Error::Stalled { seconds: wait_max.as_secs() };
-                    timeout_at(deadline, released).await.map_err(stalled)?;
-                    if let Some(pause) = pause_after(tries) {
-                        sleep(pause).await;
-                    }
-                }
-                outcome => return Ok(outcome?),
-            }
-        }
-        unreachable!("the deadline comes before so many tries")
-    }
-
-    /// A program that writes has none of its own under way that waits for what it writes.
-    fn other_commits(&self) -> impl Fn() -> bool + '_ {
-        || self.engine.commits.load(Ordering::SeqCst) > 0
     }
 
     /// What whoever needs bytes that only the upload has is told: what programs then see is what an fsync in between would show.
@@ -602,14 +566,6 @@ pub(super) async fn abort_upload(upload: Upload) {
     if let Err(error) = upload.abort().await {
         tracing::warn!(%key, %error, "an upload that is not needed any more could not be aborted; a lifecycle rule should");
     }
-}
-
-/// Many may wait for the same room, and each search of it goes through the files of all: who was often too late waits a little longer.
-fn pause_after(tries: u32) -> Option<Duration> {
-    const NO_PAUSE_TRIES: u32 = 2;
-    const DOUBLINGS_MAX: u32 = 8;
-    let more = tries.checked_sub(NO_PAUSE_TRIES)?;
-    Some(Duration::from_millis(1 << more.min(DOUBLINGS_MAX)))
 }
 
 fn checked(offset: u64, length: u64) -> Result<Range<u64>, Error> {

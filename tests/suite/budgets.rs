@@ -19,11 +19,12 @@ const MIB: u64 = 1 << 20;
 /// What the daemon may need beside `--memory`: its code, the threads' stacks, what the SDK holds of requests under way.
 const BESIDE_MEMORY_BYTES_MAX: u64 = 96 * MIB;
 
-/// The bytes of the local disk that the daemon's files in `directory` have.
+/// The bytes of the local disk that the daemon's nameless files in `directory` have.
 fn spill_bytes(mount: &Mount, directory: &Path) -> u64 {
     let entries = fs::read_dir(format!("/proc/{}/fd", mount.pid())).expect("root may look");
+    let nameless = |target: &Path| target.starts_with(directory) && target.to_string_lossy().ends_with(" (deleted)");
     let ours = entries.map(|entry| entry.expect("an entry").path());
-    let ours = ours.filter(|path| path.read_link().is_ok_and(|target| target.starts_with(directory)));
+    let ours = ours.filter(|path| path.read_link().is_ok_and(|target| nameless(&target)));
     ours.filter_map(|path| path.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
@@ -163,7 +164,8 @@ fn small_files_faster_than_the_store_are_slowed_and_not_refused() {
         for number in 0..160 {
             cp(&content(number), &mount.join(&number.to_string())).unwrap_or_else(|error| panic!("{number}: {error}"));
             let on_disk = bytes_below(spill.path()) + spill_bytes(&mount, spill.path());
-            assert!(on_disk <= 2 * 24 * MIB, "{on_disk} bytes");
+            // Beside the budget: the description of the session, and the list of uploads.
+            assert!(on_disk <= 24 * MIB + 16 * KIB, "{on_disk} bytes");
         }
         endpoint.heal();
         eventually("all files are stored", MINUTE, || endpoint.keys().len() == 160);
@@ -322,6 +324,7 @@ fn a_disk_that_is_full_at_any_point_of_spilling_loses_nothing() {
 #[test]
 fn a_disk_that_is_full_at_any_point_of_the_journal_loses_no_closed_file() {
     deadline(MINUTE * 8, || {
+        const FILES: u64 = 6;
         let Some(disk) = SmallDisk::new(16 * MIB) else { return };
         let endpoint = Endpoint::start();
         let spill = disk.spill();
@@ -332,21 +335,21 @@ fn a_disk_that_is_full_at_any_point_of_the_journal_loses_no_closed_file() {
             let mut mount = Mount::with(&endpoint, &options);
             disk.leave(free_bytes);
             // So slow that what is acknowledged early is acknowledged from the journal, and so quick that the rest can wait.
-            endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(150)).times(0)]);
+            endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(700)).times(0)]);
             let content = |number: u64| noise(number ^ free_bytes, 10_000 * (number as usize % 5 + 1));
             let name = |number: u64| format!("{free_bytes}-{number}");
-            for number in 0..12 {
+            for number in 0..FILES {
                 let path = mount.join(&name(number));
                 cp(&content(number), &path).unwrap_or_else(|error| panic!("{free_bytes} bytes free: {error}"));
             }
-            in_journal += 12 - (0..12).filter(|number| endpoint.head(&name(*number)).is_some()).count();
+            in_journal += FILES as usize - (0..FILES).filter(|number| endpoint.head(&name(*number)).is_some()).count();
             mount.signal(Signal::KILL);
             mount.ended().expect("a killed process ends");
             endpoint.heal();
             drop(mount);
             disk.leave_all();
             let next = Mount::with(&endpoint, &options);
-            for number in 0..12 {
+            for number in 0..FILES {
                 assert!(endpoint.content(&name(number)) == content(number), "{free_bytes} bytes free, file {number}");
             }
             assert!(next.end().success());
@@ -355,7 +358,7 @@ fn a_disk_that_is_full_at_any_point_of_the_journal_loses_no_closed_file() {
             points += 1;
         }
         println!("{points} sizes, {in_journal} files came out of the journal");
-        assert!(in_journal > points, "the journal kept next to nothing");
+        assert!(in_journal > 2 * points, "the journal kept next to nothing");
     });
 }
 

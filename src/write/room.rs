@@ -1,0 +1,70 @@
+//! Waiting for memory or disk that somebody else is about to give back.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::spill;
+
+use super::{Error, Writer};
+
+impl Writer {
+    /// Repeats `attempt` while all memory is held by parts under way.
+    pub(super) async fn with_room<T>(&self, attempt: impl Fn() -> Result<T, spill::Error>) -> Result<T, Error> {
+        self.with_room_after(|| false, attempt).await
+    }
+
+    /// The same, and where there is no room at all, for as long as something is going on `meanwhile` that may give some back.
+    pub(super) async fn with_room_after<T>(
+        &self,
+        meanwhile: impl Fn() -> bool,
+        attempt: impl Fn() -> Result<T, spill::Error>,
+    ) -> Result<T, Error> {
+        let wait_max = self.engine.settings.wait_max;
+        let deadline = Instant::now() + wait_max;
+        for tries in 0_u32.. {
+            let released = self.engine.pool.released();
+            // Asked before the attempt: what ends in between has given its room back, and notice of it.
+            let hopeful = meanwhile();
+            match attempt() {
+                Err(error) if matches!(error, spill::Error::Busy) || (hopeful && error.is_no_space()) => {
+                    let stalled = |_| Error::Stalled { seconds: wait_max.as_secs() };
+                    timeout_at(deadline, released).await.map_err(stalled)?;
+                    if let Some(pause) = pause_after(tries) {
+                        sleep(pause).await;
+                    }
+                }
+                outcome => return Ok(outcome?),
+            }
+        }
+        unreachable!("the deadline comes before so many tries")
+    }
+
+    /// Whether files are being committed, which gives their room back. No commit waits for a program that writes.
+    pub(super) fn commits_are_under_way(&self) -> bool {
+        self.engine.commits.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// Many may wait for the same room, and each search of it goes through the files of all: who was often too late waits a little longer.
+fn pause_after(tries: u32) -> Option<Duration> {
+    const NO_PAUSE_TRIES: u32 = 2;
+    const DOUBLINGS_MAX: u32 = 8;
+    let more = tries.checked_sub(NO_PAUSE_TRIES)?;
+    Some(Duration::from_millis(1 << more.min(DOUBLINGS_MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_too_late_again_and_again_waits_longer_up_to_a_limit() {
+        assert_eq!(
+            [0, 1, 2, 3].map(pause_after),
+            [None, None, Some(1), Some(2)].map(|ms| ms.map(Duration::from_millis))
+        );
+        assert_eq!(pause_after(u32::MAX), Some(Duration::from_millis(256)));
+    }
+}
