@@ -1,6 +1,6 @@
 //! The rule for endpoints: https, or http that does not leave this host.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Why a URL cannot be an endpoint.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,12 +38,21 @@ fn host(rest: &str) -> Option<&str> {
     if rest.contains(['@', '?', '#']) || rest.contains(char::is_whitespace) {
         return None;
     }
-    let (host, after) = match authority.strip_prefix('[') {
-        Some(v6) => v6.split_once(']')?,
-        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    let (host, after, is_host) = match authority.strip_prefix('[') {
+        Some(v6) => v6.split_once(']').map(|(host, after)| (host, after, host.parse::<Ipv6Addr>().is_ok()))?,
+        None => {
+            let (host, after) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+            (host, after, !host.is_empty() && host.bytes().all(is_of_a_name))
+        }
     };
     let port = after.strip_prefix(':').map_or(after.is_empty(), |port| port.parse::<u16>().is_ok());
-    (port && !host.is_empty()).then_some(host)
+    (port && is_host).then_some(host)
+}
+
+/// The characters of names of hosts, and the underscore that some have. With others, such as a backslash, two readers of a URL may see
+/// two hosts in it.
+fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._".contains(&byte)
 }
 
 /// The names and addresses that RFC 6761 (section 6.3), RFC 1122 and RFC 4291 keep on this host.
@@ -86,6 +95,9 @@ mod tests {
     fn what_is_no_endpoint_is_refused() {
         for url in ["", "localhost:9000", "ftp://x", "HTTP//x"] {
             assert_eq!(check(url, true), Err(EndpointError::Scheme(url.to_owned())), "{url}");
+        }
+        for url in ["http://elsewhere.example\\.localhost", "http://[localhost]", "https://a%2eb"] {
+            assert_eq!(check(url, true), Err(EndpointError::Host(url.to_owned())), "{url}");
         }
         for url in ["https://", "https://:1", "https://u@h", "https://h:x", "https://h?x", "http://[::1", "https://a b"]
         {

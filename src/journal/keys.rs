@@ -152,6 +152,8 @@ fn path(session: &Path, first_segment: u32) -> PathBuf {
     session.join(format!("keys-{first_segment:08}.json"))
 }
 
+/// The way back from a file's name, for those that [`path`] gives.
 fn epoch_number(name: &str) -> Option<u32> {
-    name.strip_prefix("keys-")?.strip_suffix(".json")?.parse().ok()
+    let number = name.strip_prefix("keys-")?.strip_suffix(".json")?.parse().ok()?;
+    path(Path::new(""), number).as_os_str().eq(name).then_some(number)
 }

@@ -97,6 +97,11 @@ struct Partial {
 struct Reading {
     /// The segment that is being read.
     segment: u32,
+    /// The number that the next record has if none was taken away. None before this one is believed any more: a segment that somebody has
+    /// copied or renamed opens record by record, and would bring back what was settled.
+    record_next: u64,
+    /// The segment that was read last, up to its end.
+    before: Option<(u32, PathBuf, u64)>,
     partial: BTreeMap<EntryId, Partial>,
     complete: BTreeMap<EntryId, LeftEntry>,
     /// The segments that existed when each was begun.
@@ -216,11 +221,11 @@ impl Reading {
     fn read_segment(&mut self, openers: &Openers, session: &Path, newest: bool) -> Result<(), Error> {
         let number = self.segment;
         let path = &segment::path(session, number);
-        let mut offset = segment::HEADER_BYTES;
         let torn = |offset| match newest {
             true => Damage::TornEnd { path: path.to_owned(), offset },
             false => Damage::Tampered { path: path.to_owned(), offset },
         };
+        let before = self.before.take();
         let reader = match Reader::open(path.to_owned()) {
             Ok(Some(reader)) => reader,
             Ok(None) => {
@@ -233,33 +238,46 @@ impl Reading {
             }
             Err(error) => return Err(error),
         };
-        for record in reader.first_record.. {
+        let (mut offset, mut record) = (segment::HEADER_BYTES, reader.first_record);
+        loop {
             let (sealed, next) = match reader.record_at(offset)? {
                 Found::Record(sealed, next) => (sealed, next),
                 Found::End => break,
                 Found::Torn => {
                     self.damage.push(torn(offset));
-                    break;
+                    return Ok(());
                 }
             };
             let mut plain = PlainBuf::default();
             let opener = openers.of(number);
             let opened = opener.is_some_and(|keys| keys.open(segment::block(record), sealed, &mut plain).is_ok());
-            match Record::decode(plain.as_slice()).filter(|_| opened) {
-                Some(said) => self.take(&said, || Piece { segment: number, at: offset, record }),
+            let said = Record::decode(plain.as_slice()).filter(|_| opened && self.may_follow(record));
+            let Some((said, following)) = said.zip(record.checked_add(1)) else {
                 // A disk that lost power may have written the length of its last record and not all of the rest.
-                None if next == reader.bytes => {
-                    self.damage.push(torn(offset));
-                    break;
-                }
-                None => {
-                    self.damage.push(Damage::Tampered { path: reader.path.clone(), offset });
-                    break;
-                }
+                let is_end = !opened && next == reader.bytes;
+                let tampered = || Damage::Tampered { path: path.to_owned(), offset };
+                self.damage.push(if is_end { torn(offset) } else { tampered() });
+                return Ok(());
+            };
+            if record == reader.first_record {
+                self.tell_gap(before.as_ref(), number, record);
             }
-            offset = next;
+            self.take(&said, || Piece { segment: number, at: offset, record });
+            (self.record_next, record, offset) = (following, following, next);
         }
+        self.before = Some((number, path.to_owned(), offset));
         Ok(())
+    }
+
+    fn may_follow(&self, record: u64) -> bool {
+        record >= self.record_next
+    }
+
+    /// Where a segment does not go on with the record after those of the segment before it, that one was cut between two records.
+    fn tell_gap(&mut self, before: Option<&(u32, PathBuf, u64)>, number: u32, record: u64) {
+        if let Some((_, path, end)) = before.filter(|(before, ..)| before + 1 == number && record != self.record_next) {
+            self.damage.push(Damage::Tampered { path: path.clone(), offset: *end });
+        }
     }
 
     fn take(&mut self, record: &Record<'_>, piece: impl FnOnce() -> Piece) {

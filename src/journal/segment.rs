@@ -22,9 +22,10 @@ pub(super) fn path(session: &Path, number: u32) -> PathBuf {
     session.join(format!("segment-{number:08}"))
 }
 
-/// The way back from a file's name.
+/// The way back from a file's name, for those that [`path`] gives.
 pub(super) fn number(name: &str) -> Option<u32> {
-    name.strip_prefix("segment-")?.parse().ok()
+    let number = name.strip_prefix("segment-")?.parse().ok()?;
+    path(Path::new(""), number).as_os_str().eq(name).then_some(number)
 }
 
 /// The place of a record in the sequence of its session. No number is used twice, so the generation says nothing.

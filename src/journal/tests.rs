@@ -415,6 +415,75 @@ fn a_segment_that_somebody_removed_is_missed() {
     assert!(matches!(left.damage(), [Damage::Missing { .. }]), "{:?}", left.damage());
 }
 
+/// What a journal of two segments leaves: in the second one it was settled what stands in the first.
+fn two_segments(directory: &Path) -> [PathBuf; 2] {
+    let journal = journal(directory);
+    add(&journal, "stands", &[]);
+    let settled = add(&journal, "settled", &[(0, b"alpha")]);
+    add(&journal, "large", &[(0, &[7; 70 << 10])]);
+    journal.settle(settled, true).unwrap();
+    add(&journal, "last", &[]);
+    drop(journal);
+    [0, 1].map(|number| segment(directory, number))
+}
+
+#[test]
+fn a_segment_that_was_copied_or_renamed_does_not_bring_back_what_was_settled() {
+    let directory = tempfile::tempdir().unwrap();
+    let [first, second] = two_segments(directory.path());
+    assert_eq!(descriptions(&left(directory.path())), ["stands", "large", "last"]);
+    fs::copy(&first, segment(directory.path(), 2)).unwrap();
+    let copied = left(directory.path());
+    assert_eq!(descriptions(&copied), ["stands", "large", "last"]);
+    assert!(matches!(copied.damage(), [Damage::Tampered { .. }]), "{:?}", copied.damage());
+    fs::remove_file(segment(directory.path(), 2)).unwrap();
+    let bytes = fs::read(&first).unwrap();
+    fs::copy(&second, &first).unwrap();
+    fs::write(&second, bytes).unwrap();
+    let swapped = left(directory.path());
+    assert!(!descriptions(&swapped).contains(&"settled".to_owned()));
+    assert!(!swapped.damage().is_empty());
+}
+
+#[test]
+fn an_older_segment_that_was_cut_between_two_records_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let [first, _] = two_segments(directory.path());
+    let whole = fs::read(&first).unwrap();
+    let mut end = segment::HEADER_BYTES as usize;
+    while let Some(length) = whole[end..].first_chunk() {
+        end += 4 + u32::from_be_bytes(*length) as usize;
+        if end == whole.len() {
+            break;
+        }
+        fs::write(&first, &whole[..end]).unwrap();
+        let cut = left(directory.path());
+        let told = |damage: &Damage| matches!(damage, Damage::Tampered { path, offset } if *path == first && *offset == end as u64);
+        assert!(cut.damage().iter().any(told), "cut to {end}: {:?}", cut.damage());
+    }
+}
+
+#[test]
+fn a_first_record_that_cannot_be_counted_on_from_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let [first, _] = two_segments(directory.path());
+    let mut bytes = fs::read(&first).unwrap();
+    bytes[8..16].fill(0xFF);
+    fs::write(&first, bytes).unwrap();
+    assert!(!left(directory.path()).damage().is_empty());
+}
+
+#[test]
+fn a_file_that_only_looks_like_a_segment_keeps_nobody_from_reading_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    two_segments(directory.path());
+    for name in ["segment-1", "segment-+0000007", "segment-000000001", "segment-x"] {
+        fs::write(directory.path().join("session-one").join(name), "nothing").unwrap();
+    }
+    let left = left(directory.path());
+    assert_eq!((descriptions(&left).len(), left.damage()), (3, &[][..]));
+}
+
 #[test]
 fn a_record_of_another_session_is_refused() {
     let directory = tempfile::tempdir().unwrap();

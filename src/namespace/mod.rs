@@ -37,7 +37,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
-pub use self::moving::{Closed, Moving, Passage};
+pub use self::moving::{Closed, Intent, IntentError, Moving, Passage};
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
 pub use self::rename::Renamed;
 

@@ -115,8 +115,9 @@ pub enum Edit {
 #[must_use]
 pub fn names(user: &UserMetadata) -> BTreeSet<Vec<u8>> {
     let plain = user.keys().filter_map(|key| name_of(key));
-    let of_blob = blob(user).into_keys().map(String::into_bytes);
-    let shown = of_blob.filter_map(|name| name.strip_prefix(USER).map(<[u8]>::to_vec));
+    // An attribute that s3fs could not read either is none.
+    let of_blob = blob(user).into_iter().filter(|(_, value)| base64_simd::STANDARD.check(value.as_bytes()).is_ok());
+    let shown = of_blob.filter_map(|(name, _)| name.into_bytes().strip_prefix(USER).map(<[u8]>::to_vec));
     plain.chain(shown).filter(|name| is_shown(name)).map(|name| [USER, &name].concat()).collect()
 }
 
@@ -342,6 +343,12 @@ mod tests {
         assert_eq!(remove(&only, "k").unwrap(), UserMetadata::new());
         assert_eq!(put(&only, "k", b"v"), only, "written as s3fs writes it");
         assert_eq!(shown(&of(&[("xattr", "nonsense")])), [""; 0]);
+    }
+
+    #[test]
+    fn an_attribute_of_the_blob_without_a_readable_value_is_not_listed() {
+        let user = of(&[("xattr", "%7B%22user.k%22%3A%22%21%22%7D")]);
+        assert_eq!((shown(&user), value(&user, b"k")), (vec![], None));
     }
 
     #[test]

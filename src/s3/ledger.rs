@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,6 +14,10 @@ use rustix::fs::{FlockOperation, flock};
 const PREFIX: &str = "uploads-";
 /// More than this of a ledger is not read, in bytes: a million uploads.
 const BYTES_MAX: u64 = 256 << 20;
+/// No line is longer, in bytes: S3's ids have some 130.
+const LINE_BYTES_MAX: u64 = 4 << 10;
+/// More uploads than these were never under way at once: files that are being written, and not many hundreds of them.
+const UPLOADS_MAX: usize = 10_000;
 
 /// The ledger of this process. A process that ends with no upload under way leaves none behind.
 pub(super) struct Ledger {
@@ -106,23 +110,22 @@ impl Leftover {
     }
 
     fn read(path: PathBuf, source: &str) -> io::Result<Option<Leftover>> {
-        let mut file = File::open(&path)?;
+        let file = File::open(&path)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(None);
         }
-        let mut bytes = Vec::new();
-        (&mut file).take(BYTES_MAX).read_to_end(&mut bytes)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let mut lines = text.lines();
+        let mut text = BufReader::new((&file).take(BYTES_MAX));
+        let mut line = Vec::new();
+        let is_of_source = next_line(&mut text, &mut line)? == Some(source);
         // A process that died while it began its ledger had no upload yet; whose it was does not matter.
-        let begun = text.contains('\n');
-        if lines.next() != Some(source) && begun {
+        let begun = line.ends_with(b"\n");
+        if !is_of_source && begun {
             return Ok(None);
         }
         let mut uploads = BTreeSet::new();
-        for line in lines {
+        while let Some(line) = next_line(&mut text, &mut line)? {
             match line.split_at_checked(1) {
-                Some(("+", upload)) => drop(uploads.insert(upload.to_owned())),
+                Some(("+", upload)) if uploads.len() < UPLOADS_MAX => drop(uploads.insert(upload.to_owned())),
                 Some(("-", upload)) => drop(uploads.remove(upload)),
                 _ => {}
             }
@@ -142,6 +145,17 @@ fn take_turn(directory: &Path) -> io::Result<File> {
     let turn = File::open(directory)?;
     flock(&turn, FlockOperation::LockExclusive)?;
     Ok(turn)
+}
+
+/// The next line without its end, read over `line`; None at the end. What is no text is a line that means nothing, and what is too long
+/// is taken for several.
+fn next_line<'a>(text: &mut impl BufRead, line: &'a mut Vec<u8>) -> io::Result<Option<&'a str>> {
+    line.clear();
+    if text.take(LINE_BYTES_MAX).read_until(b'\n', line)? == 0 {
+        return Ok(None);
+    }
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    Ok(Some(str::from_utf8(line).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -196,5 +210,17 @@ mod tests {
         ledger.ended("one");
         drop(ledger);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_ledger_that_somebody_has_filled_costs_no_more_memory_than_a_full_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let begun = (0..2 * UPLOADS_MAX).map(|id| format!("+{id:x}\n"));
+        let text: String =
+            ["s3://b\n".to_owned(), "+".repeat(100_000), "\n".to_owned()].into_iter().chain(begun).collect();
+        fs::write(directory.path().join("uploads-x"), text).unwrap();
+        let left = Leftover::find(directory.path(), "s3://b").unwrap().pop().unwrap();
+        assert_eq!(left.uploads.len(), UPLOADS_MAX);
+        assert!(left.uploads.iter().all(|upload| upload.len() <= LINE_BYTES_MAX as usize));
     }
 }

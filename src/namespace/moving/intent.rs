@@ -44,10 +44,11 @@ pub(super) struct Copied {
     copy: String,
 }
 
-/// One move.
+/// One move, as its journal in the bucket tells it. Anybody who may write to the bucket can make one, so nothing of it is believed before
+/// [`Intent::parse`] has taken it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Intent {
+pub struct Intent {
     version: u32,
     pub(super) phase: Phase,
     from: String,
@@ -60,13 +61,17 @@ pub(super) struct Intent {
 
 /// Why a text is no journal that can be acted on.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum IntentError {
+pub enum IntentError {
+    /// Not JSON, or other fields.
     #[error("it is not the JSON that is expected: {0}")]
     Form(#[from] serde_json::Error),
+    /// Made by another version.
     #[error("it is of version {0}, and this program knows version {VERSION}; mount with the program that wrote it")]
     Version(u32),
+    /// It reaches out of the mount.
     #[error("it names {0:?}, which is no directory below the mount's own")]
     Elsewhere(String),
+    /// A directory cannot be moved into itself.
     #[error("one of its two directories lies in the other")]
     Nested,
 }
@@ -97,7 +102,10 @@ impl Intent {
     }
 
     /// Reads a journal of the mount at `root`. What it says is believed only within that: a mount acts on nothing outside of itself.
-    pub(super) fn parse(text: &[u8], root: &Prefix) -> Result<Intent, IntentError> {
+    ///
+    /// # Errors
+    /// [`IntentError`] says why nothing is done about it.
+    pub fn parse(text: &[u8], root: &Prefix) -> Result<Intent, IntentError> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -116,15 +124,25 @@ impl Intent {
         if overlap(&intent.from, &intent.to) { Err(IntentError::Nested) } else { Ok(intent) }
     }
 
-    pub(super) fn text(&self) -> Vec<u8> {
+    /// The JSON, as `docs/FORMAT.md` has it.
+    #[must_use]
+    pub fn text(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("its keys are texts and its values have no form that JSON lacks")
     }
 
-    pub(super) fn from(&self) -> Result<Prefix, NameError> {
+    /// The directory that is moved.
+    ///
+    /// # Errors
+    /// None for what [`Intent::parse`] has taken.
+    pub fn from(&self) -> Result<Prefix, NameError> {
         checked(&self.from)
     }
 
-    pub(super) fn to(&self) -> Result<Prefix, NameError> {
+    /// What it becomes.
+    ///
+    /// # Errors
+    /// None for what [`Intent::parse`] has taken.
+    pub fn to(&self) -> Result<Prefix, NameError> {
         checked(&self.to)
     }
 }

@@ -22,7 +22,7 @@ mod tree;
 use std::sync::Arc;
 
 use self::copies::{Claim, Copies};
-use self::intent::{Intent, JOURNAL_PREFIX, RESERVED_NAME};
+use self::intent::{JOURNAL_PREFIX, RESERVED_NAME};
 use self::journal::Journal;
 use super::directory::is_taken;
 use super::error::Error;
@@ -33,6 +33,7 @@ use crate::s3::{ListRequest, Listed};
 
 pub(super) use self::fence::Fences;
 pub use self::fence::{Closed, Passage};
+pub use self::intent::{Intent, IntentError};
 
 /// A larger directory is left to mv(1), which copies and deletes: its journal would be too long.
 const OBJECTS_MAX: usize = 100_000;

@@ -74,7 +74,7 @@ impl Store {
             .encoding_type(EncodingType::Url)
             .send();
         let answer = self.ask(Operation::ListObjectsV2, None, request).await?;
-        self.page(&answer)
+        self.page(wanted, &answer)
     }
 
     /// A plain HEAD: in checksum mode it would need kms:Decrypt.
@@ -144,7 +144,8 @@ impl Store {
         Ok((!pairs.is_empty()).then(|| pairs.join("&")))
     }
 
-    fn page(&self, answer: &ListObjectsV2Output) -> Result<ListPage, Error> {
+    /// What a listing says, if it answers the question: everybody relies on each key to begin with the prefix, and on an end.
+    fn page(&self, wanted: &ListRequest<'_>, answer: &ListObjectsV2Output) -> Result<ListPage, Error> {
         let incomplete = |what| self.protocol(Operation::ListObjectsV2, None, format!("the listing has {what}"));
         let escaped = answer.encoding_type() == Some(&EncodingType::Url);
         let text = |raw: Option<&str>| {
@@ -163,11 +164,17 @@ impl Store {
                 has_sha1: object.checksum_algorithm().contains(&ChecksumAlgorithm::Sha1),
             })
         };
-        Ok(ListPage {
-            objects: answer.contents().iter().map(listed).collect::<Result<_, Error>>()?,
-            prefixes: answer.common_prefixes().iter().map(|prefix| text(prefix.prefix())).collect::<Result<_, _>>()?,
-            next: answer.next_continuation_token().map(str::to_owned),
-        })
+        let objects = answer.contents().iter().map(listed).collect::<Result<Vec<_>, Error>>()?;
+        let prefixes = answer.common_prefixes().iter().map(|prefix| text(prefix.prefix()));
+        let prefixes = prefixes.collect::<Result<Vec<_>, _>>()?;
+        let next = answer.next_continuation_token().map(str::to_owned);
+        if objects.iter().map(|object| &object.key).chain(&prefixes).any(|key| !key.starts_with(wanted.prefix)) {
+            return Err(incomplete("a key outside of the prefix that was asked for"));
+        }
+        if next.is_some() && next.as_deref() == wanted.continuation {
+            return Err(incomplete("itself as its next page, so that it would never end"));
+        }
+        Ok(ListPage { objects, prefixes, next })
     }
 
     /// Holds the answer against the question: a store that ignores the range, or gives another one, is refused here.

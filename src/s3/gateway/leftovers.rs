@@ -82,10 +82,11 @@ impl Gateway {
                     _ => aborted += 1,
                 }
             }
-            page = next;
-            if page.is_none() {
+            // A store that names the same page again would be asked for ever.
+            if next.is_none() || next == page {
                 break;
             }
+            page = next;
         }
         Ok(aborted)
     }

@@ -1,0 +1,103 @@
+//! What others can put into the bucket: journals of renames, and the metadata of objects.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use dssefs::namespace::posix::{self, Form};
+use dssefs::namespace::xattr::{self, Edit, Error, Expect};
+use dssefs::namespace::{Defaults, Intent, Kind};
+use dssefs::object::{Prefix, UserMetadata};
+
+use super::input::Input;
+
+const DEFAULTS: Defaults = Defaults { uid: 7, gid: 8, file_mode: 0o640, dir_mode: 0o750 };
+
+/// A journal is acted on only within the mount, and means the same when it is written again.
+pub fn intent(data: &[u8]) {
+    for root in ["", "team"] {
+        let root = Prefix::new(root).unwrap();
+        let intent = match Intent::parse(data, &root) {
+            Ok(intent) => intent,
+            Err(error) => {
+                assert!(error.to_string().len() > 10, "{error:?} does not say why");
+                continue;
+            }
+        };
+        let (from, to) = (intent.from().unwrap(), intent.to().unwrap());
+        for prefix in [&from, &to] {
+            assert!(prefix.as_str().starts_with(root.as_str()) && *prefix != root, "{prefix}");
+            assert!(prefix.as_str().len() <= 1024);
+        }
+        assert!(!from.as_str().starts_with(to.as_str()) && !to.as_str().starts_with(from.as_str()));
+        assert_eq!(Intent::parse(&intent.text(), &root).unwrap(), intent);
+    }
+}
+
+/// Whatever an object's metadata says, its attributes are ones that stat(2) can tell, and are written in a way that reads the same.
+pub fn metadata(data: &[u8]) {
+    let mut input = Input::new(data);
+    let form =
+        Form { directory: input.byte() & 1 == 1, size: input.byte().into(), last_modified: SystemTime::UNIX_EPOCH };
+    let user = input.metadata();
+    let shown = posix::attributes(&user, form, &DEFAULTS);
+    assert!(shown.mode <= 0o7777);
+    assert_eq!(shown.kind == Kind::Directory, form.directory);
+    assert!([shown.mtime, shown.atime, shown.ctime].iter().all(|time| time.nanoseconds < 1_000_000_000), "{shown:?}");
+    let target = posix::symlink_target(&user);
+    assert!(target.is_none_or(|target| form.directory || shown.size == target.len() as u64));
+
+    let written = posix::metadata(user.clone(), &shown);
+    assert_eq!(posix::attributes(&written, form, &DEFAULTS), shown, "{user:?} is written as {written:?}");
+    assert_eq!(posix::metadata(written.clone(), &shown), written);
+}
+
+/// Each attribute that is listed has a value, each that is set reads as it was set and leaves the others alone, and none takes room
+/// that mode, owner and times need.
+pub fn xattr(data: &[u8]) {
+    let mut input = Input::new(data);
+    let verb = input.byte();
+    let name = input.text().to_vec();
+    let written = input.text().to_vec();
+    let user = input.metadata();
+    let before = attributes(&user);
+    // The names under which the mount reports are refused before an edit is made.
+    if name.is_empty() || name.starts_with(b"dsse.") {
+        assert!(!before.contains_key(&name));
+        return;
+    }
+    let expect = [Expect::Any, Expect::Absent, Expect::Present][usize::from(verb >> 1) % 3];
+    let mut expected = before.clone();
+    let edit = if verb & 1 == 0 {
+        expected.remove(&name);
+        Edit::Remove { name: name.clone() }
+    } else {
+        expected.insert(name.clone(), written.clone());
+        Edit::Set { name: name.clone(), value: written.clone(), expect }
+    };
+    match edit.applied(&user) {
+        Ok(after) => {
+            assert_eq!(attributes(&after), expected, "{user:?} becomes {after:?}");
+            assert!(bytes_of(&after) <= 2048.max(bytes_of(&user)), "{after:?}");
+            assert!(after.keys().all(|key| user.contains_key(key) || is_header(key)), "{after:?}");
+        }
+        Err(Error::Exists) => assert!(expect == Expect::Absent && before.contains_key(&name)),
+        Err(Error::Absent) => assert!(!before.contains_key(&name)),
+        Err(Error::TooLarge | Error::NoRoom) => assert!(name.len() + written.len() + bytes_of(&user) > 600),
+    }
+}
+
+/// What a program sees, by the names after `user.`.
+fn attributes(user: &UserMetadata) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let listed = xattr::names(user).into_iter();
+    let names = listed.map(|name| name.strip_prefix(b"user.").expect("only user attributes are listed").to_vec());
+    names.map(|name| (name.clone(), xattr::value(user, &name).expect("what is listed has a value"))).collect()
+}
+
+fn bytes_of(user: &UserMetadata) -> usize {
+    user.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+/// `tchar` of RFC 9110, 5.6.2, without capitals.
+fn is_header(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}

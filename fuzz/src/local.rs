@@ -1,0 +1,97 @@
+//! What lies on the local disk: sealed blocks, the description of a session, the description of a file's changes.
+
+use std::fs;
+
+use dssefs::crypto::{BlockId, Error, OVERHEAD_BYTES, Opener, SealedBlock};
+use dssefs::journal::sessions_to_read;
+use dssefs::secret::{Key, PlainBuf};
+use dssefs::write::Kept;
+
+use super::input::Input;
+
+/// The golden blocks of format v1 and what they were sealed as.
+const GOLDEN: [(&[u8], BlockId); 3] = [
+    (include_bytes!("../../tests/golden/block-v1-empty.bin"), BlockId { index: 0, generation: 1 }),
+    (include_bytes!("../../tests/golden/block-v1-short.bin"), BlockId { index: 1, generation: 2 }),
+    (include_bytes!("../../tests/golden/block-v1-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
+];
+
+/// The key whose bytes count up from `first`.
+pub(super) fn counting_key(first: u8) -> Key {
+    Key::fill_with(|bytes| {
+        bytes.iter_mut().zip(first..).for_each(|(to, from)| *to = from);
+        Ok::<_, Error>(())
+    })
+    .unwrap()
+}
+
+/// A block opens only as the very bytes that were sealed, at the place and in the generation that they were sealed for.
+pub fn block(data: &[u8]) {
+    let opener = Opener::new(*b"golden file no 1", &counting_key(0x20), &counting_key(0x80)).unwrap();
+    for (golden, id) in GOLDEN {
+        open(&opener, id, data, data == golden);
+        let mut changed = golden.to_vec();
+        let mut input = Input::new(data);
+        let at = input.below(changed.len());
+        let with = input.take(64);
+        let end = (at + with.len()).min(changed.len());
+        changed[at..end].copy_from_slice(&with[..end - at]);
+        open(&opener, id, &changed, changed == golden);
+        let elsewhere =
+            BlockId { index: id.index ^ u64::from(input.byte()), generation: id.generation ^ u64::from(input.byte()) };
+        open(&opener, elsewhere, golden, elsewhere == id);
+        changed.truncate(input.below(changed.len() + 1));
+        changed.extend_from_slice(input.rest());
+        open(&opener, id, &changed, changed == golden);
+    }
+}
+
+fn open(opener: &Opener, id: BlockId, bytes: &[u8], is_authentic: bool) {
+    let mut plain = PlainBuf::default();
+    match opener.open(id, SealedBlock::claimed(bytes.to_vec()), &mut plain) {
+        Ok(()) => {
+            assert!(is_authentic && plain.len() + OVERHEAD_BYTES == bytes.len(), "{id:?} opens what was not sealed")
+        }
+        Err(Error::Refused) => assert!(!is_authentic, "{id:?} is refused"),
+        Err(other) => panic!("{id:?}: {other}"),
+    }
+    if !is_authentic {
+        assert!(plain.as_slice().iter().all(|byte| *byte == 0), "a refused block gives plaintext");
+        assert!(plain.capacity() <= bytes.len().next_multiple_of(4096), "a refused block takes memory");
+    }
+}
+
+/// What describes a session is read as any JSON reader reads it, or refused with the path of the file and a reason.
+pub fn session(data: &[u8]) {
+    let directory = tempfile::tempdir().unwrap();
+    let own = directory.path().join("session-0");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("session.json"), data).unwrap();
+    fs::write(own.join("segment-00000000"), "").unwrap();
+    let (mut whole, unusable) = sessions_to_read(directory.path()).unwrap();
+    let Some(session) = whole.pop() else {
+        assert!(unusable[0].to_string().contains("session.json"), "{}", unusable[0]);
+        return;
+    };
+    assert!(unusable.is_empty() && session.directory == own && data.len() <= 64 << 10);
+    let read: serde_json::Value = serde_json::from_slice(data).unwrap();
+    assert_eq!(read["version"], 1);
+    assert_eq!(read["source"], *session.source);
+    assert_eq!(read["name"], *session.name);
+    for (layer, key) in ["inner", "outer"].iter().zip(&session.epochs[0].keys) {
+        assert_eq!(serde_json::to_value(key).unwrap()["layer"], *layer);
+        assert!(read["keys"].to_string().contains(&serde_json::Value::from(&*key.wrapped).to_string()));
+    }
+}
+
+/// What describes the changes of a file means the same when it is written again, and names an object and a key that can be.
+pub fn kept(data: &[u8]) {
+    match Kept::decode(data) {
+        Ok(kept) => {
+            assert_eq!(Kept::decode(&kept.encode()).unwrap(), kept);
+            assert!((1..=1024).contains(&kept.object.key.as_str().len()));
+            assert!(kept.policy.context.header().is_none_or(|header| header.len() <= 2048));
+        }
+        Err(error) => assert!(error.to_string().len() > 10, "{error:?} does not say why"),
+    }
+}
