@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod logging;
 mod mount;
+mod porter;
 mod recover;
 #[cfg(feature = "serve")]
 mod serve;
@@ -39,6 +40,9 @@ enum Command {
     Umount(umount::Arguments),
     /// List, send, copy out or give up what mounts could not store (needs --spill-keys kms there)
     Recover(recover::Arguments),
+    /// Mount and unmount for a daemon that has given up the right to; started by `mount`
+    #[command(hide = true)]
+    Porter(porter::Arguments),
     /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on disk
     #[cfg(feature = "serve")]
     Serve(serve::Arguments),
@@ -62,6 +66,7 @@ fn run(command: Command) -> Exit {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Recover(arguments) => recover::run(&arguments),
+        Command::Porter(arguments) => porter::run(arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "serve")]

@@ -34,7 +34,7 @@ impl Signals {
 
 /// Waits for SIGTERM or SIGINT, makes all changes safe, and unmounts; returns when programs that still had files open had their time
 /// to close them. A second signal cuts each wait short.
-pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, mut unmounter: Unmounter) {
+pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, unmounter: Unmounter) {
     signals.next().await;
     tracing::info!(unsaved = vfs.unsaved_count(), "asked to stop: saving changes and unmounting");
     tokio::select! { _ = vfs.save_all() => {}, () = signals.next() => {} }
