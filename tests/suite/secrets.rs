@@ -100,8 +100,10 @@ fn a_confined_daemon_spills_commits_and_unmounts_for_everybody_who_asks() {
         let mut mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
         let attendant = porter(&mount);
         write_more_than_memory(&mount, &endpoint, "umount");
-        assert!(dssefs().arg("umount").arg(mount.path()).status().unwrap().success());
+        // It waits for the daemon's end, which is not over until the test, its parent, has taken notice.
+        let mut umount = dssefs().arg("umount").arg(mount.path()).spawn().unwrap();
         assert!(mount.ended().is_some_and(|status| status.success()), "{}", mount.log());
+        assert!(umount.wait().unwrap().success());
         eventually("the porter ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
 
         let mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
