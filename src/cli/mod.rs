@@ -13,6 +13,7 @@ mod doctor;
 mod exit;
 mod logging;
 mod mount;
+mod porter;
 mod recover;
 #[cfg(feature = "serve")]
 mod serve;
@@ -42,6 +43,9 @@ enum Command {
     Recover(recover::Arguments),
     /// Look at the store, the key and what crashed mounts have left, without mounting
     Doctor(Box<doctor::Arguments>),
+    /// Mount and unmount for a daemon that has given up the right to; started by `mount`
+    #[command(hide = true)]
+    Porter(porter::Arguments),
     /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on disk
     #[cfg(feature = "serve")]
     Serve(serve::Arguments),
@@ -66,6 +70,7 @@ fn run(command: Command) -> Exit {
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Recover(arguments) => recover::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Porter(arguments) => porter::run(arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "serve")]

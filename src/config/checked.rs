@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::problem::{Problem, Problems};
 use super::raw::{
-    AttributeSource, Commit, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, RawStore, SpillKeys, XattrList,
+    AttributeSource, Commit, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, RawStore, Sandbox, SpillKeys,
+    XattrList,
 };
 use super::source::Source;
 use super::{endpoint, units};
@@ -66,6 +67,8 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// Threads that take requests from the kernel, 2 to 4. More do not help: none of them waits for the network.
     pub fuse_threads: usize,
+    /// Whether the daemon gives up what it does not need.
+    pub sandbox: Sandbox,
     /// What the log tells, and where.
     pub log: Log,
 }
@@ -190,6 +193,7 @@ impl Config {
                 commit: raw.commit,
                 stop_timeout: stop_timeout?,
                 fuse_threads: available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4)),
+                sandbox: raw.sandbox,
                 log: log?,
             })
         };

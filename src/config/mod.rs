@@ -18,7 +18,8 @@ pub use endpoint::EndpointError;
 pub use examined::Examined;
 pub use problem::{Problem, Problems};
 pub use raw::{
-    AttributeSource, Commit, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, RawStore, SpillKeys, XattrList,
+    AttributeSource, Commit, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, RawStore, Sandbox, SpillKeys,
+    XattrList,
 };
 pub use source::{Source, SourceError};
 pub use units::{DurationError, ModeError, SizeError, parse_duration, parse_mode, parse_size};

@@ -94,6 +94,10 @@ pub struct RawConfig {
     #[arg(long, env = "DSSEFS_STOP_TIMEOUT", value_name = "TIME", default_value = "30s", help_heading = "Budgets")]
     pub stop_timeout: String,
 
+    /// Whether the mounted daemon gives up what it does not need: capabilities, files, system calls
+    #[arg(long, env = "DSSEFS_SANDBOX", value_enum, default_value_t, help_heading = "Protection")]
+    pub sandbox: Sandbox,
+
     /// Append the log to this file [default: standard error; in the background the system's log]
     #[arg(long, env = "DSSEFS_LOG_FILE", value_name = "FILE", help_heading = "Log")]
     pub log_file: Option<PathBuf>,
@@ -211,6 +215,18 @@ pub enum AttributeSource {
     Full,
     /// From listings; chmod and chown are refused
     Listing,
+}
+
+/// `--sandbox`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sandbox {
+    /// As far as the kernel has it; the log says what it has not
+    #[default]
+    On,
+    /// Keep everything
+    Off,
+    /// As far as the kernel has it, and no mount when a layer is lacking
+    Require,
 }
 
 /// `--log-format`.

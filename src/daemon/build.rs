@@ -36,7 +36,7 @@ pub(super) struct Built {
     pub(super) key: String,
 }
 
-pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
+pub(super) async fn build(config: &Config, protection: String) -> Result<Built, StartError> {
     let connection = connection(&config.connection);
     let sdk = s3::load(&connection).await?;
     let kms = Kms::new(&sdk, config.connection.kms_endpoint_url.as_deref());
@@ -60,7 +60,8 @@ pub(super) async fn build(config: &Config) -> Result<Built, StartError> {
         names.recover().await;
     }
     let journal = journal(config, &kms, &gateway, &pool).await?;
-    let vfs = file_system(config, Arc::clone(&gateway), names, bucket, pool, journal.clone());
+    let facts = facts(config, bucket, protection);
+    let vfs = file_system(config, Arc::clone(&gateway), names, pool, journal.clone(), facts);
     Ok(Built {
         vfs,
         gateway,
@@ -168,9 +169,9 @@ fn file_system(
     config: &Config,
     gateway: Arc<Gateway>,
     names: Arc<Namespace>,
-    bucket: BucketFacts,
     pool: Arc<Pool>,
     journal: Option<Arc<Journal>>,
+    facts: MountFacts,
 ) -> Arc<Vfs> {
     let writing = pool.usage().limits.memory_bytes_max;
     let engine =
@@ -181,16 +182,21 @@ fn file_system(
             config::NoncompliantRead::Refuse => NoncompliantRead::Refuse,
         },
         list_attributes: config.xattr_list == config::XattrList::All,
-        facts: MountFacts {
-            bucket,
-            context: config.context.clone(),
-            settings: summary(config),
-            layers: crypto::LAYERS.to_owned(),
-        },
+        facts,
     };
     let background = config.commit == Commit::Background;
     let keeper = journal.map(|journal| Keeper { journal, background });
     Vfs::new(gateway, names, engine, ReadBudget::new(config.memory_bytes_max - writing), settings, keeper)
+}
+
+fn facts(config: &Config, bucket: BucketFacts, protection: String) -> MountFacts {
+    MountFacts {
+        bucket,
+        context: config.context.clone(),
+        settings: summary(config),
+        layers: crypto::LAYERS.to_owned(),
+        protection,
+    }
 }
 
 fn names(config: &Config) -> namespace::Settings {

@@ -10,7 +10,7 @@ use crate::s3::{Conditions, Gateway};
 
 use super::build::{probe_key, resolve};
 use super::recover::{Asked, runtime};
-use super::{StartError, protect};
+use super::{StartError, prove_ciphers};
 
 /// What was found, in a sentence.
 #[derive(Debug)]
@@ -29,8 +29,9 @@ pub enum Finding {
 /// # Errors
 /// There are no credentials or no Region, or the runtime cannot be started. All else is a [`Finding`].
 pub fn examine(examined: &Examined, abort_leftovers: bool) -> Result<Vec<Finding>, StartError> {
-    let mut found =
-        vec![protect().map_or_else(Finding::Bad, |()| Finding::Good("both ciphers give the published results".into()))];
+    let mut found = vec![
+        prove_ciphers().map_or_else(Finding::Bad, |()| Finding::Good("both ciphers give the published results".into())),
+    ];
     runtime()?.block_on(async {
         let asked = Asked::load(&examined.connection).await?;
         match resolve(&asked.kms, &examined.key).await {

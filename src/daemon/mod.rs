@@ -3,8 +3,10 @@
 //! Nothing here knows what a file is. It may use every room below it.
 
 mod build;
+mod confine;
 mod descriptors;
 pub mod doctor;
+mod memory;
 pub mod recover;
 mod sessions;
 mod start_error;
@@ -18,12 +20,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::fuse::{self, Adapter, MountOptions};
+use crate::fuse::{self, Adapter, Porter};
 use crate::journal::Journal;
-use crate::secret::{Hardening, harden_process};
 use crate::vfs::{ErrnoStyle, Vfs};
 use crate::{config, crypto};
 
+pub use crate::fuse::{MountOptions, attend};
 pub use start_error::StartError;
 
 /// A mount that answers.
@@ -68,31 +70,35 @@ struct House {
 }
 
 fn start(config: Config) -> Result<(House, Mounted), StartError> {
-    protect()?;
+    prove_ciphers()?;
     descriptors::raise_limit();
+    let options = MountOptions {
+        source: config.source().to_string(),
+        read_only: config.read_only,
+        allow_other: config.allow_other,
+        threads: config.fuse_threads,
+    };
+    // In this order: the porter stays outside of the sandbox, and threads are confined as the one is that starts them.
+    let memory = memory::protect();
+    let porter = Porter::start(&config.mountpoint, &options).map_err(|error| StartError::fuse(&config, &error))?;
+    let sandbox = confine::confine(&config)?;
+    let protection = format!("{memory} {sandbox}");
+    tracing::info!(protection, "what this process has given up");
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .thread_name("dssefs")
         .build()
         .map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))?;
-    let built = runtime.block_on(build::build(&config))?;
+    let built = runtime.block_on(build::build(&config, protection))?;
     let adapter =
         Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
-    let source = config.source().to_string();
-    let options = MountOptions {
-        source: source.clone(),
-        read_only: config.read_only,
-        allow_other: config.allow_other,
-        threads: config.fuse_threads,
-    };
-    let mounted =
-        fuse::mount(adapter, &config.mountpoint, &options).map_err(|error| StartError::fuse(&config, &error))?;
+    let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;
     let (server, unmounter) = mounted.split();
     let signals = runtime.block_on(async { stop::Signals::new() });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
     let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout };
     let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
-    Ok((house, Mounted { source, mountpoint: config.mountpoint, key: built.key }))
+    Ok((house, Mounted { source: options.source, mountpoint: config.mountpoint, key: built.key }))
 }
 
 impl House {
@@ -118,8 +124,8 @@ impl House {
     }
 }
 
-/// Proves the ciphers, and keeps this process's memory to itself as far as the system lets it.
-fn protect() -> Result<(), StartError> {
+/// Proves the ciphers.
+fn prove_ciphers() -> Result<(), StartError> {
     crypto::self_test().map_err(|error| {
         StartError::Internal(format!(
             "the ciphers of this build do not give the published results ({error}); do not use it"
@@ -127,12 +133,6 @@ fn protect() -> Result<(), StartError> {
     })?;
     if !crypto::hardware_accelerated() {
         tracing::warn!("this processor has no AES instructions: sealing is some fifty times slower");
-    }
-    let Hardening { dumpable, core_limit } = harden_process();
-    for (what, error) in [("PR_SET_DUMPABLE", dumpable), ("RLIMIT_CORE", core_limit)] {
-        if let Some(error) = error {
-            tracing::warn!(what, %error, "a crash could leave keys and content in a core image");
-        }
     }
     Ok(())
 }

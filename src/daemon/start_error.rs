@@ -74,11 +74,6 @@ impl StartError {
             _ if !Path::new("/dev/fuse").exists() => {
                 format!("{mountpoint} cannot be mounted: there is no /dev/fuse; load the module with `modprobe fuse`")
             }
-            None if error.kind() == io::ErrorKind::NotFound => {
-                format!(
-                    "{mountpoint} cannot be mounted: fusermount3 is missing; install it with `apt-get install fuse3`"
-                )
-            }
             _ => format!(
                 "{mountpoint} cannot be mounted: {error}; see that it is a directory of yours, that nothing is mounted there, and that \
                  /dev/fuse may be used (without root: fusermount3 of the package fuse3)"

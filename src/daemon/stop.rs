@@ -51,7 +51,7 @@ impl Signals {
 
 /// Waits for SIGTERM or SIGINT, makes all changes safe, and unmounts; returns when programs that still had files open had their time
 /// to close them. A second signal cuts each wait short.
-pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Ending, mut unmounter: Unmounter) {
+pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Ending, unmounter: Unmounter) {
     signals.next().await;
     ending.begin();
     tracing::info!(unsaved = vfs.unsaved_count(), "asked to stop: saving changes and unmounting");

@@ -1,18 +1,10 @@
-//! Mounting and unmounting.
+//! Serving a mount, from the kernel's handshake to its end.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
 
-use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
-use rustix::mount::{MountFlags, UnmountFlags};
-use rustix::process::{getgid, getuid};
+use fuser::{Config, Session, SessionACL};
 
-use super::Adapter;
-
-/// What mount(8), findmnt(8) and /proc/self/mountinfo show as the type, with `fuse.` before it.
-const SUBTYPE: &str = "dssefs";
+use super::{Adapter, Porter};
 
 /// How the kernel is asked to mount.
 #[derive(Clone, Debug)]
@@ -34,69 +26,27 @@ pub struct Mounted {
 }
 
 /// Ends a mount from another thread.
-pub enum Unmounter {
-    /// We mounted with mount(2), and unmount with umount(2).
-    System(PathBuf),
-    /// fusermount3 mounted for us.
-    Helper(SessionUnmounter),
-}
+#[derive(Debug)]
+pub struct Unmounter(Porter);
 
-/// Mounts at `mountpoint`, and returns when the kernel has shaken hands.
+/// Has the porter mount, and returns when the kernel has shaken hands.
 ///
 /// # Errors
 /// The mount point or /dev/fuse cannot be used, or fusermount3 is needed and missing.
-pub fn mount(adapter: Adapter, mountpoint: &Path, options: &MountOptions) -> io::Result<Mounted> {
-    if !getuid().is_root() {
-        let mut session = Session::new(adapter, mountpoint, &config(options))?;
-        let unmounter = Unmounter::Helper(session.unmount_callable());
-        return Ok(Mounted { session, unmounter });
-    }
-    let device = mount_as_root(mountpoint, options)?;
+pub fn mount(adapter: Adapter, porter: Porter, options: &MountOptions) -> io::Result<Mounted> {
+    let device = porter.mount()?;
     let config = config(options);
-    let unmounter = Unmounter::System(mountpoint.to_owned());
     match Session::from_fd(adapter, device, config.acl, config) {
-        Ok(session) => Ok(Mounted { session, unmounter }),
+        Ok(session) => Ok(Mounted { session, unmounter: Unmounter(porter) }),
         Err(error) => {
-            rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)?;
+            porter.unmount()?;
             Err(error)
         }
     }
 }
 
-/// mount(2) by ourselves: fuser's own way as root gives the mount no subtype, by which people and scanners know it.
-fn mount_as_root(mountpoint: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
-    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
-    let mut flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
-    if options.read_only {
-        flags |= MountFlags::RDONLY;
-    }
-    let allow_other = if options.allow_other { ",allow_other" } else { "" };
-    let data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions{allow_other}\0",
-        device.as_raw_fd(),
-        getuid().as_raw(),
-        getgid().as_raw(),
-    );
-    let data = std::ffi::CString::from_vec_with_nul(data.into_bytes()).map_err(io::Error::other)?;
-    rustix::mount::mount(options.source.as_str(), mountpoint, format!("fuse.{SUBTYPE}"), flags, data.as_c_str())?;
-    Ok(device.into())
-}
-
 fn config(options: &MountOptions) -> Config {
     let mut config = Config::default();
-    // A comma would be taken for the beginning of another option.
-    let source = options.source.replace(',', "_");
-    config.mount_options = vec![
-        MountOption::FSName(source),
-        MountOption::Subtype(SUBTYPE.to_owned()),
-        MountOption::DefaultPermissions,
-        MountOption::NoDev,
-        MountOption::NoSuid,
-        MountOption::NoAtime,
-    ];
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads.max(1));
     config.clone_fd = options.threads > 1;
@@ -129,10 +79,7 @@ impl Unmounter {
     ///
     /// # Errors
     /// It cannot be unmounted.
-    pub fn unmount(&mut self) -> io::Result<()> {
-        match self {
-            Unmounter::System(mountpoint) => Ok(rustix::mount::unmount(mountpoint.as_path(), UnmountFlags::DETACH)?),
-            Unmounter::Helper(session) => session.unmount(),
-        }
+    pub fn unmount(&self) -> io::Result<()> {
+        self.0.unmount()
     }
 }

@@ -4,13 +4,13 @@
 //! share a chunk of pages instead, and a chunk stays mapped for the life of the process: the next secret takes the slot.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::OutOfMemory;
+use super::mapping::{self, Tally};
 
 /// Bytes of one mapping: a whole number of pages on every page size that Linux has on x86-64 and most that it has elsewhere.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -37,22 +37,6 @@ unsafe impl<T: Send> Send for Locked<T> {}
 // SAFETY: a shared `Locked` gives out shared references to its value only, as a `Box` does.
 unsafe impl<T: Sync> Sync for Locked<T> {}
 
-/// How much of the memory for secrets is protected as promised, in bytes of whole pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Protection {
-    /// Locked against swapping, left out of core dumps and wiped in a forked child.
-    pub protected_bytes: u64,
-    /// In use although one of the three was refused, most often because `RLIMIT_MEMLOCK` is too small.
-    pub unprotected_bytes: u64,
-    /// The errno of the last refusal.
-    pub refusal_errno: Option<i32>,
-}
-
-/// How the memory for secrets is protected at this moment. Ask again after the first keys were made: nothing is mapped before.
-pub fn protection() -> Protection {
-    arena().protection
-}
-
 impl<T> Locked<T> {
     /// Keeps the value that `make` returns.
     ///
@@ -60,7 +44,7 @@ impl<T> Locked<T> {
     ///
     /// # Errors
     /// [`OutOfMemory`] when the system maps no more pages. Pages that it maps but refuses to lock are used, and counted in
-    /// [`protection`]: the caller decides whether that is good enough.
+    /// [`super::protection`]: the caller decides whether that is good enough.
     pub fn new(make: impl FnOnce() -> T) -> Result<Self, OutOfMemory> {
         const { assert!(size_of::<T>() <= SLOT_BYTES_MAX && align_of::<T>() <= SLOT_BYTES_MIN) };
         let slot = arena().take(Self::SLOT_BYTES)?;
@@ -134,7 +118,7 @@ fn arena() -> MutexGuard<'static, Arena> {
 struct Arena {
     /// Free slots by their size in bytes.
     free: BTreeMap<usize, Vec<NonNull<u8>>>,
-    protection: Protection,
+    tally: Tally,
 }
 
 // SAFETY: the addresses are of mapped memory that belongs to no thread.
@@ -142,8 +126,7 @@ unsafe impl Send for Arena {}
 
 impl Arena {
     const fn new() -> Self {
-        let protection = Protection { protected_bytes: 0, unprotected_bytes: 0, refusal_errno: None };
-        Arena { free: BTreeMap::new(), protection }
+        Arena { free: BTreeMap::new(), tally: Tally::NONE }
     }
 
     fn take(&mut self, slot_bytes: usize) -> Result<Slot, OutOfMemory> {
@@ -159,14 +142,8 @@ impl Arena {
     }
 
     fn add_chunk(&mut self, slot_bytes: usize) -> Result<(), OutOfMemory> {
-        let chunk = map_chunk().map_err(OutOfMemory)?;
-        match protect(chunk) {
-            Ok(()) => self.protection.protected_bytes += CHUNK_BYTES as u64,
-            Err(refusal) => {
-                self.protection.unprotected_bytes += CHUNK_BYTES as u64;
-                self.protection.refusal_errno = refusal.raw_os_error();
-            }
-        }
+        let chunk = mapping::map(CHUNK_BYTES).map_err(OutOfMemory)?;
+        self.tally.add(CHUNK_BYTES, mapping::protect(chunk, CHUNK_BYTES, true));
         for offset in (0..CHUNK_BYTES).step_by(slot_bytes) {
             // SAFETY: the offset lies within the chunk.
             self.give_back(unsafe { chunk.add(offset) }, slot_bytes);
@@ -175,33 +152,14 @@ impl Arena {
     }
 }
 
-/// Maps pages of zeros that nothing else shares.
-fn map_chunk() -> io::Result<NonNull<u8>> {
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that exists.
-    let address = unsafe { libc::mmap(ptr::null_mut(), CHUNK_BYTES, protection, flags, -1, 0) };
-    if address == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mmap returned the null page"))
-}
-
-/// Asks for all three protections, so that a refused one does not cost the others, and returns the first refusal.
-fn protect(chunk: NonNull<u8>) -> io::Result<()> {
-    let address = chunk.as_ptr().cast();
-    // SAFETY: the range is one mapping of ours; none of the three calls changes what it contains now.
-    let answers = unsafe {
-        [
-            libc::madvise(address, CHUNK_BYTES, libc::MADV_DONTDUMP),
-            libc::madvise(address, CHUNK_BYTES, libc::MADV_WIPEONFORK),
-            libc::mlock(address, CHUNK_BYTES),
-        ]
-    };
-    if answers == [0; 3] { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// How the memory for keys is protected.
+pub(super) fn tally() -> Tally {
+    arena().tally
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::mapping::tests::vm_flags_of;
     use super::*;
 
     #[test]
@@ -228,30 +186,14 @@ mod tests {
         for wanted in ["lo", "dd", "wf"] {
             assert!(flags.iter().any(|flag| flag == wanted), "{wanted} is missing in {flags:?}");
         }
-        assert_eq!(protection().unprotected_bytes, 0);
+        assert_eq!(tally().unprotected_bytes, 0);
     }
 
     #[test]
     fn ten_thousand_keys_fit_in_the_default_limit_of_locked_memory() {
-        let before = protection().protected_bytes;
+        let before = tally().protected_bytes;
         let keys: Vec<_> = (0..10_000).map(|n| Locked::new(|| [n as u8; 32]).unwrap()).collect();
-        assert!(protection().protected_bytes - before <= 2 << 20);
+        assert!(tally().protected_bytes - before <= 2 << 20);
         assert!(keys.iter().enumerate().all(|(n, key)| **key == [n as u8; 32]));
-    }
-
-    /// The `VmFlags` line (proc_pid_smaps(5)) of the mapping that holds `address`.
-    fn vm_flags_of(address: usize) -> Vec<String> {
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut inside = false;
-        for line in smaps.lines() {
-            if let Some((start, end)) = line.split_once(' ').and_then(|(range, _)| range.split_once('-')) {
-                let bounds = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16));
-                inside = matches!(bounds, (Ok(start), Ok(end)) if (start..end).contains(&address));
-            }
-            if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
-                return flags.split_whitespace().map(str::to_owned).collect();
-            }
-        }
-        panic!("no mapping holds {address:#x}");
     }
 }

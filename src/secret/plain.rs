@@ -4,56 +4,70 @@ use std::fmt;
 
 use bytes::Bytes;
 
-/// A growable buffer of plaintext. Every byte that it held is overwritten before the memory goes back to the allocator.
+use super::pages::Pages;
+
+/// A growable buffer of plaintext, in pages that are locked as far as the limit allows, left out of core dumps, and wiped before they
+/// are used again.
 ///
 /// It grows only when it is told to, because its capacity is what a memory budget is charged for.
-#[derive(Default)]
 pub struct PlainBuf {
-    /// Never reallocates by itself: every append is preceded by a check of the capacity. Bytes beyond its length hold no plaintext.
-    bytes: Vec<u8>,
+    /// Initialised throughout; bytes beyond `len` are zeros.
+    pages: Pages,
+    len: usize,
+    capacity: usize,
+}
+
+impl Default for PlainBuf {
+    /// An empty buffer without room.
+    fn default() -> Self {
+        PlainBuf::with_capacity(0)
+    }
 }
 
 impl PlainBuf {
-    /// An empty buffer with room for `capacity_bytes`.
+    /// An empty buffer with room for `capacity_bytes`. It takes at least a page.
     pub fn with_capacity(capacity_bytes: usize) -> Self {
-        PlainBuf { bytes: Vec::with_capacity(capacity_bytes) }
+        PlainBuf { pages: Pages::new(capacity_bytes), len: 0, capacity: capacity_bytes }
     }
 
     /// A copy of `data`.
     pub fn copy_of(data: &[u8]) -> Self {
-        PlainBuf { bytes: data.to_vec() }
+        let mut copy = PlainBuf::with_capacity(data.len());
+        copy.write_at(0, data);
+        copy
     }
 
     /// Bytes held.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.len
     }
 
     /// Whether no bytes are held.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len == 0
     }
 
     /// Bytes that fit without [`PlainBuf::grow`].
     pub fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.capacity
     }
 
     /// The content.
     pub fn as_slice(&self) -> &[u8] {
-        &self.bytes
+        &self.room()[..self.len]
     }
 
     /// The content, to be changed in place.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        let len = self.len;
+        &mut self.room_mut()[..len]
     }
 
     /// Makes room for `capacity_bytes` in all. The content moves, and its old place is wiped.
     pub fn grow(&mut self, capacity_bytes: usize) {
         if capacity_bytes > self.capacity() {
             let mut larger = PlainBuf::with_capacity(capacity_bytes);
-            larger.bytes.extend_from_slice(&self.bytes);
+            larger.write_at(0, self.as_slice());
             *self = larger;
         }
     }
@@ -63,13 +77,10 @@ impl PlainBuf {
     /// # Panics
     /// When the data ends beyond the capacity: the caller has forgotten to [`PlainBuf::grow`].
     pub fn write_at(&mut self, offset: usize, data: &[u8]) {
-        assert!(offset + data.len() <= self.capacity(), "a plaintext buffer grows only when it is told to");
-        if offset > self.len() {
-            self.bytes.resize(offset, 0);
-        }
-        let overlap = data.len().min(self.len() - offset);
-        self.bytes[offset..offset + overlap].copy_from_slice(&data[..overlap]);
-        self.bytes.extend_from_slice(&data[overlap..]);
+        let end = offset + data.len();
+        assert!(end <= self.capacity(), "a plaintext buffer grows only when it is told to");
+        self.room_mut()[offset..end].copy_from_slice(data);
+        self.len = self.len.max(end);
     }
 
     /// Sets the length: zeros come in, or bytes at the end go away and are wiped.
@@ -78,22 +89,32 @@ impl PlainBuf {
     /// When `len` is beyond the capacity.
     pub fn resize(&mut self, len: usize) {
         assert!(len <= self.capacity(), "a plaintext buffer grows only when it is told to");
-        if len < self.len() {
-            wipe(&mut self.bytes[len..]);
+        if len < self.len {
+            wipe(&mut self.as_mut_slice()[len..]);
         }
-        self.bytes.resize(len, 0);
+        self.len = len;
+    }
+
+    fn room(&self) -> &[u8] {
+        // SAFETY: the pages are this buffer's alone, have at least this capacity, and are initialised.
+        unsafe { std::slice::from_raw_parts(self.pages.place().as_ptr(), self.capacity) }
+    }
+
+    fn room_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `room`, and `&mut self` proves that nobody else looks.
+        unsafe { std::slice::from_raw_parts_mut(self.pages.place().as_ptr(), self.capacity) }
     }
 }
 
 impl Drop for PlainBuf {
     fn drop(&mut self) {
-        wipe(&mut self.bytes);
+        wipe(self.as_mut_slice());
     }
 }
 
 impl AsRef<[u8]> for PlainBuf {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.as_slice()
     }
 }
 
@@ -121,19 +142,12 @@ fn wipe(bytes: &mut [u8]) {
 mod tests {
     use super::*;
 
-    /// What lies in the first `len` bytes of the buffer's memory, beyond its length too.
-    fn memory(buf: &PlainBuf, len: usize) -> Vec<u8> {
-        assert!(len <= buf.capacity());
-        // SAFETY: within one allocation, and every caller has initialised these bytes.
-        unsafe { std::slice::from_raw_parts(buf.bytes.as_ptr(), len) }.to_vec()
-    }
-
     #[test]
     fn bytes_that_are_cut_off_are_wiped() {
         let mut buf = PlainBuf::with_capacity(100);
         buf.write_at(0, &[7; 100]);
         buf.resize(40);
-        assert_eq!(memory(&buf, 100), [vec![7; 40], vec![0; 60]].concat());
+        assert_eq!(buf.room(), [vec![7; 40], vec![0; 60]].concat());
     }
 
     #[test]
@@ -141,6 +155,14 @@ mod tests {
         let mut bytes = vec![0xFF; 70_001];
         wipe(&mut bytes);
         assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn zeros_come_in_where_content_was_cut_off() {
+        let mut buf = PlainBuf::copy_of(&[9; 10]);
+        buf.resize(2);
+        buf.resize(6);
+        assert_eq!(buf.as_slice(), [9, 9, 0, 0, 0, 0]);
     }
 
     #[test]

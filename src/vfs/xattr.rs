@@ -33,7 +33,7 @@ const NAMES: [&str; 14] = [
 ];
 
 /// The names that the root has beside those.
-const ROOT_NAMES: [&str; 7] = [
+const ROOT_NAMES: [&str; 8] = [
     "user.dsse.bucket.default-algorithm",
     "user.dsse.bucket.default-key",
     "user.dsse.bucket.versioning",
@@ -41,6 +41,7 @@ const ROOT_NAMES: [&str; 7] = [
     "user.dsse.mount.unsaved",
     "user.dsse.mount.version",
     "user.dsse.mount.settings",
+    "user.dsse.mount.protection",
 ];
 
 /// What begins the names of programs, and of ours.
@@ -59,6 +60,8 @@ pub struct MountFacts {
     pub settings: String,
     /// The two libraries and their versions that seal what rests on this host.
     pub layers: String,
+    /// What the process has given up, in a few words.
+    pub protection: String,
 }
 
 /// What is known of one file or directory.
@@ -131,7 +134,7 @@ impl Vfs {
     }
 
     fn root_attribute(&self, name: &str) -> Option<String> {
-        let MountFacts { bucket, settings, .. } = &self.settings.facts;
+        let MountFacts { bucket, settings, protection, .. } = &self.settings.facts;
         Some(match name {
             "user.dsse.bucket.default-algorithm" => bucket.default_encryption.algorithm.to_string(),
             "user.dsse.bucket.default-key" => {
@@ -142,6 +145,7 @@ impl Vfs {
             "user.dsse.mount.unsaved" => self.unsaved_count().to_string(),
             "user.dsse.mount.version" => env!("CARGO_PKG_VERSION").to_owned(),
             "user.dsse.mount.settings" => settings.clone(),
+            "user.dsse.mount.protection" => format!("{protection} {}", crate::secret::protection()),
             _ => return None,
         })
     }

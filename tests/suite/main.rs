@@ -30,6 +30,7 @@ mod privileges;
 mod read;
 mod regression;
 mod rename;
+mod secrets;
 mod serve;
 mod specials;
 mod spill;

@@ -95,6 +95,23 @@ impl Mount {
         Mount::start(dir, command, &["--kms-key-id", endpoint.key_arn()])
     }
 
+    /// Mounts the endpoint's bucket with other variables in its environment; None takes one away.
+    pub(crate) fn with_environment(
+        endpoint: &Endpoint,
+        environment: &[(&str, Option<&str>)],
+        options: &[&str],
+    ) -> Mount {
+        let dir = Mount::place();
+        let mut command = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
+        for (name, value) in environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
+    }
+
     /// Mounts any source with exactly these options.
     pub(crate) fn source(endpoint: &Endpoint, source: &str, options: &[&str]) -> Mount {
         let dir = Mount::place();

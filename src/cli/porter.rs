@@ -1,0 +1,28 @@
+//! `dssefs porter`: what the daemon starts beside itself, and nobody else (see `fuse`).
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::exit::Exit;
+use crate::daemon::{MountOptions, attend};
+
+/// The arguments of `dssefs porter`.
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    source: String,
+    mountpoint: PathBuf,
+    #[arg(long, hide = true)]
+    read_only: bool,
+    #[arg(long, hide = true)]
+    allow_other: bool,
+}
+
+/// Serves the daemon at standard input. What it has to say it says there.
+pub(super) fn run(arguments: Arguments) -> Exit {
+    let Arguments { source, mountpoint, read_only, allow_other } = arguments;
+    match attend(&mountpoint, &MountOptions { source, read_only, allow_other, threads: 1 }) {
+        Ok(()) => Exit::Ok,
+        Err(_) => Exit::Internal,
+    }
+}

@@ -1,0 +1,137 @@
+//! The files that a daemon opens after its start, and what it does with them.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+
+use super::profile::{Needs, Profiles};
+
+/// Read by the C library, by TLS and by whatever they load, at any time: names of hosts, certificates, shared libraries, limits of
+/// control groups. `/proc`: the journal of renames asks whether another mount's process lives; other processes' memory and
+/// environment stay closed there, as Landlock denies them (ptrace(2), access mode checking).
+const SYSTEM: [&str; 12] = [
+    "/etc",
+    "/gnu/store",
+    "/lib",
+    "/lib64",
+    "/nix/store",
+    "/proc",
+    "/run/nscd",
+    "/run/resolvconf",
+    "/run/systemd/resolve",
+    "/sys/fs/cgroup",
+    "/usr",
+    "/var/lib/ca-certificates",
+];
+
+/// The FUSE device is opened once for each thread that serves it.
+const DEVICES: [&str; 4] = ["/dev/fuse", "/dev/null", "/dev/random", "/dev/urandom"];
+
+/// Variables that name files which are read again whenever credentials or certificates are.
+const NAMING: [&str; 3] = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "SSL_CERT_FILE"];
+
+/// Often a link out of /etc.
+const RESOLVER: &str = "/etc/resolv.conf";
+
+/// Paths, each with all that is below it. What does not exist is not granted.
+#[derive(Debug, Default)]
+pub(super) struct Grants {
+    pub(super) read: Vec<PathBuf>,
+    pub(super) write: Vec<PathBuf>,
+    pub(super) devices: Vec<PathBuf>,
+    /// A program is run for the credentials: everything may be read and executed.
+    pub(super) runs_programs: bool,
+}
+
+impl Grants {
+    /// What a mount with these settings needs.
+    pub(super) fn of(config: &Config) -> Grants {
+        let aws = named_by("HOME").map(|home| home.join(".aws"));
+        let shared = |variable, name| named_by(variable).or_else(|| Some(aws.as_ref()?.join(name)));
+        let shared: Vec<PathBuf> =
+            [shared("AWS_CONFIG_FILE", "config"), shared("AWS_SHARED_CREDENTIALS_FILE", "credentials")]
+                .into_iter()
+                .flatten()
+                .collect();
+        let needs = needs(config, &shared);
+        let files = shared.iter().cloned().chain(needs.files).chain(config.connection.ca_bundle.clone());
+        let files = files.chain(NAMING.iter().filter_map(|variable| named_by(variable))).chain([RESOLVER.into()]);
+        let read =
+            SYSTEM.iter().map(PathBuf::from).chain(files.flat_map(|file| directories_of(&file).collect::<Vec<_>>()));
+        let read = read.chain(named_by("SSL_CERT_DIR")).chain(aws.clone()).collect();
+        let mut write = written(config, aws);
+        if needs.runs_programs {
+            write.extend(written_by_programs());
+        }
+        Grants { read, write, devices: DEVICES.map(PathBuf::from).to_vec(), runs_programs: needs.runs_programs }
+    }
+}
+
+fn needs(config: &Config, shared: &[PathBuf]) -> Needs {
+    let mut profiles = Profiles::default();
+    // What cannot be read gives the SDK nothing either.
+    shared.iter().filter_map(|path| std::fs::read_to_string(path).ok()).for_each(|text| profiles.add(&text));
+    let given = config.connection.profile.clone();
+    let profile = given.or_else(|| std::env::var("AWS_PROFILE").ok());
+    profiles.needs(profile.as_deref().unwrap_or("default"))
+}
+
+/// The spill, which is made here because only what exists can be granted; and the tokens that the SDK renews by itself.
+fn written(config: &Config, aws: Option<PathBuf>) -> Vec<PathBuf> {
+    // Who makes the pool tells of it when this fails.
+    let _ = DirBuilder::new().recursive(true).mode(0o700).create(&config.spill_dir);
+    let caches = aws.into_iter().flat_map(|aws| ["sso/cache", "login/cache"].map(|cache| aws.join(cache)));
+    std::iter::once(config.spill_dir.clone()).chain(caches.filter(|cache| cache.exists())).collect()
+}
+
+fn written_by_programs() -> impl Iterator<Item = PathBuf> {
+    let named = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"].into_iter().filter_map(named_by);
+    named.chain(["/tmp", "/var/tmp", "/dev"].map(PathBuf::from))
+}
+
+/// The path that a variable of the environment holds; a leading `~/` is the home directory, as for the SDK.
+fn named_by(variable: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os(variable).filter(|value| !value.is_empty())?);
+    match path.strip_prefix("~") {
+        Ok(rest) => Some(PathBuf::from(std::env::var_os("HOME")?).join(rest)),
+        Err(_) => Some(path),
+    }
+}
+
+/// Files are replaced by new ones of the same name, and a grant belongs to the old one: the directory is what stays. Links lead
+/// elsewhere, so the directory of the target is granted with that of the link. A device needs neither.
+fn directories_of(file: &Path) -> impl Iterator<Item = PathBuf> {
+    let target = file.canonicalize().ok().filter(|target| target != file);
+    let paths = std::iter::once(file.to_owned()).chain(target).filter(|path| !path.starts_with("/dev"));
+    // Directly below the root, the file alone.
+    paths.filter_map(|path| match path.parent() {
+        Some(parent) if parent.parent().is_some() => Some(parent.to_owned()),
+        _ => Some(path),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_granted_with_the_directories_in_which_it_and_its_target_are_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("real")).unwrap();
+        std::fs::write(root.join("real/token"), "").unwrap();
+        std::os::unix::fs::symlink("real/token", root.join("link")).unwrap();
+        let granted: Vec<_> = directories_of(&root.join("link")).collect();
+        assert_eq!(granted, [root.clone(), root.join("real")]);
+        assert_eq!(directories_of(&root.join("missing")).collect::<Vec<_>>(), [root]);
+        assert_eq!(directories_of(Path::new("/dev/null")).count(), 0);
+    }
+
+    #[test]
+    fn a_file_in_the_root_directory_does_not_open_everything() {
+        let file = PathBuf::from("/token-that-is-not-there");
+        assert_eq!(directories_of(&file).collect::<Vec<_>>(), [file]);
+    }
+}

@@ -1,0 +1,104 @@
+//! Which files are left, by Landlock (landlock(7)).
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus, Scope, path_beneath_rules,
+};
+
+use super::Lack;
+use super::grants::Grants;
+
+/// The version whose rights are asked for. Older kernels give what they know; newer ones nothing that was not tried here.
+const VERSION: ABI = ABI::V6;
+
+/// The first version whose protection of files has no gap (truncation came last); with less the layer counts as partial.
+const VERSION_WHOLE: ABI = ABI::V3;
+
+/// Leaves this thread and those that it will start what `grants` names. Rights of descriptors that are open already stay as they are.
+pub(super) fn restrict(grants: &Grants) -> Result<String, Lack> {
+    let status = apply(grants).map_err(|error| Lack::Refused(error.to_string()))?;
+    match status {
+        RulesetStatus::FullyEnforced => Ok("on".to_owned()),
+        RulesetStatus::PartiallyEnforced if whole_for_files() => Ok("on".to_owned()),
+        RulesetStatus::PartiallyEnforced => Err(Lack::Partial),
+        RulesetStatus::NotEnforced => Err(Lack::Unsupported),
+    }
+}
+
+fn apply(grants: &Grants) -> Result<RulesetStatus, RulesetError> {
+    let handled = handled(grants);
+    let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(handled)?;
+    if !grants.runs_programs {
+        // The daemon listens nowhere, and has nobody to signal. A program that it runs may do both.
+        ruleset = ruleset.handle_access(AccessNet::BindTcp)?.scope(Scope::from_all(VERSION))?;
+    }
+    let reading = (AccessFs::ReadFile | AccessFs::ReadDir) & handled;
+    let device = (reading | AccessFs::WriteFile | AccessFs::IoctlDev) & handled;
+    let mut created = ruleset.create()?;
+    if !reading.is_empty() {
+        created = created.add_rules(path_beneath_rules(&grants.read, reading))?;
+    }
+    let writing = handled & !AccessFs::Execute;
+    let created = created
+        .add_rules(path_beneath_rules(&grants.devices, device))?
+        .add_rules(path_beneath_rules(&grants.write, writing))?;
+    Ok(created.restrict_self()?.ruleset)
+}
+
+/// A program that is run is not ours to know: what it has to read and to execute cannot be listed, so only writing is restricted.
+fn handled(grants: &Grants) -> BitFlags<AccessFs> {
+    if grants.runs_programs { AccessFs::from_write(VERSION) } else { AccessFs::from_all(VERSION) }
+}
+
+/// Whether this kernel knows all rights over files that matter: it is asked for them without compromise.
+fn whole_for_files() -> bool {
+    let files = AccessFs::from_all(VERSION_WHOLE);
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(files)
+        .and_then(Ruleset::create)
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_granted_can_be_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let [granted, other] = ["granted", "other"].map(|name| dir.path().join(name));
+        for path in [&granted, &other] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("file"), "content").unwrap();
+        }
+        let grants = Grants { read: vec![PathBuf::from("/proc")], write: vec![granted.clone()], ..Grants::default() };
+        let confined = std::thread::spawn(move || {
+            restrict(&grants).unwrap();
+            assert_eq!(fs::read_to_string(granted.join("file")).unwrap(), "content");
+            fs::write(granted.join("new"), "new").unwrap();
+            tempfile::tempfile_in(&granted).unwrap();
+            assert!(fs::read_to_string("/proc/self/stat").is_ok());
+            for denied in [fs::read(other.join("file")).err(), fs::write(other.join("new"), "x").err()] {
+                assert_eq!(denied.map(|error| error.kind()), Some(std::io::ErrorKind::PermissionDenied));
+            }
+        });
+        confined.join().unwrap();
+    }
+
+    #[test]
+    fn where_a_program_is_run_everything_can_be_read_and_little_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "content").unwrap();
+        let confined = std::thread::spawn(move || {
+            restrict(&Grants { runs_programs: true, ..Grants::default() }).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "content");
+            assert!(fs::write(&path, "changed").is_err());
+        });
+        confined.join().unwrap();
+    }
+}

@@ -1,0 +1,74 @@
+//! Giving up what a mounted daemon does not need, before it has threads and before it hears from the network.
+//!
+//! A daemon that a bad answer from the network could take over would still hold everybody's content, but nothing else of this host:
+//!
+//! * its capabilities go, all of them if it can read and write its own files without ([`privileges`]);
+//! * Landlock leaves it the directories that [`grants`] names;
+//! * seccomp refuses the system calls that a file system never makes ([`calls`]).
+//!
+//! Whoever confines one thread confines those that it starts later and no other, so this comes before the runtime. What cannot be
+//! done from inside, mounting and unmounting, a porter does (`fuse`), who stays outside.
+//!
+//! The module refuses to end a mount because a kernel lacks a layer, unless `--sandbox require` says so; it tells what is lacking.
+
+mod calls;
+mod grants;
+mod landlocked;
+mod privileges;
+mod profile;
+
+use crate::config::{Config, Sandbox};
+
+use super::StartError;
+
+use grants::Grants;
+
+/// Confines this thread and all that it will start, for the rest of their lives. Returns what holds now, in a few words.
+///
+/// # Errors
+/// A layer is lacking, and `--sandbox require` insists on it.
+pub(super) fn confine(config: &Config) -> Result<String, StartError> {
+    if config.sandbox == Sandbox::Off {
+        return Ok("sandbox=off".to_owned());
+    }
+    let grants = Grants::of(config);
+    if grants.runs_programs {
+        tracing::info!(
+            "the profile's credential_process runs inside the sandbox: it may read everything, and write below HOME and the temporary directories only"
+        );
+    }
+    let layers = [
+        ("capabilities", privileges::drop_unneeded(&grants)),
+        ("landlock", landlocked::restrict(&grants)),
+        ("seccomp", calls::restrict(grants.runs_programs)),
+    ];
+    let mut told = Vec::new();
+    for (layer, outcome) in layers {
+        match outcome {
+            Ok(state) => told.push(format!("{layer}={state}")),
+            Err(lack) if config.sandbox == Sandbox::Require => return Err(StartError::Fuse(required(layer, &lack))),
+            Err(lack) => {
+                tracing::warn!(layer, %lack, "a layer of the sandbox is lacking; --sandbox require would refuse to mount");
+                told.push(format!("{layer}=none"));
+            }
+        }
+    }
+    Ok(told.join(" "))
+}
+
+/// Why a layer does not hold.
+#[derive(Debug, thiserror::Error)]
+enum Lack {
+    #[error("this kernel does not have it, or has it turned off")]
+    Unsupported,
+    #[error("this kernel has only a part of it")]
+    Partial,
+    #[error("the kernel refuses it: {0}")]
+    Refused(String),
+}
+
+fn required(layer: &str, lack: &Lack) -> String {
+    format!(
+        "the sandbox is not whole ({layer}: {lack}); use a kernel that has it (Linux 6.7 or later), or mount without --sandbox require"
+    )
+}

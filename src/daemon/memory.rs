@@ -1,0 +1,139 @@
+//! This process's memory: kept out of core dumps, out of debuggers, and out of swap, as far as the system lets it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::secret::{Locking, harden_process, lock_memory};
+
+/// The swap areas in use (proc_swaps(5)).
+const SWAPS: &str = "/proc/swaps";
+
+/// Devices above devices are followed so far.
+const DEVICES_DEEP_MAX: usize = 16;
+
+/// Protects the memory, and warns of what does not hold. Returns what holds in a few words.
+pub(super) fn protect() -> String {
+    let hardening = harden_process();
+    for (measure, error) in hardening.failures() {
+        tracing::warn!(measure, %error, "a crash could leave keys and content in a core image");
+    }
+    let locking = lock_memory();
+    if let Err(error) = &locking {
+        tracing::warn!(%error, "memory cannot be locked, and may be swapped out");
+    }
+    let dumps = if hardening.is_complete() { "none" } else { "possible" };
+    let locked = match &locking {
+        Ok(Locking::Everything) => "all".to_owned(),
+        Ok(Locking::UpTo(bytes)) => format!("{bytes}"),
+        Err(_) => "0".to_owned(),
+    };
+    format!("dumps={dumps} memory-locked={locked} swap={}", swap(matches!(locking, Ok(Locking::Everything))))
+}
+
+/// In one word what the swap of this host is, with a warning where it matters.
+fn swap(all_locked: bool) -> &'static str {
+    let Ok(text) = fs::read_to_string(SWAPS) else { return "unknown" };
+    let areas = areas(&text);
+    let open: Vec<&PathBuf> = areas.iter().filter(|area| !is_safe(Path::new("/sys"), area)).collect();
+    match open.as_slice() {
+        [] if areas.is_empty() => "none",
+        [] => "encrypted",
+        [area, ..] => {
+            let area = area.display();
+            if all_locked {
+                tracing::info!(%area, "swap is not known to be encrypted; the memory of this process is locked, that of programs is not");
+            } else {
+                tracing::warn!(
+                    %area,
+                    "swap is not known to be encrypted, and content in memory may be written to it: encrypt it (a random key in \
+                     crypttab(5)), or turn it off (swapoff(8)), or raise the limit of locked memory (LimitMEMLOCK=infinity)"
+                );
+            }
+            "in-the-clear"
+        }
+    }
+}
+
+/// The files and devices of the table: a heading, then a line for each, blanks in names as octal numbers.
+fn areas(table: &str) -> Vec<PathBuf> {
+    let names = table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
+    names.map(|name| PathBuf::from(name.replace("\\040", " ").replace("\\134", "\\"))).collect()
+}
+
+/// Whether what is swapped there does not rest anywhere in the clear.
+fn is_safe(sys: &Path, area: &Path) -> bool {
+    let device = match area.metadata() {
+        Ok(metadata) if metadata.rdev() != 0 => metadata.rdev(),
+        Ok(metadata) => metadata.dev(),
+        Err(_) => return false,
+    };
+    let numbers = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let directory = sys.join("dev/block").join(numbers).canonicalize();
+    directory.is_ok_and(|directory| is_safe_device(&directory, DEVICES_DEEP_MAX))
+}
+
+/// Whether a block device, by its directory in sysfs, is dm-crypt or memory, or lies on nothing but such devices (LVM and the like).
+fn is_safe_device(directory: &Path, deep_max: usize) -> bool {
+    let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_default();
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    if read("dm/uuid").starts_with("CRYPT-") {
+        return true;
+    }
+    if name.starts_with("zram") {
+        // Compressed memory, unless it may write to a device when it is full.
+        return matches!(read("backing_dev").trim(), "" | "none");
+    }
+    let below = fs::read_dir(directory.join("slaves")).into_iter().flatten().flatten();
+    let below: Vec<PathBuf> = below.filter_map(|entry| entry.path().canonicalize().ok()).collect();
+    deep_max > 0 && !below.is_empty() && below.iter().all(|device| is_safe_device(device, deep_max - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_swap_areas_is_read() {
+        let table = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
+                     /dev/dm-1                               partition\t8388604\t\t0\t\t-2\n\
+                     /var/my\\040swap                         file\t\t1024\t\t12\t\t-3\n";
+        assert_eq!(areas(table), [Path::new("/dev/dm-1"), Path::new("/var/my swap")]);
+        assert!(areas("Filename\tType\tSize\tUsed\tPriority\n").is_empty());
+        assert!(areas("").is_empty());
+    }
+
+    fn device(sys: &Path, name: &str, files: &[(&str, &str)], below: &[&str]) -> PathBuf {
+        let directory = sys.join(name);
+        for part in ["dm", "slaves"] {
+            fs::create_dir_all(directory.join(part)).unwrap();
+        }
+        for (file, text) in files {
+            fs::write(directory.join(file), text).unwrap();
+        }
+        for other in below {
+            std::os::unix::fs::symlink(sys.join(other), directory.join("slaves").join(other)).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn swap_is_safe_in_memory_on_dm_crypt_and_on_what_lies_on_it_alone() {
+        let sys = tempfile::tempdir().unwrap();
+        let sys = sys.path();
+        let plain = device(sys, "sda1", &[], &[]);
+        let crypt = device(sys, "dm-0", &[("dm/uuid", "CRYPT-LUKS2-0a1b-swap\n")], &["sda1"]);
+        let volume = device(sys, "dm-1", &[("dm/uuid", "LVM-0a1b\n")], &["dm-0"]);
+        let mixed = device(sys, "dm-2", &[("dm/uuid", "LVM-0a1c\n")], &["dm-0", "sda1"]);
+        let memory = device(sys, "zram0", &[("backing_dev", "none\n")], &[]);
+        let spilling = device(sys, "zram1", &[("backing_dev", "/dev/sda1\n")], &[]);
+        let safe = [&crypt, &volume, &memory].map(|device| is_safe_device(device, DEVICES_DEEP_MAX));
+        let open = [&plain, &mixed, &spilling].map(|device| is_safe_device(device, DEVICES_DEEP_MAX));
+        assert_eq!((safe, open), ([true; 3], [false; 3]));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_safe() {
+        assert!(!is_safe(Path::new("/sys"), Path::new("/no/such/swap")));
+    }
+}

@@ -1,0 +1,335 @@
+//! What is left of secrets, and what the daemon has given up, seen from outside.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use dssefs::emulator::faults::{Fault, Rule};
+use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, prlimit};
+
+use crate::common::{
+    ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, eventually, mountinfo_has,
+    noise, seed,
+};
+
+const PROTECTION: &str = "user.dsse.mount.protection";
+
+/// The lines of every thread's status (proc_pid_status(5)) with one of these names.
+fn threads(mount: &Mount, names: &[&str]) -> Vec<BTreeMap<String, String>> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", mount.pid())).expect("the daemon runs");
+    let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let pairs = |status: String| {
+        let pairs = status.lines().filter_map(|line| line.split_once(":\t"));
+        pairs
+            .filter(|(name, _)| names.contains(name))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    };
+    statuses.map(pairs).collect()
+}
+
+/// Keeps threads of all kinds busy, so that those which start late are there too.
+fn work(mount: &Mount) {
+    for number in 0..8 {
+        commit(&mount.join(&format!("work-{number}")), &noise(number, 2 << 20)).unwrap();
+    }
+    fs::read_dir(mount.path()).unwrap().for_each(|entry| drop(fs::read(entry.unwrap().path()).unwrap()));
+}
+
+#[test]
+fn every_thread_has_given_up_capabilities_and_system_calls() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--sandbox", "require"]);
+        work(&mount);
+        let threads = threads(&mount, &["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd", "Seccomp", "NoNewPrivs"]);
+        assert!(threads.len() > 4, "{threads:?}");
+        for thread in &threads {
+            assert_eq!((thread["Seccomp"].as_str(), thread["NoNewPrivs"].as_str()), ("2", "1"));
+            let sets = thread.iter().filter(|(name, _)| name.starts_with("Cap"));
+            // Only root may lower the bound; for others nothing comes of it.
+            let bound = |name: &str| name == "CapBnd" && !geteuid().is_root();
+            for (name, set) in sets.filter(|(name, _)| !bound(name)) {
+                assert_eq!(u64::from_str_radix(set, 16), Ok(0), "{name} of {thread:?}");
+            }
+        }
+        let told = attribute(&mount.path(), PROTECTION).unwrap();
+        for layer in ["dumps=none", "capabilities=none", "landlock=on", "seccomp=on", "keys-unlocked=0"] {
+            assert!(told.contains(layer), "{layer} is not in {told}");
+        }
+    });
+}
+
+#[test]
+fn without_the_sandbox_nothing_is_given_up_and_the_mount_says_so() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--sandbox", "off"]);
+        assert!(threads(&mount, &["Seccomp"]).iter().all(|thread| thread["Seccomp"] == "0"));
+        assert!(attribute(&mount.path(), PROTECTION).unwrap().contains("sandbox=off"));
+    });
+}
+
+/// The process that mounts and unmounts for the daemon.
+fn porter(mount: &Mount) -> PathBuf {
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", mount.pid())).unwrap();
+    let process = Path::new("/proc").join(children.trim());
+    let arguments = fs::read(process.join("cmdline")).unwrap();
+    assert!(arguments.split(|byte| *byte == 0).any(|argument| argument == b"porter"), "{children}");
+    process
+}
+
+fn write_more_than_memory(mount: &Mount, endpoint: &Endpoint, name: &str) -> Vec<u8> {
+    let content = noise(seed(), 4 << 20);
+    let mut files: Vec<File> = (0..12).map(|n| File::create(mount.join(&format!("{name}-{n}"))).unwrap()).collect();
+    files.iter_mut().for_each(|file| file.write_all(&content).unwrap());
+    drop(files);
+    assert!(endpoint.content(&format!("{name}-11")) == content);
+    content
+}
+
+#[test]
+fn a_confined_daemon_spills_commits_and_unmounts_for_everybody_who_asks() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let mut mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
+        let attendant = porter(&mount);
+        write_more_than_memory(&mount, &endpoint, "umount");
+        // It waits for the daemon's end, which is not over until the test, its parent, has taken notice.
+        let mut umount = dssefs().arg("umount").arg(mount.path()).spawn().unwrap();
+        assert!(mount.ended().is_some_and(|status| status.success()), "{}", mount.log());
+        assert!(umount.wait().unwrap().success());
+        eventually("the porter ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
+
+        let mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
+        let (path, attendant) = (mount.path(), porter(&mount));
+        let content = write_more_than_memory(&mount, &endpoint, "signal");
+        assert!(fs::read(mount.join("umount-3")).unwrap() == content);
+        assert!(mount.end().success());
+        assert!(!mountinfo_has(&path));
+        eventually("the porter ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
+    });
+}
+
+#[test]
+fn a_service_manager_that_signals_every_process_gets_a_clean_unmount() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let attendant = porter(&mount);
+        let pid: i32 = attendant.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+            rustix::process::kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        }
+        let path = mount.path();
+        commit(&mount.join("file"), b"content").unwrap();
+        assert!(mount.end().success());
+        assert!(!mountinfo_has(&path));
+    });
+}
+
+#[test]
+fn the_mount_of_a_killed_daemon_stays_and_refuses_so_that_nothing_is_written_below_it() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mut mount = Mount::of(&endpoint);
+        let attendant = porter(&mount);
+        mount.signal(Signal::KILL);
+        mount.ended().unwrap();
+        eventually("the porter ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
+        assert!(mountinfo_has(&mount.path()));
+        let refused = fs::write(mount.join("file"), "content").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOTCONN));
+    });
+}
+
+#[test]
+fn a_credential_process_is_run_again_inside_the_sandbox() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let dir = tempfile::tempdir().unwrap();
+        let (program, runs, config) = (dir.path().join("program"), dir.path().join("runs"), dir.path().join("config"));
+        let script = format!(
+            "#!/bin/sh\necho run >>{}\nexpires=$(date -u -d '+14 seconds' +%Y-%m-%dT%H:%M:%SZ)\n\
+             echo '{{\"Version\":1,\"AccessKeyId\":\"{ACCESS_KEY}\",\"SecretAccessKey\":\"{SECRET_KEY}\",\"Expiration\":\"'$expires'\"}}'\n",
+            runs.display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(&config, format!("[default]\ncredential_process = {}\n", program.display())).unwrap();
+        let environment =
+            [("AWS_ACCESS_KEY_ID", None), ("AWS_SECRET_ACCESS_KEY", None), ("AWS_CONFIG_FILE", config.to_str())];
+        let mount = Mount::with_environment(&endpoint, &environment, &[]);
+        let count = || fs::read_to_string(&runs).unwrap_or_default().lines().count();
+        let at_start = count();
+        assert!(at_start > 0);
+        let mut number = 0;
+        eventually("the credentials are renewed", MINUTE, || {
+            number += 1;
+            commit(&mount.join(&format!("{number}")), b"content").unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+            count() > at_start
+        });
+        commit(&mount.join("after"), b"content").unwrap();
+        assert!(threads(&mount, &["Seccomp"]).iter().all(|thread| thread["Seccomp"] == "2"));
+        assert!(mount.end().success());
+    });
+}
+
+#[test]
+fn a_daemon_that_is_aborted_leaves_no_core_even_without_a_limit() {
+    deadline(MINUTE, || {
+        if !geteuid().is_root() {
+            println!("skipped: only root can raise the limit of another process");
+            return;
+        }
+        let endpoint = Endpoint::start();
+        let mut mount = Mount::of(&endpoint);
+        let filter = fs::read_to_string(format!("/proc/{}/coredump_filter", mount.pid())).unwrap();
+        assert_eq!(filter.trim(), "00000000");
+        let pid = Pid::from_raw(mount.pid().cast_signed()).unwrap();
+        if prlimit(Some(pid), Resource::Core, Rlimit { current: Some(1 << 30), maximum: Some(1 << 30) }).is_err() {
+            println!("the limit cannot be raised here, and holds as well");
+        }
+        mount.signal(Signal::ABORT);
+        let status: ExitStatus = mount.ended().unwrap();
+        assert_eq!((status.signal(), status.core_dumped()), (Some(libc::SIGABRT), false));
+    });
+}
+
+/// A mapping that can be written to, and its flags.
+struct Region {
+    start: u64,
+    end: u64,
+    flags: String,
+}
+
+fn regions(pid: u32) -> Vec<Region> {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("root may look");
+    let mut regions: Vec<Region> = Vec::new();
+    for line in smaps.lines() {
+        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let bounds = range.map(|(start, end)| (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)));
+        if let Some((Ok(start), Ok(end))) = bounds {
+            regions.push(Region { start, end, flags: String::new() });
+        } else if let (Some(flags), Some(region)) = (line.strip_prefix("VmFlags:"), regions.last_mut()) {
+            region.flags = flags.to_owned();
+        }
+    }
+    regions.retain(|region| region.flags.contains(" wr"));
+    regions
+}
+
+/// Whether `needle` is in this process's memory, separately for what a core image may hold and what is marked to be left out.
+fn in_memory(pid: u32, needle: &[u8]) -> (bool, bool) {
+    const STEP: usize = 1 << 20;
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("root may look");
+    let (mut dumped, mut left_out) = (false, false);
+    let mut bytes = vec![0; STEP + needle.len()];
+    for region in regions(pid) {
+        let found = (region.start..region.end).step_by(STEP).any(|at| {
+            let wanted = bytes.len().min((region.end - at) as usize);
+            let got = memory.read_at(&mut bytes[..wanted], at).unwrap_or(0);
+            holds(&bytes[..got], needle)
+        });
+        *(if region.flags.contains(" dd") { &mut left_out } else { &mut dumped }) |= found;
+    }
+    (dumped, left_out)
+}
+
+fn holds(bytes: &[u8], needle: &[u8]) -> bool {
+    // Compares only where the first byte is right: there are many bytes, and debug builds are slow.
+    bytes.iter().enumerate().any(|(at, byte)| *byte == needle[0] && bytes[at..].starts_with(needle))
+}
+
+#[test]
+fn content_is_gone_from_the_daemons_memory_once_it_is_stored_or_read() {
+    deadline(MINUTE * 5, || {
+        if !geteuid().is_root() {
+            println!("skipped: only root can look into the daemon's memory");
+            return;
+        }
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let [written, read] = [noise(seed(), 64), noise(seed() ^ 1, 64)];
+        let content = |marker: &[u8]| marker.repeat(4096);
+        endpoint.put("read", &content(&read));
+
+        let mut file = File::create(mount.join("written")).unwrap();
+        file.write_all(&content(&written)).unwrap();
+        assert!(in_memory(mount.pid(), &written).1, "content that is held is in pages that are left out of dumps");
+        file.sync_all().unwrap();
+        drop(file);
+        assert!(fs::read(mount.join("read")).unwrap() == content(&read));
+
+        // The kernel's last requests stay in the buffers of the threads that took them, until the next ones of that length.
+        let mut rounds = 0;
+        eventually("later requests take the place of the last ones", MINUTE * 3, || {
+            rounds += 1;
+            std::thread::scope(|scope| {
+                for number in 0..8 {
+                    let path = mount.join(&format!("noise-{number}"));
+                    scope.spawn(move || commit(&path, &noise(number + rounds, 3 << 20)).unwrap());
+                }
+            });
+            in_memory(mount.pid(), &written) == (false, false) && in_memory(mount.pid(), &read) == (false, false)
+        });
+    });
+}
+
+/// Everything in the files below a directory.
+fn bytes_below(directory: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            all.extend(bytes_below(&entry.path()));
+        } else {
+            File::open(entry.path()).unwrap().read_to_end(&mut all).unwrap();
+        }
+    }
+    all
+}
+
+#[test]
+fn neither_spill_nor_journal_nor_the_fullest_log_hold_content_attributes_or_credentials() {
+    const CONTENT: &str = "CONTENT-of-the-planted-record-4711";
+    const VALUE: &str = "VALUE-of-the-planted-attribute-4712";
+    const NAME: &str = "NAME-of-the-planted-file-4713";
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let spill = tempfile::tempdir().unwrap();
+        let options =
+            ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.path().to_str().unwrap(), "-vv"];
+        let mount = Mount::with(&endpoint, &options);
+        let down =
+            Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
+        endpoint.spoil(vec![Rule::on("PutObject", down).times(0)]);
+        let path = mount.join(NAME);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).unwrap();
+        file.write_all(CONTENT.repeat(1000).as_bytes()).unwrap();
+        xattr::set(&path, "user.planted", VALUE.as_bytes()).unwrap();
+        drop(file);
+        eventually("the store has refused it", MINUTE, || {
+            attribute(&path, "user.dsse.last-error").is_ok_and(|error| !error.is_empty())
+        });
+        let kept = bytes_below(spill.path());
+        assert!(kept.len() > CONTENT.len() * 1000, "there is something to search");
+        for marker in [CONTENT, VALUE, NAME, SECRET_KEY] {
+            assert!(!holds(&kept, marker.as_bytes()), "{marker} is readable on the disk");
+        }
+        endpoint.heal();
+        eventually("it is stored", MINUTE, || endpoint.head(NAME).is_some());
+        assert!(endpoint.content(NAME) == CONTENT.repeat(1000).as_bytes());
+        let log = mount.log();
+        assert!(log.len() > 10_000, "the log is the fullest there is");
+        for marker in [CONTENT, VALUE, SECRET_KEY] {
+            let line = log.lines().find(|line| line.contains(marker));
+            assert!(line.is_none(), "{marker} is in the log: {line:?}");
+        }
+    });
+}
