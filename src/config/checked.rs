@@ -350,7 +350,8 @@ mod tests {
         assert_eq!((config.file_mode, config.dir_mode), (0o644, 0o755));
         assert_eq!((config.memory_bytes_max, config.spill_bytes_max), (512 << 20, 16 << 30));
         assert_eq!(config.metadata_ttl, Duration::from_secs(1));
-        let Connection { attempts_max, attempt_timeout, operation_timeout, kms_requests_per_second_max, .. } = config.connection;
+        let Connection { attempts_max, attempt_timeout, operation_timeout, kms_requests_per_second_max, .. } =
+            config.connection;
         assert_eq!((attempts_max, kms_requests_per_second_max), (8, 2500));
         let limits = [attempt_timeout, operation_timeout, config.stop_timeout].map(|limit| limit.as_secs());
         assert_eq!(limits, [30, 180, 30]);

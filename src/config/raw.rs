@@ -140,7 +140,13 @@ pub struct RawStore {
     #[arg(long, env = "DSSEFS_OPERATION_TIMEOUT", value_name = "TIME", default_value = "3m", help_heading = "Store")]
     pub operation_timeout: String,
     /// Requests in a second that cost a call to KMS, whose quota the whole account shares; 0: as many as there are
-    #[arg(long, env = "DSSEFS_KMS_REQUESTS_PER_SECOND", value_name = "COUNT", default_value = "2500", help_heading = "Store")]
+    #[arg(
+        long,
+        env = "DSSEFS_KMS_REQUESTS_PER_SECOND",
+        value_name = "COUNT",
+        default_value = "2500",
+        help_heading = "Store"
+    )]
     pub kms_requests_per_second: u32,
 }
 

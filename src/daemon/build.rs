@@ -111,7 +111,9 @@ async fn prove_copies(config: &Config, gateway: &Arc<Gateway>, key: &Key) {
              replace what another host stores at the same moment"
         ),
         Ok(_) => {}
-        Err(error) => tracing::warn!(%error, remedy = error.remedy(), "the proof that copies keep conditions left an object behind"),
+        Err(error) => {
+            tracing::warn!(%error, remedy = error.remedy(), "the proof that copies keep conditions left an object behind")
+        }
     }
 }
 

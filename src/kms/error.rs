@@ -66,7 +66,9 @@ pub enum Error {
         key: String,
     },
     /// KMS's limit on requests, still after all retries.
-    #[error("KMS throttles requests for the key {key}: {message}; try again later, or ask for a higher KMS request quota")]
+    #[error(
+        "KMS throttles requests for the key {key}: {message}; try again later, or ask for a higher KMS request quota"
+    )]
     Throttled {
         /// The key's name or ARN.
         key: String,

@@ -55,7 +55,8 @@ pub(super) async fn before(
             | Fault::Sse { .. }
             | Fault::LoseAnswer
             | Fault::ThrottleKms
-            | Fault::IgnoreConditions,
+            | Fault::IgnoreConditions
+            | Fault::RefuseConditions,
         )
         | None => Ok(None),
     }

@@ -77,11 +77,8 @@ impl Store {
         let counters = Arc::new(StoreCounters::default());
         let pace = Arc::new(Pace::new(connection.kms_requests_per_second_max));
         let pulse = Arc::new(Pulse::new());
-        let watch = watch::Watch {
-            counters: Arc::clone(&counters),
-            pace: Arc::clone(&pace),
-            pulse: Arc::clone(&pulse),
-        };
+        let watch =
+            watch::Watch { counters: Arc::clone(&counters), pace: Arc::clone(&pace), pulse: Arc::clone(&pulse) };
         let mut builder = aws_sdk_s3::config::Builder::from(config)
             .force_path_style(connection.force_path_style)
             .retry_partition(unrationed())

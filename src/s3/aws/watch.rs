@@ -195,7 +195,9 @@ mod tests {
 
     #[test]
     fn the_limits_of_kms_and_of_s3_are_told_apart_by_the_words() {
-        let slow = |words: &str| format!("<?xml version=\"1.0\"?>\n<Error><Code>SlowDown</Code><Message>{words}</Message></Error>");
+        let slow = |words: &str| {
+            format!("<?xml version=\"1.0\"?>\n<Error><Code>SlowDown</Code><Message>{words}</Message></Error>")
+        };
         let kms = slow("Please reduce your request rate for operations involving AWS KMS.");
         assert_eq!(meaning(&answer(&kms)), Some(Kind::Throttled { kms: true }));
         assert_eq!(meaning(&answer(&slow("Please reduce your request rate."))), Some(Kind::Throttled { kms: false }));

@@ -116,6 +116,11 @@ impl Endpoint {
         self.spoil(vec![Rule::on(operation, fault)]);
     }
 
+    /// How many requests the faults in force have struck.
+    pub(crate) fn struck(&self) -> u64 {
+        self.server().faults().iter().map(|standing| standing.struck).sum()
+    }
+
     pub(crate) fn heal(&self) {
         self.server().set_faults(Plan::default());
     }
@@ -232,6 +237,14 @@ impl Endpoint {
         self.with(|s3| async move {
             let listed = s3.list_multipart_uploads().bucket(BUCKET).send().await.expect("a listing of uploads");
             listed.uploads().len()
+        })
+    }
+
+    /// Those of them that are for this key.
+    pub(crate) fn uploads_of(&self, key: &str) -> usize {
+        self.with(|s3| async move {
+            let listed = s3.list_multipart_uploads().bucket(BUCKET).prefix(key).send().await;
+            listed.expect("a listing of uploads").uploads().len()
         })
     }
 
