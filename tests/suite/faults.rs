@@ -330,7 +330,9 @@ fn a_key_that_goes_away_during_an_upload_stops_it_until_it_is_back() {
             libc::EKEYREVOKED,
         ),
         (
-            |endpoint| drop(endpoint.kms().schedule_deletion(endpoint.key_arn(), 7).unwrap()),
+            |endpoint| {
+                endpoint.kms().schedule_deletion(endpoint.key_arn(), 7).unwrap();
+            },
             |endpoint| {
                 endpoint.kms().cancel_deletion(endpoint.key_arn()).unwrap();
                 endpoint.kms().enable(endpoint.key_arn()).unwrap();

@@ -1,6 +1,6 @@
 //! Every fault of the store at every operation: one table of what programs, the log, the bucket and the mount make of it.
 //!
-//! 254 rows. Rows of one operation share a mount. Each has fresh names, and its fault strikes these names alone.
+//! 251 rows. Rows of one operation share a mount. Each has fresh names, and its fault strikes these names alone.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -192,6 +192,12 @@ fn flipped() -> Vec<Row> {
     ]
 }
 
+/// Uploads that somebody has aborted, as the store says.
+fn aborted() -> Vec<Row> {
+    let gone = || refused(404, "NoSuchUpload", "The specified upload does not exist.");
+    vec![(Passing, gone(), Well), (Staying, gone(), Badly(libc::EIO, "NoSuchUpload"))]
+}
+
 /// Operations that can fail after a status of 200.
 fn late_failures() -> Vec<Row> {
     vec![
@@ -266,7 +272,7 @@ impl Scene {
         assert!(struck > 0, "{what} has struck nothing");
         self.assert_lives(name);
         endpoint.heal();
-        self.assert_mends(&what, work, name, open, &fault);
+        self.assert_mends(&what, operation, work, name, open, &fault);
     }
 
     /// What has to be there before.
@@ -352,7 +358,7 @@ impl Scene {
     }
 
     /// What was not done can be done now.
-    fn assert_mends(&self, what: &str, work: Work, name: &str, open: Option<File>, fault: &Fault) {
+    fn assert_mends(&self, what: &str, operation: &str, work: Work, name: &str, open: Option<File>, fault: &Fault) {
         let key = format!("{name}file");
         if let Some(file) = open {
             file.sync_all().unwrap_or_else(|error| panic!("{what}, healed: {error}"));
@@ -366,9 +372,11 @@ impl Scene {
             self.endpoint.assert_dsse(&key);
             assert_eq!(attribute(&self.file(name), "user.dsse.verdict").unwrap(), "compliant", "{what}");
             assert_eq!(attribute(&self.file(name), "user.dsse.local").unwrap(), "none", "{what}");
-            // Of one whose answer was lost nobody here knows the id: it is for the bucket's lifecycle rules.
-            let lost = what.starts_with("CreateMultipartUpload") && matches!(fault, Fault::LoseAnswer);
-            assert_eq!(self.endpoint.uploads_of(&key), usize::from(lost), "{what}, healed: an upload stays");
+            // One whose answer was lost has an id that nobody here knows, and one that is said to be gone is not aborted: these are for the
+            // bucket's lifecycle rules.
+            let unknown = operation == "CreateMultipartUpload" && *fault == Fault::LoseAnswer;
+            let unknown = unknown || matches!(fault, Fault::Failure { status: 404, .. });
+            assert!(unknown || self.endpoint.uploads_of(&key) == 0, "{what}, healed: an upload stays");
         } else if matches!(work, ReadFile | Stat | List) {
             self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
         } else if work == Chmod && !matches!(fault, Fault::Sse { .. }) {
@@ -410,7 +418,7 @@ impl std::ops::Add for Tally {
 }
 
 fn matrix(work: impl FnOnce(&Scene) -> Tally + Send + 'static, rows: usize) {
-    deadline(MINUTE * 4, move || {
+    deadline(MINUTE * 8, move || {
         let scene = Scene::new();
         assert_eq!(work(&scene), Tally { rows, failed: 0 }, "the rows that did not hold are marked FAILED");
     });
@@ -430,25 +438,41 @@ fn every_fault_of_put_object() {
 }
 
 #[test]
-fn every_fault_of_a_multipart_upload() {
+fn every_fault_of_beginning_an_upload() {
     matrix(
         |scene| {
-            let key = scene.endpoint.key_arn();
             let silent = (Staying, silence(), Badly(libc::EKEYREJECTED, "was asked for"));
-            let unheard = (Staying, silence(), Well);
-            let gone =
-                |lasts, ends| (lasts, refused(404, "NoSuchUpload", "The specified upload does not exist."), ends);
-            let aborted = || vec![gone(Passing, Well), gone(Staying, Badly(libc::EIO, "NoSuchUpload"))];
-            let create = [trouble(), kms(), wrong_answers(key), vec![silent.clone()]].concat();
-            let part = [quick_trouble(), kms(), wrong_answers(key), vec![unheard], flipped(), aborted()].concat();
-            let complete =
-                [quick_trouble(), kms(), wrong_answers(key), vec![silent], conditions(), late_failures(), aborted()]
-                    .concat();
-            scene.all("CreateMultipartUpload", WriteLarge, create)
-                + scene.all("UploadPart", WriteLarge, part)
-                + scene.all("CompleteMultipartUpload", WriteLarge, complete)
+            let rows = [trouble(), kms(), wrong_answers(scene.endpoint.key_arn()), vec![silent]].concat();
+            scene.all("CreateMultipartUpload", WriteLarge, rows)
         },
-        81,
+        24,
+    );
+}
+
+#[test]
+fn every_fault_of_a_part() {
+    matrix(
+        |scene| {
+            let wrong = wrong_answers(scene.endpoint.key_arn());
+            // Some servers say nothing of encryption in the answer to a part; the upload's own was judged.
+            let unheard = (Staying, silence(), Well);
+            let rows = [quick_trouble(), kms(), wrong, vec![unheard], flipped(), aborted()].concat();
+            scene.all("UploadPart", WriteLarge, rows)
+        },
+        26,
+    );
+}
+
+#[test]
+fn every_fault_of_completing_an_upload() {
+    matrix(
+        |scene| {
+            let wrong = wrong_answers(scene.endpoint.key_arn());
+            let silent = (Staying, silence(), Badly(libc::EKEYREJECTED, "was asked for"));
+            let rows = [quick_trouble(), kms(), wrong, vec![silent], conditions(), late_failures(), aborted()].concat();
+            scene.all("CompleteMultipartUpload", WriteLarge, rows)
+        },
+        29,
     );
 }
 
@@ -466,7 +490,7 @@ fn every_fault_of_copies() {
                 + scene.all("CopyObject", Chmod, copy())
                 + scene.all("CopyObject", Rename, copy())
         },
-        84,
+        83,
     );
 }
 

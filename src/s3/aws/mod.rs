@@ -122,6 +122,8 @@ impl Store {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         self.counters.request(operation);
+        // The SDK's futures are tens of kilobytes; on the heap they do not inflate those of every caller above.
+        let request = Box::pin(request);
         let failed = |failure: Failure| {
             StoreCounters::add(&self.counters.failures, 1);
             Error::from(failure)
@@ -129,10 +131,9 @@ impl Store {
         if calls_kms(operation) && !self.pace.turn(self.operation_timeout).await {
             return Err(failed(self.too_many(operation, key)));
         }
-        // The SDK's futures are tens of kilobytes; on the heap they do not inflate those of every caller above.
         tokio::select! {
             biased;
-            answer = Box::pin(request) => {
+            answer = request => {
                 answer.map_err(|error| failed(failure::describe(error, operation, &self.bucket, key)))
             }
             silence = self.pulse.has_stopped() => Err(failed(self.silent(operation, key, silence))),
