@@ -446,7 +446,9 @@ impl Vfs {
     async fn read_moving(&self, file: &Arc<File>, mut source: Source, range: Range<u64>) -> Result<Bytes, Error> {
         for _ in 0..TRIES_MAX {
             match self.read_source(file, &source, range.clone()).await {
-                Err(error) if is_gone(&error) => {}
+                Err(error) if is_gone(&error) => {
+                    tracing::warn!(%error, "the version that a program has open is not the object any more")
+                }
                 outcome => return outcome,
             }
             let Some((key, version)) = self.namespace.successor(file.ino, &source.version).await else { break };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use dssefs::emulator::faults::{Fault, Rule};
 
-use crate::common::{Endpoint, MINUTE, Mount, commit, cp, deadline, errno, noise};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, commit, cp, deadline, errno, eventually, noise};
 
 /// Larger than any single PutObject of the mount.
 const LARGE: usize = 48 << 20;
@@ -228,5 +228,178 @@ fn what_is_open_when_the_daemon_is_ended_is_stored() {
         assert_eq!(endpoint.content("file"), b"not yet committed");
         endpoint.assert_dsse("file");
         drop(file);
+    });
+}
+
+/// How long `count` small files take.
+fn files_take(mount: &Mount, names: &str, count: usize) -> Duration {
+    let start = Instant::now();
+    (0..count).for_each(|n| commit(&mount.join(&format!("{names}{n}")), b"content").unwrap());
+    start.elapsed()
+}
+
+#[test]
+fn a_kms_that_throttles_is_asked_less() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--kms-requests-per-second", "40"]);
+        let allowed = files_take(&mount, "before-", 24);
+        assert!(allowed >= Duration::from_millis(450), "24 files at 40 requests a second took {allowed:?}");
+        endpoint.spoil(vec![Rule::on("PutObject", Fault::ThrottleKms).times(3)]);
+        commit(&mount.join("throttled"), b"content").unwrap();
+        let slower = files_take(&mount, "after-", 30);
+        assert!(slower >= Duration::from_millis(1_000), "30 files at half the rate took {slower:?}");
+        assert!(mount.log().contains("KMS throttles"), "{}", mount.log());
+    });
+}
+
+#[test]
+fn throttling_by_s3_is_no_reason_to_spare_kms() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![Rule::on("PutObject", failure(503, "SlowDown")).times(3)]);
+        commit(&mount.join("throttled"), b"content").unwrap();
+        assert!(!mount.log().contains("KMS throttles"), "{}", mount.log());
+    });
+}
+
+/// Ends the daemon under an endpoint that takes requests and never answers: in how long, and with which exit code.
+fn ended_without_a_store(endpoint: &Endpoint, options: &[&str]) -> (Duration, Option<i32>) {
+    let mount = Mount::with(endpoint, &[&["--stop-timeout", "2s"], options].concat());
+    let mut file = File::create(mount.join("file")).unwrap();
+    file.write_all(b"not yet committed").unwrap();
+    endpoint.spoil(vec![Rule::on("*", Fault::Stall).times(0)]);
+    let start = Instant::now();
+    let status = mount.end();
+    (start.elapsed(), status.code())
+}
+
+#[test]
+fn a_dead_store_does_not_keep_the_daemon_from_its_end() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let (took, code) = ended_without_a_store(&endpoint, &[]);
+        assert_eq!(code, Some(11), "the changes are lost, and the exit code says so");
+        assert!(took < Duration::from_secs(20), "{took:?}");
+    });
+}
+
+#[test]
+fn what_a_dead_store_did_not_take_is_sent_by_the_next_mount() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let kept = ["--spill-keys", "kms", "--spill-dir", spill.path().to_str().unwrap()];
+        let (took, code) = ended_without_a_store(&endpoint, &kept);
+        assert_eq!(code, Some(11));
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        endpoint.heal();
+        let _next = Mount::with(&endpoint, &kept);
+        assert_eq!(endpoint.content("file"), b"not yet committed");
+        endpoint.assert_dsse("file");
+    });
+}
+
+#[test]
+fn a_slow_store_is_waited_for_at_the_end() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--stop-timeout", "2s"]);
+        let files: Vec<File> = (0..200)
+            .map(|n| {
+                let mut file = File::create(mount.join(&format!("file-{n}"))).unwrap();
+                file.write_all(b"content").unwrap();
+                file
+            })
+            .collect();
+        endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(1_000)).times(0)]);
+        let status = mount.end();
+        assert!(status.success(), "{status}");
+        assert_eq!(endpoint.keys().len(), 200, "longer than the limit in all, and never silent for so long");
+        drop(files);
+    });
+}
+
+#[test]
+fn a_key_that_goes_away_during_an_upload_stops_it_until_it_is_back() {
+    type Step = fn(&Endpoint);
+    let steps: [(Step, Step, i32); 2] = [
+        (
+            |endpoint| endpoint.kms().disable(endpoint.key_arn()).unwrap(),
+            |endpoint| endpoint.kms().enable(endpoint.key_arn()).unwrap(),
+            libc::EKEYREVOKED,
+        ),
+        (
+            |endpoint| {
+                endpoint.kms().schedule_deletion(endpoint.key_arn(), 7).unwrap();
+            },
+            |endpoint| {
+                endpoint.kms().cancel_deletion(endpoint.key_arn()).unwrap();
+                endpoint.kms().enable(endpoint.key_arn()).unwrap();
+            },
+            libc::EKEYREVOKED,
+        ),
+    ];
+    for (goes, returns, number) in steps {
+        deadline(MINUTE * 2, move || {
+            let endpoint = Endpoint::start();
+            let mount = Mount::of(&endpoint);
+            let content = noise(1, LARGE);
+            let mut file = File::create(mount.join("file")).unwrap();
+            file.write_all(&content[..LARGE / 2]).unwrap();
+            eventually("a part is sent ahead", MINUTE, || endpoint.counters().requests("UploadPart") > 1);
+            goes(&endpoint);
+            // A write may be told already of what became of the parts before it.
+            let rest = file.write_all(&content[LARGE / 2..]).and_then(|()| file.sync_all());
+            assert_eq!(errno(rest), number);
+            assert!(endpoint.head("file").is_none());
+            returns(&endpoint);
+            std::os::unix::fs::FileExt::write_all_at(&file, &content[LARGE / 2..], LARGE as u64 / 2).unwrap();
+            file.sync_all().unwrap();
+            assert!(endpoint.content("file") == content);
+            endpoint.assert_dsse("file");
+            assert_eq!(endpoint.uploads(), 0);
+        });
+    }
+}
+
+#[test]
+fn trouble_of_kms_with_the_keys_of_the_spill_is_told_by_the_mount() {
+    for (fault, says) in [
+        (failure(400, "ThrottlingException"), "throttles"),
+        (failure(400, "DisabledException"), "is disabled"),
+        (failure(400, "AccessDeniedException"), "kms:GenerateDataKey"),
+        (failure(400, "NotFoundException"), "does not know the key"),
+        (failure(400, "KMSInvalidStateException"), "not Enabled"),
+    ] {
+        deadline(MINUTE, move || {
+            let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+            endpoint.spoil(vec![Rule::on("kms:GenerateDataKey", fault).times(0)]);
+            let mut command = Mount::command(&endpoint, BUCKET, dir.path());
+            command.args([
+                "--foreground",
+                "--attempts",
+                "2",
+                "--spill-keys",
+                "kms",
+                "--kms-key-id",
+                endpoint.key_arn(),
+            ]);
+            let output = command.arg("--spill-dir").arg(dir.path().join("spill")).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(5), "{said}");
+            assert!(said.contains(says) && said.contains(endpoint.key_arn()), "{said}");
+        });
+    }
+}
+
+#[test]
+fn passing_throttling_of_the_keys_of_the_spill_is_not_noticed() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.spoil(vec![Rule::on("kms:GenerateDataKey", failure(400, "ThrottlingException")).times(2)]);
+        let mount = Mount::with(&endpoint, &["--spill-keys", "kms"]);
+        commit(&mount.join("file"), b"content").unwrap();
+        endpoint.assert_dsse("file");
     });
 }

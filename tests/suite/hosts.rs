@@ -495,12 +495,43 @@ fn what_the_proof_costs() {
             ("GetBucketEncryption", 1),
             ("GetBucketVersioning", 1),
             ("HeadBucket", 1),
-            // Whether a rename of a directory was left in the middle.
-            ("ListObjectsV2", 1),
+            // Whether a rename of a directory was left in the middle, and what could be copied to see whether copies keep conditions.
+            ("ListObjectsV2", 2),
             ("PutObject", 1),
             ("UploadPart", 1),
         ];
         assert_eq!(asked, expected);
         assert_eq!((endpoint.keys(), endpoint.uploads()), (Vec::new(), 0));
+    });
+}
+
+#[test]
+fn a_store_that_does_not_keep_the_conditions_of_copies_is_named_and_nothing_is_left_there() {
+    deadline(MINUTE, || {
+        for ignores in [false, true] {
+            let endpoint = Endpoint::start();
+            endpoint.put("file", b"content");
+            if ignores {
+                endpoint.spoil(vec![Rule::on("CopyObject", Fault::IgnoreConditions).times(0)]);
+            }
+            let mount = Mount::of(&endpoint);
+            assert_eq!(mount.log().contains("does not keep the conditions of copies"), ignores, "{}", mount.log());
+            assert_eq!(endpoint.keys(), ["file"]);
+        }
+    });
+}
+
+#[test]
+fn the_last_writer_needs_no_conditions_for_directories_links_and_attributes() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("file", b"content");
+        let mount = Mount::with(&endpoint, &["--last-writer-wins"]);
+        endpoint.spoil(vec![Rule::on("*", Fault::RefuseConditions).times(0)]);
+        fs::create_dir(mount.join("directory")).unwrap();
+        std::os::unix::fs::symlink("file", mount.join("link")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(mount.join("file"), mode).unwrap();
+        assert_eq!(endpoint.keys(), ["directory/", "file", "link"]);
     });
 }

@@ -23,6 +23,7 @@ mod hosts;
 mod keep;
 mod listing;
 mod mapped;
+mod matrix;
 mod model;
 mod names;
 mod namespace;

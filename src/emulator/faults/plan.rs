@@ -77,6 +77,8 @@ pub enum Fault {
     ThrottleKms,
     /// The write is carried out whatever its `If-Match` and `If-None-Match` ask for, as stores do that do not know them.
     IgnoreConditions,
+    /// A write that asks for a condition is answered 501, as by stores that do not know them; any other is carried out.
+    RefuseConditions,
     /// Answered 200 with an `<Error>` body before any work, as copies and completions may be.
     OkWithErrorBody {
         /// The code of the error, such as `InternalError`.
@@ -225,6 +227,7 @@ impl Fault {
             Fault::LoseAnswer => "lose_answer",
             Fault::ThrottleKms => "throttle_kms",
             Fault::IgnoreConditions => "ignore_conditions",
+            Fault::RefuseConditions => "refuse_conditions",
             Fault::OkWithErrorBody { .. } => "ok_with_error_body",
             Fault::Stall => "stall",
             Fault::StallAnswer => "stall_answer",
@@ -261,7 +264,7 @@ impl Fault {
                 Some("its answers have no encryption headers")
             }
             Fault::ThrottleKms if !any && !CALLS_KMS.contains(&operation) => Some("S3 calls no KMS for it"),
-            Fault::IgnoreConditions if !any && !TAKES_CONDITIONS.contains(&operation) => {
+            Fault::IgnoreConditions | Fault::RefuseConditions if !any && !TAKES_CONDITIONS.contains(&operation) => {
                 Some("it writes nothing under a condition")
             }
             Fault::OkWithErrorBody { .. } if !FAILS_LATE.contains(&operation) => {
@@ -358,6 +361,7 @@ mod tests {
             Fault::LoseAnswer,
             Fault::ThrottleKms,
             Fault::IgnoreConditions,
+            Fault::RefuseConditions,
             Fault::OkWithErrorBody { code: text(), message: text() },
             Fault::Stall,
         ];

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use http::header::{IF_MATCH, IF_NONE_MATCH};
 use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Limited};
@@ -120,6 +121,11 @@ impl Front {
         let mut answer = match spoil::before(fault.as_ref(), request.body_mut(), Protocol::S3, peer).await? {
             Some(answer) => answer,
             None if fault == Some(Fault::ThrottleKms) => Kms::throttled(self.call_s3(request)).await,
+            None if fault == Some(Fault::RefuseConditions) && asks_for_condition(&request) => Protocol::S3.error(
+                501,
+                "NotImplemented",
+                "A header you provided implies functionality that is not implemented",
+            ),
             None if fault == Some(Fault::IgnoreConditions) => ignoring_conditions(self.call_s3(request)).await,
             None => self.call_s3(request).await,
         };
@@ -139,6 +145,10 @@ impl Front {
 fn kms_action(request: &Request<Incoming>) -> Option<String> {
     let target = request.headers().get("x-amz-target")?.to_str().ok()?;
     target.strip_prefix(api::TARGET_PREFIX).map(str::to_owned)
+}
+
+fn asks_for_condition<B>(request: &Request<B>) -> bool {
+    [IF_MATCH, IF_NONE_MATCH].iter().any(|name| request.headers().contains_key(name))
 }
 
 async fn small(body: &mut Body) -> Result<Bytes, Exception> {

@@ -56,7 +56,8 @@ pub(super) async fn before(
             | Fault::LoseAnswer
             | Fault::StallAnswer
             | Fault::ThrottleKms
-            | Fault::IgnoreConditions,
+            | Fault::IgnoreConditions
+            | Fault::RefuseConditions,
         )
         | None => Ok(None),
     }

@@ -73,7 +73,9 @@ impl Store {
             // XML cannot carry every character that a key may have.
             .encoding_type(EncodingType::Url)
             .send();
-        let answer = self.ask(Operation::ListObjectsV2, None, request).await?;
+        // A failure names what was listed, where that is a key.
+        let listed = Key::new(wanted.prefix).ok();
+        let answer = self.ask(Operation::ListObjectsV2, listed.as_ref(), request).await?;
         self.page(wanted, &answer)
     }
 

@@ -116,6 +116,11 @@ impl Endpoint {
         self.spoil(vec![Rule::on(operation, fault)]);
     }
 
+    /// How many requests the faults in force have struck.
+    pub(crate) fn struck(&self) -> u64 {
+        self.server().faults().iter().map(|standing| standing.struck).sum()
+    }
+
     pub(crate) fn heal(&self) {
         self.server().set_faults(Plan::default());
     }
@@ -251,6 +256,14 @@ impl Endpoint {
                 count += usize::from(!parts.parts().is_empty());
             }
             count
+        })
+    }
+
+    /// Those of them that are for this key.
+    pub(crate) fn uploads_of(&self, key: &str) -> usize {
+        self.with(|s3| async move {
+            let listed = s3.list_multipart_uploads().bucket(BUCKET).prefix(key).send().await;
+            listed.expect("a listing of uploads").uploads().len()
         })
     }
 
