@@ -1,16 +1,14 @@
 //! The journal of this process: appended to by many threads, synced in groups.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::crypto::Envelope;
 use crate::sealed::{ByteBudget, Charge};
 
+use super::disk::{self, SegmentFile};
 use super::record::{Record, encode_segments};
 use super::session::sync_directory;
 use super::{Error, NewSession, Session, at, segment};
@@ -46,7 +44,7 @@ pub struct Journal {
 
 /// The end of the log, and what of it is still of use.
 struct Log {
-    file: Arc<File>,
+    file: Arc<SegmentFile>,
     segment: u32,
     /// Bytes of the segment that is written to.
     bytes: u64,
@@ -179,7 +177,7 @@ impl Journal {
             log.usable()?;
             (Arc::clone(&log.file), log.record_next)
         };
-        if let Err(error) = file.sync_data() {
+        if let Err(error) = file.sync() {
             return Err(self.log().give_up(&self.session.directory, error));
         }
         *synced = written;
@@ -191,7 +189,7 @@ impl Journal {
         log.usable()?;
         let next = log.segment + 1;
         let charge = self.budget.charge(segment::HEADER_BYTES).ok_or(Error::NoSpace)?;
-        log.file.sync_data().map_err(|error| log.give_up(&self.session.directory, error))?;
+        log.file.sync().map_err(|error| log.give_up(&self.session.directory, error))?;
         let file = new_segment(&self.session.directory, next, log.record_next)?;
         let older = encode_segments(log.segments.keys().copied());
         (log.file, log.segment, log.bytes) = (file, next, segment::HEADER_BYTES);
@@ -220,7 +218,7 @@ impl Journal {
             let path = segment::path(&self.session.directory, number);
             // Another thread may have been faster.
             if self.log().segments.remove(&number).is_some() {
-                fs::remove_file(&path).map_err(at(&path))?;
+                disk::remove(&path).map_err(at(&path))?;
                 // The next one may be what says that entries of this one are settled: it must not be gone before this one is.
                 sync_directory(&self.session.directory)?;
             }
@@ -240,8 +238,8 @@ impl Log {
         let sealed = envelope.seal(segment::block(self.record_next), record.encode().as_slice())?;
         let framed = segment::framed(&sealed);
         let charge = budget.charge(framed.len() as u64).ok_or(Error::NoSpace)?;
-        if let Err(error) = (&*self.file).write_all(&framed) {
-            if let Err(worse) = self.file.set_len(self.bytes) {
+        if let Err(error) = self.file.append(&framed) {
+            if let Err(worse) = self.file.cut(self.bytes) {
                 self.broken = Some(worse.to_string());
             }
             return Err(at(Path::new("the journal's segment"))(error));
@@ -303,13 +301,13 @@ impl Drop for Draft<'_> {
     }
 }
 
-fn new_segment(session: &Path, number: u32, first_record: u64) -> Result<Arc<File>, Error> {
+fn new_segment(session: &Path, number: u32, first_record: u64) -> Result<Arc<SegmentFile>, Error> {
     let path = segment::path(session, number);
-    let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
-    let written = file.write_all(&segment::header(first_record)).and_then(|()| file.sync_all()).map_err(at(&path));
+    let file = SegmentFile::create(&path).map_err(at(&path))?;
+    let written = file.append(&segment::header(first_record)).and_then(|()| file.sync()).map_err(at(&path));
     if let Err(error) = written.and_then(|()| sync_directory(session)) {
         // Else the next try, when there is room again, would find the name taken.
-        fs::remove_file(&path).map_err(at(&path))?;
+        disk::remove(&path).map_err(at(&path))?;
         return Err(error);
     }
     Ok(Arc::new(file))

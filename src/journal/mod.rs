@@ -17,12 +17,15 @@
 //!
 //! It may use `crypto`, `sealed` (for its budget) and `secret`.
 
+mod disk;
 mod left;
 mod log;
 mod record;
 mod segment;
 mod session;
 
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod tests;
 

@@ -32,7 +32,12 @@ impl fmt::Debug for Node {
         match self {
             Node::Directory => f.write_str("directory"),
             Node::File { content, mode } => {
-                write!(f, "{} bytes, {:016x}, mode {mode:o}", content.len(), crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, content))
+                write!(
+                    f,
+                    "{} bytes, {:016x}, mode {mode:o}",
+                    content.len(),
+                    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, content)
+                )
             }
         }
     }
@@ -68,24 +73,79 @@ pub(super) fn workloads() -> Vec<Workload> {
     vec![
         workload(
             "small",
-            vec![Write("a", 3_000, 1), Write("b", 70_000, 2), Write("a", 9_000, 3), Append("a", 500, 4), Write("empty", 0, 5), Truncate("b", 100), Sync("a", 40, 6), Append("b", 20, 7)],
+            vec![
+                Write("a", 3_000, 1),
+                Write("b", 70_000, 2),
+                Write("a", 9_000, 3),
+                Append("a", 500, 4),
+                Write("empty", 0, 5),
+                Truncate("b", 100),
+                Sync("a", 40, 6),
+                Append("b", 20, 7),
+            ],
         ),
-        workload("large", vec![Write("a", LARGE, 1), Append("a", 1 << 20, 2), Patch("a", 11 << 20, 70_000, 3), Truncate("a", 12 << 20)]),
+        workload(
+            "large",
+            vec![
+                Write("a", LARGE, 1),
+                Append("a", 1 << 20, 2),
+                Patch("a", 11 << 20, 70_000, 3),
+                Truncate("a", 12 << 20),
+            ],
+        ),
         workload(
             "replace",
-            vec![Write("target", 5_000, 1), Write("temp", 6_000, 2), Rename("temp", "target"), Write("target", 4_000, 3), Write("temp", 7_000, 4), Rename("temp", "target"), Write("other", 10, 5), Rename("target", "other")],
+            vec![
+                Write("target", 5_000, 1),
+                Write("temp", 6_000, 2),
+                Rename("temp", "target"),
+                Write("target", 4_000, 3),
+                Write("temp", 7_000, 4),
+                Rename("temp", "target"),
+                Write("other", 10, 5),
+                Rename("target", "other"),
+            ],
         ),
         workload(
             "remove",
-            vec![Write("a", 1_000, 1), Remove("a"), Write("a", 2_000, 2), Write("a", 2_500, 3), Remove("a"), Write("b", 3_000, 4), Write("a", 4_000, 5), Rename("b", "a"), Remove("a"), Write("a", 1, 6)],
+            vec![
+                Write("a", 1_000, 1),
+                Remove("a"),
+                Write("a", 2_000, 2),
+                Write("a", 2_500, 3),
+                Remove("a"),
+                Write("b", 3_000, 4),
+                Write("a", 4_000, 5),
+                Rename("b", "a"),
+                Remove("a"),
+                Write("a", 1, 6),
+            ],
         ),
         workload(
             "attributes",
-            vec![Write("a", 1_000, 1), Chmod("a", 0o600), Append("a", 10, 2), Chmod("a", 0o640), Write("b", 10, 3), Chmod("b", 0o755), Rename("b", "a")],
+            vec![
+                Write("a", 1_000, 1),
+                Chmod("a", 0o600),
+                Append("a", 10, 2),
+                Chmod("a", 0o640),
+                Write("b", 10, 3),
+                Chmod("b", 0o755),
+                Rename("b", "a"),
+            ],
         ),
         workload(
             "tree",
-            vec![Mkdir("d"), Mkdir("d/e"), Write("d/a", 1_000, 1), Write("d/e/b", 2_000, 2), Write("d/c", 10, 3), RenameDirectory("d", "g"), Write("g/e/b", 30, 4), Mkdir("h"), RenameDirectory("g", "h")],
+            vec![
+                Mkdir("d"),
+                Mkdir("d/e"),
+                Write("d/a", 1_000, 1),
+                Write("d/e/b", 2_000, 2),
+                Write("d/c", 10, 3),
+                RenameDirectory("d", "g"),
+                Write("g/e/b", 30, 4),
+                Mkdir("h"),
+                RenameDirectory("g", "h"),
+            ],
         ),
     ]
 }
@@ -114,7 +174,9 @@ impl Deed {
             Deed::Patch(name, offset, length, seed) => {
                 OpenOptions::new().write(true).open(at(name))?.write_all_at(&content(length, seed), offset)
             }
-            Deed::Truncate(name, length) => rustix::fs::ftruncate(OpenOptions::new().write(true).open(at(name))?, length as u64).map_err(Into::into),
+            Deed::Truncate(name, length) => {
+                rustix::fs::ftruncate(OpenOptions::new().write(true).open(at(name))?, length as u64).map_err(Into::into)
+            }
             Deed::Chmod(name, mode) => fs::set_permissions(at(name), Permissions::from_mode(mode)),
             Deed::Rename(from, to) | Deed::RenameDirectory(from, to) => fs::rename(at(from), at(to)),
             Deed::Remove(name) => fs::remove_file(at(name)),
