@@ -170,6 +170,7 @@ fn check(life: &Life, cut: usize, seen: &Left) -> Result<(), String> {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a failure must name its seed")]
 fn after_a_loss_of_power_at_any_point_what_was_acknowledged_is_there_and_nothing_is_half() {
     let seed = std::env::var("DSSEFS_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(1, |now| now.subsec_nanos().into()));
