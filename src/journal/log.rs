@@ -1,19 +1,14 @@
 //! The journal of this process: appended to by many threads, synced in groups.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
 
 use crate::crypto::Envelope;
 use crate::sealed::{ByteBudget, Charge};
 
+use super::disk::{self, SegmentFile};
 use super::keys::remove_unused;
 use super::record::{Record, encode_segments};
 use super::{Epoch, Error, NewKeys, NewSession, Session, at, segment, sync_directory};
@@ -57,7 +52,7 @@ pub struct Journal {
 /// The end of the log, and what of it is still of use.
 struct Log {
     envelope: Arc<Envelope>,
-    file: Arc<File>,
+    file: Arc<SegmentFile>,
     segment: u32,
     /// Bytes of the segment that is written to.
     bytes: u64,
@@ -233,7 +228,7 @@ impl Journal {
             log.usable()?;
             (Arc::clone(&log.file), log.appended)
         };
-        if let Err(error) = file.sync_data() {
+        if let Err(error) = file.sync() {
             return Err(self.log().give_up(&self.session.directory, error));
         }
         *synced = written;
@@ -252,7 +247,7 @@ impl Journal {
         log.usable()?;
         let next = log.segment + 1;
         let charge = self.budget.charge(segment::HEADER_BYTES).ok_or(Error::NoSpace)?;
-        log.file.sync_data().map_err(|error| log.give_up(&self.session.directory, error))?;
+        log.file.sync().map_err(|error| log.give_up(&self.session.directory, error))?;
         let file = new_segment(&self.session.directory, next, log.record_next)?;
         let older = encode_segments(log.segments.keys().copied());
         let before = (Arc::clone(&log.file), Arc::clone(&log.envelope), log.segment, log.bytes, log.reserved);
@@ -262,14 +257,14 @@ impl Journal {
         let begun = log.append(&self.budget, &Record::Older { segments: &older });
         if begun.is_ok() {
             let (file, _, segment, bytes, reserved) = before;
-            if file.set_len(bytes).is_ok() {
+            if file.cut(bytes).is_ok() {
                 drop(log.segments.get_mut(&segment).map(|charge| charge.split(reserved - bytes)));
             }
         } else {
             (log.file, log.envelope, log.segment, log.bytes, log.reserved) = before;
             log.segments.remove(&next);
             // One that stays is in the way of the next try, which says so.
-            let _ = fs::remove_file(segment::path(&self.session.directory, next));
+            let _ = disk::remove(&segment::path(&self.session.directory, next));
         }
         begun.map(drop)
     }
@@ -303,7 +298,7 @@ impl Journal {
             let path = segment::path(&self.session.directory, number);
             // Another thread may have been faster.
             if self.log().segments.remove(&number).is_some() {
-                fs::remove_file(&path).map_err(at(&path))?;
+                disk::remove(&path).map_err(at(&path))?;
                 // The next one may be what says that entries of this one are settled: it must not be gone before this one is.
                 sync_directory(&self.session.directory)?;
             }
@@ -346,7 +341,7 @@ impl Log {
         let spare_bytes = if record.gives_room_back() { 0 } else { self.spare_bytes() };
         self.reserve(budget, self.bytes + framed.len() as u64, spare_bytes)?;
         let before = self.end();
-        if let Err(error) = (&*self.file).write_all(&framed) {
+        if let Err(error) = self.file.append(&framed) {
             self.cut(before);
             return Err(at(Path::new("the journal's segment"))(error));
         }
@@ -370,10 +365,7 @@ impl Log {
         }
         let wanted = needed.next_multiple_of(PAGE_BYTES);
         let charge = budget.charge(wanted - self.reserved).ok_or(Error::NoSpace)?;
-        match fallocate(&*self.file, FallocateFlags::KEEP_SIZE, self.reserved, wanted - self.reserved) {
-            Ok(()) | Err(Errno::OPNOTSUPP) => {}
-            Err(errno) => return Err(at(Path::new("the journal's segment"))(errno.into())),
-        }
+        self.file.reserve(self.reserved, wanted - self.reserved).map_err(at(Path::new("the journal's segment")))?;
         self.charge().merge(charge);
         self.reserved = wanted;
         Ok(())
@@ -389,7 +381,7 @@ impl Log {
 
     /// Cuts off what was appended since `end`, and gives its room back. Records get the same numbers again, and never the same nonces.
     fn cut(&mut self, end: End) {
-        if let Err(worse) = self.file.set_len(end.bytes) {
+        if let Err(worse) = self.file.cut(end.bytes) {
             self.broken = Some(worse.to_string());
             return;
         }
@@ -473,13 +465,13 @@ impl Drop for Draft<'_> {
     }
 }
 
-fn new_segment(session: &Path, number: u32, first_record: u64) -> Result<Arc<File>, Error> {
+fn new_segment(session: &Path, number: u32, first_record: u64) -> Result<Arc<SegmentFile>, Error> {
     let path = segment::path(session, number);
-    let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
-    let written = file.write_all(&segment::header(first_record)).and_then(|()| file.sync_all()).map_err(at(&path));
+    let file = SegmentFile::create(&path).map_err(at(&path))?;
+    let written = file.append(&segment::header(first_record)).and_then(|()| file.sync()).map_err(at(&path));
     written.and_then(|()| sync_directory(session)).inspect_err(|_| {
         // One that stays is in the way of the next try, which says so.
-        let _ = fs::remove_file(&path);
+        let _ = disk::remove(&path);
     })?;
     Ok(Arc::new(file))
 }

@@ -18,6 +18,7 @@
 //!
 //! It may use `crypto`, `sealed` (for its budget) and `secret`.
 
+mod disk;
 mod keys;
 mod left;
 mod log;
@@ -25,6 +26,8 @@ mod record;
 mod segment;
 mod session;
 
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod tests;
 

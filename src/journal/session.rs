@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::Envelope;
 
 use super::keys::{Epoch, NewKeys, epochs, read, unreadable, write};
-use super::{Error, at};
+use super::{Error, at, disk};
 
 const VERSION: u32 = 1;
 const PREFIX: &str = "session-";
@@ -206,5 +206,5 @@ impl Described {
 
 /// So that a name that was made or removed is so after a loss of power too.
 pub(super) fn sync_directory(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(at(path))
+    disk::sync_directory(path).map_err(at(path))
 }

@@ -6,7 +6,7 @@ use crate::secret::Key;
 
 const ROOM: u64 = 1 << 30;
 
-fn key(byte: u8) -> Key {
+pub(super) fn key(byte: u8) -> Key {
     Key::fill_with(|bytes| {
         bytes.fill(byte);
         Ok::<_, crypto::Error>(())
@@ -22,7 +22,7 @@ fn new_keys(inner: u8) -> NewKeys {
     NewKeys { wrapped: [wrapped(Layer::Inner), wrapped(Layer::Outer)], inner: key(inner), outer: key(inner + 1) }
 }
 
-fn new(name: &str) -> NewSession {
+pub(super) fn new(name: &str) -> NewSession {
     NewSession { source: "s3://bucket/".to_owned(), name: name.to_owned(), keys: new_keys(1) }
 }
 
@@ -50,11 +50,11 @@ fn left_under(directory: &Path, epochs: &[u8]) -> Left {
     Left::read(found.pop().expect("a session is there"), &keys).unwrap()
 }
 
-fn descriptions(left: &Left) -> Vec<String> {
+pub(super) fn descriptions(left: &Left) -> Vec<String> {
     left.entries().map(|(_, entry)| String::from_utf8(entry.description.as_slice().to_vec()).unwrap()).collect()
 }
 
-fn content(left: &Left, nth: usize) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+pub(super) fn content(left: &Left, nth: usize) -> Result<Vec<(u64, Vec<u8>)>, Error> {
     let (_, entry) = left.entries().nth(nth).unwrap();
     left.content(entry).map(|piece| piece.map(|(offset, plain)| (offset, plain.as_slice().to_vec()))).collect()
 }
@@ -527,4 +527,64 @@ fn a_session_that_was_changed_says_what_is_wrong_with_it() {
         assert!(found.is_empty());
         assert!(unusable[0].to_string().contains(expected), "{}", unusable[0]);
     }
+}
+
+#[test]
+fn who_dies_while_he_makes_or_removes_a_session_leaves_none_and_the_next_one_sweeps() {
+    let directory = tempfile::tempdir().unwrap();
+    let half = directory.path().join("half-session-dead");
+    fs::create_dir(&half).unwrap();
+    fs::write(half.join("session.json"), "{").unwrap();
+    let (found, unusable) = sessions(directory.path()).unwrap();
+    assert!(found.is_empty() && unusable.is_empty(), "{unusable:?}");
+    let journal = journal(directory.path());
+    assert!(!half.exists());
+    journal.close().unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_session_whose_end_is_torn_goes_once_it_was_dealt_with_and_a_changed_one_is_set_aside() {
+    for (changed, stays) in [(false, false), (true, true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = journal(directory.path());
+        add(&journal, "first", &[(0, b"alpha")]);
+        add(&journal, "second", &[(0, b"beta")]);
+        drop(journal);
+        let path = segment(directory.path(), 0);
+        let mut bytes = fs::read(&path).unwrap();
+        if changed {
+            bytes[60] ^= 1;
+        } else {
+            bytes.truncate(bytes.len() - 1);
+        }
+        fs::write(&path, bytes).unwrap();
+        left(directory.path()).dealt_with().unwrap();
+        assert!(sessions(directory.path()).unwrap().0.is_empty(), "the next mount must not meet its entries again");
+        assert_eq!(sessions_to_read(directory.path()).unwrap().0.len(), usize::from(stays));
+        sessions_to_discard(directory.path()).unwrap().0.into_iter().for_each(|session| session.remove().unwrap());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_segment_that_was_reclaimed_and_put_back_is_of_the_past() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let kibibyte = vec![7; 1 << 10];
+    let large = |name: &str| {
+        let mut draft = journal.draft(name.as_bytes(), None).unwrap();
+        (0..70).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
+        draft.finish().unwrap()
+    };
+    let first = large("first");
+    let old = fs::read(segment(directory.path(), 0)).unwrap();
+    let old_too = fs::read(segment(directory.path(), 1)).unwrap();
+    journal.settle(first, true).unwrap();
+    large("second");
+    assert!(!segment(directory.path(), 0).exists() && !segment(directory.path(), 1).exists());
+    drop(journal);
+    fs::write(segment(directory.path(), 0), old).unwrap();
+    fs::write(segment(directory.path(), 1), old_too).unwrap();
+    assert_eq!(descriptions(&left(directory.path())), ["second"]);
 }

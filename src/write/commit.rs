@@ -10,7 +10,7 @@ use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 
-use crate::object::{ByteRange, ObjectMeta};
+use crate::object::{ByteRange, Key, ObjectMeta};
 use crate::s3::{Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
 
 use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
@@ -64,7 +64,7 @@ impl Writer {
         self.parts_settled().await;
         let mut outcome = self.try_once().await;
         for _ in 1..CONFLICTS_MAX {
-            if !outcome.as_ref().is_err_and(Error::is_conflict) {
+            if !outcome.as_ref().is_err_and(Error::wants_new_plan) {
                 break;
             }
             outcome = self.try_once().await;
@@ -158,6 +158,7 @@ impl Writer {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
             self.make_present(0..moment.size, moment.base.as_ref(), moment.base_len).await?;
             let snapshot = self.with_room(|| self.buffer.snapshot(0..moment.size)).await?;
+            self.refuse_if_cut(moment, &target.object.key)?;
             let payload: Arc<dyn Payload> = Arc::new(SnapshotPayload::new(Arc::new(snapshot)));
             match self.engine.gateway.put(&target.object, payload, &moment.condition).await {
                 Err(error) if error.kind == Kind::Local && self.state().changes != moment.changes => {}
@@ -335,6 +336,7 @@ impl Writer {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
             self.make_present(range.clone(), moment.base.as_ref(), moment.base_len).await?;
             let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
+            self.refuse_if_cut(moment, upload.key())?;
             match self.send_part(upload, number, Arc::new(snapshot)).await {
                 Err(error) if error.is_local() && self.state().changes != moment.changes => {}
                 outcome => {
@@ -345,6 +347,15 @@ impl Writer {
             }
         }
         Err(Error::ChangedWhileSent { key: upload.key().to_string() })
+    }
+
+    /// What was cut off since the commit took its plan reads as zeros here now, which the file never had there: neither before the cut
+    /// nor after it. The commit starts over with what the file is now.
+    fn refuse_if_cut(&self, moment: &Moment, key: &Key) -> Result<(), Error> {
+        match self.state().low_water < moment.size {
+            true => Err(Error::ChangedWhileSent { key: key.to_string() }),
+            false => Ok(()),
+        }
     }
 
     /// So that a commit that fails later need not send this part of the stream again.

@@ -117,9 +117,14 @@ impl Error {
         matches!(self, Error::Store(error) if matches!(error.kind, Kind::Mismatch { .. }))
     }
 
-    /// Whether the store wants to be asked again, because of another request for the same key.
-    pub(crate) fn is_conflict(&self) -> bool {
-        matches!(self, Error::Store(error) if error.kind == Kind::Conflict)
+    /// Whether the commit is to begin anew at once: the store wants to be asked again, because of another request for the same key, or
+    /// the file is not what was being sent any more.
+    pub(crate) fn wants_new_plan(&self) -> bool {
+        match self {
+            Error::Store(error) => error.kind == Kind::Conflict,
+            Error::ChangedWhileSent { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether the bytes could not be read on this host, as happens when they change while they are being sent.

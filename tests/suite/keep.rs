@@ -327,7 +327,11 @@ fn a_session_that_was_changed_is_not_believed() {
         let second = background(&endpoint, &spill);
         assert!(second.log().contains("was changed at byte"), "{}", second.log());
         assert!(endpoint.keys().is_empty());
-        assert!(session.exists(), "what is damaged stays for whoever looks into it");
+        let aside = session.file_name().unwrap().to_str().unwrap().replacen("session-", "damaged-", 1);
+        assert!(session.with_file_name(aside).exists(), "what is damaged stays for whoever looks into it");
+        assert!(!session.exists(), "and the next mount does not meet it again");
+        let listed = recover(&endpoint, &spill, &["list"]);
+        assert_eq!(listed.status.code(), Some(12), "{}", told(&listed));
     });
 }
 

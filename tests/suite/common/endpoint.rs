@@ -125,11 +125,6 @@ impl Endpoint {
         self.server().set_faults(Plan::default());
     }
 
-    /// How many requests the plan of faults in force has struck.
-    pub(crate) fn struck(&self) -> u64 {
-        self.server().faults().iter().map(|rule| rule.struck).sum()
-    }
-
     /// Waits for what `work` does with the ordinary client.
     pub(crate) fn with<F: Future>(&self, work: impl FnOnce(Client) -> F) -> F::Output {
         self.runtime.block_on(work(self.client.clone()))

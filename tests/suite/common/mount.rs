@@ -120,7 +120,7 @@ impl Mount {
     }
 
     /// As [`Mount::with`], with these variables in its environment.
-    pub(crate) fn with_environment(endpoint: &Endpoint, options: &[&str], variables: &[(&str, &Path)]) -> Mount {
+    pub(crate) fn with_variables(endpoint: &Endpoint, options: &[&str], variables: &[(&str, &Path)]) -> Mount {
         let dir = Mount::place();
         let mut command = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
         command.envs(variables.iter().copied());

@@ -115,9 +115,12 @@ fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/crash/steps.c");
-        let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("steps-{}.so", std::process::id()));
-        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(source).status();
+        let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("steps.so");
+        // Beside it first, for those who test at the same time.
+        let fresh = built.with_extension(std::process::id().to_string());
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&fresh).arg(source).status();
         assert!(compiled.expect("cc is there, as Rust links with it").success());
+        std::fs::rename(fresh, &built).expect("the same directory");
         built
     })
 }

@@ -68,85 +68,90 @@ pub(super) struct Workload {
 }
 
 pub(super) fn workloads() -> Vec<Workload> {
-    use Deed::{Append, Chmod, Mkdir, Patch, Remove, Rename, RenameDirectory, Sync, Truncate, Write};
     let workload = |name, deeds| Workload { name, deeds };
     vec![
-        workload(
-            "small",
-            vec![
-                Write("a", 3_000, 1),
-                Write("b", 70_000, 2),
-                Write("a", 9_000, 3),
-                Append("a", 500, 4),
-                Write("empty", 0, 5),
-                Truncate("b", 100),
-                Sync("a", 40, 6),
-                Append("b", 20, 7),
-            ],
-        ),
-        workload(
-            "large",
-            vec![
-                Write("a", LARGE, 1),
-                Append("a", 1 << 20, 2),
-                Patch("a", 11 << 20, 70_000, 3),
-                Truncate("a", 12 << 20),
-            ],
-        ),
-        workload(
-            "replace",
-            vec![
-                Write("target", 5_000, 1),
-                Write("temp", 6_000, 2),
-                Rename("temp", "target"),
-                Write("target", 4_000, 3),
-                Write("temp", 7_000, 4),
-                Rename("temp", "target"),
-                Write("other", 10, 5),
-                Rename("target", "other"),
-            ],
-        ),
-        workload(
-            "remove",
-            vec![
-                Write("a", 1_000, 1),
-                Remove("a"),
-                Write("a", 2_000, 2),
-                Write("a", 2_500, 3),
-                Remove("a"),
-                Write("b", 3_000, 4),
-                Write("a", 4_000, 5),
-                Rename("b", "a"),
-                Remove("a"),
-                Write("a", 1, 6),
-            ],
-        ),
-        workload(
-            "attributes",
-            vec![
-                Write("a", 1_000, 1),
-                Chmod("a", 0o600),
-                Append("a", 10, 2),
-                Chmod("a", 0o640),
-                Write("b", 10, 3),
-                Chmod("b", 0o755),
-                Rename("b", "a"),
-            ],
-        ),
-        workload(
-            "tree",
-            vec![
-                Mkdir("d"),
-                Mkdir("d/e"),
-                Write("d/a", 1_000, 1),
-                Write("d/e/b", 2_000, 2),
-                Write("d/c", 10, 3),
-                RenameDirectory("d", "g"),
-                Write("g/e/b", 30, 4),
-                Mkdir("h"),
-                RenameDirectory("g", "h"),
-            ],
-        ),
+        workload("small", small()),
+        workload("large", large()),
+        workload("replace", replace()),
+        workload("remove", remove()),
+        workload("attributes", attributes()),
+        workload("tree", tree()),
+    ]
+}
+
+fn small() -> Vec<Deed> {
+    vec![
+        Deed::Write("a", 3_000, 1),
+        Deed::Write("b", 70_000, 2),
+        Deed::Write("a", 9_000, 3),
+        Deed::Append("a", 500, 4),
+        Deed::Write("empty", 0, 5),
+        Deed::Truncate("b", 100),
+        Deed::Sync("a", 40, 6),
+        Deed::Append("b", 20, 7),
+    ]
+}
+
+fn large() -> Vec<Deed> {
+    vec![
+        Deed::Write("a", LARGE, 1),
+        Deed::Append("a", 1 << 20, 2),
+        Deed::Patch("a", 11 << 20, 70_000, 3),
+        Deed::Truncate("a", 12 << 20),
+    ]
+}
+
+fn replace() -> Vec<Deed> {
+    vec![
+        Deed::Write("target", 5_000, 1),
+        Deed::Write("temp", 6_000, 2),
+        Deed::Rename("temp", "target"),
+        Deed::Write("target", 4_000, 3),
+        Deed::Write("temp", 7_000, 4),
+        Deed::Rename("temp", "target"),
+        Deed::Write("other", 10, 5),
+        Deed::Rename("target", "other"),
+    ]
+}
+
+fn remove() -> Vec<Deed> {
+    vec![
+        Deed::Write("a", 1_000, 1),
+        Deed::Remove("a"),
+        Deed::Write("a", 2_000, 2),
+        Deed::Write("a", 2_500, 3),
+        Deed::Remove("a"),
+        Deed::Write("b", 3_000, 4),
+        Deed::Write("a", 4_000, 5),
+        Deed::Rename("b", "a"),
+        Deed::Remove("a"),
+        Deed::Write("a", 1, 6),
+    ]
+}
+
+fn attributes() -> Vec<Deed> {
+    vec![
+        Deed::Write("a", 1_000, 1),
+        Deed::Chmod("a", 0o600),
+        Deed::Append("a", 10, 2),
+        Deed::Chmod("a", 0o640),
+        Deed::Write("b", 10, 3),
+        Deed::Chmod("b", 0o755),
+        Deed::Rename("b", "a"),
+    ]
+}
+
+fn tree() -> Vec<Deed> {
+    vec![
+        Deed::Mkdir("d"),
+        Deed::Mkdir("d/e"),
+        Deed::Write("d/a", 1_000, 1),
+        Deed::Write("d/e/b", 2_000, 2),
+        Deed::Write("d/c", 10, 3),
+        Deed::RenameDirectory("d", "g"),
+        Deed::Write("g/e/b", 30, 4),
+        Deed::Mkdir("h"),
+        Deed::RenameDirectory("g", "h"),
     ]
 }
 

@@ -1,0 +1,112 @@
+"""The endpoint of a soak: started, asked with signed requests as anybody would ask S3 and KMS, and spoiled on purpose."""
+
+import datetime
+import hashlib
+import hmac
+import json
+import random
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import xml.etree.ElementTree as xml
+
+BUCKET = "soak"
+REGION = "us-east-1"
+KEYS = "dssefs", "dssefs-secret"
+
+
+def digest(key, text):
+    return hmac.new(key, text.encode(), hashlib.sha256).digest()
+
+
+class Endpoint:
+    def __init__(self, program, directory):
+        command = [program, "serve", "--listen", "127.0.0.1:0", "--data", str(directory / "store"), "--bucket", BUCKET]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=open(directory / "serve.log", "w"), text=True)
+        self.url = self.process.stdout.readline().rsplit(maxsplit=1)[-1]
+        self.key = self.kms("CreateKey", {})["KeyMetadata"]["Arn"]
+        self.armed = 0
+
+    def signed(self, service, method, path, query, body, headers):
+        """AWS Signature Version 4 ("Create a signed AWS API request", IAM User Guide)."""
+        host = self.url.removeprefix("http://")
+        now = datetime.datetime.now(datetime.timezone.utc)
+        stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
+        payload = hashlib.sha256(body).hexdigest()
+        headers = {**headers, "host": host, "x-amz-date": stamp, "x-amz-content-sha256": payload}
+        names = ";".join(sorted(headers))
+        query = "&".join(f"{k}={urllib.parse.quote(v, safe='-_.~')}" for k, v in sorted(query.items()))
+        path = urllib.parse.quote(path, safe="/-_.~")
+        lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
+        request = "\n".join([method, path, query, lines, names, payload])
+        scope = f"{day}/{REGION}/{service}/aws4_request"
+        text = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(request.encode()).hexdigest()])
+        key = digest(("AWS4" + KEYS[1]).encode(), day)
+        for part in (REGION, service, "aws4_request"):
+            key = digest(key, part)
+        signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+        headers["authorization"] = f"AWS4-HMAC-SHA256 Credential={KEYS[0]}/{scope}, SignedHeaders={names}, Signature={signature}"
+        address = f"{self.url}{path}" + (f"?{query}" if query else "")
+        return urllib.request.urlopen(urllib.request.Request(address, body or None, headers, method=method), timeout=60)
+
+    def kms(self, action, parameters):
+        headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": f"TrentService.{action}"}
+        answer = self.signed("kms", "POST", "/", {}, json.dumps(parameters).encode(), headers).read()
+        return json.loads(answer or b"{}")
+
+    def keys(self):
+        after = {}
+        while True:
+            page = xml.fromstring(self.signed("s3", "GET", f"/{BUCKET}", {"list-type": "2", **after}, b"", {}).read())
+            yield from (key.text for key in page.iterfind("{*}Contents/{*}Key"))
+            if page.findtext("{*}IsTruncated") != "true":
+                return
+            after = {"continuation-token": page.findtext("{*}NextContinuationToken")}
+
+    def is_dsse(self, key):
+        head = self.signed("s3", "HEAD", f"/{BUCKET}/{key}", {}, b"", {}).headers
+        algorithm, arn = "x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"
+        return (head[algorithm], head[arn]) == ("aws:kms:dsse", self.key)
+
+    def uploads_with_parts(self):
+        """An upload whose id no client ever heard has no parts and costs nothing."""
+        page = xml.fromstring(self.signed("s3", "GET", f"/{BUCKET}", {"uploads": ""}, b"", {}).read())
+        found = [(up.findtext("{*}Key"), up.findtext("{*}UploadId")) for up in page.iterfind("{*}Upload")]
+        parts = lambda key, id: xml.fromstring(self.signed("s3", "GET", f"/{BUCKET}/{key}", {"uploadId": id}, b"", {}).read())
+        return [key for key, id in found if parts(key, id).find("{*}Part") is not None]
+
+    def admin(self, path, value):
+        request = urllib.request.Request(f"{self.url}/_dssefs/{path}", json.dumps(value).encode(), method="POST")
+        urllib.request.urlopen(request, timeout=10).read()
+
+    def spoil(self, chance):
+        """Arms one fault at random, and gives the way to take it back and the seconds after which to do so."""
+        failure = lambda status, code: {"failure": {"status": status, "code": code, "message": "on purpose"}}
+        writes = ["PutObject", "UploadPart", "CompleteMultipartUpload", "CopyObject", "DeleteObject"]
+        plans = [
+            lambda: [{"operation": "*", "times": chance.randint(1, 8), "fault": failure(503, "SlowDown")}],
+            lambda: [{"operation": chance.choice(writes), "times": chance.randint(1, 4), "fault": failure(500, "InternalError")}],
+            lambda: [{"operation": "*", "times": chance.randint(1, 4), "fault": "reset"}],
+            lambda: [{"operation": chance.choice(writes), "times": chance.randint(1, 2), "fault": "lose_answer"}],
+            lambda: [{"operation": "*", "times": chance.randint(5, 50), "fault": {"delay_ms": chance.randint(20, 400)}}],
+            lambda: [{"operation": "PutObject", "times": chance.randint(1, 6), "fault": "throttle_kms"}],
+            lambda: [{"operation": "PutObject", "times": 0, "fault": failure(503, "ServiceUnavailable")}],
+            None,
+        ]
+        plan = chance.choice(plans)
+        self.armed += 1
+        if plan is None:
+            self.kms("DisableKey", {"KeyId": self.key})
+            return 1 + 2 * chance.random()
+        self.admin("faults", plan())
+        return 1 + 4 * chance.random()
+
+    def heal(self):
+        self.admin("faults", [])
+        self.kms("EnableKey", {"KeyId": self.key})
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)

@@ -1,0 +1,110 @@
+//! The calls by which a segment gets to the disk and off it. All of them are here, so that a test can tell what a loss of power leaves
+//! of them: it may take any write that was not followed by a sync.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+/// A segment that is appended to.
+pub(super) struct SegmentFile {
+    file: File,
+    #[cfg(test)]
+    path: std::path::PathBuf,
+}
+
+impl SegmentFile {
+    /// A new file. Its name is on the disk once its directory was synced.
+    pub(super) fn create(path: &Path) -> io::Result<SegmentFile> {
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)?;
+        #[cfg(test)]
+        tape::note(path, tape::Did::Create);
+        Ok(SegmentFile {
+            file,
+            #[cfg(test)]
+            path: path.to_owned(),
+        })
+    }
+
+    /// After an error some of the bytes may be there.
+    pub(super) fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        tape::note(&self.path, tape::Did::Append(bytes.to_vec()));
+        (&self.file).write_all(bytes)
+    }
+
+    /// Sets room aside for bytes to come, where the file system can.
+    pub(super) fn reserve(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, bytes) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Cuts the end off, and gives back what was set aside behind it.
+    pub(super) fn cut(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)?;
+        #[cfg(test)]
+        tape::note(&self.path, tape::Did::Cut(bytes));
+        Ok(())
+    }
+
+    /// Returns when all that was appended is on the disk (fdatasync(2)).
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        #[cfg(test)]
+        tape::note(&self.path, tape::Did::Sync);
+        Ok(())
+    }
+}
+
+/// Takes a segment's name away, for good once its directory was synced.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    #[cfg(test)]
+    tape::note(path, tape::Did::Remove);
+    Ok(())
+}
+
+/// So that names that were made or removed in it are so after a loss of power too (fsync(2)).
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    #[cfg(test)]
+    tape::note(path, tape::Did::Sync);
+    Ok(())
+}
+
+/// What a test's thread has done to the disk, in order.
+#[cfg(test)]
+pub(super) mod tape {
+    use std::cell::RefCell;
+    use std::path::{Path, PathBuf};
+
+    #[derive(Clone, Debug)]
+    pub(in super::super) enum Did {
+        Create,
+        Append(Vec<u8>),
+        Cut(u64),
+        Sync,
+        Remove,
+    }
+
+    thread_local! {
+        static TAPE: RefCell<Vec<(PathBuf, Did)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(path: &Path, did: Did) {
+        TAPE.with_borrow_mut(|tape| tape.push((path.to_owned(), did)));
+    }
+
+    pub(in super::super) fn length() -> usize {
+        TAPE.with_borrow(Vec::len)
+    }
+
+    pub(in super::super) fn take() -> Vec<(PathBuf, Did)> {
+        TAPE.take()
+    }
+}

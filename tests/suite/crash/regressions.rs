@@ -1,0 +1,113 @@
+//! What the matrix has found, one test for each incident.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::time::Duration;
+
+use dssefs::emulator::faults::{Fault, Rule};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::common::{Endpoint, MINUTE, Mount, deadline, eventually, noise};
+
+fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
+    let spill = spill.path().to_str().unwrap();
+    Mount::with(endpoint, &["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill])
+}
+
+fn kill(mut mount: Mount) {
+    mount.signal(Signal::KILL);
+    mount.ended().expect("a killed process ends");
+}
+
+fn hold(endpoint: &Endpoint, operation: &str) {
+    endpoint.spoil(vec![Rule::on(operation, Fault::Stall).times(0)]);
+}
+
+/// A commit was reading the object for its parts when the file was cut; what was cut off was stored as zeros, in a file of the old
+/// length. The crash that followed took the object for the file as it had been acknowledged.
+#[test]
+fn a_file_that_is_cut_while_it_is_stored_is_never_stored_with_zeros_in_the_place_of_its_end() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mut content = noise(1, 14 << 20);
+        endpoint.put("file", &content);
+        let mount = Mount::of(&endpoint);
+        let file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
+        file.write_all_at(b"patched", 1 << 20).unwrap();
+        content[1 << 20..][..7].copy_from_slice(b"patched");
+        // The commit needs the rest of the object, and gets it late.
+        endpoint.spoil(vec![Rule::on("GetObject", Fault::DelayMs(1_500)).times(0)]);
+        let other = file.try_clone().unwrap();
+        let commit = std::thread::spawn(move || other.sync_all());
+        std::thread::sleep(Duration::from_millis(500));
+        rustix::fs::ftruncate(&file, 4 << 20).unwrap();
+        commit.join().unwrap().unwrap();
+        let stored = endpoint.content("file");
+        let is_old_or_new = stored == content || stored == content[..4 << 20];
+        assert!(is_old_or_new, "{} bytes, {} zeros", stored.len(), stored.iter().filter(|byte| **byte == 0).count());
+        endpoint.heal();
+    });
+}
+
+/// A session whose last record was torn was read again by every mount that followed, and what had been stored and then removed came
+/// back with each.
+#[test]
+fn a_session_with_a_torn_end_is_sent_once_and_what_is_removed_later_stays_removed() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        hold(&endpoint, "PutObject");
+        fs::write(first.join("file"), "content").unwrap();
+        kill(first);
+        endpoint.heal();
+        let session = fs::read_dir(spill.path()).unwrap().map(|entry| entry.unwrap().path());
+        let session = session.into_iter().find(|path| path.is_dir()).expect("the session of the first mount");
+        let segment = OpenOptions::new().append(true).open(session.join("segment-00000000")).unwrap();
+        std::io::Write::write_all(&mut &segment, &[0, 0, 1]).unwrap();
+        let second = background(&endpoint, &spill);
+        assert_eq!(endpoint.content("file"), b"content");
+        fs::remove_file(second.join("file")).unwrap();
+        kill(second);
+        let third = background(&endpoint, &spill);
+        assert!(endpoint.keys().is_empty(), "{:?}", endpoint.keys());
+        assert!(third.end().success());
+        assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 0);
+    });
+}
+
+/// chmod(2) of a file that was not stored yet changed what would be stored, and was lost with the process.
+#[test]
+fn a_change_of_mode_of_a_pending_file_is_as_safe_as_its_content() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        let unavailable =
+            Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
+        endpoint.spoil(vec![Rule::on("PutObject", unavailable).times(0)]);
+        fs::write(first.join("file"), "content").unwrap();
+        fs::set_permissions(first.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+        xattr::set(first.join("file"), "user.colour", b"red").unwrap();
+        kill(first);
+        endpoint.heal();
+        let second = background(&endpoint, &spill);
+        assert_eq!(fs::metadata(second.join("file")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(xattr::get(second.join("file"), "user.colour").unwrap().unwrap(), b"red");
+    });
+}
+
+/// A mount that died while it proved that it may write left the upload by which it did.
+#[test]
+fn an_upload_of_a_mount_that_died_while_it_started_is_aborted_by_the_next() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let options = ["--spill-dir", spill.path().to_str().unwrap()];
+        hold(&endpoint, "AbortMultipartUpload");
+        Mount::killed_while_it_starts(&endpoint, &options, &[], || endpoint.struck() > 0);
+        assert_eq!(endpoint.uploads(), 1);
+        endpoint.heal();
+        let mount = Mount::with(&endpoint, &options);
+        eventually("the upload is gone", Duration::from_secs(5), || endpoint.uploads() == 0);
+        assert!(mount.end().success());
+    });
+}
