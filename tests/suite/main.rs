@@ -31,6 +31,7 @@ mod rename;
 mod serve;
 mod specials;
 mod spill;
+mod tamper;
 mod times;
 mod wire_headers;
 mod xattrs;
