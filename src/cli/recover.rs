@@ -121,7 +121,14 @@ fn upload(store: &Connection, directory: &Path) -> Result<Exit, StartError> {
     for (key, reason) in &sent.kept {
         eprintln!("kept: {key}: {reason}");
     }
-    Ok(if sent.kept.is_empty() { Exit::Ok } else { Exit::Unsaved })
+    for damage in &sent.damage {
+        eprintln!("damaged: {damage}");
+    }
+    Ok(match (sent.damage.is_empty(), sent.kept.is_empty()) {
+        (false, _) => Exit::Damaged,
+        (true, false) => Exit::Unsaved,
+        (true, true) => Exit::Ok,
+    })
 }
 
 fn export(store: &Connection, directory: &Path, key: &str, to: &Path) -> Result<Exit, StartError> {

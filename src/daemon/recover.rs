@@ -64,6 +64,8 @@ pub struct Sent {
     pub stored: Vec<String>,
     /// Files that are still kept, and why.
     pub kept: Vec<(String, String)>,
+    /// What was not as it was written, in sentences.
+    pub damage: Vec<String>,
 }
 
 /// What became of one entry.
@@ -102,8 +104,9 @@ enum SendError {
 pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, StartError> {
     runtime()?.block_on(async {
         let kms = Asked::load(store).await?.kms;
-        let mut found = Vec::new();
-        for session in usable(journal::sessions_to_read(directory)?) {
+        let (sessions, unusable) = journal::sessions_to_read(directory)?;
+        let mut found: Vec<Found> = unusable.into_iter().map(|error| strange(directory, &error)).collect();
+        for session in sessions {
             found.push(describe(&sessions::open(&kms, session).await?));
         }
         Ok(found)
@@ -119,7 +122,10 @@ pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, Star
     runtime()?.block_on(async {
         let asked = Asked::load(store).await?;
         let mut sent = Sent::default();
-        for session in usable(journal::sessions(directory)?) {
+        let (sessions, unusable) = journal::sessions(directory)?;
+        let in_use = |error: &journal::Error| matches!(error, journal::Error::InUse(_));
+        sent.damage.extend(unusable.iter().filter(|error| !in_use(error)).map(ToString::to_string));
+        for session in sessions {
             let left = sessions::open(&asked.kms, session).await?;
             let mut engines = Engines { asked: &asked, source: left.session().source.clone(), made: HashMap::new() };
             let outcomes = send_all(&left, |policy| engines.of(policy)).await?;
@@ -130,6 +136,7 @@ pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, Star
                     Some(reason) => sent.kept.push((key, reason)),
                 }
             }
+            sent.damage.extend(left.damage().iter().map(ToString::to_string));
             if all_stored {
                 left.dealt_with()?;
             }
@@ -192,7 +199,12 @@ pub(super) async fn take_over(
     journal: &Journal,
 ) -> Result<(), StartError> {
     for session in usable(journal::sessions(directory)?) {
-        if session.source != source || session.directory == journal.directory() {
+        if session.directory == journal.directory() {
+            continue;
+        }
+        if session.source != source {
+            let (of, session) = (&session.source, session.directory.display());
+            tracing::info!(of, %session, "what another mount left is left to it");
             continue;
         }
         let left = sessions::open(kms, session).await?;
@@ -408,6 +420,16 @@ fn uploaded_bytes(kept: &Kept) -> u64 {
 
 fn unsent(key: &str, error: &SendError) -> StartError {
     StartError::Internal(format!("{key}: {error}"))
+}
+
+/// A session that nobody can read.
+fn strange(directory: &Path, error: &journal::Error) -> Found {
+    let session = match error {
+        journal::Error::Unreadable { path, .. } | journal::Error::Io { path, .. } => path.parent().unwrap_or(path),
+        _ => directory,
+    };
+    let (source, damage) = ("unknown".to_owned(), vec![error.to_string()]);
+    Found { session: session.to_owned(), source, files: Vec::new(), damage }
 }
 
 fn describe(left: &Left) -> Found {

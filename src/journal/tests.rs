@@ -436,6 +436,7 @@ fn a_segment_that_was_copied_or_renamed_does_not_bring_back_what_was_settled() {
     let copied = left(directory.path());
     assert_eq!(descriptions(&copied), ["stands", "large", "last"]);
     assert!(matches!(copied.damage(), [Damage::Tampered { .. }]), "{:?}", copied.damage());
+    drop(copied);
     fs::remove_file(segment(directory.path(), 2)).unwrap();
     let bytes = fs::read(&first).unwrap();
     fs::copy(&second, &first).unwrap();

@@ -35,6 +35,7 @@ mod secrets;
 mod serve;
 mod specials;
 mod spill;
+mod tamper;
 mod times;
 mod unsent;
 mod wire_headers;
