@@ -137,7 +137,10 @@ impl Buffer {
             match self.core.relieve_with(|contents| try_edit(&self.core.pool, contents, range.clone(), edit)) {
                 // Nothing came of it that anybody could hope for: a notice would wake first of all who is about to wait here.
                 Ok(Edited::Starved { needed_bytes }) => relieve(&self.core, needed_bytes)?,
-                Ok(Edited::Done) => return Ok(self.core.pool.settle()),
+                Ok(Edited::Done) => {
+                    self.core.pool.settle();
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -165,7 +165,10 @@ impl Vfs {
         for _ in 0..TRIES_MAX {
             match writer.write(offset, data).await {
                 Err(error) => self.commit_for(&open.file, error).await?,
-                Ok(()) => return Ok(self.changed(&open.file, privileges)),
+                Ok(()) => {
+                    self.changed(&open.file, privileges);
+                    return Ok(());
+                }
             }
         }
         Err(write::Error::CommitFirst.into())
