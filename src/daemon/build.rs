@@ -111,7 +111,7 @@ async fn prove_copies(config: &Config, gateway: &Arc<Gateway>, key: &Key) {
         ),
         Ok(_) => {}
         Err(error) => {
-            tracing::warn!(%error, remedy = error.remedy(), "the proof that copies keep conditions left an object behind")
+            tracing::warn!(%error, remedy = error.remedy(), "the proof that copies keep conditions left an object behind");
         }
     }
 }

@@ -450,7 +450,7 @@ impl Vfs {
         for _ in 0..TRIES_MAX {
             match self.read_source(file, &source, range.clone()).await {
                 Err(error) if is_gone(&error) => {
-                    tracing::warn!(%error, "the version that a program has open is not the object any more")
+                    tracing::warn!(%error, "the version that a program has open is not the object any more");
                 }
                 outcome => return outcome,
             }

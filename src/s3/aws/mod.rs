@@ -111,32 +111,34 @@ impl Store {
         &self.counters
     }
 
-    /// Counts a request, waits for it, and gives its failure a meaning.
-    async fn ask<T, E>(
+    /// Counts a request, waits for its turn and for it, and gives its failure a meaning.
+    fn ask<T, E>(
         &self,
         operation: Operation,
         key: Option<&Key>,
         request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-    ) -> Result<T, Error>
+    ) -> impl Future<Output = Result<T, Error>>
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         self.counters.request(operation);
         // The SDK's futures are tens of kilobytes; on the heap they do not inflate those of every caller above.
         let request = Box::pin(request);
-        let failed = |failure: Failure| {
-            StoreCounters::add(&self.counters.failures, 1);
-            Error::from(failure)
-        };
-        if calls_kms(operation) && !self.pace.turn(self.operation_timeout).await {
-            return Err(failed(self.too_many(operation, key)));
-        }
-        tokio::select! {
-            biased;
-            answer = request => {
-                answer.map_err(|error| failed(failure::describe(error, operation, &self.bucket, key)))
+        async move {
+            let failed = |failure: Failure| {
+                StoreCounters::add(&self.counters.failures, 1);
+                Error::from(failure)
+            };
+            if calls_kms(operation) && !self.pace.turn(self.operation_timeout).await {
+                return Err(failed(self.too_many(operation, key)));
             }
-            silence = self.pulse.has_stopped() => Err(failed(self.silent(operation, key, silence))),
+            tokio::select! {
+                biased;
+                answer = request => {
+                    answer.map_err(|error| failed(failure::describe(error, operation, &self.bucket, key)))
+                }
+                silence = self.pulse.has_stopped() => Err(failed(self.silent(operation, key, silence))),
+            }
         }
     }
 
