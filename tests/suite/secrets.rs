@@ -182,6 +182,32 @@ fn a_credential_process_is_run_again_inside_the_sandbox() {
 }
 
 #[test]
+fn a_daemon_of_root_keeps_the_right_to_read_credentials_that_belong_to_somebody_else() {
+    deadline(MINUTE, || {
+        if !geteuid().is_root() {
+            println!("skipped: only root has files of others to read");
+            return;
+        }
+        let endpoint = Endpoint::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("credentials");
+        let text = format!("[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&path, Some(65_534), Some(65_534)).unwrap();
+        let environment = [
+            ("AWS_ACCESS_KEY_ID", None),
+            ("AWS_SECRET_ACCESS_KEY", None),
+            ("AWS_SHARED_CREDENTIALS_FILE", path.to_str()),
+        ];
+        let mount = Mount::with_environment(&endpoint, &environment, &[]);
+        commit(&mount.join("file"), b"content").unwrap();
+        let told = attribute(&mount.path(), PROTECTION).unwrap();
+        assert!(told.contains("capabilities=dac_read_search"), "{told}");
+    });
+}
+
+#[test]
 fn a_daemon_that_is_aborted_leaves_no_core_even_without_a_limit() {
     deadline(MINUTE, || {
         if !geteuid().is_root() {

@@ -38,6 +38,8 @@ const RESOLVER: &str = "/etc/resolv.conf";
 /// Paths, each with all that is below it. What does not exist is not granted.
 #[derive(Debug, Default)]
 pub(super) struct Grants {
+    /// Files that are read by name; their directories are in `read`.
+    pub(super) files: Vec<PathBuf>,
     pub(super) read: Vec<PathBuf>,
     pub(super) write: Vec<PathBuf>,
     pub(super) devices: Vec<PathBuf>,
@@ -56,16 +58,17 @@ impl Grants {
                 .flatten()
                 .collect();
         let needs = needs(config, &shared);
-        let files = shared.iter().cloned().chain(needs.files).chain(config.connection.ca_bundle.clone());
-        let files = files.chain(NAMING.iter().filter_map(|variable| named_by(variable))).chain([RESOLVER.into()]);
+        let files = shared.into_iter().chain(needs.files).chain(config.connection.ca_bundle.clone());
+        let files: Vec<PathBuf> = files.chain(NAMING.iter().filter_map(|variable| named_by(variable))).collect();
+        let read = SYSTEM.iter().map(PathBuf::from);
         let read =
-            SYSTEM.iter().map(PathBuf::from).chain(files.flat_map(|file| directories_of(&file).collect::<Vec<_>>()));
+            read.chain(directories_of(Path::new(RESOLVER))).chain(files.iter().flat_map(|file| directories_of(file)));
         let read = read.chain(named_by("SSL_CERT_DIR")).chain(aws.clone()).collect();
         let mut write = written(config, aws);
         if needs.runs_programs {
             write.extend(written_by_programs());
         }
-        Grants { read, write, devices: DEVICES.map(PathBuf::from).to_vec(), runs_programs: needs.runs_programs }
+        Grants { files, read, write, devices: DEVICES.map(PathBuf::from).to_vec(), runs_programs: needs.runs_programs }
     }
 }
 
@@ -102,7 +105,7 @@ fn named_by(variable: &str) -> Option<PathBuf> {
 
 /// Files are replaced by new ones of the same name, and a grant belongs to the old one: the directory is what stays. Links lead
 /// elsewhere, so the directory of the target is granted with that of the link. A device needs neither.
-fn directories_of(file: &Path) -> impl Iterator<Item = PathBuf> {
+fn directories_of(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let target = file.canonicalize().ok().filter(|target| target != file);
     let paths = std::iter::once(file.to_owned()).chain(target).filter(|path| !path.starts_with("/dev"));
     // Directly below the root, the file alone.

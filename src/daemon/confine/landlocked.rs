@@ -76,8 +76,12 @@ mod tests {
             fs::write(path.join("file"), "content").unwrap();
         }
         let grants = Grants { read: vec![PathBuf::from("/proc")], write: vec![granted.clone()], ..Grants::default() };
+        let mut other_process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let environment = format!("/proc/{}/environ", other_process.id());
+        assert!(fs::read(&environment).is_ok());
         let confined = std::thread::spawn(move || {
             restrict(&grants).unwrap();
+            assert!(fs::read(&environment).is_err(), "other processes stay closed though /proc is granted");
             assert_eq!(fs::read_to_string(granted.join("file")).unwrap(), "content");
             fs::write(granted.join("new"), "new").unwrap();
             tempfile::tempfile_in(&granted).unwrap();
@@ -86,7 +90,9 @@ mod tests {
                 assert_eq!(denied.map(|error| error.kind()), Some(std::io::ErrorKind::PermissionDenied));
             }
         });
-        confined.join().unwrap();
+        let outcome = confined.join();
+        other_process.kill().and_then(|()| other_process.wait()).unwrap();
+        outcome.unwrap();
     }
 
     #[test]

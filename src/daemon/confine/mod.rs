@@ -69,6 +69,6 @@ enum Lack {
 
 fn required(layer: &str, lack: &Lack) -> String {
     format!(
-        "the sandbox is not whole ({layer}: {lack}); use a kernel that has it (Linux 6.7 or later), or mount without --sandbox require"
+        "the sandbox is not whole ({layer}: {lack}); use a kernel that has it (Linux 6.2 or later with Landlock and seccomp), or mount without --sandbox require"
     )
 }

@@ -40,7 +40,7 @@ fn needed(grants: &Grants) -> Result<CapabilitySet, Errno> {
     let held = capabilities(None)?;
     set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..held })?;
     let mut needed = CapabilitySet::empty();
-    if grants.read.iter().any(|path| is_denied(path, Access::READ_OK)) {
+    if grants.read.iter().chain(&grants.files).any(|path| is_denied(path, Access::READ_OK)) {
         needed |= CapabilitySet::DAC_READ_SEARCH;
     }
     if grants.write.iter().any(|path| is_denied(path, Access::READ_OK | Access::WRITE_OK)) {
