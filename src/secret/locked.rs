@@ -143,7 +143,7 @@ impl Arena {
 
     fn add_chunk(&mut self, slot_bytes: usize) -> Result<(), OutOfMemory> {
         let chunk = mapping::map(CHUNK_BYTES).map_err(OutOfMemory)?;
-        self.tally.add(CHUNK_BYTES, mapping::protect(chunk, CHUNK_BYTES, true));
+        self.tally.add(CHUNK_BYTES, &mapping::protect(chunk, CHUNK_BYTES, true));
         for offset in (0..CHUNK_BYTES).step_by(slot_bytes) {
             // SAFETY: the offset lies within the chunk.
             self.give_back(unsafe { chunk.add(offset) }, slot_bytes);

@@ -18,10 +18,10 @@ impl Tally {
     pub(super) const NONE: Tally = Tally { protected_bytes: 0, unprotected_bytes: 0, refusal_errno: None };
 
     /// Counts a mapping, and returns whether it is protected.
-    pub(super) fn add(&mut self, bytes: usize, outcome: io::Result<()>) -> bool {
+    pub(super) fn add(&mut self, bytes: usize, outcome: &io::Result<()>) -> bool {
         match outcome {
             Ok(()) => self.protected_bytes += bytes as u64,
-            Err(ref refusal) => {
+            Err(refusal) => {
                 self.unprotected_bytes += bytes as u64;
                 self.refusal_errno = refusal.raw_os_error();
             }

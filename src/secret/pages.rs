@@ -179,7 +179,7 @@ impl Heap {
         let Ok(place) = mapping::map(bytes) else { handle_alloc_error(layout(bytes)) };
         let taken = self.tally.protected_bytes + bytes as u64 + LEFT_TO_KEYS_BYTES;
         let has_room = getrlimit(Resource::Memlock).current.is_none_or(|limit| taken <= limit);
-        let protected = self.tally.add(bytes, mapping::protect(place, bytes, has_room));
+        let protected = self.tally.add(bytes, &mapping::protect(place, bytes, has_room));
         (place, protected)
     }
 

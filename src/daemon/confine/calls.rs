@@ -90,8 +90,8 @@ pub(super) fn restrict(runs_programs: bool) -> Result<String, Lack> {
         (libc::SYS_ioctl, 1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::TIOCSTI),
     ];
     for (call, argument, length, operator, value) in conditional {
-        let condition = SeccompCondition::new(argument, length, operator, value).map_err(refused)?;
-        denied.insert(call, vec![SeccompRule::new(vec![condition]).map_err(refused)?]);
+        let condition = SeccompCondition::new(argument, length, operator, value).map_err(|error| refused(&error))?;
+        denied.insert(call, vec![SeccompRule::new(vec![condition]).map_err(|error| refused(&error))?]);
     }
     install(denied, libc::EPERM, arch)?;
     // The flags of clone3(2) lie in memory, where no filter sees them. The C library falls back to clone(2) when the kernel seems not
@@ -112,12 +112,12 @@ fn numbers(call: c_long) -> impl Iterator<Item = (i64, Vec<SeccompRule>)> {
 fn install(denied: BTreeMap<i64, Vec<SeccompRule>>, errno: i32, arch: TargetArch) -> Result<(), Lack> {
     // An errno is a small positive number.
     let action = SeccompAction::Errno(errno.unsigned_abs());
-    let filter = SeccompFilter::new(denied, SeccompAction::Allow, action, arch).map_err(refused)?;
-    let program = BpfProgram::try_from(filter).map_err(refused)?;
+    let filter = SeccompFilter::new(denied, SeccompAction::Allow, action, arch).map_err(|error| refused(&error))?;
+    let program = BpfProgram::try_from(filter).map_err(|error| refused(&error))?;
     apply_filter(&program).map_err(|error| Lack::Refused(error.to_string()))
 }
 
-fn refused(error: seccompiler::BackendError) -> Lack {
+fn refused(error: &seccompiler::BackendError) -> Lack {
     Lack::Refused(error.to_string())
 }
 

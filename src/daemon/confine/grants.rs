@@ -109,9 +109,9 @@ fn directories_of(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let target = file.canonicalize().ok().filter(|target| target != file);
     let paths = std::iter::once(file.to_owned()).chain(target).filter(|path| !path.starts_with("/dev"));
     // Directly below the root, the file alone.
-    paths.filter_map(|path| match path.parent() {
-        Some(parent) if parent.parent().is_some() => Some(parent.to_owned()),
-        _ => Some(path),
+    paths.map(|path| match path.parent() {
+        Some(parent) if parent.parent().is_some() => parent.to_owned(),
+        _ => path,
     })
 }
 
