@@ -23,6 +23,8 @@ const IDLE_BYTES_MAX: u64 = SEGMENT_BYTES_MAX / 16;
 const SPARE_BYTES: u64 = 8 << 10;
 /// Room that is kept free for each entry, in bytes: a record that settles it, and one that its segment is reclaimed.
 const SETTLE_BYTES: u64 = 256;
+/// Room that is kept free for each entry that is settled, in bytes: a record that says so again.
+const SETTLE_AGAIN_BYTES: u64 = 96;
 /// What a file system gives out at a time.
 const PAGE_BYTES: u64 = 4096;
 
@@ -68,7 +70,15 @@ struct Log {
     segments: BTreeMap<u32, Charge>,
     /// The segments over which each entry reaches that is not settled.
     live: HashMap<EntryId, RangeInclusive<u32>>,
+    /// The entries that are settled and whose first segment is still on the disk.
+    dead: BTreeMap<EntryId, Dead>,
     broken: Option<String>,
+}
+
+/// Where a settled entry begins, and where the record lies that settles it: without that it would come back.
+struct Dead {
+    begun: u32,
+    settled: u32,
 }
 
 /// An entry that is being written. It counts once it is finished; dropped before, it never was.
@@ -149,7 +159,7 @@ impl Journal {
     /// # Errors
     /// As [`Journal::draft`]; the entry then comes back at the next start.
     pub fn settle(&self, entry: EntryId, sync: bool) -> Result<(), Error> {
-        self.append(&Record::Settled { entry })?;
+        let place = self.append(&Record::Settled { entry })?;
         {
             let mut log = self.log();
             log.settled = log.appended;
@@ -157,7 +167,7 @@ impl Journal {
         if sync {
             self.sync()?;
         }
-        self.log().live.remove(&entry);
+        self.log().bury(entry, place.segment);
         self.tidy();
         Ok(())
     }
@@ -287,12 +297,13 @@ impl Journal {
             let useful = |number: &u32| log.live.values().any(|span| span.contains(number));
             log.segments.keys().copied().filter(|number| *number != log.segment && !useful(number)).collect()
         };
-        for number in &idle {
-            self.append(&Record::Reclaimed { segment: *number })?;
-        }
         if idle.is_empty() {
             return Ok(());
         }
+        for number in &idle {
+            self.append(&Record::Reclaimed { segment: *number })?;
+        }
+        self.settle_again(&idle)?;
         self.sync()?;
         for number in idle {
             let path = segment::path(&self.session.directory, number);
@@ -301,6 +312,24 @@ impl Journal {
                 disk::remove(&path).map_err(at(&path))?;
                 // The next one may be what says that entries of this one are settled: it must not be gone before this one is.
                 sync_directory(&self.session.directory)?;
+                self.log().dead.retain(|_, dead| dead.begun != number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says once more of the entries of other segments that they are settled, where only segments say so that are about to go.
+    fn settle_again(&self, idle: &[u32]) -> Result<(), Error> {
+        let goes = |number: u32| idle.contains(&number);
+        let entries: Vec<EntryId> = {
+            let log = self.log();
+            let told_there = log.dead.iter().filter(|(_, dead)| goes(dead.settled) && !goes(dead.begun));
+            told_there.map(|(entry, _)| *entry).collect()
+        };
+        for entry in entries {
+            let place = self.append(&Record::Settled { entry })?;
+            if let Some(dead) = self.log().dead.get_mut(&entry) {
+                dead.settled = place.segment;
             }
         }
         Ok(())
@@ -326,6 +355,7 @@ impl Log {
             entry_next: 0,
             segments: BTreeMap::from([(0, charge)]),
             live: HashMap::new(),
+            dead: BTreeMap::new(),
             broken: None,
         };
         log.append(budget, &Record::Older { segments: &[] })?;
@@ -351,9 +381,16 @@ impl Log {
         Ok(before)
     }
 
-    /// What has to stay free for all that is live to be settled.
+    /// An entry is settled by a record in this segment.
+    fn bury(&mut self, entry: EntryId, settled: u32) {
+        if let Some(span) = self.live.remove(&entry) {
+            self.dead.insert(entry, Dead { begun: *span.start(), settled });
+        }
+    }
+
+    /// What has to stay free for all that is live to be settled, and for what is settled to stay so.
     fn spare_bytes(&self) -> u64 {
-        SPARE_BYTES + SETTLE_BYTES * self.live.len() as u64
+        SPARE_BYTES + SETTLE_BYTES * self.live.len() as u64 + SETTLE_AGAIN_BYTES * self.dead.len() as u64
     }
 
     /// Sees to it that the segment can grow to `bytes` and has `spare_bytes` left then. The disk is asked first, so that a full one is
@@ -414,7 +451,7 @@ impl Draft<'_> {
     /// As [`Journal::draft`]; the entry is lost then.
     pub fn add(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         self.content_bytes += bytes.len() as u64;
-        self.append(&Record::Content { entry: self.entry, offset, bytes })
+        self.append(&Record::Content { entry: self.entry, offset, bytes }).map(drop)
     }
 
     /// Returns when the entry stands on the disk.
@@ -422,7 +459,7 @@ impl Draft<'_> {
     /// # Errors
     /// As [`Journal::draft`]; the entry is lost then.
     pub fn finish(mut self) -> Result<EntryId, Error> {
-        self.append(&Record::End { entry: self.entry, content_bytes: self.content_bytes })?;
+        let place = self.append(&Record::End { entry: self.entry, content_bytes: self.content_bytes })?;
         {
             let mut log = self.journal.log();
             let segment = log.segment;
@@ -432,17 +469,17 @@ impl Draft<'_> {
         self.journal.sync()?;
         self.finished = true;
         if let Some(replaced) = self.replaces {
-            self.journal.log().live.remove(&replaced);
+            self.journal.log().bury(replaced, place.segment);
             self.journal.tidy();
         }
         Ok(self.entry)
     }
 
-    fn append(&mut self, record: &Record<'_>) -> Result<(), Error> {
+    fn append(&mut self, record: &Record<'_>) -> Result<End, Error> {
         let before = self.journal.append(record)?;
         self.begin.get_or_insert(before);
         self.records += 1;
-        Ok(())
+        Ok(before)
     }
 }
 

@@ -569,6 +569,28 @@ fn a_session_whose_end_is_torn_goes_once_it_was_dealt_with_and_a_changed_one_is_
 }
 
 #[test]
+fn an_entry_stays_settled_when_the_segment_goes_that_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "stays", &[]);
+    let [replaced, settled] = ["replaced", "settled"].map(|name| add(&journal, name, &[]));
+    let large = |name: &str, replaces| {
+        let mut draft = journal.draft(name.as_bytes(), replaces).unwrap();
+        (0..70).for_each(|n| draft.add(n << 10, &[7; 1 << 10]).unwrap());
+        draft.finish().unwrap()
+    };
+    let fillers = [large("filler", None), large("in its place", Some(replaced))];
+    journal.settle(settled, true).unwrap();
+    let last = large("last", None);
+    fillers.into_iter().for_each(|entry| journal.settle(entry, true).unwrap());
+    large("after all", Some(last));
+    drop(journal);
+    assert!(segment(directory.path(), 0).exists() && !segment(directory.path(), 2).exists());
+    let left = left(directory.path());
+    assert_eq!((descriptions(&left), left.damage()), (vec!["stays".to_owned(), "after all".to_owned()], &[][..]));
+}
+
+#[test]
 fn a_segment_that_was_reclaimed_and_put_back_is_of_the_past() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());
