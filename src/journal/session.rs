@@ -119,9 +119,10 @@ impl Session {
         remove_halves(directory)?;
         let half = half_of(&own);
         DirBuilder::new().mode(0o700).create(&half).map_err(at(&half))?;
-        let lock = described.store(&half)?;
-        sync_directory(&half)?;
-        fs::rename(&half, &own).map_err(at(&own))?;
+        let lock = described.make(&half, &own).inspect_err(|_| {
+            // Swept by the next one if it cannot be removed now.
+            let _ = fs::remove_dir_all(&half);
+        })?;
         sync_directory(directory)?;
         let Described { source, name, first, .. } = described;
         Ok((Session { directory: own, source, name, epochs: vec![first], lock }, envelope))
@@ -195,6 +196,14 @@ fn remove_halves(directory: &Path) -> Result<(), Error> {
 }
 
 impl Described {
+    /// Makes the session as `half`, and then in one step of it `own`.
+    fn make(&self, half: &Path, own: &Path) -> Result<File, Error> {
+        let lock = self.store(half)?;
+        sync_directory(half)?;
+        fs::rename(half, own).map_err(at(own))?;
+        Ok(lock)
+    }
+
     fn store(&self, own: &Path) -> Result<File, Error> {
         let path = own.join(DESCRIPTION);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
