@@ -99,7 +99,7 @@ fn a_confined_daemon_spills_commits_and_unmounts_for_everybody_who_asks() {
         let endpoint = Endpoint::start();
         let mut mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
         let attendant = porter(&mount);
-        write_more_than_memory(&mount, &endpoint, "umount");
+        let content = write_more_than_memory(&mount, &endpoint, "umount");
         // It waits for the daemon's end, which is not over until the test, its parent, has taken notice.
         let mut umount = dssefs().arg("umount").arg(mount.path()).spawn().unwrap();
         assert!(mount.ended().is_some_and(|status| status.success()), "{}", mount.log());
@@ -108,7 +108,7 @@ fn a_confined_daemon_spills_commits_and_unmounts_for_everybody_who_asks() {
 
         let mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
         let (path, attendant) = (mount.path(), porter(&mount));
-        let content = write_more_than_memory(&mount, &endpoint, "signal");
+        write_more_than_memory(&mount, &endpoint, "signal");
         assert!(fs::read(mount.join("umount-3")).unwrap() == content);
         assert!(mount.end().success());
         assert!(!mountinfo_has(&path));

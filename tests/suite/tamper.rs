@@ -255,8 +255,16 @@ fn whatever_is_done_to_the_journal_of_a_mount_that_is_down_is_told_and_nothing_f
             assert!(String::from_utf8_lossy(&listed.stdout).contains("damaged: "), "{verb}: {listed:?}");
         }
         endpoint.heal();
-        let sent = recover(&endpoint, &spill, "upload");
+        // What was dealt with goes or is set aside, so a copy takes the place of the session.
+        let copy = TempDir::new().unwrap();
+        let own = copy.path().join(session(&spill).file_name().unwrap());
+        fs::create_dir(&own).unwrap();
+        for entry in fs::read_dir(session(&spill)).unwrap().map(Result::unwrap) {
+            fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
+        }
+        let sent = recover(&endpoint, &copy, "upload");
         assert_eq!(sent.status.code(), Some(12), "{sent:?}");
+        assert!(!own.exists(), "no mount may meet its entries again");
         let stored = endpoint.keys();
         assert!(stored.iter().all(|name| names.contains(&name.as_str())), "{stored:?}");
         stored.iter().for_each(|name| assert_eq!(endpoint.content(name), format!("content of {name}").as_bytes()));

@@ -17,11 +17,8 @@ use super::grants::Grants;
 pub(super) fn drop_unneeded(grants: &Grants) -> Result<String, Lack> {
     let kept = needed(grants).map_err(refused)?;
     keep_only(kept).map_err(refused)?;
-    Ok(if kept.is_empty() {
-        "none".to_owned()
-    } else {
-        format!("{kept:?}").to_lowercase().replace("capabilityset", "")
-    })
+    let names: Vec<String> = kept.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+    Ok(if names.is_empty() { "none".to_owned() } else { names.join("+") })
 }
 
 fn keep_only(kept: CapabilitySet) -> Result<(), Errno> {
