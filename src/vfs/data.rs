@@ -21,7 +21,7 @@ use super::{Error, Fh, NoncompliantRead, Vfs};
 use crate::namespace;
 
 /// How often a call starts over because the file changed under it.
-pub(super) const TRIES_MAX: u32 = 8;
+const TRIES_MAX: u32 = 8;
 /// How long a closed file waits for its next try to be saved; doubled from one to the next.
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ impl Vfs {
     /// O_TRUNC, which changes the file's times even if it was empty before (open(2)): a shell's `>` renews the stamps that make(1) goes by.
     async fn empty(&self, file: &Arc<File>, privileges: Privileges) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
-        self.resize_to(file, &writer, 0).await?;
+        self.change_content(file, || writer.resize(0)).await?;
         file.state().carried = None;
         self.changed(file, privileges);
         Ok(())
@@ -162,16 +162,9 @@ impl Vfs {
             Place::Program(_) if open.appends => writer.size(),
             Place::Program(offset) | Place::Kernel(offset) => offset,
         };
-        for _ in 0..TRIES_MAX {
-            match writer.write(offset, data).await {
-                Err(error) => self.commit_for(&open.file, error).await?,
-                Ok(()) => {
-                    self.changed(&open.file, privileges);
-                    return Ok(());
-                }
-            }
-        }
-        Err(write::Error::CommitFirst.into())
+        self.change_content(&open.file, || writer.write(offset, data)).await?;
+        self.changed(&open.file, privileges);
+        Ok(())
     }
 
     /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing, and a handle that cannot
@@ -259,19 +252,15 @@ impl Vfs {
         outcome
     }
 
-    /// After a call that failed with `error` and holds a passage: commits what it could not do without, so that it can be made again.
-    pub(super) async fn commit_for(&self, file: &Arc<File>, error: write::Error) -> Result<(), Error> {
-        match error {
-            write::Error::CommitFirst => self.commit(file).boxed().await,
-            error => Err(error.into()),
-        }
-    }
-
-    async fn resize_to(&self, file: &Arc<File>, writer: &Arc<Writer>, size: u64) -> Result<(), Error> {
+    /// Changes a file, after a commit of what stands in the way if the writer asks for one. The caller holds a passage.
+    pub(super) async fn change_content<F>(&self, file: &Arc<File>, attempt: impl Fn() -> F) -> Result<(), Error>
+    where
+        F: Future<Output = Result<(), write::Error>>,
+    {
         for _ in 0..TRIES_MAX {
-            match writer.resize(size).await {
-                Err(error) => self.commit_for(file, error).await?,
-                Ok(()) => return Ok(()),
+            match attempt().await {
+                Err(write::Error::CommitFirst) => self.commit(file).boxed().await?,
+                outcome => return Ok(outcome?),
             }
         }
         Err(write::Error::CommitFirst.into())
@@ -288,7 +277,7 @@ impl Vfs {
     pub(super) async fn resize(&self, file: &Arc<File>, size: u64, privileges: Privileges) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
         if writer.size() != size {
-            self.resize_to(file, &writer, size).await?;
+            self.change_content(file, || writer.resize(size)).await?;
             if size == 0 {
                 file.state().carried = None;
             }

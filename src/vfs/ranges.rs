@@ -6,9 +6,8 @@ use std::sync::Arc;
 use crate::namespace::Ino;
 use crate::object::Key;
 use crate::s3::Source;
-use crate::write::{self, Writer};
+use crate::write::Writer;
 
-use super::data::TRIES_MAX;
 use super::file::{Carried, File, Privileges};
 use super::{Error, Fh, Vfs};
 
@@ -140,11 +139,11 @@ impl Vfs {
             Allocation::Grow => writer.grow(range.end)?,
             Allocation::Clear if within.is_empty() => false,
             Allocation::Clear => {
-                self.zero(&open.file, &writer, within).await?;
+                self.change_content(&open.file, || writer.zero(within.clone())).await?;
                 true
             }
             Allocation::ClearAndGrow => {
-                self.zero(&open.file, &writer, range).await?;
+                self.change_content(&open.file, || writer.zero(range.clone())).await?;
                 true
             }
         };
@@ -152,16 +151,6 @@ impl Vfs {
             self.changed(&open.file, privileges);
         }
         Ok(())
-    }
-
-    async fn zero(&self, file: &Arc<File>, writer: &Arc<Writer>, range: Range<u64>) -> Result<(), Error> {
-        for _ in 0..TRIES_MAX {
-            match writer.zero(range.clone()).await {
-                Err(error) => self.commit_for(file, error).await?,
-                Ok(()) => return Ok(()),
-            }
-        }
-        Err(write::Error::CommitFirst.into())
     }
 
     /// lseek(2) for data and holes. Holes are what nobody wrote of a file with changes; a stored object is data to its end.
