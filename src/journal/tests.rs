@@ -38,6 +38,13 @@ fn add(journal: &Journal, description: &str, content: &[(u64, &[u8])]) -> EntryI
     draft.finish().unwrap()
 }
 
+/// An entry that does not fit into what is left of any segment, so that another one begins.
+fn add_large(journal: &Journal, description: &str, replaces: Option<EntryId>) -> EntryId {
+    let mut draft = journal.draft(description.as_bytes(), replaces).unwrap();
+    (0..70).for_each(|n| draft.add(n << 10, &[7; 1 << 10]).unwrap());
+    draft.finish().unwrap()
+}
+
 fn left(directory: &Path) -> Left {
     left_under(directory, &[1])
 }
@@ -324,12 +331,7 @@ fn records_that_were_repeated_swapped_or_left_out_are_refused() {
 fn a_segment_that_was_reclaimed_long_ago_is_not_missed() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());
-    let kibibyte = vec![7; 1 << 10];
-    let large = |name: &str| {
-        let mut draft = journal.draft(name.as_bytes(), None).unwrap();
-        (0..70).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
-        draft.finish().unwrap()
-    };
+    let large = |name: &str| add_large(&journal, name, None);
     let first = large("first");
     add(&journal, "stays", &[]);
     let third = large("third");
@@ -404,10 +406,7 @@ fn a_renewal_that_was_cut_off_by_a_crash_is_as_if_it_had_not_been() {
 fn a_segment_that_somebody_removed_is_missed() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());
-    let kibibyte = vec![7; 1 << 10];
-    let mut draft = journal.draft(b"large", None).unwrap();
-    (0..70).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
-    draft.finish().unwrap();
+    add_large(&journal, "large", None);
     drop(journal);
     fs::remove_file(segment(directory.path(), 0)).unwrap();
     let left = left(directory.path());
@@ -574,11 +573,7 @@ fn an_entry_stays_settled_when_the_segment_goes_that_says_so() {
     let journal = journal(directory.path());
     add(&journal, "stays", &[]);
     let [replaced, settled] = ["replaced", "settled"].map(|name| add(&journal, name, &[]));
-    let large = |name: &str, replaces| {
-        let mut draft = journal.draft(name.as_bytes(), replaces).unwrap();
-        (0..70).for_each(|n| draft.add(n << 10, &[7; 1 << 10]).unwrap());
-        draft.finish().unwrap()
-    };
+    let large = |name: &str, replaces| add_large(&journal, name, replaces);
     let fillers = [large("filler", None), large("in its place", Some(replaced))];
     journal.settle(settled, true).unwrap();
     let last = large("last", None);
@@ -594,12 +589,7 @@ fn an_entry_stays_settled_when_the_segment_goes_that_says_so() {
 fn a_segment_that_was_reclaimed_and_put_back_is_of_the_past() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());
-    let kibibyte = vec![7; 1 << 10];
-    let large = |name: &str| {
-        let mut draft = journal.draft(name.as_bytes(), None).unwrap();
-        (0..70).for_each(|n| draft.add(n << 10, &kibibyte).unwrap());
-        draft.finish().unwrap()
-    };
+    let large = |name: &str| add_large(&journal, name, None);
     let first = large("first");
     let old = fs::read(segment(directory.path(), 0)).unwrap();
     let old_too = fs::read(segment(directory.path(), 1)).unwrap();
