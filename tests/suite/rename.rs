@@ -48,7 +48,9 @@ fn store(endpoint: &Endpoint) -> BTreeMap<String, Vec<u8>> {
     endpoint.keys().into_iter().map(|key| (key.clone(), endpoint.content(&key))).collect()
 }
 
-fn rename_in_thread(mount: &Mount, from: &str, to: &str) -> JoinHandle<io::Result<()>> {
+/// Renames in a thread of its own. The endpoint's counters begin anew: those of the mount's start are not the rename's.
+fn rename_in_thread(endpoint: &Endpoint, mount: &Mount, from: &str, to: &str) -> JoinHandle<io::Result<()>> {
+    endpoint.reset();
     let (from, to) = (mount.join(from), mount.join(to));
     std::thread::spawn(move || fs::rename(from, to))
 }
@@ -222,7 +224,7 @@ fn readers_see_no_gap_while_a_directory_moves() {
             Rule::on("CopyObject", Fault::DelayMs(300)).times(0),
             Rule::on("DeleteObject", Fault::DelayMs(300)).times(0),
         ]);
-        let renaming = rename_in_thread(&mount, "old", "new");
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
         let mut block = vec![0; 128 << 10];
         for at in (0..content.len()).step_by(block.len()) {
             file.read_exact_at(&mut block, at as u64).unwrap();
@@ -243,7 +245,7 @@ fn who_writes_below_waits_and_writes_under_the_new_name() {
         names(&mount.join("old/deep"));
         let directory = File::open(mount.join("old/deep")).unwrap();
         endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(700)).times(0)]);
-        let renaming = rename_in_thread(&mount, "old", "new");
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
         eventually("the rename has begun", MINUTE, || endpoint.counters().requests("CopyObject") > 0);
         let proc = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory)));
         file.write_all(b" and more").unwrap();
@@ -263,9 +265,8 @@ fn killed(rule: Rule, struck: &str, requests: u64, expected: &str) {
     plant(&endpoint, "old");
     let mut mount = Mount::of(&endpoint);
     names(&mount.path());
-    endpoint.reset();
     endpoint.spoil(vec![rule]);
-    let renaming = rename_in_thread(&mount, "old", "new");
+    let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
     eventually("the request is held back", MINUTE, || endpoint.counters().requests(struck) >= requests);
     // What else goes on at the same time may end.
     std::thread::sleep(Duration::from_millis(300));
@@ -319,9 +320,8 @@ fn a_crash_between_the_copies_leaves_an_empty_target_as_it_was() {
         let mut mount = Mount::of(&endpoint);
         fs::create_dir(mount.join("new")).unwrap();
         fs::set_permissions(mount.join("new"), fs::Permissions::from_mode(0o701)).unwrap();
-        endpoint.reset();
         endpoint.spoil(vec![Rule::on("CopyObject", Fault::Stall).nth(5).times(0)]);
-        let renaming = rename_in_thread(&mount, "old", "new");
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
         eventually("a copy is held back", MINUTE, || endpoint.counters().requests("CopyObject") >= 5);
         std::thread::sleep(Duration::from_millis(300));
         mount.signal(Signal::KILL);
@@ -344,7 +344,7 @@ fn a_rename_of_a_living_mount_is_left_to_it() {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(6_000)).key_contains("er/d")]);
-        let renaming = rename_in_thread(&mount, "old", "new");
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
         eventually("the copies are under way", MINUTE, || endpoint.counters().requests("CopyObject") > 6);
         let (second, counted) = endpoint.counted(|| Mount::of(&endpoint));
         // The one PutObject is the proof that the store keeps conditions.
@@ -448,7 +448,7 @@ fn what_another_host_replaces_at_the_last_moment_stays_and_is_told() {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         endpoint.spoil(vec![Rule::on("DeleteObject", Fault::DelayMs(2_000)).key_contains("old/a")]);
-        let renaming = rename_in_thread(&mount, "old", "new");
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
         eventually("the deletes are under way", MINUTE, || endpoint.counters().requests("DeleteObject") > 3);
         endpoint.put("old/a", b"of another host");
         assert_eq!(errno(renaming.join().unwrap()), libc::EBUSY);
@@ -470,7 +470,7 @@ fn what_another_host_changes_meanwhile_is_not_lost() {
             Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("old/z").times(0),
             Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("new/z").times(0),
         ]);
-        let renaming = rename_in_thread(&mount, "old", "new");
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
         eventually("the copies stand", MINUTE, || {
             endpoint.keys().iter().filter(|key| key.starts_with("new/")).count() == TREE.len() - 1
         });
@@ -541,7 +541,7 @@ fn a_name_that_another_host_makes_in_the_target_undoes_it() {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(2_000)).key_contains("new/z").times(1)]);
-        let renaming = rename_in_thread(&mount, "old", "new");
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
         eventually("the copies are under way", MINUTE, || {
             endpoint.counters().requests("CopyObject") == TREE.len() as u64
         });
@@ -662,7 +662,7 @@ fn a_prefix_keeps_its_journal_to_itself() {
             Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("old/z").times(1),
             Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("new/z").times(1),
         ]);
-        let renaming = rename_in_thread(&mount, "old", "new");
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
         eventually("the journal is there", MINUTE, || {
             endpoint.keys().iter().any(|key| key.starts_with("team/one/.dssefs/rename/"))
         });
