@@ -69,6 +69,16 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A regular file to be read. What else has taken its place, a link or a pipe that would be waited at for ever, is an error.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "this is no regular file; somebody has put it there")),
+    }
+}
+
 /// So that names that were made or removed in it are so after a loss of power too (fsync(2)).
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::{Envelope, FileId};
 use crate::secret::Key;
 
-use super::{Error, at, segment, sync_directory};
+use super::{Error, at, disk, segment, sync_directory};
 
 /// No description is longer, in bytes: two wrapped keys of some 200 bytes, and names.
 const DESCRIPTION_BYTES_MAX: u64 = 64 << 10;
@@ -97,7 +97,7 @@ pub(super) fn epochs(session: &Path, first: Epoch) -> Result<Vec<Epoch>, Error> 
     let mut all = vec![first];
     for number in numbers(session, epoch_number)? {
         let path = path(session, number);
-        let file = File::open(&path).map_err(at(&path))?;
+        let file = disk::open(&path).map_err(at(&path))?;
         let epoch: Epoch = read(&file, &path)?;
         all.push(Epoch { first_segment: number, ..epoch.checked(&path)? });
     }

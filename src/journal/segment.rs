@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::crypto::{BlockId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
 
-use super::{Error, at};
+use super::{Error, at, disk};
 
 /// Bytes before the first record: magic and version, and the number of the first record.
 pub(super) const HEADER_BYTES: u64 = 16;
@@ -69,7 +69,7 @@ pub(super) struct Reader {
 impl Reader {
     /// None when not even the header is whole: the process died while it began the segment.
     pub(super) fn open(path: PathBuf) -> Result<Option<Reader>, Error> {
-        let file = File::open(&path).map_err(at(&path))?;
+        let file = disk::open(&path).map_err(at(&path))?;
         let bytes = file.metadata().map_err(at(&path))?.len();
         let mut header = [0; HEADER_BYTES as usize];
         match file.read_exact_at(&mut header, 0) {

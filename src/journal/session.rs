@@ -138,7 +138,7 @@ impl Session {
 
     fn look(directory: PathBuf) -> Result<Session, Error> {
         let path = directory.join(DESCRIPTION);
-        let lock = File::open(&path).map_err(at(&path))?;
+        let lock = disk::open(&path).map_err(at(&path))?;
         let Described { version, source, name, first } = read(&lock, &path)?;
         if version != VERSION {
             return Err(unreadable(&path, format!("version {version} and not {VERSION}")));

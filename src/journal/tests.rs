@@ -403,6 +403,19 @@ fn a_renewal_that_was_cut_off_by_a_crash_is_as_if_it_had_not_been() {
 }
 
 #[test]
+fn a_pipe_in_place_of_a_file_is_refused_and_not_waited_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "kept", &[]);
+    let path = segment(directory.path(), 0);
+    drop(journal);
+    fs::remove_file(&path).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+    let left = left(directory.path());
+    assert!(descriptions(&left).is_empty() && !left.damage().is_empty(), "{:?}", left.damage());
+}
+
+#[test]
 fn a_segment_that_somebody_removed_is_missed() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());

@@ -4,8 +4,9 @@
 //! to the store alone.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -110,7 +111,8 @@ impl Leftover {
     }
 
     fn read(path: PathBuf, source: &str) -> io::Result<Option<Leftover>> {
-        let file = File::open(&path)?;
+        // What else has taken its place, a link or a pipe that would be waited at for ever, has no uploads.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(None);
         }
