@@ -62,6 +62,26 @@ impl Snapshot {
         Chunks { pieces: Arc::clone(&self.pieces), at: 0, done_bytes: 0, in_flight: self.in_flight.clone() }
     }
 
+    /// Hands the content to `take` in order, each chunk with its offset in the file, and then proves that it was what came in: for those who
+    /// put it where nobody compares it with [`Snapshot::crc64`] any more.
+    ///
+    /// # Errors
+    /// As for [`Snapshot::chunks`], [`Error::Tampered`] at the end when a bit has flipped, and those of `take`.
+    pub fn hand_over<E: From<Error>>(&self, mut take: impl FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
+        let (mut offset, mut crc) = (self.start, crc::EMPTY);
+        for chunk in self.chunks() {
+            let chunk = chunk?;
+            take(offset, &chunk)?;
+            crc = crc::extend(crc, &chunk);
+            offset += chunk.len() as u64;
+        }
+        if crc == self.crc64()? {
+            Ok(())
+        } else {
+            Err(Error::Tampered { block: self.start / BLOCK_BYTES as u64 }.into())
+        }
+    }
+
     pub(super) fn pieces(&self) -> &[Piece] {
         &self.pieces
     }

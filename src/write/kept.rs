@@ -10,7 +10,7 @@ use crate::journal::{Draft, EntryId, Journal};
 use crate::object::{ETag, Key, KeyError, Version, VersionId};
 use crate::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
 use crate::s3::{NewObject, Part, Source};
-use crate::spill::{self, Chunks, RangeSet};
+use crate::spill::{self, RangeSet};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::parts::Grid;
@@ -321,13 +321,8 @@ impl Writer {
 
     fn add_all(&self, local: &RangeSet, size: u64, draft: &mut Draft<'_>) -> Result<(), Error> {
         for run in runs(local, size) {
-            let mut offset = run.start;
-            let chunks: Chunks = self.buffer.snapshot(run)?.chunks();
-            for chunk in chunks {
-                let chunk = chunk?;
-                draft.add(offset, &chunk)?;
-                offset += chunk.len() as u64;
-            }
+            // What the journal keeps is sealed, and checked against nothing else when it comes back.
+            self.buffer.snapshot(run)?.hand_over(|offset, chunk| Ok::<_, Error>(draft.add(offset, chunk)?))?;
         }
         Ok(())
     }

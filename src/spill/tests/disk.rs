@@ -73,6 +73,26 @@ fn a_bit_that_flips_in_memory_is_found_out_whatever_is_done_next() {
 }
 
 #[test]
+fn what_is_handed_over_is_proved_to_be_what_came_in() {
+    let buffer = pool().buffer();
+    let written = noise(BLOCK_BYTES + 5_000, 1);
+    buffer.write(10, &written).unwrap();
+    let hand_over = || {
+        let (mut taken, mut next) = (Vec::new(), 10);
+        let handed = buffer.snapshot(10..10 + written.len() as u64).unwrap().hand_over(|offset, chunk| {
+            assert_eq!(offset, next);
+            next += chunk.len() as u64;
+            taken.extend_from_slice(chunk);
+            Ok::<_, Error>(())
+        });
+        handed.map(|()| taken)
+    };
+    assert_eq!(hand_over().unwrap(), written);
+    buffer.damage(BLOCK + 3_000);
+    assert!(matches!(hand_over(), Err(Error::Tampered { .. })));
+}
+
+#[test]
 fn a_block_that_is_written_anew_is_right_again() {
     let buffer = pool().buffer();
     buffer.write(0, &noise(5_000, 1)).unwrap();
