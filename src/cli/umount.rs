@@ -161,16 +161,24 @@ fn daemon_of(path: &Path) -> Option<Pid> {
     (name.trim() == "dssefs").then(|| Pid::from_raw(pid)).flatten()
 }
 
-/// The daemon is not our child, so there is nothing to wait on but its disappearance. EPERM means that it lives.
+/// The daemon is not our child, so there is nothing to wait on but its disappearance.
 fn wait_for_end(path: &Path, pid: Pid) -> Result<(), UmountError> {
     let deadline = Instant::now() + DAEMON_END;
-    while test_kill_process(pid) != Err(Errno::SRCH) {
+    while lives(pid) {
         if Instant::now() > deadline {
             return Err(UmountError::DaemonStays { path: path.to_owned(), pid: pid.as_raw_nonzero().get() });
         }
         sleep(POLL);
     }
     Ok(())
+}
+
+/// Whether a process has not ended yet. EPERM means that it has not. One that nobody has waited for keeps its number, as a zombie, and has:
+/// that is a matter between it and its parent (proc_pid_stat(5), field 3, behind the name in parentheses).
+fn lives(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    test_kill_process(pid) != Err(Errno::SRCH) && state != Some('Z')
 }
 
 #[cfg(test)]
@@ -210,5 +218,12 @@ mod tests {
         let reaper = std::thread::spawn(move || child.wait());
         wait_for_end(Path::new("/mnt"), pid).unwrap();
         assert!(reaper.join().unwrap().unwrap().success());
+    }
+
+    #[test]
+    fn a_process_that_its_parent_has_not_waited_for_has_ended() {
+        let mut child = Command::new("true").spawn().unwrap();
+        wait_for_end(Path::new("/mnt"), Pid::from_child(&child)).unwrap();
+        assert!(child.wait().unwrap().success());
     }
 }
