@@ -30,7 +30,7 @@ pub use crate::metrics::Operation;
 pub use aws_config::SdkConfig;
 pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as};
 pub use error::{Error, Failure, Kind};
-pub use gateway::{Conditions, Download, Gateway, Unfinished, Upload, Verified};
+pub use gateway::{Backing, Conditions, Download, Gateway, Unfinished, Upload, Verified};
 pub use payload::{Checksum, Payload, WithSha1};
 pub use request::{
     BucketFacts, CONTENT_HEADERS, Condition, Head, ListPage, ListRequest, Listed, NewObject, Part, Source, Stored,

@@ -196,7 +196,7 @@ impl Chunks {
     }
 
     fn advance(&mut self) -> Option<io::Result<Bytes>> {
-        self.pulse.beat();
+        self.pulse.took();
         let chunk = match self.chunks.next() {
             None if self.left == 0 => return None,
             None => Err(wrong_length()),

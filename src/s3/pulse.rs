@@ -8,23 +8,47 @@ use tokio::time::Instant;
 
 /// What a request is given in any case, however long the store was silent: it may have come back.
 const CHANCE: Duration = Duration::from_secs(1);
+/// How many times the silence may be stretched by a store that takes bytes and answers nothing. A slow line needs it; but bytes that are
+/// taken may have come no further than this host's own socket.
+const STRETCH: u32 = 4;
 
 /// When the store last gave an answer or took a byte, and how long it may be silent.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    last: Mutex<Instant>,
+    signs: Mutex<Signs>,
     /// None: for as long as the limits of each request allow.
     silence_max: watch::Sender<Option<Duration>>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Signs {
+    answered: Instant,
+    /// By a store that was not given up yet.
+    took: Instant,
+    given_up: bool,
+}
+
 impl Pulse {
     pub(super) fn new() -> Pulse {
-        Pulse { last: Mutex::new(Instant::now()), silence_max: watch::Sender::new(None) }
+        let now = Instant::now();
+        let signs = Signs { answered: now, took: now, given_up: false };
+        Pulse { signs: Mutex::new(signs), silence_max: watch::Sender::new(None) }
     }
 
-    /// The store has answered, or has taken something.
-    pub(super) fn beat(&self) {
-        *self.last() = Instant::now();
+    /// The store has answered.
+    pub(super) fn answered(&self) {
+        let mut signs = self.signs();
+        signs.answered = Instant::now();
+        signs.given_up = false;
+    }
+
+    /// A piece of a body has gone out. A store that was given up needs to answer before this counts again: each new request sends its
+    /// first bytes into a socket whoever listens.
+    pub(super) fn took(&self) {
+        let mut signs = self.signs();
+        if !signs.given_up {
+            signs.took = Instant::now();
+        }
     }
 
     /// From now on the store may be silent for `silence_max`; only the first call counts.
@@ -32,14 +56,14 @@ impl Pulse {
         self.silence_max.send_if_modified(|limit| {
             let first = limit.is_none();
             if first {
-                self.beat();
+                self.answered();
                 *limit = Some(silence_max);
             }
             first
         });
     }
 
-    /// Returns when the store has been silent for too long; how long that is. Never before it is asked to hurry.
+    /// Returns when the store has been silent for too long; how long it may be. Never before it is asked to hurry.
     pub(super) async fn has_stopped(&self) -> Duration {
         let begun = Instant::now();
         let mut silence_max = self.silence_max.subscribe();
@@ -48,22 +72,33 @@ impl Pulse {
             // The sender is a field of this.
             Ok(None) | Err(_) => return std::future::pending().await,
         };
+        let chance = begun + CHANCE;
         loop {
-            let end = (*self.last() + limit).max(begun + CHANCE);
-            if end <= Instant::now() {
-                return limit;
-            }
-            tokio::time::sleep_until(end).await;
+            let next = match self.lives_until(limit) {
+                None if chance <= Instant::now() => return limit,
+                end => end.unwrap_or(chance),
+            };
+            tokio::time::sleep_until(next).await;
         }
     }
 
-    fn last(&self) -> MutexGuard<'_, Instant> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When the store is to be given up unless it gives a sign of life; None once it is.
+    fn lives_until(&self, limit: Duration) -> Option<Instant> {
+        let mut signs = self.signs();
+        let end = (signs.took.max(signs.answered) + limit).min(signs.answered + limit * STRETCH);
+        signs.given_up = signs.given_up || end <= Instant::now();
+        (!signs.given_up).then_some(end)
+    }
+
+    fn signs(&self) -> MutexGuard<'_, Signs> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::time::timeout;
 
     use super::*;
@@ -88,13 +123,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bytes_that_are_taken_stretch_the_silence_and_do_not_bring_a_store_back_that_was_given_up() {
+        let pulse = Arc::new(Pulse::new());
+        let taking = tokio::spawn({
+            let pulse = Arc::clone(&pulse);
+            async move {
+                loop {
+                    pulse.took();
+                    tokio::time::sleep(SHORT / 10).await;
+                }
+            }
+        });
+        let begun = Instant::now();
+        pulse.expect(SHORT);
+        pulse.has_stopped().await;
+        assert!(begun.elapsed() >= SHORT * STRETCH, "{:?}", begun.elapsed());
+        let begun = Instant::now();
+        pulse.has_stopped().await;
+        assert!(begun.elapsed() >= CHANCE && begun.elapsed() < CHANCE + SHORT, "{:?}", begun.elapsed());
+        pulse.answered();
+        assert!(timeout(CHANCE, pulse.has_stopped()).await.is_err(), "it is back");
+        taking.abort();
+    }
+
+    #[tokio::test]
     async fn a_store_that_goes_on_answering_is_waited_for() {
         let pulse = Pulse::new();
         pulse.expect(Duration::from_secs(2));
         let answers = async {
             for _ in 0..30 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                pulse.beat();
+                pulse.answered();
             }
         };
         tokio::select! { () = answers => {}, _ = pulse.has_stopped() => panic!("it was given up") }

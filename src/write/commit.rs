@@ -11,11 +11,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 
 use crate::object::{ByteRange, Key, ObjectMeta};
-use crate::s3::{Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
+use crate::s3::{Backing, Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
 
 use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
-use super::stream::Sent;
+use super::stream::{Sent, Stream};
 use super::writer::{abort, abort_upload};
 use super::{Aim, Base, Engine, Error, Target, Writer};
 
@@ -284,9 +284,23 @@ impl Writer {
         };
         let crc64 = whole_crc64(&assembly.parts, &parts);
         let parts = parts.into_iter().map(|(part, _)| part).collect();
-        match upload.complete(parts, moment.size, crc64, &moment.condition).await {
+        let backing = self.backing(moment, upload.key(), &assembly);
+        match upload.complete(parts, moment.size, crc64, &moment.condition, backing).await {
             Ok(stored) => Ok(stored.into_inner()),
             Err(Unfinished { error, upload }) => Err((error.into(), upload)),
+        }
+    }
+
+    /// Who has the content of the object besides the store, once it is made.
+    fn backing(&self, moment: &Moment, key: &Key, assembly: &Assembly) -> Backing {
+        let only_sent = |stream: &Stream| !stream.only_sent(&self.buffer).is_empty();
+        if self.state().stream.as_ref().is_some_and(only_sent) {
+            return Backing::Nowhere;
+        }
+        let copies = assembly.parts.iter().any(|(_, part)| matches!(part, Planned::Copy(_)));
+        match moment.base.as_ref().filter(|_| copies) {
+            Some(base) => Backing::of_copy(&base.key, key),
+            None => Backing::Held,
         }
     }
 

@@ -29,8 +29,7 @@ impl Writer {
             let hopeful = meanwhile();
             match attempt() {
                 Err(error) if matches!(error, spill::Error::Busy) || (hopeful && error.is_no_space()) => {
-                    let stalled = |_| Error::Stalled { seconds: wait_max.as_secs() };
-                    timeout_at(deadline, released).await.map_err(stalled)?;
+                    self.wait_for(released, deadline).await?;
                     if let Some(pause) = pause_after(tries) {
                         sleep(pause).await;
                     }
@@ -39,6 +38,15 @@ impl Writer {
             }
         }
         unreachable!("the deadline comes before so many tries")
+    }
+
+    /// Waits for `released`, and no longer than until `deadline`, nor for a store that the end of the mount has given up.
+    async fn wait_for(&self, released: impl Future<Output = ()>, deadline: Instant) -> Result<(), Error> {
+        let stalled = Error::Stalled { seconds: self.engine.settings.wait_max.as_secs() };
+        tokio::select! {
+            released = timeout_at(deadline, released) => released.map_err(|_| stalled),
+            _ = self.engine.gateway.is_given_up() => Err(stalled),
+        }
     }
 
     /// Whether files are being committed, which gives their room back. No commit waits for a program that writes.

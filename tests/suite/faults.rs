@@ -1,7 +1,8 @@
 //! A store that misbehaves: what is not proved is not reported as success, and what was acknowledged is not lost.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use dssefs::emulator::faults::{Fault, Rule};
@@ -80,6 +81,45 @@ fn a_put_answered_with_another_key_or_with_nothing_fails_closed() {
             endpoint.heal();
             assert!(endpoint.head(name).is_none(), "{name} was left behind");
         }
+    });
+}
+
+/// The answer comes when the object is there already, and what it was made of is not any more.
+#[test]
+fn an_object_whose_content_nobody_else_has_is_never_deleted_for_a_wrong_answer() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--memory", "32MiB", "--spill", "0"]);
+        let spoil = |operation| endpoint.spoil(vec![Rule::on(operation, sse("aws:kms", endpoint.key_arn())).times(0)]);
+        let kept = |name: &str, content: &[u8]| {
+            assert!(endpoint.content(name) == content, "{name}");
+            assert!(mount.log().contains("the object stays as it is"), "{}", mount.log());
+            endpoint.heal();
+        };
+        let mut content = noise(1, 100 << 20);
+
+        endpoint.put("attributes", &content);
+        spoil("CopyObject");
+        let private = || fs::set_permissions(mount.join("attributes"), fs::Permissions::from_mode(0o600));
+        assert_eq!(errno(private()), libc::EKEYREJECTED);
+        kept("attributes", &content);
+        private().unwrap();
+        endpoint.assert_dsse("attributes");
+        assert!(fs::read(mount.join("attributes")).unwrap() == content);
+
+        let mut streamed = File::create(mount.join("streamed")).unwrap();
+        streamed.write_all(&content).unwrap();
+        spoil("CompleteMultipartUpload");
+        assert_eq!(errno(streamed.sync_all()), libc::EKEYREJECTED);
+        kept("streamed", &content);
+
+        endpoint.put("changed", &content);
+        let changed = OpenOptions::new().write(true).open(mount.join("changed")).unwrap();
+        changed.write_all_at(b"changed", 50 << 20).unwrap();
+        content[50 << 20..][..7].copy_from_slice(b"changed");
+        spoil("CompleteMultipartUpload");
+        assert_eq!(errno(changed.sync_all()), libc::EKEYREJECTED);
+        kept("changed", &content);
     });
 }
 
@@ -285,6 +325,25 @@ fn a_dead_store_does_not_keep_the_daemon_from_its_end() {
     });
 }
 
+/// Found with eight programs that were killed while they wrote: each new try of a request put its first bytes into a socket, which passed for
+/// a sign of life, and who waited for memory did so for two minutes.
+#[test]
+fn programs_that_wait_for_memory_do_not_keep_the_daemon_from_its_end_either() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--stop-timeout", "2s", "--memory", "32MiB", "--spill", "32MiB"]);
+        let files: Vec<File> = (0..8).map(|n| File::create(mount.join(&format!("writer-{n}"))).unwrap()).collect();
+        endpoint.spoil(vec![Rule::on("*", Fault::Stall).times(0)]);
+        let write = |mut file: File| std::thread::spawn(move || file.write_all(&noise(1, 64 << 20)));
+        let writers: Vec<_> = files.into_iter().map(write).collect();
+        std::thread::sleep(Duration::from_secs(3));
+        let start = Instant::now();
+        assert_eq!(mount.end().code(), Some(11));
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+        writers.into_iter().for_each(|writer| assert!(writer.join().unwrap().is_err()));
+    });
+}
+
 #[test]
 fn what_a_dead_store_did_not_take_is_sent_by_the_next_mount() {
     deadline(MINUTE * 2, || {
@@ -354,7 +413,7 @@ fn a_key_that_goes_away_during_an_upload_stops_it_until_it_is_back() {
             assert_eq!(errno(rest), number);
             assert!(endpoint.head("file").is_none());
             returns(&endpoint);
-            std::os::unix::fs::FileExt::write_all_at(&file, &content[LARGE / 2..], LARGE as u64 / 2).unwrap();
+            file.write_all_at(&content[LARGE / 2..], LARGE as u64 / 2).unwrap();
             file.sync_all().unwrap();
             assert!(endpoint.content("file") == content);
             endpoint.assert_dsse("file");

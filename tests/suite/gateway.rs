@@ -17,7 +17,7 @@ use dssefs::kms::Kms;
 use dssefs::object::{Bucket, ByteRange, Key};
 use dssefs::policy::{Algorithm, EncryptionContext, Evidence, KeyArn, Policy, Verdict};
 use dssefs::s3::{
-    AccessKey, Condition, Connection, Download, Error, Gateway, Kind, ListRequest, NewObject, Payload, Source,
+    AccessKey, Backing, Condition, Connection, Download, Error, Gateway, Kind, ListRequest, NewObject, Payload, Source,
     Versioning, load_as,
 };
 
@@ -380,7 +380,8 @@ async fn parts_sent_and_copied_become_one_object() {
     ];
     let whole = [first, second, third].concat();
     let crc64 = Bytes::from(whole.clone()).crc64().unwrap();
-    let stored = upload.complete(parts, whole.len() as u64, Some(crc64), &Condition::Absent).await.unwrap();
+    let stored =
+        upload.complete(parts, whole.len() as u64, Some(crc64), &Condition::Absent, Backing::Held).await.unwrap();
     assert_eq!(stored.encryption.evidence, Evidence::Complete);
     assert!(world.read("k").await.unwrap() == whole);
     assert_eq!(world.gateway.head(&at("k")).await.unwrap().meta.user, object.user);
@@ -391,7 +392,7 @@ async fn a_checksum_of_the_whole_that_is_wrong_makes_no_object() {
     let world = World::new().await;
     let upload = world.gateway.start_upload(&new("k")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
-    let unfinished = upload.complete(vec![part], 3, Some(1), &Condition::None).await.unwrap_err();
+    let unfinished = upload.complete(vec![part], 3, Some(1), &Condition::None, Backing::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::Integrity, "{}", unfinished.error);
     assert!(unfinished.upload.is_some());
     assert_eq!(world.gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound);
@@ -403,7 +404,7 @@ async fn a_completion_that_is_stored_wrongly_is_deleted_again() {
     let upload = world.gateway.start_upload(&new("k")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
     world.fail(vec![Rule::on("CompleteMultipartUpload", sse(Some("AES256"), None))]);
-    let unfinished = upload.complete(vec![part], 3, None, &Condition::None).await.unwrap_err();
+    let unfinished = upload.complete(vec![part], 3, None, &Condition::None, Backing::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::Mismatch { verdict: Verdict::NotDsse });
     assert!(unfinished.upload.is_none());
     assert_eq!(world.gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound);
@@ -415,10 +416,10 @@ async fn an_upload_that_lost_its_race_is_given_back_and_the_winner_is_untouched(
     let upload = world.gateway.start_upload(&new("k")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"late"))).await.unwrap();
     world.put("k", "winner").await.unwrap();
-    let unfinished = upload.complete(vec![part.clone()], 4, None, &Condition::Absent).await.unwrap_err();
+    let unfinished = upload.complete(vec![part.clone()], 4, None, &Condition::Absent, Backing::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::PreconditionFailed);
     assert_eq!(world.read("k").await.unwrap(), "winner");
-    unfinished.upload.unwrap().complete(vec![part], 4, None, &Condition::None).await.unwrap();
+    unfinished.upload.unwrap().complete(vec![part], 4, None, &Condition::None, Backing::Held).await.unwrap();
     assert_eq!(world.read("k").await.unwrap(), "late");
 }
 
@@ -432,7 +433,7 @@ async fn a_completion_whose_answer_was_lost_is_recognised() {
         let crc64 = body.crc64().unwrap();
         let part = upload.put_part(1, Arc::new(body)).await.unwrap();
         world.fail(vec![Rule::on("CompleteMultipartUpload", Fault::LoseAnswer)]);
-        let stored = upload.complete(vec![part], 3, Some(crc64), &condition).await.unwrap();
+        let stored = upload.complete(vec![part], 3, Some(crc64), &condition, Backing::Held).await.unwrap();
         assert_eq!(world.gateway.head(&at(&key)).await.unwrap().meta.version, stored.version);
         assert_eq!(world.gateway.policy().judge(&stored.encryption.facts), Verdict::Compliant);
     }
@@ -444,7 +445,7 @@ async fn an_upload_that_someone_aborted_is_not_taken_for_a_lost_answer() {
     let upload = world.gateway.start_upload(&new("k")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
     world.gateway.resume_upload(&new("k"), upload.id().to_owned()).abort().await.unwrap();
-    let unfinished = upload.complete(vec![part], 3, None, &Condition::None).await.unwrap_err();
+    let unfinished = upload.complete(vec![part], 3, None, &Condition::None, Backing::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::NoSuchUpload);
     assert!(unfinished.upload.is_none());
 }
@@ -473,10 +474,11 @@ async fn a_completion_whose_answer_was_lost_is_recognised_when_it_is_tried_again
     let crc64 = body.crc64().unwrap();
     let part = upload.put_part(1, Arc::new(body)).await.unwrap();
     world.fail(vec![Rule::on("CompleteMultipartUpload", Fault::LoseAnswer), Rule::on("HeadObject", Fault::Stall)]);
-    let unfinished = upload.complete(vec![part.clone()], 3, Some(crc64), &Condition::None).await.unwrap_err();
+    let unfinished =
+        upload.complete(vec![part.clone()], 3, Some(crc64), &Condition::None, Backing::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::Unreachable);
     let upload = unfinished.upload.unwrap();
-    upload.complete(vec![part], 3, Some(crc64), &Condition::None).await.unwrap();
+    upload.complete(vec![part], 3, Some(crc64), &Condition::None, Backing::Held).await.unwrap();
     assert_eq!(world.read("k").await.unwrap(), "abc");
 }
 
@@ -495,7 +497,7 @@ async fn an_error_inside_a_200_is_an_error() {
     assert_eq!(error.kind, Kind::Unavailable);
     let upload = world.gateway.start_upload(&new("m")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
-    let unfinished = upload.complete(vec![part], 3, None, &Condition::None).await.unwrap_err();
+    let unfinished = upload.complete(vec![part], 3, None, &Condition::None, Backing::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::Unavailable);
     assert!(unfinished.upload.is_some());
 }

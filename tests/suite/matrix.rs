@@ -379,7 +379,7 @@ impl Scene {
             assert!(unknown || self.endpoint.uploads_of(&key) == 0, "{what}, healed: an upload stays");
         } else if matches!(work, ReadFile | Stat | List) {
             self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
-        } else if work == Chmod && !matches!(fault, Fault::Sse { .. }) {
+        } else if work == Chmod {
             self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
             let mode = fs::metadata(self.file(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{what}");

@@ -148,6 +148,11 @@ impl Store {
         self.pulse.expect(silence_max);
     }
 
+    /// Returns when the store was silent for too long.
+    pub(super) async fn is_given_up(&self) {
+        self.pulse.has_stopped().await;
+    }
+
     fn too_many(&self, operation: Operation, key: Option<&Key>) -> Failure {
         let seconds = self.operation_timeout.as_secs();
         Failure::new(Kind::Throttled { kms: true }, operation, &self.bucket, key).because(format!(

@@ -57,7 +57,7 @@ impl Intercept for Watch {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let Some(response) = context.response() else { return Ok(()) };
-        self.pulse.beat();
+        self.pulse.answered();
         if response.status().as_u16() == 503 {
             StoreCounters::add(&self.counters.throttled, 1);
         }

@@ -7,7 +7,7 @@ use aws_sdk_s3::types::MetadataDirective;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Gateway, Upload, Verified, may_hide_success};
+use super::{Backing, Gateway, Upload, Verified, may_hide_success};
 use crate::metrics::Operation;
 use crate::object::{ByteRange, Key, ObjectMeta};
 use crate::s3::aws::Doubt;
@@ -33,7 +33,8 @@ impl Gateway {
     ///
     /// # Errors
     /// As S3 answers. [`PreconditionFailed`](crate::s3::Kind::PreconditionFailed) when the source is another version now, or when
-    /// `condition` is not met. After [`Mismatch`](crate::s3::Kind::Mismatch) the copy was deleted again.
+    /// `condition` is not met. After [`Mismatch`](crate::s3::Kind::Mismatch) the copy was deleted again; one in place, in a bucket that
+    /// keeps no versions, stays, because the content is nowhere else.
     pub async fn copy(
         self: &Arc<Self>,
         source: &Source,
@@ -50,7 +51,7 @@ impl Gateway {
             }
             answer => answer?,
         };
-        self.verify(Operation::CopyObject, &new.key, stored).await
+        self.verify(Operation::CopyObject, &new.key, stored, Backing::of_copy(&source.key, &new.key)).await
     }
 
     /// Copies one version of an object to `to` with everything it has, and asks nothing about it before: the store carries metadata,
@@ -78,7 +79,7 @@ impl Gateway {
             Err(error) if doubt.is_raised() => self.recognise_copy(&source.key, to, error).await?,
             answer => answer?,
         };
-        self.verify(Operation::CopyObject, to, stored).await
+        self.verify(Operation::CopyObject, to, stored, Backing::of_copy(&source.key, to)).await
     }
 
     /// `new` with what HEAD says of `source`: a copy in parts is given everything anew.
@@ -164,7 +165,8 @@ impl Gateway {
             }
         };
         let crc64 = combined(&parts);
-        match upload.complete(parts, source.size, crc64, condition).await {
+        let backing = Backing::of_copy(&source.key, &new.key);
+        match upload.complete(parts, source.size, crc64, condition, backing).await {
             Ok(stored) => Ok(stored),
             Err(unfinished) => {
                 if let Some(upload) = unfinished.upload {

@@ -26,7 +26,7 @@ use crate::policy::{Facts, Policy};
 pub use download::Download;
 pub use probe::Conditions;
 pub use upload::{Unfinished, Upload};
-pub use verified::Verified;
+pub use verified::{Backing, Verified};
 
 /// One bucket under one policy. Shared by everything that reads or writes objects.
 pub struct Gateway {
@@ -64,6 +64,11 @@ impl Gateway {
     /// it would have otherwise. Only the first call counts.
     pub fn hurry(&self, silence_max: Duration) {
         self.store.hurry(silence_max);
+    }
+
+    /// Returns when requests fail because of [`Gateway::hurry`], so that nobody waits any longer for what only an answer can bring.
+    pub async fn is_given_up(&self) {
+        self.store.is_given_up().await;
     }
 
     /// One page of a listing (ListObjectsV2). Needs no KMS permission and tells nothing of encryption.
@@ -138,7 +143,7 @@ impl Gateway {
             }
             answer => answer?,
         };
-        self.verify(Operation::PutObject, &new.key, stored).await
+        self.verify(Operation::PutObject, &new.key, stored, Backing::Held).await
     }
 
     /// Deletes an object. S3's delete succeeds as well when there is none, and in a bucket with versioning the old versions

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Gateway, Verified};
+use super::{Backing, Gateway, Verified};
 use crate::metrics::Operation;
 use crate::object::{ByteRange, Key};
 use crate::s3::aws::{Doubt, Whole};
@@ -102,13 +102,14 @@ impl Upload {
     ///
     /// # Errors
     /// [`Unfinished`] has the reason, and the upload if it can still be completed. After [`Kind::Mismatch`] the object was
-    /// deleted again.
+    /// deleted again, unless `backing` forbids it.
     pub async fn complete(
         self,
         mut parts: Vec<Part>,
         size: u64,
         crc64: Option<u64>,
         condition: &Condition,
+        backing: Backing,
     ) -> Result<Verified<Stored>, Unfinished> {
         parts.sort_by_key(|part| part.number);
         let About { id, new, doubt } = &*self.shared;
@@ -121,7 +122,7 @@ impl Upload {
             },
         };
         self.ended();
-        let verified = self.gateway.verify(Operation::CompleteMultipartUpload, &new.key, stored).await;
+        let verified = self.gateway.verify(Operation::CompleteMultipartUpload, &new.key, stored, backing).await;
         verified.map_err(|error| Unfinished { error, upload: None })
     }
 

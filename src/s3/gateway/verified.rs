@@ -29,24 +29,62 @@ impl<T> Deref for Verified<T> {
     }
 }
 
+/// Who else has the content of an object that is being stored: it is deleted again if its encryption proves wrong, unless that would lose
+/// what was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// This host, or another object.
+    Held,
+    /// The version that it replaces, so nobody in a bucket that keeps no versions.
+    Predecessor,
+    /// Nobody: parts were sent that this host has no copy of.
+    Nowhere,
+}
+
+impl Backing {
+    /// Of what is made out of `source` at `key`.
+    #[must_use]
+    pub fn of_copy(source: &Key, key: &Key) -> Backing {
+        if source == key { Backing::Predecessor } else { Backing::Held }
+    }
+
+    fn survives_without(self, version: &Version) -> bool {
+        match self {
+            Backing::Held => true,
+            Backing::Predecessor => version.id.is_some(),
+            Backing::Nowhere => false,
+        }
+    }
+}
+
 impl Gateway {
-    /// Judges an object that was stored, and deletes it again if it is not what was asked for.
+    /// Judges an object that was stored, and takes it back if it is not what was asked for.
     pub(super) async fn verify(
         &self,
         operation: Operation,
         key: &Key,
         stored: Stored,
+        backing: Backing,
     ) -> Result<Verified<Stored>, Error> {
         let verdict = self.policy.judge(&stored.encryption.facts);
         if verdict == Verdict::Compliant {
             return Ok(Verified(stored));
         }
-        let undone = match self.expunge(key, &stored.version).await {
-            Ok(()) => "the object was deleted again".to_owned(),
-            Err(error) => format!("the object is still there, because it could not be deleted again: {error}"),
-        };
+        let undone = self.take_back(key, &stored.version, backing).await;
         let said = said(&self.policy, &stored.encryption.facts);
         Err(self.mismatch(operation, key, verdict, stored.encryption.request_id, &format!("{said}; {undone}")))
+    }
+
+    /// Deletes what was stored wrongly, unless nobody else has its content. What has become of it.
+    async fn take_back(&self, key: &Key, version: &Version, backing: Backing) -> String {
+        if !backing.survives_without(version) {
+            return "the object stays as it is, because nothing else has its content: write it anew when the store encrypts as asked"
+                .to_owned();
+        }
+        match self.expunge(key, version).await {
+            Ok(()) => "the object was deleted again".to_owned(),
+            Err(error) => format!("the object is still there, because it could not be deleted again: {error}"),
+        }
     }
 
     /// Judges an answer before anything was stored.
