@@ -9,6 +9,7 @@ mod access;
 mod append;
 mod budgets;
 mod cli;
+mod clock;
 mod common;
 mod copy;
 mod counts;

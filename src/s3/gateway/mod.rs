@@ -87,7 +87,10 @@ impl Gateway {
     pub async fn head(&self, key: &Key) -> Result<Head, Error> {
         match self.store.head(key).await {
             Err(error) if matches!(error.status, Some(400 | 403)) && error.code.is_none() => {
-                Err(self.diagnose(key, error).await)
+                match self.reason_of(key, &error).await {
+                    Some(reason) => Err(reason),
+                    None => self.store.head(key).await,
+                }
             }
             answer => answer,
         }
@@ -171,7 +174,8 @@ impl Gateway {
     /// it is in another one.
     pub async fn head_bucket(&self) -> Result<(), Error> {
         match self.store.head_bucket().await {
-            // An answer to HEAD has no body that could tell why; a listing is asked for under the same permission, and has one.
+            // An answer to HEAD has no body that could tell why; a listing is asked for under the same permission, and has one. Where the
+            // reason was this host's clock, the SDK has put it right by then.
             Err(refused) if refused.code.is_none() && refused.status.is_some() => {
                 match self
                     .list(&ListRequest {
@@ -184,7 +188,8 @@ impl Gateway {
                     .await
                 {
                     Err(error) if error.code.is_some() => Err(error),
-                    _ => Err(refused),
+                    Err(_) => Err(refused),
+                    Ok(_) => self.store.head_bucket().await,
                 }
             }
             outcome => outcome,
@@ -201,12 +206,11 @@ impl Gateway {
         }
     }
 
-    /// Why a HEAD without a body in its answer was refused: a GET has one.
-    async fn diagnose(&self, key: &Key, refused: Error) -> Error {
-        match self.store.get(key, None, ByteRange::new(0, 1)).await {
-            Err(error) if error.code.is_some() && error.status == refused.status => error,
-            _ => refused,
-        }
+    /// Why a HEAD without a body in its answer was refused: a GET has one. None when the GET was answered otherwise, so that the HEAD is
+    /// worth another try: where the reason was this host's clock, the SDK has put it right by then.
+    async fn reason_of(&self, key: &Key, refused: &Error) -> Option<Error> {
+        let reason = self.store.get(key, None, ByteRange::new(0, 1)).await.err()?;
+        (reason.code.is_some() && reason.status == refused.status).then_some(reason)
     }
 
     /// After a write that may have happened although it failed: whether the object is there as it was to be. Without a checksum
