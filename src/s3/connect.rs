@@ -8,7 +8,8 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::{Credentials, ProvideCredentials, RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
@@ -19,6 +20,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::aws::told;
+use super::credentials::Renewed;
 
 /// How long a body may stand still before the request is given up. Five seconds, the SDK's own, cut off long copies and
 /// completions, during which S3 is silent.
@@ -146,29 +148,44 @@ async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Resul
     let given = [&connection.endpoint_url, &connection.kms_endpoint_url];
     given.into_iter().flatten().try_for_each(|url| connection.check(url))?;
     let http = http_client(connection.ca_bundle.as_deref())?;
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http.clone())
-        .retry_config(retries(connection))
-        .timeout_config(timeouts(connection))
-        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build());
-    if let Some(profile) = &connection.profile {
-        loader = loader.profile_name(profile);
-    }
-    if let Some(region) = &connection.region {
-        loader = loader.region(Region::new(region.clone()));
-    }
-    if let Some(AccessKey { id, secret }) = access_key {
-        loader = loader.credentials_provider(Credentials::new(id, secret, None, None, "given"));
-    }
-    let config = loader.load().await;
+    let loader = loader(connection, http.clone());
+    let config = loader().load().await;
     config.endpoint_url().map_or(Ok(()), |url| connection.check(url))?;
     config.region().ok_or(ConnectError::NoRegion)?;
+    let mut settled = config.to_builder();
+    if let Some(AccessKey { id, secret }) = access_key {
+        settled.set_credentials_provider(Some(SharedCredentialsProvider::new(Credentials::new(
+            id, secret, None, None, "given",
+        ))));
+    } else if let Some(renewed) = Renewed::new(&config, loader) {
+        settled.set_credentials_provider(Some(SharedCredentialsProvider::new(renewed)));
+    }
+    if !connection.allow_insecure_endpoint {
+        settled.set_http_client(Some(SharedHttpClient::new(TlsOnly(http))));
+    }
+    let config = settled.build();
     check_credentials(&config).await?;
-    Ok(if connection.allow_insecure_endpoint {
-        config
-    } else {
-        config.into_builder().http_client(TlsOnly(http)).build()
-    })
+    Ok(config)
+}
+
+/// What every SDK configuration of this connection begins with.
+fn loader(connection: &Connection, http: SharedHttpClient) -> impl Fn() -> ConfigLoader + Send + Sync + use<> {
+    let (region, profile) = (connection.region.clone().map(Region::new), connection.profile.clone());
+    let (retries, timeouts) = (retries(connection), timeouts(connection));
+    move || {
+        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .http_client(http.clone())
+            .retry_config(retries.clone())
+            .timeout_config(timeouts.clone())
+            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build());
+        if let Some(profile) = &profile {
+            loader = loader.profile_name(profile);
+        }
+        if let Some(region) = &region {
+            loader = loader.region(region.clone());
+        }
+        loader
+    }
 }
 
 impl Connection {

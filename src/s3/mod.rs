@@ -12,12 +12,14 @@
 //!
 //! Uploads under way are noted in a file of the local disk (`ledger`), so that those of a crashed process can be ended.
 //!
-//! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up. This room may use `object`, `policy` and
+//! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up, and `credentials` finds them
+//! again when they were renewed. This room may use `object`, `policy` and
 //! `metrics`.
 
 mod aws;
 mod classify;
 mod connect;
+mod credentials;
 mod error;
 mod gateway;
 mod ledger;
@@ -29,6 +31,7 @@ mod request;
 pub use crate::metrics::Operation;
 pub use aws_config::SdkConfig;
 pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as};
+pub use credentials::{named_by, profile_files};
 pub use error::{Error, Failure, Kind};
 pub use gateway::{Backing, Conditions, Download, Gateway, Unfinished, Upload, Verified};
 pub use payload::{Checksum, Payload, WithSha1};

@@ -13,8 +13,8 @@ use dssefs::emulator::faults::{Fault, Rule};
 use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, prlimit};
 
 use crate::common::{
-    ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, eventually, mountinfo_has,
-    noise, seed,
+    ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, errno, eventually,
+    mountinfo_has, noise, seed,
 };
 
 const PROTECTION: &str = "user.dsse.mount.protection";
@@ -204,6 +204,36 @@ fn a_daemon_of_root_keeps_the_right_to_read_credentials_that_belong_to_somebody_
         commit(&mount.join("file"), b"content").unwrap();
         let told = attribute(&mount.path(), PROTECTION).unwrap();
         assert!(told.contains("capabilities=dac_read_search"), "{told}");
+    });
+}
+
+/// As tools do that write the keys of a session into the profile and replace them every hour.
+#[test]
+fn credentials_that_are_replaced_in_their_file_are_used_without_a_new_mount() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("credentials");
+        let replace = |secret: &str| {
+            let text = format!("[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {secret}\n");
+            let new = dir.path().join("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(&new, &path).unwrap();
+        };
+        replace(SECRET_KEY);
+        let environment = [
+            ("AWS_ACCESS_KEY_ID", None),
+            ("AWS_SECRET_ACCESS_KEY", None),
+            ("AWS_SHARED_CREDENTIALS_FILE", path.to_str()),
+        ];
+        let mount = Mount::with_environment(&endpoint, &environment, &[]);
+        commit(&mount.join("before"), b"content").unwrap();
+        replace("of another account");
+        let refused = || errno(fs::metadata(mount.join("missing"))) == libc::EACCES;
+        eventually("the wrong ones are used", MINUTE, refused);
+        replace(SECRET_KEY);
+        eventually("the right ones are used", MINUTE, || commit(&mount.join("after"), b"content").is_ok());
+        assert_eq!(endpoint.content("after"), b"content");
     });
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
+use crate::s3::{named_by, profile_files};
 
 use super::profile::{Needs, Profiles};
 
@@ -51,12 +52,7 @@ impl Grants {
     /// What a mount with these settings needs.
     pub(super) fn of(config: &Config) -> Grants {
         let aws = named_by("HOME").map(|home| home.join(".aws"));
-        let shared = |variable, name| named_by(variable).or_else(|| Some(aws.as_ref()?.join(name)));
-        let shared: Vec<PathBuf> =
-            [shared("AWS_CONFIG_FILE", "config"), shared("AWS_SHARED_CREDENTIALS_FILE", "credentials")]
-                .into_iter()
-                .flatten()
-                .collect();
+        let shared = profile_files();
         let needs = needs(config, &shared);
         let files = shared.into_iter().chain(needs.files).chain(config.connection.ca_bundle.clone());
         let files: Vec<PathBuf> = files.chain(NAMING.iter().filter_map(|variable| named_by(variable))).collect();
@@ -92,15 +88,6 @@ fn written(config: &Config, aws: Option<PathBuf>) -> Vec<PathBuf> {
 fn written_by_programs() -> impl Iterator<Item = PathBuf> {
     let named = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"].into_iter().filter_map(named_by);
     named.chain(["/tmp", "/var/tmp", "/dev"].map(PathBuf::from))
-}
-
-/// The path that a variable of the environment holds; a leading `~/` is the home directory, as for the SDK.
-fn named_by(variable: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(std::env::var_os(variable).filter(|value| !value.is_empty())?);
-    match path.strip_prefix("~") {
-        Ok(rest) => Some(PathBuf::from(std::env::var_os("HOME")?).join(rest)),
-        Err(_) => Some(path),
-    }
 }
 
 /// Files are replaced by new ones of the same name, and a grant belongs to the old one: the directory is what stays. Links lead

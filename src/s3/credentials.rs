@@ -1,0 +1,116 @@
+//! Credentials as every AWS program finds them, and found again when their files change: a mount outlives the keys that a tool writes
+//! into `~/.aws/credentials` for some hours, and the SDK reads a profile once.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_config::{ConfigLoader, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider, future};
+use tokio::sync::Mutex;
+
+/// How long credentials that tell no end are used before this is asked again, which then looks at the files. The SDK asks some ten seconds
+/// earlier.
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
+/// And before they are fetched anew all the same: the SDK's own limit. It may cost the start of a program (`credential_process`).
+const ENDLESS: Duration = Duration::from_secs(15 * 60);
+
+/// Gives the credentials of the chain of providers that stands for the files as they are.
+pub(super) struct Renewed<L> {
+    loader: L,
+    files: Vec<PathBuf>,
+    state: Mutex<State>,
+}
+
+struct State {
+    provider: SharedCredentialsProvider,
+    stamps: Vec<Option<Stamp>>,
+    /// The last that tell no end, and when they were fetched.
+    endless: Option<(Credentials, Instant)>,
+}
+
+/// What is different when a file was changed or replaced: inode, length in bytes, and time of the change in nanoseconds.
+type Stamp = (u64, u64, i64, i64);
+
+impl<L: Fn() -> ConfigLoader + Send + Sync> Renewed<L> {
+    /// Begins with what `config` was loaded with, by the same `loader`. None if that found no provider at all.
+    pub(super) fn new(config: &SdkConfig, loader: L) -> Option<Renewed<L>> {
+        let files = profile_files();
+        let state = State { provider: config.credentials_provider()?, stamps: stamps(&files), endless: None };
+        Some(Renewed { loader, files, state: Mutex::new(state) })
+    }
+
+    async fn credentials(&self) -> Result {
+        let mut state = self.state.lock().await;
+        let now = stamps(&self.files);
+        if now != state.stamps {
+            tracing::info!("the files of AWS profiles have changed and are read again");
+            let none = || CredentialsError::not_loaded("the profile has none any more");
+            let config = (self.loader)().load().await;
+            state.provider = config.credentials_provider().ok_or_else(none)?;
+            (state.stamps, state.endless) = (now, None);
+        }
+        match &state.endless {
+            Some((credentials, fetched)) if fetched.elapsed() < ENDLESS => return Ok(for_now(credentials)),
+            _ => {}
+        }
+        let credentials = state.provider.provide_credentials().await?;
+        if credentials.expiry().is_some() {
+            state.endless = None;
+            return Ok(credentials);
+        }
+        let given = for_now(&credentials);
+        state.endless = Some((credentials, Instant::now()));
+        Ok(given)
+    }
+}
+
+impl<L: Fn() -> ConfigLoader + Send + Sync> ProvideCredentials for Renewed<L> {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+impl<L> std::fmt::Debug for Renewed<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renewed").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+fn for_now(endless: &Credentials) -> Credentials {
+    let mut credentials = endless.clone();
+    *credentials.expiry_mut() = Some(SystemTime::now() + LOOK_AGAIN);
+    credentials
+}
+
+fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
+    let stamp = |file: &PathBuf| {
+        let metadata = file.metadata().ok()?;
+        Some((metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec()))
+    };
+    files.iter().map(stamp).collect()
+}
+
+/// The shared configuration files of the AWS SDKs, which hold profiles ("Shared config and credentials files", AWS SDKs and Tools
+/// Reference Guide), whether they exist or not.
+#[must_use]
+pub fn profile_files() -> Vec<PathBuf> {
+    let of = |variable, name| named_by(variable).or_else(|| Some(named_by("HOME")?.join(".aws").join(name)));
+    let files = [of("AWS_CONFIG_FILE", "config"), of("AWS_SHARED_CREDENTIALS_FILE", "credentials")];
+    files.into_iter().flatten().collect()
+}
+
+/// The path that a variable of the environment holds; a leading `~/` is the home directory, as for the SDK.
+#[must_use]
+pub fn named_by(variable: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os(variable).filter(|value| !value.is_empty())?);
+    match path.strip_prefix("~") {
+        Ok(rest) => Some(PathBuf::from(std::env::var_os("HOME")?).join(rest)),
+        Err(_) => Some(path),
+    }
+}
