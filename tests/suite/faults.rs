@@ -123,6 +123,32 @@ fn an_object_whose_content_nobody_else_has_is_never_deleted_for_a_wrong_answer()
     });
 }
 
+/// Requests that move much have their own time for it, so these are not in the matrix of faults.
+#[test]
+fn parts_and_completions_that_are_never_answered_are_tried_again() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--attempt-timeout", "700ms"]);
+        let mut content = noise(1, LARGE);
+        let struck = |operations: &[&str]| {
+            endpoint.reset();
+            endpoint.spoil(operations.iter().map(|operation| Rule::on(operation, Fault::Stall)).collect());
+        };
+        struck(&["UploadPart", "CompleteMultipartUpload"]);
+        commit(&mount.join("file"), &content).unwrap();
+        assert_eq!(endpoint.counters().requests("CompleteMultipartUpload"), 2);
+        assert!(endpoint.content("file") == content);
+        struck(&["UploadPartCopy", "CompleteMultipartUpload"]);
+        let file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
+        file.write_all_at(b"changed", 20 << 20).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(endpoint.counters().requests("CompleteMultipartUpload"), 2);
+        content[20 << 20..][..7].copy_from_slice(b"changed");
+        assert!(endpoint.content("file") == content);
+        assert_eq!(endpoint.uploads(), 0);
+    });
+}
+
 #[test]
 fn another_request_for_the_same_key_is_waited_for() {
     deadline(MINUTE, || {
