@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::crypto::Opener;
+use crate::crypto::{BlockId, Opener};
 use crate::secret::{Key, PlainBuf};
 
 use super::keys::numbers;
@@ -79,7 +79,7 @@ struct Openers(Vec<(u32, Opener)>);
 struct Piece {
     segment: u32,
     at: u64,
-    record: u64,
+    block: BlockId,
 }
 
 /// An entry that is being read together.
@@ -187,7 +187,7 @@ impl Left {
         let Found::Record(sealed, _) = reader.record_at(piece.at)? else { return Err(tampered()) };
         let mut plain = PlainBuf::default();
         let opener = self.openers.of(piece.segment).ok_or_else(tampered)?;
-        opener.open(segment::block(piece.record), sealed, &mut plain).map_err(|_| tampered())?;
+        opener.open(piece.block, sealed, &mut plain).map_err(|_| tampered())?;
         match Record::decode(plain.as_slice()) {
             Some(Record::Content { offset, bytes, .. }) => Ok((offset, PlainBuf::copy_of(bytes))),
             _ => Err(tampered()),
@@ -249,10 +249,12 @@ impl Reading {
                 }
             };
             let mut plain = PlainBuf::default();
-            let opener = openers.of(number);
-            let opened = opener.is_some_and(|keys| keys.open(segment::block(record), sealed, &mut plain).is_ok());
-            let said = Record::decode(plain.as_slice()).filter(|_| opened && self.may_follow(record));
-            let Some((said, following)) = said.zip(record.checked_add(1)) else {
+            let block = segment::claimed(record, &sealed);
+            let keys = openers.of(number).zip(block);
+            let opened = keys.is_some_and(|(keys, block)| keys.open(block, sealed, &mut plain).is_ok());
+            let block = block.filter(|block| opened && block.index >= self.record_next);
+            let following = block.and_then(|block| block.index.checked_add(1));
+            let Some(((said, block), following)) = Record::decode(plain.as_slice()).zip(block).zip(following) else {
                 // A disk that lost power may have written the length of its last record and not all of the rest.
                 let is_end = !opened && next == reader.bytes;
                 let tampered = || Damage::Tampered { path: path.to_owned(), offset };
@@ -262,15 +264,11 @@ impl Reading {
             if record == reader.first_record {
                 self.tell_gap(before.as_ref(), number, record);
             }
-            self.take(&said, || Piece { segment: number, at: offset, record });
+            self.take(&said, || Piece { segment: number, at: offset, block });
             (self.record_next, record, offset) = (following, following, next);
         }
         self.before = Some((number, path.to_owned(), offset));
         Ok(())
-    }
-
-    fn may_follow(&self, record: u64) -> bool {
-        record >= self.record_next
     }
 
     /// Where a segment does not go on with the record after those of the segment before it, that one was cut between two records.

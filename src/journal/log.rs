@@ -64,7 +64,11 @@ struct Log {
     appended: u64,
     /// How many had been appended with the last that settles an entry.
     settled: u64,
+    /// The number that follows that of the last record.
     record_next: u64,
+    /// How many numbers from there on belong to records that were cut off again. None is used twice: whoever has copied the disk before
+    /// could put what was cut off in the place of what followed.
+    cut_off: u64,
     entry_next: u64,
     /// The segments on the disk, and what each costs.
     segments: BTreeMap<u32, Charge>,
@@ -99,6 +103,7 @@ struct End {
     segment: u32,
     bytes: u64,
     record_next: u64,
+    cut_off: u64,
 }
 
 impl Journal {
@@ -352,6 +357,7 @@ impl Log {
             appended: 0,
             settled: 0,
             record_next: 0,
+            cut_off: 0,
             entry_next: 0,
             segments: BTreeMap::from([(0, charge)]),
             live: HashMap::new(),
@@ -366,17 +372,19 @@ impl Log {
     /// cut off again.
     fn append(&mut self, budget: &Arc<ByteBudget>, record: &Record<'_>) -> Result<End, Error> {
         self.usable()?;
-        let sealed = self.envelope.seal(segment::block(self.record_next), record.encode().as_slice())?;
+        let sealed = self.envelope.seal(segment::block(self.record_next, self.cut_off), record.encode().as_slice())?;
         let framed = segment::framed(&sealed);
         let spare_bytes = if record.gives_room_back() { 0 } else { self.spare_bytes() };
         self.reserve(budget, self.bytes + framed.len() as u64, spare_bytes)?;
         let before = self.end();
         if let Err(error) = self.file.append(&framed) {
+            self.cut_off += 1;
             self.cut(before);
             return Err(at(Path::new("the journal's segment"))(error));
         }
         self.bytes += framed.len() as u64;
-        self.record_next += 1;
+        self.record_next += self.cut_off + 1;
+        self.cut_off = 0;
         self.appended += 1;
         Ok(before)
     }
@@ -413,15 +421,16 @@ impl Log {
     }
 
     fn end(&self) -> End {
-        End { segment: self.segment, bytes: self.bytes, record_next: self.record_next }
+        End { segment: self.segment, bytes: self.bytes, record_next: self.record_next, cut_off: self.cut_off }
     }
 
-    /// Cuts off what was appended since `end`, and gives its room back. Records get the same numbers again, and never the same nonces.
+    /// Cuts off what was appended since `end`, and gives its room back.
     fn cut(&mut self, end: End) {
         if let Err(worse) = self.file.cut(end.bytes) {
             self.broken = Some(worse.to_string());
             return;
         }
+        self.cut_off += self.record_next - end.record_next;
         (self.bytes, self.record_next) = (end.bytes, end.record_next);
         let spare_bytes = self.reserved - end.bytes;
         self.reserved = end.bytes;
@@ -492,8 +501,8 @@ impl Drop for Draft<'_> {
             let mut log = self.journal.log();
             log.live.remove(&self.entry);
             // A full disk is most often filled by the very entry that it has no room for.
-            let alone =
-                |begin: &End| log.segment == begin.segment && log.record_next == begin.record_next + self.records;
+            let end_of = |begin: &End| begin.record_next + begin.cut_off + self.records;
+            let alone = |begin: &End| log.segment == begin.segment && log.record_next == end_of(begin);
             if let Some(begin) = self.begin.filter(alone) {
                 log.cut(begin);
             }

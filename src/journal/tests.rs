@@ -321,6 +321,30 @@ fn records_that_were_repeated_swapped_or_left_out_are_refused() {
 }
 
 #[test]
+fn a_record_that_was_cut_off_is_not_believed_in_the_place_of_one_that_stands() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let path = segment(directory.path(), 0);
+    let first = add(&journal, "first", &[]);
+    let settled_at = fs::metadata(&path).unwrap().len() as usize;
+    let given_up = journal.draft(b"given up", None).unwrap();
+    let cut_off = fs::read(&path).unwrap().split_off(settled_at);
+    drop(given_up);
+    journal.settle(first, true).unwrap();
+    let settled_to = fs::metadata(&path).unwrap().len() as usize;
+    add(&journal, "second", &[(0, b"content")]);
+    drop(journal);
+    assert_eq!(descriptions(&left(directory.path())), ["second"]);
+    assert_eq!(content(&left(directory.path()), 0).unwrap(), [(0, b"content".to_vec())]);
+
+    let now = fs::read(&path).unwrap();
+    fs::write(&path, [&now[..settled_at], &cut_off, &now[settled_to..]].concat()).unwrap();
+    let forged = left(directory.path());
+    assert!(matches!(forged.damage(), [Damage::Tampered { .. }]), "{:?}", forged.damage());
+    assert_eq!(descriptions(&forged), ["first"], "nothing that follows is believed");
+}
+
+#[test]
 fn a_segment_that_was_reclaimed_long_ago_is_not_missed() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());

@@ -37,7 +37,12 @@ impl Kms {
         let answer = answer.map_err(|failed| error::use_of(&arn, "kms:GenerateDataKey", failed))?;
         let wrapped = answer.ciphertext_blob.map(Blob::into_inner).unwrap_or_default();
         let plain = answer.plaintext.ok_or_else(|| Error::nonsense(&arn, "the answer has no key"))?;
-        Ok(DataKey { key: locked(&arn, plain)?, wrapped })
+        let key = locked(&arn, plain)?;
+        match wrapped.is_empty() {
+            // What it seals could never be opened again.
+            true => Err(Error::nonsense(&arn, "the answer does not have the key in wrapped form")),
+            false => Ok(DataKey { key, wrapped }),
+        }
     }
 
     /// Brings back what [`Kms::data_key`] made under `key` and bound to `binding` (Decrypt, KMS API reference).
