@@ -53,8 +53,18 @@ fn an_upload_that_was_given_no_name_is_refused() {
 }
 
 #[test]
+fn a_removed_attribute_never_makes_the_others_too_large_for_the_store() {
+    holds_for("xattr", &["blob-without-escapes-remove"]);
+}
+
+#[test]
 fn a_record_that_was_cut_off_the_journal_and_put_back_is_told() {
     holds_for("life", &["given-up-record-put-back"]);
+}
+
+#[test]
+fn what_was_replaced_does_not_come_back_when_a_part_of_what_took_its_place_goes() {
+    holds_for("life", &["replaced-over-segments"]);
 }
 
 #[test]

@@ -109,15 +109,7 @@ async fn serve(listener: TcpListener, script: Arc<Mutex<Script>>) {
 }
 
 async fn converse(mut stream: TcpStream, script: Arc<Mutex<Script>>) -> std::io::Result<()> {
-    loop {
-        let mut request = Vec::new();
-        while !request.windows(4).any(|four| four == b"\r\n\r\n") {
-            assert!(request.len() < REQUEST_BYTES_MAX);
-            if stream.read_buf(&mut request).await? == 0 {
-                return Ok(());
-            }
-        }
-        let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
+    while let Some(line) = receive(&mut stream).await? {
         let answer = {
             let mut script = script.lock().unwrap_or_else(PoisonError::into_inner);
             script.asked.push(line.clone());
@@ -126,11 +118,35 @@ async fn converse(mut stream: TcpStream, script: Arc<Mutex<Script>>) -> std::io:
         };
         let Answer { status, headers, body } = answer;
         let head = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await?;
-        if !line.starts_with("HEAD") {
-            stream.write_all(&body).await?;
+        let body = if line.starts_with("HEAD") { &[] } else { &body[..] };
+        // At once, as the second of two small packets would wait for the answer to the first (RFC 896).
+        stream.write_all(&[head.as_bytes(), body].concat()).await?;
+    }
+    Ok(())
+}
+
+/// The first line of a request that has come whole; None when the connection ends.
+async fn receive(stream: &mut TcpStream) -> std::io::Result<Option<String>> {
+    let mut request = Vec::new();
+    loop {
+        let head = request.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        if let Some(head) = head.map(|end| String::from_utf8_lossy(&request[..end]).to_lowercase())
+            && request.len() >= head.len() + body_bytes(&head)
+        {
+            return Ok(Some(String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned()));
+        }
+        assert!(request.len() < REQUEST_BYTES_MAX);
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(None);
         }
     }
+}
+
+/// Bytes that follow a head of a request, which is in small letters.
+fn body_bytes(head: &str) -> usize {
+    assert!(!head.contains("\r\ntransfer-encoding:"));
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    length.map_or(0, |text| text.trim().parse().unwrap())
 }
 
 /// One line of a head that an HTTP library would send.

@@ -79,10 +79,11 @@ struct Log {
     broken: Option<String>,
 }
 
-/// Where a settled entry begins, and where the record lies that settles it: without that it would come back.
+/// Where a settled entry begins, and where that lies which settles it, and without any part of which it would come back: a record, or the
+/// whole of the entry that replaced it.
 struct Dead {
     begun: u32,
-    settled: u32,
+    settled: RangeInclusive<u32>,
 }
 
 /// An entry that is being written. It counts once it is finished; dropped before, it never was.
@@ -172,7 +173,7 @@ impl Journal {
         if sync {
             self.sync()?;
         }
-        self.log().bury(entry, place.segment);
+        self.log().bury(entry, place.segment..=place.segment);
         self.tidy();
         Ok(())
     }
@@ -328,13 +329,14 @@ impl Journal {
         let goes = |number: u32| idle.contains(&number);
         let entries: Vec<EntryId> = {
             let log = self.log();
-            let told_there = log.dead.iter().filter(|(_, dead)| goes(dead.settled) && !goes(dead.begun));
+            let comes_back = |dead: &Dead| !goes(dead.begun) && dead.settled.clone().any(goes);
+            let told_there = log.dead.iter().filter(|(_, dead)| comes_back(dead));
             told_there.map(|(entry, _)| *entry).collect()
         };
         for entry in entries {
             let place = self.append(&Record::Settled { entry })?;
             if let Some(dead) = self.log().dead.get_mut(&entry) {
-                dead.settled = place.segment;
+                dead.settled = place.segment..=place.segment;
             }
         }
         Ok(())
@@ -389,8 +391,8 @@ impl Log {
         Ok(before)
     }
 
-    /// An entry is settled by a record in this segment.
-    fn bury(&mut self, entry: EntryId, settled: u32) {
+    /// An entry is settled by what lies in these segments.
+    fn bury(&mut self, entry: EntryId, settled: RangeInclusive<u32>) {
         if let Some(span) = self.live.remove(&entry) {
             self.dead.insert(entry, Dead { begun: *span.start(), settled });
         }
@@ -478,7 +480,8 @@ impl Draft<'_> {
         self.journal.sync()?;
         self.finished = true;
         if let Some(replaced) = self.replaces {
-            self.journal.log().bury(replaced, place.segment);
+            let begun = self.begin.map_or(place.segment, |begin| begin.segment);
+            self.journal.log().bury(replaced, begun..=place.segment);
             self.journal.tidy();
         }
         Ok(self.entry)

@@ -615,6 +615,23 @@ fn an_entry_stays_settled_when_the_segment_goes_that_says_so() {
 }
 
 #[test]
+fn an_entry_stays_replaced_when_a_segment_goes_in_which_the_one_began_that_took_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let first = add(&journal, "first", &[]);
+    add(&journal, "keeps the first segment", &[]);
+    journal.renew(new_keys(3)).unwrap();
+    let second = journal.draft(b"second", Some(first)).unwrap();
+    journal.renew(new_keys(5)).unwrap();
+    let second = second.finish().unwrap();
+    journal.draft(b"third", Some(second)).unwrap().finish().unwrap();
+    assert!(!segment(directory.path(), 1).exists(), "nothing in it is of use");
+    drop(journal);
+    let left = left_under(directory.path(), &[1, 5]);
+    assert_eq!((descriptions(&left), left.damage()), (vec!["keeps the first segment".into(), "third".into()], &[][..]));
+}
+
+#[test]
 fn a_segment_that_was_reclaimed_and_put_back_is_of_the_past() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());

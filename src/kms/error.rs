@@ -96,9 +96,9 @@ impl Error {
 const THROTTLED: &str = "ThrottlingException";
 
 /// Codes: "DescribeKey" and "Common errors", KMS API reference.
-pub(super) fn describe(key: &str, error: SdkError<DescribeKeyError, HttpResponse>) -> Error {
+pub(super) fn describe(key: &str, error: &SdkError<DescribeKeyError, HttpResponse>) -> Error {
     let key = key.to_owned();
-    let message = said(&error);
+    let message = said(error);
     match error.code() {
         Some("NotFoundException" | "InvalidArnException" | "ValidationException") => Error::NotFound { key, message },
         Some("AccessDeniedException") => Error::Denied { key, message },
@@ -108,12 +108,12 @@ pub(super) fn describe(key: &str, error: SdkError<DescribeKeyError, HttpResponse
 }
 
 /// Codes: "GenerateDataKey", "Decrypt" and "Common errors", KMS API reference.
-pub(super) fn use_of<E>(key: &str, action: &'static str, error: SdkError<E, HttpResponse>) -> Error
+pub(super) fn use_of<E>(key: &str, action: &'static str, error: &SdkError<E, HttpResponse>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     let key = key.to_owned();
-    let message = said(&error);
+    let message = said(error);
     match error.code() {
         Some("NotFoundException") => Error::NotFound { key, message },
         Some("DisabledException") => Error::Disabled(key),
@@ -144,7 +144,7 @@ mod tests {
     fn answered(code: &str) -> Error {
         let error = DescribeKeyError::generic(ErrorMetadata::builder().code(code).message("words").build());
         let response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
-        describe("alias/a", SdkError::service_error(error, response))
+        describe("alias/a", &SdkError::service_error(error, response))
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
         assert!(matches!(answered("AccessDeniedException"), Error::Denied { .. }));
         assert!(matches!(answered("ThrottlingException"), Error::Throttled { .. }));
         assert!(matches!(answered("KMSInternalException"), Error::Unavailable { .. }));
-        let late = describe("alias/a", SdkError::timeout_error("late"));
+        let late = describe("alias/a", &SdkError::timeout_error("late"));
         assert!(matches!(late, Error::Unavailable { .. }));
         assert!(late.to_string().starts_with("KMS could not be asked for the key alias/a: "), "{late}");
     }
