@@ -68,6 +68,11 @@ fn what_was_replaced_does_not_come_back_when_a_part_of_what_took_its_place_goes(
 }
 
 #[test]
+fn a_journal_that_was_cut_is_told_after_the_segments_behind_the_cut_went() {
+    holds_for("life", &["cut-before-reclaimed"]);
+}
+
+#[test]
 fn the_corpus_is_small_and_each_part_of_it_belongs_to_a_target() {
     let known: Vec<&str> = TARGETS.iter().map(|(name, ..)| *name).collect();
     for directory in fs::read_dir(corpus()).unwrap() {

@@ -69,6 +69,8 @@ struct Writer<'a> {
     own: &'a Path,
     envelope: Envelope,
     segments: u32,
+    /// For each segment that was followed by another, its number and the number of records up to its end.
+    older: Vec<u8>,
     records: u64,
     bytes: Vec<u8>,
 }
@@ -84,8 +86,7 @@ impl Writer<'_> {
 
     fn begin_segment(&mut self) {
         self.bytes = [&b"dssefsj1"[..], &self.records.to_be_bytes()].concat();
-        let older: Vec<u8> = (0..self.segments).flat_map(u32::to_be_bytes).collect();
-        self.append(&[&[5], &older[..]].concat());
+        self.append(&[&[5], &self.older[..]].concat());
     }
 }
 
@@ -97,7 +98,7 @@ impl History {
             "version": 1, "source": "s3://b", "name": "0", "identity": envelope.file(), "keys": [key("inner"), key("outer")],
         });
         fs::write(own.join("session.json"), session.to_string()).unwrap();
-        let mut writer = Writer { own, envelope, segments: 0, records: 0, bytes: Vec::new() };
+        let mut writer = Writer { own, envelope, segments: 0, older: Vec::new(), records: 0, bytes: Vec::new() };
         writer.begin_segment();
         let mut model = Model::default();
         let mut history = History { states: vec![State::new()], all_known: true };
@@ -105,6 +106,8 @@ impl History {
             let record = match input.byte() % 9 {
                 0 => break,
                 1 if (writer.segments as usize) < SEGMENTS_MAX => {
+                    writer.older.extend(writer.segments.to_be_bytes());
+                    writer.older.extend(writer.records.to_be_bytes());
                     writer.segments += 1;
                     writer.begin_segment();
                     continue;

@@ -72,6 +72,8 @@ struct Log {
     entry_next: u64,
     /// The segments on the disk, and what each costs.
     segments: BTreeMap<u32, Charge>,
+    /// For each of them but the newest, the number that follows that of its last record.
+    ends: BTreeMap<u32, u64>,
     /// The segments over which each entry reaches that is not settled.
     live: HashMap<EntryId, RangeInclusive<u32>>,
     /// The entries that are settled and whose first segment is still on the disk.
@@ -257,15 +259,17 @@ impl Journal {
         self.rotate(log, envelope)
     }
 
-    /// Goes on in a new segment, which begins by naming those before it: one that is missing later was removed by somebody else. It and
-    /// those that follow are sealed by `envelope`.
+    /// Goes on in a new segment, which begins by naming those before it, and where they end: one that is missing later, or shorter, was
+    /// removed or cut by somebody else. It and those that follow are sealed by `envelope`.
     fn rotate(&self, log: &mut Log, envelope: Arc<Envelope>) -> Result<(), Error> {
         log.usable()?;
         let next = log.segment + 1;
         let charge = self.budget.charge(segment::HEADER_BYTES).ok_or(Error::NoSpace)?;
         log.file.sync().map_err(|error| log.give_up(&self.session.directory, error))?;
         let file = new_segment(&self.session.directory, next, log.record_next)?;
-        let older = encode_segments(log.segments.keys().copied());
+        let (segment, record_next) = (log.segment, log.record_next);
+        log.ends.insert(segment, record_next);
+        let older = encode_segments(log.ends.iter().map(|(number, end)| (*number, *end)));
         let before = (Arc::clone(&log.file), Arc::clone(&log.envelope), log.segment, log.bytes, log.reserved);
         (log.file, log.envelope, log.segment) = (file, envelope, next);
         (log.bytes, log.reserved) = (segment::HEADER_BYTES, segment::HEADER_BYTES);
@@ -314,7 +318,12 @@ impl Journal {
         for number in idle {
             let path = segment::path(&self.session.directory, number);
             // Another thread may have been faster.
-            if self.log().segments.remove(&number).is_some() {
+            let is_first = {
+                let mut log = self.log();
+                log.ends.remove(&number);
+                log.segments.remove(&number).is_some()
+            };
+            if is_first {
                 disk::remove(&path).map_err(at(&path))?;
                 // The next one may be what says that entries of this one are settled: it must not be gone before this one is.
                 sync_directory(&self.session.directory)?;
@@ -362,6 +371,7 @@ impl Log {
             cut_off: 0,
             entry_next: 0,
             segments: BTreeMap::from([(0, charge)]),
+            ends: BTreeMap::new(),
             live: HashMap::new(),
             dead: BTreeMap::new(),
             broken: None,

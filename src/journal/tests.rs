@@ -489,6 +489,28 @@ fn an_older_segment_that_was_cut_between_two_records_is_told() {
 }
 
 #[test]
+fn a_segment_that_was_cut_between_two_records_is_told_after_those_that_followed_it_went() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "first", &[]);
+    let end = fs::metadata(segment(directory.path(), 0)).unwrap().len();
+    add(&journal, "second", &[]);
+    journal.renew(new_keys(3)).unwrap();
+    let gone = add(&journal, "gone", &[]);
+    journal.renew(new_keys(5)).unwrap();
+    journal.settle(gone, true).unwrap();
+    assert!(!segment(directory.path(), 1).exists(), "nothing in it is of use");
+    drop(journal);
+    let whole = left_under(directory.path(), &[1, 5]);
+    assert_eq!((descriptions(&whole), whole.damage()), (vec!["first".into(), "second".into()], &[][..]));
+
+    fs::OpenOptions::new().write(true).open(segment(directory.path(), 0)).unwrap().set_len(end).unwrap();
+    let cut = left_under(directory.path(), &[1, 5]);
+    assert_eq!(descriptions(&cut), ["first"]);
+    assert!(matches!(cut.damage(), [Damage::Tampered { .. }]), "{:?}", cut.damage());
+}
+
+#[test]
 fn a_first_record_that_cannot_be_counted_on_from_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let [first, _] = two_segments(directory.path());
