@@ -38,6 +38,41 @@ fn every_promise_holds_for_the_corpus_and_for_mutations_of_it() {
 }
 
 #[test]
+fn an_answer_of_kms_that_cannot_be_read_puts_its_data_key_into_no_error() {
+    holds_for("kms", &["data-key-cut", "unwrapped-cut"]);
+}
+
+#[test]
+fn a_data_key_that_came_without_its_wrapped_form_is_refused() {
+    holds_for("kms", &["data-key-without-wrapped"]);
+}
+
+#[test]
+fn an_upload_that_was_given_no_name_is_refused() {
+    holds_for("store", &["created-without-name"]);
+}
+
+#[test]
+fn a_removed_attribute_never_makes_the_others_too_large_for_the_store() {
+    holds_for("xattr", &["blob-without-escapes-remove"]);
+}
+
+#[test]
+fn a_record_that_was_cut_off_the_journal_and_put_back_is_told() {
+    holds_for("life", &["given-up-record-put-back"]);
+}
+
+#[test]
+fn what_was_replaced_does_not_come_back_when_a_part_of_what_took_its_place_goes() {
+    holds_for("life", &["replaced-over-segments"]);
+}
+
+#[test]
+fn a_journal_that_was_cut_is_told_after_the_segments_behind_the_cut_went() {
+    holds_for("life", &["cut-before-reclaimed"]);
+}
+
+#[test]
 fn the_corpus_is_small_and_each_part_of_it_belongs_to_a_target() {
     let known: Vec<&str> = TARGETS.iter().map(|(name, ..)| *name).collect();
     for directory in fs::read_dir(corpus()).unwrap() {
@@ -57,6 +92,12 @@ fn every_fuzzing_program_is_of_one_target() {
         let program = fs::read_to_string(root().join(format!("fuzz/targets/{name}.rs"))).unwrap();
         assert!(program.contains(&format!("dssefs_fuzz::{name}(data)")), "{program}");
     }
+}
+
+/// Saved inputs for which a promise did not hold once.
+fn holds_for(name: &str, inputs: &[&str]) {
+    let (_, _, target) = TARGETS.into_iter().find(|(known, ..)| *known == name).unwrap();
+    inputs.iter().for_each(|input| target(&fs::read(corpus().join(name).join(input)).unwrap()));
 }
 
 /// The saved inputs as they are, and mutations of them.

@@ -16,9 +16,9 @@ const SEGMENTS_MAX: usize = 6;
 const EDITS_MAX: usize = 6;
 
 /// An entry as whoever recovers sees it: description, and pieces of content with their offsets.
-type Entry = (Vec<u8>, Vec<(u64, Vec<u8>)>);
+pub(super) type Entry = (Vec<u8>, Vec<(u64, Vec<u8>)>);
 /// All entries that stand, oldest first.
-type State = Vec<Entry>;
+pub(super) type State = Vec<Entry>;
 
 /// A journal that nobody changed gives back all that stands and reports nothing. One that was changed is reported, or gives what stood
 /// at some moment of its life: nothing is invented, mixed, or brought back out of order.
@@ -45,7 +45,7 @@ pub fn journal(data: &[u8]) {
     }
 }
 
-fn state(left: &Left) -> State {
+pub(super) fn state(left: &Left) -> State {
     let entry = |(_, entry): (_, &_)| {
         let entry: &dssefs::journal::LeftEntry = entry;
         let content: Vec<_> = left.content(entry).map(Result::unwrap).collect();
@@ -69,6 +69,8 @@ struct Writer<'a> {
     own: &'a Path,
     envelope: Envelope,
     segments: u32,
+    /// For each segment that was followed by another, its number and the number of records up to its end.
+    older: Vec<u8>,
     records: u64,
     bytes: Vec<u8>,
 }
@@ -84,8 +86,7 @@ impl Writer<'_> {
 
     fn begin_segment(&mut self) {
         self.bytes = [&b"dssefsj1"[..], &self.records.to_be_bytes()].concat();
-        let older: Vec<u8> = (0..self.segments).flat_map(u32::to_be_bytes).collect();
-        self.append(&[&[5], &older[..]].concat());
+        self.append(&[&[5], &self.older[..]].concat());
     }
 }
 
@@ -97,7 +98,7 @@ impl History {
             "version": 1, "source": "s3://b", "name": "0", "identity": envelope.file(), "keys": [key("inner"), key("outer")],
         });
         fs::write(own.join("session.json"), session.to_string()).unwrap();
-        let mut writer = Writer { own, envelope, segments: 0, records: 0, bytes: Vec::new() };
+        let mut writer = Writer { own, envelope, segments: 0, older: Vec::new(), records: 0, bytes: Vec::new() };
         writer.begin_segment();
         let mut model = Model::default();
         let mut history = History { states: vec![State::new()], all_known: true };
@@ -105,6 +106,8 @@ impl History {
             let record = match input.byte() % 9 {
                 0 => break,
                 1 if (writer.segments as usize) < SEGMENTS_MAX => {
+                    writer.older.extend(writer.segments.to_be_bytes());
+                    writer.older.extend(writer.records.to_be_bytes());
                     writer.segments += 1;
                     writer.begin_segment();
                     continue;
@@ -194,7 +197,7 @@ fn path(own: &Path, segment: u32) -> PathBuf {
     own.join(format!("segment-{segment:08}"))
 }
 
-fn files(own: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn files(own: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let paths = fs::read_dir(own).unwrap().map(|entry| entry.unwrap().path());
     paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
@@ -233,7 +236,7 @@ fn edit(input: &mut Input<'_>, own: &Path) {
 }
 
 /// Nothing is no file.
-fn put(path: &Path, bytes: &[u8]) {
+pub(super) fn put(path: &Path, bytes: &[u8]) {
     if bytes.is_empty() {
         // It need not have been there.
         let _ = fs::remove_file(path);
@@ -242,7 +245,7 @@ fn put(path: &Path, bytes: &[u8]) {
     }
 }
 
-fn ends(segment: &[u8]) -> Vec<usize> {
+pub(super) fn ends(segment: &[u8]) -> Vec<usize> {
     let mut ends = vec![16];
     while let Some(length) = segment.get(ends[ends.len() - 1]..).and_then(|rest| rest.first_chunk()) {
         let end = ends[ends.len() - 1] + 4 + u32::from_be_bytes(*length) as usize;

@@ -9,13 +9,18 @@
 mod bucket;
 mod input;
 mod journal;
+mod keys;
+mod liar;
+mod life;
 mod local;
 mod store;
 mod words;
 
 pub use bucket::{intent, metadata, xattr};
 pub use journal::journal;
-pub use local::{block, kept, session};
+pub use keys::kms;
+pub use life::life;
+pub use local::{block, kept, layers, session};
 pub use store::{ledger, store};
 pub use words::{config, names};
 
@@ -23,13 +28,16 @@ pub use words::{config, names};
 pub type Target = fn(&[u8]);
 
 /// All of them: the name, how many mutations of the corpus an ordinary test tries, and the function. Slow ones try fewer.
-pub const TARGETS: [(&str, u32, Target); 11] = [
+pub const TARGETS: [(&str, u32, Target); 14] = [
     ("block", 4_000, block),
     ("config", 2_000, config),
     ("intent", 20_000, intent),
     ("journal", 1_000, journal),
     ("kept", 20_000, kept),
+    ("kms", 300, kms),
+    ("layers", 4_000, layers),
     ("ledger", 100, ledger),
+    ("life", 500, life),
     ("metadata", 20_000, metadata),
     ("names", 20_000, names),
     ("session", 1_500, session),

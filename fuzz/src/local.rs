@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use dssefs::crypto::{BlockId, Error, OVERHEAD_BYTES, Opener, SealedBlock};
+use dssefs::crypto::{BlockId, Envelope, Error, OVERHEAD_BYTES, Opener, SealedBlock};
 use dssefs::journal::sessions_to_read;
 use dssefs::secret::{Key, PlainBuf};
 use dssefs::write::Kept;
@@ -15,6 +15,9 @@ const GOLDEN: [(&[u8], BlockId); 3] = [
     (include_bytes!("../../tests/golden/block-v1-short.bin"), BlockId { index: 1, generation: 2 }),
     (include_bytes!("../../tests/golden/block-v1-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
 ];
+
+/// Descriptions of keys that one session has here.
+const EPOCHS_MAX: usize = 4;
 
 /// The key whose bytes count up from `first`.
 pub(super) fn counting_key(first: u8) -> Key {
@@ -61,27 +64,54 @@ fn open(opener: &Opener, id: BlockId, bytes: &[u8], is_authentic: bool) {
     }
 }
 
-/// What describes a session is read as every JSON reader reads it that can, or refused with the path of the file and a reason.
+/// A block that whoever has one of the two keys has sealed is refused, and tells nothing; with both it is what was sealed.
+pub fn layers(data: &[u8]) {
+    let mut input = Input::new(data);
+    let id = BlockId { index: input.byte().into(), generation: input.byte().into() };
+    let (at, flip) = (input.below(data.len() + OVERHEAD_BYTES), input.byte());
+    let plain = input.rest();
+    for (inner, outer) in [(1, 2), (1, 3), (3, 2)] {
+        let envelope = Envelope::under_fresh_keys(&counting_key(inner), &counting_key(outer)).unwrap();
+        let opener = Opener::new(envelope.file(), &counting_key(1), &counting_key(2)).unwrap();
+        let mut sealed = envelope.seal(id, plain).unwrap().as_bytes().to_vec();
+        let is_changed = flip != 0 && at < sealed.len();
+        sealed.get_mut(at).into_iter().for_each(|byte| *byte ^= flip);
+        open(&opener, id, &sealed, (inner, outer) == (1, 2) && !is_changed);
+    }
+}
+
+/// What describes a session, and after each NUL what describes its later keys, is read as every JSON reader reads it that can, or refused
+/// with the path of the file and a reason.
 pub fn session(data: &[u8]) {
     let directory = tempfile::tempdir().unwrap();
     let own = directory.path().join("session-0");
     fs::create_dir(&own).unwrap();
-    fs::write(own.join("session.json"), data).unwrap();
-    fs::write(own.join("segment-00000000"), "").unwrap();
+    let texts: Vec<&[u8]> = data.splitn(EPOCHS_MAX, |byte| *byte == 0).collect();
+    for (number, text) in texts.iter().enumerate() {
+        let name = if number == 0 { "session.json".to_owned() } else { format!("keys-{number:08}.json") };
+        fs::write(own.join(name), text).unwrap();
+        fs::write(own.join(format!("segment-{number:08}")), "").unwrap();
+    }
     let (mut whole, unusable) = sessions_to_read(directory.path()).unwrap();
     let Some(session) = whole.pop() else {
-        assert!(unusable[0].to_string().contains("session.json"), "{}", unusable[0]);
+        let said = unusable[0].to_string();
+        assert!(["session.json", "keys-"].iter().any(|name| said.contains(name)), "{said}");
         return;
     };
-    assert!(unusable.is_empty() && session.directory == own && data.len() <= 64 << 10);
-    // A field that no version writes is passed over, and may be no text.
-    let Ok(read) = serde_json::from_slice::<serde_json::Value>(data) else { return };
-    assert_eq!(read["version"], 1);
-    assert_eq!(read["source"], *session.source);
-    assert_eq!(read["name"], *session.name);
-    for (layer, key) in ["inner", "outer"].iter().zip(&session.epochs[0].keys) {
-        assert_eq!(serde_json::to_value(key).unwrap()["layer"], *layer);
-        assert!(read["keys"].to_string().contains(&serde_json::Value::from(&*key.wrapped).to_string()));
+    assert!(unusable.is_empty() && session.directory == own && session.epochs.len() == texts.len());
+    for (number, (epoch, text)) in session.epochs.iter().zip(texts).enumerate() {
+        assert!(text.len() <= 64 << 10);
+        // A field that no version writes is passed over, and may be no text.
+        let Ok(read) = serde_json::from_slice::<serde_json::Value>(text) else { continue };
+        if number == 0 {
+            assert_eq!(read["version"], 1);
+            assert_eq!(read["source"], *session.source);
+            assert_eq!(read["name"], *session.name);
+        }
+        for (layer, key) in ["inner", "outer"].iter().zip(&epoch.keys) {
+            assert_eq!(serde_json::to_value(key).unwrap()["layer"], *layer);
+            assert!(read["keys"].to_string().contains(&serde_json::Value::from(&*key.wrapped).to_string()));
+        }
     }
 }
 

@@ -1,166 +1,149 @@
 //! The answers of a store that lies: listings, headers and bodies as they come over the network.
 
-use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dssefs::namespace::{AttributeSource, Defaults, Ino, Namespace, Settings};
-use dssefs::object::{Bucket, Key, Prefix};
-use dssefs::policy::Policy;
-use dssefs::s3::{AccessKey, Connection, Gateway, ListRequest};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Runtime;
+use dssefs::object::{ByteRange, ETag, Key, Prefix, Version};
+use dssefs::s3::{
+    Backing, Condition, Error, Gateway, Kind, ListRequest, NewObject, Part, Payload, Source, Stored, Verified,
+};
 
 use super::input::Input;
+use super::liar::{Answer, KEY, REQUESTS_MAX, with_liar};
 
-/// More than any request that is sent here.
-const REQUEST_BYTES_MAX: usize = 64 << 10;
-/// A listing that never ends is found out long before.
-const REQUESTS_MAX: usize = 50;
-
-/// An answer to each request: status, headers, body.
-#[derive(Clone, Default)]
-struct Answer {
-    status: u16,
-    headers: String,
-    body: Vec<u8>,
-}
-
-/// What is answered, and what was asked: the first line of each request.
-#[derive(Default)]
-struct Script {
-    answer: Answer,
-    asked: Vec<String>,
-}
-
-/// A store that answers everything alike, and a gateway to it. One for each thread; the runtime runs while it is waited on.
-struct Liar {
-    runtime: Runtime,
-    gateway: Arc<Gateway>,
-    script: Arc<Mutex<Script>>,
-}
-
-thread_local! {
-    static LIAR: OnceCell<Liar> = const { OnceCell::new() };
-}
-
-impl Liar {
-    fn start() -> Liar {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let script = Arc::<Mutex<Script>>::default();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let connection = Connection {
-            region: Some("us-east-1".into()),
-            endpoint_url: Some(format!("http://{}", listener.local_addr().unwrap())),
-            force_path_style: true,
-            attempts_max: 1,
-            attempt_timeout: Duration::from_secs(5),
-            operation_timeout: Duration::from_secs(5),
-            ..Connection::default()
-        };
-        runtime.spawn(serve(listener, Arc::clone(&script)));
-        let access_key = AccessKey { id: "id".into(), secret: "secret".into() };
-        let config = runtime.block_on(dssefs::s3::load_as(&connection, access_key)).unwrap();
-        let gateway = Gateway::new(&config, &connection, Bucket::new("data").unwrap(), Policy::default());
-        Liar { runtime, gateway: Arc::new(gateway), script }
-    }
-
-    /// What `ask` gives while everything is answered by `answer`, and what it asked.
-    fn answering<T>(&self, answer: Answer, ask: impl AsyncFnOnce(&Arc<Gateway>) -> T) -> (T, Vec<String>) {
-        let script = || self.script.lock().unwrap_or_else(PoisonError::into_inner);
-        *script() = Script { answer, asked: Vec::new() };
-        let value = self.runtime.block_on(ask(&self.gateway));
-        let asked = std::mem::take(&mut script().asked);
-        (value, asked)
-    }
-}
-
-fn with_liar<T>(work: impl FnOnce(&Liar) -> T) -> T {
-    LIAR.with(|liar| work(liar.get_or_init(Liar::start)))
-}
-
-async fn serve(listener: TcpListener, script: Arc<Mutex<Script>>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(converse(stream, Arc::clone(&script)));
-    }
-}
-
-async fn converse(mut stream: TcpStream, script: Arc<Mutex<Script>>) -> std::io::Result<()> {
-    loop {
-        let mut request = Vec::new();
-        while !request.windows(4).any(|four| four == b"\r\n\r\n") {
-            assert!(request.len() < REQUEST_BYTES_MAX);
-            if stream.read_buf(&mut request).await? == 0 {
-                return Ok(());
-            }
-        }
-        let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
-        let answer = {
-            let mut script = script.lock().unwrap_or_else(PoisonError::into_inner);
-            script.asked.push(line.clone());
-            assert!(script.asked.len() < REQUESTS_MAX, "the store is asked again and again");
-            script.answer.clone()
-        };
-        let Answer { status, headers, body } = answer;
-        let head = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await?;
-        if !line.starts_with("HEAD") {
-            stream.write_all(&body).await?;
-        }
-    }
-}
-
-/// Whatever a store answers, a listing has names that can be, each once and in order; and what it says of an object stays within what
-/// stat(2) can tell.
+/// Whatever a store answers, each answer is taken for what it is: names, content, and receipts for what was stored.
 pub fn store(data: &[u8]) {
-    let mut input = Input::new(data);
-    let status = [200, 200, 200, 206, 301, 403, 404, 412, 500, 503][usize::from(input.byte()) % 10];
-    let headers: String = input.metadata().iter().filter_map(|(name, value)| header(name, value)).collect();
-    let answer = Answer { status, headers, body: input.rest().to_vec() };
+    let (answer, verb) = Answer::read(&mut Input::new(data));
     with_liar(|liar| {
-        let asked = liar.answering(answer, async |gateway| {
-            let request = ListRequest {
-                prefix: "d/",
-                delimiter: true,
-                start_after: None,
-                continuation: Some("t"),
-                entries_max: 1000,
-            };
-            match gateway.list(&request).await {
-                Ok(page) => assert!(
-                    page.objects
-                        .iter()
-                        .map(|object| &object.key)
-                        .chain(&page.prefixes)
-                        .all(|key| key.starts_with("d/"))
-                        && page.next.as_deref() != Some("t"),
-                    "what was not asked for: {page:?}"
-                ),
-                Err(error) => assert!(!error.remedy().is_empty() && error.to_string().len() > 10),
-            }
-            if let Ok(head) = gateway.head(&Key::new("d/f").unwrap()).await {
-                assert!(head.meta.size <= i64::MAX as u64);
-            }
-            let names = Namespace::new(Arc::clone(gateway), settings());
-            let Ok(entries) = names.list(Ino::ROOT).await else { return };
-            assert!(entries.iter().all(|entry| entry.name.as_str() != ".dssefs"));
-            assert!(entries.is_sorted_by(|one, next| one.name < next.name), "{entries:?}");
-            let told: usize = entries.iter().map(|entry| entry.name.as_str().len()).sum();
-            assert!(told <= data.len(), "more is listed than was answered");
+        let (_, asked) = liar.answering(&answer, async |gateway| match verb % 5 {
+            0 => lists(gateway, data.len()).await,
+            1 => reads(gateway, &answer).await,
+            _ => {}
         });
-        assert!(asked.1.len() < REQUESTS_MAX, "{:?}", asked.1);
+        assert!(asked.len() < REQUESTS_MAX, "{asked:?}");
+        if verb % 5 > 1 {
+            let (outcome, asked) = liar.answering(&answer, async |gateway| match verb % 5 {
+                2 => gateway.put(&object(), content(), &Condition::Absent).await.map(Some),
+                3 => uploads(gateway).await,
+                _ => gateway.copy(&source(), &object(), &Condition::None).await.map(Some),
+            });
+            is_judged(&answer, &outcome, &asked);
+        }
     });
 }
 
-/// One line of a head that an HTTP library would send.
-fn header(name: &str, value: &str) -> Option<String> {
-    let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let is_sound = name.bytes().all(is_name) && value.bytes().all(|byte| (32..127).contains(&byte));
-    let is_ours = matches!(name, "content-length" | "transfer-encoding" | "connection" | "upgrade" | "trailer");
-    (is_sound && !is_ours).then(|| format!("{name}: {value}\r\n"))
+/// A listing has names that can be, each once and in order; and what it says of an object stays within what stat(2) can tell.
+async fn lists(gateway: &Arc<Gateway>, bytes: usize) {
+    let request =
+        ListRequest { prefix: "d/", delimiter: true, start_after: None, continuation: Some("t"), entries_max: 1000 };
+    match gateway.list(&request).await {
+        Ok(page) => assert!(
+            page.objects.iter().map(|object| &object.key).chain(&page.prefixes).all(|key| key.starts_with("d/"))
+                && page.next.as_deref() != Some("t"),
+            "what was not asked for: {page:?}"
+        ),
+        Err(error) => is_said(&error),
+    }
+    if let Ok(head) = gateway.head(&Key::new("d/f").unwrap()).await {
+        assert!(head.meta.size <= i64::MAX as u64);
+    }
+    let names = Namespace::new(Arc::clone(gateway), settings());
+    let Ok(entries) = names.list(Ino::ROOT).await else { return };
+    assert!(entries.iter().all(|entry| entry.name.as_str() != ".dssefs"));
+    assert!(entries.is_sorted_by(|one, next| one.name < next.name), "{entries:?}");
+    let told: usize = entries.iter().map(|entry| entry.name.as_str().len()).sum();
+    assert!(told <= bytes, "more is listed than was answered");
+}
+
+/// Content comes as long as it was announced, from where it was asked for, or with an error.
+async fn reads(gateway: &Arc<Gateway>, answer: &Answer) {
+    let key = Key::new("d/f").unwrap();
+    for asked in [None, ByteRange::new(2, 6)] {
+        let mut download = match gateway.get(&key, Some(&source().version), asked).await {
+            Ok(download) => download,
+            Err(error) => {
+                is_said(&error);
+                continue;
+            }
+        };
+        let (range, size) = (download.range, download.head.meta.size);
+        assert!(range.is_none_or(|range| range.end() <= size));
+        assert!(asked.is_none_or(|asked| range == ByteRange::new(asked.start(), asked.end().min(size))), "{range:?}");
+        let mut read = Vec::new();
+        let mut is_whole = true;
+        while let Some(chunk) = download.next().await {
+            chunk.map_or_else(|_| is_whole = false, |bytes| read.extend_from_slice(&bytes));
+        }
+        assert!(answer.body.starts_with(&read));
+        assert!(!is_whole || read.len() as u64 == range.map_or(0, ByteRange::len), "{range:?}");
+    }
+    if let Ok(Some(tags)) = gateway.tags(&key).await {
+        assert!(tags.split('&').all(|pair| pair.matches('=').count() == 1), "{tags}");
+    }
+    if let Ok((_, checksums)) = gateway.head_with_checksums(&key).await {
+        assert!(checksums.len() <= 2);
+    }
+    gateway.bucket_facts().await;
+}
+
+/// An upload that is begun is abandoned again, and one that was begun is completed.
+async fn uploads(gateway: &Arc<Gateway>) -> Result<Option<Verified<Stored>>, Error> {
+    if let Ok(upload) = gateway.start_upload(&object()).await {
+        assert!(!upload.id().is_empty(), "an upload that nobody can name");
+        let _ = upload.abort().await;
+    }
+    let upload = gateway.resume_upload(&object(), "id".into());
+    let copied = upload.copy_part(1, &source(), ByteRange::new(0, 5).unwrap()).await;
+    let sent = upload.put_part(2, content()).await;
+    for part in [&copied, &sent].into_iter().flatten() {
+        assert!(!part.etag.as_str().is_empty(), "a part that nobody can name");
+    }
+    let part = |number, part: Result<Part, Error>| {
+        part.unwrap_or(Part { number, etag: ETag::new("\"p\""), size: 5, crc64: None })
+    };
+    let parts = vec![part(1, copied), part(2, sent)];
+    upload
+        .complete(parts, 10, None, &Condition::None, Backing::Held)
+        .await
+        .map(Some)
+        .map_err(|unfinished| unfinished.error)
+}
+
+/// Only what the answer says to be under DSSE-KMS and the mount's key counts as stored. What it says to be stored otherwise is deleted.
+fn is_judged(answer: &Answer, outcome: &Result<Option<Verified<Stored>>, Error>, asked: &[String]) {
+    let is_proved = answer.header("x-amz-server-side-encryption") == Some("aws:kms:dsse")
+        && answer.header("x-amz-server-side-encryption-aws-kms-key-id") == Some(KEY)
+        && answer.header("x-amz-server-side-encryption-customer-algorithm").is_none();
+    match outcome {
+        Ok(stored) => {
+            assert!(is_proved && (200..300).contains(&answer.status), "{stored:?} is believed: {}", answer.headers);
+        }
+        Err(error) => {
+            is_said(error);
+            let is_mismatch = matches!(error.kind, Kind::Mismatch { .. });
+            assert!(!is_mismatch || !is_proved && asked.iter().any(|line| line.starts_with("DELETE")), "{asked:?}");
+        }
+    }
+}
+
+fn is_said(error: &Error) {
+    assert!(!error.remedy().is_empty() && error.to_string().len() > 10);
+}
+
+fn object() -> NewObject {
+    NewObject::at(Key::new("d/f").unwrap())
+}
+
+fn content() -> Arc<dyn Payload> {
+    Arc::new(bytes::Bytes::from_static(b"bytes"))
+}
+
+fn source() -> Source {
+    let version = Version { etag: ETag::new("\"e\""), id: None };
+    Source { key: Key::new("d/g").unwrap(), version, size: 5 }
 }
 
 fn settings() -> Settings {
@@ -200,7 +183,7 @@ pub fn ledger(data: &[u8]) {
     let answer = Answer { status: 200, headers: String::new(), body: body.into_bytes() };
     with_liar(|liar| {
         let (aborted, asked) =
-            liar.answering(answer, async |gateway| gateway.abort_leftovers(directory.path(), "s3://data", "").await);
+            liar.answering(&answer, async |gateway| gateway.abort_leftovers(directory.path(), "s3://data", "").await);
         let deleted: Vec<&String> = asked.iter().filter(|line| line.starts_with("DELETE")).collect();
         let expected: Vec<&str> = UPLOADS.into_iter().filter(|id| named.contains(id)).collect();
         assert_eq!((aborted, deleted.len()), (expected.len(), expected.len()), "{asked:?}");

@@ -40,6 +40,11 @@ impl SealedBlock {
         SealedBlock(bytes)
     }
 
+    /// The generation that it says it is of; opening it as that tells whether this is so. None when cut too short.
+    pub fn generation(&self) -> Option<u64> {
+        self.0.first_chunk().map(|header: &[u8; HEADER_BYTES]| u64_at(header, 8))
+    }
+
     /// The bytes for the disk.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::crypto::Opener;
+use crate::crypto::{BlockId, Opener};
 use crate::secret::{Key, PlainBuf};
 
 use super::keys::numbers;
@@ -79,7 +79,7 @@ struct Openers(Vec<(u32, Opener)>);
 struct Piece {
     segment: u32,
     at: u64,
-    record: u64,
+    block: BlockId,
 }
 
 /// An entry that is being read together.
@@ -100,14 +100,22 @@ struct Reading {
     /// The number that the next record has if none was taken away. None before this one is believed any more: a segment that somebody has
     /// copied or renamed opens record by record, and would bring back what was settled.
     record_next: u64,
-    /// The segment that was read last, up to its end.
-    before: Option<(u32, PathBuf, u64)>,
+    /// Where each segment ends that was read to its end.
+    ends: BTreeMap<u32, End>,
     partial: BTreeMap<EntryId, Partial>,
     complete: BTreeMap<EntryId, LeftEntry>,
-    /// The segments that existed when each was begun.
-    older: BTreeMap<u32, BTreeSet<u32>>,
+    /// The segments that existed when each was begun, and the numbers that follow their last records.
+    older: BTreeMap<u32, BTreeMap<u32, u64>>,
     reclaimed: BTreeSet<u32>,
     damage: Vec<Damage>,
+}
+
+/// The end of a segment.
+struct End {
+    path: PathBuf,
+    offset: u64,
+    /// The number that follows that of its last record, if it has any.
+    record_next: Option<u64>,
 }
 
 impl Left {
@@ -130,6 +138,7 @@ impl Left {
         for number in reading.missing(&numbers) {
             reading.damage.push(Damage::Missing { path: segment::path(&session.directory, number) });
         }
+        reading.tell_cuts();
         reading.forget_reclaimed();
         Ok(Left { session, openers, entries: reading.complete, damage: reading.damage })
     }
@@ -187,7 +196,7 @@ impl Left {
         let Found::Record(sealed, _) = reader.record_at(piece.at)? else { return Err(tampered()) };
         let mut plain = PlainBuf::default();
         let opener = self.openers.of(piece.segment).ok_or_else(tampered)?;
-        opener.open(segment::block(piece.record), sealed, &mut plain).map_err(|_| tampered())?;
+        opener.open(piece.block, sealed, &mut plain).map_err(|_| tampered())?;
         match Record::decode(plain.as_slice()) {
             Some(Record::Content { offset, bytes, .. }) => Ok((offset, PlainBuf::copy_of(bytes))),
             _ => Err(tampered()),
@@ -206,7 +215,7 @@ impl Reading {
     /// The segments that are not there and should be. The newest list is the whole truth: what was reclaimed before it is not in it, and the
     /// records that said so may be gone.
     fn missing(&self, numbers: &BTreeSet<u32>) -> BTreeSet<u32> {
-        let named = self.older.values().next_back().into_iter().flatten();
+        let named = self.older.values().next_back().into_iter().flat_map(BTreeMap::keys);
         named.filter(|number| !numbers.contains(number) && !self.reclaimed.contains(number)).copied().collect()
     }
 
@@ -214,7 +223,7 @@ impl Reading {
     /// and what settled its entries may be gone.
     fn forget_reclaimed(&mut self) {
         let Reading { complete, older, reclaimed, .. } = self;
-        let left_out = |number: u32| older.range(number + 1..).any(|(_, existing)| !existing.contains(&number));
+        let left_out = |number: u32| older.range(number + 1..).any(|(_, existing)| !existing.contains_key(&number));
         complete.retain(|_, entry| !reclaimed.contains(&entry.segment) && !left_out(entry.segment));
     }
 
@@ -225,7 +234,6 @@ impl Reading {
             true => Damage::TornEnd { path: path.to_owned(), offset },
             false => Damage::Tampered { path: path.to_owned(), offset },
         };
-        let before = self.before.take();
         let reader = match Reader::open(path.to_owned()) {
             Ok(Some(reader)) => reader,
             Ok(None) => {
@@ -238,7 +246,7 @@ impl Reading {
             }
             Err(error) => return Err(error),
         };
-        let (mut offset, mut record) = (segment::HEADER_BYTES, reader.first_record);
+        let (mut offset, mut record, mut record_next) = (segment::HEADER_BYTES, reader.first_record, None);
         loop {
             let (sealed, next) = match reader.record_at(offset)? {
                 Found::Record(sealed, next) => (sealed, next),
@@ -249,34 +257,33 @@ impl Reading {
                 }
             };
             let mut plain = PlainBuf::default();
-            let opener = openers.of(number);
-            let opened = opener.is_some_and(|keys| keys.open(segment::block(record), sealed, &mut plain).is_ok());
-            let said = Record::decode(plain.as_slice()).filter(|_| opened && self.may_follow(record));
-            let Some((said, following)) = said.zip(record.checked_add(1)) else {
+            let block = segment::claimed(record, &sealed);
+            let keys = openers.of(number).zip(block);
+            let opened = keys.is_some_and(|(keys, block)| keys.open(block, sealed, &mut plain).is_ok());
+            let block = block.filter(|block| opened && block.index >= self.record_next);
+            let following = block.and_then(|block| block.index.checked_add(1));
+            let Some(((said, block), following)) = Record::decode(plain.as_slice()).zip(block).zip(following) else {
                 // A disk that lost power may have written the length of its last record and not all of the rest.
                 let is_end = !opened && next == reader.bytes;
                 let tampered = || Damage::Tampered { path: path.to_owned(), offset };
                 self.damage.push(if is_end { torn(offset) } else { tampered() });
                 return Ok(());
             };
-            if record == reader.first_record {
-                self.tell_gap(before.as_ref(), number, record);
-            }
-            self.take(&said, || Piece { segment: number, at: offset, record });
+            self.take(&said, || Piece { segment: number, at: offset, block });
             (self.record_next, record, offset) = (following, following, next);
+            record_next = Some(following);
         }
-        self.before = Some((number, path.to_owned(), offset));
+        self.ends.insert(number, End { path: path.to_owned(), offset, record_next });
         Ok(())
     }
 
-    fn may_follow(&self, record: u64) -> bool {
-        record >= self.record_next
-    }
-
-    /// Where a segment does not go on with the record after those of the segment before it, that one was cut between two records.
-    fn tell_gap(&mut self, before: Option<&(u32, PathBuf, u64)>, number: u32, record: u64) {
-        if let Some((_, path, end)) = before.filter(|(before, ..)| before + 1 == number && record != self.record_next) {
-            self.damage.push(Damage::Tampered { path: path.clone(), offset: *end });
+    /// A segment that ends before the record with which it was left was cut between two of them. The newest one alone may end anywhere.
+    fn tell_cuts(&mut self) {
+        let left: BTreeMap<u32, u64> = self.older.values().flatten().map(|(number, end)| (*number, *end)).collect();
+        for (number, End { path, offset, record_next }) in &self.ends {
+            if left.get(number).is_some_and(|end| Some(*end) != *record_next) {
+                self.damage.push(Damage::Tampered { path: path.clone(), offset: *offset });
+            }
         }
     }
 

@@ -64,10 +64,16 @@ struct Log {
     appended: u64,
     /// How many had been appended with the last that settles an entry.
     settled: u64,
+    /// The number that follows that of the last record.
     record_next: u64,
+    /// How many numbers from there on belong to records that were cut off again. None is used twice: whoever has copied the disk before
+    /// could put what was cut off in the place of what followed.
+    cut_off: u64,
     entry_next: u64,
     /// The segments on the disk, and what each costs.
     segments: BTreeMap<u32, Charge>,
+    /// For each of them but the newest, the number that follows that of its last record.
+    ends: BTreeMap<u32, u64>,
     /// The segments over which each entry reaches that is not settled.
     live: HashMap<EntryId, RangeInclusive<u32>>,
     /// The entries that are settled and whose first segment is still on the disk.
@@ -75,10 +81,11 @@ struct Log {
     broken: Option<String>,
 }
 
-/// Where a settled entry begins, and where the record lies that settles it: without that it would come back.
+/// Where a settled entry begins, and where that lies which settles it, and without any part of which it would come back: a record, or the
+/// whole of the entry that replaced it.
 struct Dead {
     begun: u32,
-    settled: u32,
+    settled: RangeInclusive<u32>,
 }
 
 /// An entry that is being written. It counts once it is finished; dropped before, it never was.
@@ -99,6 +106,7 @@ struct End {
     segment: u32,
     bytes: u64,
     record_next: u64,
+    cut_off: u64,
 }
 
 impl Journal {
@@ -167,7 +175,7 @@ impl Journal {
         if sync {
             self.sync()?;
         }
-        self.log().bury(entry, place.segment);
+        self.log().bury(entry, place.segment..=place.segment);
         self.tidy();
         Ok(())
     }
@@ -251,15 +259,17 @@ impl Journal {
         self.rotate(log, envelope)
     }
 
-    /// Goes on in a new segment, which begins by naming those before it: one that is missing later was removed by somebody else. It and
-    /// those that follow are sealed by `envelope`.
+    /// Goes on in a new segment, which begins by naming those before it, and where they end: one that is missing later, or shorter, was
+    /// removed or cut by somebody else. It and those that follow are sealed by `envelope`.
     fn rotate(&self, log: &mut Log, envelope: Arc<Envelope>) -> Result<(), Error> {
         log.usable()?;
         let next = log.segment + 1;
         let charge = self.budget.charge(segment::HEADER_BYTES).ok_or(Error::NoSpace)?;
         log.file.sync().map_err(|error| log.give_up(&self.session.directory, error))?;
         let file = new_segment(&self.session.directory, next, log.record_next)?;
-        let older = encode_segments(log.segments.keys().copied());
+        let (segment, record_next) = (log.segment, log.record_next);
+        log.ends.insert(segment, record_next);
+        let older = encode_segments(log.ends.iter().map(|(number, end)| (*number, *end)));
         let before = (Arc::clone(&log.file), Arc::clone(&log.envelope), log.segment, log.bytes, log.reserved);
         (log.file, log.envelope, log.segment) = (file, envelope, next);
         (log.bytes, log.reserved) = (segment::HEADER_BYTES, segment::HEADER_BYTES);
@@ -308,7 +318,12 @@ impl Journal {
         for number in idle {
             let path = segment::path(&self.session.directory, number);
             // Another thread may have been faster.
-            if self.log().segments.remove(&number).is_some() {
+            let is_first = {
+                let mut log = self.log();
+                log.ends.remove(&number);
+                log.segments.remove(&number).is_some()
+            };
+            if is_first {
                 disk::remove(&path).map_err(at(&path))?;
                 // The next one may be what says that entries of this one are settled: it must not be gone before this one is.
                 sync_directory(&self.session.directory)?;
@@ -323,13 +338,14 @@ impl Journal {
         let goes = |number: u32| idle.contains(&number);
         let entries: Vec<EntryId> = {
             let log = self.log();
-            let told_there = log.dead.iter().filter(|(_, dead)| goes(dead.settled) && !goes(dead.begun));
+            let comes_back = |dead: &Dead| !goes(dead.begun) && dead.settled.clone().any(goes);
+            let told_there = log.dead.iter().filter(|(_, dead)| comes_back(dead));
             told_there.map(|(entry, _)| *entry).collect()
         };
         for entry in entries {
             let place = self.append(&Record::Settled { entry })?;
             if let Some(dead) = self.log().dead.get_mut(&entry) {
-                dead.settled = place.segment;
+                dead.settled = place.segment..=place.segment;
             }
         }
         Ok(())
@@ -352,8 +368,10 @@ impl Log {
             appended: 0,
             settled: 0,
             record_next: 0,
+            cut_off: 0,
             entry_next: 0,
             segments: BTreeMap::from([(0, charge)]),
+            ends: BTreeMap::new(),
             live: HashMap::new(),
             dead: BTreeMap::new(),
             broken: None,
@@ -366,23 +384,25 @@ impl Log {
     /// cut off again.
     fn append(&mut self, budget: &Arc<ByteBudget>, record: &Record<'_>) -> Result<End, Error> {
         self.usable()?;
-        let sealed = self.envelope.seal(segment::block(self.record_next), record.encode().as_slice())?;
+        let sealed = self.envelope.seal(segment::block(self.record_next, self.cut_off), record.encode().as_slice())?;
         let framed = segment::framed(&sealed);
         let spare_bytes = if record.gives_room_back() { 0 } else { self.spare_bytes() };
         self.reserve(budget, self.bytes + framed.len() as u64, spare_bytes)?;
         let before = self.end();
         if let Err(error) = self.file.append(&framed) {
+            self.cut_off += 1;
             self.cut(before);
             return Err(at(Path::new("the journal's segment"))(error));
         }
         self.bytes += framed.len() as u64;
-        self.record_next += 1;
+        self.record_next += self.cut_off + 1;
+        self.cut_off = 0;
         self.appended += 1;
         Ok(before)
     }
 
-    /// An entry is settled by a record in this segment.
-    fn bury(&mut self, entry: EntryId, settled: u32) {
+    /// An entry is settled by what lies in these segments.
+    fn bury(&mut self, entry: EntryId, settled: RangeInclusive<u32>) {
         if let Some(span) = self.live.remove(&entry) {
             self.dead.insert(entry, Dead { begun: *span.start(), settled });
         }
@@ -413,15 +433,16 @@ impl Log {
     }
 
     fn end(&self) -> End {
-        End { segment: self.segment, bytes: self.bytes, record_next: self.record_next }
+        End { segment: self.segment, bytes: self.bytes, record_next: self.record_next, cut_off: self.cut_off }
     }
 
-    /// Cuts off what was appended since `end`, and gives its room back. Records get the same numbers again, and never the same nonces.
+    /// Cuts off what was appended since `end`, and gives its room back.
     fn cut(&mut self, end: End) {
         if let Err(worse) = self.file.cut(end.bytes) {
             self.broken = Some(worse.to_string());
             return;
         }
+        self.cut_off += self.record_next - end.record_next;
         (self.bytes, self.record_next) = (end.bytes, end.record_next);
         let spare_bytes = self.reserved - end.bytes;
         self.reserved = end.bytes;
@@ -469,7 +490,8 @@ impl Draft<'_> {
         self.journal.sync()?;
         self.finished = true;
         if let Some(replaced) = self.replaces {
-            self.journal.log().bury(replaced, place.segment);
+            let begun = self.begin.map_or(place.segment, |begin| begin.segment);
+            self.journal.log().bury(replaced, begun..=place.segment);
             self.journal.tidy();
         }
         Ok(self.entry)
@@ -492,8 +514,8 @@ impl Drop for Draft<'_> {
             let mut log = self.journal.log();
             log.live.remove(&self.entry);
             // A full disk is most often filled by the very entry that it has no room for.
-            let alone =
-                |begin: &End| log.segment == begin.segment && log.record_next == begin.record_next + self.records;
+            let end_of = |begin: &End| begin.record_next + begin.cut_off + self.records;
+            let alone = |begin: &End| log.segment == begin.segment && log.record_next == end_of(begin);
             if let Some(begin) = self.begin.filter(alone) {
                 log.cut(begin);
             }

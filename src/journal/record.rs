@@ -15,7 +15,7 @@ pub(super) enum Record<'a> {
     End { entry: EntryId, content_bytes: u64 },
     /// The entry is of no use any more.
     Settled { entry: EntryId },
-    /// The first record of a segment: the older segments that exist.
+    /// The first record of a segment: the older segments that exist, and where each ends.
     Older { segments: &'a [u8] },
     /// A segment is about to be removed, because all of its entries are settled.
     Reclaimed { segment: u32 },
@@ -30,6 +30,9 @@ const END: u8 = 3;
 const SETTLED: u8 = 4;
 const OLDER: u8 = 5;
 const RECLAIMED: u8 = 6;
+
+/// Bytes of one segment in [`Record::Older`].
+const OLDER_BYTES: usize = 12;
 
 impl<'a> Record<'a> {
     pub(super) fn encode(&self) -> PlainBuf {
@@ -76,21 +79,26 @@ impl<'a> Record<'a> {
                 let (entry, rest) = entry(rest)?;
                 rest.is_empty().then_some(Record::Settled { entry })?
             }
-            OLDER => (rest.len() % 4 == 0).then_some(Record::Older { segments: rest })?,
+            OLDER => (rest.len() % OLDER_BYTES == 0).then_some(Record::Older { segments: rest })?,
             RECLAIMED => Record::Reclaimed { segment: u32::from_be_bytes(rest.try_into().ok()?) },
             _ => return None,
         })
     }
 }
 
-/// The numbers of segments, as [`Record::Older`] carries them.
-pub(super) fn encode_segments(segments: impl Iterator<Item = u32>) -> Vec<u8> {
-    segments.flat_map(u32::to_be_bytes).collect()
+/// Segments, each by its number and the number that follows that of its last record, as [`Record::Older`] carries them.
+pub(super) fn encode_segments(segments: impl Iterator<Item = (u32, u64)>) -> Vec<u8> {
+    segments.flat_map(|(number, end)| [&number.to_be_bytes()[..], &end.to_be_bytes()].concat()).collect()
 }
 
 /// The way back.
-pub(super) fn decode_segments(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    bytes.as_chunks::<4>().0.iter().map(|four| u32::from_be_bytes(*four))
+pub(super) fn decode_segments(bytes: &[u8]) -> impl Iterator<Item = (u32, u64)> {
+    let segments = bytes.as_chunks::<OLDER_BYTES>().0.iter();
+    segments.map(|segment| {
+        let (number, end) = segment.split_at(4);
+        let number = u32::from_be_bytes(number.try_into().expect("the first four bytes"));
+        (number, u64::from_be_bytes(end.try_into().expect("the other eight")))
+    })
 }
 
 fn entry(bytes: &[u8]) -> Option<(EntryId, &[u8])> {
@@ -115,7 +123,7 @@ mod tests {
     #[test]
     fn every_record_reads_as_what_was_written() {
         let entry = EntryId::from_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
-        let segments = encode_segments([3, 70_000].into_iter());
+        let segments = encode_segments([(3, 9), (70_000, u64::MAX)].into_iter());
         for record in [
             Record::Begin { entry, replaces: None, description: b"{}" },
             Record::Begin { entry, replaces: Some(EntryId::from_bytes([9; 8])), description: b"" },
@@ -127,7 +135,7 @@ mod tests {
         ] {
             assert_eq!(Record::decode(record.encode().as_slice()), Some(record));
         }
-        assert_eq!(decode_segments(&segments).collect::<Vec<_>>(), [3, 70_000]);
+        assert_eq!(decode_segments(&segments).collect::<Vec<_>>(), [(3, 9), (70_000, u64::MAX)]);
     }
 
     #[test]

@@ -28,9 +28,16 @@ pub(super) fn number(name: &str) -> Option<u32> {
     path(Path::new(""), number).as_os_str().eq(name).then_some(number)
 }
 
-/// The place of a record in the sequence of its session. No number is used twice, so the generation says nothing.
-pub(super) fn block(record: u64) -> BlockId {
-    BlockId { index: record, generation: 0 }
+/// The record that follows the one before `after`, with `cut_off` numbers between them that were given to others. So each says which one it
+/// follows.
+pub(super) fn block(after: u64, cut_off: u64) -> BlockId {
+    BlockId { index: after + cut_off, generation: cut_off }
+}
+
+/// The record that `sealed` says it is, in the place after the record before `after`. It opens as no other.
+pub(super) fn claimed(after: u64, sealed: &SealedBlock) -> Option<BlockId> {
+    let cut_off = sealed.generation()?;
+    Some(BlockId { index: after.checked_add(cut_off)?, generation: cut_off })
 }
 
 /// The first bytes of a segment whose first record is `first_record`.

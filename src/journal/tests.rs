@@ -328,6 +328,30 @@ fn records_that_were_repeated_swapped_or_left_out_are_refused() {
 }
 
 #[test]
+fn a_record_that_was_cut_off_is_not_believed_in_the_place_of_one_that_stands() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let path = segment(directory.path(), 0);
+    let first = add(&journal, "first", &[]);
+    let settled_at = fs::metadata(&path).unwrap().len() as usize;
+    let given_up = journal.draft(b"given up", None).unwrap();
+    let cut_off = fs::read(&path).unwrap().split_off(settled_at);
+    drop(given_up);
+    journal.settle(first, true).unwrap();
+    let settled_to = fs::metadata(&path).unwrap().len() as usize;
+    add(&journal, "second", &[(0, b"content")]);
+    drop(journal);
+    assert_eq!(descriptions(&left(directory.path())), ["second"]);
+    assert_eq!(content(&left(directory.path()), 0).unwrap(), [(0, b"content".to_vec())]);
+
+    let now = fs::read(&path).unwrap();
+    fs::write(&path, [&now[..settled_at], &cut_off, &now[settled_to..]].concat()).unwrap();
+    let forged = left(directory.path());
+    assert!(matches!(forged.damage(), [Damage::Tampered { .. }]), "{:?}", forged.damage());
+    assert_eq!(descriptions(&forged), ["first"], "nothing that follows is believed");
+}
+
+#[test]
 fn a_segment_that_was_reclaimed_long_ago_is_not_missed() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path());
@@ -477,6 +501,28 @@ fn an_older_segment_that_was_cut_between_two_records_is_told() {
 }
 
 #[test]
+fn a_segment_that_was_cut_between_two_records_is_told_after_those_that_followed_it_went() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "first", &[]);
+    let end = fs::metadata(segment(directory.path(), 0)).unwrap().len();
+    add(&journal, "second", &[]);
+    journal.renew(new_keys(3)).unwrap();
+    let gone = add(&journal, "gone", &[]);
+    journal.renew(new_keys(5)).unwrap();
+    journal.settle(gone, true).unwrap();
+    assert!(!segment(directory.path(), 1).exists(), "nothing in it is of use");
+    drop(journal);
+    let whole = left_under(directory.path(), &[1, 5]);
+    assert_eq!((descriptions(&whole), whole.damage()), (vec!["first".into(), "second".into()], &[][..]));
+
+    fs::OpenOptions::new().write(true).open(segment(directory.path(), 0)).unwrap().set_len(end).unwrap();
+    let cut = left_under(directory.path(), &[1, 5]);
+    assert_eq!(descriptions(&cut), ["first"]);
+    assert!(matches!(cut.damage(), [Damage::Tampered { .. }]), "{:?}", cut.damage());
+}
+
+#[test]
 fn a_first_record_that_cannot_be_counted_on_from_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let [first, _] = two_segments(directory.path());
@@ -596,6 +642,23 @@ fn an_entry_stays_settled_when_the_segment_goes_that_says_so() {
     assert!(segment(directory.path(), 0).exists() && !segment(directory.path(), 2).exists());
     let left = left(directory.path());
     assert_eq!((descriptions(&left), left.damage()), (vec!["stays".to_owned(), "after all".to_owned()], &[][..]));
+}
+
+#[test]
+fn an_entry_stays_replaced_when_a_segment_goes_in_which_the_one_began_that_took_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let first = add(&journal, "first", &[]);
+    add(&journal, "keeps the first segment", &[]);
+    journal.renew(new_keys(3)).unwrap();
+    let second = journal.draft(b"second", Some(first)).unwrap();
+    journal.renew(new_keys(5)).unwrap();
+    let second = second.finish().unwrap();
+    journal.draft(b"third", Some(second)).unwrap().finish().unwrap();
+    assert!(!segment(directory.path(), 1).exists(), "nothing in it is of use");
+    drop(journal);
+    let left = left_under(directory.path(), &[1, 5]);
+    assert_eq!((descriptions(&left), left.damage()), (vec!["keeps the first segment".into(), "third".into()], &[][..]));
 }
 
 #[test]

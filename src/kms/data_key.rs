@@ -34,10 +34,15 @@ impl Kms {
             request = request.encryption_context(*name, *value);
         }
         let answer = Box::pin(request.send()).await;
-        let answer = answer.map_err(|failed| error::use_of(&arn, "kms:GenerateDataKey", failed))?;
+        let answer = answer.map_err(|failed| error::use_of(&arn, "kms:GenerateDataKey", &failed))?;
         let wrapped = answer.ciphertext_blob.map(Blob::into_inner).unwrap_or_default();
         let plain = answer.plaintext.ok_or_else(|| Error::nonsense(&arn, "the answer has no key"))?;
-        Ok(DataKey { key: locked(&arn, plain)?, wrapped })
+        let key = locked(&arn, plain)?;
+        match wrapped.is_empty() {
+            // What it seals could never be opened again.
+            true => Err(Error::nonsense(&arn, "the answer does not have the key in wrapped form")),
+            false => Ok(DataKey { key, wrapped }),
+        }
     }
 
     /// Brings back what [`Kms::data_key`] made under `key` and bound to `binding` (Decrypt, KMS API reference).
@@ -59,7 +64,7 @@ impl Kms {
             Err(failed) if matches!(failed.code(), Some("InvalidCiphertextException" | "IncorrectKeyException")) => {
                 return Err(Error::NotWrappedHere { key: arn });
             }
-            answer => answer.map_err(|failed| error::use_of(&arn, "kms:Decrypt", failed))?,
+            answer => answer.map_err(|failed| error::use_of(&arn, "kms:Decrypt", &failed))?,
         };
         let plain = answer.plaintext.ok_or_else(|| Error::nonsense(&arn, "the answer has no key"))?;
         locked(&arn, plain)

@@ -1,7 +1,7 @@
 //! Why a key cannot be used.
 
 use aws_sdk_kms::config::http::HttpResponse;
-use aws_sdk_kms::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::operation::describe_key::DescribeKeyError;
 
 /// What is wrong with a key, or with asking for it.
@@ -80,16 +80,15 @@ pub enum Error {
     Unavailable {
         /// The name that was asked for.
         key: String,
-        /// What went wrong, with its causes.
+        /// What went wrong, with its causes. They are told and not kept: what the SDK makes of an answer that it cannot read has the answer
+        /// in it, and that may have a data key.
         message: String,
-        /// What lay below, where something did.
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
 }
 
 impl Error {
     pub(super) fn nonsense(key: &str, message: &str) -> Error {
-        Error::Unavailable { key: key.to_owned(), message: message.to_owned(), source: None }
+        Error::Unavailable { key: key.to_owned(), message: message.to_owned() }
     }
 }
 
@@ -97,32 +96,42 @@ impl Error {
 const THROTTLED: &str = "ThrottlingException";
 
 /// Codes: "DescribeKey" and "Common errors", KMS API reference.
-pub(super) fn describe(key: &str, error: SdkError<DescribeKeyError, HttpResponse>) -> Error {
+pub(super) fn describe(key: &str, error: &SdkError<DescribeKeyError, HttpResponse>) -> Error {
     let key = key.to_owned();
-    let message = error.message().map_or_else(|| DisplayErrorContext(&error).to_string(), str::to_owned);
+    let message = said(error);
     match error.code() {
         Some("NotFoundException" | "InvalidArnException" | "ValidationException") => Error::NotFound { key, message },
         Some("AccessDeniedException") => Error::Denied { key, message },
         Some(THROTTLED) => Error::Throttled { key, message },
-        _ => Error::Unavailable { key, message, source: Some(Box::new(error)) },
+        _ => Error::Unavailable { key, message },
     }
 }
 
 /// Codes: "GenerateDataKey", "Decrypt" and "Common errors", KMS API reference.
-pub(super) fn use_of<E>(key: &str, action: &'static str, error: SdkError<E, HttpResponse>) -> Error
+pub(super) fn use_of<E>(key: &str, action: &'static str, error: &SdkError<E, HttpResponse>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     let key = key.to_owned();
-    let message = error.message().map_or_else(|| DisplayErrorContext(&error).to_string(), str::to_owned);
+    let message = said(error);
     match error.code() {
         Some("NotFoundException") => Error::NotFound { key, message },
         Some("DisabledException") => Error::Disabled(key),
         Some("KMSInvalidStateException") => Error::NotReady { key, state: message },
         Some("AccessDeniedException") => Error::UseDenied { key, action, message },
         Some(THROTTLED) => Error::Throttled { key, message },
-        _ => Error::Unavailable { key, message, source: Some(Box::new(error)) },
+        _ => Error::Unavailable { key, message },
     }
+}
+
+/// KMS's own words, or what went wrong and why. Only what is written for people: the SDK's `Debug` prints the body of the answer.
+fn said<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let told = || causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    error.message().map_or_else(told, str::to_owned)
 }
 
 #[cfg(test)]
@@ -135,7 +144,7 @@ mod tests {
     fn answered(code: &str) -> Error {
         let error = DescribeKeyError::generic(ErrorMetadata::builder().code(code).message("words").build());
         let response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
-        describe("alias/a", SdkError::service_error(error, response))
+        describe("alias/a", &SdkError::service_error(error, response))
     }
 
     #[test]
@@ -144,8 +153,8 @@ mod tests {
         assert!(matches!(answered("InvalidArnException"), Error::NotFound { .. }));
         assert!(matches!(answered("AccessDeniedException"), Error::Denied { .. }));
         assert!(matches!(answered("ThrottlingException"), Error::Throttled { .. }));
-        assert!(matches!(answered("KMSInternalException"), Error::Unavailable { source: Some(_), .. }));
-        let late = describe("alias/a", SdkError::timeout_error("late"));
+        assert!(matches!(answered("KMSInternalException"), Error::Unavailable { .. }));
+        let late = describe("alias/a", &SdkError::timeout_error("late"));
         assert!(matches!(late, Error::Unavailable { .. }));
         assert!(late.to_string().starts_with("KMS could not be asked for the key alias/a: "), "{late}");
     }

@@ -40,7 +40,7 @@ impl Kms {
     /// [`Error`] says what is wrong with the key, or why KMS could not tell (DescribeKey, KMS API reference).
     pub async fn resolve(&self, text: &str) -> Result<KeyArn, Error> {
         let request = self.client.describe_key().key_id(text).send();
-        let answer = Box::pin(request).await.map_err(|error| error::describe(text, error))?;
+        let answer = Box::pin(request).await.map_err(|error| error::describe(text, &error))?;
         let key = answer.key_metadata().ok_or_else(|| Error::nonsense(text, "the answer describes no key"))?;
         let arn = key.arn().ok_or_else(|| Error::nonsense(text, "the answer has no ARN"))?;
         let arn = KeyArn::new(arn).map_err(|error| Error::nonsense(text, &error.to_string()))?;

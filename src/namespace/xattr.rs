@@ -141,7 +141,7 @@ impl Edit {
         match self {
             Edit::Remove { .. } | Edit::Set { expect: Expect::Present, .. } if !present => Err(Error::Absent),
             Edit::Set { expect: Expect::Absent, .. } if present => Err(Error::Exists),
-            Edit::Remove { name } => Ok(without(user, name)),
+            Edit::Remove { name } => fitting(without(user, name), user).ok_or(Error::NoRoom),
             Edit::Set { name, value, .. } => with(user, name, value),
         }
     }
@@ -180,14 +180,14 @@ fn with(user: &UserMetadata, name: &[u8], value: &[u8]) -> Result<UserMetadata, 
         }
         None => drop(after.insert(key_of(name), percent_encode(value, VALUE_ESCAPED).to_string())),
     }
-    let (bytes, alone) = (room_taken(&after), room_taken(&with_nothing_else(name, value)));
-    if bytes <= ROOM_BYTES || bytes <= room_taken(user) {
-        Ok(after)
-    } else if alone > ROOM_BYTES {
-        Err(Error::TooLarge)
-    } else {
-        Err(Error::NoRoom)
-    }
+    let too_large = room_taken(&with_nothing_else(name, value)) > ROOM_BYTES;
+    fitting(after, user).ok_or(if too_large { Error::TooLarge } else { Error::NoRoom })
+}
+
+/// `after`, unless it takes more room than there is and more than `user` took: a blob that somebody wrote without escapes grows by being
+/// written again.
+fn fitting(after: UserMetadata, user: &UserMetadata) -> Option<UserMetadata> {
+    (room_taken(&after) <= ROOM_BYTES.max(room_taken(user))).then_some(after)
 }
 
 fn with_nothing_else(name: &[u8], value: &[u8]) -> UserMetadata {
@@ -328,6 +328,14 @@ mod tests {
         );
         assert_eq!(put(&user, "100%", b"x"), of(&[("100%25", "x"), ("a%42", "%zz")]));
         assert_eq!(remove(&user, "100%").unwrap(), of(&[("a%42", "%zz")]));
+    }
+
+    #[test]
+    fn a_removal_that_would_not_fit_is_refused() {
+        let raw = format!(r#"{{"user.k":"dg==","user.{}":""}}"#, r#"\""#.repeat(400));
+        let user = of(&[("xattr", &raw)]);
+        assert_eq!(value(&user, b"k"), Some(b"v".to_vec()), "a blob without escapes is read");
+        assert_eq!(remove(&user, "k"), Err(Error::NoRoom));
     }
 
     #[test]

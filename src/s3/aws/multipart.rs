@@ -34,8 +34,8 @@ impl Store {
             .mutate_request(move |request| insert(request, &headers))
             .send();
         let answer = self.ask(CREATE, Some(&new.key), request).await?;
-        let id =
-            answer.upload_id().ok_or_else(|| self.protocol(CREATE, Some(&new.key), "the answer has no upload id"))?;
+        let id = answer.upload_id().filter(|id| !id.is_empty());
+        let id = id.ok_or_else(|| self.protocol(CREATE, Some(&new.key), "the answer has no upload id"))?;
         Ok(Created {
             id: id.to_owned(),
             facts: facts!(answer, answer.sse_customer_algorithm()),
