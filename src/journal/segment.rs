@@ -76,7 +76,12 @@ pub(super) struct Reader {
 impl Reader {
     /// None when not even the header is whole: the process died while it began the segment.
     pub(super) fn open(path: PathBuf) -> Result<Option<Reader>, Error> {
-        let file = disk::open(&path).map_err(at(&path))?;
+        let file = match disk::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(Error::Tampered { path, offset: 0 });
+            }
+            opened => opened.map_err(at(&path))?,
+        };
         let bytes = file.metadata().map_err(at(&path))?.len();
         let mut header = [0; HEADER_BYTES as usize];
         match file.read_exact_at(&mut header, 0) {
