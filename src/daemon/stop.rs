@@ -55,7 +55,9 @@ pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Endi
     signals.next().await;
     ending.begin();
     tracing::info!(unsaved = vfs.unsaved_count(), "asked to stop: saving changes and unmounting");
-    tokio::select! { _ = vfs.save_all() => {}, () = signals.next() => {} }
+    // A task of its own: to drop a commit in its middle is to lose sight of an upload that may have the only copy of its parts.
+    let mut saving = tokio::spawn(async move { vfs.save_all().await });
+    tokio::select! { _ = &mut saving => {}, () = signals.next() => {} }
     let outcome = tokio::task::spawn_blocking(move || unmounter.unmount()).await;
     if let Ok(Err(error)) = outcome {
         tracing::error!(%error, "the mount cannot be taken down; unmount it with `fusermount3 -uz`");

@@ -30,6 +30,8 @@ pub(crate) struct File {
     pub(crate) ino: Ino,
     /// Held across the requests that replace the object itself: commits asked for by programs, changes of attributes, renames.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Held while the journal takes the file's changes or lets them go. Nobody waits for the store or for another lock with it.
+    pub(crate) keeping: tokio::sync::Mutex<()>,
     state: Mutex<FileState>,
 }
 
@@ -102,7 +104,12 @@ impl File {
             retrying: false,
             reader: None,
         };
-        File { ino, turn: tokio::sync::Mutex::new(()), state: Mutex::new(state) }
+        File {
+            ino,
+            turn: tokio::sync::Mutex::default(),
+            keeping: tokio::sync::Mutex::default(),
+            state: Mutex::new(state),
+        }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, FileState> {

@@ -71,6 +71,7 @@ impl Vfs {
 
     /// The journal need not keep the changes of `file` any more. With `sync` they do not come back after a crash: their name was removed.
     pub(super) async fn let_go(&self, file: &Arc<File>, sync: bool) {
+        let _keeping = file.keeping.lock().await;
         let kept = file.state().kept.take();
         if let Some(kept) = kept {
             self.settle(kept.entry, sync).await;
@@ -93,7 +94,14 @@ impl Vfs {
         if is_kept && self.closes_early(file) { self.keep_now(file, None).await } else { Ok(()) }
     }
 
+    /// What the journal keeps of a copy, if it keeps anything, must not count on the object any more that was copied and is about to go.
+    pub(super) async fn keep_again(&self, file: &Arc<File>) -> Result<(), Error> {
+        let is_kept = file.state().kept.is_some();
+        if is_kept { self.keep_now(file, None).await } else { Ok(()) }
+    }
+
     async fn keep_now(&self, file: &Arc<File>, reason: Option<String>) -> Result<(), Error> {
+        let _keeping = file.keeping.lock().await;
         let Some((keeper, writer)) = self.keeper.as_ref().zip(file.writer()) else { return Ok(()) };
         let told = reason.is_some();
         let suffices = |kept: KeptAs| kept.changes == writer.changes() && (kept.told || !told);

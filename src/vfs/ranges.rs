@@ -101,13 +101,14 @@ impl Vfs {
     pub(super) async fn release_copies(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(key) = self.namespace.key(file.ino) else { return Ok(()) };
         let others = self.files.unsaved().into_iter().filter(|copy| !Arc::ptr_eq(copy, file));
-        release(others, |base| *base == key).await
+        self.release_from(others, |base| *base == key).await
     }
 
     /// The same for all objects below a directory that is about to be moved.
     pub(super) async fn release_copies_below(&self, directory: Ino) -> Result<(), Error> {
         let Some(marker) = self.namespace.key(directory) else { return Ok(()) };
-        release(self.files.unsaved().into_iter(), |base| base.as_str().starts_with(marker.as_str())).await
+        let files = self.files.unsaved().into_iter();
+        self.release_from(files, |base| base.as_str().starts_with(marker.as_str())).await
     }
 
     /// fallocate(2). S3 has no space to set aside, so that beside the file's length only zeroing changes anything.
@@ -153,6 +154,20 @@ impl Vfs {
         Ok(())
     }
 
+    async fn release_from(
+        &self,
+        copies: impl Iterator<Item = Arc<File>>,
+        goes: impl Fn(&Key) -> bool,
+    ) -> Result<(), Error> {
+        for copy in copies {
+            if let Some(writer) = copy.writer() {
+                Box::pin(writer.let_go_of(&goes)).await?;
+                self.keep_again(&copy).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// lseek(2) for data and holes. Holes are what nobody wrote of a file with changes; a stored object is data to its end.
     ///
     /// While a handle exists that can map the file for writing, all of it is data: a mapping's pages reach this program only later.
@@ -175,15 +190,6 @@ impl Vfs {
 }
 
 /// The first byte of data from `offset` on, where `hole` is the first hole from there on.
-async fn release(copies: impl Iterator<Item = Arc<File>>, goes: impl Fn(&Key) -> bool) -> Result<(), Error> {
-    for copy in copies {
-        if let Some(writer) = copy.writer() {
-            Box::pin(writer.let_go_of(&goes)).await?;
-        }
-    }
-    Ok(())
-}
-
 fn data_from(offset: u64, hole: Option<&Range<u64>>, size: u64) -> Option<u64> {
     let data = hole.filter(|hole| hole.start == offset).map_or(offset, |hole| hole.end);
     (data < size).then_some(data)

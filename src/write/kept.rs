@@ -1,7 +1,7 @@
 //! What is kept of a file's changes beyond the life of the process: what an entry of the journal says, and the way back.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -20,9 +20,11 @@ use super::{Aim, Destination, Engine, Error, Target, Writer};
 
 /// Bytes that are read for the journal at a time.
 const RUN_BYTES: u64 = 4 << 20;
-/// The version of what an entry says: the second one can name an upload. Entries that name none are of the first.
-const VERSION: u32 = 2;
-const VERSION_WITHOUT_UPLOAD: u32 = 1;
+/// The versions of what an entry says: the second one can name an upload, the third one bytes that are lost. Each entry is of the first
+/// that can say what it has to.
+const VERSIONS: RangeInclusive<u32> = 1..=3;
+const VERSION_WITH_UPLOAD: u32 = 2;
+const VERSION_WITH_LOSS: u32 = 3;
 
 /// The changes of one file, but for their bytes: what they are to become, and what they were made to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Kept {
     pub reason: Option<String>,
     /// Where the bytes are that are neither kept nor in the base.
     pub upload: Option<KeptUpload>,
+    /// Bytes that were written and are nowhere any more, because the upload is gone that had them: no holes, so such a file is never stored.
+    pub lost: Vec<Range<u64>>,
 }
 
 /// A multipart upload that has bytes of the file, of which the host has no copy.
@@ -81,7 +85,8 @@ pub enum KeptError {
     Json(#[from] serde_json::Error),
     /// Made by a later version.
     #[error(
-        "the description of the file has version {0}, and this program knows {VERSION}; use the version that wrote it"
+        "the description of the file has version {0}, and this program knows {max}; use the version that wrote it",
+        max = VERSIONS.end()
     )]
     Version(u32),
     /// No upload is like that.
@@ -115,6 +120,8 @@ struct Text {
     reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     upload: Option<UploadText>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<Range<u64>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -148,9 +155,13 @@ impl Kept {
     /// What an entry of the journal is to say.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let Kept { object, policy, size, base, base_len, replaces, reason, upload } = self.clone();
+        let Kept { object, policy, size, base, base_len, replaces, reason, upload, lost } = self.clone();
         let text = Text {
-            version: if upload.is_some() { VERSION } else { VERSION_WITHOUT_UPLOAD },
+            version: match (lost.is_empty(), &upload) {
+                (false, _) => VERSION_WITH_LOSS,
+                (true, Some(_)) => VERSION_WITH_UPLOAD,
+                (true, None) => *VERSIONS.start(),
+            },
             object: ObjectText::of(object),
             kms_key: policy.key.map(|key| key.to_string()),
             context: policy.context.pairs().map(|(name, value)| format!("{name}={value}")).collect(),
@@ -165,6 +176,7 @@ impl Kept {
             replaces: replaces.map(|etag| etag.as_str().to_owned()),
             reason,
             upload: upload.map(UploadText::of),
+            lost,
         };
         serde_json::to_vec(&text).expect("texts and numbers can always be written as JSON")
     }
@@ -175,7 +187,7 @@ impl Kept {
     /// [`KeptError`] when this version did not write it.
     pub fn decode(bytes: &[u8]) -> Result<Kept, KeptError> {
         let text: Text = serde_json::from_slice(bytes)?;
-        if ![VERSION, VERSION_WITHOUT_UPLOAD].contains(&text.version) {
+        if !VERSIONS.contains(&text.version) {
             return Err(KeptError::Version(text.version));
         }
         let object = text.object.into_object()?;
@@ -191,7 +203,7 @@ impl Kept {
         if !upload.as_ref().is_none_or(possible) {
             return Err(KeptError::Upload);
         }
-        Ok(Kept { object, policy, size, base, base_len, replaces, reason, upload })
+        Ok(Kept { object, policy, size, base, base_len, replaces, reason, upload, lost: text.lost })
     }
 }
 
@@ -345,6 +357,9 @@ impl Writer {
         let upload = state.stream.as_ref().and_then(|stream| self.needed_upload(stream, state.size, target.exact));
         let mut local = self.buffer.present();
         let in_upload = upload.as_ref().and_then(|upload| upload.sent_ranges(state.size)).unwrap_or_default();
+        let mut lost = state.written.clone();
+        lost.remove(state.size..u64::MAX);
+        local.iter().chain(in_upload.iter().cloned()).for_each(|range| lost.remove(range));
         in_upload.into_iter().for_each(|range| local.remove(range));
         let kept = Kept {
             object: target.object.clone(),
@@ -355,6 +370,7 @@ impl Writer {
             replaces: state.replaces.clone(),
             reason: reason.map(str::to_owned),
             upload,
+            lost: lost.iter().collect(),
         };
         Some((kept, local, state.changes))
     }
@@ -374,6 +390,10 @@ impl Writer {
         let destination = Recovered(Target { object: kept.object.clone(), exact });
         let mut state = State::new(kept.base.clone(), kept.base_len, true);
         state.replaces.clone_from(&kept.replaces);
+        if !kept.lost.is_empty() {
+            state.size = kept.size;
+            kept.lost.iter().cloned().for_each(|range| state.written.insert(range));
+        }
         if let Some(upload) = kept.upload.clone() {
             let sent = upload.sent_ranges(kept.size).unwrap_or_default();
             state.size = kept.size;
@@ -416,10 +436,13 @@ mod tests {
             replaces: Some(ETag::new("f")),
             reason: Some("no answer".to_owned()),
             upload: None,
+            lost: Vec::new(),
         };
         assert_eq!(Kept::decode(&kept.encode()).unwrap(), kept);
-        let later = String::from_utf8(kept.encode()).unwrap().replace("\"version\":1", "\"version\":3");
-        assert!(matches!(Kept::decode(later.as_bytes()), Err(KeptError::Version(3))));
+        let without = Kept { lost: vec![1..3, 5..7], ..kept.clone() };
+        assert_eq!(Kept::decode(&without.encode()).unwrap(), without);
+        let later = String::from_utf8(kept.encode()).unwrap().replace("\"version\":1", "\"version\":4");
+        assert!(matches!(Kept::decode(later.as_bytes()), Err(KeptError::Version(4))));
         assert!(matches!(Kept::decode(b"{"), Err(KeptError::Json(_))));
     }
 
@@ -440,6 +463,7 @@ mod tests {
             replaces: None,
             reason: None,
             upload: Some(upload),
+            lost: Vec::new(),
         };
         let possible = kept(upload.clone());
         assert_eq!(Kept::decode(&possible.encode()).unwrap(), possible);

@@ -302,6 +302,10 @@ impl Writer {
             state.written.insert(taken);
             state.base = None;
             state.base_len = 0;
+            if state.is_dirty() {
+                // What was kept of them counts on the object, and is no longer enough.
+                state.changes += 1;
+            }
             return Ok(());
         }
     }

@@ -1,14 +1,16 @@
 //! Large files whose commit failed after parts of them had left this host: what is in an upload is as good as kept.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::process::{Command, Output};
 
 use dssefs::emulator::faults::{Fault, Rule};
+use rustix::fs::copy_file_range;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::common::{
-    ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, cp, deadline, dssefs, eventually, noise,
+    ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, cp, deadline, dssefs, errno, eventually, noise,
     sent_bytes,
 };
 
@@ -169,5 +171,88 @@ fn a_mount_that_ends_with_a_large_file_unsaved_in_memory_mode_says_so_and_aborts
         endpoint.heal();
         assert_eq!(endpoint.uploads(), 0);
         assert!(is_empty(&spill));
+    });
+}
+
+/// Writes the whole file and leaves it open: most of its parts are in the upload alone by then.
+fn streamed(mount: &Mount, content: &[u8]) -> File {
+    let mut file = File::create(mount.join("large")).unwrap();
+    file.write_all(content).unwrap();
+    file
+}
+
+#[test]
+fn what_was_lost_with_an_upload_while_the_mount_lived_is_never_sent_as_zeros_by_the_next() {
+    deadline(MINUTE * 4, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = keeping(&endpoint, &spill);
+        let file = streamed(&first, &noise(15, LENGTH));
+        abort_uploads(&endpoint);
+        assert_eq!(errno(file.sync_all()), libc::EIO);
+        drop(file);
+        assert_eq!(first.end().code(), Some(11));
+        for _ in 0..2 {
+            let next = keeping(&endpoint, &spill);
+            assert!(endpoint.head("large").is_none(), "what is left of it was stored");
+            assert!(next.log().contains("could not be stored"), "{}", next.log());
+        }
+        let listed = told(&recover(&endpoint, &spill, &["list"]));
+        assert!(listed.contains("large") && listed.contains("lost"), "{listed}");
+    });
+}
+
+#[test]
+fn a_second_signal_does_not_drop_a_commit_in_its_middle() {
+    deadline(MINUTE * 4, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let content = noise(16, LENGTH);
+        let mut mount = mount(&endpoint, &spill, &[]);
+        let file = streamed(&mount, &content);
+        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", Fault::DelayMs(4_000))]);
+        endpoint.reset();
+        mount.signal(Signal::TERM);
+        let completing = || endpoint.counters().requests("CompleteMultipartUpload") > 0;
+        eventually("the upload is being completed", MINUTE, completing);
+        mount.signal(Signal::TERM);
+        assert!(mount.ended().expect("it ends").success(), "{}", mount.log());
+        assert!(endpoint.content("large") == content);
+        endpoint.assert_dsse("large");
+        drop(file);
+    });
+}
+
+#[test]
+fn another_request_for_the_key_does_not_cost_an_upload_that_has_the_only_copy() {
+    deadline(MINUTE * 4, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let content = noise(17, LENGTH);
+        let mount = mount(&endpoint, &spill, &[]);
+        let file = streamed(&mount, &content);
+        let conflict = Fault::Failure { status: 409, code: "ConditionalRequestConflict".into(), message: "x".into() };
+        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", conflict).times(2)]);
+        file.sync_all().unwrap();
+        assert!(endpoint.content("large") == content);
+    });
+}
+
+#[test]
+fn a_copy_that_is_kept_does_not_count_on_a_source_that_this_mount_removes() {
+    deadline(MINUTE * 4, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let content = noise(18, 1 << 20);
+        endpoint.put("source", &content);
+        let first = keeping(&endpoint, &spill);
+        endpoint.spoil(vec![Rule::on("CopyObject", denied()).times(0), Rule::on("PutObject", denied()).times(0)]);
+        let (source, copy) = (File::open(first.join("source")).unwrap(), File::create(first.join("copy")).unwrap());
+        assert_eq!(copy_file_range(&source, None, &copy, None, content.len()).unwrap(), content.len());
+        assert_eq!(errno(copy.sync_all()), libc::EACCES);
+        drop((source, copy));
+        fs::remove_file(first.join("source")).unwrap();
+        assert!(endpoint.head("source").is_none());
+        kill(first);
+        endpoint.heal();
+        let _next = keeping(&endpoint, &spill);
+        assert!(endpoint.content("copy") == content);
+        endpoint.assert_dsse("copy");
     });
 }

@@ -118,7 +118,7 @@ impl Upload {
             Ok(stored) => stored,
             Err(error) => match self.lost_answer(size, crc64, &error).await {
                 Some(stored) => stored,
-                None => return Err(self.unfinished(error).await),
+                None => return Err(self.unfinished(error, backing).await),
             },
         };
         self.ended();
@@ -160,11 +160,12 @@ impl Upload {
         self.gateway.recognise(&self.shared.new, size, crc64.map(Checksum::Crc64), error).await
     }
 
-    async fn unfinished(self, error: Error) -> Unfinished {
+    async fn unfinished(self, error: Error, backing: Backing) -> Unfinished {
         match error.kind {
             Kind::NoSuchUpload => Unfinished { error, upload: None },
-            // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict").
-            Kind::Conflict => {
+            // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict"). Where nobody else has its
+            // parts there can be no other, and whether this one is gone the next try tells.
+            Kind::Conflict if backing != Backing::Nowhere => {
                 self.abandon().await;
                 Unfinished { error, upload: None }
             }
