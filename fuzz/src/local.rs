@@ -9,11 +9,14 @@ use dssefs::write::Kept;
 
 use super::input::Input;
 
-/// The golden blocks of format v1 and what they were sealed as.
-const GOLDEN: [(&[u8], BlockId); 3] = [
+/// The golden blocks of both formats and what they were sealed as.
+const GOLDEN: [(&[u8], BlockId); 6] = [
     (include_bytes!("../../tests/golden/block-v1-empty.bin"), BlockId { index: 0, generation: 1 }),
     (include_bytes!("../../tests/golden/block-v1-short.bin"), BlockId { index: 1, generation: 2 }),
     (include_bytes!("../../tests/golden/block-v1-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
+    (include_bytes!("../../tests/golden/block-v2-empty.bin"), BlockId { index: 0, generation: 1 }),
+    (include_bytes!("../../tests/golden/block-v2-short.bin"), BlockId { index: 1, generation: 2 }),
+    (include_bytes!("../../tests/golden/block-v2-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
 ];
 
 /// The key whose bytes count up from `first`.

@@ -28,6 +28,13 @@ use crate::{config, crypto};
 pub use crate::fuse::{MountOptions, attend};
 pub use start_error::StartError;
 
+/// The version of the program, and of its FIPS module where it has one.
+#[cfg(not(feature = "fips"))]
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of the program, and of its FIPS module where it has one.
+#[cfg(feature = "fips")]
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " with AWS-LC FIPS 3.1.0");
+
 /// A mount that answers.
 #[derive(Debug)]
 pub struct Mounted {
@@ -126,11 +133,8 @@ impl House {
 
 /// Proves the ciphers.
 fn prove_ciphers() -> Result<(), StartError> {
-    crypto::self_test().map_err(|error| {
-        StartError::Internal(format!(
-            "the ciphers of this build do not give the published results ({error}); do not use it"
-        ))
-    })?;
+    crypto::self_test()
+        .map_err(|error| StartError::Internal(format!("the ciphers of this build cannot be trusted: {error}")))?;
     if !crypto::hardware_accelerated() {
         tracing::warn!("this processor has no AES instructions: sealing is some fifty times slower");
     }
@@ -141,5 +145,18 @@ fn errno(style: config::ErrnoStyle) -> ErrnoStyle {
     match style {
         config::ErrnoStyle::Native => ErrnoStyle::Native,
         config::ErrnoStyle::Posix => ErrnoStyle::Posix,
+    }
+}
+
+#[cfg(all(test, feature = "fips"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_and_the_layers_name_the_module_that_is_linked() {
+        for told in [VERSION, crypto::LAYERS] {
+            assert!(told.contains(crypto::MODULE), "{told}");
+        }
+        prove_ciphers().unwrap();
     }
 }
