@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::net::TcpListener;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -55,34 +56,37 @@ fn the_program_and_its_layers_name_the_module() {
     assert!(String::from_utf8(told.stdout).unwrap().contains(crypto::MODULE));
 }
 
-/// The first message of TLS by which the connection to the store begins, as a server reads it.
+/// The suites and groups in the first message of TLS, as a server reads it.
+fn offer(listener: &TcpListener) -> (Vec<CipherSuite>, Vec<NamedGroup>) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut acceptor = Acceptor::default();
+    loop {
+        acceptor.read_tls(&mut stream).unwrap();
+        if let Some(accepted) = acceptor.accept().map_err(|(error, _)| error).unwrap() {
+            let hello = accepted.client_hello();
+            return (hello.cipher_suites().to_vec(), hello.named_groups().unwrap().to_vec());
+        }
+    }
+}
+
 #[tokio::test]
 async fn nothing_that_fips_does_not_approve_of_is_offered_to_the_store() {
     let listener = TcpListener::bind("localhost:0").unwrap();
     let connection = Connection {
         region: Some("us-east-1".into()),
         endpoint_url: Some(format!("https://localhost:{}", listener.local_addr().unwrap().port())),
+        force_path_style: true,
         attempts_max: 1,
         attempt_timeout: Duration::from_secs(10),
         ..Connection::default()
     };
-    let offered = tokio::task::spawn_blocking(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut acceptor = Acceptor::default();
-        loop {
-            acceptor.read_tls(&mut stream).unwrap();
-            if let Some(accepted) = acceptor.accept().map_err(|(error, _)| error).unwrap() {
-                let hello = accepted.client_hello();
-                return (hello.cipher_suites().to_vec(), hello.named_groups().unwrap().to_vec());
-            }
-        }
-    });
+    let (heard, offered) = mpsc::channel();
+    std::thread::spawn(move || heard.send(offer(&listener)));
     let access_key = AccessKey { id: "AKIA".into(), secret: "secret".into() };
     let config = load_as(&connection, access_key).await.unwrap();
-    let policy = Policy { key: None, context: Default::default() };
-    let gateway = Gateway::new(&config, &connection, Bucket::new("bucket").unwrap(), policy);
+    let gateway = Gateway::new(&config, &connection, Bucket::new("bucket").unwrap(), Policy::default());
     drop(gateway.head_bucket().await.unwrap_err());
-    let (suites, groups) = offered.await.unwrap();
+    let (suites, groups) = offered.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(
         suites,
         [

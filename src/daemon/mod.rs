@@ -147,16 +147,3 @@ fn errno(style: config::ErrnoStyle) -> ErrnoStyle {
         config::ErrnoStyle::Posix => ErrnoStyle::Posix,
     }
 }
-
-#[cfg(all(test, feature = "fips"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_and_the_layers_name_the_module_that_is_linked() {
-        for told in [VERSION, crypto::LAYERS] {
-            assert!(told.contains(crypto::MODULE), "{told}");
-        }
-        prove_ciphers().unwrap();
-    }
-}
