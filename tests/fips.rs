@@ -99,5 +99,5 @@ async fn nothing_that_fips_does_not_approve_of_is_offered_to_the_store() {
             CipherSuite::TLS_EMPTY_RENEGOTIATION_INFO_SCSV,
         ]
     );
-    assert_eq!(groups, [NamedGroup::secp256r1, NamedGroup::secp384r1, NamedGroup::X25519MLKEM768]);
+    assert_eq!(groups, [NamedGroup::X25519MLKEM768, NamedGroup::secp256r1, NamedGroup::secp384r1]);
 }

@@ -101,7 +101,7 @@ fn opens_what_the_other_sealed<Other: Layer, L: Layer>(layer: &'static str, len:
     let (key, aad) = (key_of(KEY_15)?, [0xC3; 48]);
     let plain: Vec<u8> = (0..len).map(|at| (at ^ (at >> 8)) as u8).collect();
     let mut sealed = plain.clone();
-    let nonces = NonceCounter::of_a_published_vector([0x5A; 12]);
+    let nonces = NonceCounter::new([0x5A; 4]);
     let (nonce, tag) = Other::seal_in_place(&Other::expand(&key), &nonces, &aad, &mut sealed)?;
     sealed.extend_from_slice(&tag);
     let cipher = L::expand(&key);
@@ -157,7 +157,7 @@ mod tests {
     fn a_wrong_answer_is_noticed() {
         let wrong = Vector { tag: [0; 16], ..VECTORS[1] };
         let found = known_answer::<Outer>("outer", &wrong);
-        assert!(matches!(found, Err(Error::SelfTest { layer: "outer", check: "known answer" })));
+        assert!(matches!(found, Err(Error::SelfTest { layer: "outer", .. })));
     }
 
     #[test]
