@@ -27,7 +27,7 @@ pub use exit::Exit;
 
 /// Mounts an S3 bucket as a directory in which every file is a proven DSSE-KMS object.
 #[derive(Debug, Parser)]
-#[command(name = "dssefs", version, max_term_width = 120, arg_required_else_help = true)]
+#[command(name = "dssefs", version = crate::daemon::VERSION, max_term_width = 120, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

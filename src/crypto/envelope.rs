@@ -2,7 +2,7 @@
 
 use crate::secret::{Key, PlainBuf};
 
-use super::block::{Header, associated_data};
+use super::block::{Header, Version, associated_data};
 use super::{
     BlockId, Error, FILE_ID_BYTES, FileId, Inner, Layer, LayerKey, Outer, PLAIN_BYTES_MAX, SealedBlock, TAG_BYTES,
     random,
@@ -46,16 +46,18 @@ impl Envelope {
     /// # Errors
     /// [`Error::TooLong`], [`Error::NoncesExhausted`].
     pub fn seal(&self, block: BlockId, plain: &[u8]) -> Result<SealedBlock, Error> {
-        let plain_bytes = length_of(plain)?;
+        let (version, plain_bytes) = (Version::WRITTEN, length_of(plain)?);
         let mut sealed = SealedBlock::vacant(plain.len());
-        let parts = sealed.parts_mut().expect("a vacant block has all its parts");
-        let (text, inner_tag) = parts.doubly_sealed.split_at_mut(plain.len());
-        let (inner_counter, tag) = self.inner.seal_into(&self.aad::<Inner>(block, plain_bytes), plain, text)?;
+        let (header, body) = sealed.parts_mut().expect("a vacant block has all its parts");
+        let (doubly_sealed, outer_tag) = body.split_at_mut(plain.len() + TAG_BYTES);
+        let (text, inner_tag) = doubly_sealed.split_at_mut(plain.len());
+        let (inner_counter, tag) =
+            self.inner.seal_into(&self.aad::<Inner>(version, block, plain_bytes), plain, text)?;
         inner_tag.copy_from_slice(&tag);
-        let outer_aad = self.aad::<Outer>(block, plain_bytes);
-        let (outer_counter, tag) = self.outer.seal_in_place(&outer_aad, parts.doubly_sealed)?;
-        *parts.outer_tag = tag;
-        *parts.header = Header { generation: block.generation, outer_counter, inner_counter, plain_bytes }.encode();
+        let outer_aad = self.aad::<Outer>(version, block, plain_bytes);
+        let (outer_nonce, tag) = self.outer.seal_in_place(&outer_aad, doubly_sealed)?;
+        outer_tag.copy_from_slice(&tag);
+        *header = Header { version, generation: block.generation, outer_nonce, inner_counter, plain_bytes }.encode();
         Ok(sealed)
     }
 
@@ -65,23 +67,24 @@ impl Envelope {
     /// [`Error::Refused`] for everything else; `plain` then holds zeros at most.
     pub fn open(&self, block: BlockId, mut sealed: SealedBlock, plain: &mut PlainBuf) -> Result<(), Error> {
         plain.resize(0);
-        let parts = sealed.parts_mut().ok_or(Error::Refused)?;
-        let header = Header::decode(parts.header)?;
-        let plain_len = parts.doubly_sealed.len() - TAG_BYTES;
-        if header.generation != block.generation || header.plain_bytes as usize != plain_len {
+        let (header, body) = sealed.parts_mut().ok_or(Error::Refused)?;
+        let plain_len = body.len() - 2 * TAG_BYTES;
+        let header = Header::decode(header, plain_len)?;
+        if header.generation != block.generation {
             return Err(Error::Refused);
         }
-        let outer_aad = self.aad::<Outer>(block, header.plain_bytes);
-        self.outer.open_in_place(header.outer_counter, &outer_aad, *parts.outer_tag, parts.doubly_sealed)?;
-        let (text, inner_tag) = parts.doubly_sealed.split_last_chunk().ok_or(Error::Refused)?;
+        let outer_aad = self.aad::<Outer>(header.version, block, header.plain_bytes);
+        self.outer.open_in_place(header.outer_nonce, &outer_aad, body)?;
+        let (text, tags) = body.split_at(plain_len);
+        let inner_tag = tags.first_chunk().ok_or(Error::Refused)?;
         plain.grow(plain_len);
         plain.resize(plain_len);
-        let inner_aad = self.aad::<Inner>(block, header.plain_bytes);
+        let inner_aad = self.aad::<Inner>(header.version, block, header.plain_bytes);
         self.inner.open_into(header.inner_counter, &inner_aad, *inner_tag, text, plain.as_mut_slice())
     }
 
-    fn aad<L: Layer>(&self, block: BlockId, plain_bytes: u32) -> [u8; 48] {
-        associated_data(L::FIELD, &self.file, block, plain_bytes)
+    fn aad<L: Layer>(&self, version: Version, block: BlockId, plain_bytes: u32) -> [u8; 48] {
+        associated_data(version, L::FIELD, &self.file, block, plain_bytes)
     }
 }
 
@@ -206,12 +209,13 @@ mod tests {
     fn the_outer_layer_alone_does_not_uncover_a_block() {
         let envelope = fixed();
         let mut sealed = envelope.seal(BLOCK, &[b'A'; 64]).unwrap();
-        let parts = sealed.parts_mut().unwrap();
-        let aad = envelope.aad::<Outer>(BLOCK, 64);
-        envelope.outer.open_in_place(0, &aad, *parts.outer_tag, parts.doubly_sealed).unwrap();
-        assert!(!parts.doubly_sealed.windows(4).any(|four| four == b"AAAA"));
-        let layers_swapped = envelope.inner.open_in_place(0, &aad, *parts.outer_tag, parts.doubly_sealed);
+        let (header, body) = sealed.parts_mut().unwrap();
+        let header = Header::decode(header, 64).unwrap();
+        let aad = envelope.aad::<Outer>(header.version, BLOCK, 64);
+        let layers_swapped = envelope.inner.open_in_place(header.outer_nonce, &aad, &mut body.to_vec());
         assert!(matches!(layers_swapped, Err(Error::Refused)));
+        envelope.outer.open_in_place(header.outer_nonce, &aad, body).unwrap();
+        assert!(!body.windows(4).any(|four| four == b"AAAA"));
     }
 
     #[test]
@@ -227,21 +231,62 @@ mod tests {
         assert!(matches!(fixed().seal(BLOCK, &plain), Err(Error::TooLong { .. })));
     }
 
-    /// The files pin format v1: a change of a single byte of them is a new format. `DSSEFS_BLESS=1` writes them anew.
+    /// What is sealed in the golden files: their names, their places, their content.
+    fn golden() -> impl Iterator<Item = (&'static str, BlockId, Vec<u8>)> {
+        let text = (0..=255).cycle().take(4096).collect();
+        [("empty", 0, Vec::new()), ("short", 1, b"golden".to_vec()), ("page", 1 << 40, text)]
+            .map(|(name, index, plain)| (name, BlockId { index, generation: index + 1 }, plain))
+            .into_iter()
+    }
+
+    fn golden_file(version: &str, name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/block-{version}-{name}.bin"))
+    }
+
+    /// `DSSEFS_BLESS=1` writes the files of the format that this build writes anew.
     #[test]
-    fn the_golden_files_are_what_is_sealed_and_open_as_their_plaintext() {
+    fn what_any_build_has_sealed_opens_in_every_build() {
         let envelope = fixed();
-        let text: Vec<u8> = (0..=255).cycle().take(4096).collect();
-        for (name, index, plain) in [("empty", 0, &text[..0]), ("short", 1, &b"golden"[..]), ("page", 1 << 40, &text)] {
-            let block = BlockId { index, generation: index + 1 };
-            let sealed = envelope.seal(block, plain).unwrap();
-            let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/block-v1-{name}.bin"));
+        for (name, block, plain) in golden() {
             if std::env::var_os("DSSEFS_BLESS").is_some() {
-                std::fs::write(&path, sealed.as_bytes()).unwrap();
+                let version = if Version::WRITTEN == Version::V1 { "v1" } else { "v2" };
+                std::fs::write(golden_file(version, name), envelope.seal(block, &plain).unwrap().as_bytes()).unwrap();
             }
-            let golden = std::fs::read(&path).unwrap();
-            assert_eq!(golden, sealed.as_bytes(), "{}", path.display());
-            assert_eq!(open(&envelope, block, &golden).unwrap(), plain);
+            for version in ["v1", "v2"] {
+                let golden = std::fs::read(golden_file(version, name)).unwrap();
+                assert_eq!(open(&envelope, block, &golden).unwrap(), plain, "{version} {name}");
+            }
+        }
+    }
+
+    /// The files pin format v1: a change of a single byte of them is a new format.
+    #[test]
+    #[cfg(not(feature = "fips"))]
+    fn the_golden_files_are_what_is_sealed() {
+        let envelope = fixed();
+        for (name, block, plain) in golden() {
+            let path = golden_file("v1", name);
+            assert_eq!(
+                std::fs::read(&path).unwrap(),
+                envelope.seal(block, &plain).unwrap().as_bytes(),
+                "{}",
+                path.display()
+            );
+        }
+    }
+
+    /// The nonces of format v2 are the module's, so what can be pinned is where everything else lies.
+    #[test]
+    #[cfg(feature = "fips")]
+    fn the_golden_files_are_what_is_sealed_but_for_the_nonce_and_what_follows_from_it() {
+        let envelope = fixed();
+        for (name, block, plain) in golden() {
+            let golden = std::fs::read(golden_file("v2", name)).unwrap();
+            let sealed = envelope.seal(block, &plain).unwrap();
+            assert_eq!(golden.len(), sealed.as_bytes().len());
+            assert_eq!(golden[..16], sealed.as_bytes()[..16]);
+            assert_ne!(golden[16..28], sealed.as_bytes()[16..28], "the module draws a new nonce for each seal");
+            assert_eq!(golden[28..36], sealed.as_bytes()[28..36]);
         }
     }
 }

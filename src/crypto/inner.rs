@@ -5,8 +5,8 @@ use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 
 use crate::secret::Key;
 
-use super::nonce::{NONCE_BYTES, Nonce};
-use super::{Error, Layer, LayerKey, Tag};
+use super::nonce::{NONCE_BYTES, Nonce, NonceCounter};
+use super::{Error, Layer, LayerKey, NonceSource, Tag};
 
 /// The layer next to the plaintext.
 pub enum Inner {}
@@ -19,24 +19,27 @@ pub fn hardware_accelerated() -> bool {
 impl Layer for Inner {
     const FIELD: [u8; 4] = *b"in-1";
 
+    const NONCES: NonceSource = NonceSource::Counter;
+
     type Cipher = Aes256Gcm;
 
     fn expand(key: &Key) -> Aes256Gcm {
         Aes256Gcm::new(key.expose().into())
     }
 
-    fn seal_in_place(cipher: &Aes256Gcm, nonce: Nonce, aad: &[u8], text: &mut [u8]) -> Result<Tag, Error> {
-        seal(cipher, nonce, aad, text.into())
+    fn seal_in_place(
+        cipher: &Aes256Gcm,
+        nonces: &NonceCounter,
+        aad: &[u8],
+        text: &mut [u8],
+    ) -> Result<([u8; NONCE_BYTES], Tag), Error> {
+        let (counter, nonce) = nonces.draw()?;
+        Ok((nonces.seen(counter), seal(cipher, nonce, aad, text.into())?))
     }
 
-    fn open_in_place(
-        cipher: &Aes256Gcm,
-        nonce: [u8; NONCE_BYTES],
-        aad: &[u8],
-        tag: Tag,
-        text: &mut [u8],
-    ) -> Result<(), Error> {
-        open(cipher, nonce, aad, tag, text.into())
+    fn open_in_place(cipher: &Aes256Gcm, nonce: [u8; NONCE_BYTES], aad: &[u8], sealed: &mut [u8]) -> Result<(), Error> {
+        let (text, tag) = sealed.split_last_chunk_mut().ok_or(Error::Refused)?;
+        open(cipher, nonce, aad, *tag, text.into())
     }
 }
 

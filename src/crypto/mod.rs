@@ -5,8 +5,10 @@
 //! * [`LayerKey`] is the key of one layer. A key of the inner layer cannot be handed to the outer one.
 //! * [`self_test`] proves at start that both libraries compute the AES-GCM of the standard on this machine.
 //!
-//! The room refuses to choose a nonce at random, to take one from a caller, and to return plaintext that was not
-//! authenticated. It does no I/O. `aes_gcm` is named only in `inner`, `ring` only in `outer` and `random`.
+//! The outer layer's library is a matter of the build (feature `fips`, `docs/SECURITY.md`); what one build has sealed the other opens.
+//!
+//! The room refuses to choose a nonce at random (the FIPS module insists on doing so), to take one from a caller, and to return plaintext
+//! that was not authenticated. It does no I/O. `aes_gcm` is named only in `inner`, `ring` and `aws_lc_rs` only in `outer` and `random`.
 //!
 //! It may use `secret`.
 
@@ -19,15 +21,14 @@ mod outer;
 mod random;
 mod self_test;
 
-pub use block::{BlockId, FILE_ID_BYTES, FORMAT_VERSION, FileId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
+pub use block::{BlockId, FILE_ID_BYTES, FileId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
 pub use envelope::{Envelope, Opener};
 pub use inner::{Inner, hardware_accelerated};
-
-/// The two layers, the inner one first, for people and auditors. The versions are those that Cargo.toml asks for.
-pub const LAYERS: &str = "aes-gcm 0.11 (AES-256-GCM, RustCrypto) in ring 0.17 (AES-256-GCM, BoringSSL)";
-pub use layer::{Layer, LayerKey, TAG_BYTES, Tag};
-pub use nonce::{NONCE_BYTES, Nonce};
-pub use outer::Outer;
+pub use layer::{Layer, LayerKey, NonceSource, TAG_BYTES, Tag};
+pub use nonce::{NONCE_BYTES, Nonce, NonceCounter};
+#[cfg(feature = "fips")]
+pub use outer::MODULE;
+pub use outer::{LAYERS, Outer};
 pub use random::unique_name;
 pub use self_test::self_test;
 
@@ -45,12 +46,16 @@ pub enum Error {
         /// Bytes of plaintext offered.
         bytes: usize,
     },
-    /// The key has sealed 2^64 - 1 times; only a new key may go on (SP 800-38D, 8.3).
+    /// The key has sealed 2^64 - 1 times, or 2^32 times under random nonces; only a new key may go on (SP 800-38D, 8.3).
     #[error("the key has been used as often as it may be; seal with a new key")]
     NoncesExhausted,
     /// The system's random number generator failed.
     #[error("the system gives no random bytes; no key can be made")]
     NoRandomness,
+    /// The cryptographic module of a FIPS build is not in FIPS mode.
+    #[cfg(feature = "fips")]
+    #[error("the module {} is not in FIPS mode; do not use this build", MODULE)]
+    NotFips,
     /// No memory for keys.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),

@@ -1,4 +1,5 @@
-//! Nonces by the deterministic construction of SP 800-38D, 8.2.1: a fixed field of 32 bits and a counter of 64 bits.
+//! Nonces by the deterministic construction of SP 800-38D, 8.2.1: a fixed field of 32 bits and a counter of 64 bits. Where a library
+//! insists on drawing them itself (8.2.2), they are only counted here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,19 +12,18 @@ pub const NONCE_BYTES: usize = 12;
 /// that uses it up.
 pub struct Nonce([u8; NONCE_BYTES]);
 
-impl Nonce {
-    /// A nonce of a published test vector. Its key is published too, so it protects nothing.
-    pub(super) const fn of_a_published_vector(bytes: [u8; NONCE_BYTES]) -> Self {
-        Nonce(bytes)
-    }
+/// How often a key may seal under nonces drawn at random (SP 800-38D, 8.3).
+#[cfg(feature = "fips")]
+const RANDOM_NONCES_MAX: u64 = 1 << 32;
 
+impl Nonce {
     pub(super) fn bytes(&self) -> &[u8; NONCE_BYTES] {
         &self.0
     }
 }
 
 /// The source of one key's nonces.
-pub(super) struct NonceCounter {
+pub struct NonceCounter {
     field: [u8; 4],
     next: AtomicU64,
 }
@@ -34,11 +34,25 @@ impl NonceCounter {
         NonceCounter { field, next: AtomicU64::new(0) }
     }
 
+    /// Gives the nonce of a published test vector next. Its key is published too, so it protects nothing.
+    pub(super) fn of_a_published_vector(nonce: [u8; NONCE_BYTES]) -> Self {
+        let [field @ .., c0, c1, c2, c3, c4, c5, c6, c7] = nonce;
+        NonceCounter { field, next: AtomicU64::new(u64::from_be_bytes([c0, c1, c2, c3, c4, c5, c6, c7])) }
+    }
+
     /// The next nonce, and its counter, which the block carries so that it can be opened.
     pub(super) fn draw(&self) -> Result<(u64, Nonce), Error> {
         let drawn = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| next.checked_add(1));
         let counter = drawn.map_err(|_| Error::NoncesExhausted)?;
         Ok((counter, Nonce(self.seen(counter))))
+    }
+
+    /// Counts a seal whose nonce the library draws.
+    #[cfg(feature = "fips")]
+    pub(super) fn count_random(&self) -> Result<(), Error> {
+        let more = |sealed: u64| (sealed < RANDOM_NONCES_MAX).then_some(sealed + 1);
+        let counted = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.map(drop).map_err(|_| Error::NoncesExhausted)
     }
 
     /// The bytes of a nonce that has been used, to open what it sealed.
@@ -82,6 +96,17 @@ mod tests {
         assert_eq!(nonces.draw().unwrap().0, u64::MAX - 1);
         for _ in 0..3 {
             assert!(matches!(nonces.draw(), Err(Error::NoncesExhausted)));
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "fips")]
+    fn a_key_seals_under_random_nonces_as_often_as_the_standard_allows() {
+        let nonces = NonceCounter::new(*b"test");
+        nonces.next.store(RANDOM_NONCES_MAX - 1, Ordering::Relaxed);
+        nonces.count_random().unwrap();
+        for _ in 0..3 {
+            assert!(matches!(nonces.count_random(), Err(Error::NoncesExhausted)));
         }
     }
 }

@@ -2,15 +2,18 @@
 
 use crate::secret::Key;
 
-use super::nonce::Nonce;
-use super::{Error, Inner, Layer, Outer, Tag};
+use super::nonce::NonceCounter;
+use super::{Error, Inner, Layer, NonceSource, Outer, Tag};
 
 /// Checks both libraries on this machine: the published vectors, what each makes of the other's seal, and that a changed text is
-/// refused. Takes well below a millisecond, so that it can run at every start.
+/// refused. Takes well below a millisecond, so that it can run at every start. A FIPS module has passed its own tests before, or it would
+/// have ended the process; here it must be in FIPS mode.
 ///
 /// # Errors
 /// [`Error::SelfTest`] names what is wrong. Nothing may be sealed after that.
 pub fn self_test() -> Result<(), Error> {
+    #[cfg(feature = "fips")]
+    super::outer::require_fips_mode()?;
     for vector in VECTORS {
         known_answer::<Inner>("inner", vector)?;
         known_answer::<Outer>("outer", vector)?;
@@ -83,25 +86,30 @@ const SEALED_15: [u8; 64] = hex(
 
 fn known_answer<L: Layer>(layer: &'static str, vector: &Vector) -> Result<(), Error> {
     let cipher = L::expand(&key_of(vector.key)?);
-    let mut text = vector.plain.to_vec();
-    let tag = L::seal_in_place(&cipher, Nonce::of_a_published_vector(vector.nonce), vector.aad, &mut text)?;
-    expect(layer, "known answer", text == vector.sealed && tag == vector.tag)?;
-    let opened = L::open_in_place(&cipher, vector.nonce, vector.aad, vector.tag, &mut text);
-    expect(layer, "opening a known answer", opened.is_ok() && text == vector.plain)
+    if L::NONCES == NonceSource::Counter {
+        let mut text = vector.plain.to_vec();
+        let nonces = NonceCounter::of_a_published_vector(vector.nonce);
+        let (_, tag) = L::seal_in_place(&cipher, &nonces, vector.aad, &mut text)?;
+        expect(layer, "known answer", text == vector.sealed && tag == vector.tag)?;
+    }
+    let mut text = [vector.sealed, &vector.tag].concat();
+    let opened = L::open_in_place(&cipher, vector.nonce, vector.aad, &mut text);
+    expect(layer, "opening a known answer", opened.is_ok() && text.starts_with(vector.plain))
 }
 
 fn opens_what_the_other_sealed<Other: Layer, L: Layer>(layer: &'static str, len: usize) -> Result<(), Error> {
-    let (key, nonce, aad) = (key_of(KEY_15)?, [0x5A; 12], [0xC3; 48]);
+    let (key, aad) = (key_of(KEY_15)?, [0xC3; 48]);
     let plain: Vec<u8> = (0..len).map(|at| (at ^ (at >> 8)) as u8).collect();
     let mut sealed = plain.clone();
-    let nonce_of_seal = Nonce::of_a_published_vector(nonce);
-    let tag = Other::seal_in_place(&Other::expand(&key), nonce_of_seal, &aad, &mut sealed)?;
+    let nonces = NonceCounter::new([0x5A; 4]);
+    let (nonce, tag) = Other::seal_in_place(&Other::expand(&key), &nonces, &aad, &mut sealed)?;
+    sealed.extend_from_slice(&tag);
     let cipher = L::expand(&key);
     let mut text = sealed.clone();
-    let opened = L::open_in_place(&cipher, nonce, &aad, tag, &mut text);
-    expect(layer, "opening what the other library sealed", opened.is_ok() && text == plain)?;
+    let opened = L::open_in_place(&cipher, nonce, &aad, &mut text);
+    expect(layer, "opening what the other library sealed", opened.is_ok() && text.starts_with(&plain))?;
     sealed[len / 2] ^= 1;
-    let opened = L::open_in_place(&cipher, nonce, &aad, tag, &mut sealed);
+    let opened = L::open_in_place(&cipher, nonce, &aad, &mut sealed);
     expect(layer, "refusing a changed text", opened.is_err())
 }
 
@@ -149,7 +157,7 @@ mod tests {
     fn a_wrong_answer_is_noticed() {
         let wrong = Vector { tag: [0; 16], ..VECTORS[1] };
         let found = known_answer::<Outer>("outer", &wrong);
-        assert!(matches!(found, Err(Error::SelfTest { layer: "outer", check: "known answer" })));
+        assert!(matches!(found, Err(Error::SelfTest { layer: "outer", .. })));
     }
 
     #[test]

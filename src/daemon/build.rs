@@ -17,7 +17,7 @@ use crate::spill::{Limits, Pool};
 use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
 
-use super::{StartError, recover, sessions};
+use super::{StartError, VERSION, recover, sessions};
 
 /// How many nodes are kept that neither the kernel nor an open file refers to: some 300 bytes each.
 const NODES_MAX: usize = 200_000;
@@ -194,6 +194,7 @@ fn facts(config: &Config, bucket: BucketFacts, protection: String) -> MountFacts
         bucket,
         context: config.context.clone(),
         settings: summary(config),
+        version: VERSION,
         layers: crypto::LAYERS.to_owned(),
         protection,
     }

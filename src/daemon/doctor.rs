@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{Examined, Source};
+use crate::crypto;
 use crate::journal;
 use crate::policy::{KeyArn, Policy};
 use crate::s3::{Conditions, Gateway};
@@ -29,9 +30,9 @@ pub enum Finding {
 /// # Errors
 /// There are no credentials or no Region, or the runtime cannot be started. All else is a [`Finding`].
 pub fn examine(examined: &Examined, abort_leftovers: bool) -> Result<Vec<Finding>, StartError> {
-    let mut found = vec![
-        prove_ciphers().map_or_else(Finding::Bad, |()| Finding::Good("both ciphers give the published results".into())),
-    ];
+    let mut found = vec![prove_ciphers().map_or_else(Finding::Bad, |()| {
+        Finding::Good(format!("both ciphers give the published results: {}", crypto::LAYERS))
+    })];
     runtime()?.block_on(async {
         let asked = Asked::load(&examined.connection).await?;
         match resolve(&asked.kms, &examined.key).await {

@@ -28,6 +28,13 @@ use crate::{config, crypto};
 pub use crate::fuse::{MountOptions, attend};
 pub use start_error::StartError;
 
+/// The version of the program, and of its FIPS module where it has one.
+#[cfg(not(feature = "fips"))]
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of the program, and of its FIPS module where it has one.
+#[cfg(feature = "fips")]
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " with AWS-LC FIPS 3.1.0");
+
 /// A mount that answers.
 #[derive(Debug)]
 pub struct Mounted {
@@ -126,11 +133,8 @@ impl House {
 
 /// Proves the ciphers.
 fn prove_ciphers() -> Result<(), StartError> {
-    crypto::self_test().map_err(|error| {
-        StartError::Internal(format!(
-            "the ciphers of this build do not give the published results ({error}); do not use it"
-        ))
-    })?;
+    crypto::self_test()
+        .map_err(|error| StartError::Internal(format!("the ciphers of this build cannot be trusted: {error}")))?;
     if !crypto::hardware_accelerated() {
         tracing::warn!("this processor has no AES instructions: sealing is some fifty times slower");
     }

@@ -11,6 +11,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::{Credentials, ProvideCredentials, RuntimeComponents, SharedHttpClient};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
 use aws_smithy_runtime_api::client::http::{
@@ -221,6 +222,12 @@ async fn check_credentials(config: &SdkConfig) -> Result<(), ConnectError> {
     }
 }
 
+/// With the feature `fips`, TLS takes all of its cryptography from the FIPS module, and offers only what FIPS 140-3 approves of.
+#[cfg(feature = "fips")]
+const TLS: CryptoMode = CryptoMode::AwsLcFips;
+#[cfg(not(feature = "fips"))]
+const TLS: CryptoMode = CryptoMode::AwsLc;
+
 fn http_client(ca_bundle: Option<&Path>) -> Result<SharedHttpClient, ConnectError> {
     let mut trusted = TrustStore::default();
     if let Some(path) = ca_bundle {
@@ -231,7 +238,7 @@ fn http_client(ca_bundle: Option<&Path>) -> Result<SharedHttpClient, ConnectErro
         .build()
         .map_err(|error| ConnectError::Tls(error.to_string()))?;
     Ok(aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+        .tls_provider(tls::Provider::Rustls(TLS))
         .tls_context(context)
         .build_https())
 }

@@ -58,6 +58,8 @@ pub struct MountFacts {
     pub context: EncryptionContext,
     /// The mount's options in one line.
     pub settings: String,
+    /// The version of the program.
+    pub version: &'static str,
     /// The two libraries and their versions that seal what rests on this host.
     pub layers: String,
     /// What the process has given up, in a few words.
@@ -134,7 +136,7 @@ impl Vfs {
     }
 
     fn root_attribute(&self, name: &str) -> Option<String> {
-        let MountFacts { bucket, settings, protection, .. } = &self.settings.facts;
+        let MountFacts { bucket, settings, version, protection, .. } = &self.settings.facts;
         Some(match name {
             "user.dsse.bucket.default-algorithm" => bucket.default_encryption.algorithm.to_string(),
             "user.dsse.bucket.default-key" => {
@@ -143,7 +145,7 @@ impl Vfs {
             "user.dsse.bucket.versioning" => versioning(bucket.versioning).to_owned(),
             "user.dsse.mount.pid" => std::process::id().to_string(),
             "user.dsse.mount.unsaved" => self.unsaved_count().to_string(),
-            "user.dsse.mount.version" => env!("CARGO_PKG_VERSION").to_owned(),
+            "user.dsse.mount.version" => (*version).to_owned(),
             "user.dsse.mount.settings" => settings.clone(),
             "user.dsse.mount.protection" => format!("{protection} {}", crate::secret::protection()),
             _ => return None,
