@@ -503,6 +503,7 @@ fn a_segment_that_was_cut_between_two_records_is_told_after_those_that_followed_
     drop(journal);
     let whole = left_under(directory.path(), &[1, 5]);
     assert_eq!((descriptions(&whole), whole.damage()), (vec!["first".into(), "second".into()], &[][..]));
+    drop(whole);
 
     fs::OpenOptions::new().write(true).open(segment(directory.path(), 0)).unwrap().set_len(end).unwrap();
     let cut = left_under(directory.path(), &[1, 5]);
