@@ -7,7 +7,7 @@ use dssefs::journal::sessions_to_read;
 use dssefs::secret::{Key, PlainBuf};
 use dssefs::write::Kept;
 
-use super::input::Input;
+use super::input::{Input, scratch};
 
 /// The golden blocks of format v1 and what they were sealed as.
 const GOLDEN: [(&[u8], BlockId); 3] = [
@@ -83,7 +83,7 @@ pub fn layers(data: &[u8]) {
 /// What describes a session, and after each NUL what describes its later keys, is read as every JSON reader reads it that can, or refused
 /// with the path of the file and a reason.
 pub fn session(data: &[u8]) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let own = directory.path().join("session-0");
     fs::create_dir(&own).unwrap();
     let texts: Vec<&[u8]> = data.splitn(EPOCHS_MAX, |byte| *byte == 0).collect();
