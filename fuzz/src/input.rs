@@ -2,6 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use tempfile::TempDir;
+
+/// A directory for one run: in memory where there is such a place, as no disk has to keep it.
+pub fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// The rest of an input. It never runs out: what is missing is zero, or empty.
 pub struct Input<'a>(&'a [u8]);
 

@@ -8,7 +8,7 @@ use dssefs::crypto::{BlockId, Envelope};
 use dssefs::journal::{Left, sessions_to_read};
 use serde_json::json;
 
-use super::input::Input;
+use super::input::{Input, scratch};
 use super::local::counting_key;
 
 const RECORDS_MAX: usize = 48;
@@ -23,7 +23,7 @@ pub(super) type State = Vec<Entry>;
 /// A journal that nobody changed gives back all that stands and reports nothing. One that was changed is reported, or gives what stood
 /// at some moment of its life: nothing is invented, mixed, or brought back out of order.
 pub fn journal(data: &[u8]) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let own = directory.path().join("session-0");
     fs::create_dir(&own).unwrap();
     let mut input = Input::new(data);

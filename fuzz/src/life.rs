@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use dssefs::journal::{Draft, EntryId, Journal, Layer, Left, NewKeys, NewSession, WrappedKey, sessions_to_read};
 use dssefs::sealed::ByteBudget;
 
-use super::input::Input;
+use super::input::{Input, scratch};
 use super::journal::{Entry, State, ends, files, put, state};
 use super::local::counting_key;
 
@@ -19,7 +19,7 @@ const DISK_BYTES_MAX: u64 = 1 << 20;
 /// A journal gives back all that stands. After whatever somebody did with its files, and with copies that he took of them before, it tells
 /// damage or gives what stood at some moment.
 pub fn life(data: &[u8]) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let mut input = Input::new(data);
     let journal = Journal::create(directory.path(), session(), ByteBudget::new(DISK_BYTES_MAX)).unwrap();
     let own = journal.directory().to_owned();

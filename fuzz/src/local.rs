@@ -7,7 +7,7 @@ use dssefs::journal::sessions_to_read;
 use dssefs::secret::{Key, PlainBuf};
 use dssefs::write::Kept;
 
-use super::input::Input;
+use super::input::{Input, scratch};
 
 /// The golden blocks of both formats and what they were sealed as.
 const GOLDEN: [(&[u8], BlockId); 6] = [
@@ -35,25 +35,28 @@ pub(super) fn counting_key(first: u8) -> Key {
 pub fn block(data: &[u8]) {
     let opener = Opener::new(*b"golden file no 1", &counting_key(0x20), &counting_key(0x80)).unwrap();
     for (golden, id) in GOLDEN {
-        open(&opener, id, data);
+        open_golden(&opener, id, data);
         let mut changed = golden.to_vec();
         let mut input = Input::new(data);
         let at = input.below(changed.len());
         let with = input.take(64);
         let end = (at + with.len()).min(changed.len());
         changed[at..end].copy_from_slice(&with[..end - at]);
-        open(&opener, id, &changed);
+        open_golden(&opener, id, &changed);
         let elsewhere =
             BlockId { index: id.index ^ u64::from(input.byte()), generation: id.generation ^ u64::from(input.byte()) };
-        open(&opener, elsewhere, golden);
+        open_golden(&opener, elsewhere, golden);
         changed.truncate(input.below(changed.len() + 1));
         changed.extend_from_slice(input.rest());
-        open(&opener, id, &changed);
+        open_golden(&opener, id, &changed);
     }
 }
 
-fn open(opener: &Opener, id: BlockId, bytes: &[u8]) {
-    let is_authentic = GOLDEN.contains(&(bytes, id));
+fn open_golden(opener: &Opener, id: BlockId, bytes: &[u8]) {
+    open(opener, id, bytes, GOLDEN.contains(&(bytes, id)));
+}
+
+fn open(opener: &Opener, id: BlockId, bytes: &[u8], is_authentic: bool) {
     let mut plain = PlainBuf::default();
     match opener.open(id, SealedBlock::claimed(bytes.to_vec()), &mut plain) {
         Ok(()) => {
@@ -87,7 +90,7 @@ pub fn layers(data: &[u8]) {
 /// What describes a session, and after each NUL what describes its later keys, is read as every JSON reader reads it that can, or refused
 /// with the path of the file and a reason.
 pub fn session(data: &[u8]) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let own = directory.path().join("session-0");
     fs::create_dir(&own).unwrap();
     let texts: Vec<&[u8]> = data.splitn(EPOCHS_MAX, |byte| *byte == 0).collect();

@@ -11,7 +11,7 @@ use dssefs::s3::{
     Backing, Condition, Error, Gateway, Kind, ListRequest, NewObject, Part, Payload, Source, Stored, Verified,
 };
 
-use super::input::Input;
+use super::input::{Input, scratch};
 use super::liar::{Answer, KEY, REQUESTS_MAX, with_liar};
 
 /// Whatever a store answers, each answer is taken for what it is: names, content, and receipts for what was stored.
@@ -162,7 +162,7 @@ fn settings() -> Settings {
 /// Of a list of uploads under way only those are aborted that it names, that did not end, and that the store has below this mount.
 pub fn ledger(data: &[u8]) {
     const UPLOADS: [&str; 4] = ["a", "b", "c", "dd"];
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     fs::write(directory.path().join("uploads-0"), data).unwrap();
     let text = String::from_utf8_lossy(data);
     let mut named = BTreeSet::new();
