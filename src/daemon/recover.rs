@@ -167,6 +167,7 @@ pub fn export(store: &config::Connection, directory: &Path, key: &str, to: &Path
                 if kept.upload.is_some() {
                     return Err(unsent(key, &SendError::InUpload { bytes: uploaded_bytes(&kept) }));
                 }
+                refuse_lost(&kept).map_err(|error| unsent(key, &error))?;
                 let writer = Writer::recovered(&engine, &kept);
                 put_back(&writer, &left, entry, &kept, Sending::Never).await.map_err(|error| unsent(key, &error))?;
                 return write_out(&engine, &writer, kept.size, to).await;
@@ -269,6 +270,7 @@ async fn send(engine: &Arc<Engine>, left: &Left, entry: &LeftEntry, kept: &Kept)
     if is_stored(engine.gateway(), left, entry, kept).await? {
         return Ok(());
     }
+    refuse_lost(kept)?;
     // Completed under another policy it would be judged wrong, and deleted with the only copy of its parts.
     if kept.upload.is_some() && kept.policy != *engine.gateway().policy() {
         return Err(SendError::OtherPolicy);
@@ -283,6 +285,16 @@ async fn send(engine: &Arc<Engine>, left: &Left, entry: &LeftEntry, kept: &Kept)
         writer.discard().await;
     }
     outcome
+}
+
+fn refuse_lost(kept: &Kept) -> Result<(), SendError> {
+    match kept.lost.is_empty() {
+        true => Ok(()),
+        false => {
+            let lost = kept.lost.iter().cloned().collect();
+            Err(write::Error::PartsLost { key: kept.object.key.to_string(), lost }.into())
+        }
+    }
 }
 
 /// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal. The times in

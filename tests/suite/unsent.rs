@@ -197,7 +197,7 @@ fn what_was_lost_with_an_upload_while_the_mount_lived_is_never_sent_as_zeros_by_
             assert!(next.log().contains("could not be stored"), "{}", next.log());
         }
         let listed = told(&recover(&endpoint, &spill, &["list"]));
-        assert!(listed.contains("large") && listed.contains("lost"), "{listed}");
+        assert!(listed.contains("large") && listed.contains("this host has no copy"), "{listed}");
     });
 }
 
