@@ -128,24 +128,27 @@ fn an_object_whose_content_nobody_else_has_is_never_deleted_for_a_wrong_answer()
 fn parts_and_completions_that_are_never_answered_are_tried_again() {
     deadline(MINUTE * 3, || {
         let endpoint = Endpoint::start();
+        let mut large = noise(2, LARGE);
+        endpoint.put("large", &large);
         let mount = Mount::with(&endpoint, &["--attempt-timeout", "700ms"]);
-        // A second more for each MiB, so it should be no larger than it must be to be sent in parts.
-        let mut content = noise(1, 18 << 20);
         let struck = |operations: &[&str]| {
             endpoint.reset();
             endpoint.spoil(operations.iter().map(|operation| Rule::on(operation, Fault::Stall)).collect());
         };
+        // A second more for each MiB, so it should be no larger than it must be to be sent in parts.
+        let content = noise(1, 18 << 20);
         struck(&["UploadPart", "CompleteMultipartUpload"]);
         commit(&mount.join("file"), &content).unwrap();
         assert_eq!(endpoint.counters().requests("CompleteMultipartUpload"), 2);
         assert!(endpoint.content("file") == content);
+
         struck(&["UploadPartCopy"]);
-        let file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
-        file.write_all_at(b"changed", 8 << 20).unwrap();
+        let file = OpenOptions::new().write(true).open(mount.join("large")).unwrap();
+        file.write_all_at(b"changed", 20 << 20).unwrap();
         file.sync_all().unwrap();
         assert_eq!(endpoint.counters().requests("UploadPartCopy"), 3, "two, and one of them again");
-        content[8 << 20..][..7].copy_from_slice(b"changed");
-        assert!(endpoint.content("file") == content);
+        large[20 << 20..][..7].copy_from_slice(b"changed");
+        assert!(endpoint.content("large") == large);
         assert_eq!(endpoint.uploads(), 0);
     });
 }
