@@ -410,3 +410,32 @@ fn while_the_mount_lives_its_session_can_be_listed_and_not_touched() {
         assert!(mount.end().success());
     });
 }
+
+#[test]
+fn commands_that_open_what_was_kept_leave_no_core() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        fs::write(first.join("file"), "content").unwrap();
+        kill(first);
+        endpoint.spoil(vec![Rule::on("*", Fault::Stall).times(0)]);
+        let doctor = ["doctor", "tests", "--kms-key-id", endpoint.key_arn(), "--spill-dir"];
+        for arguments in [&["recover"][..], &doctor] {
+            let mut command = ask(&endpoint, arguments[0]);
+            command.args(&arguments[1..]).arg(spill.path()).args((arguments[0] == "recover").then_some("list"));
+            let mut child = command.spawn().unwrap();
+            let of_process =
+                |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap_or_default();
+            let is_protected = || {
+                let limits = of_process("limits");
+                let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
+                let words: Vec<&str> = core.split_ascii_whitespace().collect();
+                words.get(4..6) == Some(&["0", "0"][..]) && of_process("coredump_filter").trim() == "00000000"
+            };
+            eventually("its memory is protected", Duration::from_secs(10), is_protected);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    });
+}
