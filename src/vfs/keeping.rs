@@ -86,11 +86,15 @@ impl Vfs {
         }
     }
 
-    /// Attributes of a file whose close has returned early were changed: they are as safe as its content when this returns. The caller
-    /// has the file's turn.
+    /// Attributes of a file that the journal keeps were changed: they are as safe as its content when this returns, unless that is too
+    /// much to be kept once more. The caller has the file's turn.
     pub(super) async fn keep_attributes(&self, file: &Arc<File>) -> Result<(), Error> {
-        let is_kept = file.state().kept.is_some();
-        if is_kept && self.closes_early(file) { self.keep_now(file, None).await } else { Ok(()) }
+        let (kept, reason) = {
+            let state = file.state();
+            (state.kept, state.last_error.clone())
+        };
+        let Some(kept) = kept.filter(|_| file.writer().is_some_and(|writer| is_small(&writer))) else { return Ok(()) };
+        self.keep_now(file, reason.filter(|_| kept.told)).await
     }
 
     async fn keep_now(&self, file: &Arc<File>, reason: Option<String>) -> Result<(), Error> {
@@ -119,6 +123,11 @@ impl Vfs {
             tracing::warn!(%error, "the journal could not note that a file needs it no more; the next mount finds that out");
         }
     }
+}
+
+/// Whether what the journal has to seal of a file's changes is so little that it can be done with each change of an attribute.
+fn is_small(writer: &write::Writer) -> bool {
+    writer.size() <= BACKGROUND_BYTES_MAX || writer.can_be_kept(BACKGROUND_BYTES_MAX)
 }
 
 impl From<crate::journal::Error> for Error {

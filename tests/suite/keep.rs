@@ -411,6 +411,30 @@ fn while_the_mount_lives_its_session_can_be_listed_and_not_touched() {
     });
 }
 
+/// chmod 600 returned, and the next mount stored the file with the mode that it had before.
+#[test]
+fn attributes_of_a_refused_file_are_kept_when_the_call_returns_and_so_is_the_reason() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = mount(&endpoint, &spill, &[]);
+        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        // Open to the end, so that no attempt of the mount itself comes in between.
+        let mut file = File::create(first.join("file")).unwrap();
+        file.write_all(b"content").unwrap();
+        assert!(file.sync_all().is_err());
+        fs::set_permissions(first.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+        xattr::set(first.join("file"), "user.color", b"blue").unwrap();
+        kill(first);
+        let listed = told(&recover(&endpoint, &spill, &["list"]));
+        assert!(listed.contains("file  7 bytes") && listed.contains("AccessDenied"), "{listed}");
+        endpoint.heal();
+        let second = mount(&endpoint, &spill, &[]);
+        assert_eq!(endpoint.content("file"), b"content");
+        assert_eq!(fs::metadata(second.join("file")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(crate::common::attribute(&second.join("file"), "user.color").unwrap(), "blue");
+    });
+}
+
 #[test]
 fn commands_that_open_what_was_kept_leave_no_core() {
     deadline(MINUTE, || {
