@@ -198,7 +198,7 @@ pub(super) async fn take_over(
     directory: &Path,
     journal: &Journal,
 ) -> Result<(), StartError> {
-    for session in usable(journal::sessions(directory)?) {
+    for session in usable(sessions::ended(source, directory).await?) {
         if session.directory == journal.directory() {
             continue;
         }

@@ -207,6 +207,11 @@ impl Journal {
         if synced < wanted { self.sync() } else { Ok(()) }
     }
 
+    /// The mount has begun to end: one that starts now waits for what this one still has to do. See [`super::is_about_to_be_free`].
+    pub fn note_end(&self) {
+        self.session.note_end();
+    }
+
     /// Entries that are not settled.
     pub fn live_count(&self) -> usize {
         self.log().live.len()

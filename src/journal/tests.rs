@@ -677,3 +677,27 @@ fn a_segment_that_was_reclaimed_and_put_back_is_of_the_past() {
     fs::write(segment(directory.path(), 1), old_too).unwrap();
     assert_eq!(descriptions(&left(directory.path())), ["second"]);
 }
+
+#[test]
+fn who_counts_sessions_keeps_nobody_from_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "first", &[]);
+    let (counted, unusable) = sessions_to_count(directory.path()).unwrap();
+    assert!(counted.is_empty() && matches!(unusable.as_slice(), [Error::InUse(_)]), "{unusable:?}");
+    drop(journal);
+    let (counted, _) = sessions_to_count(directory.path()).unwrap();
+    assert_eq!(counted.len(), 1);
+    assert_eq!(descriptions(&left(directory.path())), ["first"], "while they are still being looked at");
+}
+
+#[test]
+fn a_mount_that_is_ending_is_told_from_one_that_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let is_about_to_be_free = |source| is_about_to_be_free(journal.directory(), source);
+    assert!(!is_about_to_be_free("s3://bucket/"));
+    journal.note_end();
+    assert!(is_about_to_be_free("s3://bucket/"));
+    assert!(!is_about_to_be_free("s3://other/"));
+}

@@ -203,8 +203,12 @@ impl Vfs {
         }
     }
 
-    /// Tries to make all changes safe, many files at a time; what that failed for, with the reason.
+    /// Tries to make all changes safe, many files at a time; what that failed for, with the reason. For the end of the mount: the next
+    /// one waits for it from now on.
     pub async fn save_all(&self) -> Vec<Unsaved> {
+        if let Some(keeper) = &self.keeper {
+            keeper.journal.note_end();
+        }
         let save = async |file: Arc<File>| {
             let error = self.save(&file).await.err()?;
             let name = self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string());

@@ -463,3 +463,37 @@ fn commands_that_open_what_was_kept_leave_no_core() {
         }
     });
 }
+
+/// Takes the mount out of the tree; its daemon goes on saving.
+fn take_down(mount: &Mount) {
+    let status = Command::new("umount").arg(mount.path()).status();
+    let by_fuse = || Command::new("fusermount3").arg("-u").arg(mount.path()).status().unwrap().success();
+    assert!(status.is_ok_and(|status| status.success()) || by_fuse());
+}
+
+/// A mount that was started while its predecessor was still saving took it for another one that lives, and served names without the files
+/// that had been acknowledged.
+#[test]
+fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
+    const WAITS: &str = "waiting for another process";
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        let living = background(&endpoint, &spill);
+        assert!(!living.log().contains(WAITS), "{}", living.log());
+        let unavailable =
+            Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
+        endpoint.spoil(vec![Rule::on("PutObject", unavailable).key_contains("file").times(0)]);
+        fs::write(first.join("file"), "content").unwrap();
+        take_down(&first);
+        let second = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_secs(2));
+                endpoint.heal();
+            });
+            background(&endpoint, &spill)
+        });
+        assert_eq!(fs::read(second.join("file")).unwrap(), b"content");
+        assert!(second.log().contains(WAITS) && !second.log().contains("after 10 s"), "{}", second.log());
+    });
+}
