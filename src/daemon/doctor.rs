@@ -100,7 +100,7 @@ async fn uploads(gateway: &Gateway, directory: &Path, source: &Source, abort: bo
 /// The sessions of mounts that have ended. Their keys are not asked for: that is what `dssefs recover` does.
 fn sessions(directory: &Path, source: &Source) -> Option<Finding> {
     let place = directory.display();
-    let (ended, _) = match journal::sessions(directory) {
+    let (ended, _) = match journal::sessions_to_count(directory) {
         Ok(found) => found,
         Err(error) => return Some(Finding::Bad(error.into())),
     };

@@ -20,7 +20,7 @@ use crate::spill::{Limits, Pool};
 use crate::write::{self, Engine, Kept, KeptError, Piece, Settings, Writer};
 
 use super::build::connection;
-use super::{StartError, sessions};
+use super::{StartError, memory, sessions};
 
 /// Files that are sent at the same time.
 const SENDS_MAX: usize = 16;
@@ -199,7 +199,7 @@ pub(super) async fn take_over(
     directory: &Path,
     journal: &Journal,
 ) -> Result<(), StartError> {
-    for session in usable(journal::sessions(directory)?) {
+    for session in usable(sessions::ended(source, directory).await?) {
         if session.directory == journal.directory() {
             continue;
         }
@@ -524,6 +524,9 @@ pub(super) fn engine(gateway: Arc<Gateway>, pool: Arc<Pool>, memory_bytes_max: u
     Engine::new(gateway, pool, Settings::for_memory(memory_bytes_max, true))
 }
 
+/// For commands without a mount. Their memory is protected as a mount's is: they hold the journal's keys, content and credentials.
 pub(super) fn runtime() -> Result<Runtime, StartError> {
+    let protection = memory::protect();
+    tracing::debug!(protection, "what this process has given up");
     Runtime::new().map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))
 }

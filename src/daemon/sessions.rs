@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{JournalKeys, KeyChoice};
 use crate::crypto;
@@ -17,6 +17,50 @@ use super::build::resolve;
 
 /// After a failed attempt at new keys, how long the present ones stay before the next.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long a mount that starts waits for who has a session of its source and will soon be through with it.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long from one look at such a session to the next.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What [`journal::sessions`] finds in `directory`. A mount of `source` that is ending may still have acknowledged files that the store
+/// does not have: without them, a name that a program has closed would not be there.
+pub(super) async fn ended(
+    source: &str,
+    directory: &Path,
+) -> Result<(Vec<Session>, Vec<journal::Error>), journal::Error> {
+    let deadline = Instant::now() + BUSY_WAIT_MAX;
+    for tries in 0_u32.. {
+        let (sessions, unusable) = journal::sessions(directory)?;
+        let Some(session) = unusable.iter().find_map(|error| busy(error, source)) else {
+            return Ok((sessions, unusable));
+        };
+        let (session, seconds) = (session.display().to_string(), BUSY_WAIT_MAX.as_secs());
+        if Instant::now() >= deadline {
+            tracing::warn!(
+                session,
+                "after {seconds} s another process still saves what an earlier mount of this source has acknowledged; until it has, this mount does not show those files, and makes new ones under their names"
+            );
+            return Ok((sessions, unusable));
+        }
+        if tries == 0 {
+            tracing::info!(
+                session,
+                "waiting for another process that still saves what an earlier mount left, for at most {seconds} s"
+            );
+        }
+        drop(sessions);
+        tokio::time::sleep(BUSY_PAUSE).await;
+    }
+    unreachable!("the deadline comes before so many tries")
+}
+
+fn busy<'a>(error: &'a journal::Error, source: &str) -> Option<&'a Path> {
+    match error {
+        journal::Error::InUse(session) if journal::is_about_to_be_free(session, source) => Some(session),
+        _ => None,
+    }
+}
 
 /// Begins a journal for `source` below `directory`. One kms:GenerateDataKey for each layer.
 pub(super) async fn begin(

@@ -32,6 +32,8 @@ impl SegmentFile {
     /// After an error some of the bytes may be there.
     pub(super) fn append(&self, bytes: &[u8]) -> io::Result<()> {
         #[cfg(test)]
+        tape::allow(tape::Call::Append)?;
+        #[cfg(test)]
         tape::note(&self.path, tape::Did::Append(bytes.to_vec()));
         (&self.file).write_all(bytes)
     }
@@ -54,6 +56,8 @@ impl SegmentFile {
 
     /// Returns when all that was appended is on the disk (fdatasync(2)).
     pub(super) fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        tape::allow(tape::Call::Sync)?;
         self.file.sync_data()?;
         #[cfg(test)]
         tape::note(&self.path, tape::Did::Sync);
@@ -90,7 +94,8 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 /// What a test's thread has done to the disk, in order.
 #[cfg(test)]
 pub(super) mod tape {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
+    use std::io;
     use std::path::{Path, PathBuf};
 
     #[derive(Clone, Debug)]
@@ -102,8 +107,25 @@ pub(super) mod tape {
         Remove,
     }
 
+    /// What a disk can fail at.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(in super::super) enum Call {
+        Append,
+        Sync,
+    }
+
     thread_local! {
         static TAPE: RefCell<Vec<(PathBuf, Did)>> = const { RefCell::new(Vec::new()) };
+        static FAILING: Cell<Option<Call>> = const { Cell::new(None) };
+    }
+
+    /// From now on the disk of this thread fails at these calls, or at none.
+    pub(in super::super) fn fail(call: Option<Call>) {
+        FAILING.set(call);
+    }
+
+    pub(super) fn allow(call: Call) -> io::Result<()> {
+        if FAILING.get() == Some(call) { Err(io::Error::other("scripted")) } else { Ok(()) }
     }
 
     pub(super) fn note(path: &Path, did: Did) {

@@ -1,6 +1,6 @@
 //! The journal of this process: appended to by many threads, synced in groups.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -78,6 +78,8 @@ struct Log {
     live: HashMap<EntryId, RangeInclusive<u32>>,
     /// The entries that are settled and whose first segment is still on the disk.
     dead: BTreeMap<EntryId, Dead>,
+    /// The entries that were to be settled, and for which that could not be noted.
+    unsettled: BTreeSet<EntryId>,
     broken: Option<String>,
 }
 
@@ -165,9 +167,11 @@ impl Journal {
     /// for, and returns when this is on the disk.
     ///
     /// # Errors
-    /// As [`Journal::draft`]; the entry then comes back at the next start.
+    /// As [`Journal::draft`]; the entry then comes back at the next start, unless [`Journal::sync_settled`] succeeds later.
     pub fn settle(&self, entry: EntryId, sync: bool) -> Result<(), Error> {
-        let place = self.append(&Record::Settled { entry })?;
+        let place = self.append(&Record::Settled { entry }).inspect_err(|_| {
+            self.log().unsettled.insert(entry);
+        })?;
         {
             let mut log = self.log();
             log.settled = log.appended;
@@ -197,14 +201,32 @@ impl Journal {
         begun
     }
 
-    /// Returns when all that was settled is so on the disk, and does not come back after a loss of power. Costs nothing when it is.
+    /// Returns when all that was settled, or was to be, is so on the disk, and does not come back after a loss of power. Costs nothing
+    /// when it is.
     ///
     /// # Errors
     /// As [`Journal::draft`].
     pub fn sync_settled(&self) -> Result<(), Error> {
+        let unsettled: Vec<EntryId> = self.log().unsettled.iter().copied().collect();
+        for entry in unsettled {
+            self.settle(entry, false)?;
+        }
         let wanted = self.log().settled;
         let synced = *self.synced.lock().unwrap_or_else(PoisonError::into_inner);
         if synced < wanted { self.sync() } else { Ok(()) }
+    }
+
+    /// The mount has begun to end: one that starts now waits for what this one still has to do. See [`super::is_about_to_be_free`].
+    pub fn note_end(&self) {
+        self.session.note_end();
+    }
+
+    /// Whether entries can still be kept and settled.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] since the disk failed.
+    pub fn usable(&self) -> Result<(), Error> {
+        self.log().usable()
     }
 
     /// Entries that are not settled.
@@ -374,6 +396,7 @@ impl Log {
             ends: BTreeMap::new(),
             live: HashMap::new(),
             dead: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             broken: None,
         };
         log.append(budget, &Record::Older { segments: &[] })?;
@@ -403,6 +426,7 @@ impl Log {
 
     /// An entry is settled by what lies in these segments.
     fn bury(&mut self, entry: EntryId, settled: RangeInclusive<u32>) {
+        self.unsettled.remove(&entry);
         if let Some(span) = self.live.remove(&entry) {
             self.dead.insert(entry, Dead { begun: *span.start(), settled });
         }
@@ -486,6 +510,8 @@ impl Draft<'_> {
             let segment = log.segment;
             let span = log.live.get_mut(&self.entry).expect("a draft is live until it is settled");
             *span = *span.start()..=segment;
+            // Should the sync fail, the entry may stand all the same, and whoever removes its file's name has to know.
+            log.settled = log.appended;
         }
         self.journal.sync()?;
         self.finished = true;

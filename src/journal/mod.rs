@@ -5,7 +5,8 @@
 //! [`sessions`] and read back under the keys that KMS unwraps. `docs/FORMAT.md` draws the bytes.
 //!
 //! ```text
-//!   DIR/session-<identity>/session.json     who wrote it, the wrapped keys; locked while its process lives
+//!   DIR/session-<identity>/                 locked while its mount serves
+//!                         /session.json     who wrote it, the wrapped keys; locked while its process lives
 //!                         /segment-00000000 sealed records, each opening only at its own place in the sequence
 //!                         /keys-00000007.json the wrapped keys of segment 7 and those that follow it
 //!   DIR/half-...                            a session that was being made or removed when its process died; of no use
@@ -34,7 +35,9 @@ mod tests;
 pub use keys::{Epoch, Layer, NewKeys, WrappedKey};
 pub use left::{Content, Damage, Left, LeftEntry};
 pub use log::{Draft, EntryId, Journal};
-pub use session::{NewSession, Session, sessions, sessions_to_discard, sessions_to_read};
+pub use session::{
+    NewSession, Session, is_about_to_be_free, sessions, sessions_to_count, sessions_to_discard, sessions_to_read,
+};
 
 use session::sync_directory;
 

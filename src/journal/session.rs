@@ -52,6 +52,8 @@ pub struct Session {
     /// The keys of its segments, oldest first. Those of a session that is being written are those that it began with.
     pub epochs: Vec<Epoch>,
     lock: File,
+    /// The directory, locked by the process that made it for as long as its mount serves.
+    serving: Option<File>,
 }
 
 /// The sessions in `directory` whose processes have ended, oldest first, and why others cannot be had. None if it does not exist.
@@ -62,7 +64,24 @@ pub fn sessions(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
     all(directory, &[PREFIX], Session::open)
 }
 
-/// The same, and with them those that were set aside because they were damaged.
+/// The same, to be counted and not to be changed: but for a moment, nobody is kept from them.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn sessions_to_count(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
+    all(directory, &[PREFIX], Session::glance)
+}
+
+/// Whether the session in `directory` is one of `source` and in use by somebody who will soon be through with it: a mount that is
+/// ending, one that starts and sends what another has left, `dssefs recover`, or who looks at it for a moment. Not a mount that serves.
+#[must_use]
+pub fn is_about_to_be_free(directory: &Path, source: &str) -> bool {
+    let is_of_source = || Session::look(directory.to_owned()).is_ok_and(|session| session.source == source);
+    let serves = |place: &File| flock(place, FlockOperation::NonBlockingLockShared).is_err();
+    File::open(directory).is_ok_and(|place| is_of_source() && !serves(&place))
+}
+
+/// The same as [`sessions`], and with them those that were set aside because they were damaged.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -119,18 +138,29 @@ impl Session {
         remove_halves(directory)?;
         let half = half_of(&own);
         DirBuilder::new().mode(0o700).create(&half).map_err(at(&half))?;
-        let lock = described.make(&half, &own).inspect_err(|_| {
+        let (lock, serving) = described.make(&half, &own).inspect_err(|_| {
             // Swept by the next one if it cannot be removed now.
             let _ = fs::remove_dir_all(&half);
         })?;
         sync_directory(directory)?;
         let Described { source, name, first, .. } = described;
-        Ok((Session { directory: own, source, name, epochs: vec![first], lock }, envelope))
+        let serving = Some(serving);
+        Ok((Session { directory: own, source, name, epochs: vec![first], lock, serving }, envelope))
     }
 
     fn open(directory: PathBuf) -> Result<Session, Error> {
         let session = Session::look(directory)?;
         match flock(&session.lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(session),
+            Err(_) => Err(Error::InUse(session.directory)),
+        }
+    }
+
+    /// With a lock that those who look share, and that is given back at once.
+    fn glance(directory: PathBuf) -> Result<Session, Error> {
+        let session = Session::look(directory)?;
+        let shared = flock(&session.lock, FlockOperation::NonBlockingLockShared);
+        match shared.and_then(|()| flock(&session.lock, FlockOperation::Unlock)) {
             Ok(()) => Ok(session),
             Err(_) => Err(Error::InUse(session.directory)),
         }
@@ -144,7 +174,15 @@ impl Session {
             return Err(unreadable(&path, format!("version {version} and not {VERSION}")));
         }
         let epochs = epochs(&directory, first.checked(&path)?)?;
-        Ok(Session { directory, source, name, epochs, lock })
+        Ok(Session { directory, source, name, epochs, lock, serving: None })
+    }
+
+    /// The mount that made it does not serve any more.
+    pub(super) fn note_end(&self) {
+        let unlocked = self.serving.as_ref().map(|place| flock(place, FlockOperation::Unlock));
+        if let Some(Err(error)) = unlocked {
+            tracing::debug!(%error, "who mounts next does not see that this mount is ending");
+        }
     }
 
     /// Removes it from the disk, with all that is in it. It is gone as a whole: whoever dies here, or loses power, leaves no session
@@ -197,11 +235,13 @@ fn remove_halves(directory: &Path) -> Result<(), Error> {
 
 impl Described {
     /// Makes the session as `half`, and then in one step of it `own`.
-    fn make(&self, half: &Path, own: &Path) -> Result<File, Error> {
+    fn make(&self, half: &Path, own: &Path) -> Result<(File, File), Error> {
+        let serving = File::open(half).map_err(at(half))?;
+        flock(&serving, FlockOperation::NonBlockingLockExclusive).map_err(|error| at(half)(error.into()))?;
         let lock = self.store(half)?;
         sync_directory(half)?;
         fs::rename(half, own).map_err(at(own))?;
-        Ok(lock)
+        Ok((lock, serving))
     }
 
     fn store(&self, own: &Path) -> Result<File, Error> {

@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::disk::tape;
 use super::*;
 use crate::secret::Key;
 
@@ -677,4 +678,73 @@ fn a_segment_that_was_reclaimed_and_put_back_is_of_the_past() {
     fs::write(segment(directory.path(), 0), old).unwrap();
     fs::write(segment(directory.path(), 1), old_too).unwrap();
     assert_eq!(descriptions(&left(directory.path())), ["second"]);
+}
+
+/// unlink(2) said that a pending file was gone, and a local disk that had failed at noting it had the next mount store the file.
+#[test]
+fn what_could_not_be_settled_is_not_forgotten_and_settled_before_the_next_name_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let [first, second] = ["first", "second"].map(|name| add(&journal, name, &[]));
+    tape::fail(Some(tape::Call::Append));
+    assert!(matches!(journal.settle(first, false), Err(Error::Io { .. })));
+    assert!(matches!(journal.sync_settled(), Err(Error::Io { .. })), "it is not settled yet");
+    tape::fail(None);
+    journal.sync_settled().unwrap();
+    assert_eq!(journal.live_count(), 1);
+    tape::fail(Some(tape::Call::Append));
+    assert!(journal.settle(second, true).is_err());
+    tape::fail(None);
+    let mut draft = journal.draft(b"third", Some(second)).unwrap();
+    draft.add(0, b"content").unwrap();
+    draft.finish().unwrap();
+    tape::fail(Some(tape::Call::Append));
+    journal.sync_settled().expect("what replaced it has settled it");
+    tape::fail(None);
+    drop(journal);
+    assert_eq!(descriptions(&left(directory.path())), ["third"]);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_said_to_be_settled_for_good() {
+    for settles in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = journal(directory.path());
+        let first = add(&journal, "first", &[]);
+        journal.sync_settled().unwrap();
+        tape::fail(Some(tape::Call::Sync));
+        let failed = match settles {
+            true => journal.settle(first, true),
+            // Of the entry nobody knows whether it stands, and so whether its file may come back.
+            false => journal.draft(b"second", None).and_then(Draft::finish).map(drop),
+        };
+        assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+        tape::fail(None);
+        assert!(matches!(journal.sync_settled(), Err(Error::Broken(_))));
+        assert!(matches!(journal.usable(), Err(Error::Broken(_))));
+    }
+}
+
+#[test]
+fn who_counts_sessions_keeps_nobody_from_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "first", &[]);
+    let (counted, unusable) = sessions_to_count(directory.path()).unwrap();
+    assert!(counted.is_empty() && matches!(unusable.as_slice(), [Error::InUse(_)]), "{unusable:?}");
+    drop(journal);
+    let (counted, _) = sessions_to_count(directory.path()).unwrap();
+    assert_eq!(counted.len(), 1);
+    assert_eq!(descriptions(&left(directory.path())), ["first"], "while they are still being looked at");
+}
+
+#[test]
+fn a_mount_that_is_ending_is_told_from_one_that_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let is_about_to_be_free = |source| is_about_to_be_free(journal.directory(), source);
+    assert!(!is_about_to_be_free("s3://bucket/"));
+    journal.note_end();
+    assert!(is_about_to_be_free("s3://bucket/"));
+    assert!(!is_about_to_be_free("s3://other/"));
 }

@@ -203,8 +203,12 @@ impl Vfs {
         }
     }
 
-    /// Tries to make all changes safe, many files at a time; what that failed for, with the reason.
+    /// Tries to make all changes safe, many files at a time; what that failed for, with the reason. For the end of the mount: the next
+    /// one waits for it from now on.
     pub async fn save_all(&self) -> Vec<Unsaved> {
+        if let Some(keeper) = &self.keeper {
+            keeper.journal.note_end();
+        }
         let save = async |file: Arc<File>| {
             let error = self.save(&file).await.err()?;
             let name = self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string());
@@ -324,35 +328,43 @@ impl Vfs {
         let Some(vfs) = self.me.upgrade() else { return };
         tokio::spawn(async move {
             vfs.keep_saving(&file).await;
-            file.state().retrying = false;
             vfs.files.forget(&file);
         });
     }
 
-    /// Tries until it succeeds, until somebody has the file open again, or until there is no hope: a race that was lost stays lost, and
-    /// a store that does not do as it is asked is not to be asked again on the quiet.
+    /// Tries until nothing is left to save, until somebody has the file open again, or until there is no hope: a race that was lost stays
+    /// lost, and a store that does not do as it is asked is not to be asked again on the quiet.
     async fn keep_saving(&self, file: &Arc<File>) {
         let mut pause = if file.state().last_error.is_some() { RETRY_PAUSE_MIN } else { Duration::ZERO };
         loop {
             tokio::time::sleep(pause).await;
-            if file.state().users > 0 || file.state().unlinked {
+            if !file.goes_on_retrying() {
                 return;
             }
-            let saved = {
-                let _slot = self.saves.acquire().await;
-                self.save(file).await
-            };
-            match saved {
-                Ok(()) => return,
-                Err(error) if error.is_lost_race() => return self.set_aside(file, &error),
+            pause = match self.save_in_turn(file).await {
+                // What was changed meanwhile is next.
+                Ok(()) => Duration::ZERO,
+                Err(error) if error.is_lost_race() => {
+                    self.set_aside(file, &error);
+                    break;
+                }
                 Err(error) if error.is_final() => {
                     tracing::error!(%error, "the changes of a closed file cannot be saved; they are kept, and tried again when it is closed next");
-                    return;
+                    break;
                 }
-                Err(error) => tracing::warn!(%error, "the changes of a closed file are not saved yet"),
-            }
-            pause = (pause * 2).clamp(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX);
+                Err(error) => {
+                    tracing::warn!(%error, "the changes of a closed file are not saved yet");
+                    (pause * 2).clamp(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX)
+                }
+            };
         }
+        file.state().retrying = false;
+    }
+
+    /// Saves one of many closed files.
+    async fn save_in_turn(&self, file: &Arc<File>) -> Result<(), Error> {
+        let _slot = self.saves.acquire().await;
+        self.save(file).await
     }
 
     /// A deleted file's changes go with its last user.

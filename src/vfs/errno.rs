@@ -69,7 +69,11 @@ impl Error {
             }
             Error::Write(error) => {
                 let room = matches!(error, write::Error::Spill(spill::Error::NoSpace | spill::Error::Busy));
-                !room && !matches!(error, write::Error::ChangedWhileSent { .. } | write::Error::Stalled { .. })
+                let later = matches!(
+                    error,
+                    write::Error::ChangedWhileSent { .. } | write::Error::Stalled { .. } | write::Error::GivenUp
+                );
+                !room && !later
             }
             _ => false,
         }
@@ -150,6 +154,7 @@ fn writing(error: &write::Error) -> i32 {
         write::Error::PartsLost { .. }
         | write::Error::Incomplete { .. }
         | write::Error::CommitFirst
+        | write::Error::GivenUp
         | write::Error::ChangedWhileSent { .. } => libc::EIO,
     }
 }
@@ -216,5 +221,21 @@ fn name(error: &NameError) -> i32 {
         NameError::Invalid(_) => libc::EINVAL,
         NameError::NotUtf8 => libc::EILSEQ,
         NameError::TooLong(_) | NameError::PathTooLong(_) => libc::ENAMETOOLONG,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_room_is_told_from_a_store_that_is_silent_at_the_end_and_neither_is_final() {
+        let number = |error: write::Error| {
+            let error = Error::from(error);
+            assert!(!error.is_final(), "{error}");
+            error.errno(ErrnoStyle::Native).0
+        };
+        assert_eq!(number(write::Error::Stalled { seconds: 120 }), libc::ENOSPC);
+        assert_eq!(number(write::Error::GivenUp), libc::EIO);
     }
 }

@@ -80,6 +80,11 @@ impl FileState {
         copied.or_else(|| self.head.as_ref().map(|head| &head.meta))
     }
 
+    fn goes_on_retrying(&mut self, is_dirty: bool) -> bool {
+        self.retrying = is_dirty && self.users == 0 && !self.unlinked;
+        self.retrying
+    }
+
     fn user(&self) -> UserMetadata {
         self.user.clone().or_else(|| Some(self.meta()?.user.clone())).unwrap_or_default()
     }
@@ -248,6 +253,14 @@ impl File {
         state.users == 0 && !state.unlinked && !std::mem::replace(&mut state.retrying, true)
     }
 
+    /// Whether the task that makes the changes safe goes on. That is decided in one step with its end: whoever is the last to leave the
+    /// file either finds it going on, or becomes the one to begin another.
+    pub(crate) fn goes_on_retrying(&self) -> bool {
+        let mut state = self.state();
+        let is_dirty = state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
+        state.goes_on_retrying(is_dirty)
+    }
+
     pub(crate) fn location(&self) -> Location {
         self.writer().map_or(Location::None, |writer| writer.location())
     }
@@ -355,4 +368,47 @@ impl WriterParts<'_> {
 /// Whether a node of this kind has content that programs read and write.
 pub(crate) fn has_content(kind: Kind) -> bool {
     matches!(kind, Kind::File)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed() -> File {
+        let now = Timestamp::from(SystemTime::now());
+        let attributes = Attributes {
+            kind: Kind::File,
+            size: 0,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: now,
+            atime: now,
+            ctime: now,
+            nlink: 1,
+        };
+        File::new(Ino::ROOT, attributes)
+    }
+
+    /// The task found the file in use and ended; who closed it a moment before the task said so believed it going on, and nobody saved
+    /// what he had written.
+    #[test]
+    fn whoever_leaves_a_changed_file_last_finds_a_task_that_goes_on_or_begins_one() {
+        let file = closed();
+        assert!(file.begin_retrying());
+        file.state().users = 1;
+        assert!(!file.begin_retrying(), "it is in use");
+        file.state().users = 0;
+        assert!(!file.begin_retrying(), "a task is at it");
+        assert!(file.state().goes_on_retrying(true), "and goes on with what was changed meanwhile");
+        file.state().users = 1;
+        assert!(!file.state().goes_on_retrying(true), "the next close is somebody else's");
+        file.state().users = 0;
+        assert!(file.begin_retrying(), "and begins another task");
+        assert!(!file.state().goes_on_retrying(false), "nothing is left to do");
+        assert!(file.begin_retrying());
+        file.state().unlinked = true;
+        assert!(!file.state().goes_on_retrying(true), "nobody wants it any more");
+        assert!(!file.begin_retrying());
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::journal::{EntryId, Journal};
+use crate::journal::{self, EntryId, Journal};
+use crate::object::Key;
 use crate::write;
 
 use super::file::File;
@@ -60,7 +61,11 @@ impl Vfs {
     /// The caller has the file's turn.
     pub(super) async fn after_commit(&self, file: &Arc<File>, outcome: &Result<(), Error>) {
         match outcome {
-            Ok(()) => self.let_go(file, false).await,
+            Ok(()) => {
+                if let Err(error) = self.let_go(file, false).await {
+                    tracing::warn!(%error, "the journal could not note that a file needs it no more; the next mount finds that out");
+                }
+            }
             Err(error) => {
                 if let Err(worse) = self.keep_now(file, Some(error.to_string())).await {
                     tracing::error!(error = %worse, "changes that could not be stored are not kept on the local disk either; they are in memory");
@@ -69,29 +74,60 @@ impl Vfs {
         }
     }
 
-    /// The journal need not keep the changes of `file` any more. With `sync` they do not come back after a crash: their name was removed.
-    pub(super) async fn let_go(&self, file: &Arc<File>, sync: bool) {
+    /// The journal need not keep the changes of `file` any more. With `sync` they do not come back after a crash. The caller has the
+    /// file's turn.
+    ///
+    /// # Errors
+    /// The journal could not note that. It still keeps them, and tries again before a name goes.
+    async fn let_go(&self, file: &Arc<File>, sync: bool) -> Result<(), Error> {
         let _keeping = file.keeping.lock().await;
         let kept = file.state().kept.take();
-        if let Some(kept) = kept {
-            self.settle(kept.entry, sync).await;
-        }
-    }
-
-    /// A name is about to go: what was settled under it must not come back after a loss of power.
-    pub(super) async fn settle_for_good(&self) {
-        let Some(keeper) = &self.keeper else { return };
+        let Some((keeper, kept)) = self.keeper.as_ref().zip(kept) else { return Ok(()) };
         let journal = Arc::clone(&keeper.journal);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || journal.sync_settled()).await {
-            tracing::warn!(%error, "after a loss of power, files that were stored and then removed may come back");
-        }
+        let settled = in_the_journal(move || journal.settle(kept.entry, sync)).await;
+        settled.inspect_err(|_| file.state().kept = Some(kept))
     }
 
-    /// Attributes of a file whose close has returned early were changed: they are as safe as its content when this returns. The caller
-    /// has the file's turn.
+    /// The name of `file`, which was `object`, is gone: what the journal keeps of it must not come back after a crash. The caller has the
+    /// file's turn.
+    ///
+    /// # Errors
+    /// The local disk failed at that, and the next mount may find the file there.
+    pub(super) async fn let_go_of_removed(&self, file: &Arc<File>, object: Option<&Key>) -> Result<(), Error> {
+        self.let_go(file, true).await.inspect_err(|error| {
+            let object = object.map(Key::as_str);
+            tracing::error!(
+                object, %error,
+                "the file is removed, and the local disk does not say so: the next mount may store it again; remove it then once more"
+            );
+        })
+    }
+
+    /// The name of `file` is about to go: what was settled under it must not come back after a loss of power, and what is kept under it
+    /// must not for want of a disk that takes a note of it. Nothing may be removed or renamed before this has succeeded.
+    ///
+    /// # Errors
+    /// The local disk has failed.
+    pub(super) async fn settle_for_good(&self, file: Option<&File>) -> Result<(), Error> {
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let is_kept = file.is_some_and(|file| file.state().kept.is_some());
+        let journal = Arc::clone(&keeper.journal);
+        in_the_journal(move || {
+            journal.sync_settled()?;
+            if is_kept { journal.usable() } else { Ok(()) }
+        })
+        .await
+    }
+
+    /// Attributes of a file that the journal keeps were changed: they are as safe as its content when this returns, unless that is too
+    /// much to be kept once more. The caller has the file's turn.
     pub(super) async fn keep_attributes(&self, file: &Arc<File>) -> Result<(), Error> {
-        let is_kept = file.state().kept.is_some();
-        if is_kept && self.closes_early(file) { self.keep_now(file, None).await } else { Ok(()) }
+        let (kept, reason) = {
+            let state = file.state();
+            (state.kept, state.last_error.clone())
+        };
+        let Some(kept) = kept.filter(|_| file.writer().is_some_and(|writer| is_small(&writer))) else { return Ok(()) };
+        self.keep_now(file, reason.filter(|_| kept.told)).await
     }
 
     /// What the journal keeps of a copy, if it keeps anything, must not count on the object any more that was copied and is about to go.
@@ -118,19 +154,21 @@ impl Vfs {
         }
         Ok(())
     }
-
-    async fn settle(&self, entry: EntryId, sync: bool) {
-        let Some(keeper) = &self.keeper else { return };
-        let journal = Arc::clone(&keeper.journal);
-        let settled = tokio::task::spawn_blocking(move || journal.settle(entry, sync)).await;
-        if let Ok(Err(error)) = settled {
-            tracing::warn!(%error, "the journal could not note that a file needs it no more; the next mount finds that out");
-        }
-    }
 }
 
-impl From<crate::journal::Error> for Error {
-    fn from(error: crate::journal::Error) -> Error {
+/// Whether what the journal has to seal of a file's changes is so little that it can be done with each change of an attribute.
+fn is_small(writer: &write::Writer) -> bool {
+    writer.size() <= BACKGROUND_BYTES_MAX || writer.can_be_kept(BACKGROUND_BYTES_MAX)
+}
+
+/// Where the disk may be waited for.
+async fn in_the_journal(work: impl FnOnce() -> Result<(), journal::Error> + Send + 'static) -> Result<(), Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|_| Error::Invalid("a task of the journal has panicked"))??)
+}
+
+impl From<journal::Error> for Error {
+    fn from(error: journal::Error) -> Error {
         Error::Write(write::Error::Journal(error))
     }
 }

@@ -65,13 +65,12 @@ impl Vfs {
 
     async fn unlink_open(&self, parent: Ino, name: &Name, file: &Arc<File>) -> Result<(), Error> {
         let _turn = file.turn.lock().await;
+        let object = self.namespace.key(file.ino);
         self.part_with_name(file).await?;
         let outcome = self.namespace.unlink(parent, name).await;
         file.state().unlinked = outcome.is_ok();
-        if outcome.is_ok() {
-            self.let_go(file, true).await;
-        }
-        Ok(outcome.map(drop)?)
+        outcome?;
+        self.let_go_of_removed(file, object.as_ref()).await
     }
 
     /// Keeps the bytes that open handles need, and lets no commit of the file happen any more: one that came after the removal of the
@@ -79,7 +78,7 @@ impl Vfs {
     async fn part_with_name(&self, file: &Arc<File>) -> Result<(), Error> {
         self.release_copies(file).await?;
         self.take_in(file).await?;
-        self.settle_for_good().await;
+        self.settle_for_good(Some(file)).await?;
         file.state().unlinked = true;
         if let Some(writer) = file.writer() {
             writer.commits_settled().await;
@@ -159,7 +158,7 @@ impl Vfs {
         };
         if let Some(file) = moved {
             self.settle_before_rename(file, target_exists).await?;
-            self.settle_for_good().await;
+            self.settle_for_good(Some(file)).await?;
         }
         let _moved_turn = match moved {
             Some(file) => Some(file.turn.lock().await),
@@ -176,20 +175,23 @@ impl Vfs {
             self.release_copies(file).await?;
         }
         let before = moved.and_then(|file| self.namespace.key(file.ino));
+        let replaced = target.and_then(|file| self.namespace.key(file.ino));
         let outcome = self.namespace.rename(from, to, mode == RenameMode::NoReplace).await;
         // When only the removal of the old name failed, the file has its new name all the same.
         let has_moved = outcome.is_ok() || before != moved.and_then(|file| self.namespace.key(file.ino));
+        let mut let_go = Ok(());
         if let Some(file) = target {
             file.state().unlinked = has_moved;
             if has_moved {
-                self.let_go(file, true).await;
+                let_go = self.let_go_of_removed(file, replaced.as_ref()).await;
             }
         }
         if let Some(file) = moved.filter(|file| has_moved && file.state().head.is_some()) {
             let attributes = self.namespace.attributes(file.ino).await?;
             self.repin(file, attributes).await?;
         }
-        Ok(outcome.map(drop)?)
+        outcome?;
+        let_go
     }
 
     /// A file that never was in the store and has no upload under way can simply take a free name. Any other is made safe under the old

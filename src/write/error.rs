@@ -88,6 +88,11 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+    /// The mount is ending, and the store that was to free memory or spill was silent for too long.
+    #[error(
+        "the mount is ending and the store is silent, so that no memory or spill becomes free; write the rest again through the next mount"
+    )]
+    GivenUp,
 }
 
 /// Ranges as people write them, both ends included.

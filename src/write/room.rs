@@ -42,17 +42,23 @@ impl Writer {
 
     /// Waits for `released`, and no longer than until `deadline`, nor for a store that the end of the mount has given up.
     async fn wait_for(&self, released: impl Future<Output = ()>, deadline: Instant) -> Result<(), Error> {
-        let stalled = Error::Stalled { seconds: self.engine.settings.wait_max.as_secs() };
-        tokio::select! {
-            released = timeout_at(deadline, released) => released.map_err(|_| stalled),
-            _ = self.engine.gateway.is_given_up() => Err(stalled),
-        }
+        let seconds = self.engine.settings.wait_max.as_secs();
+        let stalled = async { timeout_at(deadline, released).await.map_err(|_| Error::Stalled { seconds }) };
+        room_unless(stalled, self.engine.gateway.is_given_up()).await
     }
 
     /// Whether files are being committed, which gives their room back. No commit waits for a program that writes.
     pub(super) fn commits_are_under_way(&self) -> bool {
         self.engine.commits.load(Ordering::SeqCst) > 0
     }
+}
+
+/// The outcome of waiting for `room`, unless nothing can come of that any more.
+async fn room_unless(
+    room: impl Future<Output = Result<(), Error>>,
+    is_given_up: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    tokio::select! { outcome = room => outcome, () = is_given_up => Err(Error::GivenUp) }
 }
 
 /// Many may wait for the same room, and each search of it goes through the files of all: who was often too late waits a little longer.
@@ -65,7 +71,19 @@ fn pause_after(tries: u32) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
     use super::*;
+
+    /// The end of a mount told programs that a store had taken nothing for 120 s, after as many as it was silent.
+    #[tokio::test]
+    async fn who_waits_for_a_store_that_is_given_up_is_told_so_and_not_that_his_time_is_over() {
+        assert!(room_unless(ready(Ok(())), pending()).await.is_ok());
+        let stalled = || ready(Err(Error::Stalled { seconds: 120 }));
+        assert!(matches!(room_unless(stalled(), pending()).await, Err(Error::Stalled { .. })));
+        let given_up = room_unless(pending(), ready(())).await.unwrap_err();
+        assert!(matches!(given_up, Error::GivenUp) && !given_up.to_string().contains("within"), "{given_up}");
+    }
 
     #[test]
     fn who_was_too_late_again_and_again_waits_longer_up_to_a_limit() {

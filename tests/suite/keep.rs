@@ -410,3 +410,90 @@ fn while_the_mount_lives_its_session_can_be_listed_and_not_touched() {
         assert!(mount.end().success());
     });
 }
+
+/// chmod 600 returned, and the next mount stored the file with the mode that it had before.
+#[test]
+fn attributes_of_a_refused_file_are_kept_when_the_call_returns_and_so_is_the_reason() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = mount(&endpoint, &spill, &[]);
+        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        // Open to the end, so that no attempt of the mount itself comes in between.
+        let mut file = File::create(first.join("file")).unwrap();
+        file.write_all(b"content").unwrap();
+        assert!(file.sync_all().is_err());
+        fs::set_permissions(first.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+        xattr::set(first.join("file"), "user.color", b"blue").unwrap();
+        kill(first);
+        let listed = told(&recover(&endpoint, &spill, &["list"]));
+        assert!(listed.contains("file  7 bytes") && listed.contains("AccessDenied"), "{listed}");
+        endpoint.heal();
+        let second = mount(&endpoint, &spill, &[]);
+        assert_eq!(endpoint.content("file"), b"content");
+        assert_eq!(fs::metadata(second.join("file")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(crate::common::attribute(&second.join("file"), "user.color").unwrap(), "blue");
+    });
+}
+
+#[test]
+fn commands_that_open_what_was_kept_leave_no_core() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        fs::write(first.join("file"), "content").unwrap();
+        kill(first);
+        endpoint.spoil(vec![Rule::on("*", Fault::Stall).times(0)]);
+        let doctor = ["doctor", "tests", "--kms-key-id", endpoint.key_arn(), "--spill-dir"];
+        for arguments in [&["recover"][..], &doctor] {
+            let mut command = ask(&endpoint, arguments[0]);
+            command.args(&arguments[1..]).arg(spill.path()).args((arguments[0] == "recover").then_some("list"));
+            let mut child = command.spawn().unwrap();
+            let of_process =
+                |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap_or_default();
+            let is_protected = || {
+                let limits = of_process("limits");
+                let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
+                let words: Vec<&str> = core.split_ascii_whitespace().collect();
+                words.get(4..6) == Some(&["0", "0"][..]) && of_process("coredump_filter").trim() == "00000000"
+            };
+            eventually("its memory is protected", Duration::from_secs(10), is_protected);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    });
+}
+
+/// Takes the mount out of the tree; its daemon goes on saving.
+fn take_down(mount: &Mount) {
+    let status = Command::new("umount").arg(mount.path()).status();
+    let by_fuse = || Command::new("fusermount3").arg("-u").arg(mount.path()).status().unwrap().success();
+    assert!(status.is_ok_and(|status| status.success()) || by_fuse());
+}
+
+/// A mount that was started while its predecessor was still saving took it for another one that lives, and served names without the files
+/// that had been acknowledged.
+#[test]
+fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
+    const WAITS: &str = "waiting for another process";
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        let living = background(&endpoint, &spill);
+        assert!(!living.log().contains(WAITS), "{}", living.log());
+        let unavailable =
+            Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
+        endpoint.spoil(vec![Rule::on("PutObject", unavailable).key_contains("file").times(0)]);
+        fs::write(first.join("file"), "content").unwrap();
+        take_down(&first);
+        let second = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_secs(2));
+                endpoint.heal();
+            });
+            background(&endpoint, &spill)
+        });
+        assert_eq!(fs::read(second.join("file")).unwrap(), b"content");
+        assert!(second.log().contains(WAITS) && !second.log().contains("after 10 s"), "{}", second.log());
+    });
+}

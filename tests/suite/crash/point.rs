@@ -81,6 +81,13 @@ impl Disk {
         self.set(8, 0);
     }
 
+    /// From the next step on, the disk fails to sync, and nothing else.
+    pub(super) fn fail_to_sync(&self) {
+        const FAILING: u64 = 3;
+        self.set(16, FAILING);
+        self.set(8, self.steps() + 1);
+    }
+
     fn number(&self, at: u64) -> u64 {
         let mut bytes = [0; 8];
         self.shared.read_exact_at(&mut bytes, at).expect("a number");

@@ -1,6 +1,6 @@
 //! What the matrix has found, one test for each incident.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::Duration;
 
@@ -8,7 +8,9 @@ use dssefs::emulator::faults::{Fault, Rule};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::{Endpoint, MINUTE, Mount, deadline, eventually, noise};
+use crate::common::{Endpoint, MINUTE, Mount, deadline, errno, eventually, noise};
+
+use super::point::Disk;
 
 fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
     let spill = spill.path().to_str().unwrap();
@@ -109,5 +111,36 @@ fn an_upload_of_a_mount_that_died_while_it_started_is_aborted_by_the_next() {
         let mount = Mount::with(&endpoint, &options);
         eventually("the upload is gone", Duration::from_secs(5), || endpoint.uploads() == 0);
         assert!(mount.end().success());
+    });
+}
+
+/// rm(1) succeeded although the local disk had not taken a note of it, and the next mount stored what had been removed.
+#[test]
+fn a_removal_that_the_local_disk_could_not_note_is_no_success_and_the_next_one_removes_nothing() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, disk) = (Endpoint::start(), Disk::new());
+        let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", disk.path().to_str().unwrap()];
+        let mount = Mount::with_variables(&endpoint, &options, &disk.environment());
+        // Closed once, so that the journal has them, and still open, so that the mount does not store them by itself.
+        let _open = ["removed", "stays", "target"].map(|name| {
+            let file = File::create(mount.join(name)).unwrap();
+            file.write_all_at(b"content", 0).unwrap();
+            drop(file.try_clone().unwrap());
+            file
+        });
+        disk.fail_to_sync();
+        assert_eq!(errno(fs::remove_file(mount.join("removed"))), libc::EIO);
+        let told = mount
+            .log()
+            .lines()
+            .any(|line| line.contains("ERROR") && line.contains("removed") && line.contains("may store it again"));
+        assert!(told, "{}", mount.log());
+        // From then on the disk is known to fail, before anything is done.
+        assert_eq!(errno(fs::remove_file(mount.join("stays"))), libc::EIO);
+        assert_eq!(fs::read(mount.join("stays")).unwrap(), b"content");
+        assert!(endpoint.keys().is_empty());
+        assert_eq!(errno(fs::rename(mount.join("stays"), mount.join("target"))), libc::EIO);
+        assert_eq!(endpoint.content("stays"), b"content");
+        kill(mount);
     });
 }

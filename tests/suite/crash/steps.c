@@ -3,7 +3,7 @@
  *
  * A step is a call that changes something below DSSEFS_STEPS_DIR. Steps are counted over all threads in DSSEFS_STEPS_FILE, which
  * the test maps as well: three numbers of 8 bytes, the steps so far, the step to die at (0: none), and how to die: 0 before the call,
- * 1 after half of its bytes (before it, where it has none), 2 after it.
+ * 1 after half of its bytes (before it, where it has none), 2 after it. With 3 nothing dies: from that step on, the disk fails to sync.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,7 +21,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum how { BEFORE, TORN, AFTER };
+enum how { BEFORE, TORN, AFTER, FAILING };
 
 struct plan {
     _Atomic uint64_t count;
@@ -71,6 +71,7 @@ static int step(int ours) {
     uint64_t now = atomic_fetch_add(&plan->count, 1) + 1;
     if (now != atomic_load(&plan->at)) return -1;
     int how = (int)atomic_load(&plan->how);
+    if (how == FAILING) return -1;
     if (how == BEFORE) die();
     return how;
 }
@@ -110,8 +111,19 @@ ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at) {
     TEARABLE(is_ours(fd), REAL(pwrite64)(fd, bytes, length, at), REAL(pwrite64)(fd, bytes, length / 2, at));
 }
 
-int fsync(int fd) { WHOLE(is_ours(fd), REAL(fsync)(fd)); }
-int fdatasync(int fd) { WHOLE(is_ours(fd), REAL(fdatasync)(fd)); }
+/* Whether the disk fails to sync from a step on that has come. */
+static int fails(void) {
+    uint64_t at = plan ? atomic_load(&plan->at) : 0;
+    return at != 0 && atomic_load(&plan->how) == FAILING && atomic_load(&plan->count) >= at;
+}
+
+static int failed(void) {
+    errno = EIO;
+    return -1;
+}
+
+int fsync(int fd) { WHOLE(is_ours(fd), is_ours(fd) && fails() ? failed() : REAL(fsync)(fd)); }
+int fdatasync(int fd) { WHOLE(is_ours(fd), is_ours(fd) && fails() ? failed() : REAL(fdatasync)(fd)); }
 int ftruncate64(int fd, off64_t length) { WHOLE(is_ours(fd), REAL(ftruncate64)(fd, length)); }
 int mkdir(const char *path, mode_t mode) { WHOLE(below(path), REAL(mkdir)(path, mode)); }
 int rmdir(const char *path) { WHOLE(below(path), REAL(rmdir)(path)); }
