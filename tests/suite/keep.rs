@@ -443,7 +443,7 @@ fn commands_that_open_what_was_kept_leave_no_core() {
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
-        endpoint.spoil(vec![Rule::on("*", Fault::Stall).times(0)]);
+        endpoint.spoil(["*", "kms:Decrypt"].map(|operation| Rule::on(operation, Fault::Stall).times(0)).to_vec());
         let doctor = ["doctor", "tests", "--kms-key-id", endpoint.key_arn(), "--spill-dir"];
         for arguments in [&["recover"][..], &doctor] {
             let mut command = ask(&endpoint, arguments[0]);
