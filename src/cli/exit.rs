@@ -77,6 +77,8 @@ impl From<&StartError> for Exit {
             StartError::Mismatch { .. } => Exit::Mismatch,
             StartError::Fuse { .. } => Exit::Fuse,
             StartError::Unsaved { .. } => Exit::Unsaved,
+            StartError::Argument { .. } => Exit::Usage,
+            StartError::Damaged { .. } => Exit::Damaged,
             StartError::Internal { .. } => Exit::Internal,
         }
     }

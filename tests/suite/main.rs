@@ -30,6 +30,7 @@ mod names;
 mod namespace;
 mod privileges;
 mod read;
+mod recover;
 mod regression;
 mod rename;
 mod secrets;
