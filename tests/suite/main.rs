@@ -39,6 +39,7 @@ mod specials;
 mod spill;
 mod tamper;
 mod times;
+mod umount;
 mod unsent;
 mod wire_headers;
 mod xattrs;
