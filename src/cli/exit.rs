@@ -30,7 +30,8 @@ pub enum Exit {
     Busy = 9,
     /// Something that should not happen.
     Internal = 10,
-    /// The mount has ended with changes that the store did not take: kept or lost, as the message says. Or a recovery left some.
+    /// The mount has ended with changes that the store did not take: kept or lost, as the message says. Or a recovery left some, or
+    /// they keep `umount` from ending the mount.
     Unsaved = 11,
     /// What was kept on the local disk is not as it was written.
     Damaged = 12,
@@ -77,6 +78,8 @@ impl From<&StartError> for Exit {
             StartError::Mismatch { .. } => Exit::Mismatch,
             StartError::Fuse { .. } => Exit::Fuse,
             StartError::Unsaved { .. } => Exit::Unsaved,
+            StartError::Argument { .. } => Exit::Usage,
+            StartError::Damaged { .. } => Exit::Damaged,
             StartError::Internal { .. } => Exit::Internal,
         }
     }

@@ -9,7 +9,7 @@ use super::complain;
 use super::exit::Exit;
 use crate::config::{Connection, RawStore};
 use crate::daemon::StartError;
-use crate::daemon::recover::{self, Found};
+use crate::daemon::recover::{self, Found, Wanted};
 
 /// The arguments of `dssefs recover`.
 #[derive(Args, Debug)]
@@ -31,11 +31,14 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Send them, under the keys that they were to be stored under; a mount of the bucket does the same when it starts
+    /// Send them, under the keys and the encryption context that they were to be stored under
     Upload,
     /// Write one of them to a new local file, in clear
     Export {
-        /// Its key, as list names it
+        /// The mount that left it, as list names it, where several left a file of that key
+        #[arg(long, value_name = "SOURCE")]
+        source: Option<String>,
+        /// Its key, as list names it, or s3://bucket/key
         key: String,
         /// The file to be made
         to: PathBuf,
@@ -56,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let outcome = match &arguments.action {
         Action::List { json } => list(&store, directory, *json),
         Action::Upload => upload(&store, directory),
-        Action::Export { key, to } => export(&store, directory, key, to),
+        Action::Export { source, key, to } => export(&store, directory, Wanted { key, source: source.as_deref() }, to),
         Action::Discard => discard(directory),
     };
     outcome.unwrap_or_else(|error| {
@@ -72,7 +75,9 @@ fn list(store: &Connection, directory: &Path, as_json: bool) -> Result<Exit, Sta
     } else {
         found.iter().for_each(print_session);
     }
-    Ok(if found.iter().all(|session| session.damage.is_empty()) { Exit::Ok } else { Exit::Damaged })
+    let unopened = found.iter().find_map(|session| session.error.as_ref());
+    let damaged = found.iter().any(|session| !session.damage.is_empty());
+    Ok(unopened.map_or(if damaged { Exit::Damaged } else { Exit::Ok }, Exit::from))
 }
 
 fn print_session(found: &Found) {
@@ -88,7 +93,10 @@ fn print_session(found: &Found) {
     for damage in &found.damage {
         println!("  damaged: {damage}");
     }
-    if found.files.is_empty() && found.damage.is_empty() {
+    if let Some(error) = &found.error {
+        println!("  not opened: {error}");
+    }
+    if found.files.is_empty() && found.damage.is_empty() && found.error.is_none() {
         println!("  nothing");
     }
 }
@@ -108,13 +116,17 @@ fn document(found: &[Found]) -> serde_json::Value {
                 })
             })
             .collect();
-        json!({ "source": found.source, "session": found.session, "files": files, "damage": found.damage })
+        let error = found.error.as_ref().map(ToString::to_string);
+        json!({ "source": found.source, "session": found.session, "files": files, "damage": found.damage, "error": error })
     };
     json!({ "sessions": found.iter().map(session).collect::<Vec<_>>() })
 }
 
 fn upload(store: &Connection, directory: &Path) -> Result<Exit, StartError> {
     let sent = recover::upload(store, directory)?;
+    if sent.aborted > 0 {
+        println!("aborted: {} uploads that a crash had left", sent.aborted);
+    }
     for key in &sent.stored {
         println!("stored: {key}");
     }
@@ -124,17 +136,28 @@ fn upload(store: &Connection, directory: &Path) -> Result<Exit, StartError> {
     for damage in &sent.damage {
         eprintln!("damaged: {damage}");
     }
-    Ok(match (sent.damage.is_empty(), sent.kept.is_empty()) {
-        (false, _) => Exit::Damaged,
-        (true, false) => Exit::Unsaved,
-        (true, true) => Exit::Ok,
+    print_failed(&sent.failed);
+    Ok(match (sent.failed.first(), sent.damage.is_empty(), sent.kept.is_empty()) {
+        (Some((_, error)), ..) => Exit::from(error),
+        (None, false, _) => Exit::Damaged,
+        (None, true, false) => Exit::Unsaved,
+        (None, true, true) => Exit::Ok,
     })
 }
 
-fn export(store: &Connection, directory: &Path, key: &str, to: &Path) -> Result<Exit, StartError> {
-    let bytes = recover::export(store, directory, key, to)?;
-    println!("{} has {bytes} bytes of {key}, in clear", to.display());
-    Ok(Exit::Ok)
+fn print_failed(failed: &[(PathBuf, StartError)]) {
+    for (session, error) in failed {
+        eprintln!("not dealt with: {}: {error}", session.display());
+    }
+}
+
+/// What was written is told also where it may not be the newest state, which the code says then.
+fn export(store: &Connection, directory: &Path, wanted: Wanted<'_>, to: &Path) -> Result<Exit, StartError> {
+    let exported = recover::export(store, directory, wanted, to)?;
+    let (to, bytes, key, source) = (to.display(), exported.bytes, wanted.key, &exported.source);
+    println!("{to} has {bytes} bytes of {key}, left by a mount of {source}, in clear");
+    print_failed(&exported.unread);
+    Ok(exported.unread.first().map_or(Exit::Ok, |(_, error)| Exit::from(error)))
 }
 
 fn discard(directory: &Path) -> Result<Exit, StartError> {

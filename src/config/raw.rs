@@ -72,7 +72,8 @@ pub struct RawConfig {
     /// Disk for the doubly sealed spill, in the same units
     #[arg(long, env = "DSSEFS_SPILL", value_name = "SIZE", default_value = "16GiB", help_heading = "Budgets")]
     pub spill: String,
-    /// The directory of the spill, made private to you when it is missing [default: /var/tmp/dssefs-UID]
+    /// The directory of the spill, made private to you when it is missing [default: /var/tmp/dssefs-UID; with --spill-keys kms
+    /// /var/lib/dssefs, or for users other than root $XDG_STATE_HOME/dssefs, else ~/.local/state/dssefs]
     #[arg(long, env = "DSSEFS_SPILL_DIR", value_name = "DIR", help_heading = "Budgets")]
     pub spill_dir: Option<PathBuf>,
 
@@ -90,7 +91,8 @@ pub struct RawConfig {
     #[arg(long, env = "DSSEFS_COMMIT", value_enum, default_value_t, help_heading = "Budgets")]
     pub commit: Commit,
 
-    /// At the end of the mount: how long the store may give no sign of life before unsaved changes are given up, or left to the journal
+    /// At the end of the mount: how long the store may give no sign of life before unsaved changes are given up, or left to the journal:
+    /// 100ms to 24h
     #[arg(long, env = "DSSEFS_STOP_TIMEOUT", value_name = "TIME", default_value = "30s", help_heading = "Budgets")]
     pub stop_timeout: String,
 
@@ -140,10 +142,10 @@ pub struct RawStore {
     #[arg(long, env = "DSSEFS_ATTEMPTS", value_name = "COUNT", default_value = "8", help_heading = "Store",
           value_parser = clap::value_parser!(u32).range(1..=20))]
     pub attempts: u32,
-    /// How long one try may take: 500ms, 30s, 2m; those that move much are given more
+    /// How long one try may take, 100ms to 24h: 500ms, 30s, 2m; those that move much are given more
     #[arg(long, env = "DSSEFS_ATTEMPT_TIMEOUT", value_name = "TIME", default_value = "30s", help_heading = "Store")]
     pub attempt_timeout: String,
-    /// How long a request may take with all its tries, and so the longest that a program waits for it
+    /// How long a request may take with all its tries, and so the longest that a program waits for it: 100ms to 24h
     #[arg(long, env = "DSSEFS_OPERATION_TIMEOUT", value_name = "TIME", default_value = "3m", help_heading = "Store")]
     pub operation_timeout: String,
     /// Requests in a second that cost a call to KMS, whose quota the whole account shares; 0: as many as there are
@@ -193,7 +195,7 @@ pub enum ErrnoStyle {
     /// ENOKEY, EKEYREVOKED, EKEYEXPIRED, EKEYREJECTED
     #[default]
     Native,
-    /// EACCES, EINVAL and EIO in their place
+    /// EACCES in their place, and EIO in that of EPROTO
     Posix,
 }
 

@@ -197,6 +197,7 @@ fn facts(config: &Config, bucket: BucketFacts, protection: String) -> MountFacts
         version: VERSION,
         layers: crypto::LAYERS.to_owned(),
         protection,
+        spill_dir: config.spill_dir.clone(),
     }
 }
 

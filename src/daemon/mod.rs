@@ -6,6 +6,7 @@ mod build;
 mod confine;
 mod descriptors;
 pub mod doctor;
+mod last_word;
 mod memory;
 pub mod recover;
 mod sessions;
@@ -26,6 +27,8 @@ use crate::vfs::{ErrnoStyle, Vfs};
 use crate::{config, crypto};
 
 pub use crate::fuse::{MountOptions, attend};
+pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
+pub use last_word::{LastWord, Slip};
 pub use start_error::StartError;
 
 /// The version of the program, and of its FIPS module where it has one.
@@ -103,7 +106,7 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
     let (server, unmounter) = mounted.split();
     let signals = runtime.block_on(async { stop::Signals::new() });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
-    let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout };
+    let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout, spill_dir: config.spill_dir };
     let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
     Ok((house, Mounted { source: options.source, mountpoint: config.mountpoint, key: built.key }))
 }

@@ -25,6 +25,10 @@ pub enum StartError {
     Fuse(String),
     /// At the end, changes were left that the store does not have.
     Unsaved(String),
+    /// What was named is not there, or several things have the name.
+    Argument(String),
+    /// What was kept on the local disk is not as it was written.
+    Damaged(String),
     /// The rest.
     Internal(String),
 }
@@ -90,7 +94,17 @@ impl From<ConnectError> for StartError {
 
 impl From<kms::Error> for StartError {
     fn from(error: kms::Error) -> StartError {
-        StartError::Key(error.to_string())
+        let text = error.to_string();
+        match error {
+            kms::Error::NotFound { .. }
+            | kms::Error::Disabled(_)
+            | kms::Error::PendingDeletion(_)
+            | kms::Error::NotReady { .. }
+            | kms::Error::WrongUse { .. }
+            | kms::Error::NotWrappedHere { .. } => StartError::Key(text),
+            kms::Error::Denied { .. } | kms::Error::UseDenied { .. } => StartError::Access(text),
+            kms::Error::Throttled { .. } | kms::Error::Unavailable { .. } => StartError::Unreachable(text),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Taking the house down: nothing that could be saved is dropped, and what could not is named.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::journal::Journal;
 use crate::s3::Gateway;
 use crate::vfs::{Unsaved, Vfs};
 
-use super::StartError;
+use super::{LastWord, StartError};
 
 /// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the last commit.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -22,6 +23,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Ending {
     pub(super) gateway: Arc<Gateway>,
     pub(super) silence_max: Duration,
+    /// Where who unmounts is told how it went.
+    pub(super) spill_dir: PathBuf,
 }
 
 impl Ending {
@@ -74,6 +77,8 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
         let fate = if *kept { "kept for the next mount" } else { "lost with this process" };
         tracing::error!(name, %error, remedy = error.remedy().unwrap_or_default(), "changes are {fate}");
     }
+    let kept = failed.iter().filter(|unsaved| unsaved.kept).count() as u64;
+    LastWord { kept, lost: failed.len() as u64 - kept }.tell(&ending.spill_dir);
     vfs.abandon().await;
     let [Unsaved { name, error, .. }, ..] = failed.as_slice() else { return Ok(()) };
     let what = match failed.len() {

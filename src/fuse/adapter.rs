@@ -22,6 +22,7 @@ use super::convert::{
 use crate::secret::PlainBuf;
 use crate::vfs::{
     Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
+    is_for_the_owner,
 };
 
 /// Requests that the kernel may have open in the background (read-ahead, direct I/O), and the number from which on it calls the
@@ -497,7 +498,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -506,7 +507,14 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (vfs, name, value) = (Arc::clone(&self.vfs), name.as_encoded_bytes().to_vec(), value.to_vec());
-        let work = async move { vfs.set_attribute(ino(node), &name, &value, expect(flags)).await };
+        let hidden = is_hidden_from(request, &name);
+        let work = async move {
+            if hidden {
+                Err(Error::NoAttribute)
+            } else {
+                vfs.set_attribute(ino(node), &name, &value, expect(flags)).await
+            }
+        };
         self.spawn("setxattr", work, |done| empty(reply, done));
     }
 
@@ -516,9 +524,10 @@ impl Filesystem for Adapter {
         self.spawn("removexattr", work, |done| empty(reply, done));
     }
 
-    fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (vfs, name) = (Arc::clone(&self.vfs), name.as_encoded_bytes().to_vec());
-        let work = async move { vfs.attribute(ino(node), &name).await };
+        let hidden = is_hidden_from(request, &name);
+        let work = async move { if hidden { Err(Error::NoAttribute) } else { vfs.attribute(ino(node), &name).await } };
         self.spawn("getxattr", work, move |value| match value {
             Ok(value) => sized(reply, &value, size),
             Err(errno) => reply.error(errno),
@@ -533,6 +542,12 @@ impl Filesystem for Adapter {
             Err(errno) => reply.error(errno),
         });
     }
+}
+
+/// Attributes that only root and who has mounted may use are not there for others, whom `--allow-other` has let in.
+fn is_hidden_from(request: &Request, attribute: &[u8]) -> bool {
+    let is_owner = request.uid() == 0 || request.uid() == rustix::process::geteuid().as_raw();
+    is_for_the_owner(attribute) && !is_owner
 }
 
 /// What truncate(2) and O_TRUNC do to set-user-id bits. The kernel says with each such request whether the caller has CAP_FSETID, but

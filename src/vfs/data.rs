@@ -211,7 +211,7 @@ impl Vfs {
         }
         let save = async |file: Arc<File>| {
             let error = self.save(&file).await.err()?;
-            let name = self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string());
+            let name = self.name_of(&file);
             Some(Unsaved { name, error, kept: file.state().kept.is_some() })
         };
         let saved = stream::iter(self.files.unsaved()).map(save).buffer_unordered(SAVES_MAX);
@@ -236,7 +236,7 @@ impl Vfs {
     }
 
     /// A commit that no call with a passage asks for.
-    async fn save(&self, file: &Arc<File>) -> Result<(), Error> {
+    pub(super) async fn save(&self, file: &Arc<File>) -> Result<(), Error> {
         let _passage = self.namespace.pass(file.ino).await;
         // Boxed, because the types of all requests below are more than the compiler follows at once.
         self.commit(file).boxed().await

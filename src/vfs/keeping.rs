@@ -33,6 +33,14 @@ pub(crate) struct KeptAs {
     told: bool,
 }
 
+impl File {
+    /// Whether the journal keeps the changes as they are now.
+    pub(super) fn is_kept_as_it_is(&self) -> bool {
+        let (kept, writer) = (self.state().kept, self.writer());
+        kept.zip(writer).is_some_and(|(kept, writer)| kept.changes == writer.changes())
+    }
+}
+
 /// What [`Vfs::save_all`] could not make safe.
 #[derive(Debug)]
 pub struct Unsaved {

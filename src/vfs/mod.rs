@@ -17,9 +17,11 @@ mod names;
 mod pages;
 mod ranges;
 mod special;
+mod unsaved;
 mod user_xattr;
 mod xattr;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 
 use crate::namespace::Namespace;
@@ -40,6 +42,7 @@ pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
 pub use ranges::{Allocation, Sought};
 pub use special::SpecialKind;
+pub use unsaved::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport, is_for_the_owner};
 pub use xattr::MountFacts;
 
 use files::Files;
@@ -78,6 +81,8 @@ pub struct Vfs {
     /// None: changes end with the process.
     keeper: Option<Keeper>,
     saves: tokio::sync::Semaphore,
+    /// How many times somebody has asked for another try of all closed files, and it is under way.
+    tries: AtomicUsize,
     files: Files,
     handles: Handles,
     /// Shared with the links of writers, which note the versions that they make.
@@ -105,6 +110,7 @@ impl Vfs {
             settings,
             keeper,
             saves: tokio::sync::Semaphore::new(keeping::SAVES_MAX),
+            tries: AtomicUsize::new(0),
             files,
             handles,
             pages,

@@ -18,6 +18,9 @@ impl Vfs {
     /// The name is ours or none that can be kept, the attribute is there or not there as `expect` forbids, it has no room, or the
     /// store refused.
     pub async fn set_attribute(&self, ino: Ino, name: &[u8], value: &[u8], expect: Expect) -> Result<(), Error> {
+        if name == super::RETRY_ATTRIBUTE.as_bytes() {
+            return self.retry_unsaved(ino);
+        }
         let (name, value) = (own_name(name)?.to_vec(), value.to_vec());
         self.edit(ino, Edit::Set { name, value, expect }).await
     }

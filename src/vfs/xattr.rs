@@ -1,5 +1,6 @@
 //! Extended attributes: what the store said of each object's encryption, and how that is known.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -64,6 +65,8 @@ pub struct MountFacts {
     pub layers: String,
     /// What the process has given up, in a few words.
     pub protection: String,
+    /// The directory of spill and journal.
+    pub spill_dir: PathBuf,
 }
 
 /// What is known of one file or directory.
@@ -145,6 +148,7 @@ impl Vfs {
             "user.dsse.bucket.versioning" => versioning(bucket.versioning).to_owned(),
             "user.dsse.mount.pid" => std::process::id().to_string(),
             "user.dsse.mount.unsaved" => self.unsaved_count().to_string(),
+            super::REPORT_ATTRIBUTE => self.unsaved_report_json()?,
             "user.dsse.mount.version" => (*version).to_owned(),
             "user.dsse.mount.settings" => settings.clone(),
             "user.dsse.mount.protection" => format!("{protection} {}", crate::secret::protection()),

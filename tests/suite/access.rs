@@ -64,6 +64,8 @@ fn other_users_are_held_to_owners_and_modes() {
             ("rm \"$1\"", "theirs", false),
             ("echo new >\"$1\"", "shared/new", true),
             ("mkdir \"$1\"", "shared/dir", true),
+            ("getfattr -n user.dsse.mount.unsaved \"$1\"", "", true),
+            ("getfattr -n user.dsse.mount.unsaved.files \"$1\"", "", false),
         ] {
             assert_eq!(as_nobody(command, &mount.join(name)), allowed, "{command} of {name}");
         }

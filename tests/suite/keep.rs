@@ -13,12 +13,12 @@ use tempfile::TempDir;
 
 use crate::common::{ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, commit, cp, deadline, dssefs, eventually};
 
-fn refused() -> Fault {
+pub(crate) fn refused() -> Fault {
     Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
 }
 
 /// Uploads fail for as long as nobody heals the endpoint.
-fn refuse_uploads(endpoint: &Endpoint) {
+pub(crate) fn refuse_uploads(endpoint: &Endpoint) {
     let unavailable =
         || Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
     endpoint.spoil(vec![
@@ -27,27 +27,27 @@ fn refuse_uploads(endpoint: &Endpoint) {
     ]);
 }
 
-fn mount(endpoint: &Endpoint, spill: &TempDir, more: &[&str]) -> Mount {
+pub(crate) fn mount(endpoint: &Endpoint, spill: &TempDir, more: &[&str]) -> Mount {
     let spill = spill.path().to_str().unwrap();
     Mount::with(endpoint, &[&["--spill-keys", "kms", "--spill-dir", spill], more].concat())
 }
 
-fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
+pub(crate) fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
     mount(endpoint, spill, &["--commit", "background"])
 }
 
 /// The daemon dies as by a loss of power, but for the page cache of the local disk.
-fn kill(mut mount: Mount) {
+pub(crate) fn kill(mut mount: Mount) {
     mount.signal(Signal::KILL);
     mount.ended().expect("a killed process ends");
 }
 
-fn recover(endpoint: &Endpoint, spill: &TempDir, action: &[&str]) -> Output {
+pub(crate) fn recover(endpoint: &Endpoint, spill: &TempDir, action: &[&str]) -> Output {
     ask(endpoint, "recover").arg(spill.path()).args(action).output().unwrap()
 }
 
 /// A command that mounts nothing and asks the store.
-fn ask(endpoint: &Endpoint, name: &str) -> Command {
+pub(crate) fn ask(endpoint: &Endpoint, name: &str) -> Command {
     let mut command: Command = dssefs();
     command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
     command.args([name, "--region", "us-east-1", "--force-path-style", "--endpoint-url", &endpoint.url()]);
@@ -55,7 +55,7 @@ fn ask(endpoint: &Endpoint, name: &str) -> Command {
     command
 }
 
-fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -74,7 +74,7 @@ fn bytes_below(directory: &Path) -> Vec<u8> {
 }
 
 /// But for the list of uploads of a mount that was killed, which the next mount removes.
-fn is_empty(directory: &TempDir) -> bool {
+pub(crate) fn is_empty(directory: &TempDir) -> bool {
     let mut entries = fs::read_dir(directory.path()).unwrap().map(Result::unwrap);
     !entries.any(|entry| !entry.file_name().to_string_lossy().starts_with("uploads-"))
 }

@@ -1,8 +1,8 @@
 //! What earlier mounts could not store: found, sent, written to a local file, or given up.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+mod export;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,21 +13,24 @@ use tokio::runtime::Runtime;
 use crate::config::{self, Source};
 use crate::journal::{self, EntryId, Journal, Left, LeftEntry};
 use crate::kms::Kms;
-use crate::object::{ByteRange, Key};
+use crate::object::Key;
 use crate::policy::{Policy, Verdict};
 use crate::s3::{self, Checksum, Gateway, Head, Kind};
 use crate::spill::{Limits, Pool};
-use crate::write::{self, Engine, Kept, KeptError, Piece, Settings, Writer};
+use crate::write::{self, Engine, Kept, KeptError, Settings, Writer};
 
 use super::build::connection;
 use super::{StartError, memory, sessions};
+
+pub use export::{Exported, Wanted, export};
 
 /// Files that are sent at the same time.
 const SENDS_MAX: usize = 16;
 /// Memory for the bytes of files that are recovered, in bytes.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
-/// Bytes that are written to a local file at a time.
-const EXPORT_BYTES: u64 = 1 << 20;
+/// What may be sealed once more on the local disk while it is sent or written out, in bytes: as much as a mount may unless it is told
+/// otherwise, or twice what the session keeps, where that is more.
+const SPILL_BYTES_MAX: u64 = 16 << 30;
 
 /// What one session left.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub struct Found {
     pub files: Vec<FoundFile>,
     /// What was not as it was written, in sentences.
     pub damage: Vec<String>,
+    /// Why nobody can say what is in it, where that is so: KMS does not give its keys back, or the disk does not read.
+    pub error: Option<StartError>,
 }
 
 /// A file that the store does not have as it should be.
@@ -60,12 +65,16 @@ pub struct FoundFile {
 /// What became of what was left.
 #[derive(Debug, Default)]
 pub struct Sent {
+    /// Uploads that a crash had left in the bucket, and that were aborted.
+    pub aborted: usize,
     /// Keys of the objects that are now in the store, or were already.
     pub stored: Vec<String>,
     /// Files that are still kept, and why.
     pub kept: Vec<(String, String)>,
     /// What was not as it was written, in sentences.
     pub damage: Vec<String>,
+    /// The sessions that could not be dealt with, and why. What is in them is still kept.
+    pub failed: Vec<(PathBuf, StartError)>,
 }
 
 /// What became of one entry.
@@ -97,24 +106,29 @@ enum SendError {
     InUpload { bytes: u64 },
 }
 
-/// Lists what is left below `directory`, also by mounts that live. Asks KMS for the keys, and S3 nothing.
+/// Lists what is left below `directory`, also by mounts that live. Asks KMS for the keys, and S3 nothing. A session that cannot be
+/// opened is [`Found::error`], and hides no other.
 ///
 /// # Errors
-/// The directory cannot be read, or KMS does not give the keys back.
+/// The directory cannot be read, or there are no credentials.
 pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, StartError> {
     runtime()?.block_on(async {
         let kms = Asked::load(store).await?.kms;
         let (sessions, unusable) = journal::sessions_to_read(directory)?;
         let mut found: Vec<Found> = unusable.into_iter().map(|error| strange(directory, &error)).collect();
         for session in sessions {
-            found.push(describe(&sessions::open(&kms, session).await?));
+            let (at, source) = (session.directory.clone(), session.source.clone());
+            found.push(match sessions::open(&kms, session).await {
+                Ok(left) => describe(&left),
+                Err(error) => Found { session: at, source, files: Vec::new(), damage: Vec::new(), error: Some(error) },
+            });
         }
         Ok(found)
     })
 }
 
 /// Sends what is left below `directory` by mounts that have ended, under the keys that it was to be stored under. What cannot be sent
-/// stays.
+/// stays. Uploads that mounts of the same sources, or this command, had under way when they were killed are aborted first.
 ///
 /// # Errors
 /// As [`list`].
@@ -125,56 +139,48 @@ pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, Star
         let (sessions, unusable) = journal::sessions(directory)?;
         let in_use = |error: &journal::Error| matches!(error, journal::Error::InUse(_));
         sent.damage.extend(unusable.iter().filter(|error| !in_use(error)).map(ToString::to_string));
+        let sources: BTreeSet<&str> = sessions.iter().map(|session| session.source.as_str()).collect();
+        for source in sources.into_iter().filter_map(|source| Source::parse(source).ok()) {
+            sent.aborted += abort_leftovers(&asked, directory, source).await;
+        }
         for session in sessions {
-            let left = sessions::open(&asked.kms, session).await?;
-            let mut engines = Engines { asked: &asked, source: left.session().source.clone(), made: HashMap::new() };
-            let outcomes = send_all(&left, |policy| engines.of(policy)).await?;
-            let all_stored = outcomes.iter().all(|outcome| outcome.error.is_none());
-            for Outcome { key, error, .. } in outcomes {
-                match error {
-                    None => sent.stored.push(key),
-                    Some(reason) => sent.kept.push((key, reason)),
-                }
-            }
-            sent.damage.extend(left.damage().iter().map(ToString::to_string));
-            if all_stored {
-                left.dealt_with()?;
+            let at = session.directory.clone();
+            if let Err(error) = send_session(&asked, directory, session, &mut sent).await {
+                sent.failed.push((at, error));
             }
         }
         Ok(sent)
     })
 }
 
-/// Writes the file that was to be stored under `key` to the new local file `to`, in clear. Bytes that it has in common with an object
-/// come from there.
-///
-/// # Errors
-/// As [`list`]; no such file is left; `to` exists or cannot be written; the object is not what it was.
-pub fn export(store: &config::Connection, directory: &Path, key: &str, to: &Path) -> Result<u64, StartError> {
-    runtime()?.block_on(async {
-        let asked = Asked::load(store).await?;
-        for session in usable(journal::sessions_to_read(directory)?) {
-            let left = sessions::open(&asked.kms, session).await?;
-            let wanted = |entry: &LeftEntry| {
-                Kept::decode(entry.description.as_slice()).ok().filter(|kept| kept.object.key.as_str() == key)
-            };
-            // The newest, where there are several.
-            let newest = left.entries().filter_map(|(_, entry)| Some((entry, wanted(entry)?))).last();
-            if let Some((entry, kept)) = newest {
-                let mut engines =
-                    Engines { asked: &asked, source: left.session().source.clone(), made: HashMap::new() };
-                let engine = engines.of(&kept.policy)?;
-                if kept.upload.is_some() {
-                    return Err(unsent(key, &SendError::InUpload { bytes: uploaded_bytes(&kept) }));
-                }
-                refuse_lost(&kept).map_err(|error| unsent(key, &error))?;
-                let writer = Writer::recovered(&engine, &kept);
-                put_back(&writer, &left, entry, &kept, Sending::Never).await.map_err(|error| unsent(key, &error))?;
-                return write_out(&engine, &writer, kept.size, to).await;
-            }
+/// Only the policy of a gateway is of a file; its uploads are aborted whatever it is.
+async fn abort_leftovers(asked: &Asked, directory: &Path, source: Source) -> usize {
+    let (at, prefix) = (source.to_string(), source.prefix.as_str().to_owned());
+    let gateway = Gateway::new(&asked.sdk, &asked.connection, source.bucket, Policy::default());
+    gateway.abort_leftovers(directory, &at, &prefix).await
+}
+
+async fn send_session(
+    asked: &Asked,
+    directory: &Path,
+    session: journal::Session,
+    sent: &mut Sent,
+) -> Result<(), StartError> {
+    let left = sessions::open(&asked.kms, session).await?;
+    sent.damage.extend(left.damage().iter().map(ToString::to_string));
+    let mut engines = Engines::new(asked, directory, &left)?;
+    let outcomes = send_all(&left, |policy| Ok(engines.noting(policy))).await?;
+    let all_stored = outcomes.iter().all(|outcome| outcome.error.is_none());
+    for Outcome { key, error, .. } in outcomes {
+        match error {
+            None => sent.stored.push(key),
+            Some(reason) => sent.kept.push((key, reason)),
         }
-        Err(StartError::Bucket(format!("nothing is kept for {key}; dssefs recover DIR list names what is")))
-    })
+    }
+    if all_stored {
+        left.dealt_with()?;
+    }
+    Ok(())
 }
 
 /// Gives up everything that is left below `directory` by mounts that have ended; the directories that were removed.
@@ -376,62 +382,9 @@ async fn put_back(
     Ok(())
 }
 
-async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) -> Result<u64, StartError> {
-    let failed = |error: std::io::Error| StartError::Internal(format!("{} cannot be written: {error}", to.display()));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
-    file.set_len(size).map_err(failed)?;
-    let mut at = 0;
-    while at < size {
-        let range = at..size.min(at + EXPORT_BYTES);
-        at = range.end;
-        let (pieces, base) = writer.locate(range).map_err(|error| unsent("the file", &error.into()))?;
-        for piece in pieces {
-            write_piece(engine, writer, base.as_ref(), &piece, &file).await?.map_err(failed)?;
-        }
-    }
-    file.sync_all().map_err(failed)?;
-    Ok(size)
-}
-
-async fn write_piece(
-    engine: &Engine,
-    writer: &Writer,
-    base: Option<&s3::Source>,
-    piece: &Piece,
-    file: &File,
-) -> Result<std::io::Result<()>, StartError> {
-    match (piece, base) {
-        (Piece::Local(range), _) => {
-            let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
-            writer.read_local(range.start, &mut bytes).map_err(|error| unsent("the file", &error.into()))?;
-            Ok(file.write_all_at(&bytes, range.start))
-        }
-        (Piece::Base(range), Some(base)) => {
-            let reading = |error| StartError::store("the object that the file was made from cannot be read", &error);
-            let wanted = ByteRange::new(range.start, range.end);
-            let mut download = engine.gateway().get(&base.key, Some(&base.version), wanted).await.map_err(reading)?;
-            let mut at = range.start;
-            while let Some(chunk) = download.next().await {
-                let chunk = chunk.map_err(reading)?;
-                if let Err(error) = file.write_all_at(&chunk, at) {
-                    return Ok(Err(error));
-                }
-                at += chunk.len() as u64;
-            }
-            Ok(Ok(()))
-        }
-        // The file was made as long as it is: these are its holes.
-        (Piece::Zero(_) | Piece::Base(_), _) => Ok(Ok(())),
-    }
-}
-
 /// What stands in the upload of an entry that needs one.
 fn uploaded_bytes(kept: &Kept) -> u64 {
     kept.upload.iter().flat_map(|upload| &upload.parts).map(|part| part.size).sum()
-}
-
-fn unsent(key: &str, error: &SendError) -> StartError {
-    StartError::Internal(format!("{key}: {error}"))
 }
 
 /// A session that nobody can read.
@@ -441,7 +394,7 @@ fn strange(directory: &Path, error: &journal::Error) -> Found {
         _ => directory,
     };
     let (source, damage) = ("unknown".to_owned(), vec![error.to_string()]);
-    Found { session: session.to_owned(), source, files: Vec::new(), damage }
+    Found { session: session.to_owned(), source, files: Vec::new(), damage, error: None }
 }
 
 fn describe(left: &Left) -> Found {
@@ -466,6 +419,7 @@ fn describe(left: &Left) -> Found {
         source: left.session().source.clone(),
         files: left.entries().map(|(_, entry)| file(entry)).collect(),
         damage: left.damage().iter().map(ToString::to_string).collect(),
+        error: None,
     }
 }
 
@@ -496,27 +450,58 @@ impl Asked {
     }
 }
 
-/// One engine for each policy that files were to be stored under.
+/// One engine for each policy that the files of one session were to be stored under.
 struct Engines<'a> {
     asked: &'a Asked,
-    source: String,
+    directory: &'a Path,
+    source: Source,
+    pool: Arc<Pool>,
     made: HashMap<String, Arc<Engine>>,
 }
 
-impl Engines<'_> {
-    fn of(&mut self, policy: &Policy) -> Result<Arc<Engine>, StartError> {
+impl<'a> Engines<'a> {
+    fn new(asked: &'a Asked, directory: &'a Path, left: &Left) -> Result<Engines<'a>, StartError> {
+        let source = Source::parse(&left.session().source).map_err(|error| StartError::Bucket(error.to_string()))?;
+        let kept_bytes: u64 = left.entries().map(|(_, entry)| entry.content_bytes).sum();
+        let spill_bytes_max = SPILL_BYTES_MAX.max(kept_bytes.saturating_mul(2));
+        let pool = pool(directory, Limits { memory_bytes_max: MEMORY_BYTES_MAX, spill_bytes_max })?;
+        Ok(Engines { asked, directory, source, pool, made: HashMap::new() })
+    }
+
+    /// An engine that begins no upload.
+    fn quiet(&self, policy: &Policy) -> Arc<Engine> {
+        engine(Arc::new(self.gateway(policy)), Arc::clone(&self.pool), MEMORY_BYTES_MAX)
+    }
+
+    /// An engine whose uploads are noted beside the session, as those of a mount are, for whoever comes after a crash.
+    fn noting(&mut self, policy: &Policy) -> Arc<Engine> {
         let name = format!("{policy:?}");
         if let Some(engine) = self.made.get(&name) {
-            return Ok(Arc::clone(engine));
+            return Arc::clone(engine);
         }
-        let source = Source::parse(&self.source).map_err(|error| StartError::Bucket(error.to_string()))?;
-        let gateway = Gateway::new(&self.asked.sdk, &self.asked.connection, source.bucket, policy.clone());
-        let directory = std::env::temp_dir();
-        let limits = Limits { memory_bytes_max: MEMORY_BYTES_MAX, spill_bytes_max: u64::MAX };
-        let engine = engine(Arc::new(gateway), Pool::new(&directory, limits)?, MEMORY_BYTES_MAX);
+        let gateway = self.gateway(policy);
+        if let Err(error) = gateway.keep_ledger(self.directory, &self.source.to_string()) {
+            // A full disk must not keep from the store what fills it.
+            tracing::warn!(%error, "uploads cannot be noted on the local disk; after a crash a lifecycle rule has to end them");
+        }
+        let engine = engine(Arc::new(gateway), Arc::clone(&self.pool), MEMORY_BYTES_MAX);
         self.made.insert(name, Arc::clone(&engine));
-        Ok(engine)
+        engine
     }
+
+    fn gateway(&self, policy: &Policy) -> Gateway {
+        Gateway::new(&self.asked.sdk, &self.asked.connection, self.source.bucket.clone(), policy.clone())
+    }
+}
+
+/// On the disk that the mount was given, as it has room for such things; where that is full or cannot be written, on that for temporary
+/// files.
+fn pool(directory: &Path, limits: Limits) -> Result<Arc<Pool>, StartError> {
+    let elsewhere = |error| {
+        tracing::warn!(%error, "what has no room in memory is sealed in the system's directory for temporary files");
+        Pool::new(&std::env::temp_dir(), limits)
+    };
+    Ok(Pool::new(directory, limits).or_else(elsewhere)?)
 }
 
 /// Always conditional: what was left long ago must never replace what is newer.
