@@ -1,13 +1,10 @@
-"""The endpoint of a soak: started, asked with signed requests as anybody would ask S3 and KMS, and spoiled on purpose."""
+"""The endpoint of a soak: started, asked with signed requests as anybody would ask S3 and KMS, and told which faults to have."""
 
 import datetime
 import hashlib
 import hmac
 import json
-import random
 import subprocess
-import time
-import urllib.error
 import urllib.parse
 import urllib.request
 import xml.etree.ElementTree as xml
@@ -27,7 +24,6 @@ class Endpoint:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=open(directory / "serve.log", "w"), text=True)
         self.url = self.process.stdout.readline().rsplit(maxsplit=1)[-1]
         self.key = self.kms("CreateKey", {})["KeyMetadata"]["Arn"]
-        self.armed = 0
 
     def signed(self, service, method, path, query, body, headers):
         """AWS Signature Version 4 ("Create a signed AWS API request", IAM User Guide)."""
@@ -81,27 +77,11 @@ class Endpoint:
         request = urllib.request.Request(f"{self.url}/_dssefs/{path}", json.dumps(value).encode(), method="POST")
         urllib.request.urlopen(request, timeout=10).read()
 
-    def spoil(self, chance):
-        """Arms one fault at random, and gives the way to take it back and the seconds after which to do so."""
-        failure = lambda status, code: {"failure": {"status": status, "code": code, "message": "on purpose"}}
-        writes = ["PutObject", "UploadPart", "CompleteMultipartUpload", "CopyObject", "DeleteObject"]
-        plans = [
-            lambda: [{"operation": "*", "times": chance.randint(1, 8), "fault": failure(503, "SlowDown")}],
-            lambda: [{"operation": chance.choice(writes), "times": chance.randint(1, 4), "fault": failure(500, "InternalError")}],
-            lambda: [{"operation": "*", "times": chance.randint(1, 4), "fault": "reset"}],
-            lambda: [{"operation": chance.choice(writes), "times": chance.randint(1, 2), "fault": "lose_answer"}],
-            lambda: [{"operation": "*", "times": chance.randint(5, 50), "fault": {"delay_ms": chance.randint(20, 400)}}],
-            lambda: [{"operation": "PutObject", "times": chance.randint(1, 6), "fault": "throttle_kms"}],
-            lambda: [{"operation": "PutObject", "times": 0, "fault": failure(503, "ServiceUnavailable")}],
-            None,
-        ]
-        plan = chance.choice(plans)
-        self.armed += 1
-        if plan is None:
-            self.kms("DisableKey", {"KeyId": self.key})
-            return 1 + 2 * chance.random()
-        self.admin("faults", plan())
-        return 1 + 4 * chance.random()
+    def arm(self, plan):
+        self.admin("faults", plan)
+
+    def disable_key(self):
+        self.kms("DisableKey", {"KeyId": self.key})
 
     def heal(self):
         self.admin("faults", [])

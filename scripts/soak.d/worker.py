@@ -12,15 +12,27 @@ import os
 import pathlib
 import random
 import sqlite3
+import stat
 import tarfile
 import time
+import zlib
+from typing import NamedTuple
 
 GONE = object()  # in the place of content
 ANY = object()  # content that is not compared
 DEAD = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV}
 FILES_MAX = 24
-LARGE = 20 << 20
+LARGE = [21 << 20, 21 << 20, 21 << 20, 40 << 20, 80 << 20]  # streamed
+MODES = [0o600, 0o640, 0o644, 0o755]
 REPAIR_SECONDS = 180
+
+
+class File(NamedTuple):
+    """What is found of a file: its content, and what programs set beside it."""
+
+    content: bytes
+    mode: int = 0o644
+    colour: bytes = b""  # user.colour
 
 
 class Dead(Exception):
@@ -30,11 +42,11 @@ class Dead(Exception):
 class Worker:
     def __init__(self, number, seed, stop):
         self.name, self.chance, self.stop = f"w{number}", random.Random(f"{seed}/{number}"), stop
-        self.world = {}  # path below the own directory -> content; of directories None
+        self.world = {}  # path below the own directory -> File; of directories None
         self.outcomes = [{}]  # what the deed under way may have changed
         self.loose = {}  # names in doubt -> what may be there
         self.rows, self.tried_rows, self.next_row = set(), set(), 0
-        self.deeds, self.errors, self.problems = 0, {}, []
+        self.deeds, self.bytes, self.errors, self.problems = 0, 0, {}, []
         self.made = 0
 
     # -- the main process asks for these
@@ -42,7 +54,8 @@ class Worker:
     def work(self, mount):
         self.root = pathlib.Path(mount) / self.name
         deeds = [self.create] * 6 + [self.append] * 4 + [self.patch] * 4 + [self.truncate] * 2 + [self.move] * 4
-        deeds += [self.remove] * 3 + [self.read] * 6 + [self.move_directory, self.make_directory, self.untar, self.sqlite, self.sqlite, self.large]
+        deeds += [self.remove] * 3 + [self.read] * 6 + [self.sqlite, self.chmod, self.paint] * 2
+        deeds += [self.move_directory, self.make_directory, self.untar, self.large]
         try:
             self.repair()
             while not self.stop.is_set():
@@ -72,8 +85,8 @@ class Worker:
         return self.told()
 
     def told(self):
-        told = self.deeds, self.errors, self.problems
-        self.deeds, self.errors, self.problems = 0, {}, []
+        told = self.deeds, self.bytes, self.errors, self.problems
+        self.deeds, self.bytes, self.errors, self.problems = 0, 0, {}, []
         return told
 
     # -- deeds
@@ -83,32 +96,35 @@ class Worker:
         self.write(name, self.noise(self.chance.choice([0, 100, 5_000, 70_000, 400_000])))
 
     def large(self):
-        self.write("large", self.noise(LARGE + self.chance.randrange(1 << 20)))
+        self.write("large", self.noise(self.chance.choice(LARGE)))
 
     def write(self, name, content):
-        self.change(name, content, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, lambda fd: write_all(fd, content))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        self.change(name, content, flags, lambda fd: self.write_all(fd, content))
 
     def append(self):
         if name := self.some_file():
             more = self.noise(self.chance.randrange(1, 60_000))
-            self.change(name, self.world[name] + more, os.O_WRONLY | os.O_APPEND, lambda fd: write_all(fd, more))
+            content = self.world[name].content + more
+            self.change(name, content, os.O_WRONLY | os.O_APPEND, lambda fd: self.write_all(fd, more))
 
     def patch(self):
         name = self.some_file()
-        if not name or not self.world[name]:
+        if not name or not self.world[name].content:
             return
-        at = self.chance.randrange(len(self.world[name]))
+        old = self.world[name].content
+        at = self.chance.randrange(len(old))
         piece = self.noise(self.chance.randrange(1, 30_000))
-        old = self.world[name]
-        self.change(name, old[:at] + piece + old[at + len(piece) :], os.O_RDWR, lambda fd: pwrite_all(fd, piece, at))
+        content = old[:at] + piece + old[at + len(piece) :]
+        self.change(name, content, os.O_RDWR, lambda fd: self.pwrite_all(fd, piece, at))
 
     def truncate(self):
         if name := self.some_file():
-            old, size = self.world[name], self.chance.randrange(100_000)
+            old, size = self.world[name].content, self.chance.randrange(100_000)
             self.change(name, old[:size] + bytes(max(0, size - len(old))), os.O_WRONLY, lambda fd: os.ftruncate(fd, size))
 
     def change(self, name, content, flags, act):
-        self.outcomes = [{}, {name: content}]
+        self.outcomes = [{}, {name: self.world.get(name, File(b""))._replace(content=content)}]
         try:
             fd = os.open(self.root / name, flags, 0o644)
             try:
@@ -121,12 +137,24 @@ class Worker:
             return self.failed(error, {name: [ANY, GONE]})
         self.done()
 
+    def chmod(self):
+        if name := self.some_file():
+            mode = self.chance.choice(MODES)
+            self.outcomes = [{}, {name: self.world[name]._replace(mode=mode)}]
+            self.call(lambda: os.chmod(self.root / name, mode), {name: [ANY, GONE]})
+
+    def paint(self):
+        if name := self.some_file():
+            colour = self.noise(self.chance.randrange(1, 40))
+            self.outcomes = [{}, {name: self.world[name]._replace(colour=colour)}]
+            self.call(lambda: os.setxattr(self.root / name, "user.colour", colour), {name: [ANY, GONE]})
+
     def move(self):
         source, target = self.some_file(), self.chance.choice([self.some_file(), self.new_name()])
         if not source or not target or source == target:
             return
-        content = self.world[source]
-        self.outcomes = [{}, {target: content}, {source: GONE, target: content}]
+        moved = self.world[source]
+        self.outcomes = [{}, {target: moved}, {source: GONE, target: moved}]
         self.call(lambda: os.rename(self.root / source, self.root / target), {source: [ANY, GONE], target: [ANY, GONE]})
 
     def remove(self):
@@ -160,7 +188,7 @@ class Worker:
                 tar.addfile(member, io.BytesIO(content))
         archive.seek(0)
         # Each of them whole or not at all, whenever it ends.
-        self.loose = {**self.loose, top: [None, GONE], **{name: [content, GONE] for name, content in files.items()}}
+        self.loose = {**self.loose, top: [None, GONE], **{name: [File(content), GONE] for name, content in files.items()}}
         try:
             with tarfile.open(fileobj=archive) as tar:
                 tar.extractall(self.root, filter="data")
@@ -169,7 +197,8 @@ class Worker:
         self.alive()
         for name in [*files, top]:
             del self.loose[name]
-        self.world.update(files, **{top: None})
+        self.world.update({name: File(content) for name, content in files.items()}, **{top: None})
+        self.bytes += sum(map(len, files.values()))
         if len(self.directories()) > 6:
             self.remove_tree(top)
 
@@ -187,8 +216,8 @@ class Worker:
             except OSError as error:
                 return self.failed(error, {})
             self.alive()
-            if content != self.world[name]:
-                self.problems.append(f"{self.name}/{name}: read {told_of(content)} instead of {told_of(self.world[name])}")
+            if content != (wanted := self.world[name]).content:
+                self.problems.append(f"{self.name}/{name}: read {told_of(wanted._replace(content=content))} instead of {told_of(wanted)}")
 
     def sqlite(self):
         row = self.next_row
@@ -290,7 +319,7 @@ class Worker:
                 found[str(below / name)] = None
             for name in files:
                 if not (name == "db" or name.startswith("db-")):
-                    found[str(below / name)] = (pathlib.Path(directory) / name).read_bytes()
+                    found[str(below / name)] = file_at(pathlib.Path(directory) / name)
         return found
 
     def fits(self, wanted, found):
@@ -303,10 +332,10 @@ class Worker:
         return "; ".join(f"{name}: expected {told_of(wanted.get(name, GONE))}, found {told_of(found.get(name, GONE))}" for name in names)
 
     def files(self):
-        return [name for name, content in self.world.items() if content is not None]
+        return [name for name, node in self.world.items() if node is not None]
 
     def directories(self):
-        return [name for name, content in self.world.items() if content is None]
+        return [name for name, node in self.world.items() if node is None]
 
     def some_file(self):
         return self.chance.choice(self.files()) if self.files() else None
@@ -316,6 +345,20 @@ class Worker:
         inside = self.chance.choice([""] + [name + "/" for name in self.directories()]) if kind == "f" else ""
         return f"{inside}{kind}{self.made}"
 
+    def write_all(self, fd, content):
+        for at in range(0, len(content), 1 << 20):
+            rest = memoryview(content)[at : at + (1 << 20)]
+            while rest:
+                written = os.write(fd, rest)
+                self.bytes += written
+                rest = rest[written:]
+
+    def pwrite_all(self, fd, content, at):
+        while content:
+            written = os.pwrite(fd, content, at)
+            self.bytes += written
+            content, at = content[written:], at + written
+
     def noise(self, length):
         return self.chance.randbytes(length)
 
@@ -324,21 +367,20 @@ class Worker:
 
 
 def merged(world, changes):
-    return {name: content for name, content in {**world, **changes}.items() if content is not GONE}
+    return {name: node for name, node in {**world, **changes}.items() if node is not GONE}
 
 
-def told_of(content):
-    return "nothing" if content is GONE else "a directory" if content is None else f"{len(content)} bytes ({hash(content) & 0xFFFF:04x})"
+def told_of(node):
+    if node is GONE or node is None:
+        return "nothing" if node is GONE else "a directory"
+    return f"{len(node.content)} bytes ({zlib.crc32(node.content):08x}), mode {node.mode:o}, colour {node.colour.hex() or None}"
 
 
-def write_all(fd, content):
-    for at in range(0, len(content), 1 << 20):
-        rest = memoryview(content)[at : at + (1 << 20)]
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-
-
-def pwrite_all(fd, content, at):
-    while content:
-        written = os.pwrite(fd, content, at)
-        content, at = content[written:], at + written
+def file_at(path):
+    content, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
+    try:
+        return File(content, mode, os.getxattr(path, "user.colour"))
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+        return File(content, mode)

@@ -92,19 +92,27 @@ impl Epoch {
     }
 }
 
-/// All epochs of a session that begins with `first`, oldest first, without those of whose segments none is left.
+/// All epochs of a session that begins with `first`, oldest first, without those of whose segments none is left. These are not read:
+/// who died while it made keys left a part of them and no segment.
 pub(super) fn epochs(session: &Path, first: Epoch) -> Result<Vec<Epoch>, Error> {
-    let mut all = vec![first];
-    for number in numbers(session, epoch_number)? {
-        let path = path(session, number);
-        let file = disk::open(&path).map_err(at(&path))?;
-        let epoch: Epoch = read(&file, &path)?;
-        all.push(Epoch { first_segment: number, ..epoch.checked(&path)? });
-    }
     let segments = numbers(session, segment::number)?;
-    let ends: Vec<u32> = all.iter().skip(1).map(|epoch| epoch.first_segment).chain([u32::MAX]).collect();
-    let used = |epoch: &Epoch, end: u32| segments.range(epoch.first_segment..end).next().is_some();
-    Ok(all.into_iter().zip(ends).filter(|(epoch, end)| used(epoch, *end)).map(|(epoch, _)| epoch).collect())
+    let later = numbers(session, epoch_number)?;
+    let ends: Vec<u32> = later.iter().copied().chain([u32::MAX]).collect();
+    let is_used = |number: u32, end: u32| segments.range(number..end).next().is_some();
+    let mut used: Vec<Epoch> = is_used(0, ends[0]).then_some(first).into_iter().collect();
+    for (number, end) in later.into_iter().zip(ends.into_iter().skip(1)) {
+        if is_used(number, end) {
+            used.push(stored(session, number)?);
+        }
+    }
+    Ok(used)
+}
+
+fn stored(session: &Path, first_segment: u32) -> Result<Epoch, Error> {
+    let path = path(session, first_segment);
+    let file = disk::open(&path).map_err(at(&path))?;
+    let epoch: Epoch = read(&file, &path)?;
+    Ok(Epoch { first_segment, ..epoch.checked(&path)? })
 }
 
 /// Removes the keys of epochs of whose segments none is left, once `newest` is the one that seals.

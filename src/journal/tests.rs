@@ -417,14 +417,24 @@ fn keys_under_which_nothing_is_left_are_asked_for_no_more() {
 
 #[test]
 fn a_renewal_that_was_cut_off_by_a_crash_is_as_if_it_had_not_been() {
-    let directory = tempfile::tempdir().unwrap();
-    let journal = journal(directory.path());
-    add(&journal, "first", &[]);
-    let (epoch, _) = Epoch::begin(1, new_keys(10)).unwrap();
-    epoch.store(journal.directory()).unwrap();
-    drop(journal);
-    let left = left(directory.path());
-    assert_eq!((descriptions(&left), left.damage()), (vec!["first".to_owned()], &[][..]));
+    for written in ["nothing", "half", "all"] {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = journal(directory.path());
+        add(&journal, "first", &[]);
+        let (epoch, _) = Epoch::begin(1, new_keys(10)).unwrap();
+        epoch.store(journal.directory()).unwrap();
+        let path = journal.directory().join("keys-00000001.json");
+        let length = fs::metadata(&path).unwrap().len();
+        let kept = match written {
+            "nothing" => 0,
+            "half" => length / 2,
+            _ => length,
+        };
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(kept).unwrap();
+        drop(journal);
+        let left = left(directory.path());
+        assert_eq!((descriptions(&left), left.damage()), (vec!["first".to_owned()], &[][..]), "{written}");
+    }
 }
 
 #[test]

@@ -121,6 +121,13 @@ impl Endpoint {
         self.server().faults().iter().map(|standing| standing.struck).sum()
     }
 
+    /// How many requests they have left without an answer.
+    pub(crate) fn stalled(&self) -> u64 {
+        let stalls = |fault: &Fault| matches!(fault, Fault::Stall | Fault::StallAnswer);
+        let standing = self.server().faults();
+        standing.iter().filter(|standing| stalls(&standing.rule.fault)).map(|standing| standing.struck).sum()
+    }
+
     pub(crate) fn heal(&self) {
         self.server().set_faults(Plan::default());
     }

@@ -127,13 +127,14 @@ impl Mount {
         Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
     }
 
-    /// The same, of a mount that is killed as soon as `fatal` holds, or when it answers. It may also kill itself.
+    /// The same, of a mount that is killed as soon as `fatal` holds, or when it answers. It may also kill itself. Gives whether it came
+    /// to its end before it answered.
     pub(crate) fn killed_while_it_starts(
         endpoint: &Endpoint,
         options: &[&str],
         variables: &[(&str, &Path)],
         fatal: impl Fn() -> bool,
-    ) {
+    ) -> bool {
         let dir = Mount::place();
         let mut command = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
         command.envs(variables.iter().copied()).arg("--foreground");
@@ -147,10 +148,12 @@ impl Mount {
             assert!(Instant::now() < deadline, "the mount neither answers nor ends\n{}", mount.log());
             std::thread::sleep(Duration::from_millis(2));
         }
+        let at_once = fatal() || mount.has_ended();
         if !mount.has_ended() {
             mount.signal(Signal::KILL);
             mount.ended().expect("a killed process ends");
         }
+        at_once
     }
 
     fn place() -> TempDir {

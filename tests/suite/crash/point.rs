@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use dssefs::emulator::faults::{Fault, Rule};
 use tempfile::{NamedTempFile, TempDir};
 
+use super::world::MARKER;
 use crate::common::Endpoint;
 
 /// A point of a daemon's life, counted from when it is armed.
@@ -17,6 +18,8 @@ use crate::common::Endpoint;
 pub(super) enum Point {
     /// When the store gets this request, counted from 1; before its work, or after it and before the answer.
     Request { nth: u64, after: bool },
+    /// The same, of the requests that name a file of the workload: what a start asks for its proof are none of these.
+    Named { nth: u64, after: bool },
     /// At this change of the local disk, counted from 1.
     Step { nth: u64, how: How },
 }
@@ -31,8 +34,10 @@ pub(super) enum How {
 
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when = |after: &bool| if *after { "after" } else { "before" };
         match self {
-            Point::Request { nth, after } => write!(f, "request {nth} {}", if *after { "after" } else { "before" }),
+            Point::Request { nth, after } => write!(f, "request {nth} {}", when(after)),
+            Point::Named { nth, after } => write!(f, "named request {nth} {}", when(after)),
             Point::Step { nth, how } => write!(f, "step {nth} {how:?}"),
         }
     }
@@ -100,21 +105,29 @@ impl Disk {
 }
 
 impl Point {
-    /// From now on, the daemon comes to `self` and no further.
-    pub(super) fn arm(self, endpoint: &Endpoint, disk: &Disk) {
-        match self {
-            Point::Request { nth, after } => {
-                let fault = if after { Fault::StallAnswer } else { Fault::Stall };
-                endpoint.spoil(vec![Rule::on("*", fault).nth(nth), Rule::on("*", Fault::Stall).nth(nth + 1).times(0)]);
+    /// From now on, the daemon comes to `self` and no further; the store has these faults besides.
+    pub(super) fn arm(self, endpoint: &Endpoint, disk: &Disk, faults: Vec<Rule>) {
+        let stop = match self {
+            Point::Request { nth, after } => stop(nth, after).to_vec(),
+            Point::Named { nth, after } => stop(nth, after).map(|rule| rule.key_contains(MARKER)).to_vec(),
+            Point::Step { nth, how } => {
+                disk.arm(nth, how);
+                Vec::new()
             }
-            Point::Step { nth, how } => disk.arm(nth, how),
-        }
+        };
+        endpoint.spoil([stop, faults].concat());
     }
 
     pub(super) fn disarm(endpoint: &Endpoint, disk: &Disk) {
         endpoint.heal();
         disk.disarm();
     }
+}
+
+/// The `nth` request is not answered, and none after it is begun.
+fn stop(nth: u64, after: bool) -> [Rule; 2] {
+    let fault = if after { Fault::StallAnswer } else { Fault::Stall };
+    [Rule::on("*", fault).nth(nth), Rule::on("*", Fault::Stall).nth(nth + 1).times(0)]
 }
 
 /// `steps.c`, built by the compiler that links Rust programs.

@@ -1,47 +1,24 @@
-//! What programs do to the mount, and what may be found of it afterwards.
+//! What programs do to the mount, and which worlds that allows.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use crate::common::noise;
+use super::world::{MARKER, Node, World, change, named, put, put_shared, set};
+use crate::common::{attribute, noise};
 
-/// In every name and at the start of every content, to be looked for where neither may be.
-pub(super) const MARKER: &str = "marker-in-clear";
 /// Larger than what one PutObject carries, so that it is streamed.
 const LARGE: usize = 21 << 20;
+/// Larger than the memory of the mounts, so that its first parts are nowhere but in the store when its last ones are written.
+const STREAM: usize = 60 << 20;
+/// Files that are open at a time, of [`HELD`] bytes each: together more than the memory that mounts have for them.
+const OPEN: [&str; 7] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6"];
+const HELD: usize = 4 << 20;
 /// Programs write in pieces.
 const PIECE: usize = 1 << 20;
-
-/// All names of the bucket, and what they name.
-pub(super) type World = BTreeMap<String, Node>;
-
-/// What a name leads to.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum Node {
-    Directory,
-    File { content: Arc<Vec<u8>>, mode: u32 },
-}
-
-impl fmt::Debug for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Node::Directory => f.write_str("directory"),
-            Node::File { content, mode } => {
-                write!(
-                    f,
-                    "{} bytes, {:016x}, mode {mode:o}",
-                    content.len(),
-                    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, content)
-                )
-            }
-        }
-    }
-}
 
 /// One thing that a program does. It is acknowledged when the last of its calls has returned 0.
 #[derive(Clone, Debug)]
@@ -55,10 +32,29 @@ pub(super) enum Deed {
     Patch(&'static str, u64, usize, u64),
     Truncate(&'static str, usize),
     Chmod(&'static str, u32),
+    /// chown(2), to [`someone`].
+    Chown(&'static str),
+    /// utimens(2), to seconds that no clock shows any more.
+    Date(&'static str, u64),
+    /// setxattr(2) of `user.colour`.
+    Paint(&'static str, &'static str),
     Rename(&'static str, &'static str),
     Remove(&'static str),
     Mkdir(&'static str),
     RenameDirectory(&'static str, &'static str),
+    /// copy_file_range(2) of all of a file into a new one.
+    Copy(&'static str, &'static str),
+    /// By one handle: a stream, fsync(2), more behind it, and other bytes over its head.
+    Stream(&'static str, u64),
+    /// Files that are open at a time, closed one after the other, or by threads at once.
+    Many {
+        seed: u64,
+        at_once: bool,
+    },
+    /// More at the end of a file, which is renamed before more follows and before it is closed.
+    MoveOpen(&'static str, &'static str, u64),
+    /// More at the end of a file, which is removed before it is closed.
+    RemoveOpen(&'static str, u64),
 }
 
 /// Deeds in order, under a name.
@@ -76,6 +72,9 @@ pub(super) fn workloads() -> Vec<Workload> {
         workload("remove", remove()),
         workload("attributes", attributes()),
         workload("tree", tree()),
+        workload("stream", stream()),
+        workload("many", many()),
+        workload("open", open()),
     ]
 }
 
@@ -155,6 +154,28 @@ fn tree() -> Vec<Deed> {
     ]
 }
 
+fn stream() -> Vec<Deed> {
+    vec![Deed::Stream("a", 1), Deed::Patch("a", 100, 70_000, 5), Deed::Append("a", 1_000, 6)]
+}
+
+fn many() -> Vec<Deed> {
+    vec![Deed::Many { seed: 1, at_once: false }, Deed::Many { seed: 101, at_once: true }, Deed::Remove("m1")]
+}
+
+fn open() -> Vec<Deed> {
+    vec![
+        Deed::Write("a", 3_000, 1),
+        Deed::MoveOpen("a", "b", 2),
+        Deed::Copy("b", "c"),
+        Deed::Chown("c"),
+        Deed::Date("c", 1_000_000_001),
+        Deed::Paint("c", "red"),
+        Deed::MoveOpen("c", "b", 5),
+        Deed::Paint("b", "blue"),
+        Deed::RemoveOpen("b", 8),
+    ]
+}
+
 fn content(length: usize, seed: u64) -> Vec<u8> {
     let mut bytes = noise(seed, length);
     let start = length.min(MARKER.len());
@@ -162,20 +183,34 @@ fn content(length: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// As it is called in the bucket: directories end in a slash there.
-fn named(name: &str) -> String {
-    name.split('/').map(|part| format!("{part}-{MARKER}")).collect::<Vec<_>>().join("/")
+/// The content of a stream after each of its stages: at its fsync(2), with what follows, and with another head.
+fn stages(seed: u64) -> [Vec<u8>; 3] {
+    let first = content(STREAM, seed);
+    let longer = [first.as_slice(), &content(HELD, seed + 1)].concat();
+    let mut last = longer.clone();
+    last[..PIECE].copy_from_slice(&content(PIECE, seed + 2));
+    [first, longer, last]
+}
+
+/// What is added to a file that is open.
+fn more(seed: u64) -> Vec<u8> {
+    content(2_000, seed)
+}
+
+/// Who may be given a file: anybody, by root.
+fn someone() -> u32 {
+    let own = rustix::process::getuid();
+    if own.is_root() { 1_234 } else { own.as_raw() }
 }
 
 impl Deed {
-    pub(super) fn carry_out(&self, root: &Path) -> io::Result<()> {
+    /// Calls `acknowledged` with the number of outcomes that cannot be found any more, as often as it becomes larger on the way.
+    pub(super) fn carry_out(&self, root: &Path, acknowledged: &dyn Fn(usize)) -> io::Result<()> {
         let at = |name: &str| root.join(named(name));
         match *self {
             Deed::Write(name, length, seed) => write_new(&at(name), length, seed).map(drop),
             Deed::Sync(name, length, seed) => write_new(&at(name), length, seed)?.sync_all(),
-            Deed::Append(name, length, seed) => {
-                OpenOptions::new().append(true).open(at(name))?.write_all(&content(length, seed))
-            }
+            Deed::Append(name, length, seed) => to_append(&at(name))?.write_all(&content(length, seed)),
             Deed::Patch(name, offset, length, seed) => {
                 OpenOptions::new().write(true).open(at(name))?.write_all_at(&content(length, seed), offset)
             }
@@ -183,9 +218,17 @@ impl Deed {
                 rustix::fs::ftruncate(OpenOptions::new().write(true).open(at(name))?, length as u64).map_err(Into::into)
             }
             Deed::Chmod(name, mode) => fs::set_permissions(at(name), Permissions::from_mode(mode)),
+            Deed::Chown(name) => chown(at(name), Some(someone()), None),
+            Deed::Date(name, seconds) => date(&at(name), seconds),
+            Deed::Paint(name, colour) => xattr::set(at(name), "user.colour", colour.as_bytes()),
             Deed::Rename(from, to) | Deed::RenameDirectory(from, to) => fs::rename(at(from), at(to)),
             Deed::Remove(name) => fs::remove_file(at(name)),
             Deed::Mkdir(name) => fs::create_dir(at(name)),
+            Deed::Copy(from, to) => copy(&at(from), &at(to)),
+            Deed::Stream(name, seed) => write_stream(&at(name), seed, acknowledged),
+            Deed::Many { seed, at_once } => write_many(root, seed, at_once, acknowledged),
+            Deed::MoveOpen(from, to, seed) => move_open(&at(from), &at(to), seed, acknowledged),
+            Deed::RemoveOpen(name, seed) => remove_open(&at(name), seed, acknowledged),
         }
     }
 
@@ -195,19 +238,17 @@ impl Deed {
         let mut outcomes = vec![world.clone()];
         match *self {
             Deed::Write(name, length, seed) | Deed::Sync(name, length, seed) => {
-                let mode = world.get(&named(name)).map_or(0o644, Node::mode);
-                after.insert(named(name), Node::File { content: Arc::new(content(length, seed)), mode });
+                put(&mut after, name, content(length, seed));
             }
             Deed::Append(name, length, seed) => change(&mut after, name, |bytes| bytes.extend(content(length, seed))),
             Deed::Patch(name, offset, length, seed) => change(&mut after, name, |bytes| {
                 bytes[offset as usize..][..length].copy_from_slice(&content(length, seed));
             }),
             Deed::Truncate(name, length) => change(&mut after, name, |bytes| bytes.resize(length, 0)),
-            Deed::Chmod(name, wanted) => {
-                if let Some(Node::File { mode, .. }) = after.get_mut(&named(name)) {
-                    *mode = wanted;
-                }
-            }
+            Deed::Chmod(name, mode) => set(&mut after, name, |facts| facts.mode = mode),
+            Deed::Chown(name) => set(&mut after, name, |facts| facts.uid = someone()),
+            Deed::Date(name, seconds) => set(&mut after, name, |facts| facts.mtime = seconds),
+            Deed::Paint(name, colour) => set(&mut after, name, |facts| colour.clone_into(&mut facts.colour)),
             Deed::Rename(from, to) => {
                 let moved = after[&named(from)].clone();
                 after.insert(named(to), moved);
@@ -225,37 +266,140 @@ impl Deed {
                 };
                 after = after.into_iter().map(moved).collect();
             }
+            Deed::Copy(from, to) => {
+                if let Node::File { content, .. } = &world[&named(from)] {
+                    put(&mut after, to, content.to_vec());
+                }
+            }
+            Deed::Stream(name, seed) => {
+                return stages(seed).into_iter().fold(outcomes, |outcomes, stage| with(outcomes, name, stage));
+            }
+            Deed::Many { seed, at_once } => return many_outcomes(world, seed, at_once),
+            Deed::MoveOpen(from, to, seed) => return move_open_outcomes(world, from, to, seed),
+            Deed::RemoveOpen(name, seed) => {
+                change(&mut after, name, |bytes| bytes.extend(more(seed)));
+                outcomes.push(after.clone());
+                after.remove(&named(name));
+            }
         }
         outcomes.push(after);
         outcomes
     }
 }
 
-impl Node {
-    fn mode(&self) -> u32 {
-        match self {
-            Node::Directory => 0o755,
-            Node::File { mode, .. } => *mode,
-        }
-    }
+/// One more outcome: the last one with this content.
+fn with(mut outcomes: Vec<World>, name: &str, content: Vec<u8>) -> Vec<World> {
+    let mut next = outcomes.last().expect("there is one").clone();
+    put(&mut next, name, content);
+    outcomes.push(next);
+    outcomes
 }
+
+/// Each file more for those that are closed in turn; for those that are closed at once, each choice of them.
+fn many_outcomes(world: &World, seed: u64, at_once: bool) -> Vec<World> {
+    let contents: Vec<_> =
+        OPEN.into_iter().zip(seed..).map(|(name, seed)| (name, Arc::new(content(HELD, seed)))).collect();
+    let choices: Vec<usize> =
+        if at_once { (0..1 << OPEN.len()).collect() } else { (0..=OPEN.len()).map(|n| (1 << n) - 1).collect() };
+    let chosen = |choice: usize| {
+        let mut after = world.clone();
+        for (rank, (name, content)) in contents.iter().enumerate() {
+            if choice & (1 << rank) != 0 {
+                put_shared(&mut after, name, Arc::clone(content));
+            }
+        }
+        after
+    };
+    choices.into_iter().map(chosen).collect()
+}
+
+/// The rename stores what was written before it, or moves what was there before that; what is written after it is stored by the close.
+fn move_open_outcomes(world: &World, from: &str, to: &str, seed: u64) -> Vec<World> {
+    let moved = |world: &World| {
+        let (mut both, node) = (world.clone(), world[&named(from)].clone());
+        both.insert(named(to), node);
+        let mut after = both.clone();
+        after.remove(&named(from));
+        [both, after]
+    };
+    let mut written = world.clone();
+    change(&mut written, from, |bytes| bytes.extend(more(seed)));
+    let [both_old, moved_old] = moved(world);
+    let [both, moved] = moved(&written);
+    let mut last = moved.clone();
+    change(&mut last, to, |bytes| bytes.extend(more(seed + 1)));
+    vec![world.clone(), written, both_old, both, moved_old, moved, last]
+}
+
+/// Of the outcomes of [`Deed::MoveOpen`], those that still have the old name.
+const NOT_MOVED: usize = 4;
 
 fn write_new(path: &Path, length: usize, seed: u64) -> io::Result<File> {
     let mut file = File::create(path)?;
-    content(length, seed).chunks(PIECE).try_for_each(|piece| file.write_all(piece))?;
+    write_in_pieces(&mut file, &content(length, seed))?;
     Ok(file)
 }
 
-fn change(world: &mut World, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-    if let Some(Node::File { content, .. }) = world.get_mut(&named(name)) {
-        change(Arc::make_mut(content));
-    }
+fn write_in_pieces(file: &mut File, content: &[u8]) -> io::Result<()> {
+    content.chunks(PIECE).try_for_each(|piece| file.write_all(piece))
 }
 
-/// What differs, for a person.
-pub(super) fn difference(expected: &World, found: &World) -> String {
-    let names = expected.keys().chain(found.keys()).collect::<std::collections::BTreeSet<_>>();
-    let differs = names.into_iter().filter(|name| expected.get(*name) != found.get(*name));
-    let lines = differs.map(|name| format!("{name}: expected {:?}, found {:?}", expected.get(name), found.get(name)));
-    lines.collect::<Vec<_>>().join("; ")
+fn to_append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).open(path)
+}
+
+fn date(path: &Path, seconds: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (File::open(from)?, File::create(to)?);
+    while rustix::fs::copy_file_range(&from, None, &to, None, STREAM)? > 0 {}
+    Ok(())
+}
+
+fn write_stream(path: &Path, seed: u64, acknowledged: &dyn Fn(usize)) -> io::Result<()> {
+    let mut file = write_new(path, STREAM, seed)?;
+    file.sync_all()?;
+    acknowledged(1);
+    write_in_pieces(&mut file, &content(HELD, seed + 1))?;
+    file.write_all_at(&content(PIECE, seed + 2), 0)
+}
+
+fn write_many(root: &Path, seed: u64, at_once: bool, acknowledged: &dyn Fn(usize)) -> io::Result<()> {
+    let open = |(name, seed)| write_new(&root.join(named(name)), HELD, seed);
+    let files = OPEN.into_iter().zip(seed..).map(open).collect::<io::Result<Vec<_>>>()?;
+    let spilled = |name| attribute(&root.join(named(name)), "user.dsse.local").map(|local| local == "spilled");
+    if !OPEN.into_iter().map(spilled).collect::<io::Result<Vec<_>>>()?.contains(&true) {
+        return Err(io::Error::other("none of the files that are open has spilled"));
+    }
+    if at_once {
+        // Joined, each of them, before the deed is told as done.
+        let closing: Vec<_> = files.into_iter().map(|file| std::thread::spawn(move || drop(file))).collect();
+        return closing.into_iter().try_for_each(|thread| thread.join().map_err(|_| io::Error::other("a panic")));
+    }
+    for (closed, file) in files.into_iter().enumerate() {
+        drop(file);
+        // As in a workload's end: of a daemon that is dead the close tells nothing.
+        attribute(root, "user.dsse.mount.unsaved")?;
+        acknowledged(closed + 1);
+    }
+    Ok(())
+}
+
+fn move_open(from: &Path, to: &Path, seed: u64, acknowledged: &dyn Fn(usize)) -> io::Result<()> {
+    let mut file = to_append(from)?;
+    file.write_all(&more(seed))?;
+    fs::rename(from, to)?;
+    acknowledged(NOT_MOVED);
+    file.write_all(&more(seed + 1))
+}
+
+fn remove_open(path: &Path, seed: u64, acknowledged: &dyn Fn(usize)) -> io::Result<()> {
+    let mut file = to_append(path)?;
+    file.write_all(&more(seed))?;
+    fs::remove_file(path)?;
+    acknowledged(2);
+    file.write_all(&more(seed + 1))
 }
