@@ -109,7 +109,11 @@ async fn prove_copies(config: &Config, gateway: &Arc<Gateway>, key: &Key) {
             "the store does not keep the conditions of copies: a rename that must not replace anything, and a change of attributes, may \
              replace what another host stores at the same moment"
         ),
-        Ok(_) => {}
+        Ok(Some(Conditions::Unknown(error))) => {
+            tracing::info!(%error, "whether the store keeps the conditions of copies is not known");
+        }
+        // What could not be found out the gateway has told.
+        Ok(Some(Conditions::Kept) | None) => {}
         Err(error) => {
             tracing::warn!(%error, remedy = error.remedy(), "the proof that copies keep conditions left an object behind");
         }

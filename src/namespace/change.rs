@@ -10,7 +10,7 @@ use super::node::{Attributes, Change, Ino, Kind};
 use super::posix;
 use super::xattr::{self, Edit};
 use crate::object::{ETag, Key, UserMetadata};
-use crate::s3::{self, Condition, Head, NewObject, Source};
+use crate::s3::{self, Aftermath, Condition, Head, NewObject, Source};
 
 /// What a change of metadata begins with.
 struct Original {
@@ -112,6 +112,7 @@ impl Namespace {
 
     async fn original(self: &Arc<Self>, ino: Ino) -> Result<Original, Error> {
         let (key, is_directory) = self.key_to_rewrite(ino)?;
+        self.find_tried(ino).await?;
         match self.head(ino).await {
             Ok(head) => Ok(Original { key, is_directory, head: Some(head) }),
             Err(Error::NotFound) if is_directory => Ok(Original { key, is_directory, head: None }),
@@ -128,11 +129,39 @@ impl Namespace {
         self.rewritten(ino, &new)
     }
 
-    async fn copy_in_place(&self, ino: Ino, key: &Key, head: &Head, user: UserMetadata) -> Result<Arc<Head>, Error> {
+    async fn copy_in_place(
+        &self,
+        ino: Ino,
+        key: &Key,
+        head: &Arc<Head>,
+        user: UserMetadata,
+    ) -> Result<Arc<Head>, Error> {
         let condition = self.settings.condition(Condition::Matches(head.meta.version.etag.clone()));
-        let new = self.copy(key, head, key, user, &condition).await?;
+        let copied = self.copy(key, head, key, user, &condition).await;
+        let new = copied.inspect_err(|error| self.note_tried(ino, head, error))?;
         self.note_copy(ino, &head.meta.version.etag, &new.meta.version.etag);
         Ok(new)
+    }
+
+    fn note_tried(&self, ino: Ino, of: &Arc<Head>, error: &Error) {
+        let Error::Store(error) = error else { return };
+        let Aftermath::Doubt(attempt) = error.aftermath() else { return };
+        if let Ok(entry) = self.table().entry_mut(ino) {
+            entry.tried = Some((Arc::clone(attempt), Arc::clone(of)));
+        }
+    }
+
+    /// A copy in place whose answer was lost may have been made all the same: it is the object from now on.
+    async fn find_tried(&self, ino: Ino) -> Result<(), Error> {
+        let tried = self.table().entry(ino)?.tried.clone();
+        let Some((attempt, of)) = tried else { return Ok(()) };
+        if let Some(stored) = self.gateway.find(&attempt).await? {
+            self.note_copy(ino, &of.meta.version.etag, &stored.version.etag);
+            let (object, tag_count) = (attempt.object.clone(), of.meta.tag_count);
+            self.rewritten(ino, &Arc::new(head_of(object, stored.into_inner(), attempt.size, tag_count)))?;
+        }
+        self.table().entry_mut(ino)?.tried = None;
+        Ok(())
     }
 
     /// Whether what is known here of a file is more than the store has, or all that there is.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::sweep::Sweep;
 use crate::object::{ETag, Key, Name};
-use crate::s3::Head;
+use crate::s3::{Attempt, Head};
 
 /// How many own copies of an open file are remembered, so that readers of the version before find it.
 const COPIES_MAX: usize = 64;
@@ -42,6 +42,8 @@ pub(super) struct Entry {
     pub(super) changed: u64,
     /// Own copies of the object (rename, chmod): which version became which, while the file is open.
     pub(super) copies: Vec<(ETag, ETag)>,
+    /// A copy in place whose answer was lost, and what it was made of.
+    pub(super) tried: Option<(Arc<Attempt>, Arc<Head>)>,
     pub(super) directory: Option<Box<Directory>>,
 }
 
@@ -84,6 +86,7 @@ impl Entry {
             seen: None,
             changed: 0,
             copies: Vec::new(),
+            tried: None,
             directory,
         }
     }

@@ -5,8 +5,9 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use super::attempt::Attempt;
 use crate::metrics::Operation;
-use crate::object::{Bucket, Key};
+use crate::object::{Bucket, Key, Version};
 use crate::policy::Verdict;
 
 /// What a failure means to the caller. The sources of the rules are the S3 API reference ("Error responses") and the texts
@@ -113,9 +114,26 @@ impl Kind {
     }
 }
 
+/// What a write that failed has left in the store.
+#[derive(Clone, Debug, Default)]
+pub enum Aftermath {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Nobody knows: it may have been carried out, or still be. [`Gateway::find`](super::Gateway::find) tells, later.
+    Doubt(Arc<Attempt>),
+    /// What it replaced is gone, and so is what it made, as that was not what was asked for.
+    Deleted,
+    /// This version, which is not encrypted as was asked for.
+    Stays(Version),
+}
+
 /// A request that failed. Cheap to clone, so that all who wait for one answer can have it.
 #[derive(Clone, Debug)]
-pub struct Error(Arc<Failure>);
+pub struct Error {
+    failure: Arc<Failure>,
+    aftermath: Aftermath,
+}
 
 /// All that is known of a failed request.
 #[derive(Debug)]
@@ -176,11 +194,21 @@ impl Error {
     pub fn remedy(&self) -> &'static str {
         self.kind.remedy()
     }
+
+    /// What it has left in the store.
+    #[must_use]
+    pub fn aftermath(&self) -> &Aftermath {
+        &self.aftermath
+    }
+
+    pub(super) fn leaving(self, aftermath: Aftermath) -> Error {
+        Error { aftermath, ..self }
+    }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
-        Error(Arc::new(failure))
+        Error { failure: Arc::new(failure), aftermath: Aftermath::Nothing }
     }
 }
 
@@ -188,20 +216,20 @@ impl Deref for Error {
     type Target = Failure;
 
     fn deref(&self) -> &Failure {
-        &self.0
+        &self.failure
     }
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        self.failure.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
 }
 
 /// One line: operation, object, code, explanation, request id.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { operation, bucket, code, status, .. } = &*self.0;
+        let Failure { operation, bucket, code, status, .. } = &*self.failure;
         let key = self.key.as_ref().map_or("", Key::as_str);
         write!(f, "{operation} of s3://{bucket}/{} failed", Printable(key))?;
         match (code, status) {

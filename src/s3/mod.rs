@@ -16,6 +16,7 @@
 //! again when they were renewed. This room may use `object`, `policy` and
 //! `metrics`.
 
+mod attempt;
 mod aws;
 mod classify;
 mod connect;
@@ -29,10 +30,11 @@ mod pulse;
 mod request;
 
 pub use crate::metrics::Operation;
+pub use attempt::{Attempt, Content};
 pub use aws_config::SdkConfig;
 pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as};
 pub use credentials::{named_by, profile_files};
-pub use error::{Error, Failure, Kind};
+pub use error::{Aftermath, Error, Failure, Kind};
 pub use gateway::{Backing, Conditions, Download, Gateway, Unfinished, Upload, Verified};
 pub use payload::{Checksum, Payload, WithSha1};
 pub use request::{

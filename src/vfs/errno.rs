@@ -123,13 +123,14 @@ fn store(kind: Kind) -> i32 {
         Kind::KeyUnusable | Kind::Mismatch { .. } => libc::EKEYREJECTED,
         Kind::AccessDenied { .. } | Kind::Credentials | Kind::Archived => libc::EACCES,
         Kind::NotFound => libc::ENOENT,
-        Kind::PreconditionFailed | Kind::Conflict => libc::ESTALE,
+        Kind::PreconditionFailed => libc::ESTALE,
         Kind::Unsupported => libc::EOPNOTSUPP,
         Kind::Configuration => libc::EPROTO,
         Kind::TooLarge => libc::EFBIG,
         Kind::KeyUnavailable
         | Kind::NoSuchBucket
         | Kind::NoSuchUpload
+        | Kind::Conflict
         | Kind::Throttled { .. }
         | Kind::Timeout
         | Kind::Unreachable

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::namespace::{Attributes, Change, Ino, Node, Timestamp};
+use crate::namespace::{self, Attributes, Change, Ino, Node, Timestamp};
 use crate::object::Name;
+use crate::s3::Aftermath;
 
 use super::file::{File, Privileges, has_content};
 use super::{Error, Fh, Vfs};
@@ -160,9 +161,29 @@ impl Vfs {
             return Ok(file.attributes());
         }
         self.release_copies(file).await?;
-        let attributes = self.namespace.set_attributes(file.ino, change).await?;
+        let changed = self.namespace.set_attributes(file.ino, change).await;
+        let attributes = match changed {
+            Err(error) => {
+                self.note_tried(file, &error).await;
+                return Err(error.into());
+            }
+            Ok(attributes) => attributes,
+        };
         self.repin(file, attributes).await?;
         Ok(attributes)
+    }
+
+    /// A copy of the file onto itself that may have been made although it failed is no other writer's object to who has the file open.
+    pub(super) async fn note_tried(&self, file: &Arc<File>, error: &namespace::Error) {
+        let namespace::Error::Store(error) = error else { return };
+        let Aftermath::Doubt(attempt) = error.aftermath() else { return };
+        if file.state().source.is_none() {
+            return;
+        }
+        match self.writer_parts().writer_of(file).await {
+            Ok(writer) => writer.note_tried(attempt),
+            Err(error) => tracing::warn!(%error, "whoever has the file open may have to open it again"),
+        }
     }
 
     /// After this mount has replaced the object itself by one with the same bytes.

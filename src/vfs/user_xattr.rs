@@ -73,10 +73,15 @@ impl Vfs {
     async fn edit_file(&self, file: &Arc<File>, edit: &Edit) -> Result<(), Error> {
         let _turn = file.turn.lock().await;
         self.release_copies(file).await?;
-        if file.changed_user().is_none()
-            && let Some(attributes) = self.namespace.set_xattr(file.ino, edit).await?
-        {
-            return self.repin(file, attributes).await;
+        if file.changed_user().is_none() {
+            match self.namespace.set_xattr(file.ino, edit).await {
+                Ok(Some(attributes)) => return self.repin(file, attributes).await,
+                Ok(None) => {}
+                Err(error) => {
+                    self.note_tried(file, &error).await;
+                    return Err(error.into());
+                }
+            }
         }
         file.edit_user(edit)?;
         if let Some(writer) = file.writer() {

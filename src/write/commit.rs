@@ -1,20 +1,23 @@
 //! Making one object of a file's changes.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
 
 use crate::object::{ByteRange, Key, ObjectMeta};
 use crate::s3::{Backing, Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
 
 use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
+use super::state::State;
 use super::stream::{Sent, Stream};
 use super::writer::{abort, abort_upload};
 use super::{Aim, Base, Engine, Error, Target, Writer};
@@ -22,9 +25,12 @@ use super::{Aim, Base, Engine, Error, Target, Writer};
 /// How often a part is read again because the program changed it while it was being sent.
 pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
-/// How often a commit is tried while another request for the same key is under way: S3 answers 409 ConditionalRequestConflict then, and
-/// who has lost the race is known only when the other one has ended ("Conditional writes", S3 User Guide).
-const CONFLICTS_MAX: u32 = 4;
+/// How often a commit begins anew.
+const TRIES_MAX: u32 = 7;
+/// The pause after the first try during which another request for the same key was under way: S3 answers 409 ConditionalRequestConflict
+/// then, and who has lost the race is known only when the other one has ended ("Conditional writes", S3 User Guide). Doubled from one to
+/// the next, and halved at random: some seconds in all.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the file was when the commit began.
 #[derive(Clone)]
@@ -62,23 +68,37 @@ impl Writer {
         let _under_way = UnderWay::begin(&self.engine);
         self.state().committing = true;
         self.parts_settled().await;
-        let mut outcome = self.try_once().await;
-        for _ in 1..CONFLICTS_MAX {
-            if !outcome.as_ref().is_err_and(Error::wants_new_plan) {
-                break;
-            }
-            outcome = self.try_once().await;
-        }
+        let outcome = self.try_until_decided().await;
         self.state().committing = false;
         outcome
     }
 
+    async fn try_until_decided(self: &Arc<Self>) -> Result<(), Error> {
+        let mut looked_again = false;
+        for tries in 1.. {
+            let Err(error) = self.try_once().await else { break };
+            if error.is_conflict() && tries < TRIES_MAX {
+                sleep(pause_after(tries)).await;
+            } else if error.may_be_our_own() && !looked_again && !self.state().tried.is_empty() {
+                // An earlier commit, long under way, may have got there since it was looked for.
+                looked_again = true;
+            } else if !(matches!(error, Error::ChangedWhileSent { .. }) && tries < TRIES_MAX) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     async fn try_once(self: &Arc<Self>) -> Result<(), Error> {
+        self.find_tried().await?;
         match (self.moment(), self.destination.aim()) {
             (None, _) | (_, Aim::Removed) => Ok(()),
             (Some(_), Aim::Lost) => Err(Error::NameLost),
             (Some(moment), Aim::Object(target)) => match self.carry_out(&moment, &target).await {
-                Err(error) => Err(self.explained(error, &moment, &target).await),
+                Err(error) => {
+                    self.note_aftermath(&error, moment.size);
+                    Err(self.explained(error, &moment, &target).await)
+                }
                 done => done,
             },
         }
@@ -103,6 +123,9 @@ impl Writer {
     }
 
     async fn carry_out(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<(), Error> {
+        if let Some(error) = self.refused_part() {
+            return Err(error);
+        }
         if let Some(begun) = self.stream_to_finish(moment, target) {
             let begun_for = begun.target.clone();
             match self.finish_stream(moment, begun).await {
@@ -142,16 +165,17 @@ impl Writer {
     fn settle(&self, moment: &Moment, object: &NewObject, stored: Stored) {
         let version = stored.version.clone();
         let source = Source { key: object.key.clone(), version, size: moment.size };
-        {
-            let mut state = self.state();
-            state.stream = None;
-            if state.settle(source, moment.changes) {
-                self.buffer.clear();
-            } else {
-                state.written.gaps(0..u64::MAX).for_each(|stored| self.buffer.discard(stored));
-            }
-        }
+        self.stand_on(&mut self.state(), source, moment.changes);
         self.destination.committed(&object.key, head_of(object, moment.size, stored));
+    }
+
+    pub(super) fn stand_on(&self, state: &mut State, stored: Base, changes: u64) {
+        state.stream = None;
+        if state.settle(stored, changes) {
+            self.buffer.clear();
+        } else {
+            state.written.gaps(0..u64::MAX).for_each(|stored| self.buffer.discard(stored));
+        }
     }
 
     async fn put_whole(&self, moment: &Moment, target: &Target) -> Result<Stored, Error> {
@@ -184,6 +208,15 @@ impl Writer {
         Some(Begun { upload, target: stream.target.clone(), grid, sent: stream.sent_of(moment.size) })
     }
 
+    /// That the answer to a part was not what was asked, told once. Where parts are in the upload alone it goes on, and the next commit
+    /// sends this one again; any other upload is given up by `drop_stream`.
+    fn refused_part(&self) -> Option<Error> {
+        let mut state = self.state();
+        let stream = state.stream.as_mut()?;
+        let alone = stream.gave_up(&(0..u64::MAX), &self.buffer.present());
+        if alone { stream.failure.take_if(|error| error.is_mismatch()) } else { None }
+    }
+
     /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any case, and its
     /// failure is the commit's.
     pub(super) async fn drop_stream(&self) -> Result<(), Error> {
@@ -193,10 +226,14 @@ impl Writer {
         let failure = stream.failure.take().filter(Error::is_mismatch);
         let key = stream.target.object.key.to_string();
         abort(stream.upload).await;
-        match failure {
-            Some(error) => Err(error),
-            None if !lost.is_empty() => Err(Error::PartsLost { key, lost }),
-            None => Ok(()),
+        let lost = (!lost.is_empty()).then_some(Error::PartsLost { key, lost });
+        match (failure, lost) {
+            (None, None) => Ok(()),
+            (Some(error), None) | (None, Some(error)) => Err(error),
+            (Some(error), Some(lost)) => {
+                tracing::error!(%lost, "an upload that was not as asked was given up");
+                Err(error)
+            }
         }
     }
 
@@ -213,11 +250,13 @@ impl Writer {
         }
     }
 
-    /// After a failed commit: the upload goes on to exist, with all parts that are whole, unless the store's answers to it were not
-    /// what was asked, or it is gone. Parts that only it had are then lost, which is named.
+    /// After a failed commit: the upload goes on to exist, with all parts that are whole, unless it is gone, or nobody needs it and the
+    /// store's answers to it were not what was asked. Parts that only it had are lost when it is gone, which is named.
     async fn keep_stream(&self, error: Error, upload: Option<Upload>) -> Error {
+        let only_sent = |stream: &Stream| !stream.only_sent(&self.buffer).is_empty();
+        let is_needed = self.state().stream.as_ref().is_some_and(only_sent);
         let upload = match upload {
-            Some(upload) if error.is_mismatch() => {
+            Some(upload) if error.is_mismatch() && !is_needed => {
                 abort_upload(upload).await;
                 None
             }
@@ -225,6 +264,9 @@ impl Writer {
         };
         let mut state = self.state();
         let Some(stream) = &mut state.stream else { return error };
+        if error.is_of_object_that_stays() {
+            return error;
+        }
         if let Some(upload) = upload {
             stream.upload = Arc::new(OnceCell::from(upload));
             return error;
@@ -366,7 +408,7 @@ impl Writer {
     /// What was cut off since the commit took its plan reads as zeros here now, which the file never had there: neither before the cut
     /// nor after it. The commit starts over with what the file is now.
     fn refuse_if_cut(&self, moment: &Moment, key: &Key) -> Result<(), Error> {
-        match self.state().low_water < moment.size {
+        match self.state().plan.low_water < moment.size {
             true => Err(Error::ChangedWhileSent { key: key.to_string() }),
             false => Ok(()),
         }
@@ -399,6 +441,13 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+fn pause_after(tries: u32) -> Duration {
+    let most = CONFLICT_PAUSE * 2_u32.pow(tries - 1);
+    // The keys of hash tables are random.
+    let random = RandomState::new().hash_one(tries) % 1_000;
+    most / 2 + most / 2 * u32::try_from(random).unwrap_or_default() / 1_000
+}
+
 /// The checksum of the whole, when that of each part is known.
 fn whole_crc64(planned: &[(u32, Planned)], parts: &[(Part, Option<u64>)]) -> Option<u64> {
     planned.iter().zip(parts).try_fold(0, |whole, ((_, part), (_, crc64))| {
@@ -412,7 +461,7 @@ fn changed_too_often(target: &Target) -> Error {
 }
 
 /// What a HEAD would say of the object that was just stored.
-fn head_of(object: &NewObject, size: u64, stored: Stored) -> Head {
+pub(super) fn head_of(object: &NewObject, size: u64, stored: Stored) -> Head {
     let tag_count = object.tags.as_ref().map_or(0, |tags| tags.split('&').filter(|tag| !tag.is_empty()).count());
     let meta = ObjectMeta {
         size,

@@ -1,6 +1,6 @@
 //! What can go wrong between a written byte and its object.
 
-use crate::s3::Kind;
+use crate::s3::{Aftermath, Kind};
 use crate::spill::RangeSet;
 use crate::{journal, s3, spill};
 
@@ -122,14 +122,23 @@ impl Error {
         matches!(self, Error::Store(error) if matches!(error.kind, Kind::Mismatch { .. }))
     }
 
-    /// Whether the commit is to begin anew at once: the store wants to be asked again, because of another request for the same key, or
-    /// the file is not what was being sent any more.
-    pub(crate) fn wants_new_plan(&self) -> bool {
+    /// Whether the store wants to be asked again, because of another request for the same key.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Error::Store(error) if error.kind == Kind::Conflict)
+    }
+
+    /// Whether what stood in the way may have been an earlier commit of the same file.
+    pub(crate) fn may_be_our_own(&self) -> bool {
         match self {
-            Error::Store(error) => error.kind == Kind::Conflict,
-            Error::ChangedWhileSent { .. } => true,
+            Error::Store(error) => matches!(error.kind, Kind::PreconditionFailed | Kind::NoSuchUpload),
+            Error::PartsLost { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether the store has an object with the file's bytes that is not encrypted as was asked for.
+    pub(crate) fn is_of_object_that_stays(&self) -> bool {
+        matches!(self, Error::Store(error) if matches!(error.aftermath(), Aftermath::Stays(_)))
     }
 
     /// Whether the bytes could not be read on this host, as happens when they change while they are being sent.

@@ -9,22 +9,23 @@ use serde::{Deserialize, Serialize};
 use crate::journal::{Draft, EntryId, Journal};
 use crate::object::{ETag, Key, KeyError, Version, VersionId};
 use crate::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
-use crate::s3::{NewObject, Part, Source};
+use crate::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
 use crate::spill::{self, RangeSet};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::parts::Grid;
-use super::state::State;
+use super::state::{Plan, State, TRIED_MAX, Tried};
 use super::stream::{Sent, Stream};
 use super::{Aim, Destination, Engine, Error, Target, Writer};
 
 /// Bytes that are read for the journal at a time.
 const RUN_BYTES: u64 = 4 << 20;
-/// The versions of what an entry says: the second one can name an upload, the third one bytes that are lost. Each entry is of the first
-/// that can say what it has to.
-const VERSIONS: RangeInclusive<u32> = 1..=3;
+/// The versions of what an entry says: the second one can name an upload, the third one bytes that are lost, the fourth one commits
+/// that may have succeeded. Each entry is of the first that can say what it has to.
+const VERSIONS: RangeInclusive<u32> = 1..=4;
 const VERSION_WITH_UPLOAD: u32 = 2;
 const VERSION_WITH_LOSS: u32 = 3;
+const VERSION_WITH_TRIED: u32 = 4;
 
 /// The changes of one file, but for their bytes: what they are to become, and what they were made to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,25 @@ pub struct Kept {
     pub upload: Option<KeptUpload>,
     /// Bytes that were written and are nowhere any more, because the upload is gone that had them: no holes, so such a file is never stored.
     pub lost: Vec<Range<u64>>,
+    /// Commits of earlier changes that may have succeeded: what one of them made may be replaced as well.
+    pub tried: Vec<KeptAttempt>,
+}
+
+/// A commit whose answer was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptAttempt {
+    /// What the object was to be.
+    pub object: NewObject,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The CRC-64/NVME of its content.
+    pub crc64: u64,
+    /// The multipart upload that was to become the object.
+    pub upload: Option<String>,
+    /// What was written since.
+    pub since: Vec<Range<u64>>,
+    /// The smallest size of the file since, in bytes.
+    pub low_water: u64,
 }
 
 /// A multipart upload that has bytes of the file, of which the host has no copy.
@@ -122,6 +142,18 @@ struct Text {
     upload: Option<UploadText>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     lost: Vec<Range<u64>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tried: Vec<AttemptText>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AttemptText {
+    object: ObjectText,
+    size: u64,
+    crc64: u64,
+    upload: Option<String>,
+    since: Vec<Range<u64>>,
+    low_water: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -155,12 +187,13 @@ impl Kept {
     /// What an entry of the journal is to say.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let Kept { object, policy, size, base, base_len, replaces, reason, upload, lost } = self.clone();
+        let Kept { object, policy, size, base, base_len, replaces, reason, upload, lost, tried } = self.clone();
         let text = Text {
-            version: match (lost.is_empty(), &upload) {
-                (false, _) => VERSION_WITH_LOSS,
-                (true, Some(_)) => VERSION_WITH_UPLOAD,
-                (true, None) => *VERSIONS.start(),
+            version: match (tried.is_empty(), lost.is_empty(), &upload) {
+                (false, _, _) => VERSION_WITH_TRIED,
+                (true, false, _) => VERSION_WITH_LOSS,
+                (true, true, Some(_)) => VERSION_WITH_UPLOAD,
+                (true, true, None) => *VERSIONS.start(),
             },
             object: ObjectText::of(object),
             kms_key: policy.key.map(|key| key.to_string()),
@@ -177,6 +210,7 @@ impl Kept {
             reason,
             upload: upload.map(UploadText::of),
             lost,
+            tried: tried.into_iter().map(AttemptText::of).collect(),
         };
         serde_json::to_vec(&text).expect("texts and numbers can always be written as JSON")
     }
@@ -203,7 +237,8 @@ impl Kept {
         if !upload.as_ref().is_none_or(possible) {
             return Err(KeptError::Upload);
         }
-        Ok(Kept { object, policy, size, base, base_len, replaces, reason, upload, lost: text.lost })
+        let tried = text.tried.into_iter().take(TRIED_MAX).map(AttemptText::into_attempt).collect::<Result<_, _>>()?;
+        Ok(Kept { object, policy, size, base, base_len, replaces, reason, upload, lost: text.lost, tried })
     }
 }
 
@@ -246,6 +281,37 @@ impl KeptUpload {
         });
         let upload = engine.gateway.resume_upload(&object, id);
         Some(Stream::resumed(Target { object, exact }, Grid::behind(copied)?, upload, sent))
+    }
+}
+
+impl KeptAttempt {
+    /// None of one that would not be known again.
+    fn of(tried: &Tried) -> Option<KeptAttempt> {
+        let Attempt { object, size, content, upload } = &*tried.attempt;
+        let Content::Of(Checksum::Crc64(crc64)) = *content else { return None };
+        let Plan { since, low_water, .. } = &tried.plan;
+        let (object, upload) = (object.clone(), upload.clone());
+        Some(KeptAttempt { object, size: *size, crc64, upload, since: since.iter().collect(), low_water: *low_water })
+    }
+
+    fn into_tried(self) -> Tried {
+        let KeptAttempt { object, size, crc64, upload, since, low_water } = self;
+        let attempt = Attempt { object, size, content: Content::Of(Checksum::Crc64(crc64)), upload };
+        // Whatever it made, the file that is kept has changes to it.
+        let plan = Plan { changes: 0, since: since.into_iter().collect(), low_water };
+        Tried { attempt: Arc::new(attempt), plan }
+    }
+}
+
+impl AttemptText {
+    fn of(attempt: KeptAttempt) -> AttemptText {
+        let KeptAttempt { object, size, crc64, upload, since, low_water } = attempt;
+        AttemptText { object: ObjectText::of(object), size, crc64, upload, since, low_water }
+    }
+
+    fn into_attempt(self) -> Result<KeptAttempt, KeyError> {
+        let AttemptText { object, size, crc64, upload, since, low_water } = self;
+        Ok(KeptAttempt { object: object.into_object()?, size, crc64, upload, since, low_water })
     }
 }
 
@@ -371,6 +437,7 @@ impl Writer {
             reason: reason.map(str::to_owned),
             upload,
             lost: lost.iter().collect(),
+            tried: state.tried.iter().filter_map(KeptAttempt::of).collect(),
         };
         Some((kept, local, state.changes))
     }
@@ -390,6 +457,7 @@ impl Writer {
         let destination = Recovered(Target { object: kept.object.clone(), exact });
         let mut state = State::new(kept.base.clone(), kept.base_len, true);
         state.replaces.clone_from(&kept.replaces);
+        state.tried = kept.tried.iter().cloned().map(KeptAttempt::into_tried).collect();
         if !kept.lost.is_empty() {
             state.size = kept.size;
             kept.lost.iter().cloned().for_each(|range| state.written.insert(range));
@@ -437,12 +505,23 @@ mod tests {
             reason: Some("no answer".to_owned()),
             upload: None,
             lost: Vec::new(),
+            tried: Vec::new(),
         };
         assert_eq!(Kept::decode(&kept.encode()).unwrap(), kept);
         let without = Kept { lost: vec![1..3, 5..7], ..kept.clone() };
         assert_eq!(Kept::decode(&without.encode()).unwrap(), without);
-        let later = String::from_utf8(kept.encode()).unwrap().replace("\"version\":1", "\"version\":4");
-        assert!(matches!(Kept::decode(later.as_bytes()), Err(KeptError::Version(4))));
+        let attempt = KeptAttempt {
+            object: kept.object.clone(),
+            size: 6,
+            crc64: u64::MAX,
+            upload: Some("u".to_owned()),
+            since: vec![1..3],
+            low_water: 5,
+        };
+        let tried = Kept { tried: vec![attempt], ..kept.clone() };
+        assert_eq!(Kept::decode(&tried.encode()).unwrap(), tried);
+        let later = String::from_utf8(kept.encode()).unwrap().replace("\"version\":1", "\"version\":5");
+        assert!(matches!(Kept::decode(later.as_bytes()), Err(KeptError::Version(5))));
         assert!(matches!(Kept::decode(b"{"), Err(KeptError::Json(_))));
     }
 
@@ -464,6 +543,7 @@ mod tests {
             reason: None,
             upload: Some(upload),
             lost: Vec::new(),
+            tried: Vec::new(),
         };
         let possible = kept(upload.clone());
         assert_eq!(Kept::decode(&possible.encode()).unwrap(), possible);

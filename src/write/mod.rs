@@ -17,10 +17,11 @@ mod places;
 mod room;
 mod state;
 mod stream;
+mod tried;
 mod writer;
 
 pub use error::Error;
-pub use kept::{Kept, KeptError, KeptPart, KeptUpload};
+pub use kept::{Kept, KeptAttempt, KeptError, KeptPart, KeptUpload};
 pub use parts::OBJECT_BYTES_MAX;
 pub use state::{Aim, Base, Piece, Target};
 pub use writer::{Destination, Engine, Settings, Writer};

@@ -1,9 +1,10 @@
 //! What a writer knows of its file: pure bookkeeping under the writer's mutex.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::object::ETag;
-use crate::s3::{NewObject, Source};
+use crate::object::{ETag, Key};
+use crate::s3::{Attempt, NewObject, Source};
 use crate::spill::RangeSet;
 
 use super::parts::{Grid, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
@@ -62,6 +63,34 @@ pub enum Aim {
     Lost,
 }
 
+/// What a commit is about to store, and what has become of the file since.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The number of changes that it stores.
+    pub(crate) changes: u64,
+    /// What was written since, of what may be in the object: all that is left to do when the commit succeeds.
+    pub(crate) since: RangeSet,
+    /// The smallest size since.
+    pub(crate) low_water: u64,
+}
+
+impl Plan {
+    fn cut(&mut self, size: u64) {
+        self.since.remove(size..u64::MAX);
+        self.low_water = self.low_water.min(size);
+    }
+}
+
+/// A commit that may have succeeded although it failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Tried {
+    pub(crate) attempt: Arc<Attempt>,
+    pub(crate) plan: Plan,
+}
+
+/// Commits of different changes whose answers were lost one after the other. Of more than these the oldest is taken for one that failed.
+pub(crate) const TRIED_MAX: usize = 8;
+
 pub(crate) struct State {
     /// The file's length in bytes.
     pub(crate) size: u64,
@@ -71,8 +100,6 @@ pub(crate) struct State {
     pub(crate) replaces: Option<ETag>,
     /// How many of the base's first bytes are still part of the file.
     pub(crate) base_len: u64,
-    /// The smallest size since the commit under way took its plan.
-    pub(crate) low_water: u64,
     /// Counts changes; a commit that finds the count of its plan has made everything safe.
     pub(crate) changes: u64,
     /// The count at the last commit.
@@ -81,8 +108,10 @@ pub(crate) struct State {
     pub(crate) committing: bool,
     /// What was ever written or zeroed since the base was made; a hole is never one of these.
     pub(crate) written: RangeSet,
-    /// The part of it that was written since the commit under way took its plan: all that is left to do when that succeeds.
-    pub(crate) since: RangeSet,
+    /// That of the commit under way, or of the last one.
+    pub(crate) plan: Plan,
+    /// Earlier ones that may have succeeded since the last one that is known to.
+    pub(crate) tried: Vec<Tried>,
     /// Whether a short base could not be taken in to be sent ahead; not tried again before the next commit.
     pub(crate) base_stays: bool,
     /// Parts sent ahead while the program writes in sequence.
@@ -98,12 +127,12 @@ impl State {
             base,
             replaces,
             base_len,
-            low_water: size,
             changes: u64::from(changed),
             committed: 0,
             committing: false,
             written: RangeSet::default(),
-            since: RangeSet::default(),
+            plan: Plan { changes: 0, since: RangeSet::default(), low_water: size },
+            tried: Vec::new(),
             base_stays: false,
             stream: None,
         }
@@ -135,9 +164,7 @@ impl State {
         self.size = self.size.max(range.end);
         self.changes += 1;
         self.written.insert(range.clone());
-        if self.committing {
-            self.since.insert(range.clone());
-        }
+        self.plans().for_each(|plan| plan.since.insert(range.clone()));
         if let Some(stream) = &mut self.stream {
             stream.touched(range);
         }
@@ -148,9 +175,8 @@ impl State {
         let old = self.size;
         self.size = size;
         self.written.remove(size..u64::MAX);
-        self.since.remove(size..u64::MAX);
+        self.plans().for_each(|plan| plan.cut(size));
         self.base_len = self.base_len.min(size);
-        self.low_water = self.low_water.min(size);
         if size == 0 {
             self.base = None;
         }
@@ -165,7 +191,8 @@ impl State {
     pub(crate) fn adopt(&mut self, source: &Base, range: &Range<u64>) -> bool {
         let copied_so_far = self.base.as_ref() == Some(source) && self.base_len == self.size;
         let fits = range.start == self.size && range.start < range.end && range.end <= source.size;
-        if !fits || !(self.size == 0 || copied_so_far) || self.stream.is_some() {
+        // What an object that was tried has to do with such a copy nobody could tell later.
+        if !fits || !(self.size == 0 || copied_so_far) || self.stream.is_some() || !self.tried.is_empty() {
             return false;
         }
         self.base = Some(source.clone());
@@ -176,27 +203,96 @@ impl State {
 
     /// The commit under way takes its plan now: what is written from here on is for the next one.
     pub(crate) fn plan(&mut self) {
-        self.low_water = self.size;
-        self.since = RangeSet::default();
+        self.plan = Plan { changes: self.changes, since: RangeSet::default(), low_water: self.size };
+    }
+
+    /// All plans of which something may be in the store.
+    fn plans(&mut self) -> impl Iterator<Item = &mut Plan> {
+        self.tried.iter_mut().map(|tried| &mut tried.plan).chain(std::iter::once(&mut self.plan))
     }
 
     /// After a commit that made an object of what the file was at change number `planned`: true when nothing has changed since,
     /// so that the buffer can be dropped. Otherwise all of it can that is not `written` any more.
     pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
-        self.base_len = stored.size.min(self.low_water);
+        self.base_len = stored.size.min(self.plan.low_water);
         self.replaces = Some(stored.version.etag.clone());
         self.base = Some(stored);
         self.base_stays = false;
         self.committed = planned;
-        self.written = self.since.clone();
+        self.written = self.plan.since.clone();
+        self.tried.clear();
         !self.is_dirty()
+    }
+
+    /// The commit under way may have made an object that its answer does not tell of.
+    pub(crate) fn note_doubt(&mut self, attempt: &Arc<Attempt>) {
+        // The same once more is no other attempt; of a copy, the first one's time counts.
+        let is_same = |tried: &Tried| {
+            let Attempt { object, upload, .. } = &*tried.attempt;
+            tried.plan.changes == self.plan.changes && (object, upload) == (&attempt.object, &attempt.upload)
+        };
+        if self.tried.iter().any(is_same) {
+            return;
+        }
+        self.push_tried(attempt, self.plan.clone());
+    }
+
+    /// The object under the changes may have been replaced by a copy of itself. None of the changes are in it.
+    pub(crate) fn note_copy_in_doubt(&mut self, attempt: &Arc<Attempt>) {
+        let plan = Plan { changes: self.committed, since: self.written.clone(), low_water: self.base_len };
+        self.push_tried(attempt, plan);
+    }
+
+    fn push_tried(&mut self, attempt: &Arc<Attempt>, plan: Plan) {
+        if self.tried.len() == TRIED_MAX {
+            self.tried.remove(0);
+        }
+        self.tried.push(Tried { attempt: Arc::clone(attempt), plan });
+    }
+
+    /// Takes the plan of a commit in doubt for that of the last one; false when nobody is in doubt about it any more.
+    pub(crate) fn resume_plan(&mut self, attempt: &Arc<Attempt>) -> bool {
+        let tried = self.tried.iter().find(|tried| Arc::ptr_eq(&tried.attempt, attempt));
+        match tried {
+            Some(tried) => {
+                self.plan = tried.plan.clone();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The object under the changes has become `stored` by this mount's doing. The bytes of it that the file still has are the same.
+    pub(crate) fn replaced_by(&mut self, stored: Base) {
+        self.replaces = Some(stored.version.etag.clone());
+        if self.base.as_ref().is_some_and(|base| base.key == stored.key) {
+            self.base = Some(stored);
+        }
+        self.tried.clear();
+    }
+
+    /// The object `key` was deleted by this mount's doing: what the file has of it has to be `here`. The bytes that are not are lost.
+    pub(crate) fn deleted(&mut self, key: &Key, here: &RangeSet) -> RangeSet {
+        self.replaces = None;
+        self.tried.clear();
+        if !self.base.as_ref().is_some_and(|base| base.key == *key && base.version.id.is_none()) {
+            return RangeSet::default();
+        }
+        let taken = 0..self.base_len;
+        let lost = here.gaps(taken.clone()).filter(|gap| self.written.intersection(gap.clone()).next().is_none());
+        let lost = lost.collect();
+        self.written.insert(taken);
+        (self.base, self.base_len) = (None, 0);
+        self.changes += 1;
+        lost
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::{ETag, Key, Version};
+    use crate::object::Version;
+    use crate::s3::Content;
 
     fn base(size: u64) -> Base {
         Source { key: Key::new("k").unwrap(), version: Version { etag: ETag::new("e"), id: None }, size }
@@ -286,6 +382,82 @@ mod tests {
         let planned = begin_commit(&mut state);
         assert!(state.settle(base(2 * LONG + 5), planned));
         assert!(state.written.is_empty());
+    }
+
+    /// A commit of the state as it is, whose answer is lost.
+    fn try_in_vain(state: &mut State) {
+        begin_commit(state);
+        let object = NewObject::at(Key::new("k").unwrap());
+        let attempt = Attempt { object, size: state.size, content: Content::Unknown, upload: None };
+        state.note_doubt(&Arc::new(attempt));
+        state.committing = false;
+    }
+
+    #[test]
+    fn what_an_unseen_commit_has_stored_is_what_the_file_stands_on_and_later_changes_are_all_that_is_left() {
+        let mut state = State::new(Some(base(100)), 100, false);
+        state.changed(&(10..20));
+        try_in_vain(&mut state);
+        try_in_vain(&mut state);
+        assert_eq!(state.tried.len(), 1, "the same once more");
+        state.changed(&(50..60));
+        state.resized(80);
+        try_in_vain(&mut state);
+        state.changed(&(90..95));
+        let first = Arc::clone(&state.tried[0].attempt);
+        assert!(state.resume_plan(&first));
+        let ours = Source { version: Version { etag: ETag::new("ours"), id: None }, ..base(100) };
+        assert!(!state.settle(ours, 1));
+        assert_eq!((state.size, state.base_len, state.replaces.clone()), (95, 80, Some(ETag::new("ours"))));
+        assert!(state.written.iter().eq([50..60, 90..95]) && state.tried.is_empty());
+    }
+
+    #[test]
+    fn a_copy_of_the_object_onto_itself_has_none_of_the_changes() {
+        let mut state = State::new(Some(base(100)), 100, false);
+        state.changed(&(10..20));
+        let object = NewObject::at(Key::new("k").unwrap());
+        let attempt = Arc::new(Attempt { object, size: 100, content: Content::Unknown, upload: None });
+        state.note_copy_in_doubt(&attempt);
+        state.changed(&(50..60));
+        assert!(state.resume_plan(&attempt));
+        assert!(!state.settle(base(100), state.plan.changes), "they are still to be stored");
+        assert!(state.written.iter().eq([10..20, 50..60]) && state.base_len == 100);
+    }
+
+    #[test]
+    fn of_commits_in_doubt_no_more_are_remembered_than_the_limit() {
+        let mut state = State::new(None, 0, true);
+        for n in 0..TRIED_MAX as u64 + 3 {
+            state.changed(&(n..n + 1));
+            try_in_vain(&mut state);
+        }
+        assert_eq!(state.tried.len(), TRIED_MAX);
+        assert_eq!(state.tried.last().unwrap().attempt.size, TRIED_MAX as u64 + 3);
+    }
+
+    #[test]
+    fn a_file_in_doubt_takes_no_bytes_of_another_object_unread() {
+        let mut state = State::new(None, 0, true);
+        try_in_vain(&mut state);
+        assert!(!state.adopt(&base(100), &(0..60)));
+    }
+
+    #[test]
+    fn of_an_object_that_was_deleted_the_file_has_its_own_bytes_or_they_are_named() {
+        let changed = || {
+            let mut state = State::new(Some(base(100)), 100, false);
+            state.changed(&(10..20));
+            state
+        };
+        let all: RangeSet = std::iter::once(0..100).collect();
+        let key = Key::new("k").unwrap();
+        assert!(changed().deleted(&key, &all).is_empty());
+        let mut state = changed();
+        let some: RangeSet = [0..50, 60..100].into_iter().collect();
+        assert!(state.deleted(&key, &some).iter().eq(std::iter::once(50..60)));
+        assert_eq!((state.base.clone(), state.base_len, state.replaces.clone()), (None, 0, None));
+        assert!(state.written.contains(0..100), "what is lost is no hole");
     }
 
     fn begin_commit(state: &mut State) -> u64 {

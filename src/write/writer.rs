@@ -262,6 +262,7 @@ impl Writer {
         let mut state = self.state();
         if state.replaces.as_ref() == Some(&from.etag) {
             state.replaces = Some(base.version.etag.clone());
+            state.tried.clear();
         }
         if state.base.as_ref().is_some_and(|old| old.version == *from) {
             state.base = Some(base);
@@ -459,7 +460,9 @@ impl Writer {
     fn next_ripe(&self) -> Option<Ripe> {
         let mut state = self.state();
         let (size, committing) = (state.size, state.committing);
-        let stream = state.stream.as_mut().filter(|_| !committing)?;
+        // A completion that is still under way would leave out what is sent now.
+        let in_doubt = !state.tried.is_empty();
+        let stream = state.stream.as_mut().filter(|_| !committing && !in_doubt)?;
         let (number, range) = stream.begin_ripe(size, &self.buffer)?;
         match self.buffer.snapshot(range) {
             Ok(snapshot) => Some(Ripe {

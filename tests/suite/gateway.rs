@@ -256,6 +256,10 @@ async fn a_pinned_version_is_never_mixed_with_another() {
     world.put("k", "new").await.unwrap();
     let error = world.gateway.get(&at("k"), Some(&old), None).await.err().unwrap();
     assert_eq!(error.kind, Kind::PreconditionFailed);
+    world.fail(vec![Rule::on("GetObject", Fault::IgnoreConditions)]);
+    let error = world.gateway.get(&at("k"), Some(&old), None).await.err().unwrap();
+    assert_eq!(error.kind, Kind::PreconditionFailed, "from a store that does not know conditions of reads");
+    assert!(error.to_string().contains("another version") && error.request_id.is_some(), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ mod copy;
 mod counts;
 mod crash;
 mod data_path;
+mod doubt;
 mod errno;
 mod fallocate;
 mod faults;

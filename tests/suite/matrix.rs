@@ -180,7 +180,7 @@ fn conditions() -> Vec<Row> {
         (
             Staying,
             refused(409, "ConditionalRequestConflict", "scripted"),
-            Badly(libc::ESTALE, "ConditionalRequestConflict"),
+            Badly(libc::EIO, "ConditionalRequestConflict"),
         ),
     ]
 }

@@ -75,7 +75,7 @@ pub enum Fault {
     LoseAnswer,
     /// The KMS calls that S3 makes for this request fail with 503 `SlowDown`, in the words of KMS throttling.
     ThrottleKms,
-    /// The write is carried out whatever its `If-Match` and `If-None-Match` ask for, as stores do that do not know them.
+    /// The write or read is carried out whatever its `If-Match` and `If-None-Match` ask for, as stores do that do not know them.
     IgnoreConditions,
     /// A write that asks for a condition is answered 501, as by stores that do not know them; any other is carried out.
     RefuseConditions,
@@ -264,8 +264,9 @@ impl Fault {
                 Some("its answers have no encryption headers")
             }
             Fault::ThrottleKms if !any && !CALLS_KMS.contains(&operation) => Some("S3 calls no KMS for it"),
+            Fault::IgnoreConditions if operation == "GetObject" => None,
             Fault::IgnoreConditions | Fault::RefuseConditions if !any && !TAKES_CONDITIONS.contains(&operation) => {
-                Some("it writes nothing under a condition")
+                Some("it does nothing under a condition")
             }
             Fault::OkWithErrorBody { .. } if !FAILS_LATE.contains(&operation) => {
                 Some("only CopyObject, UploadPartCopy and CompleteMultipartUpload may fail after a status of 200")

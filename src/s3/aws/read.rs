@@ -14,7 +14,7 @@ use super::{Store, facts, observed};
 use crate::metrics::Operation;
 use crate::object::{ByteRange, ETag, Key, ObjectMeta, Version};
 use crate::policy::Evidence;
-use crate::s3::error::Error;
+use crate::s3::error::{Error, Failure, Kind};
 use crate::s3::payload::{Checksum, decode_crc64, decode_sha1};
 use crate::s3::request::{Head, ListPage, ListRequest, Listed};
 
@@ -132,7 +132,18 @@ impl Store {
             .set_range(range.map(ByteRange::header))
             .send();
         let answer = self.ask(Operation::GetObject, Some(key), request).await?;
-        self.answer(key, range, answer)
+        let answer = self.answer(key, range, answer)?;
+        match pin {
+            // A store that ignores the condition must not make a mixture of what is read.
+            Some(pin) if pin.etag != answer.head.meta.version.etag => Err(self.another_version(key, &answer)),
+            _ => Ok(answer),
+        }
+    }
+
+    fn another_version(&self, key: &Key, answer: &Answer) -> Error {
+        let failure = Failure::new(Kind::PreconditionFailed, Operation::GetObject, &self.bucket, Some(key));
+        let request_id = answer.head.encryption.request_id.clone();
+        Failure { request_id, ..failure }.because("the answer is of another version than was asked for").into()
     }
 
     /// The tags in the form of `x-amz-tagging`; None when there are none.
@@ -169,12 +180,9 @@ impl Store {
         let objects = answer.contents().iter().map(listed).collect::<Result<Vec<_>, Error>>()?;
         let prefixes = answer.common_prefixes().iter().map(|prefix| text(prefix.prefix()));
         let prefixes = prefixes.collect::<Result<Vec<_>, _>>()?;
-        let next = answer.next_continuation_token().map(str::to_owned);
+        let next = next_page(answer, wanted.continuation).map_err(incomplete)?;
         if objects.iter().map(|object| &object.key).chain(&prefixes).any(|key| !key.starts_with(wanted.prefix)) {
             return Err(incomplete("a key outside of the prefix that was asked for"));
-        }
-        if next.is_some() && next.as_deref() == wanted.continuation {
-            return Err(incomplete("itself as its next page, so that it would never end"));
         }
         Ok(ListPage { objects, prefixes, next })
     }
@@ -203,6 +211,15 @@ impl Store {
         length
             .and_then(|bytes| u64::try_from(bytes).ok())
             .ok_or_else(|| self.protocol(operation, Some(key), "the answer has no length"))
+    }
+}
+
+/// What asks for the page after this one; none at the end, which has to be said: half a listing would pass for the whole.
+fn next_page(answer: &ListObjectsV2Output, asked: Option<&str>) -> Result<Option<String>, &'static str> {
+    match answer.next_continuation_token() {
+        None if answer.is_truncated() == Some(true) => Err("more pages, and does not say how to ask for them"),
+        Some(next) if Some(next) == asked => Err("itself as its next page, so that it would never end"),
+        next => Ok(next.map(str::to_owned)),
     }
 }
 
@@ -249,6 +266,21 @@ mod tests {
         ] {
             assert_eq!(content_range(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_listing_that_is_cut_short_is_not_taken_for_the_whole() {
+        let page = |truncated: Option<bool>, next: Option<&str>| {
+            ListObjectsV2Output::builder()
+                .set_is_truncated(truncated)
+                .set_next_continuation_token(next.map(str::to_owned))
+                .build()
+        };
+        assert_eq!(next_page(&page(Some(false), None), None), Ok(None));
+        assert_eq!(next_page(&page(None, None), Some("a")), Ok(None));
+        assert_eq!(next_page(&page(Some(true), Some("b")), Some("a")), Ok(Some("b".to_owned())));
+        assert!(next_page(&page(Some(true), None), None).unwrap_err().contains("more pages"));
+        assert!(next_page(&page(Some(true), Some("a")), Some("a")).unwrap_err().contains("never end"));
     }
 
     #[test]

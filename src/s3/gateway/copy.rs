@@ -1,18 +1,18 @@
 //! Copies inside the bucket, made by the store: renames, changes of metadata, re-encryption.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_sdk_s3::types::MetadataDirective;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Backing, Gateway, Upload, Verified, may_hide_success};
+use super::{Backing, Gateway, Upload, Verified};
 use crate::metrics::Operation;
-use crate::object::{ByteRange, Key, ObjectMeta};
+use crate::object::{ByteRange, Key};
+use crate::s3::attempt::{Attempt, Content};
 use crate::s3::aws::Doubt;
 use crate::s3::error::{Error, Kind};
-use crate::s3::request::{Condition, Head, NewObject, Part, Source, Stored};
+use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
 
 /// CopyObject takes sources of up to 5 GiB ("Copying, moving, and renaming objects", S3 User Guide).
 const COPY_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
@@ -28,8 +28,7 @@ impl Gateway {
     /// whatever the source is.
     ///
     /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is looked at: it is
-    /// known again by its metadata and, at another key, by the source's content (see [`Gateway::twins`]), or, in place, by having been
-    /// stored since the first attempt, by the store's own clock.
+    /// known again as [`Gateway::find`] does.
     ///
     /// # Errors
     /// As S3 answers. [`PreconditionFailed`](crate::s3::Kind::PreconditionFailed) when the source is another version now, or when
@@ -44,10 +43,12 @@ impl Gateway {
         if source.size > COPY_BYTES_MAX {
             return self.copy_in_parts(source, new, condition).await;
         }
-        let (replace, doubt, begun) = (MetadataDirective::Replace, Doubt::default(), Instant::now());
+        let (replace, doubt) = (MetadataDirective::Replace, Doubt::default());
+        let content = Content::Copied(source.clone(), Instant::now());
         let stored = match self.store.copy(&self.policy, source, new, replace, condition, &doubt).await {
-            Err(error) if doubt.is_raised() && may_hide_success(error.kind) => {
-                self.recognise_rewrite(source, new, begun, error).await?
+            Err(error) if doubt.is_raised() => {
+                let attempt = Attempt { object: new.clone(), size: source.size, content, upload: None };
+                self.decide(attempt, error).await?
             }
             answer => answer?,
         };
@@ -94,53 +95,14 @@ impl Gateway {
         Ok(NewObject { key, user, content_type, content_headers, storage_class, tags })
     }
 
-    async fn recognise_rewrite(
-        &self,
-        source: &Source,
-        new: &NewObject,
-        begun: Instant,
-        error: Error,
-    ) -> Result<Stored, Error> {
-        let found = if source.key == new.key {
-            self.rewritten_since(source, new, begun).await
-        } else {
-            self.copied_as(source, new).await
-        };
-        match found {
-            Ok(Some(copy)) => {
-                tracing::info!(%error, "the answer to a copy was lost, and the copy is there");
-                Ok(Stored { version: copy.meta.version, encryption: copy.encryption })
-            }
-            Ok(None) | Err(_) => Err(error),
-        }
-    }
-
-    /// The object, if it is another version of the source with the metadata of `new`, and no older than the first attempt to make it so.
-    /// What the source's content was nobody can tell any more.
-    async fn rewritten_since(&self, source: &Source, new: &NewObject, begun: Instant) -> Result<Option<Head>, Error> {
-        let (head, age) = self.head_with_age(&new.key).await?;
-        let is_ours = head.meta.version.etag != source.version.etag
-            && head.meta.size == source.size
-            && is_described(&head.meta, new)
-            // The store tells times to the second.
-            && age.is_some_and(|age| age <= begun.elapsed() + Duration::from_secs(1));
-        Ok(is_ours.then_some(head))
-    }
-
-    /// The object at `new.key`, if it has the metadata of `new` and the content that the source still has.
-    async fn copied_as(&self, source: &Source, new: &NewObject) -> Result<Option<Head>, Error> {
-        let alike = |original: &Head, copy: &Head| {
-            original.meta.version.etag == source.version.etag && is_described(&copy.meta, new)
-        };
-        Ok(self.same_content(&source.key, &new.key, alike).await?.map(|(_, copy)| copy))
-    }
-
     async fn recognise_copy(&self, from: &Key, to: &Key, error: Error) -> Result<Stored, Error> {
         match self.twins(from, to).await {
             Ok(Some((_, copy))) if from != to => {
                 tracing::info!(%error, "the answer to a copy was lost, and the copy is there");
                 Ok(Stored { version: copy.meta.version, encryption: copy.encryption })
             }
+            // Trouble that passes is no proof of somebody else's write.
+            Err(unknown) if error.kind == Kind::PreconditionFailed => Err(unknown),
             _ => Err(error),
         }
     }
@@ -176,13 +138,6 @@ impl Gateway {
             }
         }
     }
-}
-
-/// Whether the object is described as `new` asks. What `new` leaves to the store may be anything.
-fn is_described(meta: &ObjectMeta, new: &NewObject) -> bool {
-    meta.user == new.user
-        && meta.content_headers == new.content_headers
-        && (new.content_type.is_none() || new.content_type == meta.content_type)
 }
 
 async fn copy_parts(upload: &Upload, source: &Source) -> Result<Vec<Part>, Error> {

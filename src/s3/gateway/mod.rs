@@ -1,6 +1,7 @@
 //! The doorway to the store: every request goes out under the policy, and every answer is judged on its way in.
 
 mod copy;
+mod doubt;
 mod download;
 mod leftovers;
 mod probe;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 
+use super::attempt::{Attempt, Content};
 use super::aws::{Doubt, Store};
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
@@ -130,8 +132,7 @@ impl Gateway {
     /// up: if its content (by length and checksum) and its metadata are those that were sent, the write has succeeded.
     ///
     /// # Errors
-    /// As S3 answers. After [`Kind::Mismatch`] the object was deleted again, or the message says why it could not be. After
-    /// [`Kind::Timeout`], [`Kind::Unreachable`] and [`Kind::Unavailable`] it may exist or come to exist.
+    /// As S3 answers. What is left in the store then is the error's [`Aftermath`](super::Aftermath).
     pub async fn put(
         &self,
         new: &NewObject,
@@ -141,8 +142,9 @@ impl Gateway {
         let doubt = Doubt::default();
         let stored = match self.store.put(&self.policy, new, &body, condition, &doubt).await {
             Err(error) if doubt.is_raised() => {
-                let checksum = body.kept_checksum().ok();
-                self.recognise(new, body.len(), checksum, &error).await.ok_or(error)?
+                let content = body.kept_checksum().map_or(Content::Unknown, Content::Of);
+                let attempt = Attempt { object: new.clone(), size: body.len(), content, upload: None };
+                self.decide(attempt, error).await?
             }
             answer => answer?,
         };
@@ -213,22 +215,6 @@ impl Gateway {
         (reason.code.is_some() && reason.status == refused.status).then_some(reason)
     }
 
-    /// After a write that may have happened although it failed: whether the object is there as it was to be. Without a checksum
-    /// of the content that cannot be proved, and None is the answer.
-    async fn recognise(&self, new: &NewObject, size: u64, checksum: Option<Checksum>, error: &Error) -> Option<Stored> {
-        let wanted = checksum?;
-        if !may_hide_success(error.kind) {
-            return None;
-        }
-        let (head, checksums) = self.store.head_with_checksums(&new.key).await.ok()?;
-        let described = new.content_type.is_none() || new.content_type == head.meta.content_type;
-        let same = checksums.contains(&wanted) && head.meta.size == size && head.meta.user == new.user && described;
-        same.then(|| {
-            tracing::info!(%error, "the answer to a write was lost, and the object is there as it was sent");
-            Stored { version: head.meta.version, encryption: head.encryption }
-        })
-    }
-
     fn failure(&self, kind: Kind, operation: Operation, key: &Key) -> Failure {
         Failure::new(kind, operation, self.bucket(), Some(key))
     }
@@ -236,17 +222,4 @@ impl Gateway {
     fn count_mismatch(&self) {
         StoreCounters::add(&self.store.counters().mismatches, 1);
     }
-}
-
-/// Whether a write that was in doubt before may have happened although it failed in this way.
-fn may_hide_success(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::PreconditionFailed
-            | Kind::Conflict
-            | Kind::NoSuchUpload
-            | Kind::Timeout
-            | Kind::Unreachable
-            | Kind::Unavailable
-    )
 }

@@ -63,17 +63,26 @@ impl Gateway {
     /// # Errors
     /// A copy that should not have been made could not be deleted again.
     pub async fn probe_copies(self: &Arc<Self>, prefix: &str, key: &Key) -> Result<Option<Conditions>, Error> {
-        let Some(source) = self.small_object(prefix).await else { return Ok(None) };
+        let Some(source) = self.small_object(prefix).await else {
+            tracing::debug!(
+                "there is no small object to find out with whether the store keeps the conditions of copies"
+            );
+            return Ok(None);
+        };
+        let unknown =
+            |error: &Error| tracing::info!(%error, "whether the store keeps the conditions of copies is not known");
         match self.duplicate(&source, key, None, &never()).await {
             Ok(stored) => self.undo(key, &stored, "CopyObject").await.map(Some),
-            Err(error) => Ok(judged(error, "CopyObject").ok()),
+            Err(error) => Ok(judged(error, "CopyObject").inspect_err(unknown).ok()),
         }
     }
 
     async fn small_object(&self, prefix: &str) -> Option<Source> {
         let some =
             ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max: SOURCES_MAX };
-        let page = self.list(&some).await.ok()?;
+        let unlisted =
+            |error: &Error| tracing::info!(%error, "nothing can be listed to prove with that copies keep conditions");
+        let page = self.list(&some).await.inspect_err(unlisted).ok()?;
         page.objects.into_iter().filter(|object| object.size <= SOURCE_BYTES_MAX).find_map(|object| {
             let version = Version { etag: object.etag, id: None };
             Some(Source { key: Key::new(object.key).ok()?, version, size: object.size })

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 
+use super::doubt::there;
 use super::{Download, Gateway};
 use crate::object::{Key, ObjectMeta};
 use crate::policy::Verdict;
-use crate::s3::error::{Error, Kind};
+use crate::s3::error::Error;
 use crate::s3::payload::Checksum;
 use crate::s3::request::Head;
 
@@ -66,14 +67,6 @@ impl Gateway {
 fn same_checksums(a: &[Checksum], b: &[Checksum]) -> Option<bool> {
     let comparable = |a: &Checksum, b: &Checksum| std::mem::discriminant(a) == std::mem::discriminant(b);
     a.iter().find_map(|a| b.iter().find(|b| comparable(a, b)).map(|b| a == b))
-}
-
-fn there<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
-    match answer {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind == Kind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 fn described_alike(a: &ObjectMeta, b: &ObjectMeta) -> bool {

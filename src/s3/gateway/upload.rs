@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Backing, Gateway, Verified};
 use crate::metrics::Operation;
 use crate::object::{ByteRange, Key};
+use crate::s3::attempt::{Attempt, Content};
 use crate::s3::aws::{Doubt, Whole};
 use crate::s3::error::{Error, Kind};
 use crate::s3::payload::{Checksum, Payload};
@@ -114,12 +115,17 @@ impl Upload {
         parts.sort_by_key(|part| part.number);
         let About { id, new, doubt } = &*self.shared;
         let whole = Whole { parts: &parts, size, crc64 };
-        let stored = match self.gateway.store.complete(&new.key, id, &whole, condition, doubt).await {
+        let completed = match self.gateway.store.complete(&new.key, id, &whole, condition, doubt).await {
+            Err(error) if doubt.is_raised() => {
+                let content = crc64.map_or(Content::Unknown, |crc64| Content::Of(Checksum::Crc64(crc64)));
+                let attempt = Attempt { object: new.clone(), size, content, upload: Some(id.clone()) };
+                self.gateway.decide(attempt, error).await
+            }
+            answer => answer,
+        };
+        let stored = match completed {
             Ok(stored) => stored,
-            Err(error) => match self.lost_answer(size, crc64, &error).await {
-                Some(stored) => stored,
-                None => return Err(self.unfinished(error, backing).await),
-            },
+            Err(error) => return Err(self.unfinished(error, backing).await),
         };
         self.ended();
         let verified = self.gateway.verify(Operation::CompleteMultipartUpload, &new.key, stored, backing).await;
@@ -151,13 +157,6 @@ impl Upload {
         if let Err(error) = self.abort().await {
             tracing::warn!(%error, "an upload could not be aborted and stays in the bucket");
         }
-    }
-
-    async fn lost_answer(&self, size: u64, crc64: Option<u64>, error: &Error) -> Option<Stored> {
-        if !self.shared.doubt.is_raised() {
-            return None;
-        }
-        self.gateway.recognise(&self.shared.new, size, crc64.map(Checksum::Crc64), error).await
     }
 
     async fn unfinished(self, error: Error, backing: Backing) -> Unfinished {

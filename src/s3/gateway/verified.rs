@@ -6,7 +6,7 @@ use super::Gateway;
 use crate::metrics::Operation;
 use crate::object::{ETag, Key, Version};
 use crate::policy::{Algorithm, Facts, Policy, Verdict};
-use crate::s3::error::{Error, Kind};
+use crate::s3::error::{Aftermath, Error, Kind};
 use crate::s3::request::Stored;
 
 /// What the store proved to be under DSSE-KMS and the expected key. Only the gateway can make one.
@@ -70,20 +70,26 @@ impl Gateway {
         if verdict == Verdict::Compliant {
             return Ok(Verified(stored));
         }
-        let undone = self.take_back(key, &stored.version, backing).await;
-        let said = said(&self.policy, &stored.encryption.facts);
-        Err(self.mismatch(operation, key, verdict, stored.encryption.request_id, &format!("{said}; {undone}")))
+        let (undone, aftermath) = self.take_back(key, &stored.version, backing).await;
+        let why = format!("{}; {undone}", said(&self.policy, &stored.encryption.facts));
+        let error = self.mismatch(operation, key, verdict, stored.encryption.request_id, &why);
+        Err(error.leaving(aftermath))
     }
 
     /// Deletes what was stored wrongly, unless nobody else has its content. What has become of it.
-    async fn take_back(&self, key: &Key, version: &Version, backing: Backing) -> String {
+    async fn take_back(&self, key: &Key, version: &Version, backing: Backing) -> (String, Aftermath) {
         if !backing.survives_without(version) {
-            return "the object stays as it is, because nothing else has its content: write it anew when the store encrypts as asked"
-                .to_owned();
+            let text = "the object stays as it is, because nothing else has its content: write it anew when the store encrypts as asked";
+            return (text.to_owned(), Aftermath::Stays(version.clone()));
         }
+        // Where the store keeps versions, the one before is the object again.
+        let deleted = if version.id.is_some() { Aftermath::Nothing } else { Aftermath::Deleted };
         match self.expunge(key, version).await {
-            Ok(()) => "the object was deleted again".to_owned(),
-            Err(error) => format!("the object is still there, because it could not be deleted again: {error}"),
+            Ok(()) => ("the object was deleted again".to_owned(), deleted),
+            Err(error) => (
+                format!("the object is still there, because it could not be deleted again: {error}"),
+                Aftermath::Stays(version.clone()),
+            ),
         }
     }
 

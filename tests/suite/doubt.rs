@@ -1,0 +1,277 @@
+//! Writes whose answers are lost while the store cannot be asked what became of them: the mount never takes its own object for another
+//! writer's, and another writer's never for its own.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::time::{Duration, Instant};
+
+use dssefs::emulator::faults::{Fault, Rule};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, errno, eventually, noise};
+
+const LARGE: usize = 48 << 20;
+const LITTLE_MEMORY: [&str; 4] = ["--memory", "32MiB", "--spill", "0"];
+
+fn denied() -> Fault {
+    Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
+}
+
+fn conflict() -> Fault {
+    Fault::Failure { status: 409, code: "ConditionalRequestConflict".to_owned(), message: "scripted".to_owned() }
+}
+
+fn wrong(endpoint: &Endpoint) -> Fault {
+    Fault::Sse { algorithm: Some("aws:kms".to_owned()), key: Some(endpoint.key_arn().to_owned()), bucket_key: None }
+}
+
+fn mount(endpoint: &Endpoint, more: &[&str]) -> Mount {
+    Mount::with(endpoint, &[&["--attempts", "2", "--operation-timeout", "20s"], more].concat())
+}
+
+/// The next request is carried out and not answered, and what follows fails.
+fn lose_answer(endpoint: &Endpoint, operation: &str, then: Fault) {
+    endpoint.spoil(vec![Rule::on(operation, Fault::LoseAnswer), Rule::on("*", then).times(0)]);
+}
+
+#[test]
+fn a_put_that_was_carried_out_unseen_is_no_other_writers() {
+    for then in [Fault::Reset, Fault::ThrottleKms, denied()] {
+        deadline(MINUTE * 2, move || {
+            let endpoint = Endpoint::start();
+            endpoint.put("old", b"0123456789");
+            let mount = mount(&endpoint, &[]);
+            let mut new = File::create(mount.join("new")).unwrap();
+            new.write_all(b"first").unwrap();
+            lose_answer(&endpoint, "PutObject", then.clone());
+            assert_ne!(errno(new.sync_all()), 0, "{then:?}");
+            endpoint.heal();
+            assert_eq!(endpoint.content("new"), b"first", "{then:?}: it was carried out");
+            new.write_all(b" and second").unwrap();
+            new.sync_all().unwrap_or_else(|error| panic!("{then:?}: {error}"));
+            assert_eq!(endpoint.content("new"), b"first and second");
+
+            let old = OpenOptions::new().read(true).write(true).open(mount.join("old")).unwrap();
+            old.write_all_at(b"abc", 3).unwrap();
+            lose_answer(&endpoint, "PutObject", then.clone());
+            assert_ne!(errno(old.sync_all()), 0, "{then:?}");
+            old.set_len(8).unwrap();
+            old.write_all_at(b"z", 9).unwrap();
+            endpoint.heal();
+            old.sync_all().unwrap_or_else(|error| panic!("{then:?}: {error}"));
+            assert_eq!(endpoint.content("old"), b"012abc67\0z");
+            assert_eq!(attribute(&mount.join("old"), "user.dsse.verdict").unwrap(), "compliant");
+            endpoint.assert_dsse("old");
+        });
+    }
+}
+
+#[test]
+fn what_was_stored_unseen_is_not_sent_again() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = mount(&endpoint, &[]);
+        let mut file = File::create(mount.join("file")).unwrap();
+        file.write_all(b"content").unwrap();
+        lose_answer(&endpoint, "PutObject", Fault::Reset);
+        assert_ne!(errno(file.sync_all()), 0);
+        endpoint.heal();
+        let (done, counters) = endpoint.counted(|| file.sync_all());
+        done.unwrap();
+        assert_eq!((counters.requests("HeadObject"), counters.requests("PutObject")), (1, 0));
+        assert_eq!(attribute(&mount.join("file"), "user.dsse.local").unwrap(), "none");
+    });
+}
+
+/// With much memory, and with so little that parts are in the upload alone, which is complete and gone.
+#[test]
+fn an_upload_that_was_completed_unseen_is_no_other_writers_and_nothing_of_it_is_lost() {
+    for (options, size) in [(&[][..], LARGE), (&LITTLE_MEMORY[..], 100 << 20)] {
+        deadline(MINUTE * 4, move || {
+            let endpoint = Endpoint::start();
+            let mount = mount(&endpoint, options);
+            let mut content = noise(3, size);
+            let mut file = File::create(mount.join("file")).unwrap();
+            file.write_all(&content).unwrap();
+            lose_answer(&endpoint, "CompleteMultipartUpload", Fault::Reset);
+            assert_ne!(errno(file.sync_all()), 0);
+            let more = noise(4, 1 << 20);
+            file.write_all(&more).unwrap();
+            content.extend(&more);
+            endpoint.heal();
+            assert_eq!(endpoint.content("file").len(), size, "it was carried out");
+            file.sync_all().unwrap();
+            assert!(endpoint.content("file") == content);
+            file.write_all_at(b"changed", 20 << 20).unwrap();
+            content[20 << 20..][..7].copy_from_slice(b"changed");
+            file.sync_all().unwrap();
+            assert!(endpoint.content("file") == content);
+            endpoint.assert_dsse("file");
+            assert_eq!(endpoint.uploads(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_change_of_a_large_object_that_was_stored_unseen_is_no_other_writers() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mut content = noise(5, LARGE);
+        endpoint.put("file", &content);
+        let mount = mount(&endpoint, &[]);
+        let file = OpenOptions::new().read(true).write(true).open(mount.join("file")).unwrap();
+        file.write_all_at(b"first", 20 << 20).unwrap();
+        lose_answer(&endpoint, "CompleteMultipartUpload", Fault::Reset);
+        assert_ne!(errno(file.sync_all()), 0);
+        file.write_all_at(b"second", 30 << 20).unwrap();
+        endpoint.heal();
+        file.sync_all().unwrap();
+        content[20 << 20..][..5].copy_from_slice(b"first");
+        content[30 << 20..][..6].copy_from_slice(b"second");
+        assert!(endpoint.content("file") == content);
+        assert_eq!(endpoint.uploads(), 0);
+    });
+}
+
+#[test]
+fn who_stored_something_after_a_write_that_was_carried_out_unseen_has_won() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = mount(&endpoint, &[]);
+        for (name, more) in [("as-it-was", &b""[..]), ("longer", b" and more")] {
+            let mut file = File::create(mount.join(name)).unwrap();
+            file.write_all(b"ours").unwrap();
+            lose_answer(&endpoint, "PutObject", Fault::Reset);
+            assert_ne!(errno(file.sync_all()), 0, "{name}");
+            endpoint.heal();
+            endpoint.put(name, b"theirs");
+            file.write_all(more).unwrap();
+            assert_eq!(errno(file.sync_all()), libc::ESTALE, "{name}");
+            assert_eq!(errno(file.sync_all()), libc::ESTALE, "{name}, again");
+            assert_eq!(endpoint.content(name), b"theirs");
+        }
+    });
+}
+
+/// A change of attributes is a copy of the object onto itself.
+#[test]
+fn a_chmod_that_was_carried_out_unseen_is_no_other_writers() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = mount(&endpoint, &[]);
+        for name in ["tried-again", "written"] {
+            endpoint.put(name, b"0123456789");
+            let file = OpenOptions::new().read(true).write(true).open(mount.join(name)).unwrap();
+            lose_answer(&endpoint, "CopyObject", Fault::Reset);
+            let private = || file.set_permissions(fs::Permissions::from_mode(0o600));
+            assert_ne!(errno(private()), 0, "{name}");
+            endpoint.heal();
+            if name == "tried-again" {
+                private().unwrap();
+                assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            }
+            file.write_all_at(b"abc", 3).unwrap();
+            file.sync_all().unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(endpoint.content(name), b"012abc6789");
+            endpoint.assert_dsse(name);
+        }
+    });
+}
+
+#[test]
+fn what_was_stored_unseen_before_a_crash_is_replaced_by_what_came_after_it() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.path().to_str().unwrap()];
+        let mut first = mount(&endpoint, &options);
+        commit(&first.join("file"), b"old").unwrap();
+        lose_answer(&endpoint, "PutObject", Fault::Reset);
+        fs::write(first.join("file"), b"first").unwrap();
+        eventually("the first commit has failed", MINUTE, || first.log().contains("are not saved yet"));
+        fs::write(first.join("file"), b"the second").unwrap();
+        first.signal(Signal::KILL);
+        first.ended().expect("a killed process ends");
+        endpoint.heal();
+        assert_eq!(endpoint.content("file"), b"first", "it was carried out");
+        let next = mount(&endpoint, &options);
+        assert_eq!(endpoint.content("file"), b"the second", "{}", next.log());
+        endpoint.assert_dsse("file");
+    });
+}
+
+/// The object that was replaced was deleted with the wrong one, and the next try took that for another writer's doing.
+#[test]
+fn a_wrong_answer_to_a_write_that_replaced_an_object_costs_neither_the_new_content_nor_the_old() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = mount(&endpoint, &[]);
+        endpoint.put("whole", b"old");
+        endpoint.put("part", b"0123456789");
+        let is_stored_soon = |name: &str, content: &[u8]| {
+            let is_there = || endpoint.head(name).is_some() && endpoint.content(name) == content;
+            eventually(name, Duration::from_secs(5), is_there);
+            endpoint.assert_dsse(name);
+        };
+        endpoint.spoil(vec![Rule::on("PutObject", wrong(&endpoint))]);
+        assert_eq!(errno(commit(&mount.join("whole"), b"the new one")), libc::EKEYREJECTED);
+        is_stored_soon("whole", b"the new one");
+
+        let part = OpenOptions::new().write(true).open(mount.join("part")).unwrap();
+        part.write_all_at(b"abc", 3).unwrap();
+        endpoint.spoil(vec![Rule::on("PutObject", wrong(&endpoint))]);
+        assert_eq!(errno(part.sync_all()), libc::EKEYREJECTED);
+        drop(part);
+        is_stored_soon("part", b"012abc6789");
+
+        // One that cannot be deleted again is replaced.
+        let stays = OpenOptions::new().write(true).open(mount.join("part")).unwrap();
+        stays.write_all_at(b"xyz", 3).unwrap();
+        endpoint.spoil(vec![Rule::on("PutObject", wrong(&endpoint)), Rule::on("DeleteObject", denied())]);
+        assert_eq!(errno(stays.sync_all()), libc::EKEYREJECTED);
+        stays.sync_all().unwrap();
+        is_stored_soon("part", b"012xyz6789");
+    });
+}
+
+#[test]
+fn a_wrong_answer_to_one_part_costs_none_of_those_that_are_in_the_upload_alone() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let mount = mount(&endpoint, &LITTLE_MEMORY);
+        let content = noise(6, 100 << 20);
+        let mut file = File::create(mount.join("file")).unwrap();
+        endpoint.spoil(vec![Rule::on("UploadPart", wrong(&endpoint)).nth(4)]);
+        // A write may be told already of what became of the parts before it.
+        let written = content.chunks(1 << 20).take_while(|chunk| file.write_all(chunk).is_ok()).count() << 20;
+        assert!(written >= 64 << 20, "{written} bytes");
+        assert_eq!(errno(file.sync_all()), libc::EKEYREJECTED);
+        file.sync_all().unwrap();
+        file.write_all_at(&content[written..], written as u64).unwrap();
+        file.sync_all().unwrap();
+        assert!(endpoint.content("file") == content);
+        endpoint.assert_dsse("file");
+        assert_eq!(endpoint.uploads(), 0);
+    });
+}
+
+#[test]
+fn another_request_for_the_same_key_is_given_some_seconds_and_wins_only_when_it_has_won() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = mount(&endpoint, &[]);
+        endpoint.spoil(vec![Rule::on("PutObject", conflict()).times(5)]);
+        let start = Instant::now();
+        commit(&mount.join("slow"), b"content").unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(1_500), "{:?}", start.elapsed());
+        assert_eq!(endpoint.content("slow"), b"content");
+
+        endpoint.spoil(vec![Rule::on("PutObject", conflict()).times(0)]);
+        let file = File::create(mount.join("never")).unwrap();
+        assert_eq!(errno(file.sync_all()), libc::EIO, "nobody has won");
+        endpoint.put("never", b"theirs");
+        endpoint.heal();
+        assert_eq!(errno(file.sync_all()), libc::ESTALE);
+    });
+}
