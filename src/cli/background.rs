@@ -5,7 +5,7 @@
 //! answers, the child has the parent's standard error, so nothing that it says is lost.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -19,7 +19,7 @@ pub(super) fn start() -> Exit {
     match spawn().and_then(wait) {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("the daemon could not be started ({error}); use --foreground to see more");
+            let _ = writeln!(io::stderr(), "the daemon could not be started ({error}); use --foreground to see more");
             Exit::Internal
         }
     }
@@ -43,7 +43,8 @@ fn wait(mut child: Child) -> io::Result<Exit> {
     if line.is_empty() {
         return Ok(Exit::of(child.wait()?));
     }
-    print!("{line}");
+    // The mount is there, whether or not somebody reads so.
+    let _ = io::stdout().write_all(line.as_bytes());
     Ok(Exit::Ok)
 }
 

@@ -19,6 +19,7 @@ mod recover;
 mod serve;
 mod umount;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -96,7 +97,8 @@ fn complain(error: &dyn std::error::Error) {
         }
         cause = next.source();
     }
-    eprintln!("{sentence}");
+    // A closed terminal takes no sentence, and the exit code says it too.
+    let _ = writeln!(std::io::stderr(), "{}", logging::escaped(&sentence));
 }
 
 #[cfg(test)]

@@ -1,15 +1,22 @@
 //! `dssefs mount`.
 
+use std::fs::File;
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::background;
 use super::complain;
 use super::exit::Exit;
-use super::logging::{self, Place};
+use super::logging::{self, Logging, Place};
 use crate::config::{Config, RawConfig};
-use crate::daemon::{self, Mounted, StartError};
+use crate::daemon::{self, Hangup, Mounted, Owner, StartError};
+
+/// How long the last sentence may take.
+const COMPLAIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// The arguments of `dssefs mount`.
 #[derive(Args, Debug)]
@@ -30,7 +37,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let config = match Config::check(&arguments.raw) {
         Ok(config) => config,
         Err(problems) => {
-            eprintln!("{problems}");
+            let _ = writeln!(std::io::stderr(), "{problems}");
             return Exit::Usage;
         }
     };
@@ -44,25 +51,85 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
 }
 
 fn serve(config: Config, place: Place) -> Exit {
-    if let Err(error) = prepare(&config, place) {
-        complain(&error);
-        return Exit::Usage;
-    }
-    let keep_stderr = logging::needs_stderr(&config.log);
-    let ready = |outcome: Result<Mounted, &StartError>| {
-        let Ok(mounted) = outcome else { return };
-        announce(&mounted, place);
-        if place == Place::Background {
-            background::let_go(keep_stderr);
-        }
-    };
-    match daemon::run(config, ready) {
-        Ok(()) => Exit::Ok,
+    let logging = match prepare(&config, place) {
+        Ok(logging) => Arc::new(logging),
         Err(error) => {
             complain(&error);
-            Exit::from(&error)
+            return Exit::Usage;
+        }
+    };
+    let console = Console {
+        place,
+        keep_stderr: logging::needs_stderr(&config.log),
+        hangup: hangup(&config, place),
+        logging: Arc::clone(&logging),
+    };
+    match daemon::run(config, Arc::new(console)) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            logging.finish();
+            let exit = Exit::from(&error);
+            complain_in_time(error);
+            exit
         }
     }
+}
+
+/// The daemon's side of the terminal and of the log.
+struct Console {
+    place: Place,
+    keep_stderr: bool,
+    hangup: Hangup,
+    logging: Arc<Logging>,
+}
+
+impl Owner for Console {
+    fn confined(&self) {
+        self.logging.start_thread();
+    }
+
+    fn ready(&self, mounted: &Mounted) {
+        announce(mounted, self.place);
+        if self.place == Place::Background {
+            background::let_go(self.keep_stderr);
+        }
+    }
+
+    fn hangup(&self) -> Hangup {
+        self.hangup
+    }
+
+    fn log_to(&self, file: File) {
+        self.logging.move_to(file);
+    }
+}
+
+/// In the foreground the terminal is gone, unless nohup(1) has said that it does not matter. In the background it is the custom of daemons
+/// that their log was renamed.
+fn hangup(config: &Config, place: Place) -> Hangup {
+    match place {
+        Place::Foreground if !is_hangup_ignored() => Hangup::Ends,
+        Place::Background if config.log.file.is_some() => Hangup::ReopensLog,
+        _ => Hangup::Ignored,
+    }
+}
+
+/// Whether whoever started this process has it ignore SIGHUP (`SigIgn` of proc_pid_status(5); signal 1 is bit 0).
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
+/// Whoever waits for the end of this process shall not wait for a terminal that somebody has stopped.
+fn complain_in_time(error: StartError) {
+    let (done, told) = channel();
+    std::thread::spawn(move || {
+        complain(&error);
+        // Nobody hears it after the deadline.
+        let _ = done.send(());
+    });
+    let _ = told.recv_timeout(COMPLAIN_WITHIN);
 }
 
 /// What can go wrong before the daemon starts.
@@ -74,7 +141,7 @@ enum PrepareError {
     Detach(#[source] std::io::Error),
 }
 
-fn prepare(config: &Config, place: Place) -> Result<(), PrepareError> {
+fn prepare(config: &Config, place: Place) -> Result<Logging, PrepareError> {
     if place == Place::Background {
         background::detach().map_err(PrepareError::Detach)?;
     }

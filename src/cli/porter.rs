@@ -16,12 +16,15 @@ pub(super) struct Arguments {
     read_only: bool,
     #[arg(long, hide = true)]
     allow_other: bool,
+    #[arg(long, hide = true)]
+    log_file: Option<PathBuf>,
 }
 
 /// Serves the daemon at standard input. What it has to say it says there.
 pub(super) fn run(arguments: Arguments) -> Exit {
-    let Arguments { source, mountpoint, read_only, allow_other } = arguments;
-    match attend(&mountpoint, &MountOptions { source, read_only, allow_other, threads: 1 }) {
+    let Arguments { source, mountpoint, read_only, allow_other, log_file } = arguments;
+    let options = MountOptions { source, read_only, allow_other, threads: 1 };
+    match attend(&mountpoint, &options, log_file.as_deref()) {
         Ok(()) => Exit::Ok,
         Err(_) => Exit::Internal,
     }

@@ -65,7 +65,10 @@ enum ServeError {
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
     let log = Log { file: None, format: LogFormat::Text, verbosity: arguments.verbose };
-    let served = logging::start(&log, Place::Foreground).map_err(ServeError::System).and_then(|()| block_on(arguments));
+    let served = logging::start(&log, Place::Foreground).map_err(ServeError::System).and_then(|logging| {
+        logging.start_thread();
+        block_on(arguments)
+    });
     match served {
         Ok(()) => Exit::Ok,
         Err(error) => {

@@ -13,6 +13,7 @@ mod sessions;
 mod start_error;
 mod stop;
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,23 +50,38 @@ pub struct Mounted {
     pub key: String,
 }
 
+/// Who runs the daemon, and has the terminal and the log.
+pub trait Owner: Send + Sync {
+    /// This process is confined: threads that are started from now on are too.
+    fn confined(&self);
+    /// The mount answers.
+    fn ready(&self, mounted: &Mounted);
+    /// What SIGHUP means.
+    fn hangup(&self) -> Hangup;
+    /// The log goes on in this file.
+    fn log_to(&self, file: File);
+}
+
+/// What SIGHUP means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hangup {
+    /// The same as SIGTERM.
+    Ends,
+    /// The log was renamed: it is opened anew.
+    ReopensLog,
+    /// Nothing.
+    Ignored,
+}
+
 /// Mounts, serves, and returns after the unmount, when all that could be saved is saved.
 ///
 /// # Errors
 /// [`StartError`] says why there is no mount, or what was unsaved at its end.
-pub fn run(config: Config, ready: impl FnOnce(Result<Mounted, &StartError>)) -> Result<(), StartError> {
-    match start(config) {
-        Err(error) => {
-            ready(Err(&error));
-            Err(error)
-        }
-        Ok((house, mounted)) => {
-            let told = format!("{} is mounted at {}", mounted.source, mounted.mountpoint.display());
-            ready(Ok(mounted));
-            tracing::info!("{told}");
-            house.serve()
-        }
-    }
+pub fn run(config: Config, owner: Arc<dyn Owner>) -> Result<(), StartError> {
+    let (house, mounted) = start(config, &*owner)?;
+    owner.ready(&mounted);
+    tracing::info!("{} is mounted at {}", mounted.source, mounted.mountpoint.display());
+    house.serve(owner)
 }
 
 /// All that lives as long as the mount.
@@ -79,7 +95,7 @@ struct House {
     signals: stop::Signals,
 }
 
-fn start(config: Config) -> Result<(House, Mounted), StartError> {
+fn start(config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartError> {
     prove_ciphers()?;
     descriptors::raise_limit();
     let options = MountOptions {
@@ -90,8 +106,10 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
     };
     // In this order: the porter stays outside of the sandbox, and threads are confined as the one is that starts them.
     let memory = memory::protect();
-    let porter = Porter::start(&config.mountpoint, &options).map_err(|error| StartError::fuse(&config, &error))?;
+    let porter = Porter::start(&config.mountpoint, &options, config.log.file.as_deref());
+    let porter = porter.map_err(|error| StartError::fuse(&config, &error))?;
     let sandbox = confine::confine(&config)?;
+    owner.confined();
     let protection = format!("{memory} {sandbox}");
     tracing::info!(protection, "what this process has given up");
     let runtime = Builder::new_multi_thread()
@@ -104,7 +122,7 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
         Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
     let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;
     let (server, unmounter) = mounted.split();
-    let signals = runtime.block_on(async { stop::Signals::new() });
+    let signals = runtime.block_on(async { stop::Signals::new(owner.hangup()) });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
     let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout, spill_dir: config.spill_dir };
     let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
@@ -114,8 +132,12 @@ fn start(config: Config) -> Result<(House, Mounted), StartError> {
 impl House {
     /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have files open
     /// had their time to close them. Then makes safe what is left.
-    fn serve(self) -> Result<(), StartError> {
-        let House { runtime, vfs, ending, journal, server, unmounter, signals } = self;
+    fn serve(self, owner: Arc<dyn Owner>) -> Result<(), StartError> {
+        let House { runtime, vfs, ending, journal, server, unmounter, mut signals } = self;
+        let unmounter = Arc::new(unmounter);
+        if let Some(hangups) = signals.of_log.take() {
+            runtime.spawn(stop::reopen_log(hangups, Arc::clone(&unmounter), owner));
+        }
         let (done, served) = oneshot::channel();
         std::thread::spawn(move || done.send(server.serve()));
         let stopped = stop::on_signal(signals, Arc::clone(&vfs), &ending, unmounter);

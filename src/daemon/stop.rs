@@ -12,7 +12,7 @@ use crate::journal::Journal;
 use crate::s3::Gateway;
 use crate::vfs::{Unsaved, Vfs};
 
-use super::{LastWord, StartError};
+use super::{Hangup, LastWord, Owner, StartError};
 
 /// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the last commit.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -33,29 +33,60 @@ impl Ending {
     }
 }
 
-/// SIGTERM and SIGINT. Made before anybody learns that the mount is there: from then on they end it and not the process.
+/// SIGTERM, SIGINT, and SIGHUP as its owner wants it. Made before anybody learns that the mount is there: from then on they end it and not the process.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Signal>,
+    /// SIGHUP where it is about the log.
+    pub(super) of_log: Option<Signal>,
 }
 
 impl Signals {
     /// Needs the context of the runtime.
-    pub(super) fn new() -> io::Result<Signals> {
+    pub(super) fn new(meaning: Hangup) -> io::Result<Signals> {
         // Without a handler, a write beyond RLIMIT_FSIZE would end this process instead of failing (setrlimit(2)).
         drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        // Also where it is ignored: whoever takes a signal once is not ended by it.
+        let hangup = signal(SignalKind::hangup())?;
+        let (hangup, of_log) = match meaning {
+            Hangup::Ends => (Some(hangup), None),
+            Hangup::ReopensLog => (None, Some(hangup)),
+            Hangup::Ignored => (None, None),
+        };
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Signals { terminate, interrupt, hangup, of_log })
     }
 
     async fn next(&mut self) {
-        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {}, _ = hangup => {} }
     }
 }
 
-/// Waits for SIGTERM or SIGINT, makes all changes safe, and unmounts; returns when programs that still had files open had their time
+/// Whoever renames the log sends SIGHUP then (logrotate(8)).
+pub(super) async fn reopen_log(mut hangups: Signal, unmounter: Arc<Unmounter>, owner: Arc<dyn Owner>) {
+    while hangups.recv().await.is_some() {
+        let unmounter = Arc::clone(&unmounter);
+        match tokio::task::spawn_blocking(move || unmounter.open_log()).await {
+            Ok(Ok(file)) => owner.log_to(file),
+            Ok(Err(error)) => tracing::error!(%error, "the log cannot be opened anew, and goes on in the old file"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Waits for a signal that ends the mount, makes all changes safe, and unmounts; returns when programs that still had files open had their time
 /// to close them. A second signal cuts each wait short.
-pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Ending, unmounter: Unmounter) {
+pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Ending, unmounter: Arc<Unmounter>) {
     signals.next().await;
+    // A terminal that goes is told of by the kernel and by the shell. That is no second wish.
+    signals.hangup = None;
     ending.begin();
     tracing::info!(unsaved = vfs.unsaved_count(), "asked to stop: saving changes and unmounting");
     // A task of its own: to drop a commit in its middle is to lose sight of an upload that may have the only copy of its parts.

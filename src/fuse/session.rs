@@ -1,5 +1,6 @@
 //! Serving a mount, from the kernel's handshake to its end.
 
+use std::fs::File;
 use std::io;
 
 use fuser::{Config, Session, SessionACL};
@@ -25,7 +26,7 @@ pub struct Mounted {
     unmounter: Unmounter,
 }
 
-/// Ends a mount from another thread.
+/// Ends a mount from another thread, and opens its log anew.
 #[derive(Debug)]
 pub struct Unmounter(Porter);
 
@@ -81,5 +82,13 @@ impl Unmounter {
     /// It cannot be unmounted.
     pub fn unmount(&self) -> io::Result<()> {
         self.0.unmount()
+    }
+
+    /// Opens the log's file by its name.
+    ///
+    /// # Errors
+    /// The file cannot be opened for appending, or is a symbolic link.
+    pub fn open_log(&self) -> io::Result<File> {
+        self.0.open_log()
     }
 }

@@ -1,8 +1,8 @@
 //! The file: block `i` lies at `i` times the bytes of a slot.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -144,11 +144,17 @@ impl SealedFile {
     }
 }
 
-/// Without a name from the start, or unlinked at once where the file system cannot do that. `tempfile` leaves the mode to the umask.
+/// Without a name from the start, or unlinked at once where the file system cannot do that (the errors are those of open(2), `O_TMPFILE`).
+/// Made with its mode, which the sandbox lets nobody change, and which `tempfile` leaves to the umask where there is no name.
 fn nameless_file(directory: &Path) -> io::Result<File> {
-    let file = tempfile::tempfile_in(directory)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(file)
+    let mut options = OpenOptions::new();
+    let nameless = options.read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory);
+    nameless.or_else(|error| match Errno::from_io_error(&error) {
+        Some(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {
+            tempfile::NamedTempFile::new_in(directory).map(tempfile::NamedTempFile::into_file)
+        }
+        _ => Err(error),
+    })
 }
 
 /// With all descriptors in use, the disk has room that this process cannot have.

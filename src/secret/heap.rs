@@ -68,4 +68,36 @@ mod tests {
             WipingHeap.dealloc(shrunk, Layout::from_size_align(50, 8).unwrap());
         }
     }
+
+    /// What lies at an address of this process, as the kernel reads it, who does not ask whether it is ours.
+    fn bytes_at(address: usize, length: usize) -> Vec<u8> {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = vec![0xff; length];
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        memory.read_exact_at(&mut bytes, address as u64).unwrap();
+        bytes
+    }
+
+    /// The beginning of a free place is the allocator's own, and this thread's places are given to no other.
+    const OF_THE_ALLOCATOR_BYTES: usize = 32;
+
+    #[test]
+    fn what_is_freed_is_wiped_and_so_is_the_place_that_something_has_grown_out_of() {
+        const BYTES: usize = 1000;
+        let layout = Layout::from_size_align(BYTES, 8).unwrap();
+        let wiped = |address| bytes_at(address, BYTES)[OF_THE_ALLOCATOR_BYTES..].iter().all(|byte| *byte == 0);
+        // SAFETY: each place is used within its size, and released once with its layout.
+        unsafe {
+            let place = WipingHeap.alloc(layout);
+            place.write_bytes(7, BYTES);
+            let address = place.addr();
+            assert!(bytes_at(address, BYTES) == [7; BYTES], "it can be seen while it is there");
+            let grown = WipingHeap.realloc(place, layout, 10 * BYTES);
+            assert_ne!(grown.addr(), address);
+            assert!(wiped(address), "the old place");
+            let address = grown.addr();
+            WipingHeap.dealloc(grown, Layout::from_size_align(10 * BYTES, 8).unwrap());
+            assert!(wiped(address), "the new place");
+        }
+    }
 }

@@ -24,6 +24,7 @@ mod gateway;
 mod hosts;
 mod keep;
 mod listing;
+mod log;
 mod mapped;
 mod matrix;
 mod model;

@@ -389,3 +389,128 @@ fn neither_spill_nor_journal_nor_the_fullest_log_hold_content_attributes_or_cred
         }
     });
 }
+
+/// The sealed files of a living daemon, which have no name: what whoever has the disk finds of them.
+fn bytes_of_nameless_files(mount: &Mount) -> Vec<u8> {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", mount.pid())).expect("root may look");
+    let mut all = Vec::new();
+    for descriptor in descriptors.map(|entry| entry.unwrap().path()) {
+        let target = fs::read_link(&descriptor).unwrap_or_default();
+        let nameless = target.starts_with(mount.spill_dir()) && target.to_string_lossy().ends_with(" (deleted)");
+        if nameless {
+            File::open(&descriptor).unwrap().read_to_end(&mut all).unwrap();
+        }
+    }
+    all
+}
+
+#[test]
+fn the_spill_of_a_living_daemon_holds_no_content() {
+    const MARKER: &[u8] = b"CONTENT-of-the-planted-record-4714";
+    const FILES: usize = 12;
+    deadline(MINUTE * 3, || {
+        if !geteuid().is_root() {
+            println!("skipped: only root can look at the daemon's descriptors");
+            return;
+        }
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
+        let content = MARKER.repeat((4 << 20) / MARKER.len());
+        let mut files: Vec<File> =
+            (0..FILES).map(|number| File::create(mount.join(&format!("file-{number}"))).unwrap()).collect();
+        files.iter_mut().for_each(|file| file.write_all(&content).unwrap());
+        let spilled = bytes_of_nameless_files(&mount);
+        // The files have more than the share of writing, three quarters of the memory.
+        let least = FILES * content.len() - (24 << 20);
+        assert!(spilled.len() >= least, "{} bytes are on the disk", spilled.len());
+        assert!(!holds(&spilled, &MARKER[..16]), "content is readable on the disk");
+        drop(files);
+        assert!(endpoint.content("file-0") == content, "what was sealed comes back");
+    });
+}
+
+/// Content, the plaintext of KMS's keys, and credentials, in the log of a mount that was asked for everything that a filter can name.
+fn search_the_fullest_log(format: &str) {
+    const SMALL: &str = "CONTENT-of-the-planted-record-4715";
+    const LARGE: &str = "CONTENT-of-the-planted-record-4716";
+    const VALUE: &str = "VALUE-of-the-planted-attribute-4717";
+    let endpoint = Endpoint::start();
+    let environment = [("DSSEFS_LOG", Some("trace")), ("LOG_SENSITIVE_BODIES", Some("true"))];
+    let options = ["--sign-payload", "--spill-keys", "kms", "--log-format", format, "--memory", "32MiB"];
+    let mount = Mount::with_environment(
+        &endpoint,
+        &environment,
+        &[&["--kms-key-id", endpoint.key_arn()], &options[..]].concat(),
+    );
+    commit(&mount.join("small"), SMALL.repeat(100).as_bytes()).unwrap();
+    xattr::set(mount.join("small"), "user.planted", VALUE.as_bytes()).unwrap();
+    let large = LARGE.repeat((20 << 20) / LARGE.len());
+    commit(&mount.join("large"), large.as_bytes()).unwrap();
+    assert!(endpoint.counters().operation("UploadPart").requests > 1, "it went in parts");
+    for (name, content) in [("small-of-others", SMALL), ("large-of-others", LARGE)] {
+        endpoint.put(name, content.repeat(10_000).as_bytes());
+        assert!(fs::read(mount.join(name)).unwrap() == content.repeat(10_000).as_bytes());
+    }
+    let log = mount.log();
+    assert!(log.contains("TRACE") && log.contains("large"), "the log is the fullest there is");
+    let base64 = |text: &str| base64_simd::STANDARD.encode_to_string(text);
+    let small = SMALL.repeat(3);
+    for marker in [SMALL, LARGE, VALUE, SECRET_KEY, "Plaintext", &base64(&small)[..40]] {
+        let line = log.lines().find(|line| line.contains(marker));
+        assert!(line.is_none(), "{marker} is in the log: {:.400}", line.unwrap_or_default());
+    }
+}
+
+#[test]
+fn a_filter_that_asks_for_everything_gets_no_bodies_into_the_text() {
+    deadline(MINUTE * 3, || search_the_fullest_log("text"));
+}
+
+#[test]
+fn a_filter_that_asks_for_everything_gets_no_bodies_into_the_json() {
+    deadline(MINUTE * 3, || search_the_fullest_log("json"));
+}
+
+/// What a core image of a process holds, as the kernel chooses it by `coredump_filter` (core(5)), of memory that can be written to: its own
+/// pages by bit 0, shared ones by bit 1, private ones of files by bit 2, shared ones of files by bit 3; nothing that is marked to be left out.
+fn core_image(pid: u32, filter: u32) -> Vec<u8> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("root may look");
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("root may look");
+    let mut image = Vec::new();
+    for region in regions(pid).into_iter().filter(|region| !region.flags.contains(" dd")) {
+        let start = format!("{:x}-", region.start);
+        let line = maps.lines().find(|line| line.trim_start_matches('0').starts_with(&start)).unwrap_or_default();
+        let is_of_a_file = line.contains(" /") && !line.contains("/dev/zero") && !line.contains("/memfd:");
+        let bit = u32::from(region.flags.contains(" sh")) + 2 * u32::from(is_of_a_file);
+        if filter & (1 << bit) != 0 {
+            let mut bytes = vec![0; (region.end - region.start) as usize];
+            let got = memory.read_at(&mut bytes, region.start).unwrap_or(0);
+            image.extend_from_slice(&bytes[..got]);
+        }
+    }
+    image
+}
+
+/// The kernel makes no image of a process that is not dumpable, so the tools' way is gone: what they take of a living process, by the filter
+/// that it has. The default filter shows that the search finds something where there is something to find.
+#[test]
+fn an_image_that_a_tool_takes_of_the_living_daemon_holds_nothing_of_it() {
+    const DEFAULT: u32 = 0x33;
+    deadline(MINUTE * 3, || {
+        if !geteuid().is_root() {
+            println!("skipped: only root can look into the daemon's memory");
+            return;
+        }
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let marker = noise(seed() ^ 2, 64);
+        let mut file = File::create(mount.join("file-in-the-image")).unwrap();
+        file.write_all(&marker.repeat(4096)).unwrap();
+        let usual = core_image(mount.pid(), DEFAULT);
+        assert!(holds(&usual, b"file-in-the-image") && holds(&usual, SECRET_KEY.as_bytes()), "{}", usual.len());
+        let filter = fs::read_to_string(format!("/proc/{}/coredump_filter", mount.pid())).unwrap();
+        let image = core_image(mount.pid(), u32::from_str_radix(filter.trim(), 16).unwrap());
+        assert_eq!(image.len(), 0, "a filter of zero chooses nothing that can be written to");
+        assert!(in_memory(mount.pid(), &marker).1, "the content is there, in pages that every filter leaves out");
+    });
+}

@@ -12,14 +12,13 @@ use super::profile::{Needs, Profiles};
 /// Read by the C library, by TLS and by whatever they load, at any time: names of hosts, certificates, shared libraries, limits of
 /// control groups. `/proc`: the journal of renames asks whether another mount's process lives; other processes' memory and
 /// environment stay closed there, as Landlock denies them (ptrace(2), access mode checking).
-const SYSTEM: [&str; 12] = [
+const SYSTEM: [&str; 11] = [
     "/etc",
     "/gnu/store",
     "/lib",
     "/lib64",
     "/nix/store",
     "/proc",
-    "/run/nscd",
     "/run/resolvconf",
     "/run/systemd/resolve",
     "/sys/fs/cgroup",
@@ -46,6 +45,8 @@ pub(super) struct Grants {
     pub(super) devices: Vec<PathBuf>,
     /// A program is run for the credentials: everything may be read and executed.
     pub(super) runs_programs: bool,
+    /// The SDK keeps tokens in the home directory, and replaces them.
+    pub(super) renews_tokens: bool,
 }
 
 impl Grants {
@@ -59,12 +60,17 @@ impl Grants {
         let read = SYSTEM.iter().map(PathBuf::from);
         let read =
             read.chain(directories_of(Path::new(RESOLVER))).chain(files.iter().flat_map(|file| directories_of(file)));
-        let read = read.chain(named_by("SSL_CERT_DIR")).chain(aws.clone()).collect();
-        let mut write = written(config, aws);
+        let read = read.chain(certificates()).chain(aws.clone()).collect();
+        // Who makes the pool tells of it when this fails. It is made here because only what exists can be granted.
+        let _ = DirBuilder::new().recursive(true).mode(0o700).create(&config.spill_dir);
+        let tokens: Vec<PathBuf> = tokens(aws).collect();
+        let renews_tokens = !tokens.is_empty();
+        let mut write: Vec<PathBuf> = std::iter::once(config.spill_dir.clone()).chain(tokens).collect();
         if needs.runs_programs {
             write.extend(written_by_programs());
         }
-        Grants { files, read, write, devices: DEVICES.map(PathBuf::from).to_vec(), runs_programs: needs.runs_programs }
+        let (devices, runs_programs) = (DEVICES.map(PathBuf::from).to_vec(), needs.runs_programs);
+        Grants { files, read, write, devices, runs_programs, renews_tokens }
     }
 }
 
@@ -77,12 +83,17 @@ fn needs(config: &Config, shared: &[PathBuf]) -> Needs {
     profiles.needs(profile.as_deref().unwrap_or("default"))
 }
 
-/// The spill, which is made here because only what exists can be granted; and the tokens that the SDK renews by itself.
-fn written(config: &Config, aws: Option<PathBuf>) -> Vec<PathBuf> {
-    // Who makes the pool tells of it when this fails.
-    let _ = DirBuilder::new().recursive(true).mode(0o700).create(&config.spill_dir);
+/// The tokens that the SDK renews by itself.
+fn tokens(aws: Option<PathBuf>) -> impl Iterator<Item = PathBuf> {
     let caches = aws.into_iter().flat_map(|aws| ["sso/cache", "login/cache"].map(|cache| aws.join(cache)));
-    std::iter::once(config.spill_dir.clone()).chain(caches.filter(|cache| cache.exists())).collect()
+    caches.filter(|cache| cache.exists())
+}
+
+/// One directory or several with colons between them, as for OpenSSL.
+fn certificates() -> impl Iterator<Item = PathBuf> {
+    let directories = std::env::var_os("SSL_CERT_DIR").unwrap_or_default();
+    let directories: Vec<PathBuf> = std::env::split_paths(&directories).collect();
+    directories.into_iter().filter(|directory| !directory.as_os_str().is_empty())
 }
 
 fn written_by_programs() -> impl Iterator<Item = PathBuf> {

@@ -40,7 +40,7 @@ pub(super) fn confine(config: &Config) -> Result<String, StartError> {
     let layers = [
         ("capabilities", privileges::drop_unneeded(&grants)),
         ("landlock", landlocked::restrict(&grants)),
-        ("seccomp", calls::restrict(grants.runs_programs)),
+        ("seccomp", calls::restrict(&grants)),
     ];
     let mut told = Vec::new();
     for (layer, outcome) in layers {

@@ -156,18 +156,31 @@ impl Mount {
         at_once
     }
 
+    /// As [`Mount::with`], with its standard error where the test wants it.
+    pub(crate) fn with_stderr(endpoint: &Endpoint, options: &[&str], stderr: Stdio) -> Mount {
+        let dir = Mount::place();
+        let command = Mount::command(endpoint, BUCKET, &dir.path().join("mnt"));
+        Mount::start_with(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat(), stderr)
+    }
+
     fn place() -> TempDir {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("mnt")).expect("a mount point");
         dir
     }
 
-    fn start(dir: TempDir, mut command: Command, options: &[&str]) -> Mount {
+    fn start(dir: TempDir, command: Command, options: &[&str]) -> Mount {
+        Mount::start_with(dir, command, options, Stdio::piped())
+    }
+
+    fn start_with(dir: TempDir, mut command: Command, options: &[&str], stderr: Stdio) -> Mount {
         command.arg("--foreground").args(options);
         if !options.contains(&"--spill-dir") {
             command.arg("--spill-dir").arg(dir.path().join("spill"));
         }
-        let daemon = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let daemon = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("the program starts");
+        // The command keeps the other end of a pipe that it was given.
+        drop(command);
         register(dir.path().join("mnt"));
         let mut mount = Mount { daemon, dir, log: Arc::default() };
         mount.keep_log();
@@ -185,7 +198,7 @@ impl Mount {
     }
 
     fn keep_log(&mut self) {
-        let stderr = self.daemon.stderr.take().expect("a pipe");
+        let Some(stderr) = self.daemon.stderr.take() else { return };
         let log = Arc::clone(&self.log);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {

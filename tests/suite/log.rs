@@ -1,0 +1,197 @@
+//! What happens to the log happens to no file of the mount; and signals that are about the terminal and the log.
+
+use std::fs::{self, File};
+use std::io::{self, PipeReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use dssefs::emulator::faults::Fault;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{
+    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, commit, deadline, dssefs, errno, eventually, mountinfo_has,
+};
+
+/// A mount whose standard error is a pipe, and its other end.
+fn piped(endpoint: &Endpoint, options: &[&str]) -> (Mount, PipeReader) {
+    let (reader, writer) = io::pipe().unwrap();
+    (Mount::with_stderr(endpoint, options, Stdio::from(writer)), reader)
+}
+
+/// A file with changes, and the program that has it open.
+fn open_dirty(path: &Path) -> File {
+    let mut file = File::create(path).unwrap();
+    file.write_all(b"content").unwrap();
+    file
+}
+
+#[test]
+fn a_mount_whose_terminal_is_gone_stores_what_is_open_when_it_is_ended() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let (mount, reader) = piped(&endpoint, &["-v"]);
+        drop(reader);
+        let _file = open_dirty(&mount.join("file"));
+        let status = mount.end();
+        assert!(status.success(), "{status}");
+        assert_eq!(endpoint.content("file"), b"content");
+    });
+}
+
+#[test]
+fn an_error_that_cannot_be_logged_is_an_error_of_its_file_alone() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let (mut mount, reader) = piped(&endpoint, &[]);
+        drop(reader);
+        let denied = Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() };
+        endpoint.spoil_one("PutObject", denied);
+        assert_eq!(errno(commit(&mount.join("denied"), b"content")), libc::EACCES);
+        commit(&mount.join("file"), b"content").unwrap();
+        assert!(!mount.has_ended());
+        assert_eq!(endpoint.content("file"), b"content");
+    });
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_no_program_and_says_later_what_is_missing() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let (mount, mut reader) = piped(&endpoint, &["-vv"]);
+        for round in 0..300 {
+            commit(&mount.join(&format!("file-{}", round % 10)), b"content").unwrap();
+        }
+        let told = std::thread::spawn(move || {
+            let mut log = String::new();
+            reader.read_to_string(&mut log).map(|_| log)
+        });
+        // Each makes a line, and one of them finds the queue half empty.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        commit(&mount.join("last"), b"content").unwrap();
+        assert!(mount.end().success());
+        let log = told.join().unwrap().unwrap();
+        assert!(log.len() > 1 << 20, "the queue was full: {}", log.len());
+        assert!(log.contains("lines of the log are missing here"));
+        assert!(log.lines().last().is_some_and(|line| line.len() > 20), "the last line is whole");
+    });
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_keep_the_daemon_from_ending() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let (mount, _reader) = piped(&endpoint, &["-vv"]);
+        for round in 0..20 {
+            commit(&mount.join(&format!("file-{round}")), b"content").unwrap();
+        }
+        assert!(mount.end().success());
+    });
+}
+
+#[test]
+fn a_hangup_in_the_foreground_stores_what_is_open_and_unmounts() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mut mount = Mount::of(&endpoint);
+        let _file = open_dirty(&mount.join("file"));
+        // By the kernel and by the shell.
+        mount.signal(Signal::HUP);
+        mount.signal(Signal::HUP);
+        let status = mount.ended().expect("SIGHUP ends it");
+        assert!(status.success(), "{status}\n{}", mount.log());
+        assert!(!mountinfo_has(&mount.path()));
+        assert_eq!(endpoint.content("file"), b"content");
+    });
+}
+
+#[test]
+fn a_hangup_that_nohup_took_away_ends_nothing() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mut mount = Mount::under(&endpoint, &["nohup"], &[]);
+        mount.signal(Signal::HUP);
+        commit(&mount.join("file"), b"content").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        commit(&mount.join("file"), b"content").unwrap();
+        assert!(!mount.has_ended());
+    });
+}
+
+/// A daemon in the background, its mount point, and what unmounts it in the end.
+fn in_background(endpoint: &Endpoint, dir: &Path, options: &[&str]) -> (PathBuf, Detached) {
+    let point = dir.join("mnt");
+    fs::create_dir(&point).unwrap();
+    let mut command = Mount::command(endpoint, BUCKET, &point);
+    command.args(["--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(dir.join("spill")).args(options);
+    // A daemon without a system's log keeps standard error, and the test does not wait for its end.
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    let end = Detached(point.clone());
+    assert!(status.success(), "{status}");
+    (point, end)
+}
+
+fn hang_up(point: &Path) {
+    let pid = attribute(point, "user.dsse.mount.pid").unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::HUP).unwrap();
+}
+
+#[test]
+fn a_hangup_in_the_background_opens_the_log_anew_and_keeps_the_mount() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let dir = tempfile::tempdir().unwrap();
+        let [log, old] = ["log", "log.1"].map(|name| dir.path().join(name));
+        let (point, _end) = in_background(&endpoint, dir.path(), &["-v", "--log-file", log.to_str().unwrap()]);
+        let mut file = open_dirty(&point.join("file"));
+        for round in 0..2 {
+            fs::rename(&log, &old).unwrap();
+            hang_up(&point);
+            eventually("the log goes on", MINUTE, || fs::read_to_string(&log).is_ok_and(|text| !text.is_empty()));
+            assert_eq!(log.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            commit(&point.join(format!("file-{round}")), b"content").unwrap();
+            let stored = || fs::read_to_string(&log).unwrap().contains(&format!("file-{round}"));
+            eventually("lines are in the new file", MINUTE, stored);
+        }
+        file.write_all(b" and more").unwrap();
+        drop(file);
+        eventually("the unmount", MINUTE, || dssefs().arg("umount").arg(&point).status().unwrap().success());
+        assert_eq!(endpoint.content("file"), b"content and more");
+        let told = fs::read_to_string(&log).unwrap();
+        assert!(told.contains("unmount") || told.lines().count() > 1, "the last lines are written: {told}");
+    });
+}
+
+#[test]
+fn a_hangup_in_the_background_without_a_log_file_does_nothing() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let dir = tempfile::tempdir().unwrap();
+        let (point, _end) = in_background(&endpoint, dir.path(), &[]);
+        let mut file = open_dirty(&point.join("file"));
+        hang_up(&point);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        file.write_all(b" and more").unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(endpoint.content("file"), b"content and more");
+        drop(file);
+        eventually("the unmount", MINUTE, || dssefs().arg("umount").arg(&point).status().unwrap().success());
+    });
+}
+
+#[test]
+fn a_name_with_line_breaks_begins_no_line_of_the_log() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["-vv"]);
+        let name = "a\n2026-01-01T00:00:00Z ERROR dssefs: forged\u{1b}[2J";
+        commit(&mount.join(name), b"content").unwrap();
+        fs::rename(mount.join(name), mount.join(&format!("{name} too"))).unwrap();
+        fs::create_dir(mount.join(&format!("{name} dir"))).unwrap();
+        let escaped = "a\\n2026-01-01T00:00:00Z ERROR dssefs: forged";
+        eventually("the log names it", MINUTE, || mount.log().contains(escaped));
+        let log = mount.log();
+        assert!(!log.lines().any(|line| line.starts_with("2026-01-01")), "{log}");
+        assert!(!log.contains('\u{1b}'));
+    });
+}
