@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -40,6 +40,9 @@ impl SegmentFile {
 
     /// Sets room aside for bytes to come, where the file system can.
     pub(super) fn reserve(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         match fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, bytes) {
             Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -58,6 +61,8 @@ impl SegmentFile {
     pub(super) fn sync(&self) -> io::Result<()> {
         #[cfg(test)]
         tape::allow(tape::Call::Sync)?;
+        #[cfg(test)]
+        tape::take_time();
         self.file.sync_data()?;
         #[cfg(test)]
         tape::note(&self.path, tape::Did::Sync);
@@ -83,6 +88,15 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Fills `bytes` with what lies at `offset` of the file at `path`.
+pub(super) fn read_at(file: &File, path: &Path, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(test)]
+    tape::allow_read(path, offset..offset + bytes.len() as u64)?;
+    // Outside of tests nobody asks where it lies.
+    let _ = path;
+    file.read_exact_at(bytes, offset)
+}
+
 /// So that names that were made or removed in it are so after a loss of power too (fsync(2)).
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()?;
@@ -96,7 +110,9 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 pub(super) mod tape {
     use std::cell::{Cell, RefCell};
     use std::io;
+    use std::ops::Range;
     use std::path::{Path, PathBuf};
+    use std::time::Duration;
 
     #[derive(Clone, Debug)]
     pub(in super::super) enum Did {
@@ -117,6 +133,8 @@ pub(super) mod tape {
     thread_local! {
         static TAPE: RefCell<Vec<(PathBuf, Did)>> = const { RefCell::new(Vec::new()) };
         static FAILING: Cell<Option<Call>> = const { Cell::new(None) };
+        static SYNC_TAKES: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+        static WORN: RefCell<Option<(PathBuf, u64)>> = const { RefCell::new(None) };
     }
 
     /// From now on the disk of this thread fails at these calls, or at none.
@@ -124,8 +142,27 @@ pub(super) mod tape {
         FAILING.set(call);
     }
 
+    /// From now on each sync of a segment takes this thread so much longer.
+    pub(in super::super) fn slow(sync: Duration) {
+        SYNC_TAKES.set(sync);
+    }
+
+    pub(super) fn take_time() {
+        std::thread::sleep(SYNC_TAKES.get());
+    }
+
     pub(super) fn allow(call: Call) -> io::Result<()> {
         if FAILING.get() == Some(call) { Err(io::Error::other("scripted")) } else { Ok(()) }
+    }
+
+    /// From now on this byte of a file cannot be read by this thread.
+    pub(in super::super) fn wear_out(path: &Path, offset: u64) {
+        WORN.set(Some((path.to_owned(), offset)));
+    }
+
+    pub(super) fn allow_read(path: &Path, range: Range<u64>) -> io::Result<()> {
+        let worn = WORN.with_borrow(|worn| worn.as_ref().is_some_and(|(at, byte)| at == path && range.contains(byte)));
+        if worn { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
     }
 
     pub(super) fn note(path: &Path, did: Did) {

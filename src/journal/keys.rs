@@ -75,6 +75,14 @@ impl Epoch {
         sync_directory(session)
     }
 
+    /// Reads what [`Epoch::store`] has written.
+    fn stored(session: &Path, first_segment: u32) -> Result<Epoch, Error> {
+        let path = path(session, first_segment);
+        let file = disk::open(&path).map_err(at(&path))?;
+        let epoch: Epoch = read(&file, &path)?;
+        Ok(Epoch { first_segment, ..epoch.checked(&path)? })
+    }
+
     /// Takes it from the disk again: it did not begin.
     pub(super) fn remove(&self, session: &Path) -> io::Result<()> {
         match fs::remove_file(path(session, self.first_segment)) {
@@ -92,27 +100,20 @@ impl Epoch {
     }
 }
 
-/// All epochs of a session that begins with `first`, oldest first, without those of whose segments none is left. These are not read:
-/// who died while it made keys left a part of them and no segment.
+/// All epochs of a session that begins with `first`, oldest first, without those of whose segments none is left. These are not looked
+/// into either: one that was being stored when the power went is there in part, and nothing was sealed under it.
 pub(super) fn epochs(session: &Path, first: Epoch) -> Result<Vec<Epoch>, Error> {
     let segments = numbers(session, segment::number)?;
     let later = numbers(session, epoch_number)?;
-    let ends: Vec<u32> = later.iter().copied().chain([u32::MAX]).collect();
-    let is_used = |number: u32, end: u32| segments.range(number..end).next().is_some();
-    let mut used: Vec<Epoch> = is_used(0, ends[0]).then_some(first).into_iter().collect();
-    for (number, end) in later.into_iter().zip(ends.into_iter().skip(1)) {
-        if is_used(number, end) {
-            used.push(stored(session, number)?);
+    let ends = later.iter().copied().chain([u32::MAX]);
+    let used = |begin: u32, end: u32| begin < end && segments.range(begin..end).next().is_some();
+    let mut epochs = Vec::new();
+    for (begin, end) in [first.first_segment].into_iter().chain(later.iter().copied()).zip(ends) {
+        if used(begin, end) {
+            epochs.push(if begin == first.first_segment { first.clone() } else { Epoch::stored(session, begin)? });
         }
     }
-    Ok(used)
-}
-
-fn stored(session: &Path, first_segment: u32) -> Result<Epoch, Error> {
-    let path = path(session, first_segment);
-    let file = disk::open(&path).map_err(at(&path))?;
-    let epoch: Epoch = read(&file, &path)?;
-    Ok(Epoch { first_segment, ..epoch.checked(&path)? })
+    Ok(epochs)
 }
 
 /// Removes the keys of epochs of whose segments none is left, once `newest` is the one that seals.

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use crate::crypto::{BlockId, Opener};
 use crate::secret::{Key, PlainBuf};
+
+use rustix::io::Errno;
 
 use super::keys::numbers;
 use super::record::{Record, decode_segments};
@@ -30,6 +34,13 @@ pub enum Damage {
         /// Where the record lies.
         offset: u64,
     },
+    /// The disk does not give back what lies there. What follows it in its segment cannot be read.
+    Unreadable {
+        /// The segment.
+        path: PathBuf,
+        /// Where the record lies.
+        offset: u64,
+    },
     /// A segment that was not reclaimed is not there.
     Missing {
         /// Where it was.
@@ -48,6 +59,11 @@ impl fmt::Display for Damage {
             Damage::Tampered { path, offset } => {
                 write!(f, "{} was changed at byte {offset}; nothing that follows in it is believed", path.display())
             }
+            Damage::Unreadable { path, offset } => write!(
+                f,
+                "the disk does not read {} at byte {offset}; what follows in it is not found, so copy what else is on that disk",
+                path.display()
+            ),
             Damage::Missing { path } => write!(f, "{} was removed, and not by dssefs", path.display()),
         }
     }
@@ -133,13 +149,21 @@ impl Left {
         for number in &numbers {
             let newest = Some(number) == numbers.last();
             reading.segment = *number;
-            reading.read_segment(&openers, &session.directory, newest)?;
+            match reading.read_segment(&openers, &session.directory, newest) {
+                // Reclaimed since its name was read.
+                Err(Error::Io { source, .. }) if session.in_use && source.kind() == io::ErrorKind::NotFound => {}
+                read => read?,
+            }
         }
         for number in reading.missing(&numbers) {
             reading.damage.push(Damage::Missing { path: segment::path(&session.directory, number) });
         }
         reading.tell_cuts();
         reading.forget_reclaimed();
+        if session.in_use {
+            // Most often the record that is just being written.
+            reading.damage.retain(|damage| !matches!(damage, Damage::TornEnd { .. }));
+        }
         Ok(Left { session, openers, entries: reading.complete, damage: reading.damage })
     }
 
@@ -223,7 +247,8 @@ impl Reading {
     /// and what settled its entries may be gone.
     fn forget_reclaimed(&mut self) {
         let Reading { complete, older, reclaimed, .. } = self;
-        let left_out = |number: u32| older.range(number + 1..).any(|(_, existing)| !existing.contains_key(&number));
+        let later = |number| older.range((Bound::Excluded(number), Bound::Unbounded));
+        let left_out = |number: u32| later(number).any(|(_, existing)| !existing.contains_key(&number));
         complete.retain(|_, entry| !reclaimed.contains(&entry.segment) && !left_out(entry.segment));
     }
 
@@ -234,6 +259,11 @@ impl Reading {
             true => Damage::TornEnd { path: path.to_owned(), offset },
             false => Damage::Tampered { path: path.to_owned(), offset },
         };
+        if number == u32::MAX {
+            // No journal gets as far, and no keys are of it.
+            self.damage.push(Damage::Tampered { path: path.to_owned(), offset: 0 });
+            return Ok(());
+        }
         let reader = match Reader::open(path.to_owned()) {
             Ok(Some(reader)) => reader,
             Ok(None) => {
@@ -244,17 +274,26 @@ impl Reading {
                 self.damage.push(Damage::Tampered { path, offset });
                 return Ok(());
             }
+            Err(error) if is_worn(&error) => {
+                self.damage.push(Damage::Unreadable { path: path.to_owned(), offset: 0 });
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let (mut offset, mut record, mut record_next) = (segment::HEADER_BYTES, reader.first_record, None);
         loop {
-            let (sealed, next) = match reader.record_at(offset)? {
-                Found::Record(sealed, next) => (sealed, next),
-                Found::End => break,
-                Found::Torn => {
+            let (sealed, next) = match reader.record_at(offset) {
+                Ok(Found::Record(sealed, next)) => (sealed, next),
+                Ok(Found::End) => break,
+                Ok(Found::Torn) => {
                     self.damage.push(torn(offset));
                     return Ok(());
                 }
+                Err(error) if is_worn(&error) => {
+                    self.damage.push(Damage::Unreadable { path: path.to_owned(), offset });
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             };
             let mut plain = PlainBuf::default();
             let block = segment::claimed(record, &sealed);
@@ -312,4 +351,9 @@ impl Reading {
             Record::Reclaimed { segment } => drop(self.reclaimed.insert(segment)),
         }
     }
+}
+
+/// Whether the disk has lost what was to be read. Any other failure may pass, and is no reason to go on without the rest.
+fn is_worn(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if Errno::from_io_error(source) == Some(Errno::IO))
 }

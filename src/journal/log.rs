@@ -152,7 +152,7 @@ impl Journal {
             let mut log = self.log();
             let entry = EntryId(log.entry_next);
             log.entry_next += 1;
-            // It may reach over any segment that comes, until it is finished.
+            // It may reach over any segment that comes, until it is finished, and begins in this one or, if that is full, in the next.
             let segment = log.segment;
             log.live.insert(entry, segment..=u32::MAX);
             entry
@@ -169,17 +169,17 @@ impl Journal {
     /// # Errors
     /// As [`Journal::draft`]; the entry then comes back at the next start, unless [`Journal::sync_settled`] succeeds later.
     pub fn settle(&self, entry: EntryId, sync: bool) -> Result<(), Error> {
-        let place = self.append(&Record::Settled { entry }).inspect_err(|_| {
+        // In one step: whoever gives segments back must not meet an entry whose settling lies in one of them and is not known yet.
+        let noted = self.append_and(&Record::Settled { entry }, |log, place| {
+            log.settled = log.appended;
+            log.bury(entry, place.segment..=place.segment);
+        });
+        noted.inspect_err(|_| {
             self.log().unsettled.insert(entry);
         })?;
-        {
-            let mut log = self.log();
-            log.settled = log.appended;
-        }
         if sync {
             self.sync()?;
         }
-        self.log().bury(entry, place.segment..=place.segment);
         self.tidy();
         Ok(())
     }
@@ -242,8 +242,21 @@ impl Journal {
         if self.log().live.is_empty() { self.session.remove() } else { self.sync() }
     }
 
+    /// Ends the journal with all that is in it.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn give_up(self) -> Result<(), Error> {
+        self.session.remove()
+    }
+
     /// Appends a record, and tells where the log ended before it.
     fn append(&self, record: &Record<'_>) -> Result<End, Error> {
+        self.append_and(record, |_, _| ())
+    }
+
+    /// The same, and lets `note` take down what follows from it before anybody else has the log.
+    fn append_and(&self, record: &Record<'_>, note: impl FnOnce(&mut Log, End)) -> Result<End, Error> {
         let mut log = self.log();
         // On a full disk, what settles entries goes on in the segment that has room set aside for it.
         if log.bytes >= SEGMENT_BYTES_MAX
@@ -252,7 +265,9 @@ impl Journal {
         {
             return Err(error);
         }
-        log.append(&self.budget, record)
+        let place = log.append(&self.budget, record)?;
+        note(&mut log, place);
+        Ok(place)
     }
 
     /// Returns when all that was appended before is on the disk. Whoever comes while another one syncs waits for it, and finds most
@@ -365,10 +380,11 @@ impl Journal {
             told_there.map(|(entry, _)| *entry).collect()
         };
         for entry in entries {
-            let place = self.append(&Record::Settled { entry })?;
-            if let Some(dead) = self.log().dead.get_mut(&entry) {
-                dead.settled = place.segment..=place.segment;
-            }
+            self.append_and(&Record::Settled { entry }, |log, place| {
+                if let Some(dead) = log.dead.get_mut(&entry) {
+                    dead.settled = place.segment..=place.segment;
+                }
+            })?;
         }
         Ok(())
     }
@@ -414,7 +430,7 @@ impl Log {
         let before = self.end();
         if let Err(error) = self.file.append(&framed) {
             self.cut_off += 1;
-            self.cut(before);
+            self.cut(before, self.spare_bytes());
             return Err(at(Path::new("the journal's segment"))(error));
         }
         self.bytes += framed.len() as u64;
@@ -460,22 +476,29 @@ impl Log {
         End { segment: self.segment, bytes: self.bytes, record_next: self.record_next, cut_off: self.cut_off }
     }
 
-    /// Cuts off what was appended since `end`, and gives its room back.
-    fn cut(&mut self, end: End) {
+    /// Cuts off what was appended since `end`, and gives its room back but for `spare_bytes`: those never stop being charged, so that
+    /// nobody else can have them.
+    fn cut(&mut self, end: End, spare_bytes: u64) {
         if let Err(worse) = self.file.cut(end.bytes) {
             self.broken = Some(worse.to_string());
             return;
         }
         self.cut_off += self.record_next - end.record_next;
         (self.bytes, self.record_next) = (end.bytes, end.record_next);
-        let spare_bytes = self.reserved - end.bytes;
-        self.reserved = end.bytes;
-        drop(self.charge().split(spare_bytes));
+        let kept = match spare_bytes {
+            0 => end.bytes,
+            spare_bytes => (end.bytes + spare_bytes).next_multiple_of(PAGE_BYTES).min(self.reserved),
+        };
+        // What was set aside on the disk went with the end. Should the disk be full at once, that is found by writing.
+        let _ = self.file.reserve(end.bytes, kept - end.bytes);
+        let freed_bytes = self.reserved - kept;
+        self.reserved = kept;
+        drop(self.charge().split(freed_bytes));
     }
 
     /// The segment is about to be followed by another, and nothing in it is of use.
     fn give_spare_back(&mut self) {
-        self.cut(self.end());
+        self.cut(self.end(), 0);
     }
 
     fn usable(&self) -> Result<(), Error> {
@@ -525,7 +548,11 @@ impl Draft<'_> {
 
     fn append(&mut self, record: &Record<'_>) -> Result<End, Error> {
         let before = self.journal.append(record)?;
-        self.begin.get_or_insert(before);
+        if self.begin.is_none() {
+            self.begin = Some(before);
+            // The segment that it was drafted in may have been full: from here on it is known where the entry begins.
+            self.journal.log().live.insert(self.entry, before.segment..=u32::MAX);
+        }
         self.records += 1;
         Ok(before)
     }
@@ -543,7 +570,8 @@ impl Drop for Draft<'_> {
             let end_of = |begin: &End| begin.record_next + begin.cut_off + self.records;
             let alone = |begin: &End| log.segment == begin.segment && log.record_next == end_of(begin);
             if let Some(begin) = self.begin.filter(alone) {
-                log.cut(begin);
+                let spare_bytes = log.spare_bytes();
+                log.cut(begin, spare_bytes);
             }
         }
         self.journal.tidy();

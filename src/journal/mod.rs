@@ -36,7 +36,8 @@ pub use keys::{Epoch, Layer, NewKeys, WrappedKey};
 pub use left::{Content, Damage, Left, LeftEntry};
 pub use log::{Draft, EntryId, Journal};
 pub use session::{
-    NewSession, Session, is_about_to_be_free, sessions, sessions_to_count, sessions_to_discard, sessions_to_read,
+    NewSession, Session, is_about_to_be_free, sessions, sessions_of, sessions_to_count, sessions_to_discard,
+    sessions_to_read,
 };
 
 use session::sync_directory;
@@ -74,6 +75,14 @@ pub enum Error {
     /// The process that writes it lives, or another one recovers it.
     #[error("the session in {} is in use by a process that is running", .0.display())]
     InUse(PathBuf),
+    /// A session of another mount than the one that was asked for.
+    #[error("the session in {} is of another mount, {mount}", session.display())]
+    OfAnother {
+        /// The session.
+        session: PathBuf,
+        /// Its mount, as `s3://bucket/prefix`.
+        mount: String,
+    },
     /// What was read is not what was sealed there.
     #[error("{} was changed at byte {offset}; what stands there is refused", path.display())]
     Tampered {

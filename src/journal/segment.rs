@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::crypto::{BlockId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
@@ -84,7 +83,7 @@ impl Reader {
         };
         let bytes = file.metadata().map_err(at(&path))?.len();
         let mut header = [0; HEADER_BYTES as usize];
-        match file.read_exact_at(&mut header, 0) {
+        match disk::read_at(&file, &path, &mut header, 0) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             other => other.map_err(at(&path))?,
         }
@@ -104,14 +103,24 @@ impl Reader {
         if offset + LENGTH_BYTES > self.bytes {
             return Ok(Found::Torn);
         }
-        self.file.read_exact_at(&mut length, offset).map_err(at(&self.path))?;
+        if !self.read(&mut length, offset)? {
+            return Ok(Found::Torn);
+        }
         let length = u32::from_be_bytes(length) as usize;
         let end = offset + LENGTH_BYTES + length as u64;
         if end > self.bytes || !(OVERHEAD_BYTES..=SEALED_BYTES_MAX).contains(&length) {
             return Ok(Found::Torn);
         }
         let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, offset + LENGTH_BYTES).map_err(at(&self.path))?;
-        Ok(Found::Record(SealedBlock::claimed(bytes), end))
+        let whole = self.read(&mut bytes, offset + LENGTH_BYTES)?;
+        Ok(if whole { Found::Record(SealedBlock::claimed(bytes), end) } else { Found::Torn })
+    }
+
+    /// False when the file ends before: a process that lives may have cut it since it was opened.
+    fn read(&self, bytes: &mut [u8], offset: u64) -> Result<bool, Error> {
+        match disk::read_at(&self.file, &self.path, bytes, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            read => read.map(|()| true).map_err(at(&self.path)),
+        }
     }
 }

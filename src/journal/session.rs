@@ -51,6 +51,8 @@ pub struct Session {
     pub name: String,
     /// The keys of its segments, oldest first. Those of a session that is being written are those that it began with.
     pub epochs: Vec<Epoch>,
+    /// Whether its process lives, or somebody deals with what it left: what is read of it may be half written, or go meanwhile.
+    pub(super) in_use: bool,
     lock: File,
     /// The directory, locked by the process that made it for as long as its mount serves.
     serving: Option<File>,
@@ -64,7 +66,15 @@ pub fn sessions(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
     all(directory, &[PREFIX], Session::open)
 }
 
-/// The same, to be counted and not to be changed: but for a moment, nobody is kept from them.
+/// The same, of `source` alone. Those of other mounts are not kept from anybody meanwhile: they are among those that cannot be had.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn sessions_of(directory: &Path, source: &str) -> Result<(Vec<Session>, Vec<Error>), Error> {
+    all(directory, &[PREFIX], |session| Session::open_of(session, source))
+}
+
+/// The same as [`sessions`], to be counted and not to be changed: but for a moment, nobody is kept from them.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -94,7 +104,7 @@ pub fn sessions_to_discard(directory: &Path) -> Result<(Vec<Session>, Vec<Error>
 /// # Errors
 /// The directory cannot be read.
 pub fn sessions_to_read(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
-    all(directory, &[PREFIX, ASIDE], Session::look)
+    all(directory, &[PREFIX, ASIDE], Session::watch)
 }
 
 fn all(
@@ -111,19 +121,28 @@ fn all(
         let entry = entry.map_err(at(directory))?;
         let name = entry.file_name();
         if prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-            let begun = entry.metadata().and_then(|meta| meta.modified()).map_err(at(&entry.path()))?;
-            found.push((begun, entry.path()));
+            match entry.metadata().and_then(|meta| meta.modified()) {
+                Ok(begun) => found.push((begun, entry.path())),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(at(&entry.path())(error)),
+            }
         }
     }
     found.sort();
     let (mut whole, mut unusable) = (Vec::new(), Vec::new());
     for (_, path) in found {
-        match open(path) {
+        match open(path.clone()) {
             Ok(session) => whole.push(session),
+            // Somebody was through with it and has removed it.
+            Err(Error::Io { source, .. }) if is_gone(&source) && !path.exists() => {}
             Err(error) => unusable.push(error),
         }
     }
     Ok((whole, unusable))
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
 }
 
 impl Session {
@@ -145,25 +164,49 @@ impl Session {
         sync_directory(directory)?;
         let Described { source, name, first, .. } = described;
         let serving = Some(serving);
-        Ok((Session { directory: own, source, name, epochs: vec![first], lock, serving }, envelope))
+        Ok((Session { directory: own, source, name, epochs: vec![first], in_use: true, lock, serving }, envelope))
     }
 
     fn open(directory: PathBuf) -> Result<Session, Error> {
+        Session::look(directory)?.locked()
+    }
+
+    fn open_of(directory: PathBuf, source: &str) -> Result<Session, Error> {
         let session = Session::look(directory)?;
-        match flock(&session.lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(session),
-            Err(_) => Err(Error::InUse(session.directory)),
+        match session.source == source {
+            true => session.locked(),
+            false => Err(Error::OfAnother { session: session.directory, mount: session.source }),
         }
+    }
+
+    /// As it is once nobody else has it: a moment before, its process may have renewed its keys, or another one have removed it.
+    fn locked(self) -> Result<Session, Error> {
+        let Session { directory, lock, .. } = self;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Session { lock, ..Session::look(directory)? }),
+            Err(_) => Err(Error::InUse(directory)),
+        }
+    }
+
+    /// With whether somebody has it.
+    fn watch(directory: PathBuf) -> Result<Session, Error> {
+        let session = Session::look(directory)?;
+        let in_use = session.is_in_use();
+        Ok(Session { in_use, ..session })
     }
 
     /// With a lock that those who look share, and that is given back at once.
     fn glance(directory: PathBuf) -> Result<Session, Error> {
         let session = Session::look(directory)?;
-        let shared = flock(&session.lock, FlockOperation::NonBlockingLockShared);
-        match shared.and_then(|()| flock(&session.lock, FlockOperation::Unlock)) {
-            Ok(()) => Ok(session),
-            Err(_) => Err(Error::InUse(session.directory)),
+        match session.is_in_use() {
+            false => Ok(session),
+            true => Err(Error::InUse(session.directory)),
         }
+    }
+
+    fn is_in_use(&self) -> bool {
+        let shared = flock(&self.lock, FlockOperation::NonBlockingLockShared);
+        shared.and_then(|()| flock(&self.lock, FlockOperation::Unlock)).is_err()
     }
 
     fn look(directory: PathBuf) -> Result<Session, Error> {
@@ -174,7 +217,7 @@ impl Session {
             return Err(unreadable(&path, format!("version {version} and not {VERSION}")));
         }
         let epochs = epochs(&directory, first.checked(&path)?)?;
-        Ok(Session { directory, source, name, epochs, lock, serving: None })
+        Ok(Session { directory, source, name, epochs, in_use: false, lock, serving: None })
     }
 
     /// The mount that made it does not serve any more.

@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::disk::tape;
 use super::*;
@@ -757,4 +758,157 @@ fn a_mount_that_is_ending_is_told_from_one_that_serves() {
     journal.note_end();
     assert!(is_about_to_be_free("s3://bucket/"));
     assert!(!is_about_to_be_free("s3://other/"));
+}
+
+#[test]
+fn keys_that_no_segment_was_begun_under_keep_nobody_from_the_others() {
+    for (name, text) in [("keys-00000001.json", ""), ("keys-99999999.json", "{}"), ("keys-00000002.json", "\0\0\0")] {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = journal(directory.path());
+        add(&journal, "first", &[]);
+        fs::write(journal.directory().join(name), text).unwrap();
+        drop(journal);
+        let left = left(directory.path());
+        assert_eq!((descriptions(&left), left.damage()), (vec!["first".to_owned()], &[][..]), "{name}");
+    }
+}
+
+/// An entry of which the last record is the one that fills its segment.
+fn add_until_full(journal: &Journal, segment: &Path) -> EntryId {
+    let bytes = || fs::metadata(segment).unwrap().len();
+    let mut draft = journal.draft(b"full", None).unwrap();
+    draft.add(0, &[7; 60_000]).unwrap();
+    let mut record_bytes = 0;
+    for n in 60_000.. {
+        let before = bytes();
+        if before + record_bytes > 64 << 10 {
+            break;
+        }
+        draft.add(n, &[7]).unwrap();
+        record_bytes = bytes() - before;
+    }
+    let entry = draft.finish().unwrap();
+    assert!(bytes() >= 64 << 10, "the next record begins another segment");
+    entry
+}
+
+#[test]
+fn an_entry_that_was_drafted_in_a_full_segment_stays_settled_when_that_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let full = add_until_full(&journal, &segment(directory.path(), 0));
+    assert!(!segment(directory.path(), 1).exists());
+    let settled = add(&journal, "settled", &[]);
+    add(&journal, "stays", &[]);
+    let filler = add_large(&journal, "filler", None);
+    journal.settle(settled, true).unwrap();
+    let last = add_large(&journal, "last", None);
+    [full, filler, last].into_iter().for_each(|entry| journal.settle(entry, true).unwrap());
+    drop(journal);
+    assert!(!segment(directory.path(), 2).exists(), "the segment that said so has gone");
+    assert_eq!(descriptions(&left(directory.path())), ["stays"]);
+}
+
+#[test]
+fn an_entry_stays_settled_whoever_gives_segments_back_while_that_is_synced() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "stays", &[]);
+    let settled = add(&journal, "settled", &[]);
+    let filler = add_large(&journal, "filler", None);
+    journal.settle(filler, true).unwrap();
+    let newest = segment(directory.path(), 1);
+    let bytes = || fs::metadata(&newest).unwrap().len();
+    let before = bytes();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            tape::slow(Duration::from_secs(1));
+            journal.settle(settled, true).unwrap();
+        });
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while bytes() == before {
+            assert!(Instant::now() < deadline, "it is not noted that the entry is settled");
+            std::thread::yield_now();
+        }
+        let mut draft = journal.draft(b"given up", None).unwrap();
+        (0..70).for_each(|n| draft.add(n << 10, &[7; 1 << 10]).unwrap());
+        drop(draft);
+    });
+    drop(journal);
+    assert!(!newest.exists(), "the segment that said so has gone");
+    assert_eq!(descriptions(&left(directory.path())), ["stays"]);
+}
+
+#[test]
+fn nobody_takes_the_room_that_settling_needs_when_an_entry_found_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let budget = crate::sealed::ByteBudget::new(60_000);
+    let journal = Journal::create(directory.path(), new("one"), std::sync::Arc::clone(&budget)).unwrap();
+    let first = add(&journal, "first", &[(0, b"alpha")]);
+    let mut draft = journal.draft(b"second", None).unwrap();
+    let full = (0..20).find_map(|n| draft.add(n * 10_000, &[1; 10_000]).err());
+    assert!(matches!(full, Some(Error::NoSpace)));
+    drop(draft);
+    let _of_another = budget.charge(budget.bytes_max() - budget.used_bytes()).unwrap();
+    journal.settle(first, true).unwrap();
+    drop(journal);
+    assert_eq!(descriptions(&left(directory.path())), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_disk_does_not_read_costs_only_what_follows_in_its_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    let [first, _] = two_segments(directory.path());
+    let bytes = fs::metadata(&first).unwrap().len();
+    for (worn, expected) in [(bytes - 1, vec!["stands", "last"]), (0, vec!["last"])] {
+        tape::wear_out(&first, worn);
+        let left = left(directory.path());
+        assert_eq!(descriptions(&left), expected);
+        let told = |damage: &Damage| matches!(damage, Damage::Unreadable { path, offset } if *path == first && *offset <= worn);
+        assert!(left.damage().iter().any(told), "{:?}", left.damage());
+    }
+    left(directory.path()).dealt_with().unwrap();
+    assert_eq!(sessions_to_read(directory.path()).unwrap().0.len(), 1, "it is kept for whoever can read the disk");
+}
+
+#[test]
+fn a_record_that_is_just_being_written_is_no_damage_while_its_process_lives() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    add(&journal, "first", &[]);
+    let path = segment(directory.path(), 0);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, [&bytes[..], &[0, 0, 0, 200, 1]].concat()).unwrap();
+    let seen = || {
+        let session = sessions_to_read(directory.path()).unwrap().0.pop().unwrap();
+        let left = Left::read(session, &[[key(1), key(2)]]).unwrap();
+        (descriptions(&left), left.damage().len())
+    };
+    assert_eq!(seen(), (vec!["first".to_owned()], 0));
+    drop(journal);
+    assert_eq!(seen(), (vec!["first".to_owned()], 1));
+}
+
+#[test]
+fn a_segment_under_the_last_of_all_numbers_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let [_, second] = two_segments(directory.path());
+    fs::rename(second, segment(directory.path(), u32::MAX)).unwrap();
+    let left = left(directory.path());
+    assert!(matches!(left.damage(), [.., Damage::Tampered { .. }]), "{:?}", left.damage());
+    assert_eq!(descriptions(&left), ["stands", "settled"]);
+}
+
+#[test]
+fn who_has_the_sessions_of_one_mount_keeps_nobody_from_those_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, source) in [("one", "s3://bucket/"), ("two", "s3://other/")] {
+        let session = NewSession { source: source.to_owned(), ..new(name) };
+        drop(Journal::create(directory.path(), session, crate::sealed::ByteBudget::new(ROOM)).unwrap());
+    }
+    let (ones, others) = sessions_of(directory.path(), "s3://bucket/").unwrap();
+    assert_eq!(ones.iter().map(|session| &session.name[..]).collect::<Vec<_>>(), ["one"]);
+    assert!(matches!(others.as_slice(), [Error::OfAnother { mount, .. }] if mount == "s3://other/"), "{others:?}");
+    assert_eq!(sessions_of(directory.path(), "s3://other/").unwrap().0.len(), 1);
+    assert!(matches!(sessions_of(directory.path(), "s3://bucket/").unwrap().1.as_slice(), [Error::InUse(_), _]));
 }

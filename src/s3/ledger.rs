@@ -104,7 +104,14 @@ impl Leftover {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-                found.extend(Leftover::read(entry.path(), source)?);
+                // One that cannot be read, or has just been removed, must not hide the others.
+                match Leftover::read(entry.path(), source) {
+                    Ok(leftover) => found.extend(leftover),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => {
+                        tracing::warn!(%error, path = %entry.path().display(), "a list of uploads cannot be read");
+                    }
+                }
             }
         }
         Ok(found)
@@ -202,6 +209,18 @@ mod tests {
         drop(ledger);
         let found = Leftover::find(directory.path(), "s3://b").unwrap();
         assert_eq!(found[0].uploads, ["two".to_owned()].into());
+    }
+
+    #[test]
+    fn what_is_no_list_hides_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("uploads-directory")).unwrap();
+        std::os::unix::fs::symlink("nowhere", at("uploads-link")).unwrap();
+        fs::write(at("uploads-whole"), "s3://b\n+one\n").unwrap();
+        let found = Leftover::find(directory.path(), "s3://b").unwrap();
+        let uploads: BTreeSet<String> = found.into_iter().flat_map(|left| left.uploads).collect();
+        assert_eq!(uploads, ["one".to_owned()].into());
     }
 
     #[test]
