@@ -79,6 +79,8 @@ pub(crate) struct State {
     pub(crate) committed: u64,
     /// Whether a commit is under way, during which no new upload may begin.
     pub(crate) committing: bool,
+    /// Whether the changes were given up while somebody may still believe in them: nothing is a success any more.
+    pub(crate) abandoned: bool,
     /// What was ever written or zeroed since the base was made; a hole is never one of these.
     pub(crate) written: RangeSet,
     /// The part of it that was written since the commit under way took its plan: all that is left to do when that succeeds.
@@ -102,6 +104,7 @@ impl State {
             changes: u64::from(changed),
             committed: 0,
             committing: false,
+            abandoned: false,
             written: RangeSet::default(),
             since: RangeSet::default(),
             base_stays: false,
