@@ -32,6 +32,7 @@ mod privileges;
 mod read;
 mod regression;
 mod rename;
+mod retries;
 mod scattered;
 mod secrets;
 mod serve;
