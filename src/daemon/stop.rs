@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::fuse::Unmounter;
 use crate::journal::Journal;
 use crate::s3::Gateway;
-use crate::vfs::{Unsaved, Vfs};
+use crate::vfs::{KeptPart, Unsaved, Vfs};
 
 use super::{Hangup, LastWord, Owner, StartError};
 
@@ -105,7 +105,11 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
     ending.begin();
     let failed = vfs.save_all().await;
     for Unsaved { name, error, kept } in &failed {
-        let fate = if *kept { "kept for the next mount" } else { "lost with this process" };
+        let fate = match kept {
+            KeptPart::All => "kept for the next mount",
+            KeptPart::Older => "lost with this process, but for an older state of them that is kept for the next mount",
+            KeptPart::Nothing => "lost with this process",
+        };
         tracing::error!(name, %error, remedy = error.remedy().unwrap_or_default(), "changes are {fate}");
     }
     let kept = failed.iter().filter(|unsaved| unsaved.kept).count() as u64;
@@ -116,7 +120,7 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
         1 => format!("the changes of {name}"),
         many => format!("the changes of {many} files, {name} among them,"),
     };
-    let fate = match failed.iter().filter(|unsaved| !unsaved.kept).count() {
+    let fate = match failed.iter().filter(|unsaved| unsaved.kept != KeptPart::All).count() {
         0 => "they are kept: the next mount sends them, and dssefs recover lists them".to_owned(),
         lost => format!("{lost} of them are lost"),
     };

@@ -113,8 +113,9 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_AUTO_INVAL_DATA,
-            InitFlags::FUSE_ASYNC_DIO,
         ];
+        // Not FUSE_ASYNC_DIO: the kernel would send the pieces of one large write with O_DIRECT all at once, and where the file was opened with
+        // O_APPEND nobody could say in which order they are to be appended.
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel does not offer this");

@@ -39,7 +39,6 @@ use tokio::sync::Semaphore;
 pub use self::error::Error;
 pub use self::moving::{Closed, Intent, IntentError, Moving, Passage};
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
-pub use self::rename::Renamed;
 
 use self::flight::Flights;
 use self::listing::Extent;

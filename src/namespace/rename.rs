@@ -9,21 +9,8 @@ use super::error::Error;
 use super::file::is_in_store;
 use super::node::{Ino, Timestamp};
 use super::posix;
-use crate::object::{Key, Name, Version};
+use crate::object::{ETag, Key, Name};
 use crate::s3::{Condition, Head};
-
-/// What a rename did.
-#[derive(Clone, Debug)]
-pub struct Renamed {
-    /// The node that has the new name now; it kept its number.
-    pub moved: Ino,
-    /// Its object under the new key. None for a file that is not in the store yet. A dirty file's next commit replaces this one.
-    pub object: Option<Arc<Head>>,
-    /// The node that had the new name before.
-    pub replaced: Option<Ino>,
-    /// The object that is still under the new key, because the moved file is not in the store yet: its commit replaces this one.
-    pub replaced_version: Option<Version>,
-}
 
 /// The two ends of a rename, as the table knows them.
 struct Plan {
@@ -31,7 +18,6 @@ struct Plan {
     target: Option<Ino>,
     from: Key,
     to: Key,
-    object: Option<Arc<Head>>,
     in_store: bool,
     time: Timestamp,
 }
@@ -41,36 +27,31 @@ impl Namespace {
     /// name. The caller has looked both names up before.
     ///
     /// The name moves between the copy and the delete, so that a reader always finds one of both. When the delete fails, both
-    /// names are in the store, and the error says so.
+    /// names are in the store, and the error says so. What another host puts under the old key in between stays there.
     ///
     /// # Errors
     /// [`Error::Exists`] when `no_replace` and the name is taken; [`Error::IsADirectory`] when a directory has it,
     /// also when the source is one, which [`Namespace::move_directory`] moves; [`Error::NotFound`], [`Error::Name`],
     /// [`Error::Reserved`], and the store's.
-    pub async fn rename(
-        self: &Arc<Self>,
-        from: (Ino, &Name),
-        to: (Ino, &Name),
-        no_replace: bool,
-    ) -> Result<Renamed, Error> {
+    pub async fn rename(self: &Arc<Self>, from: (Ino, &Name), to: (Ino, &Name), no_replace: bool) -> Result<(), Error> {
         let source = self.at_hand(from.0, from.1).await?;
         let _turn = self.turns.take(source).await;
-        let mut plan = self.plan(source, from, to)?;
+        let plan = self.plan(source, from, to)?;
         if plan.target == Some(source) {
-            return if no_replace { Err(Error::Exists) } else { Ok(unmoved(source, plan.object)) };
+            return if no_replace { Err(Error::Exists) } else { Ok(()) };
         }
         if no_replace && plan.target.is_some() {
             return Err(Error::Exists);
         }
         if plan.in_store {
-            plan.object = Some(self.copy_to(&plan, no_replace).await?);
-        }
-        let renamed = self.move_name(&plan, from, to)?;
-        if plan.in_store {
-            self.delete_source(&plan, from).await?;
+            let (copied, object) = self.copy_to(&plan, no_replace).await?;
+            self.move_name(&plan, from, to, Some(object))?;
+            self.delete_source(&plan.from, &copied, from).await?;
+        } else {
+            self.move_name(&plan, from, to, None)?;
         }
         self.keep_alive(from.0).await;
-        Ok(renamed)
+        Ok(())
     }
 
     fn plan(&self, source: Ino, from: (Ino, &Name), to: (Ino, &Name)) -> Result<Plan, Error> {
@@ -87,11 +68,12 @@ impl Namespace {
         }
         self.settings.refuse_reserved(to.0, to.1)?;
         let (from, to) = (table.prefix(from.0)?.file(from.1)?, table.prefix(to.0)?.file(to.1)?);
-        let (object, in_store) = (entry.object.clone(), is_in_store(entry));
-        Ok(Plan { source, target, from, to, object, in_store, time: SystemTime::now().into() })
+        let in_store = is_in_store(entry);
+        Ok(Plan { source, target, from, to, in_store, time: SystemTime::now().into() })
     }
 
-    async fn copy_to(self: &Arc<Self>, plan: &Plan, no_replace: bool) -> Result<Arc<Head>, Error> {
+    /// The version that was copied, and the copy.
+    async fn copy_to(self: &Arc<Self>, plan: &Plan, no_replace: bool) -> Result<(ETag, Arc<Head>), Error> {
         // Of a dirty file, the version that its changes are based on.
         let head = self.head(plan.source).await?;
         let condition = if no_replace { Condition::Absent } else { Condition::None };
@@ -99,13 +81,19 @@ impl Namespace {
         let copied = self.copy(&plan.from, &head, &plan.to, user, &condition).await;
         let new = copied.map_err(|error| if no_replace && is_taken(&error) { Error::Exists } else { error })?;
         self.note_copy(plan.source, &head.meta.version.etag, &new.meta.version.etag);
-        Ok(new)
+        Ok((head.meta.version.etag.clone(), new))
     }
 
-    fn move_name(&self, plan: &Plan, from: (Ino, &Name), to: (Ino, &Name)) -> Result<Renamed, Error> {
+    /// `object` is what the file is under its new key; none when it is not in the store.
+    fn move_name(
+        &self,
+        plan: &Plan,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        object: Option<Arc<Head>>,
+    ) -> Result<(), Error> {
         let (now, time) = (self.now(), plan.time);
         let mut table = self.table();
-        let replaced_object = plan.target.and_then(|ino| table.entry(ino).ok()?.object.clone());
         if let Some(target) = plan.target {
             table.detach(target);
         }
@@ -113,28 +101,29 @@ impl Namespace {
         table.moments.remove(from.0, from.1);
         let entry = table.change(plan.source)?;
         entry.attributes.ctime = time;
-        if plan.in_store {
-            (entry.object, entry.listed, entry.seen) = (plan.object.clone(), None, Some(now));
+        if object.is_some() {
+            (entry.object, entry.listed, entry.seen) = (object, None, Some(now));
         }
         table.touch(from.0, time);
         table.touch(to.0, time);
-        let replaced_version = replaced_object.filter(|_| !plan.in_store).map(|head| head.meta.version.clone());
-        let object = plan.object.clone();
-        Ok(Renamed { moved: plan.source, object, replaced: plan.target, replaced_version })
+        Ok(())
     }
 
-    async fn delete_source(&self, plan: &Plan, from: (Ino, &Name)) -> Result<(), Error> {
-        let deleted = self.gateway.delete(&plan.from).await;
+    /// Deletes the source if it still is the version that was `copied`.
+    async fn delete_source(&self, key: &Key, copied: &ETag, from: (Ino, &Name)) -> Result<(), Error> {
+        let deleted = match self.settings.conditional {
+            true => self.gateway.delete_version(key, copied).await,
+            false => self.gateway.delete(key).await.map(|()| true),
+        };
+        if matches!(deleted, Ok(false)) {
+            tracing::warn!(%key, "another host has changed the file while it was renamed; it stays under its old name, too");
+        }
         let mut table = self.table();
         match deleted {
-            Ok(()) => table.moments.remove(from.0, from.1),
-            // The old name is still in the store; the next listing shows it again.
-            Err(_) => table.directory_mut(from.0)?.listed = None,
+            Ok(true) => table.moments.remove(from.0, from.1),
+            // The old name is in the store; the next listing shows it again.
+            Ok(false) | Err(_) => table.directory_mut(from.0)?.listed = None,
         }
-        Ok(deleted?)
+        Ok(deleted.map(drop)?)
     }
-}
-
-fn unmoved(source: Ino, object: Option<Arc<Head>>) -> Renamed {
-    Renamed { moved: source, object, replaced: None, replaced_version: None }
 }

@@ -53,15 +53,26 @@ fn drop_uploaded(cores: &[Arc<Core>], wanted_bytes: u64) -> u64 {
 }
 
 fn seal_oldest(cores: &[Arc<Core>], wanted_bytes: u64) -> Result<u64, Error> {
-    let mut failure = None;
+    let (mut failure, mut disk_is_full, mut no_more_files) = (None, false, false);
     let freed_bytes = gather(cores, wanted_bytes, |core, wanted| {
-        if matches!(failure, Some(Error::NoSpace)) || core.memory_bytes() == 0 {
+        if disk_is_full || core.memory_bytes() == 0 {
             return 0;
         }
-        let sealed = core.relieve_with(|contents| contents.seal_oldest(&core.pool, wanted));
-        sealed.unwrap_or_else(|error| {
-            failure = Some(error);
-            0
+        core.relieve_with(|contents| {
+            if no_more_files && contents.file().is_none() {
+                return 0;
+            }
+            contents.seal_oldest(&core.pool, wanted).unwrap_or_else(|error| {
+                if matches!(error, Error::NoSpace) {
+                    // Without a descriptor for one more file, those that have theirs can still give memory.
+                    no_more_files = contents.file().is_none();
+                    disk_is_full = !no_more_files;
+                }
+                if !matches!(failure, Some(Error::NoSpace)) {
+                    failure = Some(error);
+                }
+                0
+            })
         })
     });
     match failure {

@@ -16,7 +16,7 @@ use crate::write::{self, Piece, Writer};
 
 use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;
-use super::keeping::{SAVES_MAX, Unsaved};
+use super::keeping::{KeptPart, SAVES_MAX, Unsaved};
 use super::{Error, Fh, NoncompliantRead, Vfs};
 use crate::namespace;
 
@@ -25,6 +25,9 @@ const TRIES_MAX: u32 = 8;
 /// How long a closed file waits for its next try to be saved; doubled from one to the next.
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long the saving of a file waits for those who have it open. Programs close several copies of a handle in a row, and each close is
+/// a promise: together they are one object.
+const IN_USE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,7 +183,10 @@ impl Vfs {
         let _passage = self.namespace.pass(open.file.ino).await;
         if self.closes_early(&open.file) {
             match self.keep(&open.file).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.save_owed(&open.file);
+                    return Ok(());
+                }
                 Err(error) => tracing::warn!(%error, "the journal cannot keep the file; its close waits for the store"),
             }
         }
@@ -212,7 +218,7 @@ impl Vfs {
         let save = async |file: Arc<File>| {
             let error = self.save(&file).await.err()?;
             let name = self.name_of(&file);
-            Some(Unsaved { name, error, kept: file.state().kept.is_some() })
+            Some(Unsaved { name, error, kept: file.kept_part() })
         };
         let saved = stream::iter(self.files.unsaved()).map(save).buffer_unordered(SAVES_MAX);
         saved.filter_map(std::future::ready).collect().await
@@ -227,10 +233,10 @@ impl Vfs {
     /// Gives up what could not be saved and is not kept, and the uploads that it had begun; for the end of the process.
     pub async fn abandon(&self) {
         for file in self.files.unsaved() {
-            // What is kept may count on its upload.
+            // What is kept, also of an older state, may count on its upload.
             let kept = file.state().kept.is_some();
             if let Some(writer) = file.writer().filter(|_| !kept) {
-                writer.discard().await;
+                writer.abandon().await;
             }
         }
     }
@@ -250,9 +256,13 @@ impl Vfs {
         }
         let outcome = writer.commit().await.map_err(Error::from);
         if let Err(error) = &outcome {
-            file.state().last_error = Some(error.to_string());
+            let worth_trying = !error.is_final() && !error.is_lost_race();
+            let mut state = file.state();
+            state.last_error = Some(error.to_string());
+            state.owed = worth_trying.then(|| writer.changes());
         }
         self.after_commit(file, &outcome).await;
+        self.save_owed(file);
         outcome
     }
 
@@ -317,27 +327,34 @@ impl Vfs {
     /// One user less. Changes that a closed file still has (its close failed, or a mapping wrote them after it) are made safe by a task.
     pub(super) async fn leave(&self, file: &Arc<File>) {
         self.files.leave(file);
+        file.left.notify_waiters();
         self.discard_if_deleted(file).await;
-        if file.is_dirty() && file.begin_retrying() {
-            self.save_later(Arc::clone(file));
-        }
+        self.save_owed(file);
         self.namespace.unpin_open(file.ino);
     }
 
-    fn save_later(&self, file: Arc<File>) {
+    /// Begins the task that makes changes safe which somebody counts on, or which nobody else will, unless one is at it.
+    fn save_owed(&self, file: &Arc<File>) {
+        if !file.is_dirty() || !file.begin_retrying() {
+            return;
+        }
         let Some(vfs) = self.me.upgrade() else { return };
+        let file = Arc::clone(file);
         tokio::spawn(async move {
             vfs.keep_saving(&file).await;
             vfs.files.forget(&file);
         });
     }
 
-    /// Tries until nothing is left to save, until somebody has the file open again, or until there is no hope: a race that was lost stays
-    /// lost, and a store that does not do as it is asked is not to be asked again on the quiet.
+    /// Tries until nothing is left to save, until what is left is only what those who have the file open have not closed yet, or until there
+    /// is no hope: a race that was lost stays lost, and a store that does not do as it is asked is not to be asked again on the quiet.
     async fn keep_saving(&self, file: &Arc<File>) {
         let mut pause = if file.state().last_error.is_some() { RETRY_PAUSE_MIN } else { Duration::ZERO };
         loop {
             tokio::time::sleep(pause).await;
+            if pause.is_zero() {
+                file.somebody_left(IN_USE_PAUSE).await;
+            }
             if !file.goes_on_retrying() {
                 return;
             }
@@ -345,15 +362,19 @@ impl Vfs {
                 // What was changed meanwhile is next.
                 Ok(()) => Duration::ZERO,
                 Err(error) if error.is_lost_race() => {
+                    if file.leaves_retrying_to_users() {
+                        tracing::warn!(%error, "another writer was first; who closes the file next is told");
+                        return;
+                    }
                     self.set_aside(file, &error);
                     break;
                 }
                 Err(error) if error.is_final() => {
-                    tracing::error!(%error, "the changes of a closed file cannot be saved; they are kept, and tried again when it is closed next");
+                    tracing::error!(%error, "the changes of a file cannot be saved; they are kept, and tried again when it is closed next");
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the changes of a closed file are not saved yet");
+                    tracing::warn!(%error, "the changes of a file are not saved yet");
                     (pause * 2).clamp(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX)
                 }
             };
@@ -361,7 +382,7 @@ impl Vfs {
         file.state().retrying = false;
     }
 
-    /// Saves one of many closed files.
+    /// Saves one of many files.
     async fn save_in_turn(&self, file: &Arc<File>) -> Result<(), Error> {
         let _slot = self.saves.acquire().await;
         self.save(file).await
@@ -383,9 +404,14 @@ impl Vfs {
     /// an inode that no name leads to.
     fn set_aside(&self, file: &Arc<File>, error: &Error) {
         let object = self.namespace.key(file.ino).map(|key| key.to_string());
-        let fate = match file.state().kept {
-            Some(_) => "kept in the journal, where dssefs recover lists and exports them",
-            None => "in memory until the mount ends, out of reach of any name; --spill-keys kms keeps such changes",
+        let fate = match file.kept_part() {
+            KeptPart::All => "kept in the journal, where dssefs recover lists and exports them",
+            KeptPart::Older => {
+                "in memory until the mount ends; an older state of them is kept in the journal, where dssefs recover lists and exports it"
+            }
+            KeptPart::Nothing => {
+                "in memory until the mount ends, out of reach of any name; --spill-keys kms keeps such changes"
+            }
         };
         tracing::error!(object, %error, "another writer was first: its object stands, and the changes of this mount are {fate}");
         // Pinned for good, so that the name gets another inode. A node that is gone already needs no pin.

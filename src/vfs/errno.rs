@@ -71,7 +71,12 @@ impl Error {
                 let room = matches!(error, write::Error::Spill(spill::Error::NoSpace | spill::Error::Busy));
                 let later = matches!(
                     error,
-                    write::Error::ChangedWhileSent { .. } | write::Error::Stalled { .. } | write::Error::GivenUp
+                    write::Error::ChangedWhileSent { .. }
+                        | write::Error::Stalled { .. }
+                        | write::Error::GivenUp
+                        // Of the local disk, about another file perhaps, which may be in the store by the next try.
+                        | write::Error::Journal(_)
+                        | write::Error::Ledger { .. }
                 );
                 !room && !later
             }
@@ -156,6 +161,7 @@ fn writing(error: &write::Error) -> i32 {
         | write::Error::Incomplete { .. }
         | write::Error::CommitFirst
         | write::Error::GivenUp
+        | write::Error::Abandoned
         | write::Error::ChangedWhileSent { .. } => libc::EIO,
     }
 }
@@ -238,5 +244,18 @@ mod tests {
         };
         assert_eq!(number(write::Error::Stalled { seconds: 120 }), libc::ENOSPC);
         assert_eq!(number(write::Error::GivenUp), libc::EIO);
+    }
+
+    #[test]
+    fn trouble_of_the_local_disk_with_one_file_is_not_the_end_for_another() {
+        let key = "a".to_owned();
+        for error in [
+            write::Error::Journal(journal::Error::NoSpace),
+            write::Error::Journal(journal::Error::Broken("gone".to_owned())),
+            write::Error::Ledger { key, source: std::io::Error::from(std::io::ErrorKind::StorageFull) },
+        ] {
+            assert!(!Error::from(error).is_final());
+        }
+        assert!(Error::from(write::Error::Abandoned).is_final());
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
 
 use crate::namespace::{self, Attributes, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
 use crate::object::{Key, ObjectMeta, UserMetadata};
@@ -32,6 +34,8 @@ pub(crate) struct File {
     pub(crate) turn: tokio::sync::Mutex<()>,
     /// Held while the journal takes the file's changes or lets them go. Nobody waits for the store or for another lock with it.
     pub(crate) keeping: tokio::sync::Mutex<()>,
+    /// Tells each time that somebody has left the file.
+    pub(crate) left: Notify,
     state: Mutex<FileState>,
 }
 
@@ -62,7 +66,10 @@ pub(crate) struct FileState {
     pub(crate) last_error: Option<String>,
     /// Whether the namespace knows that the file has changes, and so keeps its name whatever the store says.
     announced: bool,
-    /// Whether a task tries to make the changes of this closed file safe.
+    /// The number of the last change that a task has to make safe also while handles are open: one that a close(2) has answered for, or
+    /// that a commit was asked for and failed. Later ones are for whoever makes them.
+    pub(crate) owed: Option<u64>,
+    /// Whether a task tries to make the changes of this file safe.
     pub(crate) retrying: bool,
     reader: Option<(Source, Arc<Reader>)>,
 }
@@ -80,8 +87,17 @@ impl FileState {
         copied.or_else(|| self.head.as_ref().map(|head| &head.meta))
     }
 
-    fn goes_on_retrying(&mut self, is_dirty: bool) -> bool {
-        self.retrying = is_dirty && self.users == 0 && !self.unlinked;
+    fn is_owed(&self) -> bool {
+        self.owed.zip(self.writer.as_ref()).is_some_and(|(changes, writer)| !writer.has_committed(changes))
+    }
+
+    fn begins_retrying(&mut self, is_owed: bool) -> bool {
+        let wanted = (is_owed || self.users == 0) && !self.unlinked;
+        wanted && !std::mem::replace(&mut self.retrying, true)
+    }
+
+    fn goes_on_retrying(&mut self, is_dirty: bool, is_owed: bool) -> bool {
+        self.retrying = is_dirty && (is_owed || self.users == 0) && !self.unlinked;
         self.retrying
     }
 
@@ -106,6 +122,7 @@ impl File {
             kept: None,
             last_error: None,
             announced: false,
+            owed: None,
             retrying: false,
             reader: None,
         };
@@ -113,6 +130,7 @@ impl File {
             ino,
             turn: tokio::sync::Mutex::default(),
             keeping: tokio::sync::Mutex::default(),
+            left: Notify::new(),
             state: Mutex::new(state),
         }
     }
@@ -209,6 +227,7 @@ impl File {
         state.attributes = attributes;
         state.user = None;
         state.writer = None;
+        state.owed = None;
         Ok(())
     }
 
@@ -247,18 +266,37 @@ impl File {
         }
     }
 
-    /// Whether the caller is the one to make the changes of this file safe now that nobody uses it.
+    /// Whether the caller is the one to make the changes of this file safe, now that nobody uses it or somebody counts on them.
     pub(crate) fn begin_retrying(&self) -> bool {
         let mut state = self.state();
-        state.users == 0 && !state.unlinked && !std::mem::replace(&mut state.retrying, true)
+        let is_owed = state.is_owed();
+        state.begins_retrying(is_owed)
     }
 
     /// Whether the task that makes the changes safe goes on. That is decided in one step with its end: whoever is the last to leave the
-    /// file either finds it going on, or becomes the one to begin another.
+    /// file, or promises something of it, either finds it going on, or becomes the one to begin another.
     pub(crate) fn goes_on_retrying(&self) -> bool {
         let mut state = self.state();
         let is_dirty = state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
-        state.goes_on_retrying(is_dirty)
+        let is_owed = state.is_owed();
+        state.goes_on_retrying(is_dirty, is_owed)
+    }
+
+    /// Ends the task's part if somebody has the file open; false when nobody has.
+    pub(crate) fn leaves_retrying_to_users(&self) -> bool {
+        let mut state = self.state();
+        let in_use = state.users > 0;
+        state.retrying &= !in_use;
+        in_use
+    }
+
+    /// Waits while the file is in use: until somebody leaves it, and no longer than `longest`.
+    pub(crate) async fn somebody_left(&self, longest: Duration) {
+        let left = self.left.notified();
+        let in_use = self.state().users > 0;
+        if in_use {
+            let _ = tokio::time::timeout(longest, left).await;
+        }
     }
 
     pub(crate) fn location(&self) -> Location {
@@ -291,9 +329,10 @@ impl Destination for Link {
 
     fn committed(&self, key: &Key, head: Head) {
         let Some(file) = self.file.upgrade() else { return };
-        let still_changed = file.is_dirty();
         {
             let mut state = file.state();
+            // Asked with the state in hand: a write that comes in between has yet to note its time there.
+            let still_changed = state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
             state.source = Some(source(key, &head));
             state.head = Some(head.clone());
             state.last_error = None;
@@ -309,7 +348,8 @@ impl Destination for Link {
         }
         self.pages.are_now(file.ino, &head.meta.version);
         self.namespace.committed(file.ino, head);
-        if still_changed {
+        // Also what was written since: the namespace heard of it before it heard of the commit.
+        if file.is_dirty() {
             self.namespace.set_local(file.ino, file.attributes());
         }
     }
@@ -340,17 +380,32 @@ pub(crate) struct WriterParts<'a> {
 impl WriterParts<'_> {
     /// The writer of `file`, made now if it has none. One request when the object has tags, which a new object must carry on.
     pub(crate) async fn writer_of(&self, file: &Arc<File>) -> Result<Arc<Writer>, super::Error> {
-        if let Some(writer) = file.writer() {
-            return Ok(writer);
+        loop {
+            if let Some(writer) = file.writer() {
+                return Ok(writer);
+            }
+            let (base, tagged) = {
+                let state = file.state();
+                (state.source.clone(), state.head.as_ref().is_some_and(|head| head.meta.tag_count > 0))
+            };
+            let tags = match &base {
+                Some(base) if tagged => self.gateway.tags(&base.key).await?,
+                _ => None,
+            };
+            if let Some(writer) = self.make_writer(file, base, tags) {
+                return Ok(writer);
+            }
         }
-        let (base, tagged) = {
-            let state = file.state();
-            (state.source.clone(), state.head.as_ref().is_some_and(|head| head.meta.tag_count > 0))
-        };
-        let tags = match &base {
-            Some(base) if tagged => self.gateway.tags(&base.key).await?,
-            _ => None,
-        };
+    }
+
+    /// None when `base` is not the file's object any more: this mount has changed its attributes or its name meanwhile, and the commit
+    /// of a writer over what it was would be refused.
+    fn make_writer(&self, file: &Arc<File>, base: Option<Source>, tags: Option<String>) -> Option<Arc<Writer>> {
+        let mut state = file.state();
+        if state.source != base {
+            return None;
+        }
+        state.tags = tags;
         let size = base.as_ref().map_or(0, |base| base.size);
         let is_new = base.is_none();
         let link = Box::new(Link {
@@ -358,10 +413,8 @@ impl WriterParts<'_> {
             namespace: Arc::clone(self.namespace),
             pages: Arc::clone(self.pages),
         });
-        let mut state = file.state();
-        state.tags = tags;
         let make = || Writer::new(self.engine, base, size, is_new, link);
-        Ok(Arc::clone(state.writer.get_or_insert_with(make)))
+        Some(Arc::clone(state.writer.get_or_insert_with(make)))
     }
 }
 
@@ -371,10 +424,9 @@ pub(crate) fn has_content(kind: Kind) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn closed() -> File {
+impl File {
+    /// One that was never written, for tests.
+    pub(crate) fn empty(ino: Ino) -> File {
         let now = Timestamp::from(SystemTime::now());
         let attributes = Attributes {
             kind: Kind::File,
@@ -387,28 +439,50 @@ mod tests {
             ctime: now,
             nlink: 1,
         };
-        File::new(Ino::ROOT, attributes)
+        File::new(ino, attributes)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     /// The task found the file in use and ended; who closed it a moment before the task said so believed it going on, and nobody saved
     /// what he had written.
     #[test]
     fn whoever_leaves_a_changed_file_last_finds_a_task_that_goes_on_or_begins_one() {
-        let file = closed();
+        let file = File::empty(Ino::ROOT);
         assert!(file.begin_retrying());
         file.state().users = 1;
         assert!(!file.begin_retrying(), "it is in use");
         file.state().users = 0;
         assert!(!file.begin_retrying(), "a task is at it");
-        assert!(file.state().goes_on_retrying(true), "and goes on with what was changed meanwhile");
+        assert!(file.state().goes_on_retrying(true, false), "and goes on with what was changed meanwhile");
         file.state().users = 1;
-        assert!(!file.state().goes_on_retrying(true), "the next close is somebody else's");
+        assert!(!file.state().goes_on_retrying(true, false), "the next close is somebody else's");
         file.state().users = 0;
         assert!(file.begin_retrying(), "and begins another task");
-        assert!(!file.state().goes_on_retrying(false), "nothing is left to do");
+        assert!(!file.state().goes_on_retrying(false, false), "nothing is left to do");
         assert!(file.begin_retrying());
         file.state().unlinked = true;
-        assert!(!file.state().goes_on_retrying(true), "nobody wants it any more");
+        assert!(!file.state().goes_on_retrying(true, false), "nobody wants it any more");
+        assert!(!file.begin_retrying());
+    }
+
+    #[test]
+    fn what_a_close_has_promised_is_saved_whoever_has_the_file_open() {
+        let file = File::empty(Ino::ROOT);
+        file.state().users = 1;
+        assert!(!file.state().begins_retrying(false), "nobody was promised anything");
+        assert!(file.state().begins_retrying(true));
+        assert!(!file.state().begins_retrying(true), "one task is enough");
+        assert!(file.state().goes_on_retrying(true, true));
+        assert!(!file.state().goes_on_retrying(true, false), "what was written since is for the next close");
+        assert!(file.state().begins_retrying(true));
+        assert!(file.leaves_retrying_to_users());
+        file.state().users = 0;
+        assert!(file.begin_retrying());
+        assert!(!file.leaves_retrying_to_users(), "there is nobody to leave it to");
         assert!(!file.begin_retrying());
     }
 }

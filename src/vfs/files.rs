@@ -65,7 +65,27 @@ impl Files {
 }
 
 fn forget_idle(files: &mut HashMap<Ino, Arc<File>>, file: &Arc<File>) {
-    if file.state().users == 0 && !file.is_dirty() {
+    // The task that saved it may come here when the file was forgotten long ago, and another one of its inode is in use.
+    let is_known = files.get(&file.ino).is_some_and(|known| Arc::ptr_eq(known, file));
+    if is_known && file.state().users == 0 && !file.is_dirty() {
         files.remove(&file.ino);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_forgets_an_old_file_late_does_not_take_the_new_one_of_its_inode() {
+        let files = Files::default();
+        let enter = || files.enter(Ino::ROOT, || File::empty(Ino::ROOT));
+        let old = enter();
+        files.leave(&old);
+        let new = enter();
+        files.forget(&old);
+        assert!(files.find(Ino::ROOT).is_some_and(|found| Arc::ptr_eq(&found, &new)));
+        files.leave(&new);
+        assert!(files.find(Ino::ROOT).is_none());
     }
 }

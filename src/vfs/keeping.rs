@@ -48,8 +48,39 @@ pub struct Unsaved {
     pub name: String,
     /// Why it is not.
     pub error: Error,
-    /// Whether the journal keeps it for the next mount.
-    pub kept: bool,
+    /// What the journal keeps of it for the next mount.
+    pub kept: KeptPart,
+}
+
+/// What the journal keeps of a file's changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptPart {
+    /// All of them.
+    All,
+    /// An older state: it could not take the file again since.
+    Older,
+    /// Nothing.
+    Nothing,
+}
+
+impl KeptPart {
+    /// Of a file that has had so many `changes`, of which the journal has those up to number `kept`.
+    fn of(kept: Option<u64>, changes: u64) -> KeptPart {
+        match kept {
+            Some(kept) if kept == changes => KeptPart::All,
+            Some(_) => KeptPart::Older,
+            None => KeptPart::Nothing,
+        }
+    }
+}
+
+impl File {
+    /// What the journal keeps of the changes.
+    pub(super) fn kept_part(&self) -> KeptPart {
+        let state = self.state();
+        let changes = state.writer.as_ref().map_or(0, |writer| writer.changes());
+        KeptPart::of(state.kept.map(|kept| kept.changes), changes)
+    }
 }
 
 impl Vfs {
@@ -62,7 +93,10 @@ impl Vfs {
     /// Has the journal keep the changes of `file`, in place of those that it kept before.
     pub(super) async fn keep(&self, file: &Arc<File>) -> Result<(), Error> {
         let _turn = file.turn.lock().await;
-        self.keep_now(file, None).await
+        self.keep_now(file, None).await?;
+        let mut state = file.state();
+        state.owed = state.kept.map(|kept| kept.changes);
+        Ok(())
     }
 
     /// After a commit: what the journal kept is of no use any more; or, when it failed, the journal keeps what the store would not have.
@@ -89,6 +123,10 @@ impl Vfs {
     /// The journal could not note that. It still keeps them, and tries again before a name goes.
     async fn let_go(&self, file: &Arc<File>, sync: bool) -> Result<(), Error> {
         let _keeping = file.keeping.lock().await;
+        self.settle_kept(file, sync).await
+    }
+
+    async fn settle_kept(&self, file: &File, sync: bool) -> Result<(), Error> {
         let kept = file.state().kept.take();
         let Some((keeper, kept)) = self.keeper.as_ref().zip(kept) else { return Ok(()) };
         let journal = Arc::clone(&keeper.journal);
@@ -141,7 +179,17 @@ impl Vfs {
     /// What the journal keeps of a copy, if it keeps anything, must not count on the object any more that was copied and is about to go.
     pub(super) async fn keep_again(&self, file: &Arc<File>) -> Result<(), Error> {
         let is_kept = file.state().kept.is_some();
-        if is_kept { self.keep_now(file, None).await } else { Ok(()) }
+        if !is_kept {
+            return Ok(());
+        }
+        {
+            let _keeping = file.keeping.lock().await;
+            // Its bytes may have been made readable by a commit, which nobody has told the journal of.
+            if !file.is_dirty() {
+                return self.settle_kept(file, false).await;
+            }
+        }
+        self.keep_now(file, None).await
     }
 
     async fn keep_now(&self, file: &Arc<File>, reason: Option<String>) -> Result<(), Error> {
@@ -178,5 +226,17 @@ async fn in_the_journal(work: impl FnOnce() -> Result<(), journal::Error> + Send
 impl From<journal::Error> for Error {
     fn from(error: journal::Error) -> Error {
         Error::Write(write::Error::Journal(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_state_in_the_journal_is_not_taken_for_the_file() {
+        assert_eq!(KeptPart::of(Some(3), 3), KeptPart::All);
+        assert_eq!(KeptPart::of(Some(2), 3), KeptPart::Older);
+        assert_eq!(KeptPart::of(None, 3), KeptPart::Nothing);
     }
 }

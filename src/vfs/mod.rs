@@ -37,7 +37,7 @@ pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
 pub use file::Privileges;
 pub use handles::Fh;
-pub use keeping::{Keeper, Unsaved};
+pub use keeping::{Keeper, KeptPart, Unsaved};
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
 pub use ranges::{Allocation, Sought};

@@ -168,11 +168,12 @@ impl Vfs {
             Some(file) => Some(file.turn.lock().await),
             None => None,
         };
-        if let Some(file) = target.filter(|_| mode == RenameMode::Replace) {
-            self.part_with_name(file).await?;
-        }
         if let Some(file) = moved {
             self.release_copies(file).await?;
+        }
+        // Last of what may fail before the name moves: a target that stays must not be taken for one that is gone.
+        if let Some(file) = target.filter(|_| mode == RenameMode::Replace) {
+            self.part_with_name(file).await?;
         }
         let before = moved.and_then(|file| self.namespace.key(file.ino));
         let replaced = target.and_then(|file| self.namespace.key(file.ino));

@@ -92,7 +92,8 @@ impl Writer {
     async fn try_once(self: &Arc<Self>) -> Result<(), Error> {
         self.find_tried().await?;
         match (self.moment(), self.destination.aim()) {
-            (None, _) | (_, Aim::Removed) => Ok(()),
+            (_, Aim::Removed) => Ok(()),
+            (None, _) => self.refuse_if_abandoned(),
             (Some(_), Aim::Lost) => Err(Error::NameLost),
             (Some(moment), Aim::Object(target)) => match self.carry_out(&moment, &target).await {
                 Err(error) => {
@@ -154,7 +155,8 @@ impl Writer {
         if let Some(base) = self.copied_whole(moment) {
             self.copy_whole(base, moment, target).await
         } else if moment.size <= SINGLE_PUT_BYTES_MAX {
-            self.put_whole(moment, target).await
+            let stored = self.put_whole(moment, target).await;
+            stored.inspect_err(|_| self.give_back(&(0..moment.size)))
         } else {
             self.put_parts(moment, target).await
         }
@@ -180,7 +182,7 @@ impl Writer {
 
     async fn put_whole(&self, moment: &Moment, target: &Target) -> Result<Stored, Error> {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
-            self.make_present(0..moment.size, moment.base.as_ref(), moment.base_len).await?;
+            let _filling = self.fill(&(0..moment.size), moment.base.as_ref(), moment.base_len).await?;
             let snapshot = self.with_room(|| self.buffer.snapshot(0..moment.size)).await?;
             self.refuse_if_cut(moment, &target.object.key)?;
             let payload: Arc<dyn Payload> = Arc::new(SnapshotPayload::new(Arc::new(snapshot)));
@@ -303,6 +305,7 @@ impl Writer {
         match self.assemble(moment, upload, Assembly { parts, sent: BTreeMap::new() }, false).await {
             Ok(stored) => Ok(stored),
             Err((error, upload)) => {
+                self.give_back(&(0..moment.size));
                 if let Some(upload) = upload {
                     abort_upload(upload).await;
                 }
@@ -390,13 +393,16 @@ impl Writer {
         streamed: bool,
     ) -> Result<(Part, Option<u64>), Error> {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
-            self.make_present(range.clone(), moment.base.as_ref(), moment.base_len).await?;
+            let _filling = self.fill(range, moment.base.as_ref(), moment.base_len).await?;
             let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
             self.refuse_if_cut(moment, upload.key())?;
             match self.send_part(upload, number, Arc::new(snapshot)).await {
                 Err(error) if error.is_local() && self.state().changes != moment.changes => {}
                 outcome => {
                     let sent = outcome?;
+                    if !streamed {
+                        self.give_back(range);
+                    }
                     self.record(streamed, moment, number, &sent);
                     return Ok((sent.part, Some(sent.crc64)));
                 }

@@ -93,6 +93,11 @@ pub enum Error {
         "the mount is ending and the store is silent, so that no memory or spill becomes free; write the rest again through the next mount"
     )]
     GivenUp,
+    /// The mount has ended without the store having taken the file.
+    #[error(
+        "the mount has ended, and the changes of the file could not be saved; write it again through the next mount"
+    )]
+    Abandoned,
 }
 
 /// Ranges as people write them, both ends included.

@@ -3,18 +3,80 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use tokio::time::Instant;
 
 use crate::object::ByteRange;
+use crate::spill;
 
 use super::{Base, Error, Writer};
 
 /// Gaps nearer to each other than this are read by one GET, in bytes: each GET is a call to KMS.
 const JOIN_BYTES_MAX: u64 = 1024 * 1024;
 
+/// The right to take room for bytes of an object, until they are sent and given back. Those who have found room share it; who has found
+/// none takes it alone, so that parts that are half there do not keep each other from becoming whole.
+#[expect(dead_code, reason = "they are held, and not looked at")]
+pub(super) enum Filling<'a> {
+    /// Nothing was missing.
+    Nothing,
+    Beside(RwLockReadGuard<'a, ()>),
+    Alone(RwLockWriteGuard<'a, ()>),
+}
+
 impl Writer {
+    /// Makes all of `range` present, as [`Writer::make_present`] does, for a part that gives its room back by [`Writer::give_back`].
+    ///
+    /// Where there is no room beside the parts of other commits, it waits for them, as a program that writes does.
+    pub(super) async fn fill(
+        &self,
+        range: &Range<u64>,
+        base: Option<&Base>,
+        base_len: u64,
+    ) -> Result<Filling<'_>, Error> {
+        let from_base = base.map_or(0..0, |_| range.start..range.end.min(base_len).max(range.start));
+        if self.buffer.contains(from_base) {
+            self.make_present(range.clone(), base, base_len).await?;
+            return Ok(Filling::Nothing);
+        }
+        let deadline = Instant::now() + self.engine.settings.wait_max;
+        let beside = match self.engine.fills.try_read() {
+            Ok(beside) => beside,
+            Err(_) => {
+                let _blocked = self.engine.blocked();
+                self.wait_for(self.engine.fills.read(), deadline).await?
+            }
+        };
+        match self.make_present(range.clone(), base, base_len).await {
+            Err(Error::Spill(spill::Error::NoSpace)) => {}
+            outcome => return outcome.map(|()| Filling::Beside(beside)),
+        }
+        drop(beside);
+        self.give_back(range);
+        let alone = {
+            let _blocked = self.engine.blocked();
+            self.wait_for(self.engine.fills.write(), deadline).await?
+        };
+        self.make_present_when(true, range.clone(), base, base_len).boxed().await?;
+        Ok(Filling::Alone(alone))
+    }
+
     /// Makes all of `range` present in the buffer: bytes of `base` are read, what was never written becomes zeros.
     pub(super) async fn make_present(
         &self,
+        range: Range<u64>,
+        base: Option<&Base>,
+        base_len: u64,
+    ) -> Result<(), Error> {
+        // Boxed, because the types of all requests below are more than the compiler follows at once.
+        self.make_present_when(false, range, base, base_len).boxed().await
+    }
+
+    /// The same, with the right to fill `alone`, which can wait for room as long as other commits may give some back.
+    async fn make_present_when(
+        &self,
+        alone: bool,
         range: Range<u64>,
         base: Option<&Base>,
         base_len: u64,
@@ -24,19 +86,26 @@ impl Writer {
         if let Some(base) = base {
             let from_base = range.start..range.end.min(base_len).max(range.start);
             for span in joined(self.buffer.present().gaps(from_base)) {
-                self.fetch(base, span).await?;
+                self.fetch(alone, base, span).await?;
             }
         }
         let holes: Vec<_> = self.buffer.present().gaps(range).collect();
         for hole in holes {
-            self.with_room(|| self.fill_hole(&hole)).await??;
+            self.with_room_after(|| alone && self.others_give_room(), || self.fill_hole(&hole)).await??;
         }
         Ok(())
     }
 
+    /// Drops what the buffer has of `range` only because a part needed it: what nobody wrote is in the object under the changes, or is a
+    /// hole. Otherwise a commit of a few bytes here and there would need room for all that lies between them.
+    pub(super) fn give_back(&self, range: &Range<u64>) {
+        let state = self.state();
+        state.written.gaps(range.clone()).for_each(|filled| self.buffer.discard(filled));
+    }
+
     /// Makes what nobody wrote read as zeros. What somebody wrote and the buffer lacks is not a hole but a loss, which must never
     /// be stored as zeros.
-    fn fill_hole(&self, hole: &Range<u64>) -> Result<Result<(), Error>, crate::spill::Error> {
+    fn fill_hole(&self, hole: &Range<u64>) -> Result<Result<(), Error>, spill::Error> {
         let state = self.state();
         // A program may have written into it meanwhile.
         let holes: Vec<_> = self.buffer.present().gaps(hole.clone()).collect();
@@ -49,20 +118,20 @@ impl Writer {
         Ok(Ok(()))
     }
 
-    async fn fetch(&self, base: &Base, span: Range<u64>) -> Result<(), Error> {
+    async fn fetch(&self, alone: bool, base: &Base, span: Range<u64>) -> Result<(), Error> {
         let Some(range) = ByteRange::new(span.start, span.end) else { return Ok(()) };
         let mut download = self.engine.gateway.get(&base.key, Some(&base.version), Some(range)).await?;
         let mut at = span.start;
         while let Some(chunk) = download.next().await {
             let chunk = chunk?;
-            self.with_room(|| self.absorb(at, &chunk)).await?;
+            self.with_room_after(|| alone && self.others_give_room(), || self.absorb(at, &chunk)).await?;
             at += chunk.len() as u64;
         }
         Ok(())
     }
 
     /// Keeps what the buffer lacks of `chunk`. Under the writer's mutex, so that a program's write in between wins.
-    fn absorb(&self, offset: u64, chunk: &Bytes) -> Result<(), crate::spill::Error> {
+    fn absorb(&self, offset: u64, chunk: &Bytes) -> Result<(), spill::Error> {
         let state = self.state();
         let end = (offset + chunk.len() as u64).min(state.base_len);
         let gaps: Vec<_> = self.buffer.present().gaps(offset..end.max(offset)).collect();

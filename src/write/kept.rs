@@ -380,6 +380,7 @@ impl Writer {
         before: Option<EntryId>,
         reason: Option<&str>,
     ) -> Result<Option<(EntryId, u64)>, Error> {
+        self.refuse_if_abandoned()?;
         for _ in 0..CHANGED_WHILE_SENT_MAX {
             let Aim::Object(target) = self.destination.aim() else { return Ok(None) };
             let Some((kept, local, changes)) = self.to_keep(&target, reason) else { return Ok(None) };

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::spill;
 
-use super::{Error, Writer};
+use super::{Engine, Error, Writer};
 
 impl Writer {
     /// Repeats `attempt` while all memory is held by parts under way.
@@ -41,7 +41,7 @@ impl Writer {
     }
 
     /// Waits for `released`, and no longer than until `deadline`, nor for a store that the end of the mount has given up.
-    async fn wait_for(&self, released: impl Future<Output = ()>, deadline: Instant) -> Result<(), Error> {
+    pub(super) async fn wait_for<T>(&self, released: impl Future<Output = T>, deadline: Instant) -> Result<T, Error> {
         let seconds = self.engine.settings.wait_max.as_secs();
         let stalled = async { timeout_at(deadline, released).await.map_err(|_| Error::Stalled { seconds }) };
         room_unless(stalled, self.engine.gateway.is_given_up()).await
@@ -51,13 +51,38 @@ impl Writer {
     pub(super) fn commits_are_under_way(&self) -> bool {
         self.engine.commits.load(Ordering::SeqCst) > 0
     }
+
+    /// The same for a commit itself: whether there are others, and not all of them wait for this one.
+    pub(super) fn others_give_room(&self) -> bool {
+        let blocked = self.engine.blocked.load(Ordering::SeqCst);
+        self.engine.commits.load(Ordering::SeqCst) > 1 + blocked
+    }
+}
+
+impl Engine {
+    /// Counts a commit that waits until all others have given back what they took for their parts.
+    pub(super) fn blocked(&self) -> Blocked<'_> {
+        self.blocked.fetch_add(1, Ordering::SeqCst);
+        // Who hopes for it hopes in vain from now on.
+        self.pool.wake();
+        Blocked(self)
+    }
+}
+
+/// A commit that waits, until it is dropped.
+pub(super) struct Blocked<'a>(&'a Engine);
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.0.blocked.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The outcome of waiting for `room`, unless nothing can come of that any more.
-async fn room_unless(
-    room: impl Future<Output = Result<(), Error>>,
+async fn room_unless<T>(
+    room: impl Future<Output = Result<T, Error>>,
     is_given_up: impl Future<Output = ()>,
-) -> Result<(), Error> {
+) -> Result<T, Error> {
     tokio::select! { outcome = room => outcome, () = is_given_up => Err(Error::GivenUp) }
 }
 
@@ -79,9 +104,9 @@ mod tests {
     #[tokio::test]
     async fn who_waits_for_a_store_that_is_given_up_is_told_so_and_not_that_his_time_is_over() {
         assert!(room_unless(ready(Ok(())), pending()).await.is_ok());
-        let stalled = || ready(Err(Error::Stalled { seconds: 120 }));
+        let stalled = || ready(Err::<(), _>(Error::Stalled { seconds: 120 }));
         assert!(matches!(room_unless(stalled(), pending()).await, Err(Error::Stalled { .. })));
-        let given_up = room_unless(pending(), ready(())).await.unwrap_err();
+        let given_up = room_unless::<()>(pending(), ready(())).await.unwrap_err();
         assert!(matches!(given_up, Error::GivenUp) && !given_up.to_string().contains("within"), "{given_up}");
     }
 

@@ -106,6 +106,8 @@ pub(crate) struct State {
     pub(crate) committed: u64,
     /// Whether a commit is under way, during which no new upload may begin.
     pub(crate) committing: bool,
+    /// Whether the changes were given up while somebody may still believe in them: nothing is a success any more.
+    pub(crate) abandoned: bool,
     /// What was ever written or zeroed since the base was made; a hole is never one of these.
     pub(crate) written: RangeSet,
     /// That of the commit under way, or of the last one.
@@ -130,6 +132,7 @@ impl State {
             changes: u64::from(changed),
             committed: 0,
             committing: false,
+            abandoned: false,
             written: RangeSet::default(),
             plan: Plan { changes: 0, since: RangeSet::default(), low_water: size },
             tried: Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::sync::{Notify, OnceCell, RwLock, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::object::{Key, Version};
@@ -55,6 +55,10 @@ pub struct Engine {
     pub(super) slots: Semaphore,
     /// Commits that are under way: when they end, they give room back.
     pub(super) commits: AtomicUsize,
+    /// Those among them that wait for `fills`.
+    pub(super) blocked: AtomicUsize,
+    /// Held by each part that has taken room for bytes of an object: see [`super::fill::Filling`].
+    pub(super) fills: RwLock<()>,
     pub(super) settings: Settings,
 }
 
@@ -63,7 +67,8 @@ impl Engine {
     #[must_use]
     pub fn new(gateway: Arc<Gateway>, pool: Arc<Pool>, settings: Settings) -> Arc<Engine> {
         let slots = Semaphore::new(settings.parts_in_flight_max);
-        Arc::new(Engine { gateway, pool, slots, commits: AtomicUsize::new(0), settings })
+        let (commits, blocked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Engine { gateway, pool, slots, commits, blocked, fills: RwLock::new(()), settings })
     }
 
     /// The store that the writers send to.
@@ -150,6 +155,12 @@ impl Writer {
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         self.state().is_dirty()
+    }
+
+    /// Whether the store has the changes up to number `changes` (see [`Writer::changes`]).
+    #[must_use]
+    pub fn has_committed(&self, changes: u64) -> bool {
+        self.state().committed >= changes
     }
 
     /// How many changes there were: the same number means the same file.
@@ -296,7 +307,8 @@ impl Writer {
             if !base.as_ref().is_some_and(&wanted) {
                 return Ok(());
             }
-            self.make_present(0..base_len, base.as_ref(), base_len).await?;
+            let present = self.make_present(0..base_len, base.as_ref(), base_len).await;
+            present.inspect_err(|_| self.give_back(&(0..base_len)))?;
             let mut state = self.state();
             // They are changes now: the buffer has the only copy of them that this file may count on.
             let taken = 0..state.base_len;
@@ -314,6 +326,16 @@ impl Writer {
     /// Waits until no commit is under way.
     pub async fn commits_settled(&self) {
         drop(self.turn.lock().await);
+    }
+
+    /// Gives up all changes and the upload under way, at the end of the mount: each call that would answer for them fails from now on.
+    pub async fn abandon(self: &Arc<Self>) {
+        self.state().abandoned = true;
+        self.discard().await;
+    }
+
+    pub(super) fn refuse_if_abandoned(&self) -> Result<(), Error> {
+        if self.state().abandoned { Err(Error::Abandoned) } else { Ok(()) }
     }
 
     /// Gives up all changes and the upload under way; for a file that has no name any more.
@@ -337,6 +359,7 @@ impl Writer {
         range: &Range<u64>,
         apply: impl Fn() -> Result<(), spill::Error>,
     ) -> Result<(), Error> {
+        self.refuse_if_abandoned()?;
         loop {
             match self.with_room_after(|| self.commits_are_under_way(), || self.change_now(range, &apply)).await {
                 Ok(Kept::Whole) => return Ok(()),

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use aws_sdk_s3::types::{BucketVersioningStatus, StorageClass, VersioningConfiguration};
 use dssefs::emulator::Counters;
-use dssefs::emulator::faults::Fault;
+use dssefs::emulator::faults::{Fault, Rule};
 use rustix::fs::copy_file_range;
 
 use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, deadline, errno, noise, seed, sent_bytes};
@@ -33,6 +33,29 @@ fn half_done_copy(from: &Path, to: &Path) -> File {
     let length = usize::try_from(source.metadata().unwrap().len()).unwrap();
     assert_eq!(copy_file_range(&source, None, &target, None, length).unwrap(), length);
     target
+}
+
+/// The name of the target was given up first, so that its next close sent nothing and was a success.
+#[test]
+fn a_rename_that_fails_for_a_copy_of_the_source_leaves_the_open_target_as_it_was() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("source", &noise(1, MIB));
+        let mount = Mount::of(&endpoint);
+        let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
+        let mut target = File::create(mount.join("target")).unwrap();
+        target.write_all(b"not").unwrap();
+        let denied = Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() };
+        endpoint.spoil(vec![Rule::on("GetObject", denied).times(0).key_contains("source")]);
+        assert_eq!(errno(fs::rename(mount.join("source"), mount.join("target"))), libc::EACCES);
+        assert!(endpoint.struck() > 0);
+        endpoint.heal();
+        target.write_all(b" lost").unwrap();
+        target.sync_all().unwrap();
+        assert_eq!(endpoint.content("target"), b"not lost");
+        copy.sync_all().unwrap();
+        assert!(endpoint.content("copy") == noise(1, MIB));
+    });
 }
 
 #[test]

@@ -35,6 +35,8 @@ mod read;
 mod recover;
 mod regression;
 mod rename;
+mod retries;
+mod scattered;
 mod secrets;
 mod serve;
 mod specials;

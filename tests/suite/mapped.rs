@@ -35,6 +35,32 @@ fn dd_with_o_direct_copies_aligned_and_unaligned() {
     });
 }
 
+/// The kernel cuts a large write into pieces, and may send them side by side.
+#[test]
+fn large_appends_with_o_direct_keep_their_order() {
+    const SCRIPT: &str = "
+import mmap, os, random, sys
+path, random_ = sys.argv[1], random.Random(int(sys.argv[2]))
+file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_DIRECT | os.O_CREAT)
+buffer, model = mmap.mmap(-1, 8 << 20), b''
+for step in range(5):
+    buffer[:] = random_.randbytes(8 << 20)
+    assert os.write(file, buffer) == 8 << 20
+    model += buffer[:]
+os.close(file)
+with open(path + '.model', 'wb') as copy:
+    copy.write(model)";
+    let seed = seed();
+    deadline(MINUTE * 2, move || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        python(SCRIPT, &[&seed.to_string()], &mount.join("file"));
+        let (stored, model) = (endpoint.content("file"), endpoint.content("file.model"));
+        assert_eq!(stored.len(), model.len());
+        assert!(stored == model, "pieces changed places");
+    });
+}
+
 #[test]
 fn two_processes_share_a_mapping_and_msync_stores_it() {
     const SCRIPT: &str = "

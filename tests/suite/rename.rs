@@ -692,6 +692,28 @@ fn a_file_renamed_without_replacing_is_exclusive_across_mounts() {
 }
 
 #[test]
+fn what_another_host_puts_under_the_old_name_of_a_file_meanwhile_stays() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        commit(&mount.join("old"), b"ours").unwrap();
+        endpoint.spoil_one("DeleteObject", Fault::DelayMs(2_000));
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
+        eventually("the delete is under way", MINUTE, || endpoint.struck() == 1);
+        endpoint.put("old", b"theirs");
+        renaming.join().unwrap().unwrap();
+        assert_eq!(endpoint.content("old"), b"theirs");
+        assert_eq!(endpoint.content("new"), b"ours");
+        std::thread::sleep(STALE);
+        assert_eq!(names(&mount.path()), ["new", "old"]);
+        assert_eq!(fs::read(mount.join("old")).unwrap(), b"theirs");
+        endpoint.heal();
+        fs::rename(mount.join("old"), mount.join("older")).unwrap();
+        assert_eq!(endpoint.keys(), ["new", "older"]);
+    });
+}
+
+#[test]
 fn a_file_renamed_over_an_open_one_leaves_it_to_its_handles() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();

@@ -177,9 +177,14 @@ impl Endpoint {
         });
     }
 
-    /// Puts an object of `gibibytes` GiB, of which the client sends 64 MiB, `noise(9, 64 MiB)`, and the endpoint links them again and
-    /// again.
+    /// Puts an object of `gibibytes` GiB.
     pub(crate) fn put_gibibytes(&self, key: &'static str, gibibytes: i32) {
+        self.put_repeated(key, gibibytes * 16);
+    }
+
+    /// Puts an object of `times` times 64 MiB, of which the client sends 64 MiB, `noise(9, 64 MiB)`, and the endpoint links them again and
+    /// again.
+    pub(crate) fn put_repeated(&self, key: &'static str, times: i32) {
         self.put("seed", &super::noise(9, 64 << 20));
         let key_arn = self.key_arn.clone();
         self.with(|s3| async move {
@@ -187,7 +192,7 @@ impl Endpoint {
             let begun = begun.server_side_encryption(ServerSideEncryption::AwsKmsDsse).send().await.expect("an upload");
             let id = begun.upload_id().expect("an id");
             let mut parts = CompletedMultipartUpload::builder();
-            for number in 1..=gibibytes * 16 {
+            for number in 1..=times {
                 let part = s3.upload_part_copy().bucket(BUCKET).key(key).upload_id(id).part_number(number);
                 let part = part.copy_source(format!("{BUCKET}/seed")).send().await.expect("a part");
                 let etag = part.copy_part_result().and_then(|result| result.e_tag()).expect("an ETag");
