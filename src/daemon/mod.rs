@@ -11,6 +11,7 @@ pub mod recover;
 mod sessions;
 mod start_error;
 mod stop;
+mod take_over;
 
 use std::io;
 use std::path::PathBuf;
