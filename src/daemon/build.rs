@@ -17,6 +17,7 @@ use crate::spill::{Limits, Pool};
 use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
 
+use super::take_over::take_over;
 use super::{StartError, VERSION, recover, sessions};
 
 /// How many nodes are kept that neither the kernel nor an open file refers to: some 300 bytes each.
@@ -161,9 +162,22 @@ async fn journal(
 ) -> Result<Option<Arc<Journal>>, StartError> {
     let Some(keys) = config.journal_keys.as_ref().filter(|_| !config.read_only) else { return Ok(None) };
     let (source, directory) = (config.source().to_string(), config.spill_dir.as_path());
-    let journal = Arc::new(sessions::begin(kms, &keys.wrapping, &source, directory, pool.disk()).await?);
+    let journal = sessions::begin(kms, &keys.wrapping, &source, directory, pool.disk()).await?;
     let engine = recover::engine(Arc::clone(gateway), Arc::clone(pool), pool.usage().limits.memory_bytes_max);
-    recover::take_over(kms, &engine, &source, directory, &journal).await?;
+    let lefts = match take_over(kms, &engine, &source, directory, &journal).await {
+        Ok(lefts) => lefts,
+        Err(error) => {
+            // Each start that fails would leave one more copy of what went over.
+            if let Err(error) = journal.give_up() {
+                tracing::warn!(%error, "the session that was begun could not be removed");
+            }
+            return Err(error);
+        }
+    };
+    for left in lefts {
+        left.dealt_with()?;
+    }
+    let journal = Arc::new(journal);
     let renewal = sessions::renew(kms.clone(), keys.clone(), Arc::downgrade(&journal));
     tokio::spawn(renewal);
     Ok(Some(journal))

@@ -12,6 +12,7 @@ pub mod recover;
 mod sessions;
 mod start_error;
 mod stop;
+mod take_over;
 
 use std::fs::File;
 use std::io;

@@ -23,7 +23,7 @@ const BUSY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long from one look at such a session to the next.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
-/// What [`journal::sessions`] finds in `directory`. A mount of `source` that is ending may still have acknowledged files that the store
+/// What [`journal::sessions_of`] finds of `source` in `directory`. A mount of `source` that is ending may still have acknowledged files that the store
 /// does not have: without them, a name that a program has closed would not be there.
 pub(super) async fn ended(
     source: &str,
@@ -31,7 +31,7 @@ pub(super) async fn ended(
 ) -> Result<(Vec<Session>, Vec<journal::Error>), journal::Error> {
     let deadline = Instant::now() + BUSY_WAIT_MAX;
     for tries in 0_u32.. {
-        let (sessions, unusable) = journal::sessions(directory)?;
+        let (sessions, unusable) = journal::sessions_of(directory, source)?;
         let Some(session) = unusable.iter().find_map(|error| busy(error, source)) else {
             return Ok((sessions, unusable));
         };

@@ -497,3 +497,120 @@ fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
         assert!(second.log().contains(WAITS) && !second.log().contains("after 10 s"), "{}", second.log());
     });
 }
+
+/// Commits of these files are refused for as long as nobody heals the endpoint, and mounts start all the same.
+fn refuse(endpoint: &Endpoint, key_contains: &str) {
+    endpoint.spoil(vec![Rule::on("PutObject", refused()).key_contains(key_contains).times(0)]);
+}
+
+fn sessions_in(spill: &TempDir) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(spill.path()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_dir()).collect()
+}
+
+/// The older state was sent together with the newer one, and whichever came first won.
+#[test]
+fn of_two_states_of_a_file_that_two_mounts_have_kept_the_newer_one_is_stored() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        refuse(&endpoint, "file");
+        for content in ["first", "the second"] {
+            let mount = background(&endpoint, &spill);
+            (0..8).for_each(|n| fs::write(mount.join(&format!("file-{n}")), content).unwrap());
+            kill(mount);
+        }
+        let third = background(&endpoint, &spill);
+        assert!(third.log().contains("has to be stored first"), "{}", third.log());
+        kill(third);
+        endpoint.heal();
+        let fourth = background(&endpoint, &spill);
+        (0..8).for_each(|n| assert_eq!(endpoint.content(&format!("file-{n}")), b"the second"));
+        assert!(fourth.log().contains("kept for dssefs recover"), "{}", fourth.log());
+        assert!(fourth.end().success());
+        let listed = told(&recover(&endpoint, &spill, &["list"]));
+        assert!(listed.contains("file-0  5 bytes") && !listed.contains("file-0  10 bytes"), "{listed}");
+    });
+}
+
+/// A mount that was killed after it had taken over what another left, and before it could remove that, left two of each file.
+#[test]
+fn what_was_taken_over_by_a_mount_that_was_killed_in_its_middle_is_there_once() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        refuse(&endpoint, "file");
+        fs::write(first.join("file"), "content").unwrap();
+        kill(first);
+        let session = sessions_in(&spill).pop().expect("the session of the first mount");
+        let copy = |from: &Path, to: &Path| {
+            fs::create_dir(to).unwrap();
+            for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
+                fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        };
+        let aside = TempDir::new().unwrap();
+        copy(&session, &aside.path().join("session"));
+        kill(background(&endpoint, &spill));
+        copy(&aside.path().join("session"), &session);
+        assert_eq!(sessions_in(&spill).len(), 2);
+        kill(background(&endpoint, &spill));
+        let listed = told(&recover(&endpoint, &spill, &["list"]));
+        assert_eq!(listed.matches("file  7 bytes").count(), 1, "{listed}");
+        endpoint.heal();
+        let last = background(&endpoint, &spill);
+        assert_eq!(endpoint.content("file"), b"content");
+        assert!(last.end().success() && is_empty(&spill));
+    });
+}
+
+#[test]
+fn a_mount_that_cannot_open_what_another_left_names_it_and_leaves_no_session_of_its_own() {
+    deadline(MINUTE, || {
+        let (endpoint, spill, point) = (Endpoint::start(), TempDir::new().unwrap(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        refuse(&endpoint, "file");
+        fs::write(first.join("file"), "content").unwrap();
+        kill(first);
+        let session = sessions_in(&spill);
+        endpoint.spoil(vec![Rule::on("kms:Decrypt", refused()).times(0)]);
+        let mut command = Mount::command(&endpoint, crate::common::BUCKET, point.path());
+        command.args(["--foreground", "--spill-keys", "kms", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]);
+        let output = command.arg(spill.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(5), "{}", told(&output));
+        let named = told(&output).contains(session[0].to_str().unwrap());
+        assert!(named && told(&output).contains("move that directory away"), "{}", told(&output));
+        assert_eq!(sessions_in(&spill), session);
+        endpoint.heal();
+        drop(background(&endpoint, &spill));
+        assert_eq!(endpoint.content("file"), b"content");
+    });
+}
+
+/// A mount that was starting locked the sessions of all mounts, and another one that started meanwhile served without its own.
+#[test]
+fn a_mount_that_sends_what_it_left_keeps_no_other_from_its_own() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let keys = ["--kms-key-id", endpoint.key_arn(), "--spill-keys", "kms", "--commit", "background"];
+        let options = [&keys[..], &["--spill-dir", spill.path().to_str().unwrap()]].concat();
+        let other = || Mount::source(&endpoint, &format!("{}/other", crate::common::BUCKET), &options);
+        let (first, second) = (background(&endpoint, &spill), other());
+        refuse(&endpoint, "file");
+        fs::write(first.join("stalled-file"), "first").unwrap();
+        fs::write(second.join("file"), "second").unwrap();
+        kill(first);
+        kill(second);
+        endpoint.spoil(vec![Rule::on("PutObject", Fault::Stall).key_contains("stalled").times(0)]);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let is_done = || done.load(std::sync::atomic::Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            let options = &options[2..];
+            scope.spawn(|| Mount::killed_while_it_starts(&endpoint, options, &[], is_done));
+            eventually("the first one sends", Duration::from_secs(20), || endpoint.struck() > 0);
+            let second = other();
+            let content = fs::read(second.join("file"));
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            assert_eq!(content.unwrap(), b"second");
+        });
+    });
+}

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use dssefs::emulator::faults::{Fault, Rule};
@@ -94,6 +95,35 @@ fn an_upload_that_was_left_complete_but_for_its_end_is_completed_by_the_next_mou
         assert_eq!(endpoint.uploads(), 0);
         assert!(second.end().success());
         assert!(is_empty(&spill));
+    });
+}
+
+/// A file that was stored was reported as lost: its upload was complete and gone, and the mount that had completed it could not put its
+/// attributes right.
+#[test]
+fn an_upload_that_was_completed_without_its_last_attributes_is_not_lost() {
+    deadline(MINUTE * 4, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let content = noise(17, LENGTH);
+        let first = keeping(&endpoint, &spill);
+        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        let file = streamed(&first, &content);
+        file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(errno(file.sync_all()), libc::EACCES);
+        kill(first);
+        drop(file);
+        endpoint.spoil(vec![Rule::on("CopyObject", denied()).key_contains("large").times(0)]);
+        let second = keeping(&endpoint, &spill);
+        assert!(second.log().contains("could not be stored"), "{}", second.log());
+        assert!(endpoint.uploads() == 0 && endpoint.head("large").is_some(), "the content is stored");
+        kill(second);
+        endpoint.heal();
+        let third = keeping(&endpoint, &spill);
+        assert!(!third.log().contains("could not be stored"), "{}", third.log());
+        assert_eq!(fs::metadata(third.join("large")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(endpoint.content("large") == content, "the content differs");
+        endpoint.assert_dsse("large");
+        assert!(third.end().success() && is_empty(&spill));
     });
 }
 

@@ -11,11 +11,11 @@ use futures_util::{StreamExt, stream};
 use tokio::runtime::Runtime;
 
 use crate::config::{self, Source};
-use crate::journal::{self, EntryId, Journal, Left, LeftEntry};
+use crate::journal::{self, EntryId, Left, LeftEntry};
 use crate::kms::Kms;
 use crate::object::Key;
 use crate::policy::{Policy, Verdict};
-use crate::s3::{self, Checksum, Gateway, Head, Kind};
+use crate::s3::{self, Checksum, Condition, Gateway, Head, Kind};
 use crate::spill::{Limits, Pool};
 use crate::write::{self, Engine, Kept, KeptError, Settings, Writer};
 
@@ -77,12 +77,24 @@ pub struct Sent {
     pub failed: Vec<(PathBuf, StartError)>,
 }
 
-/// What became of one entry.
-struct Outcome {
-    entry: EntryId,
-    key: String,
+/// What became of one entry. There is none for one that is there twice.
+pub(super) struct Outcome {
+    /// Which of the sessions that were sent together has it.
+    pub(super) session: usize,
+    pub(super) entry: EntryId,
+    pub(super) key: String,
     /// Why it is still kept; None: the store has it.
-    error: Option<String>,
+    pub(super) error: Option<String>,
+}
+
+/// One entry that is to be sent.
+struct Job<'a> {
+    session: usize,
+    id: EntryId,
+    engine: Arc<Engine>,
+    left: &'a Left,
+    entry: &'a LeftEntry,
+    kept: Kept,
 }
 
 /// Why one file could not be sent.
@@ -104,6 +116,8 @@ enum SendError {
         "{bytes} bytes of it are in a multipart upload and cannot be read before that is completed; dssefs recover DIR upload does it"
     )]
     InUpload { bytes: u64 },
+    #[error("a newer state of the same file is kept too, and has to be stored first")]
+    NewerWaits,
 }
 
 /// Lists what is left below `directory`, also by mounts that live. Asks KMS for the keys, and S3 nothing. A session that cannot be
@@ -139,15 +153,13 @@ pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, Star
         let (sessions, unusable) = journal::sessions(directory)?;
         let in_use = |error: &journal::Error| matches!(error, journal::Error::InUse(_));
         sent.damage.extend(unusable.iter().filter(|error| !in_use(error)).map(ToString::to_string));
-        let sources: BTreeSet<&str> = sessions.iter().map(|session| session.source.as_str()).collect();
-        for source in sources.into_iter().filter_map(|source| Source::parse(source).ok()) {
-            sent.aborted += abort_leftovers(&asked, directory, source).await;
-        }
+        // Together, as the newest state of a file may be in another session than an older one.
+        let mut of_source = BTreeMap::<String, Vec<journal::Session>>::new();
         for session in sessions {
-            let at = session.directory.clone();
-            if let Err(error) = send_session(&asked, directory, session, &mut sent).await {
-                sent.failed.push((at, error));
-            }
+            of_source.entry(session.source.clone()).or_default().push(session);
+        }
+        for (source, sessions) in of_source {
+            send_sessions(&asked, directory, &source, sessions, &mut sent).await;
         }
         Ok(sent)
     })
@@ -160,27 +172,56 @@ async fn abort_leftovers(asked: &Asked, directory: &Path, source: Source) -> usi
     gateway.abort_leftovers(directory, &at, &prefix).await
 }
 
-async fn send_session(
+/// Sends what one mount left in its sessions. One that cannot be dealt with is told in `sent`, and holds up no other.
+async fn send_sessions(
     asked: &Asked,
     directory: &Path,
-    session: journal::Session,
+    source: &str,
+    sessions: Vec<journal::Session>,
     sent: &mut Sent,
-) -> Result<(), StartError> {
-    let left = sessions::open(&asked.kms, session).await?;
-    sent.damage.extend(left.damage().iter().map(ToString::to_string));
-    let mut engines = Engines::new(asked, directory, &left)?;
-    let outcomes = send_all(&left, |policy| Ok(engines.noting(policy))).await?;
-    let all_stored = outcomes.iter().all(|outcome| outcome.error.is_none());
-    for Outcome { key, error, .. } in outcomes {
-        match error {
-            None => sent.stored.push(key),
-            Some(reason) => sent.kept.push((key, reason)),
+) {
+    let mut lefts = Vec::new();
+    for session in sessions {
+        let at = session.directory.clone();
+        match sessions::open(&asked.kms, session).await {
+            Ok(left) => lefts.push(left),
+            Err(error) => sent.failed.push((at, error)),
         }
     }
-    if all_stored {
+    if let Err(error) = send_lefts(asked, directory, source, lefts, sent).await {
+        sent.failed.push((directory.to_owned(), error));
+    }
+}
+
+async fn send_lefts(
+    asked: &Asked,
+    directory: &Path,
+    source: &str,
+    lefts: Vec<Left>,
+    sent: &mut Sent,
+) -> Result<(), StartError> {
+    let source = parsed(source)?;
+    sent.aborted += abort_leftovers(asked, directory, source.clone()).await;
+    sent.damage.extend(lefts.iter().flat_map(Left::damage).map(ToString::to_string));
+    let mut engines = Engines::new(asked, directory, source, &lefts)?;
+    let mut unsent = BTreeSet::new();
+    for Outcome { session, key, error, .. } in send_all(&lefts, |policy| Ok(engines.noting(policy))).await? {
+        match error {
+            None => sent.stored.push(key),
+            Some(reason) => {
+                unsent.insert(session);
+                sent.kept.push((key, reason));
+            }
+        }
+    }
+    for (_, left) in lefts.into_iter().enumerate().filter(|(number, _)| !unsent.contains(number)) {
         left.dealt_with()?;
     }
     Ok(())
+}
+
+fn parsed(source: &str) -> Result<Source, StartError> {
+    Source::parse(source).map_err(|error| StartError::Bucket(error.to_string()))
 }
 
 /// Gives up everything that is left below `directory` by mounts that have ended; the directories that were removed.
@@ -196,101 +237,116 @@ pub fn discard(directory: &Path) -> Result<Vec<PathBuf>, StartError> {
     Ok(removed)
 }
 
-/// At the start of a mount of `source`: sends what its predecessors left. What cannot be sent now goes over into `journal`, sealed under
-/// new keys, for the next start or for `dssefs recover`.
-pub(super) async fn take_over(
-    kms: &Kms,
-    engine: &Arc<Engine>,
-    source: &str,
-    directory: &Path,
-    journal: &Journal,
-) -> Result<(), StartError> {
-    for session in usable(sessions::ended(source, directory).await?) {
-        if session.directory == journal.directory() {
-            continue;
-        }
-        if session.source != source {
-            let (of, session) = (&session.source, session.directory.display());
-            tracing::info!(of, %session, "what another mount left is left to it");
-            continue;
-        }
-        let left = sessions::open(kms, session).await?;
-        let count = left.entries().count();
-        if count > 0 {
-            tracing::info!(files = count, session = %left.session().directory.display(), "sending what an earlier mount left");
-        }
-        let outcomes = send_all(&left, |_| Ok(Arc::clone(engine))).await?;
-        for Outcome { entry, key, error } in &outcomes {
-            let Some(reason) = error else { continue };
-            tracing::error!(%key, %reason, "what an earlier mount left could not be stored; it is kept for dssefs recover");
-            carry_over(&left, *entry, reason, journal)?;
-        }
-        left.dealt_with()?;
-    }
-    Ok(())
-}
-
-/// Seals an entry again, under the keys of `journal`. A description that this version cannot read is carried over as it is.
-fn carry_over(left: &Left, entry: EntryId, reason: &str, journal: &Journal) -> Result<(), StartError> {
-    let Some((_, entry)) = left.entries().find(|(id, _)| *id == entry) else { return Ok(()) };
-    let told = |kept| Kept { reason: Some(reason.to_owned()), ..kept }.encode();
-    let description = entry.description.as_slice();
-    let description = Kept::decode(description).map_or_else(|_| description.to_vec(), told);
-    let mut draft = journal.draft(&description, None)?;
-    for piece in left.content(entry) {
-        let (offset, bytes) = piece?;
-        draft.add(offset, bytes.as_slice())?;
-    }
-    draft.finish()?;
-    Ok(())
-}
-
-/// Sends every entry, many at a time, each under the condition of its own write.
-async fn send_all(
-    left: &Left,
+/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `lefts` are of one source, the oldest
+/// first; so are the outcomes.
+pub(super) async fn send_all(
+    lefts: &[Left],
     mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,
 ) -> Result<Vec<Outcome>, StartError> {
-    for damage in left.damage() {
-        tracing::error!(%damage, "what an earlier mount left is not whole");
-    }
-    let (mut jobs, mut outcomes) = (Vec::new(), Vec::new());
-    for (id, entry) in left.entries() {
-        match Kept::decode(entry.description.as_slice()) {
-            Ok(kept) => jobs.push((id, engine(&kept.policy)?, entry, kept)),
-            Err(error) => {
-                let key = "a file whose name is unknown".to_owned();
-                outcomes.push(Outcome { entry: id, key, error: Some(error.to_string()) });
+    let (mut jobs, mut outcomes) = (BTreeMap::<Key, Vec<Job<'_>>>::new(), Vec::new());
+    for (session, left) in lefts.iter().enumerate() {
+        for damage in left.damage() {
+            tracing::error!(%damage, "what an earlier mount left is not whole");
+        }
+        for (id, entry) in left.entries() {
+            match Kept::decode(entry.description.as_slice()) {
+                Ok(kept) => {
+                    let engine = engine(&kept.policy)?;
+                    let job = Job { session, id, engine, left, entry, kept };
+                    jobs.entry(job.kept.object.key.clone()).or_default().push(job);
+                }
+                Err(error) => {
+                    let key = "a file whose name is unknown".to_owned();
+                    outcomes.push(Outcome { session, entry: id, key, error: Some(error.to_string()) });
+                }
             }
         }
     }
-    let send = async |(id, engine, entry, kept): (EntryId, Arc<Engine>, &LeftEntry, Kept)| {
-        let error = send(&engine, left, entry, &kept).await.err().map(|error| error.to_string());
-        Outcome { entry: id, key: kept.object.key.to_string(), error }
-    };
-    let sent: Vec<Outcome> = stream::iter(jobs).map(send).buffer_unordered(SENDS_MAX).collect().await;
-    outcomes.extend(sent);
+    let sent: Vec<Vec<Outcome>> =
+        stream::iter(jobs.into_values()).map(send_in_turn).buffer_unordered(SENDS_MAX).collect().await;
+    outcomes.extend(sent.into_iter().flatten());
+    outcomes.sort_by_key(|outcome| (outcome.session, outcome.entry));
     Ok(outcomes)
 }
 
-async fn send(engine: &Arc<Engine>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<(), SendError> {
-    if is_stored(engine.gateway(), left, entry, kept).await? {
-        return Ok(());
+/// Sends the entries of one key, which come oldest first, one after the other and the newest first: what was acknowledged last is what
+/// the store is to have. Those that it has overtaken are refused by their own conditions then, and kept as what others overtake is.
+/// While the newest may still be stored later, no older one takes its place.
+async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
+    let mut nth = 0;
+    while nth < jobs.len() {
+        // Of the two, the first one says where the entry stands among the others.
+        if jobs[..nth].iter().any(|earlier| earlier.was_carried_over_as(&jobs[nth])) {
+            jobs.remove(nth);
+        } else {
+            nth += 1;
+        }
     }
-    refuse_lost(kept)?;
-    // Completed under another policy it would be judged wrong, and deleted with the only copy of its parts.
-    if kept.upload.is_some() && kept.policy != *engine.gateway().policy() {
-        return Err(SendError::OtherPolicy);
+    let (mut outcomes, mut unsent, are_several) = (Vec::new(), Vec::new(), jobs.len() > 1);
+    for job in jobs {
+        // Seen before a newer one is stored in its place: it was stored, and the journal not told in time. Who cannot tell asks again.
+        match are_several && job.is_stored().await.unwrap_or(false) {
+            true => outcomes.push(job.outcome(None)),
+            false => unsent.push(job),
+        }
     }
-    let writer = Writer::recovered(engine, kept);
-    let outcome = match put_back(&writer, left, entry, kept, Sending::Ahead).await {
-        Ok(()) => writer.commit().await.map_err(SendError::from),
-        unread => unread,
-    };
-    if outcome.is_err() && kept.upload.is_none() {
-        // The upload that was begun here, if one was, is of no use to the next try.
-        writer.discard().await;
+    let mut newer_waits = false;
+    for job in unsent.into_iter().rev() {
+        let error = if newer_waits { Some(SendError::NewerWaits) } else { job.send().await.err() };
+        let is_lost = matches!(error, Some(SendError::Write(write::Error::PartsLost { .. })));
+        newer_waits |= error.is_some() && !is_lost;
+        outcomes.push(job.outcome(error));
     }
-    outcome
+    outcomes
+}
+
+impl Job<'_> {
+    fn outcome(&self, error: Option<SendError>) -> Outcome {
+        let (key, error) = (self.kept.object.key.to_string(), error.map(|error| error.to_string()));
+        Outcome { session: self.session, entry: self.id, key, error }
+    }
+
+    /// Whether `other` is the same entry once more: a mount carried it over into its own session and was killed before it could remove
+    /// this one.
+    fn was_carried_over_as(&self, other: &Job<'_>) -> bool {
+        let said = |job: &Job<'_>| Kept { reason: None, ..job.kept.clone() };
+        let mut pieces = self.left.content(self.entry).zip(other.left.content(other.entry));
+        self.session != other.session
+            && self.entry.content_bytes == other.entry.content_bytes
+            && said(self) == said(other)
+            && pieces.all(|pair| match pair {
+                (Ok((at, bytes)), Ok((other_at, other_bytes))) => {
+                    at == other_at && bytes.as_slice() == other_bytes.as_slice()
+                }
+                _ => false,
+            })
+    }
+
+    async fn is_stored(&self) -> Result<bool, SendError> {
+        is_stored(self.engine.gateway(), self.left, self.entry, &self.kept).await
+    }
+
+    async fn send(&self) -> Result<(), SendError> {
+        let Job { engine, left, entry, kept, .. } = self;
+        if self.is_stored().await? {
+            return Ok(());
+        }
+        refuse_lost(kept)?;
+        // Completed under another policy it would be judged wrong, and deleted with the only copy of its parts.
+        if kept.upload.is_some() && kept.policy != *engine.gateway().policy() {
+            return Err(SendError::OtherPolicy);
+        }
+        let writer = Writer::recovered(engine, kept);
+        let outcome = match put_back(&writer, left, entry, kept, Sending::Ahead).await {
+            Ok(()) => writer.commit().await.map_err(SendError::from),
+            unread => unread,
+        };
+        if outcome.is_err() && kept.upload.is_none() {
+            // The upload that was begun here, if one was, is of no use to the next try.
+            writer.discard().await;
+        }
+        outcome
+    }
 }
 
 fn refuse_lost(kept: &Kept) -> Result<(), SendError> {
@@ -306,21 +362,32 @@ fn refuse_lost(kept: &Kept) -> Result<(), SendError> {
 /// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal. The times in
 /// the metadata, to the nanosecond, with the owner, the mode and the size tell one state of a file from all others; where all of its
 /// content is kept, the store's checksum has to be that of the content as well, if it tells one.
-async fn is_stored(gateway: &Gateway, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<bool, SendError> {
+///
+/// An upload that could not be begun with the last word on the file's attributes may be complete, and its metadata not yet put right.
+/// That is done here: the content is not on this host any more.
+async fn is_stored(gateway: &Arc<Gateway>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<bool, SendError> {
     let (head, checksums) = match head_of(gateway, &kept.object.key).await {
         Err(error) if error.kind == Kind::NotFound => return Ok(false),
         answer => answer?,
     };
-    let begun = kept.upload.as_ref().filter(|upload| !upload.exact).map(|upload| &upload.object.user);
     let user = &head.meta.user;
-    let described = (*user == kept.object.user || begun == Some(user)) && user.contains_key("mtime");
-    if !described || head.meta.size != kept.size {
+    let is_described = *user == kept.object.user;
+    let begun = kept.upload.as_ref().filter(|upload| !is_described && upload.object.user == *user);
+    if !(is_described || begun.is_some()) || !user.contains_key("mtime") || head.meta.size != kept.size {
         return Ok(false);
     }
     let stored = checksums.into_iter().find(|checksum| matches!(checksum, Checksum::Crc64(_)));
     let wanted = if stored.is_some() { crc64_of(left, entry, kept)?.map(Checksum::Crc64) } else { None };
     let same = stored.is_none() || wanted.is_none() || stored == wanted;
-    Ok(same && gateway.policy().judge(&head.encryption.facts) == Verdict::Compliant)
+    if !same || gateway.policy().judge(&head.encryption.facts) != Verdict::Compliant {
+        return Ok(false);
+    }
+    if begun.is_some_and(|upload| upload.exact) {
+        let condition = Condition::Matches(head.meta.version.etag.clone());
+        let source = s3::Source { key: kept.object.key.clone(), version: head.meta.version, size: kept.size };
+        gateway.copy(&source, &kept.object, &condition).await?;
+    }
+    Ok(true)
 }
 
 /// With the checksums that the store has of the whole, where the caller may see them.
@@ -424,9 +491,12 @@ fn describe(left: &Left) -> Found {
 }
 
 /// The sessions that can be had; of the others the log tells.
-fn usable((sessions, unusable): (Vec<journal::Session>, Vec<journal::Error>)) -> Vec<journal::Session> {
+pub(super) fn usable((sessions, unusable): (Vec<journal::Session>, Vec<journal::Error>)) -> Vec<journal::Session> {
     for error in unusable {
         match error {
+            journal::Error::OfAnother { session, mount } => {
+                tracing::info!(of = mount, session = %session.display(), "what another mount left is left to it");
+            }
             journal::Error::InUse(path) => tracing::info!(session = %path.display(), "left alone: its mount lives"),
             error => tracing::error!(%error, "a session is left alone"),
         }
@@ -450,7 +520,7 @@ impl Asked {
     }
 }
 
-/// One engine for each policy that the files of one session were to be stored under.
+/// One engine for each policy that the files of one mount were to be stored under.
 struct Engines<'a> {
     asked: &'a Asked,
     directory: &'a Path,
@@ -460,9 +530,13 @@ struct Engines<'a> {
 }
 
 impl<'a> Engines<'a> {
-    fn new(asked: &'a Asked, directory: &'a Path, left: &Left) -> Result<Engines<'a>, StartError> {
-        let source = Source::parse(&left.session().source).map_err(|error| StartError::Bucket(error.to_string()))?;
-        let kept_bytes: u64 = left.entries().map(|(_, entry)| entry.content_bytes).sum();
+    fn new(
+        asked: &'a Asked,
+        directory: &'a Path,
+        source: Source,
+        lefts: &[Left],
+    ) -> Result<Engines<'a>, StartError> {
+        let kept_bytes: u64 = lefts.iter().flat_map(Left::entries).map(|(_, entry)| entry.content_bytes).sum();
         let spill_bytes_max = SPILL_BYTES_MAX.max(kept_bytes.saturating_mul(2));
         let pool = pool(directory, Limits { memory_bytes_max: MEMORY_BYTES_MAX, spill_bytes_max })?;
         Ok(Engines { asked, directory, source, pool, made: HashMap::new() })
