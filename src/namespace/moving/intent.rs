@@ -4,7 +4,7 @@
 //!
 //! ```json
 //! {"version":1,"phase":"copying","from":"team/a/","to":"team/b/","replaces":false,
-//!  "owner":{"host":"h","boot":"...","numbering":"pid:[4026531836]","process":7,"started":99},
+//!  "owner":{"host":"h","machine":"...","boot":"...","numbering":"pid:[4026531836]","process":7,"started":99},
 //!  "objects":{"x/y":{"source":"\"e1\"","copy":"\"e2\""}}}
 //! ```
 //!
@@ -190,6 +190,16 @@ mod tests {
         let objects = r#"{"x/y":{"source":"\"e1\"","copy":"\"e2\""}}"#;
         let start = r#"{"version":1,"phase":"deleting","from":"a/","to":"b/","replaces":false"#;
         assert_eq!(text, format!(r#"{start},"owner":{owner},"objects":{objects}}}"#));
+    }
+
+    #[test]
+    fn the_machine_is_written_where_it_is_known_and_journals_without_it_are_read() {
+        let text = String::from_utf8(intent("a/", "b/").text()).unwrap();
+        let named = text.replace(r#""host":"","#, r#""host":"","machine":"m","#);
+        assert_ne!(named, text);
+        let read = |text: &str| Intent::parse(text.as_bytes(), &Prefix::root()).unwrap();
+        assert_eq!(String::from_utf8(read(&named).text()).unwrap(), named);
+        assert_eq!(String::from_utf8(read(&text).text()).unwrap(), text);
     }
 
     #[test]
