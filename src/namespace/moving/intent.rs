@@ -124,6 +124,11 @@ impl Intent {
         if overlap(&intent.from, &intent.to) { Err(IntentError::Nested) } else { Ok(intent) }
     }
 
+    /// Whether the two moves have a directory in common, or one of either lies in one of the other.
+    pub(super) fn overlaps(&self, other: &Intent) -> bool {
+        [&self.from, &self.to].into_iter().any(|mine| overlap(mine, &other.from) || overlap(mine, &other.to))
+    }
+
     /// The JSON, as `docs/FORMAT.md` has it.
     #[must_use]
     pub fn text(&self) -> Vec<u8> {
@@ -211,6 +216,19 @@ mod tests {
         assert!(matches!(refused("team/a", "team/b/"), IntentError::Elsewhere(_)));
         assert!(matches!(refused("team/../a/", "team/b/"), IntentError::Elsewhere(_)));
         assert!(matches!(refused("team/a/", "team/a/b/"), IntentError::Nested));
+    }
+
+    #[test]
+    fn moves_overlap_where_they_share_a_directory_or_one_lies_in_another() {
+        let move_of_a = intent("a/", "b/");
+        let overlaps = |from: &str, to: &str| {
+            let other = intent(from, to);
+            assert_eq!(move_of_a.overlaps(&other), other.overlaps(&move_of_a));
+            move_of_a.overlaps(&other)
+        };
+        assert!(overlaps("a/", "b/") && overlaps("b/", "a/") && overlaps("a/", "c/") && overlaps("c/", "b/"));
+        assert!(overlaps("a/x/", "c/") && overlaps("c/", "b/x/"));
+        assert!(!overlaps("c/", "d/") && !overlaps("ab/", "ba/"));
     }
 
     #[test]

@@ -113,6 +113,10 @@ impl Journal {
         Ok(Intent::parse(&text, root)?)
     }
 
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// What it says now, with what was noted since it was written last.
     pub(super) fn intent(&self) -> MutexGuard<'_, Intent> {
         self.intent.lock().unwrap_or_else(PoisonError::into_inner)
@@ -151,6 +155,13 @@ impl Journal {
             *version = None;
         }
         Ok(())
+    }
+
+    /// Ends it before anything was copied, so that nothing is to be undone.
+    pub(super) async fn end_untouched(&self) {
+        if let Err(error) = self.end().await {
+            tracing::warn!(%error, key = %self.key, "the journal of a rename that did not begin could not be deleted; this is tried again");
+        }
     }
 
     async fn write(&self) -> Result<(), Error> {
