@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::super::Settings;
 use super::super::error::Error;
@@ -98,19 +98,21 @@ impl Journal {
         version: &Version,
         root: &Prefix,
     ) -> Result<Intent, Unreadable> {
-        let mut download = gateway.get(key, Some(version), None).await?;
-        let verdict = gateway.policy().judge(&download.head.encryption.facts);
-        if verdict != Verdict::Compliant {
-            return Err(Unreadable::NotOurs(verdict));
+        let mut tries = gateway.tries();
+        loop {
+            let download = gateway.get(key, Some(version), None).await?;
+            let verdict = gateway.policy().judge(&download.head.encryption.facts);
+            if verdict != Verdict::Compliant {
+                return Err(Unreadable::NotOurs(verdict));
+            }
+            if download.head.meta.size > TEXT_BYTES_MAX {
+                return Err(Unreadable::TooLong(download.head.meta.size));
+            }
+            match download.collect().await {
+                Err(error) if tries.again(&error).await => {}
+                text => return Ok(Intent::parse(&text?, root)?),
+            }
         }
-        if download.head.meta.size > TEXT_BYTES_MAX {
-            return Err(Unreadable::TooLong(download.head.meta.size));
-        }
-        let mut text = BytesMut::new();
-        while let Some(chunk) = download.next().await {
-            text.extend_from_slice(&chunk?);
-        }
-        Ok(Intent::parse(&text, root)?)
     }
 
     pub(super) fn key(&self) -> &Key {

@@ -68,6 +68,7 @@ pub(super) struct Store {
     pace: Arc<Pace>,
     pulse: Arc<Pulse>,
     signs_bodies: bool,
+    attempts_max: u32,
     attempt_timeout: Duration,
     operation_timeout: Duration,
 }
@@ -98,6 +99,7 @@ impl Store {
             pace,
             pulse,
             signs_bodies: connection.signs_bodies(),
+            attempts_max: connection.attempts_max,
             attempt_timeout: connection.attempt_timeout,
             operation_timeout: connection.operation_timeout,
         }
@@ -109,6 +111,11 @@ impl Store {
 
     pub(super) fn counters(&self) -> &Arc<StoreCounters> {
         &self.counters
+    }
+
+    /// How often a request is tried, and for how long.
+    pub(super) fn limits(&self) -> (u32, Duration) {
+        (self.attempts_max, self.operation_timeout)
     }
 
     /// Counts a request, waits for its turn and for it, and gives its failure a meaning.

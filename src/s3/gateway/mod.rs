@@ -4,6 +4,7 @@ mod copy;
 mod download;
 mod leftovers;
 mod probe;
+mod tries;
 mod twins;
 mod upload;
 mod verified;
@@ -25,6 +26,7 @@ use crate::policy::{Facts, Policy};
 
 pub use download::Download;
 pub use probe::Conditions;
+pub use tries::Tries;
 pub use upload::{Unfinished, Upload};
 pub use verified::{Backing, Verified};
 
