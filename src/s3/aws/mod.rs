@@ -136,16 +136,19 @@ impl Store {
                 StoreCounters::add(&self.counters.failures, 1);
                 Error::from(failure)
             };
-            if calls_kms(operation) && !self.pace.turn(self.operation_timeout).await {
-                return Err(failed(self.too_many(operation, key)));
-            }
-            tokio::select! {
-                biased;
-                answer = request => {
-                    answer.map_err(|error| failed(failure::describe(error, operation, &self.bucket, key)))
+            let answer = async {
+                if calls_kms(operation) && !self.pace.turn(self.operation_timeout).await {
+                    return Err(self.too_many(operation, key));
                 }
-                silence = self.pulse.has_stopped() => Err(failed(self.silent(operation, key, silence))),
-            }
+                request.await.map_err(|error| failure::describe(error, operation, &self.bucket, key))
+            };
+            // Who waits for a turn has to hear of the end of a mount as well.
+            let outcome = tokio::select! {
+                biased;
+                answer = answer => answer,
+                silence = self.pulse.has_stopped() => Err(self.silent(operation, key, silence)),
+            };
+            outcome.map_err(failed)
         }
     }
 
