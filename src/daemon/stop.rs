@@ -112,7 +112,7 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
         };
         tracing::error!(name, %error, remedy = error.remedy().unwrap_or_default(), "changes are {fate}");
     }
-    let kept = failed.iter().filter(|unsaved| unsaved.kept).count() as u64;
+    let kept = failed.iter().filter(|unsaved| unsaved.kept == KeptPart::All).count() as u64;
     LastWord { kept, lost: failed.len() as u64 - kept }.tell(&ending.spill_dir);
     vfs.abandon().await;
     let [Unsaved { name, error, .. }, ..] = failed.as_slice() else { return Ok(()) };

@@ -124,7 +124,11 @@ impl Namespace {
         let Original { key, is_directory, head } = original;
         let new = match head {
             Some(head) if !is_directory => self.copy_in_place(ino, key, head, user).await?,
-            before => self.put_marker(key, user, before.as_deref(), &Condition::None).await?,
+            before => {
+                let same = before.as_ref().map(|head| Condition::Matches(head.meta.version.etag.clone()));
+                let condition = self.settings.condition(same.unwrap_or(Condition::Absent));
+                self.put_marker(key, user, before.as_deref(), &condition).await?
+            }
         };
         self.rewritten(ino, &new)
     }

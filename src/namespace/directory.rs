@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::error::Error;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::posix;
+use super::table::Table;
 use super::{Namespace, Question};
 use crate::object::{Key, Name, ObjectMeta, UserMetadata};
 use crate::s3::{self, Condition, Head, ListRequest, NewObject};
@@ -19,7 +20,8 @@ const MARKER_TYPE: &str = "application/x-directory";
 const STANDARD: &str = "STANDARD";
 
 impl Namespace {
-    /// A new directory, with one reference of the kernel: one PUT of its marker. It is known to be empty. The caller has looked
+    /// A new directory, with one reference of the kernel: one PUT of its marker. It is known to be empty, unless it
+    /// was seen meanwhile. The caller has looked
     /// the name up before.
     ///
     /// # Errors
@@ -39,15 +41,14 @@ impl Namespace {
         let put = self.put_marker(&key, user, None, &self.settings.condition(Condition::Absent)).await;
         let head = put.map_err(|error| if is_taken(&error) { Error::Exists } else { error })?;
         let mut table = self.table();
-        if table.child(parent, name)?.is_some() {
-            return Err(Error::Exists);
-        }
-        let ino = table.insert(parent, name, self.settings.known(&head, true))?;
+        let (ino, is_new) = table.directory_made(parent, name, self.settings.known(&head, true))?;
         let entry = table.change(ino)?;
         (entry.object, entry.seen) = (Some(head), Some(question.when.at));
         let directory = table.directory_mut(ino)?;
-        directory.listed = Some(question.when.at);
         (directory.marker, directory.marker_checked) = (Some(true), Some(question.when.at));
+        if is_new {
+            directory.listed = Some(question.when.at);
+        }
         table.touch(parent, SystemTime::now().into());
         table.refer(ino)
     }
@@ -166,6 +167,24 @@ impl Namespace {
         let directory = table.directory_mut(ino)?;
         (directory.marker, directory.marker_checked) = (Some(true), Some(question.when.at));
         table.set_local(ino, false)
+    }
+}
+
+impl Table {
+    /// The node of a directory whose marker was just made, and whether it is new: a listing may have shown the directory already.
+    fn directory_made(&mut self, parent: Ino, name: &Name, attributes: Attributes) -> Result<(Ino, bool), Error> {
+        match self.child(parent, name)? {
+            Some(ino) if self.entry(ino)?.is_directory() => {
+                let entry = self.entry_mut(ino)?;
+                entry.attributes = Attributes { nlink: entry.attributes.nlink, ..attributes };
+                return Ok((ino, false));
+            }
+            Some(ino) if self.holds_local(ino) => return Err(Error::Exists),
+            // Of a key `a` beside keys `a/...` the directory is shown.
+            Some(ino) => self.detach(ino),
+            None => {}
+        }
+        Ok((self.insert(parent, name, attributes)?, true))
     }
 }
 

@@ -47,8 +47,10 @@ pub enum Error {
     /// The mount keeps its journal there.
     #[error("the name .dssefs in the mount's root is kept for its own journal; choose another")]
     Reserved,
-    /// Below the directory is the journal of another mount, which is in the middle of a rename.
-    #[error("a mount of a directory below this one is renaming something; try again when that is done")]
+    /// Another rename has to do with one of both directories, or with one above or below.
+    #[error(
+        "another rename of this directory, or of one above or below it, is under way or was left in the middle; try again when that is done"
+    )]
     BeingRenamed,
     /// Other hosts changed what was being moved.
     #[error(

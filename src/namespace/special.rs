@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::directory::{head_of, is_taken};
 use super::error::Error;
@@ -112,12 +112,14 @@ impl Namespace {
         if head.meta.size > TARGET_BYTES_MAX {
             return Err(Error::TargetTooLong { bytes: head.meta.size });
         }
-        let mut download = self.gateway.get(key, Some(&head.meta.version), None).await?;
-        let mut target = BytesMut::new();
-        while let Some(chunk) = download.next().await {
-            target.extend_from_slice(&chunk?);
+        let mut tries = self.gateway.tries();
+        loop {
+            let download = self.gateway.get(key, Some(&head.meta.version), None).await?;
+            match download.collect().await {
+                Err(error) if tries.again(&error).await => {}
+                target => return Ok(target?),
+            }
         }
-        Ok(target.freeze())
     }
 
     fn note_target(&self, ino: Ino, head: &Head, target: Bytes) {

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::prefetch::{AHEAD_RANGES_MAX, BEHIND_BYTES, Pattern, Plan, RANGE_BYTES_MIN, WHOLE_BYTES_MAX, clip};
 use super::window::Window;
 use crate::object::{ByteRange, Key, Version};
-use crate::s3::{Gateway, Head};
+use crate::s3::{self, Download, Gateway, Head};
 
 /// Where a version is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,6 @@ struct State {
     window: Window,
     waiting: HashMap<u64, Waiting>,
     next_read: u64,
-    observed: Option<Arc<Head>>,
     last_read: Instant,
 }
 
@@ -71,7 +70,6 @@ impl Reader {
             window: Window::default(),
             waiting: HashMap::new(),
             next_read: 0,
-            observed: None,
             last_read: Instant::now(),
         };
         let (location, state, news) = (Mutex::new(location), Mutex::new(state), Notify::new());
@@ -112,13 +110,7 @@ impl Reader {
     /// Where GETs are sent.
     #[must_use]
     pub fn location(&self) -> Location {
-        self.shared.location.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// What the last GET said of the object.
-    #[must_use]
-    pub fn observed(&self) -> Option<Arc<Head>> {
-        self.shared.state().observed.clone()
+        self.shared.location()
     }
 
     /// The object's length in bytes.
@@ -230,9 +222,8 @@ impl Shared {
         halves.take_while(|half| *half == bytes || *half >= least).find_map(|half| self.budget.try_take(half))
     }
 
-    fn target(&self) -> (Arc<Gateway>, Location) {
-        let location = self.location.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (Arc::clone(&self.gateway), location)
+    fn location(&self) -> Location {
+        self.location.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn begin(self: &Arc<Self>, state: &mut State, range: Range<u64>, share: Share) {
@@ -244,9 +235,8 @@ impl Shared {
         state.window.attach(id, task.abort_handle());
     }
 
-    fn began(&self, head: Head) -> Result<(), Error> {
+    fn began(&self, head: &Head) -> Result<(), Error> {
         let (expected, found) = (self.size, head.meta.size);
-        self.state().observed = Some(Arc::new(head));
         if expected == found { Ok(()) } else { Err(Error::Length { expected, found }) }
     }
 
@@ -318,16 +308,32 @@ async fn fetch(reader: Weak<Shared>, id: u64, range: Option<ByteRange>) {
     }
 }
 
+/// Asks for a segment until its bytes are there: a body that breaks is asked for again from where it broke, or, of a whole object that is to
+/// be proved, from its beginning. The version is the same, wherever this mount has moved it meanwhile.
 async fn stream(reader: &Weak<Shared>, id: u64, range: Option<ByteRange>) -> Result<(), Error> {
-    let Some((gateway, location)) = reader.upgrade().map(|shared| shared.target()) else { return Ok(()) };
-    let mut download = gateway.get(&location.key, Some(&location.version), range).await?;
-    let Some(began) = reader.upgrade().map(|shared| shared.began(download.head.clone())) else { return Ok(()) };
-    began?;
+    let Some(gateway) = reader.upgrade().map(|shared| Arc::clone(&shared.gateway)) else { return Ok(()) };
+    let (mut tries, mut range) = (gateway.tries(), range);
+    loop {
+        let Some(location) = reader.upgrade().map(|shared| shared.location()) else { return Ok(()) };
+        let download = gateway.get(&location.key, Some(&location.version), range).await?;
+        let Some(began) = reader.upgrade().map(|shared| shared.began(&download.head)) else { return Ok(()) };
+        began?;
+        match receive(reader, id, download).await {
+            Err(error) if tries.again(&error).await => {}
+            Err(error) => return Err(error.into()),
+            Ok(()) => return reader.upgrade().map_or(Ok(()), |shared| shared.finish(id)),
+        }
+        let Some(rest) = reader.upgrade().and_then(|shared| shared.state().window.resume(id)) else { return Ok(()) };
+        range = range.and(ByteRange::new(rest.start, rest.end));
+    }
+}
+
+async fn receive(reader: &Weak<Shared>, id: u64, mut download: Download) -> Result<(), s3::Error> {
     while let Some(chunk) = download.next().await {
         let chunk = chunk?;
         if !reader.upgrade().is_some_and(|shared| shared.push(id, chunk)) {
-            return Ok(());
+            break;
         }
     }
-    reader.upgrade().map_or(Ok(()), |shared| shared.finish(id))
+    Ok(())
 }

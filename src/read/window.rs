@@ -25,6 +25,8 @@ struct Segment {
     id: u64,
     /// What is held, or on its way: asked for, less what was given up in front.
     range: Range<u64>,
+    /// Where the GET begins.
+    asked_from: u64,
     /// One past the last byte that arrived.
     received: u64,
     /// Its bytes may be given before the last one came.
@@ -52,7 +54,8 @@ impl Window {
         self.uses += 1;
         let used = self.uses;
         let chunks = VecDeque::new();
-        self.segments.push(Segment { id, range, received, streams, done: false, chunks, share, task: None, used });
+        let (asked_from, done, task) = (received, false, None);
+        self.segments.push(Segment { id, range, asked_from, received, streams, done, chunks, share, task, used });
         id
     }
 
@@ -77,6 +80,18 @@ impl Window {
             segment.chunks.push_back((at, chunk));
         }
         true
+    }
+
+    /// The GET of segment `id` broke off. What is to be asked for again: all of one that does not stream, for what has come of it is not
+    /// proved. None when nobody wants it any more.
+    pub(super) fn resume(&mut self, id: u64) -> Option<Range<u64>> {
+        let index = self.position(id)?;
+        let segment = &mut self.segments[index];
+        if !segment.streams {
+            segment.chunks.clear();
+            segment.received = segment.asked_from;
+        }
+        Some(segment.received..segment.range.end).filter(|rest| !rest.is_empty())
     }
 
     /// The GET of segment `id` is over; how many bytes are missing.
@@ -243,6 +258,21 @@ mod tests {
 
     fn budget() -> Arc<ReadBudget> {
         ReadBudget::new(1 << 30)
+    }
+
+    #[test]
+    fn a_body_that_broke_goes_on_where_it_broke_and_an_unproved_one_begins_anew() {
+        let (mut window, budget) = (Window::default(), budget());
+        let streams = window.begin(0..100, true, budget.take(100));
+        let whole = window.begin(200..300, false, budget.take(100));
+        assert!(window.push(streams, bytes(0..40)) && window.push(whole, bytes(0..40)));
+        assert_eq!(window.resume(streams), Some(40..100));
+        assert_eq!(window.resume(whole), Some(200..300));
+        assert!(window.push(streams, bytes(40..100)) && window.push(whole, bytes(200..300)));
+        assert_eq!((window.finish(streams), window.finish(whole)), (0, 0));
+        assert_eq!(window.take(&(0..100)), Some(bytes(0..100)));
+        assert_eq!(window.take(&(200..300)), Some(bytes(200..300)));
+        assert_eq!(window.resume(9), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use aws_config::SdkConfig;
 pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as};
 pub use credentials::{named_by, profile_files};
 pub use error::{Aftermath, Error, Failure, Kind};
-pub use gateway::{Backing, Conditions, Download, Gateway, Unfinished, Upload, Verified};
+pub use gateway::{Backing, Conditions, Download, Gateway, Tries, Unfinished, Upload, Verified};
 pub use payload::{Checksum, Payload, WithSha1};
 pub use request::{
     BucketFacts, CONTENT_HEADERS, Condition, Head, ListPage, ListRequest, Listed, NewObject, Part, Source, Stored,

@@ -20,6 +20,9 @@ const SIGN: Duration = Duration::from_secs(1);
 /// The rate grows by this part of itself each second, and by no more than [`GROWTH_OF_MAX`] of the highest.
 const GROWTH: f64 = 0.1;
 const GROWTH_OF_MAX: f64 = 1.0 / 60.0;
+/// How far ahead retries may take slots. They take theirs whatever it costs others, and a storm of them must not keep those waiting who come
+/// after it.
+const CHARGED_AHEAD_MAX: Duration = Duration::from_secs(2);
 
 /// Whether S3 calls KMS for a request on a DSSE-KMS object ("Required permissions for Amazon S3 API operations", S3 User Guide). A HEAD
 /// does in checksum mode alone, which is rare here.
@@ -56,7 +59,9 @@ impl Pace {
             None => false,
             Some(Duration::ZERO) => true,
             Some(wait) => {
+                let mut slot = Slot { pace: self, is_used: false };
                 tokio::time::sleep(wait).await;
+                slot.is_used = true;
                 true
             }
         }
@@ -65,7 +70,7 @@ impl Pace {
     /// Takes a slot for a retry, which waits for a time of its own: those who come later make way for it.
     pub(super) fn charge(&self) {
         if let Some(mut rate) = self.rate() {
-            rate.reserve(Instant::now(), Duration::MAX);
+            rate.charge(Instant::now());
         }
     }
 
@@ -82,6 +87,20 @@ impl Pace {
 
     fn rate(&self) -> Option<MutexGuard<'_, Rate>> {
         self.0.as_ref().map(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A slot that somebody waits for. Who gives up waiting gives one back.
+struct Slot<'a> {
+    pace: &'a Pace,
+    is_used: bool,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if let (false, Some(mut rate)) = (self.is_used, self.pace.rate()) {
+            rate.give_back(Instant::now());
+        }
     }
 }
 
@@ -124,6 +143,20 @@ impl Rate {
         self.next = slot + Duration::from_secs_f64(1.0 / self.per_second);
         self.count(now);
         Some(wait)
+    }
+
+    /// Takes the next slot for a request that is sent whatever the pace, unless too many were taken so already.
+    fn charge(&mut self, now: Instant) {
+        if self.reserve(now, CHARGED_AHEAD_MAX).is_none() {
+            self.count(now);
+        }
+    }
+
+    /// The queue gets shorter by one. Its last slot goes to whoever comes next, and the one that was given up stays empty: on the whole
+    /// no more get through.
+    fn give_back(&mut self, now: Instant) {
+        let shorter = self.next.checked_sub(Duration::from_secs_f64(1.0 / self.per_second));
+        self.next = shorter.map_or(self.next, |next| next.max(now)).min(self.next);
     }
 
     /// Halves what was really asked of KMS lately, which may be far less than what was allowed. The new rate, or None when a refusal of
@@ -224,6 +257,43 @@ mod tests {
         passed(&mut rate, now, 180);
         let later = passed(&mut rate, now + Duration::from_secs(180), 1);
         assert!((100..=112).contains(&later), "{later}");
+    }
+
+    #[test]
+    fn a_storm_of_retries_does_not_keep_newcomers_waiting_for_long() {
+        let now = Instant::now();
+        let mut rate = Rate::new(2500, now);
+        for second in 0..10 {
+            let then = now + Duration::from_secs(second);
+            rate.lower(then);
+            (0..1000).for_each(|_| rate.charge(then));
+        }
+        let wait = rate.reserve(now + Duration::from_secs(10), LONG).unwrap();
+        assert!(wait <= 2 * CHARGED_AHEAD_MAX, "{wait:?}");
+    }
+
+    #[test]
+    fn slots_that_are_given_back_are_given_out_again() {
+        let now = Instant::now();
+        let mut rate = Rate::new(10, now);
+        assert!((0..100).all(|_| rate.reserve(now, LONG).is_some()));
+        (0..90).for_each(|_| rate.give_back(now));
+        let wait = rate.reserve(now, LONG).unwrap();
+        assert!((Duration::from_millis(800)..=Duration::from_millis(1100)).contains(&wait), "{wait:?}");
+        (0..100).for_each(|_| rate.give_back(now));
+        assert!(rate.next >= now, "nobody gets back more than was taken");
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_gives_the_slot_back() {
+        let pace = Pace::new(1);
+        assert!(pace.turn(LONG).await);
+        for _ in 0..50 {
+            let waiting = pace.turn(LONG);
+            assert!(tokio::time::timeout(Duration::from_millis(1), waiting).await.is_err());
+        }
+        let wait = pace.rate().unwrap().reserve(Instant::now(), LONG).unwrap();
+        assert!(wait <= Duration::from_secs(2), "{wait:?}");
     }
 
     #[tokio::test]

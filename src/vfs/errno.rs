@@ -36,7 +36,11 @@ impl Error {
     pub fn is_trouble(&self) -> bool {
         match self {
             Error::Store(error) => is_store_trouble(error),
-            Error::Namespace(error) => matches!(error, namespace::Error::Store(error) if is_store_trouble(error)),
+            Error::Namespace(error) => match error {
+                namespace::Error::Store(error) => is_store_trouble(error),
+                namespace::Error::NoRandomness | namespace::Error::BeingRenamed => true,
+                _ => false,
+            },
             Error::Read(_) | Error::Write(_) | Error::Stale | Error::Noncompliant { .. } => true,
             Error::Name(_)
             | Error::BadHandle
@@ -234,6 +238,13 @@ fn name(error: &NameError) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rename_that_is_in_the_way_is_told_in_the_log_and_a_missing_name_is_not() {
+        assert!(Error::from(namespace::Error::BeingRenamed).is_trouble());
+        assert!(Error::from(namespace::Error::NoRandomness).is_trouble());
+        assert!(!Error::from(namespace::Error::NotFound).is_trouble());
+    }
 
     #[test]
     fn want_of_room_is_told_from_a_store_that_is_silent_at_the_end_and_neither_is_final() {

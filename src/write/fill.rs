@@ -118,14 +118,22 @@ impl Writer {
         Ok(Ok(()))
     }
 
+    /// Reads `span` of `base`. A body that breaks is asked for again from where it broke.
     async fn fetch(&self, alone: bool, base: &Base, span: Range<u64>) -> Result<(), Error> {
-        let Some(range) = ByteRange::new(span.start, span.end) else { return Ok(()) };
-        let mut download = self.engine.gateway.get(&base.key, Some(&base.version), Some(range)).await?;
-        let mut at = span.start;
-        while let Some(chunk) = download.next().await {
-            let chunk = chunk?;
-            self.with_room_after(|| alone && self.others_give_room(), || self.absorb(at, &chunk)).await?;
-            at += chunk.len() as u64;
+        let gateway = &self.engine.gateway;
+        let (mut at, mut tries) = (span.start, gateway.tries());
+        while let Some(range) = ByteRange::new(at, span.end) {
+            let mut download = gateway.get(&base.key, Some(&base.version), Some(range)).await?;
+            while let Some(chunk) = download.next().await {
+                match chunk {
+                    Ok(chunk) => {
+                        self.with_room_after(|| alone && self.others_give_room(), || self.absorb(at, &chunk)).await?;
+                        at += chunk.len() as u64;
+                    }
+                    Err(error) if tries.again(&error).await => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
         }
         Ok(())
     }

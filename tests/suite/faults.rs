@@ -251,6 +251,43 @@ fn damaged_and_shortened_answers_are_never_content() {
 }
 
 #[test]
+fn content_that_breaks_on_its_way_is_asked_for_again() {
+    for (size, cut) in [(10_000, 100), (LARGE, 700_000)] {
+        for fault in [Fault::CutBodyAfter(cut), Fault::FlipByte(cut)] {
+            // Ranges have no checksum that could tell.
+            if size == LARGE && matches!(fault, Fault::FlipByte(_)) {
+                continue;
+            }
+            deadline(MINUTE * 2, move || {
+                let endpoint = Endpoint::start();
+                endpoint.put("file", &noise(1, size));
+                let mount = Mount::of(&endpoint);
+                endpoint.spoil(vec![Rule::on("GetObject", fault.clone()).times(3)]);
+                assert!(fs::read(mount.join("file")).unwrap() == noise(1, size), "{size} bytes, {fault:?}");
+                assert_eq!(endpoint.struck(), 3);
+            });
+        }
+    }
+}
+
+#[test]
+fn content_that_breaks_on_its_way_into_a_change_is_asked_for_again() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("file", &noise(1, 10_000));
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil_one("GetObject", Fault::CutBodyAfter(100));
+        let file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
+        file.write_all_at(b"changed", 5_000).unwrap();
+        file.sync_all().unwrap();
+        let mut expected = noise(1, 10_000);
+        expected[5_000..5_007].copy_from_slice(b"changed");
+        assert!(endpoint.content("file") == expected);
+        assert_eq!(endpoint.struck(), 1);
+    });
+}
+
+#[test]
 fn trouble_that_stays_is_an_error_and_the_mount_lives_on() {
     deadline(MINUTE * 3, || {
         let endpoint = Endpoint::start();

@@ -286,6 +286,24 @@ async fn what_is_in_a_directory_made_here_is_known_without_asking() {
     assert!(matches!(other.mkdir(Ino::ROOT, &name("d"), 0, 0, 0).await, Err(Error::Exists)));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_listed_before_its_mkdir_has_an_answer_is_made_all_the_same() {
+    let mount = Mount::new().await;
+    // It is somebody else's already, without a marker.
+    mount.store.put("d/child", "", &[]).await;
+    mount.store.fail("PutObject", "d/", 1, Fault::DelayMs(1_500));
+    let making = tokio::spawn({
+        let names = Arc::clone(&mount.names);
+        async move { names.mkdir(Ino::ROOT, &name("d"), 0o710, 1, 2).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let known = mount.find("d").await.unwrap();
+    assert!(!making.is_finished(), "the listing came first");
+    let made = making.await.unwrap().unwrap();
+    assert_eq!((made.ino, made.attributes.mode, made.attributes.uid), (known.ino, 0o710, 1));
+    assert_eq!(mount.ls_names(made.ino).await, ["child"]);
+}
+
 #[tokio::test]
 async fn only_empty_directories_are_removed() {
     let mount = Mount::new().await;

@@ -133,8 +133,8 @@ fn a_rename_costs_one_copy_and_one_delete_for_each_object_and_little_more() {
         assert_eq!(counted.requests("CopyObject"), objects);
         assert_eq!(counted.requests("DeleteObject"), objects + 1, "and the journal");
         assert_eq!(counted.requests("PutObject"), 2, "the journal: copying, then deleting");
-        // One of the target, two of the source; the kernel's own question about `old` may be one more.
-        assert!((3..=4).contains(&counted.requests("ListObjectsV2")), "{counted:?}");
+        // Two of the target, two of the source, one of the journals; the kernel's own question about `old` may be one more.
+        assert!((5..=6).contains(&counted.requests("ListObjectsV2")), "{counted:?}");
         assert!(counted.requests("HeadObject") <= 1, "{counted:?}");
         assert_eq!(counted.requests("GetObject"), 0);
     });
@@ -603,14 +603,19 @@ fn the_journals_name_is_hidden_and_kept() {
 /// The journal of a process of this system that does not run any more, which says that `old/a` was copied.
 fn left_journal(endpoint: &Endpoint) -> Vec<u8> {
     let etag = |key: &str| endpoint.head(key).unwrap().e_tag().unwrap().to_owned();
+    left_in("deleting", &serde_json::json!({ "a": { "source": etag("old/a"), "copy": etag("new/a") } }))
+}
+
+/// The journal of a process of this system that does not run any more, which moved `old` to `new`.
+fn left_in(phase: &str, objects: &serde_json::Value) -> Vec<u8> {
     let system = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let numbering = fs::read_link("/proc/self/ns/pid").unwrap();
     let journal = serde_json::json!({
-        "version": 1, "phase": "deleting", "from": "old/", "to": "new/", "replaces": false,
+        "version": 1, "phase": phase, "from": "old/", "to": "new/", "replaces": false,
         "owner": {
             "host": "this", "boot": system.trim(), "numbering": numbering.to_str(), "process": u32::MAX, "started": 1
         },
-        "objects": { "a": { "source": etag("old/a"), "copy": etag("new/a") } },
+        "objects": objects,
     });
     serde_json::to_vec(&journal).unwrap()
 }
@@ -630,6 +635,109 @@ fn a_journal_is_acted_on_only_when_it_is_stored_as_the_mount_stores() {
         endpoint.put(".dssefs/rename/left", &journal);
         let mount = Mount::of(&endpoint);
         assert_eq!(endpoint.keys(), ["new/a"], "{}", mount.log());
+    });
+}
+
+#[test]
+fn of_two_mounts_that_rename_one_directory_at_the_same_time_one_is_told_that_it_is_busy() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let (one, two) = (Mount::of(&endpoint), Mount::of(&endpoint));
+        assert_eq!((names(&one.path()), names(&two.path())), (vec!["old".into()], vec!["old".into()]));
+        endpoint.spoil(vec![
+            Rule::on("PutObject", Fault::DelayMs(2_000)).key_contains(".dssefs/rename"),
+            Rule::on("CopyObject", Fault::DelayMs(5_000)).key_contains("er/d"),
+        ]);
+        let second = rename_in_thread(&endpoint, &two, "old", "new");
+        eventually("its journal is on its way", MINUTE, || endpoint.counters().requests("PutObject") > 0);
+        let first = errno(fs::rename(one.join("old"), one.join("new")));
+        let mut outcomes = [first, errno(second.join().unwrap())];
+        outcomes.sort_unstable();
+        assert_eq!(store(&endpoint), tree("new"), "{outcomes:?}\n{}\n{}", one.log(), two.log());
+        assert_eq!(outcomes, [0, libc::EBUSY]);
+    });
+}
+
+#[test]
+fn a_rename_that_was_left_in_the_middle_waits_for_one_that_is_under_way() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(6_000)).key_contains("er/d")]);
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
+        eventually("the copies are under way", MINUTE, || endpoint.counters().requests("CopyObject") > 6);
+        endpoint.put(".dssefs/rename/left", &left_in("copying", &serde_json::json!({})));
+        let second = Mount::of(&endpoint);
+        assert!(!renaming.is_finished(), "the second mount was made in the middle of it");
+        renaming.join().unwrap().unwrap();
+        let mut expected = tree("new");
+        let files: BTreeMap<_, _> = store(&endpoint).into_iter().filter(|(key, _)| !key.starts_with(JOURNAL)).collect();
+        assert_eq!(files, expected, "{}", second.log());
+        drop(second);
+        let third = Mount::of(&endpoint);
+        assert_eq!(store(&endpoint), expected, "{}", third.log());
+        assert_eq!(errno(fs::rename(third.join("new"), third.join("newer"))), 0, "nothing is in its way any more");
+        expected = tree("newer");
+        assert_eq!(store(&endpoint), expected);
+    });
+}
+
+#[test]
+fn of_two_renames_that_were_left_in_the_middle_the_one_whose_copies_all_stand_comes_first() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("old/a", b"content");
+        endpoint.put("new/a", b"content");
+        endpoint.put(".dssefs/rename/a", &left_in("copying", &serde_json::json!({})));
+        endpoint.put(".dssefs/rename/b", &left_journal(&endpoint));
+        let mount = Mount::of(&endpoint);
+        assert_eq!(endpoint.keys(), ["new/a"], "{}", mount.log());
+    });
+}
+
+#[test]
+fn a_rename_does_not_begin_beside_one_whose_mount_may_be_at_work() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        plant(&endpoint, "other");
+        let mount = Mount::of(&endpoint);
+        let journal = String::from_utf8(left_in("copying", &serde_json::json!({}))).unwrap();
+        endpoint.put(".dssefs/rename/left", journal.replace("pid:[", "pid:[1").as_bytes());
+        let before = store(&endpoint);
+        for (from, to) in [("old", "newer"), ("other", "new"), ("old/deep", "deep"), ("other", "old/other")] {
+            assert_eq!(errno(fs::rename(mount.join(from), mount.join(to))), libc::EBUSY, "{from} to {to}");
+        }
+        assert_eq!(store(&endpoint), before, "{}", mount.log());
+        fs::rename(mount.join("other"), mount.join("another")).unwrap();
+    });
+}
+
+#[test]
+fn a_source_whose_copy_another_host_takes_away_stays() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        plant(&endpoint, "old");
+        let mount = Mount::of(&endpoint);
+        endpoint.spoil(vec![
+            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("old/z").times(0),
+            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("new/z").times(0),
+        ]);
+        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
+        eventually("the copies stand", MINUTE, || {
+            endpoint.keys().iter().filter(|key| key.starts_with("new/")).count() == TREE.len() - 1
+        });
+        endpoint.delete("new/a");
+        endpoint.put("new/b", b"theirs");
+        assert_eq!(errno(renaming.join().unwrap()), libc::EBUSY);
+        let mut expected = tree("new");
+        expected.remove("new/a");
+        expected.insert("new/b".into(), b"theirs".to_vec());
+        expected.insert("old/a".into(), b"first".to_vec());
+        expected.insert("old/b".into(), b"second".to_vec());
+        assert_eq!(store(&endpoint), expected);
     });
 }
 

@@ -13,7 +13,8 @@ use crate::s3;
 use crate::write::{self, Engine, Kept, Piece, Writer};
 
 use super::{
-    Asked, Engines, SendError, Sending, StartError, parsed, put_back, refuse_lost, runtime, sessions, uploaded_bytes, usable,
+    Asked, Engines, SendError, Sending, StartError, parsed, put_back, refuse_lost, runtime, sessions, uploaded_bytes,
+    usable,
 };
 
 /// Bytes that are written to a local file at a time.
@@ -146,7 +147,8 @@ async fn write_entry(
         return Err(failed(SendError::InUpload { bytes: uploaded_bytes(kept) }));
     }
     refuse_lost(kept).map_err(failed)?;
-    let engine = Engines::new(asked, directory, parsed(&left.session().source)?, std::slice::from_ref(left))?.quiet(&kept.policy);
+    let engine = Engines::new(asked, directory, parsed(&left.session().source)?, std::slice::from_ref(left))?
+        .quiet(&kept.policy);
     let writer = Writer::recovered(&engine, kept);
     put_back(&writer, left, entry, kept, Sending::Never).await.map_err(failed)?;
     write_out(&engine, &writer, kept.size, to).await
@@ -156,9 +158,10 @@ async fn write_entry(
 fn unsent(key: &str, error: &SendError) -> StartError {
     let text = format!("{key}: {error}");
     match error {
-        SendError::InUpload { .. } | SendError::OtherPolicy | SendError::Write(write::Error::PartsLost { .. }) => {
-            StartError::Unsaved(text)
-        }
+        SendError::InUpload { .. }
+        | SendError::OtherPolicy
+        | SendError::NewerWaits
+        | SendError::Write(write::Error::PartsLost { .. }) => StartError::Unsaved(text),
         SendError::Journal(journal::Error::Tampered { .. }) | SendError::Kept(_) => StartError::Damaged(text),
         SendError::Store(error) => StartError::store(key, error),
         SendError::Journal(_) | SendError::Write(_) => StartError::Internal(text),

@@ -530,12 +530,7 @@ struct Engines<'a> {
 }
 
 impl<'a> Engines<'a> {
-    fn new(
-        asked: &'a Asked,
-        directory: &'a Path,
-        source: Source,
-        lefts: &[Left],
-    ) -> Result<Engines<'a>, StartError> {
+    fn new(asked: &'a Asked, directory: &'a Path, source: Source, lefts: &[Left]) -> Result<Engines<'a>, StartError> {
         let kept_bytes: u64 = lefts.iter().flat_map(Left::entries).map(|(_, entry)| entry.content_bytes).sum();
         let spill_bytes_max = SPILL_BYTES_MAX.max(kept_bytes.saturating_mul(2));
         let pool = pool(directory, Limits { memory_bytes_max: MEMORY_BYTES_MAX, spill_bytes_max })?;

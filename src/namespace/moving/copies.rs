@@ -46,8 +46,10 @@ pub(super) struct Copies {
     from: Prefix,
     to: Prefix,
     made: Mutex<BTreeMap<String, Copy>>,
-    /// Paths that other hosts made and that were not copied any more.
+    /// Paths that stay under the old name: other hosts made them, and they were not copied any more, or took their copies away.
     unsettled: Mutex<Vec<String>>,
+    /// Whether the store has refused the claim of the target, so that nothing that is there can be this move's.
+    refused: AtomicBool,
 }
 
 /// What brings the copies up to the source as it is now.
@@ -68,7 +70,15 @@ impl fmt::Debug for Copies {
 
 impl Copies {
     pub(super) fn new(namespace: Arc<Namespace>, journal: Arc<Journal>, from: Prefix, to: Prefix) -> Copies {
-        Copies { namespace, journal, from, to, made: Mutex::default(), unsettled: Mutex::default() }
+        Copies {
+            namespace,
+            journal,
+            from,
+            to,
+            made: Mutex::default(),
+            unsettled: Mutex::default(),
+            refused: AtomicBool::new(false),
+        }
     }
 
     /// What was made so far.
@@ -83,13 +93,33 @@ impl Copies {
     /// Makes all copies and has the journal say so. `found` is what was listed below the source, its marker first.
     pub(super) async fn make(&self, found: Vec<Listed>, claim: Claim) -> Result<(), Error> {
         let marker = found.first().cloned().ok_or(Error::NotFound)?;
-        let claimed = self.claim(&marker, claim).await?;
+        let claimed =
+            self.claim(&marker, claim).await.inspect_err(|error| self.refused.store(is_refusal(error), Relaxed))?;
         self.follow(found).await?;
         if let Some(etag) = claimed {
             // Only now: until here the empty directory that is replaced could be left as it was.
             self.copy(&marker, &Condition::Matches(etag)).await?;
         }
+        self.leave_where_the_copy_is_gone().await?;
         self.journal.all_copied().await
+    }
+
+    /// Looks at the target before the journal says that all copies stand: a source whose copy another host has deleted or replaced
+    /// stays. Whoever would take the copies back has to take the journal over first, and then it cannot say so any more. Programs of
+    /// this mount cannot have changed them: the directory is closed.
+    async fn leave_where_the_copy_is_gone(&self) -> Result<(), Error> {
+        let found = self.namespace.objects_below(&self.to).await?;
+        let there: BTreeMap<String, ETag> = found.into_iter().map(|object| (object.key, object.etag)).collect();
+        let stands =
+            |path: &str, copy: &Copy| there.get(&format!("{}{path}", self.to)) == Some(&copy.stored.version.etag);
+        let gone: Vec<String> =
+            self.made().extract_if(.., |path, copy| !stands(path, copy)).map(|(path, _)| path).collect();
+        for path in gone {
+            tracing::warn!(from = %self.from, path, "another host took the copy of this object away; it stays under the old name");
+            self.journal.strike(&path);
+            self.unsettled().push(path);
+        }
+        Ok(())
     }
 
     /// Leaves the source alone: the copies are taken back, and the journal ends. What cannot be taken back now is left to the journal.
@@ -100,9 +130,18 @@ impl Copies {
         if matches!(error, Error::Overtaken) || !self.journal.is_held() {
             return;
         }
-        if let Err(error) = self.namespace.undo(&self.journal).await {
+        if self.refused.load(Relaxed) {
+            return self.journal.end_untouched().await;
+        }
+        if let Err(error) = self.take_back().await {
             tracing::error!(%error, %from, %to, "copies of the directory could not be deleted; its source is whole, and the next look at the journal tries again");
         }
+    }
+
+    async fn take_back(&self) -> Result<(), Error> {
+        let intent = self.journal.intent().clone();
+        self.namespace.give_way_to_first(self.journal.key(), &intent).await?;
+        self.namespace.undo(&self.journal).await
     }
 
     /// Deletes the sources and ends the journal.
@@ -222,6 +261,15 @@ impl Copies {
         self.journal.note(path, Copied::new(&object.etag, &stored.version.etag));
         self.made().insert(path.to_owned(), Copy { source: object.etag.clone(), stored });
         Ok(())
+    }
+}
+
+/// Whether a claim certainly did nothing. A store that did not answer, or had trouble of its own, may have done it all the same.
+fn is_refusal(error: &Error) -> bool {
+    match error {
+        Error::NotEmpty => true,
+        Error::Store(error) => error.kind == Kind::NotFound,
+        _ => false,
     }
 }
 

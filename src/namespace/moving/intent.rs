@@ -4,7 +4,7 @@
 //!
 //! ```json
 //! {"version":1,"phase":"copying","from":"team/a/","to":"team/b/","replaces":false,
-//!  "owner":{"host":"h","boot":"...","numbering":"pid:[4026531836]","process":7,"started":99},
+//!  "owner":{"host":"h","machine":"...","boot":"...","numbering":"pid:[4026531836]","process":7,"started":99},
 //!  "objects":{"x/y":{"source":"\"e1\"","copy":"\"e2\""}}}
 //! ```
 //!
@@ -124,6 +124,11 @@ impl Intent {
         if overlap(&intent.from, &intent.to) { Err(IntentError::Nested) } else { Ok(intent) }
     }
 
+    /// Whether the two moves have a directory in common, or one of either lies in one of the other.
+    pub(super) fn overlaps(&self, other: &Intent) -> bool {
+        [&self.from, &self.to].into_iter().any(|mine| overlap(mine, &other.from) || overlap(mine, &other.to))
+    }
+
     /// The JSON, as `docs/FORMAT.md` has it.
     #[must_use]
     pub fn text(&self) -> Vec<u8> {
@@ -193,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn the_machine_is_written_where_it_is_known_and_journals_without_it_are_read() {
+        let text = String::from_utf8(intent("a/", "b/").text()).unwrap();
+        let named = text.replace(r#""host":"","#, r#""host":"","machine":"m","#);
+        assert_ne!(named, text);
+        let read = |text: &str| Intent::parse(text.as_bytes(), &Prefix::root()).unwrap();
+        assert_eq!(String::from_utf8(read(&named).text()).unwrap(), named);
+        assert_eq!(String::from_utf8(read(&text).text()).unwrap(), text);
+    }
+
+    #[test]
     fn a_journal_that_reaches_outside_of_the_mount_is_refused() {
         let refused = |from: &str, to: &str| Intent::parse(&intent(from, to).text(), &prefix("team")).unwrap_err();
         assert!(matches!(refused("other/a/", "team/b/"), IntentError::Elsewhere(_)));
@@ -201,6 +216,19 @@ mod tests {
         assert!(matches!(refused("team/a", "team/b/"), IntentError::Elsewhere(_)));
         assert!(matches!(refused("team/../a/", "team/b/"), IntentError::Elsewhere(_)));
         assert!(matches!(refused("team/a/", "team/a/b/"), IntentError::Nested));
+    }
+
+    #[test]
+    fn moves_overlap_where_they_share_a_directory_or_one_lies_in_another() {
+        let move_of_a = intent("a/", "b/");
+        let overlaps = |from: &str, to: &str| {
+            let other = intent(from, to);
+            assert_eq!(move_of_a.overlaps(&other), other.overlaps(&move_of_a));
+            move_of_a.overlaps(&other)
+        };
+        assert!(overlaps("a/", "b/") && overlaps("b/", "a/") && overlaps("a/", "c/") && overlaps("c/", "b/"));
+        assert!(overlaps("a/x/", "c/") && overlaps("c/", "b/x/"));
+        assert!(!overlaps("c/", "d/") && !overlaps("ab/", "ba/"));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The journal of one move in the store: begun, kept fresh, moved on and ended by its owner.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::super::Settings;
 use super::super::error::Error;
@@ -17,6 +17,9 @@ use crate::s3::{self, Condition, Gateway, Kind, NewObject};
 const TEXT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// A new journal's name: the kernel's random numbers as text (random(4)).
 const RANDOM_NAME: &str = "/proc/sys/kernel/random/uuid";
+/// Seconds since the boot, those included during which the host was suspended (proc_uptime(5)): the store's clock goes on meanwhile,
+/// and Rust's does not.
+const UPTIME: &str = "/proc/uptime";
 
 /// A journal that this process holds. It is written anew every third of the lease; nobody else touches it for as long as that
 /// succeeds. One that is dropped before its end is left to whoever looks next.
@@ -25,8 +28,8 @@ pub(super) struct Journal {
     key: Key,
     lease: Duration,
     intent: Mutex<Intent>,
-    /// When the last write that succeeded was begun.
-    beaten: Mutex<Instant>,
+    /// When the last write that succeeded was begun, in time since the boot; none where the system does not tell.
+    beaten: Mutex<Option<Duration>>,
     /// The version in the store; none once it has ended. Held across writes, which take turns.
     version: tokio::sync::Mutex<Option<ETag>>,
 }
@@ -76,7 +79,7 @@ impl Journal {
         intent: Intent,
         condition: Condition,
     ) -> Result<Arc<Journal>, Error> {
-        let begun = Instant::now();
+        let begun = since_boot();
         let etag = put(gateway, &key, &intent, &condition).await?;
         let journal = Arc::new(Journal {
             gateway: Arc::clone(gateway),
@@ -98,19 +101,25 @@ impl Journal {
         version: &Version,
         root: &Prefix,
     ) -> Result<Intent, Unreadable> {
-        let mut download = gateway.get(key, Some(version), None).await?;
-        let verdict = gateway.policy().judge(&download.head.encryption.facts);
-        if verdict != Verdict::Compliant {
-            return Err(Unreadable::NotOurs(verdict));
+        let mut tries = gateway.tries();
+        loop {
+            let download = gateway.get(key, Some(version), None).await?;
+            let verdict = gateway.policy().judge(&download.head.encryption.facts);
+            if verdict != Verdict::Compliant {
+                return Err(Unreadable::NotOurs(verdict));
+            }
+            if download.head.meta.size > TEXT_BYTES_MAX {
+                return Err(Unreadable::TooLong(download.head.meta.size));
+            }
+            match download.collect().await {
+                Err(error) if tries.again(&error).await => {}
+                text => return Ok(Intent::parse(&text?, root)?),
+            }
         }
-        if download.head.meta.size > TEXT_BYTES_MAX {
-            return Err(Unreadable::TooLong(download.head.meta.size));
-        }
-        let mut text = BytesMut::new();
-        while let Some(chunk) = download.next().await {
-            text.extend_from_slice(&chunk?);
-        }
-        Ok(Intent::parse(&text, root)?)
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
     }
 
     /// What it says now, with what was noted since it was written last.
@@ -130,7 +139,8 @@ impl Journal {
 
     /// Whether nobody can have taken it over yet.
     pub(super) fn is_held(&self) -> bool {
-        self.beaten().elapsed() < self.lease * 2 / 3
+        let age = since_boot().zip(*self.beaten()).map(|(now, beaten)| now.saturating_sub(beaten));
+        age.is_some_and(|age| age < self.lease * 2 / 3)
     }
 
     /// Stores that all copies stand. After an error the move can be undone, and the journal says so; where even that cannot be stored,
@@ -153,10 +163,17 @@ impl Journal {
         Ok(())
     }
 
+    /// Ends it before anything was copied, so that nothing is to be undone.
+    pub(super) async fn end_untouched(&self) {
+        if let Err(error) = self.end().await {
+            tracing::warn!(%error, key = %self.key, "the journal of a rename that did not begin could not be deleted; this is tried again");
+        }
+    }
+
     async fn write(&self) -> Result<(), Error> {
         let mut version = self.version.lock().await;
         let Some(etag) = version.clone() else { return Ok(()) };
-        let (begun, intent) = (Instant::now(), self.intent().clone());
+        let (begun, intent) = (since_boot(), self.intent().clone());
         let new = match put(&self.gateway, &self.key, &intent, &Condition::Matches(etag)).await {
             Err(error) if is_lost(&error) => return Err(Error::Overtaken),
             answer => answer?,
@@ -166,7 +183,7 @@ impl Journal {
         Ok(())
     }
 
-    fn beaten(&self) -> MutexGuard<'_, Instant> {
+    fn beaten(&self) -> MutexGuard<'_, Option<Duration>> {
         self.beaten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -189,6 +206,23 @@ async fn put(gateway: &Gateway, key: &Key, intent: &Intent, condition: &Conditio
     Ok(stored.into_inner().version.etag)
 }
 
+fn since_boot() -> Option<Duration> {
+    let text = std::fs::read_to_string(UPTIME).ok()?;
+    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
+}
+
 fn is_lost(error: &Error) -> bool {
     matches!(error, Error::Store(error) if matches!(error.kind, Kind::PreconditionFailed | Kind::NotFound))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_since_the_boot_goes_on() {
+        let before = since_boot().unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(since_boot().unwrap() > before);
+    }
 }

@@ -7,7 +7,8 @@
 //! no name on a local disk.
 //!
 //! Two rules make every step safe to repeat, by anybody: a source is deleted only as the version that was copied, and only where
-//! its target exists; a copy is taken back only when it is the very version that the move made, or proved to equal its source.
+//! its target exists; a copy is taken back only when it is the very version that the move made, or proved to equal its source. As two
+//! moves of one directory to one place could not tell their copies apart, there is never more than one at work ([`others`]).
 //!
 //! This never reads content, except to prove two objects equal where the store keeps no checksum of them.
 
@@ -15,6 +16,7 @@ mod copies;
 mod fence;
 mod intent;
 mod journal;
+mod others;
 mod owner;
 mod recover;
 mod tree;
@@ -66,7 +68,7 @@ impl Namespace {
     /// The caller has looked both names up, holds passages of both parents, has closed the directory itself, and has committed
     /// the files below it that have changes to an object in the store.
     ///
-    /// Two LISTs for each 1,000 objects, one LIST of the target, two PUTs of the journal, one CopyObject for each object.
+    /// Three LISTs for each 1,000 objects, one LIST of the target, one LIST and two PUTs of journals, one CopyObject for each object.
     ///
     /// # Errors
     /// [`Error::NotADirectory`], [`Error::IntoItself`], [`Error::NotEmpty`] (also when another host makes a name in the target
@@ -84,7 +86,7 @@ impl Namespace {
         let found = self.objects_to_move(&plan).await?;
         let replaces = matches!(claim, Claim::Replace(_));
         let intent = Intent::new(&plan.from, &plan.to, replaces)?;
-        let journal = Journal::begin(&self.gateway, &self.settings, intent).await?;
+        let journal = self.begin_alone(intent).await.inspect_err(|_| self.look_again_later())?;
         let copies = Arc::new(Copies::new(Arc::clone(self), journal, plan.from.clone(), plan.to.clone()));
         if let Err(error) = copies.make(found, claim).await {
             copies.give_up(&error).await;
@@ -151,6 +153,18 @@ impl Namespace {
         let longest = table.longest_local_path(source);
         check_length(&to_prefix, longest)?;
         Ok(Plan { source, from, to: to_prefix })
+    }
+
+    /// Begins a journal, unless another move is in its way. One that was left in the middle is settled in the background.
+    async fn begin_alone(self: &Arc<Self>, intent: Intent) -> Result<Arc<Journal>, Error> {
+        let journal = Journal::begin(&self.gateway, &self.settings, intent).await?;
+        match self.give_way_to_all(&journal).await {
+            Ok(()) => Ok(journal),
+            Err(error) => {
+                journal.end_untouched().await;
+                Err(error)
+            }
+        }
     }
 
     /// How the target is to be claimed: there must be nothing below it but its own marker.

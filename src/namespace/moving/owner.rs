@@ -8,8 +8,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Owner {
-    /// For people: the host's name.
+    /// The host's name.
     host: String,
+    /// The installed system (machine-id(5)): where it and the name are the same, another boot is one after which nothing runs any more.
+    /// The name has to be as well, because systems made from one image may have one id. Older journals do not have it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    machine: String,
     /// The running system (boot_id, random(4)).
     boot: String,
     /// The namespace of process numbers (pid_namespaces(7)): the same number means another process in another container.
@@ -27,6 +31,7 @@ impl Owner {
         let process = std::process::id();
         Owner {
             host: read("/proc/sys/kernel/hostname"),
+            machine: read("/etc/machine-id"),
             boot: read("/proc/sys/kernel/random/boot_id"),
             numbering: numbering(),
             process,
@@ -34,12 +39,21 @@ impl Owner {
         }
     }
 
-    /// Whether it is proved that the process does not run any more: only for one of this very system.
+    /// Whether it is proved that the process does not run any more: only for one of this very system, or of this machine before it
+    /// was booted.
     pub(super) fn is_gone(&self) -> bool {
-        let this = Owner::this();
-        let known = !self.boot.is_empty() && !self.numbering.is_empty() && self.started > 0;
-        let here = self.boot == this.boot && self.numbering == this.numbering;
-        known && here && started(self.process) != Some(self.started)
+        self.is_gone_by(&Owner::this())
+    }
+
+    fn is_gone_by(&self, this: &Owner) -> bool {
+        if self.boot.is_empty() || this.boot.is_empty() {
+            return false;
+        }
+        if self.boot != this.boot {
+            return !self.machine.is_empty() && (&self.machine, &self.host) == (&this.machine, &this.host);
+        }
+        let known = !self.numbering.is_empty() && self.started > 0;
+        known && self.numbering == this.numbering && started(self.process) != Some(self.started)
     }
 
     pub(super) fn host(&self) -> &str {
@@ -82,10 +96,23 @@ mod tests {
 
     #[test]
     fn nothing_is_proved_of_a_process_elsewhere() {
-        let gone = Owner { process: u32::MAX, ..Owner::this() };
-        assert!(gone.is_gone());
-        assert!(!Owner { boot: "another".into(), ..gone.clone() }.is_gone());
-        assert!(!Owner { numbering: "pid:[1]".into(), ..gone.clone() }.is_gone());
-        assert!(!Owner { numbering: String::new(), ..gone }.is_gone());
+        let this = Owner { host: "h".into(), machine: "m".into(), ..Owner::this() };
+        let gone = Owner { process: u32::MAX, ..this.clone() };
+        assert!(gone.is_gone_by(&this));
+        assert!(!Owner { numbering: "pid:[1]".into(), ..gone.clone() }.is_gone_by(&this));
+        assert!(!Owner { numbering: String::new(), ..gone.clone() }.is_gone_by(&this));
+        assert!(!Owner { boot: "another".into(), machine: "n".into(), ..gone.clone() }.is_gone_by(&this));
+        assert!(!Owner { boot: "another".into(), host: "i".into(), ..gone.clone() }.is_gone_by(&this));
+        assert!(!Owner { boot: "another".into(), machine: String::new(), ..gone.clone() }.is_gone_by(&this));
+        assert!(!Owner { boot: String::new(), ..gone }.is_gone_by(&this));
+        let nameless = Owner { machine: String::new(), ..this };
+        assert!(!Owner { boot: "another".into(), ..nameless.clone() }.is_gone_by(&nameless));
+    }
+
+    #[test]
+    fn a_process_from_before_the_last_boot_is_gone() {
+        let this = Owner { host: "h".into(), machine: "m".into(), ..Owner::this() };
+        assert!(Owner { boot: "before".into(), ..this.clone() }.is_gone_by(&this));
+        assert!(Owner { boot: "before".into(), numbering: "pid:[1]".into(), ..this.clone() }.is_gone_by(&this));
     }
 }

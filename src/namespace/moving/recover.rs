@@ -8,10 +8,11 @@ use super::super::Namespace;
 use super::super::directory::is_taken;
 use super::super::error::Error;
 use super::copies::{at_most_until_one_fails, delete_sources};
-use super::intent::{Intent, JOURNAL_PREFIX, Phase};
-use super::journal::{Journal, Unreadable};
+use super::intent::{Intent, Phase};
+use super::journal::Journal;
 use super::key_below;
-use crate::object::{ETag, Key, Prefix, Version};
+use super::others::Look;
+use crate::object::{ETag, Key, Version};
 use crate::s3::{Kind, Listed};
 
 /// What became of one journal.
@@ -22,6 +23,14 @@ enum Found {
     Living,
     /// It is of no use to this program.
     Strange,
+}
+
+/// What became of all journals.
+#[derive(Default)]
+struct Tally {
+    settled: usize,
+    /// To be looked at again.
+    waiting: usize,
 }
 
 impl Namespace {
@@ -52,58 +61,62 @@ impl Namespace {
         });
     }
 
-    /// True when nothing is left to look at again.
+    /// True when nothing is left to look at again. A move that had to wait for another is looked at again once that is settled.
     async fn settle_renames(self: &Arc<Self>) -> bool {
+        loop {
+            let Tally { settled, waiting } = self.settle_each().await;
+            if waiting == 0 || settled == 0 {
+                return waiting == 0;
+            }
+        }
+    }
+
+    async fn settle_each(self: &Arc<Self>) -> Tally {
+        let mut tally = Tally::default();
         let journals = match self.journals().await {
             Ok(journals) => journals,
             Err(error) => {
                 tracing::error!(%error, "it cannot be found out whether a rename of a directory was left in the middle; this is tried again");
-                return false;
+                return Tally { waiting: 1, ..tally };
             }
         };
-        let mut all = true;
         for journal in journals {
             match self.settle_rename(&journal).await {
-                Ok(found) => all &= !matches!(found, Found::Living),
+                Ok(Found::Settled) => tally.settled += 1,
+                Ok(Found::Living) => tally.waiting += 1,
+                Ok(Found::Strange) => {}
+                Err(Error::BeingRenamed) => {
+                    tracing::warn!(
+                        journal = journal.key,
+                        "a rename of a directory that was left in the middle has to wait for another one"
+                    );
+                    tally.waiting += 1;
+                }
                 Err(error) => {
                     tracing::error!(%error, journal = journal.key, "a rename of a directory that was left in the middle could not be settled yet; this is tried again");
-                    all = false;
+                    tally.waiting += 1;
                 }
             }
         }
-        all
-    }
-
-    async fn journals(&self) -> Result<Vec<Listed>, Error> {
-        let prefix = Prefix::new(&format!("{}{JOURNAL_PREFIX}", self.settings.prefix.as_str()))?;
-        self.objects_below(&prefix).await
+        tally
     }
 
     async fn settle_rename(self: &Arc<Self>, listed: &Listed) -> Result<Found, Error> {
         let Ok(key) = Key::new(&listed.key) else { return Ok(Found::Strange) };
-        let (version, age) = match self.gateway.head_with_age(&key).await {
-            Ok((head, age)) => (head.meta.version, age),
-            Err(error) if error.kind == Kind::NotFound => return Ok(Found::Settled),
-            Err(error) => return Err(error.into()),
+        let seen = match self.look_at(&key).await? {
+            Look::Gone => return Ok(Found::Settled),
+            Look::Changing => return Ok(Found::Living),
+            Look::Strange => return Ok(Found::Strange),
+            Look::Journal(seen) => *seen,
         };
-        let intent = match Journal::read(&self.gateway, &key, &version, &self.settings.prefix).await {
-            Ok(intent) => intent,
-            Err(Unreadable::Store(error)) if matches!(error.kind, Kind::NotFound | Kind::PreconditionFailed) => {
-                return Ok(Found::Living);
-            }
-            Err(Unreadable::Store(error)) => return Err(error.into()),
-            Err(error) => {
-                tracing::error!(%error, journal = %key, "a journal of a directory's rename cannot be acted on, and is left as it is");
-                return Ok(Found::Strange);
-            }
-        };
-        let expired = age.is_some_and(|age| age > self.settings.rename_lease);
-        if !expired && !intent.owner.is_gone() {
-            let (from, to, host) = (intent.from()?, intent.to()?, intent.owner.host());
+        if seen.living {
+            let (from, to, host) = (seen.intent.from()?, seen.intent.to()?, seen.intent.owner.host());
             tracing::warn!(%from, %to, host, "another mount is renaming this directory; both names are in between until it is done");
             return Ok(Found::Living);
         }
-        self.take_over(key, intent, version.etag).await
+        // Before it is taken over as well: that makes its journal young again, and others would wait for it.
+        self.give_way_to_first(&seen.key, &seen.intent).await?;
+        self.take_over(seen.key, seen.intent, seen.etag).await
     }
 
     async fn take_over(self: &Arc<Self>, key: Key, intent: Intent, etag: ETag) -> Result<Found, Error> {
@@ -113,6 +126,8 @@ impl Namespace {
             Err(Error::Store(error)) if error.kind == Kind::NotFound => return Ok(Found::Settled),
             journal => journal?,
         };
+        let intent = journal.intent().clone();
+        self.give_way_to_first(journal.key(), &intent).await?;
         match phase {
             Phase::Copying => {
                 tracing::warn!(%from, %to, "a rename of this directory was left in the middle: it is undone");
@@ -126,7 +141,8 @@ impl Namespace {
         Ok(Found::Settled)
     }
 
-    /// Deletes the copies of a move of which no source was touched, the claim of the target last, and then its journal.
+    /// Deletes the copies of a move of which no source was touched, the claim of the target last, and then its journal. The caller has
+    /// given way: what another move has copied to the same place would be taken for copies of this one.
     pub(super) async fn undo(self: &Arc<Self>, journal: &Arc<Journal>) -> Result<(), Error> {
         let (to, replaces) = {
             let intent = journal.intent();
@@ -164,7 +180,8 @@ impl Namespace {
         Ok(self.gateway.expunge(&key, &Version { etag: object.etag, id: None }).await?)
     }
 
-    /// Deletes the sources of a move whose copies all stand. A source whose target is gone is the only one there is, and stays.
+    /// Deletes the sources of a move whose copies all stand. A source whose target is gone is the only one there is, and stays. What
+    /// stands there need not be the copy itself: since the names have moved, programs may have changed it.
     async fn finish(&self, journal: &Arc<Journal>) -> Result<(), Error> {
         let (from, to, objects) = {
             let intent = journal.intent();

@@ -68,6 +68,7 @@ pub(super) struct Store {
     pace: Arc<Pace>,
     pulse: Arc<Pulse>,
     signs_bodies: bool,
+    attempts_max: u32,
     attempt_timeout: Duration,
     operation_timeout: Duration,
 }
@@ -98,6 +99,7 @@ impl Store {
             pace,
             pulse,
             signs_bodies: connection.signs_bodies(),
+            attempts_max: connection.attempts_max,
             attempt_timeout: connection.attempt_timeout,
             operation_timeout: connection.operation_timeout,
         }
@@ -109,6 +111,11 @@ impl Store {
 
     pub(super) fn counters(&self) -> &Arc<StoreCounters> {
         &self.counters
+    }
+
+    /// How often a request is tried, and for how long.
+    pub(super) fn limits(&self) -> (u32, Duration) {
+        (self.attempts_max, self.operation_timeout)
     }
 
     /// Counts a request, waits for its turn and for it, and gives its failure a meaning.
@@ -129,16 +136,19 @@ impl Store {
                 StoreCounters::add(&self.counters.failures, 1);
                 Error::from(failure)
             };
-            if calls_kms(operation) && !self.pace.turn(self.operation_timeout).await {
-                return Err(failed(self.too_many(operation, key)));
-            }
-            tokio::select! {
-                biased;
-                answer = request => {
-                    answer.map_err(|error| failed(failure::describe(error, operation, &self.bucket, key)))
+            let answer = async {
+                if calls_kms(operation) && !self.pace.turn(self.operation_timeout).await {
+                    return Err(self.too_many(operation, key));
                 }
-                silence = self.pulse.has_stopped() => Err(failed(self.silent(operation, key, silence))),
-            }
+                request.await.map_err(|error| failure::describe(error, operation, &self.bucket, key))
+            };
+            // Who waits for a turn has to hear of the end of a mount as well.
+            let outcome = tokio::select! {
+                biased;
+                answer = answer => answer,
+                silence = self.pulse.has_stopped() => Err(self.silent(operation, key, silence)),
+            };
+            outcome.map_err(failed)
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::metrics::{Operation, StoreCounters};
 use crate::object::{Bucket, ByteRange, Key};
@@ -50,6 +50,18 @@ impl Download {
             Err(_) => self.left = 0,
         }
         Some(chunk)
+    }
+
+    /// All of it that is still to come.
+    ///
+    /// # Errors
+    /// As [`Download::next`].
+    pub async fn collect(mut self) -> Result<Bytes, Error> {
+        let mut content = BytesMut::new();
+        while let Some(chunk) = self.next().await {
+            content.extend_from_slice(&chunk?);
+        }
+        Ok(content.freeze())
     }
 
     async fn receive(&mut self) -> Result<Bytes, Error> {

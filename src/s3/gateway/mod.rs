@@ -5,6 +5,7 @@ mod doubt;
 mod download;
 mod leftovers;
 mod probe;
+mod tries;
 mod twins;
 mod upload;
 mod verified;
@@ -27,6 +28,7 @@ use crate::policy::{Facts, Policy};
 
 pub use download::Download;
 pub use probe::Conditions;
+pub use tries::Tries;
 pub use upload::{Unfinished, Upload};
 pub use verified::{Backing, Verified};
 
