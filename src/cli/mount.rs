@@ -64,10 +64,11 @@ fn serve(config: Config, place: Place) -> Exit {
         hangup: hangup(&config, place),
         logging: Arc::clone(&logging),
     };
-    match daemon::run(config, Arc::new(console)) {
+    let outcome = daemon::run(config, Arc::new(console));
+    logging.finish();
+    match outcome {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            logging.finish();
             let exit = Exit::from(&error);
             complain_in_time(error);
             exit
