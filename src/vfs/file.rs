@@ -156,13 +156,10 @@ impl File {
         state.source.clone().filter(|_| !state.unlinked)
     }
 
-    /// Whether its object, its upload or what the journal keeps of it are bound to the name that it has.
+    /// Whether its object, or one that it may have, or its upload are bound to the name that it has.
     pub(crate) fn is_bound(&self) -> bool {
-        let known = {
-            let state = self.state();
-            state.head.is_some() || state.kept.is_some()
-        };
-        known || self.writer().is_some_and(|writer| writer.is_streaming())
+        let is_stored = self.state().head.is_some();
+        is_stored || self.writer().is_some_and(|writer| writer.is_streaming() || writer.is_in_doubt())
     }
 
     /// What the file is now, if it differs from what the store has.

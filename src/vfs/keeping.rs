@@ -75,6 +75,12 @@ impl KeptPart {
 }
 
 impl File {
+    /// Whether what the journal keeps of the changes is so little that it can be sealed again when the name changes.
+    pub(super) fn goes_with_its_name(&self) -> bool {
+        let is_kept = self.state().kept.is_some();
+        !is_kept || self.writer().is_some_and(|writer| is_small(&writer))
+    }
+
     /// What the journal keeps of the changes.
     pub(super) fn kept_part(&self) -> KeptPart {
         let state = self.state();
@@ -174,6 +180,25 @@ impl Vfs {
         };
         let Some(kept) = kept.filter(|_| file.writer().is_some_and(|writer| is_small(&writer))) else { return Ok(()) };
         self.keep_now(file, reason.filter(|_| kept.told)).await
+    }
+
+    /// The name of `file` is another one now, and what the journal keeps of its changes is to be stored under that. The caller has the
+    /// file's turn.
+    ///
+    /// # Errors
+    /// The local disk failed, or is full; until the file is stored, a crash brings its changes back under the old name.
+    pub(super) async fn keep_under_new_name(&self, file: &Arc<File>) -> Result<(), Error> {
+        let (kept, reason) = {
+            let state = file.state();
+            (state.kept, state.last_error.clone())
+        };
+        let Some((kept, writer)) = kept.zip(file.writer()) else { return Ok(()) };
+        // The name belongs to the changes: with another number, the entry does not suffice any more.
+        writer.touch();
+        self.keep_now(file, reason.filter(|_| kept.told)).await.inspect_err(|error| {
+            let object = self.namespace.key(file.ino).map(|key| key.to_string());
+            tracing::error!(object, %error, "the journal keeps the file under its old name until the store has it under this one");
+        })
     }
 
     /// What the journal keeps of a copy, if it keeps anything, must not count on the object any more that was copied and is about to go.

@@ -53,10 +53,13 @@ impl Vfs {
         repinned
     }
 
-    /// Makes files safe whose changes are bound to an object or an upload under the old name. One that never was in the store only
-    /// changes its name.
+    /// Makes files safe whose changes are bound to an object or an upload under the old name, or kept by the journal under it. Any other
+    /// that never was in the store only changes its name.
     async fn settle_below(&self, directory: Ino) -> Result<(), Error> {
-        let files = self.files_below(directory).into_iter().filter(|file| file.is_dirty() && file.is_bound());
+        let files = self.files_below(directory).into_iter().filter(|file| {
+            let is_kept = file.state().kept.is_some();
+            file.is_dirty() && (is_kept || file.is_bound())
+        });
         let commits = files.map(|file| async move { self.commit(&file).await });
         let outcomes: Vec<Result<(), Error>> = stream::iter(commits).buffer_unordered(COMMITS_MAX).collect().await;
         outcomes.into_iter().collect()

@@ -76,6 +76,10 @@ impl Vfs {
     /// Keeps the bytes that open handles need, and lets no commit of the file happen any more: one that came after the removal of the
     /// name would bring it back.
     async fn part_with_name(&self, file: &Arc<File>) -> Result<(), Error> {
+        if let Some(writer) = file.writer() {
+            // An object whose answer was lost has to go with the name.
+            writer.find_tried().await?;
+        }
         self.release_copies(file).await?;
         self.take_in(file).await?;
         self.settle_for_good(Some(file)).await?;
@@ -191,15 +195,19 @@ impl Vfs {
             let attributes = self.namespace.attributes(file.ino).await?;
             self.repin(file, attributes).await?;
         }
+        if let Some(file) = moved.filter(|_| has_moved) {
+            self.keep_under_new_name(file).await?;
+        }
         outcome?;
         let_go
     }
 
-    /// A file that never was in the store and has no upload under way can simply take a free name. Any other is made safe under the old
-    /// name first, because its object, its upload and what the journal keeps of it are bound to that, and because what it replaces is in
-    /// the store.
+    /// A file that never was in the store and has no upload under way can simply take a free name, and what the journal keeps of it goes
+    /// with it. Any other is made safe under the old name first, because its object or its upload is bound to that, because what it
+    /// replaces is in the store, or because the journal would have too much to seal again.
     async fn settle_before_rename(&self, file: &Arc<File>, target_exists: bool) -> Result<(), Error> {
-        if file.is_bound() || target_exists { self.commit(file).await } else { Ok(()) }
+        let stays = file.is_bound() || target_exists || !file.goes_with_its_name();
+        if stays { self.commit(file).await } else { Ok(()) }
     }
 
     /// Keeps the bytes of an open file that is about to lose its object. A version that can be named stays readable without that.

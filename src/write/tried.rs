@@ -34,7 +34,7 @@ impl Writer {
     ///
     /// # Errors
     /// The store cannot be asked. Nobody knows then who has made what is there, and nothing is to be decided by it.
-    pub(super) async fn find_tried(&self) -> Result<(), Error> {
+    pub async fn find_tried(&self) -> Result<(), Error> {
         // The last one had the best reasons to succeed.
         let attempts: Vec<_> = self.state().tried.iter().rev().map(|tried| Arc::clone(&tried.attempt)).collect();
         if attempts.is_empty() || !matches!(self.destination.aim(), Aim::Object(_)) {

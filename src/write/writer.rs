@@ -175,6 +175,12 @@ impl Writer {
         self.state().stream.is_some()
     }
 
+    /// Whether a commit that failed may have made an object all the same; see [`Writer::find_tried`].
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        !self.state().tried.is_empty()
+    }
+
     /// Where the bytes are that the store does not have yet.
     #[must_use]
     pub fn location(&self) -> Location {

@@ -11,7 +11,9 @@ use dssefs::emulator::faults::{Fault, Rule};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::{ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, commit, cp, deadline, dssefs, eventually};
+use crate::common::{
+    ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, cp, deadline, dssefs, errno, eventually, names,
+};
 
 pub(crate) fn refused() -> Fault {
     Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
@@ -185,7 +187,7 @@ fn a_pending_file_is_as_good_as_any_other_in_its_own_mount() {
         let mount = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(mount.join("pending"), "content").unwrap();
-        assert_eq!(crate::common::attribute(&mount.join("pending"), "user.dsse.verdict").unwrap(), "pending");
+        assert_eq!(attribute(&mount.join("pending"), "user.dsse.verdict").unwrap(), "pending");
         assert_eq!(fs::read(mount.join("pending")).unwrap(), b"content");
         assert_eq!(fs::metadata(mount.join("pending")).unwrap().len(), 7);
         fs::write(mount.join("dropped"), "content").unwrap();
@@ -195,6 +197,34 @@ fn a_pending_file_is_as_good_as_any_other_in_its_own_mount() {
         assert_eq!(endpoint.content("renamed"), b"content");
         assert!(mount.end().success());
         assert_eq!(endpoint.keys(), ["renamed"]);
+    });
+}
+
+/// What the store has nothing of need not be there to be renamed; and a crash brings it back under the name that it has now.
+#[test]
+fn a_pending_file_takes_a_free_name_without_the_store_and_keeps_it_through_a_crash() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let mount = background(&endpoint, &spill);
+        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        for name in ["one", "two"] {
+            fs::write(mount.join(name), name).unwrap();
+            let refused = || attribute(&mount.join(name), "user.dsse.last-error").is_ok_and(|error| !error.is_empty());
+            eventually("the store has refused it", MINUTE / 2, refused);
+        }
+        fs::rename(mount.join("one"), mount.join("moved")).unwrap();
+        fs::rename(mount.join("moved"), mount.join("moved again")).unwrap();
+        assert_eq!(fs::read(mount.join("moved again")).unwrap(), b"one");
+        assert_eq!(attribute(&mount.join("moved again"), "user.dsse.verdict").unwrap(), "pending");
+        assert_eq!(errno(fs::metadata(mount.join("one"))), libc::ENOENT);
+        assert_eq!(endpoint.keys(), [""; 0]);
+        kill(mount);
+        endpoint.heal();
+        let next = background(&endpoint, &spill);
+        assert_eq!(names(&next.path()), ["moved again", "two"]);
+        assert_eq!(endpoint.content("moved again"), b"one");
+        assert!(next.end().success());
+        assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 0);
     });
 }
 
@@ -431,7 +461,7 @@ fn attributes_of_a_refused_file_are_kept_when_the_call_returns_and_so_is_the_rea
         let second = mount(&endpoint, &spill, &[]);
         assert_eq!(endpoint.content("file"), b"content");
         assert_eq!(fs::metadata(second.join("file")).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(crate::common::attribute(&second.join("file"), "user.color").unwrap(), "blue");
+        assert_eq!(attribute(&second.join("file"), "user.color").unwrap(), "blue");
     });
 }
 

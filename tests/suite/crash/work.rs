@@ -110,6 +110,8 @@ fn replace() -> Vec<Deed> {
         Deed::Rename("temp", "target"),
         Deed::Write("other", 10, 5),
         Deed::Rename("target", "other"),
+        Deed::Write("fresh", 3_000, 6),
+        Deed::Rename("fresh", "free"),
     ]
 }
 
