@@ -281,7 +281,9 @@ mod tests {
     fn the_log_is_opened_by_its_name_in_its_directory_and_through_no_link() {
         let dir = tempfile::tempdir().unwrap();
         let (logs, elsewhere) = (dir.path().join("logs"), dir.path().join("elsewhere"));
-        [&logs, &elsewhere].map(|path| std::fs::create_dir(path).unwrap());
+        for path in [&logs, &elsewhere] {
+            std::fs::create_dir(path).unwrap();
+        }
         let log = Log::at(&logs.join("log"));
         File::from(log.open().unwrap()).write_all(b"one").unwrap();
         std::fs::rename(logs.join("log"), logs.join("log.1")).unwrap();
