@@ -69,10 +69,13 @@ mod tests {
         }
     }
 
-    /// What lies at an address of this process, as the kernel reads it, who does not ask whether it is ours.
-    fn bytes_at(address: usize, length: usize) -> Vec<u8> {
+    const BYTES: usize = 1000;
+
+    /// What lies at an address of this process, as the kernel reads it, who does not ask whether it is ours. On the stack, as the heap would
+    /// give out the very place that is looked at.
+    fn bytes_at(address: usize) -> [u8; BYTES] {
         use std::os::unix::fs::FileExt;
-        let mut bytes = vec![0xff; length];
+        let mut bytes = [0xff; BYTES];
         let memory = std::fs::File::open("/proc/self/mem").unwrap();
         memory.read_exact_at(&mut bytes, address as u64).unwrap();
         bytes
@@ -83,15 +86,14 @@ mod tests {
 
     #[test]
     fn what_is_freed_is_wiped_and_so_is_the_place_that_something_has_grown_out_of() {
-        const BYTES: usize = 1000;
         let layout = Layout::from_size_align(BYTES, 8).unwrap();
-        let wiped = |address| bytes_at(address, BYTES)[OF_THE_ALLOCATOR_BYTES..].iter().all(|byte| *byte == 0);
+        let wiped = |address| bytes_at(address)[OF_THE_ALLOCATOR_BYTES..].iter().all(|byte| *byte == 0);
         // SAFETY: each place is used within its size, and released once with its layout.
         unsafe {
             let place = WipingHeap.alloc(layout);
             place.write_bytes(7, BYTES);
             let address = place.addr();
-            assert!(bytes_at(address, BYTES) == [7; BYTES], "it can be seen while it is there");
+            assert!(bytes_at(address) == [7; BYTES], "it can be seen while it is there");
             let grown = WipingHeap.realloc(place, layout, 10 * BYTES);
             assert_ne!(grown.addr(), address);
             assert!(wiped(address), "the old place");
