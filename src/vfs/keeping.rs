@@ -36,7 +36,10 @@ pub(crate) struct KeptAs {
 impl File {
     /// Whether the journal keeps the changes as they are now.
     pub(super) fn is_kept_as_it_is(&self) -> bool {
-        let (kept, writer) = (self.state().kept, self.writer());
+        let (kept, writer) = {
+            let state = self.state();
+            (state.kept, state.writer.clone())
+        };
         kept.zip(writer).is_some_and(|(kept, writer)| kept.changes == writer.changes())
     }
 }
