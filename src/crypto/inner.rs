@@ -3,7 +3,7 @@
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 
-use crate::secret::Key;
+use crate::secret::{Key, on_wiped_stack};
 
 use super::nonce::{NONCE_BYTES, Nonce, NonceCounter};
 use super::{Error, Layer, LayerKey, NonceSource, Tag};
@@ -71,7 +71,8 @@ fn pair<'i, 'o>(input: &'i [u8], output: &'o mut [u8]) -> Result<InOutBuf<'i, 'o
 #[allow(clippy::needless_pass_by_value)]
 fn seal(cipher: &Aes256Gcm, nonce: Nonce, aad: &[u8], text: InOutBuf<'_, '_, u8>) -> Result<Tag, Error> {
     let bytes = text.len();
-    let tag = cipher.encrypt_inout_detached(nonce.bytes().into(), aad, text);
+    // On processors with wide AES instructions the library lays the expanded key out on the stack, each part of it twice.
+    let tag = on_wiped_stack(|| cipher.encrypt_inout_detached(nonce.bytes().into(), aad, text));
     Ok(tag.map_err(|_| Error::TooLong { bytes })?.into())
 }
 
@@ -82,5 +83,6 @@ fn open(
     tag: Tag,
     text: InOutBuf<'_, '_, u8>,
 ) -> Result<(), Error> {
-    cipher.decrypt_inout_detached(&nonce.into(), aad, text, &tag.into()).map_err(|_| Error::Refused)
+    let opened = on_wiped_stack(|| cipher.decrypt_inout_detached(&nonce.into(), aad, text, &tag.into()));
+    opened.map_err(|_| Error::Refused)
 }

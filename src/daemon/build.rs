@@ -40,7 +40,7 @@ pub(super) struct Built {
 pub(super) async fn build(config: &Config, protection: String) -> Result<Built, StartError> {
     let connection = connection(&config.connection);
     let sdk = s3::load(&connection).await?;
-    let kms = Kms::new(&sdk, config.connection.kms_endpoint_url.as_deref());
+    let kms = Kms::new(&s3::without_reuse(&sdk, &connection)?, config.connection.kms_endpoint_url.as_deref());
     let key = resolve(&kms, &config.key).await?;
     let policy = Policy { key: key.clone(), context: config.context.clone() };
     let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));

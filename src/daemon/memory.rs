@@ -8,6 +8,8 @@ use crate::secret::{Locking, harden_process, lock_memory};
 
 /// The swap areas in use (proc_swaps(5)).
 const SWAPS: &str = "/proc/swaps";
+/// Where the kernel tells what devices lie on (sysfs(5)).
+const SYS: &str = "/sys";
 
 /// Devices above devices are followed so far.
 const DEVICES_DEEP_MAX: usize = 16;
@@ -28,14 +30,15 @@ pub(super) fn protect() -> String {
         Ok(Locking::UpTo(bytes)) => format!("{bytes}"),
         Err(_) => "0".to_owned(),
     };
-    format!("dumps={dumps} memory-locked={locked} swap={}", swap(matches!(locking, Ok(Locking::Everything))))
+    let (table, all_locked) = (fs::read_to_string(SWAPS).ok(), matches!(locking, Ok(Locking::Everything)));
+    format!("dumps={dumps} memory-locked={locked} swap={}", swap(Path::new(SYS), table.as_deref(), all_locked))
 }
 
 /// In one word what the swap of this host is, with a warning where it matters.
-fn swap(all_locked: bool) -> &'static str {
-    let Ok(text) = fs::read_to_string(SWAPS) else { return "unknown" };
-    let areas = areas(&text);
-    let open: Vec<&PathBuf> = areas.iter().filter(|area| !is_safe(Path::new("/sys"), area)).collect();
+fn swap(sys: &Path, table: Option<&str>, all_locked: bool) -> &'static str {
+    let Some(table) = table else { return "unknown" };
+    let areas = areas(table);
+    let open: Vec<&PathBuf> = areas.iter().filter(|area| !is_safe(sys, area)).collect();
     match open.as_slice() {
         [] if areas.is_empty() => "none",
         [] => "encrypted",
@@ -91,6 +94,9 @@ fn is_safe_device(directory: &Path, deep_max: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[test]
@@ -134,6 +140,57 @@ mod tests {
 
     #[test]
     fn what_cannot_be_looked_at_is_not_safe() {
-        assert!(!is_safe(Path::new("/sys"), Path::new("/no/such/swap")));
+        assert!(!is_safe(Path::new(SYS), Path::new("/no/such/swap")));
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What [`swap`] says, and the log.
+    fn told(sys: &Path, table: Option<&str>, all_locked: bool) -> (&'static str, String) {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        let word = tracing::subscriber::with_default(log, || swap(sys, table, all_locked));
+        let bytes = lines.0.lock().unwrap().clone();
+        (word, String::from_utf8(bytes).unwrap())
+    }
+
+    /// A file of this test is swap, and lies on a device of any kind.
+    #[test]
+    fn swap_that_is_not_known_to_be_encrypted_is_warned_of_with_its_name_and_the_way_out() {
+        let sys = tempfile::tempdir().unwrap();
+        let area = tempfile::NamedTempFile::new().unwrap();
+        let number = area.path().metadata().unwrap().dev();
+        let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
+        let below = device(sys.path(), "any-0", &[], &[]);
+        fs::create_dir_all(sys.path().join("dev/block")).unwrap();
+        std::os::unix::fs::symlink(&below, sys.path().join("dev/block").join(number)).unwrap();
+        let name = area.path().to_str().unwrap();
+        let table = &format!("Filename Type Size Used Priority\n{name} file 1024 0 -2\n");
+
+        let (word, line) = told(sys.path(), Some(table), false);
+        assert_eq!(word, "in-the-clear");
+        for part in ["WARN", name, "not known to be encrypted", "crypttab(5)", "swapoff(8)", "LimitMEMLOCK"] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+        let (word, line) = told(sys.path(), Some(table), true);
+        assert_eq!(word, "in-the-clear");
+        assert!(line.contains("INFO") && line.contains(name) && !line.contains("WARN"), "{line}");
+
+        fs::write(below.join("dm/uuid"), "CRYPT-PLAIN-swap\n").unwrap();
+        assert_eq!(told(sys.path(), Some(table), false), ("encrypted", String::new()));
+        assert_eq!(told(sys.path(), Some("Filename Type Size Used Priority\n"), false), ("none", String::new()));
+        assert_eq!(told(sys.path(), None, false), ("unknown", String::new()));
     }
 }

@@ -1,4 +1,4 @@
-//! The calls by which a segment gets to the disk and off it. All of them are here, so that a test can tell what a loss of power leaves
+//! The calls by which a segment or a description gets to the disk and off it. All of them are here, so that a test can tell what a loss of power leaves
 //! of them: it may take any write that was not followed by a sync.
 
 use std::fs::{self, File, OpenOptions};
@@ -70,7 +70,36 @@ impl SegmentFile {
     }
 }
 
-/// Takes a segment's name away, for good once its directory was synced.
+/// A new description, empty. Its name is on the disk once its directory was synced.
+pub(super) fn create_description(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    #[cfg(test)]
+    tape::note(path, tape::Did::Create);
+    Ok(file)
+}
+
+/// Returns when all of a description is on the disk.
+pub(super) fn write_description(mut file: &File, path: &Path, text: &[u8]) -> io::Result<()> {
+    #[cfg(test)]
+    tape::note(path, tape::Did::Append(text.to_vec()));
+    file.write_all(text)?;
+    file.sync_all()?;
+    #[cfg(test)]
+    tape::note(path, tape::Did::Sync);
+    // Outside of tests nobody asks where it lies.
+    let _ = path;
+    Ok(())
+}
+
+/// Gives a session another name, for good once the directory of both was synced.
+pub(super) fn rename(session: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(session, to)?;
+    #[cfg(test)]
+    tape::note(session, tape::Did::Rename(to.to_owned()));
+    Ok(())
+}
+
+/// Takes a file's name away, for good once its directory was synced.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     #[cfg(test)]
@@ -121,6 +150,7 @@ pub(super) mod tape {
         Cut(u64),
         Sync,
         Remove,
+        Rename(PathBuf),
     }
 
     /// What a disk can fail at.

@@ -1,9 +1,8 @@
 //! The data keys of a session: a pair for each run of segments, as KMS has wrapped them.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -66,12 +65,11 @@ impl Epoch {
         Ok((Epoch { identity: envelope.file(), keys: keys.wrapped, first_segment }, envelope))
     }
 
-    /// Puts a later epoch than the first of a session on the disk. One that was never begun, because the process died, is replaced.
+    /// Puts a later epoch than the first of a session on the disk, before any of its segments is there.
     pub(super) fn store(&self, session: &Path) -> Result<(), Error> {
         let path = path(session, self.first_segment);
-        let mut open = OpenOptions::new();
-        let mut file = open.write(true).create(true).truncate(true).mode(0o600).open(&path).map_err(at(&path))?;
-        write(&mut file, self).map_err(at(&path))?;
+        let file = disk::create_description(&path).map_err(at(&path))?;
+        write(&file, &path, self)?;
         sync_directory(session)
     }
 
@@ -83,11 +81,12 @@ impl Epoch {
         Ok(Epoch { first_segment, ..epoch.checked(&path)? })
     }
 
-    /// Takes it from the disk again: it did not begin.
+    /// Takes it from the disk again: it did not begin. When this returns it does not come back after a loss of power, beside a segment of
+    /// its number that other keys have sealed.
     pub(super) fn remove(&self, session: &Path) -> io::Result<()> {
-        match fs::remove_file(path(session, self.first_segment)) {
+        match disk::remove(&path(session, self.first_segment)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
+            removed => removed.and_then(|()| disk::sync_directory(session)),
         }
     }
 
@@ -121,10 +120,12 @@ pub(super) fn remove_unused(session: &Path, newest: u32) -> Result<(), Error> {
     let segments = numbers(session, segment::number)?;
     let firsts = numbers(session, epoch_number)?;
     let ends = firsts.iter().skip(1).copied().chain([u32::MAX]);
+    // A segment that somebody has just removed must not come back after a loss of power without its keys.
+    sync_directory(session)?;
     for (first, end) in firsts.iter().zip(ends) {
         if *first != newest && segments.range(*first..end).next().is_none() {
             let path = path(session, *first);
-            fs::remove_file(&path).map_err(at(&path))?;
+            disk::remove(&path).map_err(at(&path))?;
         }
     }
     Ok(())
@@ -141,9 +142,9 @@ pub(super) fn numbers(session: &Path, number: impl Fn(&str) -> Option<u32>) -> R
 }
 
 /// Writes a description, which is on the disk when this returns.
-pub(super) fn write(file: &mut File, described: &impl Serialize) -> io::Result<()> {
+pub(super) fn write(file: &File, path: &Path, described: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec_pretty(described).expect("a description has only strings and numbers");
-    file.write_all(&text).and_then(|()| file.sync_all())
+    disk::write_description(file, path, &text).map_err(at(path))
 }
 
 /// Reads a description of any kind from `file`, which lies at `path`.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::crypto::Envelope;
 use crate::sealed::{ByteBudget, Charge};
@@ -47,8 +47,19 @@ pub struct Journal {
     session: Session,
     budget: Arc<ByteBudget>,
     log: Mutex<Log>,
-    /// How many appended records are on the disk for good. Taken before `log`, never after it.
-    synced: Mutex<u64>,
+    /// Never taken together with `log`.
+    synced: Mutex<Synced>,
+    /// Who waits for the sync of another thread is told here of its end.
+    sync_ended: Condvar,
+}
+
+/// How far the disk has come.
+#[derive(Default)]
+struct Synced {
+    /// How many appended records are on it for good.
+    records: u64,
+    /// Whether a thread syncs now.
+    busy: bool,
 }
 
 /// The end of the log, and what of it is still of use.
@@ -119,7 +130,10 @@ impl Journal {
     pub fn create(directory: &Path, new: NewSession, budget: Arc<ByteBudget>) -> Result<Journal, Error> {
         let (session, envelope) = Session::create(directory, new)?;
         match Log::begin(&session.directory, envelope, &budget) {
-            Ok(log) => Ok(Journal { session, budget, log: Mutex::new(log), synced: Mutex::new(0) }),
+            Ok(log) => {
+                let (log, synced, sync_ended) = (Mutex::new(log), Mutex::default(), Condvar::new());
+                Ok(Journal { session, budget, log, synced, sync_ended })
+            }
             Err(error) => {
                 // Half a session would be found by every start; what cannot be removed is told then.
                 let _ = session.remove();
@@ -212,8 +226,7 @@ impl Journal {
             self.settle(entry, false)?;
         }
         let wanted = self.log().settled;
-        let synced = *self.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        if synced < wanted { self.sync() } else { Ok(()) }
+        if self.synced().records < wanted { self.sync() } else { Ok(()) }
     }
 
     /// The mount has begun to end: one that starts now waits for what this one still has to do. See [`super::is_about_to_be_free`].
@@ -270,14 +283,29 @@ impl Journal {
         Ok(place)
     }
 
-    /// Returns when all that was appended before is on the disk. Whoever comes while another one syncs waits for it, and finds most
-    /// often that his records went with those of the next.
+    /// Returns when all that was appended before is on the disk. Whoever comes while another one syncs waits for its end, and then one of
+    /// those who have waited syncs for all of them. They wait for the end and not for a lock: that would go on to the thread which has it,
+    /// again and again, before it wakes one of the others, and each would sync for himself.
     fn sync(&self) -> Result<(), Error> {
         let wanted = self.log().appended;
-        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        if *synced >= wanted {
+        let mut synced = self.synced();
+        while synced.busy && synced.records < wanted {
+            synced = self.sync_ended.wait(synced).unwrap_or_else(PoisonError::into_inner);
+        }
+        if synced.records >= wanted {
             return Ok(());
         }
+        synced.busy = true;
+        drop(synced);
+        let written = self.sync_now();
+        let mut synced = self.synced();
+        *synced = Synced { records: *written.as_ref().unwrap_or(&synced.records), busy: false };
+        self.sync_ended.notify_all();
+        written.map(drop)
+    }
+
+    /// Syncs, and returns how many records are on the disk then.
+    fn sync_now(&self) -> Result<u64, Error> {
         let (file, written) = {
             let log = self.log();
             log.usable()?;
@@ -286,8 +314,7 @@ impl Journal {
         if let Err(error) = file.sync() {
             return Err(self.log().give_up(&self.session.directory, error));
         }
-        *synced = written;
-        Ok(())
+        Ok(written)
     }
 
     /// Goes on in a new segment under the same keys.
@@ -387,6 +414,10 @@ impl Journal {
             })?;
         }
         Ok(())
+    }
+
+    fn synced(&self) -> MutexGuard<'_, Synced> {
+        self.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

@@ -1,15 +1,16 @@
 //! Loss of power at every point: what was acknowledged is found again, exactly, and nothing that was never written.
 //!
-//! A journal is driven at random while its calls to the disk are taped. Then the power is cut after any number of them: of the names
+//! A session is made and its journal driven at random, its keys renewed among the rest, while all calls to the disk are taped. Then the power is cut after any number of them: of the names
 //! made or removed since their directory was synced any may be there, and of the bytes appended since their file was synced any
 //! sectors may be there, read as zeros or as something else, in a file of any length between. The next process reads what is left.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::disk::tape::{self, Did};
-use super::tests::{content, descriptions, key, new};
+use super::tests::{content, descriptions, key, new, new_keys};
 use super::*;
 
 /// What a disk writes whole or not at all, in bytes.
@@ -44,6 +45,8 @@ struct Entry {
 struct Life {
     directory: tempfile::TempDir,
     tape: Vec<(PathBuf, Did)>,
+    /// The length of the tape when the journal had begun.
+    begun: usize,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -51,10 +54,12 @@ fn live(dice: &mut Dice) -> Life {
     let directory = tempfile::tempdir().unwrap();
     drop(tape::take());
     let journal = Journal::create(directory.path(), new("one"), crate::sealed::ByteBudget::new(1 << 30)).unwrap();
+    let begun = tape::length();
     let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
     let mut standing: Vec<(String, EntryId)> = Vec::new();
     for number in 0..60 {
-        match dice.roll(10) {
+        match dice.roll(11) {
+            10 => journal.renew(new_keys(10 + 2 * number)).unwrap(),
             0..6 => begin(&journal, dice, &format!("entry {number}"), &mut entries, &mut standing),
             _ if standing.is_empty() => {}
             6 => journal.sync_settled().unwrap(),
@@ -68,7 +73,7 @@ fn live(dice: &mut Dice) -> Life {
         }
     }
     drop(journal);
-    Life { directory, tape: tape::take(), entries }
+    Life { directory, tape: tape::take(), begun, entries }
 }
 
 fn begin(
@@ -109,36 +114,52 @@ impl Medium {
         self.bytes.truncate(bytes);
         self.synced = self.synced.min(bytes);
     }
+
+    fn suffer(&mut self, did: &Did) {
+        match did {
+            Did::Append(bytes) => self.bytes.extend(bytes),
+            Did::Cut(bytes) => self.cut(*bytes as usize),
+            Did::Sync => self.synced = self.bytes.len(),
+            Did::Remove => self.renamed = Some(false),
+            Did::Create | Did::Rename(_) => unreachable!("these are of names"),
+        }
+    }
+
+    fn sync_name(&mut self) {
+        self.named = self.renamed.take().unwrap_or(self.named);
+    }
+
+    fn has_name(&self, dice: &mut Dice) -> bool {
+        self.renamed.filter(|_| dice.roll(2) == 0).unwrap_or(self.named)
+    }
 }
 
-/// What is on the disk when the power goes after `tape`.
-fn remains(tape: &[(PathBuf, Did)], session: &Path, dice: &mut Dice) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut media: BTreeMap<&PathBuf, Medium> = BTreeMap::new();
-    for (path, did) in tape {
+/// The files of the session when the power goes after `cut` calls; none if it goes before the session has its name.
+fn remains(life: &Life, cut: usize, dice: &mut Dice) -> Option<BTreeMap<OsString, Vec<u8>>> {
+    let parent = life.directory.path();
+    // The name that the session gets once it is whole, and its files, which it takes along.
+    let (mut session, mut files) = (Medium::default(), BTreeMap::<OsString, Medium>::new());
+    for (path, did) in &life.tape[..cut] {
+        let is_file = path != parent && path.parent() != Some(parent);
+        let file = || path.file_name().unwrap().to_owned();
         match did {
-            Did::Sync if path == session => {
-                for medium in media.values_mut() {
-                    medium.named = medium.renamed.take().unwrap_or(medium.named);
-                }
-            }
-            Did::Sync if path.starts_with(session) => {
-                let medium = media.get_mut(path).unwrap();
-                medium.synced = medium.bytes.len();
-            }
-            Did::Sync => {}
-            Did::Create => media.entry(path).or_default().renamed = Some(true),
-            Did::Append(bytes) => media.get_mut(path).unwrap().bytes.extend(bytes),
-            Did::Cut(bytes) => media.get_mut(path).unwrap().cut(*bytes as usize),
-            Did::Remove => media.get_mut(path).unwrap().renamed = Some(false),
+            Did::Rename(to) => session.renamed = Some(to.ends_with("session-one")),
+            Did::Sync if path == parent => session.sync_name(),
+            Did::Sync if !is_file => files.values_mut().for_each(Medium::sync_name),
+            Did::Create => files.entry(file()).or_default().renamed = Some(true),
+            did => files.get_mut(&file()).unwrap().suffer(did),
         }
+    }
+    if !session.has_name(dice) {
+        return None;
     }
     let mut left = BTreeMap::new();
-    for (path, medium) in media {
-        if medium.renamed.filter(|_| dice.roll(2) == 0).unwrap_or(medium.named) {
-            left.insert(path.clone(), torn(medium, dice));
+    for (name, medium) in files {
+        if medium.has_name(dice) {
+            left.insert(name, torn(medium, dice));
         }
     }
-    left
+    Some(left)
 }
 
 fn torn(medium: Medium, dice: &mut Dice) -> Vec<u8> {
@@ -187,31 +208,32 @@ fn after_a_loss_of_power_at_any_point_what_was_acknowledged_is_there_and_nothing
     let lives = std::env::var("DSSEFS_POWER_LIVES").ok().and_then(|text| text.parse().ok()).unwrap_or(LIVES);
     for life in 0..lives {
         let life_lived = live(&mut dice);
-        let session = life_lived.directory.path().join("session-one");
-        // The session itself stood before the first entry; its own making is another test.
-        let begun =
-            life_lived.tape.iter().position(|(path, did)| *path == session && matches!(did, Did::Sync)).unwrap() + 1;
         for _ in 0..LOSSES {
-            let cut = begun + dice.roll(life_lived.tape.len() + 1 - begun);
-            let left = remains(&life_lived.tape[..cut], &session, &mut dice);
-            let again = tempfile::tempdir().unwrap();
-            let own = again.path().join("session-one");
-            fs::create_dir(&own).unwrap();
-            fs::copy(session.join("session.json"), own.join("session.json")).unwrap();
-            for (path, bytes) in &left {
-                fs::write(own.join(path.file_name().unwrap()), bytes).unwrap();
+            let cut = dice.roll(life_lived.tape.len() + 1);
+            if let Err(how) = lose_power(&life_lived, cut, &mut dice) {
+                panic!("life {life}, power lost after call {cut}: {how}");
             }
-            let (mut found, unusable) = sessions(again.path()).unwrap();
-            assert!(unusable.is_empty(), "{unusable:?}");
-            let seen = Left::read(found.pop().unwrap(), &[[key(1), key(2)]]).unwrap();
-            if let Err(how) = check(&life_lived, cut, &seen) {
-                panic!("life {life}, power lost after call {cut}: {how}; {:?}", seen.damage());
-            }
-            assert!(
-                !seen.damage().iter().any(|damage| matches!(damage, Damage::Missing { .. })),
-                "{:?}",
-                seen.damage()
-            );
         }
     }
+}
+
+/// What the next process makes of what is left.
+fn lose_power(life: &Life, cut: usize, dice: &mut Dice) -> Result<(), String> {
+    let Some(left) = remains(life, cut, dice) else {
+        let is_early = cut < life.begun;
+        return is_early.then_some(()).ok_or_else(|| "the session is not there".to_owned());
+    };
+    let again = tempfile::tempdir().unwrap();
+    let own = again.path().join("session-one");
+    fs::create_dir(&own).unwrap();
+    left.iter().for_each(|(name, bytes)| fs::write(own.join(name), bytes).unwrap());
+    let (mut found, unusable) = sessions(again.path()).unwrap();
+    let session = found.pop().ok_or_else(|| format!("the session cannot be read: {unusable:?}"))?;
+    // The tests wrap a key as its number.
+    let keys = |epoch: &Epoch| [0, 1].map(|layer: usize| key(epoch.keys[layer].wrapped.parse().unwrap()));
+    let keys: Vec<_> = session.epochs.iter().map(keys).collect();
+    let seen = Left::read(session, &keys).unwrap();
+    check(life, cut, &seen).map_err(|how| format!("{how}; {:?}", seen.damage()))?;
+    let is_missed = seen.damage().iter().any(|damage| matches!(damage, Damage::Missing { .. }));
+    if is_missed { Err(format!("{:?}", seen.damage())) } else { Ok(()) }
 }

@@ -1,7 +1,7 @@
 //! Sessions: the directory of one process, and the keys that open it again.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -236,7 +236,7 @@ impl Session {
     pub fn remove(self) -> Result<(), Error> {
         let parent = self.parent();
         let _turn = take_turn(parent)?;
-        fs::rename(&self.directory, half_of(&self.directory)).map_err(at(&self.directory))?;
+        disk::rename(&self.directory, &half_of(&self.directory)).map_err(at(&self.directory))?;
         sync_directory(parent)?;
         remove_halves(parent)
     }
@@ -245,7 +245,7 @@ impl Session {
     pub(super) fn set_aside(self) -> Result<(), Error> {
         let name = self.directory.file_name().unwrap_or_default().to_string_lossy();
         let aside = self.directory.with_file_name(name.replacen(PREFIX, ASIDE, 1));
-        fs::rename(&self.directory, aside).map_err(at(&self.directory))?;
+        disk::rename(&self.directory, &aside).map_err(at(&self.directory))?;
         sync_directory(self.parent())
     }
 
@@ -283,15 +283,15 @@ impl Described {
         flock(&serving, FlockOperation::NonBlockingLockExclusive).map_err(|error| at(half)(error.into()))?;
         let lock = self.store(half)?;
         sync_directory(half)?;
-        fs::rename(half, own).map_err(at(own))?;
+        disk::rename(half, own).map_err(at(own))?;
         Ok((lock, serving))
     }
 
     fn store(&self, own: &Path) -> Result<File, Error> {
         let path = own.join(DESCRIPTION);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
+        let file = disk::create_description(&path).map_err(at(&path))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| at(&path)(error.into()))?;
-        write(&mut file, self).map_err(at(&path))?;
+        write(&file, &path, self)?;
         Ok(file)
     }
 }

@@ -16,12 +16,15 @@ pub(super) fn key(byte: u8) -> Key {
     .unwrap()
 }
 
-fn wrapped(layer: Layer) -> WrappedKey {
-    WrappedKey { layer, kms_key: "arn:aws:kms:eu-west-1:111122223333:key/a".to_owned(), wrapped: "AAAA".to_owned() }
+/// Wrapped as nothing but its number.
+fn wrapped(layer: Layer, key: u8) -> WrappedKey {
+    let kms_key = "arn:aws:kms:eu-west-1:111122223333:key/a".to_owned();
+    WrappedKey { layer, kms_key, wrapped: key.to_string() }
 }
 
-fn new_keys(inner: u8) -> NewKeys {
-    NewKeys { wrapped: [wrapped(Layer::Inner), wrapped(Layer::Outer)], inner: key(inner), outer: key(inner + 1) }
+pub(super) fn new_keys(inner: u8) -> NewKeys {
+    let wrapped = [wrapped(Layer::Inner, inner), wrapped(Layer::Outer, inner + 1)];
+    NewKeys { wrapped, inner: key(inner), outer: key(inner + 1) }
 }
 
 pub(super) fn new(name: &str) -> NewSession {
@@ -251,6 +254,29 @@ fn threads_that_append_together_each_have_their_entry_on_the_disk() {
     let left = left(directory.path());
     assert_eq!(left.entries().count(), 200);
     assert!(left.entries().all(|(_, entry)| left.content(entry).all(|piece| piece.is_ok())));
+}
+
+#[test]
+fn threads_that_finish_entries_together_share_their_syncs() {
+    const THREADS: u8 = 8;
+    const ENTRIES: usize = 12;
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path());
+    let syncs = |thread: u8| {
+        tape::slow(Duration::from_millis(20));
+        for n in 0..ENTRIES {
+            add(&journal, &format!("{thread}-{n}"), &[]);
+        }
+        tape::take().iter().filter(|(_, did)| matches!(did, tape::Did::Sync)).count()
+    };
+    let syncs: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || syncs(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    drop(journal);
+    let entries = left(directory.path()).entries().count();
+    assert_eq!(entries, usize::from(THREADS) * ENTRIES);
+    assert!(syncs >= ENTRIES && syncs * 2 < entries, "{syncs} syncs for {entries} entries");
 }
 
 #[test]

@@ -23,7 +23,8 @@ pub struct Kms {
 }
 
 impl Kms {
-    /// Makes no request. `endpoint` is another address than AWS's own.
+    /// Makes no request. `endpoint` is another address than AWS's own. No connection of `config` may outlive an answer, which may have a
+    /// key in it.
     #[must_use]
     pub fn new(config: &SdkConfig, endpoint: Option<&str>) -> Kms {
         let mut builder = aws_sdk_kms::config::Builder::from(config);

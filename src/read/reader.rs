@@ -46,6 +46,7 @@ struct State {
     window: Window,
     waiting: HashMap<u64, Waiting>,
     next_read: u64,
+    observed: Option<Arc<Head>>,
     last_read: Instant,
 }
 
@@ -70,6 +71,7 @@ impl Reader {
             window: Window::default(),
             waiting: HashMap::new(),
             next_read: 0,
+            observed: None,
             last_read: Instant::now(),
         };
         let (location, state, news) = (Mutex::new(location), Mutex::new(state), Notify::new());
@@ -111,6 +113,12 @@ impl Reader {
     #[must_use]
     pub fn location(&self) -> Location {
         self.shared.location()
+    }
+
+    /// What the last GET said of the object; none before the first.
+    #[must_use]
+    pub fn observed(&self) -> Option<Arc<Head>> {
+        self.shared.state().observed.clone()
     }
 
     /// The object's length in bytes.
@@ -237,6 +245,7 @@ impl Shared {
 
     fn began(&self, head: &Head) -> Result<(), Error> {
         let (expected, found) = (self.size, head.meta.size);
+        self.state().observed = Some(Arc::new(head.clone()));
         if expected == found { Ok(()) } else { Err(Error::Length { expected, found }) }
     }
 

@@ -60,6 +60,9 @@ pub struct Connection {
     pub sign_payload: bool,
 }
 
+/// Connections to one host that wait for the next request: no more than there are requests under way at some time, which others bound.
+const CONNECTIONS_IDLE_MAX: usize = usize::MAX;
+
 impl Default for Connection {
     fn default() -> Connection {
         Connection {
@@ -148,7 +151,7 @@ pub async fn load_as(connection: &Connection, access_key: AccessKey) -> Result<S
 async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Result<SdkConfig, ConnectError> {
     let given = [&connection.endpoint_url, &connection.kms_endpoint_url];
     given.into_iter().flatten().try_for_each(|url| connection.check(url))?;
-    let http = http_client(connection.ca_bundle.as_deref())?;
+    let http = http_client(connection, CONNECTIONS_IDLE_MAX)?;
     let loader = loader(connection, http.clone());
     let config = loader().load().await;
     config.endpoint_url().map_or(Ok(()), |url| connection.check(url))?;
@@ -161,12 +164,20 @@ async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Resul
     } else if let Some(renewed) = Renewed::new(&config, loader) {
         settled.set_credentials_provider(Some(SharedCredentialsProvider::new(renewed)));
     }
-    if !connection.allow_insecure_endpoint {
-        settled.set_http_client(Some(SharedHttpClient::new(TlsOnly(http))));
-    }
+    settled.set_http_client(Some(connection.guard(http)));
     let config = settled.build();
     check_credentials(&config).await?;
     Ok(config)
+}
+
+/// `config` for requests whose answers have keys in them: each has a connection of its own, which ends with the answer. One that is kept for
+/// the next request has the last answer in its buffers until then; what is closed is freed, and thereby wiped.
+///
+/// # Errors
+/// As [`load`].
+pub fn without_reuse(config: &SdkConfig, connection: &Connection) -> Result<SdkConfig, ConnectError> {
+    let http = connection.guard(http_client(connection, 0)?);
+    Ok(config.to_builder().http_client(http).build())
 }
 
 /// What every SDK configuration of this connection begins with.
@@ -194,6 +205,11 @@ impl Connection {
     pub(super) fn signs_bodies(&self) -> bool {
         let private = self.endpoint_url.as_deref().is_some_and(is_private);
         self.sign_payload || (self.allow_insecure_endpoint && !private)
+    }
+
+    /// Lets `http` send nothing in the clear to other hosts, unless that is asked for.
+    fn guard(&self, http: SharedHttpClient) -> SharedHttpClient {
+        if self.allow_insecure_endpoint { http } else { SharedHttpClient::new(TlsOnly(http)) }
     }
 
     fn check(&self, url: &str) -> Result<(), InsecureEndpoint> {
@@ -228,9 +244,10 @@ const TLS: CryptoMode = CryptoMode::AwsLcFips;
 #[cfg(not(feature = "fips"))]
 const TLS: CryptoMode = CryptoMode::AwsLc;
 
-fn http_client(ca_bundle: Option<&Path>) -> Result<SharedHttpClient, ConnectError> {
+/// Keeps at most `idle_max` connections to each host for later requests.
+fn http_client(connection: &Connection, idle_max: usize) -> Result<SharedHttpClient, ConnectError> {
     let mut trusted = TrustStore::default();
-    if let Some(path) = ca_bundle {
+    if let Some(path) = connection.ca_bundle.as_deref() {
         trusted = trusted.with_pem_certificate(read_certificates(path)?);
     }
     let context = TlsContext::builder()
@@ -238,6 +255,7 @@ fn http_client(ca_bundle: Option<&Path>) -> Result<SharedHttpClient, ConnectErro
         .build()
         .map_err(|error| ConnectError::Tls(error.to_string()))?;
     Ok(aws_smithy_http_client::Builder::new()
+        .pool_max_idle_per_host(idle_max)
         .tls_provider(tls::Provider::Rustls(TLS))
         .tls_context(context)
         .build_https())

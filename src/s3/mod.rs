@@ -32,7 +32,7 @@ mod request;
 pub use crate::metrics::Operation;
 pub use attempt::{Attempt, Content};
 pub use aws_config::SdkConfig;
-pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as};
+pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as, without_reuse};
 pub use credentials::{named_by, profile_files};
 pub use error::{Aftermath, Error, Failure, Kind};
 pub use gateway::{Backing, Conditions, Download, Gateway, Tries, Unfinished, Upload, Verified};

@@ -21,7 +21,7 @@ const SLOT_BYTES_MIN: usize = 64;
 /// The largest slot, and with it the largest secret.
 const SLOT_BYTES_MAX: usize = 4096;
 
-/// Stack below the maker of a secret that may have held copies of it. ring's and aes-gcm's expanded keys are below 2 KiB each.
+/// Stack below the maker or the user of a secret that may have held copies of it. ring's and aes-gcm's expanded keys are below 2 KiB each.
 const STACK_WIPED_BYTES: usize = 16 * 1024;
 
 static ARENA: Mutex<Arena> = Mutex::new(Arena::new());
@@ -81,6 +81,20 @@ impl<T> Drop for Locked<T> {
         // SAFETY: the value is there and is not used again: the slot goes back next, even if the value's drop panics.
         unsafe { ptr::drop_in_place(self.slot.place.cast::<T>().as_ptr()) };
     }
+}
+
+/// Does `work` on a part of the stack that is wiped before this returns, so that no copies of secrets stay there that a library has made:
+/// stacks are neither locked nor out of dumps.
+pub fn on_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
+    let done = apart(work);
+    zeroize::zeroize_stack::<STACK_WIPED_BYTES>();
+    done
+}
+
+/// Never inlined, for the reason of [`fill`].
+#[inline(never)]
+fn apart<T>(work: impl FnOnce() -> T) -> T {
+    work()
 }
 
 /// Apart from `Locked::new` and never inlined, so that its copies of the value lie in the part of the stack that is wiped.

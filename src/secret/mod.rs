@@ -28,7 +28,7 @@ use std::fmt;
 pub use harden::{Hardening, Locking, harden_process, lock_memory};
 pub use heap::WipingHeap;
 pub use key::{KEY_BYTES, Key};
-pub use locked::Locked;
+pub use locked::{Locked, on_wiped_stack};
 pub use mapping::Tally;
 pub use plain::PlainBuf;
 

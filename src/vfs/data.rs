@@ -500,7 +500,10 @@ impl Vfs {
             let location = Location { key: source.key.clone(), version: source.version.clone() };
             Arc::new(Reader::new(Arc::clone(&self.gateway), location, source.size, Arc::clone(&self.read_budget)))
         });
-        Ok(reader.read(range.start, length).await?)
+        let bytes = reader.read(range.start, length).await?;
+        // The store has spoken of the encryption again, with the bytes themselves.
+        reader.observed().map_or(Ok(()), |head| self.refuse_to_read(&source.key, &head))?;
+        Ok(bytes)
     }
 
     async fn read_changed(&self, file: &Arc<File>, writer: &Arc<Writer>, range: Range<u64>) -> Result<Bytes, Error> {

@@ -41,7 +41,7 @@ impl Error {
                 namespace::Error::NoRandomness | namespace::Error::BeingRenamed => true,
                 _ => false,
             },
-            Error::Read(_) | Error::Write(_) | Error::Stale | Error::Noncompliant { .. } => true,
+            Error::Read(_) | Error::Write(_) | Error::Stale | Error::Noncompliant { .. } | Error::Panicked(_) => true,
             Error::Name(_)
             | Error::BadHandle
             | Error::NotOpenForWriting
@@ -116,6 +116,7 @@ impl Error {
             Error::ReadOnlyAttribute | Error::HardLink => libc::EPERM,
             Error::Unsupported(_) => libc::EOPNOTSUPP,
             Error::Invalid(_) => libc::EINVAL,
+            Error::Panicked(_) => libc::EIO,
         }
     }
 }

@@ -56,6 +56,9 @@ pub enum Error {
     /// The kernel asked with flags or values that make no sense.
     #[error("{0}")]
     Invalid(&'static str),
+    /// A task of this process ended before it was done.
+    #[error("{0} has panicked: this is a defect of dssefs, please report it")]
+    Panicked(&'static str),
     /// S3 has no second name for an object.
     #[error("S3 has no hard links")]
     HardLink,

@@ -232,7 +232,7 @@ impl Vfs {
         let before = file.state().kept.map(|kept| kept.entry);
         let keep = move || writer.keep(&journal, before, reason.as_deref());
         let kept = tokio::task::spawn_blocking(keep).await;
-        let kept = kept.map_err(|_| Error::Invalid("the task that keeps changes has panicked"))??;
+        let kept = kept.map_err(|_| Error::Panicked("the task that keeps changes"))??;
         if let Some((entry, changes)) = kept {
             file.state().kept = Some(KeptAs { entry, changes, told });
         }
@@ -248,7 +248,7 @@ fn is_small(writer: &write::Writer) -> bool {
 /// Where the disk may be waited for.
 async fn in_the_journal(work: impl FnOnce() -> Result<(), journal::Error> + Send + 'static) -> Result<(), Error> {
     let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|_| Error::Invalid("a task of the journal has panicked"))??)
+    Ok(done.map_err(|_| Error::Panicked("a task of the journal"))??)
 }
 
 impl From<journal::Error> for Error {
@@ -259,6 +259,7 @@ impl From<journal::Error> for Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ErrnoStyle;
     use super::*;
 
     #[test]
@@ -266,5 +267,11 @@ mod tests {
         assert_eq!(KeptPart::of(Some(3), 3), KeptPart::All);
         assert_eq!(KeptPart::of(Some(2), 3), KeptPart::Older);
         assert_eq!(KeptPart::of(None, 3), KeptPart::Nothing);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_an_error_that_a_person_hears_of_and_no_bad_argument() {
+        let error = in_the_journal(|| panic!("scripted")).await.unwrap_err();
+        assert_eq!((error.errno(ErrnoStyle::Native).0, error.is_trouble()), (libc::EIO, true), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use dssefs::emulator::Counters;
+use dssefs::emulator::faults::{Fault, Rule};
 
 use crate::common::{Endpoint, MINUTE, Mount, deadline, eventually, names, noise, sent_bytes};
 
@@ -319,5 +320,27 @@ fn a_change_of_a_gibibyte_costs_what_it_changes() {
         let mut seen = [0; 2];
         std::os::unix::fs::FileExt::read_exact_at(&File::open(&path).unwrap(), &mut seen, GIB / 2 - 1).unwrap();
         assert_eq!(seen, [noise(9, 64 << 20)[(64 << 20) - 1], 0], "the last byte that stayed and the first that came");
+    });
+}
+
+/// Each answer takes so long that all the requests which are seen before the first are under way at the same time.
+#[test]
+fn pending_files_are_sent_side_by_side() {
+    const FILES: usize = 200;
+    const TOGETHER: u64 = 32;
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--spill-keys", "kms", "--commit", "background"]);
+        endpoint.reset();
+        endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(10_000)).key_contains("file-").times(0)]);
+        (0..FILES).for_each(|n| fs::write(mount.join(&format!("file-{n}")), format!("content {n}")).unwrap());
+        eventually("many are under way", MINUTE, || endpoint.counters().requests("PutObject") >= TOGETHER);
+        let (stored, sent) = (endpoint.keys().len(), endpoint.counters().requests("PutObject"));
+        println!("{sent} requests have come before {stored} were answered");
+        assert!(sent - stored as u64 >= TOGETHER, "{sent} requests, {stored} answers");
+        endpoint.heal();
+        eventually("all are stored", MINUTE, || endpoint.keys().len() == FILES);
+        assert_eq!(endpoint.content("file-199"), b"content 199");
+        assert!(mount.end().success());
     });
 }

@@ -6,8 +6,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use dssefs::emulator::faults::{Fault, Rule};
+use dssefs::emulator::kms::Action;
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, commit, cp, deadline, errno, eventually, noise};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, errno, eventually, noise};
 
 /// Larger than any single PutObject of the mount.
 const LARGE: usize = 48 << 20;
@@ -528,5 +529,33 @@ fn passing_throttling_of_the_keys_of_the_spill_is_not_noticed() {
         let mount = Mount::with(&endpoint, &["--spill-keys", "kms"]);
         commit(&mount.join("file"), b"content").unwrap();
         endpoint.assert_dsse("file");
+    });
+}
+
+#[test]
+fn a_key_whose_use_is_denied_in_the_middle_of_an_upload_keeps_the_bytes_until_it_is_allowed_again() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let content = noise(11, LARGE);
+        let mut file = File::create(mount.join("large")).unwrap();
+        file.write_all(&content[..LARGE / 2]).unwrap();
+        eventually("parts are stored", MINUTE, || endpoint.uploads_with_parts() == 1);
+        let uses = [Action::GenerateDataKey, Action::Decrypt];
+        uses.iter().for_each(|action| endpoint.kms().deny(endpoint.key_arn(), *action).unwrap());
+        // The writer may hear of it before it has written all.
+        let written = file.write_all(&content[LARGE / 2..]).and_then(|()| file.sync_all());
+        assert_eq!(errno(written), libc::EACCES);
+        assert!(endpoint.head("large").is_none());
+        assert_eq!(attribute(&mount.join("large"), "user.dsse.verdict").unwrap(), "pending");
+        let why = attribute(&mount.join("large"), "user.dsse.last-error").unwrap();
+        assert!(why.contains("kms:"), "{why}");
+        uses.iter().for_each(|action| endpoint.kms().allow(endpoint.key_arn(), *action).unwrap());
+        let taken = fs::metadata(mount.join("large")).unwrap().len() as usize;
+        file.write_all_at(&content[taken..], taken as u64).unwrap();
+        eventually("it is stored", MINUTE, || file.sync_all().is_ok());
+        assert!(endpoint.content("large") == content);
+        endpoint.assert_dsse("large");
+        assert_eq!(endpoint.uploads(), 0);
     });
 }

@@ -1,6 +1,6 @@
 //! Every fault of the store at every operation: one table of what programs, the log, the bucket and the mount make of it.
 //!
-//! 251 rows. Rows of one operation share a mount. Each has fresh names, and its fault strikes these names alone.
+//! 275 rows. Rows of one operation share a mount. Each has fresh names, and its fault strikes these names alone.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -10,8 +10,12 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use dssefs::emulator::faults::{Fault, Rule};
+use tempfile::TempDir;
 
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, errno, eventually, noise};
+use crate::common::{
+    ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, errno, eventually,
+    noise,
+};
 
 /// Just too large for one PutObject.
 const LARGE: usize = (16 << 20) + 1;
@@ -56,6 +60,8 @@ enum Work {
     WriteLarge,
     /// Changes the beginning of a large one: UploadPartCopy.
     Change,
+    /// Changes the beginning of one that has tags: GetObjectTagging.
+    ChangeTagged,
     /// chmod(2) of a stored file: CopyObject onto itself.
     Chmod,
     /// rename(2) of a stored file: CopyObject.
@@ -69,7 +75,7 @@ enum Work {
     /// unlink(2) of a stored file: DeleteObject.
     Unlink,
 }
-use Work::{Change, Chmod, List, Read as ReadFile, Rename, Stat, Unlink, WriteLarge, WriteSmall};
+use Work::{Change, ChangeTagged, Chmod, List, Read as ReadFile, Rename, Stat, Unlink, WriteLarge, WriteSmall};
 
 type Row = (Lasts, Fault, Ends);
 
@@ -223,15 +229,29 @@ fn without_codes(rows: Vec<Row>) -> Vec<Row> {
 struct Scene {
     endpoint: Endpoint,
     mount: Mount,
+    /// Where the mount keeps what the store refuses, if it does.
+    kept: Option<TempDir>,
 }
 
 impl Scene {
     fn new() -> Scene {
+        Scene::with(None)
+    }
+
+    /// One in which what the store refuses is kept on the local disk.
+    fn keeping() -> Scene {
+        Scene::with(Some(TempDir::new().unwrap()))
+    }
+
+    fn with(kept: Option<TempDir>) -> Scene {
         let endpoint = Endpoint::start();
         let limits = ["--attempts", "2", "--attempt-timeout", "700ms", "--operation-timeout", "20s"];
-        let options = [&limits[..], &["--kms-requests-per-second", "0", "--metadata-ttl", "0"]].concat();
+        let mut options = [&limits[..], &["--kms-requests-per-second", "0", "--metadata-ttl", "0"]].concat();
+        if let Some(directory) = &kept {
+            options.extend(["--spill-keys", "kms", "--spill-dir", directory.path().to_str().unwrap()]);
+        }
         let mount = Mount::with(&endpoint, &options);
-        Scene { endpoint, mount }
+        Scene { endpoint, mount, kept }
     }
 
     /// Carries out all rows of an operation, also after one that fails; how many, and how many failed.
@@ -252,7 +272,7 @@ impl Scene {
     }
 
     fn one(&self, operation: &str, work: Work, name: &str, (lasts, fault, ends): Row) {
-        let Scene { endpoint, mount } = self;
+        let Scene { endpoint, mount, .. } = self;
         self.prepare(work, name);
         let logged = mount.log().len();
         let times = if lasts == Passing { 1 } else { 0 };
@@ -266,6 +286,7 @@ impl Scene {
                 assert_eq!(errno(outcome), number, "{what}");
                 self.assert_told(&what, name, logged, says);
                 self.assert_nothing_wrong_is_stored(&what, work, name, &fault);
+                self.assert_kept(&what, name, Some(says));
             }
         }
         let struck = self.endpoint.struck();
@@ -273,6 +294,35 @@ impl Scene {
         self.assert_lives(name);
         endpoint.heal();
         self.assert_mends(&what, operation, work, name, open, &fault);
+        self.assert_kept(&what, name, None);
+    }
+
+    /// The local disk has the file with the reason, or nothing of it.
+    fn assert_kept(&self, what: &str, name: &str, why: Option<&str>) {
+        let Some(directory) = &self.kept else { return };
+        let listed = self.recover_list(directory);
+        let sessions = listed["sessions"].as_array().unwrap();
+        let files = sessions.iter().flat_map(|session| session["files"].as_array().unwrap());
+        let key = format!("{name}file");
+        let files: Vec<_> = files.filter(|file| file["key"] == key.as_str()).collect();
+        match (why, files.as_slice()) {
+            (None, []) => {}
+            (Some(why), [file]) => {
+                assert!(file["reason"].as_str().unwrap().contains(why), "{what}: {file}");
+                assert_eq!(file["kept_bytes"], file["size"], "{what}: {file}");
+            }
+            _ => panic!("{what}: the local disk has {listed}"),
+        }
+    }
+
+    fn recover_list(&self, directory: &TempDir) -> serde_json::Value {
+        let mut command = dssefs();
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        command.args(["recover", "--region", "us-east-1", "--force-path-style"]);
+        command.args(["--endpoint-url", &self.endpoint.url(), "--kms-endpoint-url", &self.endpoint.url()]);
+        let output = command.arg(directory.path()).args(["list", "--json"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// What has to be there before.
@@ -282,12 +332,29 @@ impl Scene {
             Change => {
                 self.endpoint.put(&format!("{name}file"), content(COPIED));
             }
+            ChangeTagged => self.put_tagged(&format!("{name}file")),
             List => self.endpoint.put(&format!("{name}dir/entry"), b"stored"),
             Chmod | Rename | ReadFile | Stat | Unlink => self.endpoint.put(&format!("{name}file"), content(10_000)),
         }
-        if matches!(work, Change | Chmod | Rename | Unlink) {
+        if matches!(work, Change | ChangeTagged | Chmod | Rename | Unlink) {
             fs::metadata(self.file(name)).unwrap();
         }
+    }
+
+    fn put_tagged(&self, key: &str) {
+        let body = content(10_000).to_vec().into();
+        self.endpoint.with(|s3| async move {
+            let put = s3.put_object().bucket(BUCKET).key(key).tagging("colour=blue").body(body);
+            let put = put.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::AwsKmsDsse);
+            put.ssekms_key_id(self.endpoint.key_arn()).send().await.unwrap();
+        });
+    }
+
+    fn tags(&self, key: &str) -> Vec<(String, String)> {
+        let told = self
+            .endpoint
+            .with(|s3| async move { s3.get_object_tagging().bucket(BUCKET).key(key).send().await.unwrap() });
+        told.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect()
     }
 
     fn file(&self, name: &str) -> std::path::PathBuf {
@@ -303,7 +370,7 @@ impl Scene {
                 file.write_all(content(size))?;
                 open.insert(file).sync_all()
             }
-            Change => {
+            Change | ChangeTagged => {
                 let file = File::options().write(true).open(path)?;
                 file.write_all_at(b"changed", 0)?;
                 open.insert(file).sync_all()
@@ -346,6 +413,8 @@ impl Scene {
                 let stored = self.endpoint.head(&key).is_some();
                 assert!(stored || matches!(fault, Fault::Sse { .. }), "{what}: the old object is gone");
             }
+            // Without the tags nothing can be written, so that there is nothing pending either.
+            ChangeTagged => assert!(self.endpoint.content(&key) == content(10_000), "{what}"),
             Chmod | Rename | ReadFile | Stat | List | Unlink => {}
         }
     }
@@ -357,6 +426,13 @@ impl Scene {
         assert_eq!(fs::read(&other).unwrap(), name.as_bytes());
     }
 
+    /// What was changed has kept its tags.
+    fn assert_tagged(&self, what: &str, key: &str) {
+        assert!(self.endpoint.content(key) == [b"changed", &content(10_000)[7..]].concat(), "{what}");
+        assert_eq!(self.tags(key), [("colour".to_owned(), "blue".to_owned())], "{what}");
+        self.endpoint.assert_dsse(key);
+    }
+
     /// What was not done can be done now.
     fn assert_mends(&self, what: &str, operation: &str, work: Work, name: &str, open: Option<File>, fault: &Fault) {
         let key = format!("{name}file");
@@ -366,6 +442,7 @@ impl Scene {
             let wanted = match work {
                 WriteSmall => content(1_000).to_vec(),
                 WriteLarge => content(LARGE).to_vec(),
+                ChangeTagged => return self.assert_tagged(what, &key),
                 _ => [b"changed", &content(COPIED)[7..]].concat(),
             };
             assert!(self.endpoint.content(&key) == wanted, "{what}, healed: the object is another");
@@ -379,6 +456,9 @@ impl Scene {
             assert!(unknown || self.endpoint.uploads_of(&key) == 0, "{what}, healed: an upload stays");
         } else if matches!(work, ReadFile | Stat | List) {
             self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
+        } else if work == ChangeTagged {
+            self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
+            self.assert_tagged(what, &key);
         } else if work == Chmod {
             self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
             let mode = fs::metadata(self.file(name)).unwrap().permissions().mode();
@@ -418,8 +498,12 @@ impl std::ops::Add for Tally {
 }
 
 fn matrix(work: impl FnOnce(&Scene) -> Tally + Send + 'static, rows: usize) {
+    matrix_in(Scene::new, work, rows);
+}
+
+fn matrix_in(scene: fn() -> Scene, work: impl FnOnce(&Scene) -> Tally + Send + 'static, rows: usize) {
     deadline(MINUTE * 8, move || {
-        let scene = Scene::new();
+        let scene = scene();
         assert_eq!(work(&scene), Tally { rows, failed: 0 }, "the rows that did not hold are marked FAILED");
     });
 }
@@ -512,4 +596,113 @@ fn every_fault_of_reading_and_deleting() {
         },
         61,
     );
+}
+
+#[test]
+fn every_fault_of_tags() {
+    matrix(|scene| scene.all("GetObjectTagging", ChangeTagged, trouble()), 12);
+}
+
+/// Some rows of each operation that writes, once more, with a look at the local disk.
+#[test]
+fn what_the_store_refused_is_on_the_local_disk_with_the_reason_until_the_store_has_it() {
+    let denied = || (Staying, refused(403, "AccessDenied", "Access Denied"), Badly(libc::EACCES, "AccessDenied"));
+    let rows = move |more: Vec<Row>| [vec![denied()], more].concat();
+    let key_trouble = || kms().into_iter().filter(|row| row.0 == Staying).skip(2).take(1).collect::<Vec<_>>();
+    let silent = || vec![(Staying, silence(), Badly(libc::EKEYREJECTED, "was asked for"))];
+    matrix_in(
+        Scene::keeping,
+        move |scene| {
+            let lost = || conditions().into_iter().take(1).collect::<Vec<_>>();
+            let reset = vec![(Staying, Fault::Reset, Badly(libc::EIO, ""))];
+            scene.all("PutObject", WriteSmall, rows([key_trouble(), silent(), lost(), reset].concat()))
+                + scene.all("CreateMultipartUpload", WriteLarge, rows(silent()))
+                + scene.all("UploadPart", WriteLarge, rows(key_trouble()))
+                + scene.all("CompleteMultipartUpload", WriteLarge, rows([silent(), lost()].concat()))
+        },
+        12,
+    );
+}
+
+/// Wrong words of the encryption of what is read are told by the verdict, and a mount that refuses such objects does not serve them.
+#[test]
+fn a_wrong_word_of_encryption_in_the_answer_to_a_read_is_told_and_refused_where_that_is_asked_for() {
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let options = ["--metadata-ttl", "0"];
+        let serving = Mount::with(&endpoint, &options);
+        let refusing = Mount::with(&endpoint, &[&options[..], &["--on-noncompliant-read", "refuse"]].concat());
+        let verdicts = ["not-dsse", "wrong-key", "not-dsse", "not-dsse"];
+        let faults = wrong_answers(endpoint.key_arn()).into_iter().map(|row| row.1).chain([silence()]);
+        for (number, (fault, verdict)) in faults.zip(verdicts).enumerate() {
+            let name = format!("word-{number}");
+            endpoint.put(&name, content(10_000));
+            let lie = |operations: &[&str]| {
+                let rule = |operation: &&str| Rule::on(operation, fault.clone()).key_contains(&name).times(0);
+                endpoint.spoil(operations.iter().map(rule).collect());
+            };
+            lie(&["HeadObject"]);
+            assert_eq!(attribute(&serving.join(&name), "user.dsse.verdict").unwrap(), verdict, "HeadObject {fault:?}");
+            lie(&["HeadObject", "GetObject"]);
+            assert!(fs::read(serving.join(&name)).unwrap() == content(10_000), "{fault:?}");
+            assert_eq!(attribute(&serving.join(&name), "user.dsse.verdict").unwrap(), verdict, "{fault:?}");
+            assert_eq!(errno(fs::read(refusing.join(&name))), libc::EKEYREJECTED, "{fault:?}");
+            let says = format!("s3://{BUCKET}/{name} is {verdict} and the mount refuses to serve such objects");
+            eventually("the log tells", MINUTE, || refusing.log().contains(&says));
+            // Who has opened it before the store began to lie.
+            endpoint.heal();
+            let mut open = File::open(refusing.join(&name)).unwrap();
+            lie(&["GetObject"]);
+            let mut read = Vec::new();
+            let read = open.read_to_end(&mut read).map(drop);
+            assert!(endpoint.struck() > 0, "GetObject {fault:?} has struck nothing");
+            assert_eq!(errno(read), libc::EKEYREJECTED, "GetObject {fault:?}");
+            endpoint.heal();
+            eventually("it is served again", MINUTE, || {
+                fs::read(refusing.join(&name)).is_ok_and(|read| read == content(10_000))
+            });
+            let again = || attribute(&serving.join(&name), "user.dsse.verdict").unwrap() == "compliant";
+            eventually("the verdict is right again", MINUTE, again);
+        }
+    });
+}
+
+/// A large file that becomes a small one needs its upload no more. It is stored whatever becomes of the abort, and what the store did not
+/// abort the next mount does.
+#[test]
+fn every_fault_of_aborting_an_upload() {
+    deadline(MINUTE * 5, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let limits = ["--attempts", "2", "--attempt-timeout", "700ms", "--operation-timeout", "20s"];
+        let options = [&limits[..], &["--spill-dir", spill.path().to_str().unwrap()]].concat();
+        let mount = Mount::with(&endpoint, &options);
+        let mut left = 0;
+        for (number, (lasts, fault, ends)) in trouble().into_iter().enumerate() {
+            let key = format!("abandoned-{number}");
+            let mut file = File::create(mount.join(&key)).unwrap();
+            file.write_all(content(LARGE)).unwrap();
+            eventually("it is being uploaded", MINUTE, || endpoint.uploads_of(&key) == 1);
+            let times = if lasts == Passing { 1 } else { 0 };
+            endpoint.spoil(vec![Rule::on("AbortMultipartUpload", fault.clone()).key_contains(&key).times(times)]);
+            file.set_len(7).unwrap();
+            file.sync_all().unwrap();
+            drop(file);
+            eventually(&format!("{fault:?} has struck"), MINUTE, || endpoint.struck() > 0);
+            if ends == Well {
+                eventually(&format!("{lasts:?} {fault:?}: no upload stays"), MINUTE, || endpoint.uploads_of(&key) == 0);
+            } else {
+                let is_told = || mount.log().lines().any(|line| line.contains(&key) && line.contains("not be aborted"));
+                eventually(&format!("{lasts:?} {fault:?} is told"), MINUTE, is_told);
+                left += endpoint.uploads_of(&key);
+            }
+            assert!(endpoint.content(&key) == content(7), "{fault:?}");
+            commit(&mount.join("alive"), key.as_bytes()).unwrap();
+            endpoint.heal();
+        }
+        assert!(left > 0, "no fault has left anything");
+        assert_eq!(endpoint.uploads(), left);
+        assert!(mount.end().success());
+        let next = Mount::with(&endpoint, &options);
+        assert_eq!(endpoint.uploads(), 0, "{}", next.log());
+    });
 }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use dssefs::emulator::faults::{Fault, Rule};
@@ -508,5 +508,152 @@ fn an_image_that_a_tool_takes_of_the_living_daemon_holds_nothing_of_it() {
         let image = core_image(mount.pid(), u32::from_str_radix(filter.trim(), 16).unwrap());
         assert_eq!(image.len(), 0, "a filter of zero chooses nothing that can be written to");
         assert!(in_memory(mount.pid(), &marker).1, "the content is there, in pages that every filter leaves out");
+    });
+}
+
+/// Tries to open what a debugger of the same user would, and tells of each file what became of it. The kernel keeps the last from whom it
+/// would keep ptrace(2) (proc_pid_syscall(5)).
+const INTRUDER: &str = "for name in mem environ syscall; do
+    if (: <\"/proc/$1/$name\") 2>/dev/null; then echo $name open; else echo $name refused; fi
+done";
+
+/// What a process of this user could look into of another one.
+fn intrude(user: &str, pid: u32) -> String {
+    let mut intruder = Command::new("setpriv");
+    intruder.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+    let output = intruder.args(["sh", "-c", INTRUDER, "sh", &pid.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn another_process_of_the_user_cannot_look_into_the_daemon() {
+    deadline(MINUTE, || {
+        if !geteuid().is_root() {
+            println!("skipped: only root can become another user");
+            return;
+        }
+        let endpoint = Endpoint::start();
+        let mount = Mount::by(&endpoint, 65_534);
+        let status = fs::read_to_string(format!("/proc/{}/status", mount.pid())).unwrap();
+        assert!(status.contains("Uid:\t65534\t65534"), "{status}");
+        // A process that does not defend itself shows what the intruder is able to, wherever the kernel leaves it to the owner.
+        let asleep = ["--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "60"];
+        let mut other = Command::new("setpriv").args(asleep).spawn().unwrap();
+        let is_asleep =
+            || fs::read(format!("/proc/{}/cmdline", other.id())).is_ok_and(|line| line.starts_with(b"sleep"));
+        eventually("the other sleeps", MINUTE, is_asleep);
+        let seen = intrude("65534", other.id());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(seen.contains("environ open"), "the intruder can do nothing at all: {seen}");
+        assert_eq!(intrude("65534", mount.pid()), "mem refused\nenviron refused\nsyscall refused\n");
+        assert!(mount.end().success());
+    });
+}
+
+/// The pairs of data keys of the one session, as text of KMS: those of the session, and those after each renewal.
+fn wrapped_keys(spill: &Path) -> Vec<(String, [String; 2])> {
+    let session = fs::read_dir(spill).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
+    let names = fs::read_dir(session.expect("a session")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        names.filter(|path| path.extension().is_some_and(|ending| ending == "json")).collect();
+    files.sort_by_key(|path| (!path.ends_with("session.json"), path.clone()));
+    // One that is being written is whole the next time.
+    let described = files.iter().filter_map(|path| {
+        let described: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        let keys = [0, 1].map(|layer| described["keys"][layer]["wrapped"].as_str().unwrap().to_owned());
+        Some((path.file_name()?.to_str()?.to_owned(), keys))
+    });
+    described.collect()
+}
+
+/// What KMS makes of a wrapped key for whoever names the mount and the session.
+fn unwrapped(endpoint: &Endpoint, spill: &Path, wrapped: &str) -> Vec<u8> {
+    use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region};
+    let session = fs::read_dir(spill).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+    let described: serde_json::Value =
+        serde_json::from_slice(&fs::read(session.join("session.json")).unwrap()).unwrap();
+    let config = aws_sdk_kms::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .endpoint_url(endpoint.url())
+        .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "tests"))
+        .http_client(aws_smithy_http_client::Builder::new().build_http());
+    let kms = aws_sdk_kms::Client::from_conf(config.build());
+    let blob = base64_simd::STANDARD.decode_to_vec(wrapped).unwrap();
+    let ask = kms.decrypt().key_id(endpoint.key_arn()).ciphertext_blob(aws_sdk_kms::primitives::Blob::new(blob));
+    let ask = ask.encryption_context("dssefs:source", described["source"].as_str().unwrap());
+    let ask = ask.encryption_context("dssefs:session", described["name"].as_str().unwrap());
+    let answer = endpoint.with(|_| async { ask.send().await }).expect("KMS gives it back");
+    answer.plaintext.unwrap().into_inner()
+}
+
+/// The forms in which a key could lie somewhere: as it is, and as KMS sends it.
+fn forms(key: &[u8]) -> [Vec<u8>; 2] {
+    [key.to_vec(), base64_simd::STANDARD.encode_to_string(key).into_bytes()]
+}
+
+/// Mounts with a journal that has to keep a file, and gives the keys that it began with.
+fn mount_with_journal(endpoint: &Endpoint, spill: &Path, more: &[&str]) -> (Mount, [Vec<u8>; 2]) {
+    let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.to_str().unwrap(), "-vv"];
+    let mount = Mount::with(endpoint, &[&options[..], more].concat());
+    let keys = wrapped_keys(spill).remove(0).1.map(|wrapped| unwrapped(endpoint, spill, &wrapped));
+    let down = Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
+    endpoint.spoil(vec![Rule::on("PutObject", down).key_contains("file").times(0)]);
+    fs::write(mount.join("file"), "content").unwrap();
+    (mount, keys)
+}
+
+fn assert_nowhere(keys: &[Vec<u8>], spill: &Path, log: &str) {
+    let kept = bytes_below(spill);
+    for form in keys.iter().flat_map(|key| forms(key)) {
+        assert!(!holds(&kept, &form), "a key is on the disk");
+        assert!(!holds(log.as_bytes(), &form), "a key is in the log");
+    }
+}
+
+#[test]
+fn the_keys_of_the_journal_and_the_spill_are_nowhere_but_in_pages_that_no_dump_takes() {
+    deadline(MINUTE * 4, || {
+        if !geteuid().is_root() {
+            println!("skipped: only root can look into the daemon's memory");
+            return;
+        }
+        let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let (mut mount, keys) = mount_with_journal(&endpoint, spill.path(), &[]);
+        for (layer, key) in ["inner", "outer"].iter().zip(&keys) {
+            let [plain, as_sent] = forms(key);
+            assert_eq!(in_memory(mount.pid(), &plain), (false, true), "the {layer} key, in (dumped, left out) pages");
+            let gone = || in_memory(mount.pid(), &as_sent) == (false, false);
+            eventually(&format!("the {layer} key is gone as KMS has sent it"), Duration::from_secs(15), gone);
+        }
+        assert_nowhere(&keys, spill.path(), &mount.log());
+        mount.signal(Signal::ABORT);
+        assert!(!mount.ended().unwrap().core_dumped(), "there is an image to be searched");
+        assert_nowhere(&keys, spill.path(), &mount.log());
+    });
+}
+
+#[test]
+fn keys_that_were_replaced_are_gone_from_memory_with_the_answers_that_brought_them() {
+    deadline(MINUTE * 4, || {
+        if !geteuid().is_root() {
+            println!("skipped: only root can look into the daemon's memory");
+            return;
+        }
+        let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let (mount, first) = mount_with_journal(&endpoint, spill.path(), &["--spill-key-lifetime", "1s"]);
+        eventually("the keys are renewed", MINUTE, || wrapped_keys(spill.path()).len() > 1);
+        let second = wrapped_keys(spill.path()).pop().unwrap().1.map(|text| unwrapped(&endpoint, spill.path(), &text));
+        let gone = |form: &[u8]| in_memory(mount.pid(), form) == (false, false);
+        for form in first.iter().chain(&second).flat_map(|key| forms(key)) {
+            eventually("neither keys nor answers of KMS stay", Duration::from_secs(20), || gone(&form));
+        }
+        assert_nowhere(&first, spill.path(), &mount.log());
+        assert_nowhere(&second, spill.path(), &mount.log());
+        endpoint.heal();
+        eventually("the file is stored", MINUTE, || endpoint.head("file").is_some());
+        assert!(mount.end().success());
     });
 }

@@ -515,7 +515,7 @@ impl Asked {
     pub(super) async fn load(store: &config::Connection) -> Result<Asked, StartError> {
         let connection = connection(store);
         let sdk = s3::load(&connection).await?;
-        let kms = Kms::new(&sdk, store.kms_endpoint_url.as_deref());
+        let kms = Kms::new(&s3::without_reuse(&sdk, &connection)?, store.kms_endpoint_url.as_deref());
         Ok(Asked { connection, sdk, kms })
     }
 }
