@@ -8,6 +8,7 @@
 
 mod clone;
 mod commit;
+mod engine;
 mod error;
 mod fill;
 mod kept;
@@ -20,8 +21,9 @@ mod stream;
 mod tried;
 mod writer;
 
+pub use engine::{Engine, Settings};
 pub use error::Error;
 pub use kept::{Kept, KeptAttempt, KeptError, KeptPart, KeptUpload};
 pub use parts::OBJECT_BYTES_MAX;
 pub use state::{Aim, Base, Piece, Target};
-pub use writer::{Destination, Engine, Settings, Writer};
+pub use writer::{Destination, Writer};

@@ -1,88 +1,20 @@
 //! The writer of one file: takes bytes, keeps them, and sends parts ahead.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Notify, OnceCell, RwLock, Semaphore};
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Instant, timeout_at};
 
 use crate::object::{Key, Version};
-use crate::s3::{Gateway, Head, Kind, Upload};
-use crate::spill::{self, Buffer, Location, Pool, Snapshot};
+use crate::s3::{Head, Kind, Upload};
+use crate::spill::{self, Buffer, Location, Snapshot};
 
-use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
+use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN};
 use super::payload::SnapshotPayload;
 use super::state::State;
 use super::stream::{Sent, Stream};
-use super::{Aim, Base, Error, Target};
-
-/// How writers behave.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Parts of all files that are under way to the store at the same time.
-    pub parts_in_flight_max: usize,
-    /// Parts of one file that may be under way before its program is slowed down.
-    pub file_parts_in_flight_max: usize,
-    /// How long one write may be slowed down before it goes on into the spill.
-    pub slow_max: Duration,
-    /// How long a write may wait for memory before it fails.
-    pub wait_max: Duration,
-    /// Whether a commit replaces only what its file was opened as. Otherwise the last writer wins.
-    pub conditional: bool,
-}
-
-impl Settings {
-    /// Settings for writers that share `memory_bytes_max`: as many small parts under way as fit beside those being filled.
-    #[must_use]
-    pub fn for_memory(memory_bytes_max: u64, conditional: bool) -> Settings {
-        let parts = usize::try_from(memory_bytes_max / SINGLE_PUT_BYTES_MAX).unwrap_or(usize::MAX);
-        Settings {
-            parts_in_flight_max: (parts / 2).clamp(1, 8),
-            file_parts_in_flight_max: (parts / 2).clamp(1, 4),
-            slow_max: Duration::from_secs(2),
-            wait_max: Duration::from_secs(120),
-            conditional,
-        }
-    }
-}
-
-/// What all writers of a mount share.
-pub struct Engine {
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) slots: Semaphore,
-    /// Commits that are under way: when they end, they give room back.
-    pub(super) commits: AtomicUsize,
-    /// Those among them that wait for `fills`.
-    pub(super) blocked: AtomicUsize,
-    /// Held by each part that has taken room for bytes of an object: see [`super::fill::Filling`].
-    pub(super) fills: RwLock<()>,
-    pub(super) settings: Settings,
-}
-
-impl Engine {
-    /// An engine that sends through `gateway` and keeps bytes in `pool`.
-    #[must_use]
-    pub fn new(gateway: Arc<Gateway>, pool: Arc<Pool>, settings: Settings) -> Arc<Engine> {
-        let slots = Semaphore::new(settings.parts_in_flight_max);
-        let (commits, blocked) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Engine { gateway, pool, slots, commits, blocked, fills: RwLock::new(()), settings })
-    }
-
-    /// The store that the writers send to.
-    #[must_use]
-    pub fn gateway(&self) -> &Arc<Gateway> {
-        &self.gateway
-    }
-
-    /// How much memory and spill the writers use.
-    #[must_use]
-    pub fn usage(&self) -> spill::Usage {
-        self.pool.usage()
-    }
-}
+use super::{Aim, Base, Engine, Error, Target};
 
 /// What a writer's object is to be, and who hears of it.
 pub trait Destination: Send + Sync {
