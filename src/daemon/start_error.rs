@@ -34,6 +34,22 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// The same failure, told as `tell` words it.
+    pub(super) fn reworded(mut self, tell: impl FnOnce(&str) -> String) -> StartError {
+        let (StartError::Bucket(text)
+        | StartError::Access(text)
+        | StartError::Key(text)
+        | StartError::Unreachable(text)
+        | StartError::Mismatch(text)
+        | StartError::Fuse(text)
+        | StartError::Unsaved(text)
+        | StartError::Argument(text)
+        | StartError::Damaged(text)
+        | StartError::Internal(text)) = &mut self;
+        *text = tell(text);
+        self
+    }
+
     /// Sorts the failure of a request that the start depends on.
     pub(super) fn store(doing: &str, error: &s3::Error) -> StartError {
         let text = format!("{doing}: {error}. {}", error.remedy());

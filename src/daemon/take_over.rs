@@ -57,13 +57,11 @@ fn carry_over(left: &Left, entry: EntryId, reason: &str, journal: &Journal) -> R
 
 /// Without it, names would be missing that a program has closed, and new files be made under them.
 fn unopened(session: &Path, error: StartError) -> StartError {
-    let text = format!(
-        "what an earlier mount left in {} cannot be opened: {error}. To mount without those files, move that directory away; dssefs \
-         recover opens it there once its keys can be used again",
-        session.display()
-    );
-    match error {
-        StartError::Key(_) => StartError::Key(text),
-        _ => StartError::Internal(text),
-    }
+    error.reworded(|error| {
+        format!(
+            "what an earlier mount left in {} cannot be opened: {error}. To mount without those files, move that directory away; dssefs \
+             recover opens it there once its keys can be used again",
+            session.display()
+        )
+    })
 }

@@ -98,6 +98,8 @@ impl Writer {
             (Some(moment), Aim::Object(target)) => match self.carry_out(&moment, &target).await {
                 Err(error) => {
                     self.note_aftermath(&error, moment.size);
+                    // Only now: what was read of an object that is gone with the wrong one is all that there is of it.
+                    self.give_back(&(0..moment.size));
                     Err(self.explained(error, &moment, &target).await)
                 }
                 done => done,
@@ -155,8 +157,7 @@ impl Writer {
         if let Some(base) = self.copied_whole(moment) {
             self.copy_whole(base, moment, target).await
         } else if moment.size <= SINGLE_PUT_BYTES_MAX {
-            let stored = self.put_whole(moment, target).await;
-            stored.inspect_err(|_| self.give_back(&(0..moment.size)))
+            self.put_whole(moment, target).await
         } else {
             self.put_parts(moment, target).await
         }
@@ -305,7 +306,6 @@ impl Writer {
         match self.assemble(moment, upload, Assembly { parts, sent: BTreeMap::new() }, false).await {
             Ok(stored) => Ok(stored),
             Err((error, upload)) => {
-                self.give_back(&(0..moment.size));
                 if let Some(upload) = upload {
                     abort_upload(upload).await;
                 }

@@ -1,6 +1,6 @@
 //! What the matrix has found, one test for each incident.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::common::{Endpoint, MINUTE, Mount, deadline, errno, eventually, noise};
 
 use super::point::Disk;
+use crate::keep::refused;
 
 fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
     let spill = spill.path().to_str().unwrap();
@@ -121,13 +122,12 @@ fn a_removal_that_the_local_disk_could_not_note_is_no_success_and_the_next_one_r
         let (endpoint, disk) = (Endpoint::start(), Disk::new());
         let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", disk.path().to_str().unwrap()];
         let mount = Mount::with_variables(&endpoint, &options, &disk.environment());
-        // Closed once, so that the journal has them, and still open, so that the mount does not store them by itself.
-        let _open = ["removed", "stays", "target"].map(|name| {
-            let file = File::create(mount.join(name)).unwrap();
-            file.write_all_at(b"content", 0).unwrap();
-            drop(file.try_clone().unwrap());
-            file
-        });
+        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        for name in ["removed", "stays", "target"] {
+            fs::write(mount.join(name), "content").unwrap();
+        }
+        let are_refused = || mount.log().matches("the changes of a file cannot be saved").count() == 3;
+        eventually("the store has refused them, and the journal keeps them", MINUTE / 2, are_refused);
         disk.fail_to_sync();
         assert_eq!(errno(fs::remove_file(mount.join("removed"))), libc::EIO);
         let told = mount
@@ -139,6 +139,7 @@ fn a_removal_that_the_local_disk_could_not_note_is_no_success_and_the_next_one_r
         assert_eq!(errno(fs::remove_file(mount.join("stays"))), libc::EIO);
         assert_eq!(fs::read(mount.join("stays")).unwrap(), b"content");
         assert!(endpoint.keys().is_empty());
+        endpoint.heal();
         assert_eq!(errno(fs::rename(mount.join("stays"), mount.join("target"))), libc::EIO);
         assert_eq!(endpoint.content("stays"), b"content");
         kill(mount);
