@@ -502,7 +502,9 @@ impl Vfs {
         });
         let bytes = reader.read(range.start, length).await?;
         // The store has spoken of the encryption again, with the bytes themselves.
-        reader.observed().map_or(Ok(()), |head| self.refuse_to_read(&source.key, &head))?;
+        let judged = reader.observed().map_or(Ok(()), |head| self.refuse_to_read(&source.key, &head));
+        // What came with a refused answer is not kept: the next read asks again.
+        judged.inspect_err(|_| file.forget_reader())?;
         Ok(bytes)
     }
 

@@ -263,6 +263,11 @@ impl File {
         }
     }
 
+    /// The next read asks the store again.
+    pub(crate) fn forget_reader(&self) {
+        self.state().reader = None;
+    }
+
     /// Whether the caller is the one to make the changes of this file safe, now that nobody uses it or somebody counts on them.
     pub(crate) fn begin_retrying(&self) -> bool {
         let mut state = self.state();
