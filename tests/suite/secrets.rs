@@ -435,6 +435,11 @@ fn search_the_fullest_log(format: &str) {
     const LARGE: &str = "CONTENT-of-the-planted-record-4716";
     const VALUE: &str = "VALUE-of-the-planted-attribute-4717";
     let endpoint = Endpoint::start();
+    let of_others = [("small-of-others", SMALL), ("large-of-others", LARGE)].map(|(name, content)| {
+        let content = content.repeat(10_000);
+        endpoint.put(name, content.as_bytes());
+        (name, content)
+    });
     let environment = [("DSSEFS_LOG", Some("trace")), ("LOG_SENSITIVE_BODIES", Some("true"))];
     let options = ["--sign-payload", "--spill-keys", "kms", "--log-format", format, "--memory", "32MiB"];
     let mount = Mount::with_environment(&endpoint, &environment, &options);
@@ -443,9 +448,8 @@ fn search_the_fullest_log(format: &str) {
     let large = LARGE.repeat((20 << 20) / LARGE.len());
     commit(&mount.join("large"), large.as_bytes()).unwrap();
     assert!(endpoint.counters().operation("UploadPart").requests > 1, "it went in parts");
-    for (name, content) in [("small-of-others", SMALL), ("large-of-others", LARGE)] {
-        endpoint.put(name, content.repeat(10_000).as_bytes());
-        assert!(fs::read(mount.join(name)).unwrap() == content.repeat(10_000).as_bytes());
+    for (name, content) in of_others {
+        assert!(fs::read(mount.join(name)).unwrap() == content.as_bytes());
     }
     let log = mount.log();
     assert!(log.contains("DEBUG") && log.contains("large"), "the log is the fullest there is");
