@@ -1,5 +1,6 @@
 """The daemon of a soak: mounts of different settings on one spill directory, and `dssefs recover` between them."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -67,6 +68,17 @@ class Place:
             if killed_after is None:
                 raise SystemExit(f"FAILED: dssefs recover did not end within {RECOVER_SECONDS} s:\n" + self.tail()) from None
             return None
+
+    def listed(self):
+        """What `dssefs recover DIR list` names."""
+        return json.loads(self.run("list", "--json"))
+
+    def discard(self):
+        self.run("discard")
+
+    def run(self, *action):
+        command = [self.program, "recover", *self.store(), str(self.disk.spill), *action]
+        return subprocess.run(command, env=self.environment(), capture_output=True, timeout=RECOVER_SECONDS, check=True).stdout
 
     def detach(self):
         is_mounted = subprocess.run(["mountpoint", "-q", str(self.point)]).returncode == 0

@@ -85,7 +85,8 @@ class Worker:
         return self.told()
 
     def told(self):
-        told = self.deeds, self.bytes, self.errors, self.problems
+        in_doubt = {f"{self.name}/{name}" for names in (self.loose, *self.outcomes) for name in names}
+        told = self.deeds, self.bytes, self.errors, self.problems, in_doubt
         self.deeds, self.bytes, self.errors, self.problems = 0, 0, {}, []
         return told
 
