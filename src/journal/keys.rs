@@ -101,7 +101,7 @@ impl Epoch {
 
 /// All epochs of a session that begins with `first`, oldest first, without those of whose segments none is left. These are not looked
 /// into either: one that was being stored when the power went is there in part, and nothing was sealed under it.
-pub(super) fn epochs(session: &Path, first: Epoch) -> Result<Vec<Epoch>, Error> {
+pub(super) fn epochs(session: &Path, first: &Epoch) -> Result<Vec<Epoch>, Error> {
     let segments = numbers(session, segment::number)?;
     let later = numbers(session, epoch_number)?;
     let ends = later.iter().copied().chain([u32::MAX]);

@@ -216,7 +216,7 @@ impl Session {
         if version != VERSION {
             return Err(unreadable(&path, format!("version {version} and not {VERSION}")));
         }
-        let epochs = epochs(&directory, first.checked(&path)?)?;
+        let epochs = epochs(&directory, &first.checked(&path)?)?;
         Ok(Session { directory, source, name, epochs, in_use: false, lock, serving: None })
     }
 

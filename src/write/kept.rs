@@ -516,7 +516,7 @@ mod tests {
             size: 6,
             crc64: u64::MAX,
             upload: Some("u".to_owned()),
-            since: vec![1..3],
+            since: std::iter::once(1..3).collect(),
             low_water: 5,
         };
         let tried = Kept { tried: vec![attempt], ..kept.clone() };

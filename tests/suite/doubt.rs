@@ -32,7 +32,7 @@ fn mount(endpoint: &Endpoint, more: &[&str]) -> Mount {
 }
 
 /// The next such request is carried out and not answered; each further one fails, and the store does not tell what is there either.
-fn lose_answer(endpoint: &Endpoint, operation: &str, then: Fault) {
+fn lose_answer(endpoint: &Endpoint, operation: &str, then: &Fault) {
     let later = [operation, "HeadObject"].map(|operation| Rule::on(operation, then.clone()).times(0));
     endpoint.spoil([vec![Rule::on(operation, Fault::LoseAnswer)], later.to_vec()].concat());
 }
@@ -46,7 +46,7 @@ fn a_put_that_was_carried_out_unseen_is_no_other_writers() {
             let mount = mount(&endpoint, &[]);
             let mut new = File::create(mount.join("new")).unwrap();
             new.write_all(b"first").unwrap();
-            lose_answer(&endpoint, "PutObject", then.clone());
+            lose_answer(&endpoint, "PutObject", &then);
             assert_ne!(errno(new.sync_all()), 0, "{then:?}");
             endpoint.heal();
             assert_eq!(endpoint.content("new"), b"first", "{then:?}: it was carried out");
@@ -56,7 +56,7 @@ fn a_put_that_was_carried_out_unseen_is_no_other_writers() {
 
             let old = OpenOptions::new().read(true).write(true).open(mount.join("old")).unwrap();
             old.write_all_at(b"abc", 3).unwrap();
-            lose_answer(&endpoint, "PutObject", then.clone());
+            lose_answer(&endpoint, "PutObject", &then);
             assert_ne!(errno(old.sync_all()), 0, "{then:?}");
             old.set_len(8).unwrap();
             old.write_all_at(b"z", 9).unwrap();
@@ -76,7 +76,7 @@ fn what_was_stored_unseen_is_not_sent_again() {
         let mount = mount(&endpoint, &[]);
         let mut file = File::create(mount.join("file")).unwrap();
         file.write_all(b"content").unwrap();
-        lose_answer(&endpoint, "PutObject", Fault::Reset);
+        lose_answer(&endpoint, "PutObject", &Fault::Reset);
         assert_ne!(errno(file.sync_all()), 0);
         endpoint.heal();
         let (done, counters) = endpoint.counted(|| file.sync_all());
@@ -96,7 +96,7 @@ fn an_upload_that_was_completed_unseen_is_no_other_writers_and_nothing_of_it_is_
             let mut content = noise(3, size);
             let mut file = File::create(mount.join("file")).unwrap();
             file.write_all(&content).unwrap();
-            lose_answer(&endpoint, "CompleteMultipartUpload", Fault::Reset);
+            lose_answer(&endpoint, "CompleteMultipartUpload", &Fault::Reset);
             assert_ne!(errno(file.sync_all()), 0);
             let more = noise(4, 1 << 20);
             file.write_all(&more).unwrap();
@@ -124,7 +124,7 @@ fn a_change_of_a_large_object_that_was_stored_unseen_is_no_other_writers() {
         let mount = mount(&endpoint, &[]);
         let file = OpenOptions::new().read(true).write(true).open(mount.join("file")).unwrap();
         file.write_all_at(b"first", 20 << 20).unwrap();
-        lose_answer(&endpoint, "CompleteMultipartUpload", Fault::Reset);
+        lose_answer(&endpoint, "CompleteMultipartUpload", &Fault::Reset);
         assert_ne!(errno(file.sync_all()), 0);
         file.write_all_at(b"second", 30 << 20).unwrap();
         endpoint.heal();
@@ -144,7 +144,7 @@ fn who_stored_something_after_a_write_that_was_carried_out_unseen_has_won() {
         for (name, more) in [("as-it-was", &b""[..]), ("longer", b" and more")] {
             let mut file = File::create(mount.join(name)).unwrap();
             file.write_all(b"ours").unwrap();
-            lose_answer(&endpoint, "PutObject", Fault::Reset);
+            lose_answer(&endpoint, "PutObject", &Fault::Reset);
             assert_ne!(errno(file.sync_all()), 0, "{name}");
             endpoint.heal();
             endpoint.put(name, b"theirs");
@@ -165,7 +165,7 @@ fn a_chmod_that_was_carried_out_unseen_is_no_other_writers() {
         for name in ["tried-again", "written"] {
             endpoint.put(name, b"0123456789");
             let file = OpenOptions::new().read(true).write(true).open(mount.join(name)).unwrap();
-            lose_answer(&endpoint, "CopyObject", Fault::Reset);
+            lose_answer(&endpoint, "CopyObject", &Fault::Reset);
             let private = || file.set_permissions(fs::Permissions::from_mode(0o600));
             assert_ne!(errno(private()), 0, "{name}");
             endpoint.heal();
@@ -188,7 +188,7 @@ fn what_was_stored_unseen_before_a_crash_is_replaced_by_what_came_after_it() {
         let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.path().to_str().unwrap()];
         let mut first = mount(&endpoint, &options);
         commit(&first.join("file"), b"old").unwrap();
-        lose_answer(&endpoint, "PutObject", Fault::Reset);
+        lose_answer(&endpoint, "PutObject", &Fault::Reset);
         fs::write(first.join("file"), b"first").unwrap();
         eventually("the first commit has failed", MINUTE, || first.log().contains("are not saved yet"));
         fs::write(first.join("file"), b"the second").unwrap();

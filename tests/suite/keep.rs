@@ -603,7 +603,9 @@ fn a_mount_that_cannot_open_what_another_left_names_it_and_leaves_no_session_of_
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
         let session = sessions_in(&spill);
-        endpoint.spoil(vec![Rule::on("kms:Decrypt", refused()).times(0)]);
+        let code = "AccessDeniedException".to_owned();
+        let denied = Fault::Failure { status: 400, code, message: "scripted".to_owned() };
+        endpoint.spoil(vec![Rule::on("kms:Decrypt", denied).times(0)]);
         let mut command = Mount::command(&endpoint, crate::common::BUCKET, point.path());
         command.args(["--foreground", "--spill-keys", "kms", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]);
         let output = command.arg(spill.path()).output().unwrap();
