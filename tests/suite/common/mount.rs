@@ -16,6 +16,7 @@ use super::endpoint::{ACCESS_KEY, BUCKET, Endpoint, REGION, SECRET_KEY};
 
 const MOUNT_WITHIN: Duration = Duration::from_secs(30);
 const END_WITHIN: Duration = Duration::from_secs(30);
+const LOG_COMES_WITHIN: Duration = Duration::from_millis(150);
 
 /// Mounts by the name of the test's thread, for the one who has to detach them.
 static MOUNTS: Mutex<BTreeMap<String, Vec<PathBuf>>> = Mutex::new(BTreeMap::new());
@@ -242,8 +243,10 @@ impl Mount {
         self.daemon.id()
     }
 
-    /// What the daemon said so far.
+    /// What the daemon said so far. It writes its log by a thread of its own, so that a line may come a moment after the call that it tells
+    /// of has returned.
     pub(crate) fn log(&self) -> String {
+        std::thread::sleep(LOG_COMES_WITHIN);
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
