@@ -735,7 +735,7 @@ fn what_is_carried_over_needs_the_old_key_no_more() {
         let [old, new] = [(); 2].map(|()| endpoint.kms().create_key(NewKey::default()).unwrap().arn);
         let under = |key: &str| mount(&endpoint, &spill, &["--commit", "background", "--spill-kms-key-id", key]);
         let first = under(&old);
-        endpoint.spoil(vec![Rule::on("PutObject", refused()).key_contains("file").times(0)]);
+        refuse(&endpoint, "file");
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
         let second = under(&new);
@@ -780,11 +780,6 @@ fn while_kms_refuses_new_keys_the_old_ones_go_on() {
     });
 }
 
-fn sessions(spill: &TempDir) -> Vec<std::ffi::OsString> {
-    let entries = fs::read_dir(spill.path()).unwrap().map(Result::unwrap);
-    entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name()).collect()
-}
-
 #[test]
 fn a_key_that_opens_no_journal_keeps_the_journal() {
     deadline(MINUTE * 4, || {
@@ -793,7 +788,7 @@ fn a_key_that_opens_no_journal_keeps_the_journal() {
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
-        let left = sessions(&spill);
+        let left = sessions_in(&spill);
         for (exit, code, sentence) in [
             (5, "DisabledException", "is disabled; enable it with kms:EnableKey"),
             (4, "AccessDeniedException", "allow kms:Decrypt on it"),
@@ -815,7 +810,7 @@ fn a_key_that_opens_no_journal_keeps_the_journal() {
             let ended = command.arg("--spill-dir").arg(spill.path()).output().unwrap();
             assert_eq!(ended.status.code(), Some(exit), "{code}: {}", told(&ended));
             assert!(told(&ended).contains(sentence), "{code}: {}", told(&ended));
-            assert_eq!(sessions(&spill), left, "{code}: the session stays, and nothing else comes");
+            assert_eq!(sessions_in(&spill), left, "{code}: the session stays, and nothing else comes");
         }
         endpoint.heal();
         let second = background(&endpoint, &spill);
