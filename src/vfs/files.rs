@@ -1,6 +1,6 @@
 //! All files that are open or unsaved.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::namespace::Ino;
@@ -9,17 +9,25 @@ use super::file::File;
 
 /// The open and unsaved files of a mount, by inode.
 #[derive(Default)]
-pub(crate) struct Files(Mutex<HashMap<Ino, Arc<File>>>);
+pub(crate) struct Files(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    files: HashMap<Ino, Arc<File>>,
+    /// Those among them that have been copies of other objects since they came in. Each commit asks for them, so that nobody can look
+    /// through all files that are pending.
+    copies: HashSet<Ino>,
+}
 
 impl Files {
     pub(crate) fn find(&self, ino: Ino) -> Option<Arc<File>> {
-        self.map(|files| files.get(&ino).cloned())
+        self.map(|table| table.files.get(&ino).cloned())
     }
 
     /// The file of `ino`, made by `make` if there is none, with one more user.
     pub(crate) fn enter(&self, ino: Ino, make: impl FnOnce() -> File) -> Arc<File> {
-        self.map(|files| {
-            let file = Arc::clone(files.entry(ino).or_insert_with(|| Arc::new(make())));
+        self.map(|table| {
+            let file = Arc::clone(table.files.entry(ino).or_insert_with(|| Arc::new(make())));
             file.state().users += 1;
             file
         })
@@ -27,8 +35,8 @@ impl Files {
 
     /// The file of `ino` with one more user, if it is open or unsaved.
     pub(crate) fn enter_existing(&self, ino: Ino) -> Option<Arc<File>> {
-        self.map(|files| {
-            let file = Arc::clone(files.get(&ino)?);
+        self.map(|table| {
+            let file = Arc::clone(table.files.get(&ino)?);
             file.state().users += 1;
             Some(file)
         })
@@ -36,39 +44,54 @@ impl Files {
 
     /// One user less; a file that nobody uses and that has nothing unsaved is forgotten.
     pub(crate) fn leave(&self, file: &Arc<File>) {
-        self.map(|files| {
+        self.map(|table| {
             file.state().users -= 1;
-            forget_idle(files, file);
+            table.forget_idle(file);
         });
     }
 
     /// Forgets a file that nobody uses, after its changes were made safe or given up.
     pub(crate) fn forget(&self, file: &Arc<File>) {
-        self.map(|files| forget_idle(files, file));
+        self.map(|table| table.forget_idle(file));
     }
 
     /// All files with changes that the store does not have.
     pub(crate) fn unsaved(&self) -> Vec<Arc<File>> {
-        let all: Vec<_> = self.map(|files| files.values().cloned().collect());
+        let all: Vec<_> = self.map(|table| table.files.values().cloned().collect());
         all.into_iter().filter(|file| file.is_dirty()).collect()
+    }
+
+    /// Notes that a file which somebody uses has become a copy of another object.
+    pub(crate) fn note_copy(&self, file: &File) {
+        self.map(|table| table.copies.insert(file.ino));
+    }
+
+    /// The files with changes that may be copies of other objects.
+    pub(crate) fn unsaved_copies(&self) -> Vec<Arc<File>> {
+        let copies = |table: &mut Table| table.copies.iter().filter_map(|ino| table.files.get(ino)).cloned().collect();
+        let copies: Vec<Arc<File>> = self.map(copies);
+        copies.into_iter().filter(|file| file.is_dirty()).collect()
     }
 
     /// All files that are open or unsaved and stand where `stands` says.
     pub(crate) fn standing(&self, stands: impl Fn(Ino) -> bool) -> Vec<Arc<File>> {
-        let all: Vec<_> = self.map(|files| files.values().cloned().collect());
+        let all: Vec<_> = self.map(|table| table.files.values().cloned().collect());
         all.into_iter().filter(|file| stands(file.ino)).collect()
     }
 
-    fn map<T>(&self, apply: impl FnOnce(&mut HashMap<Ino, Arc<File>>) -> T) -> T {
+    fn map<T>(&self, apply: impl FnOnce(&mut Table) -> T) -> T {
         apply(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn forget_idle(files: &mut HashMap<Ino, Arc<File>>, file: &Arc<File>) {
-    // The task that saved it may come here when the file was forgotten long ago, and another one of its inode is in use.
-    let is_known = files.get(&file.ino).is_some_and(|known| Arc::ptr_eq(known, file));
-    if is_known && file.state().users == 0 && !file.is_dirty() {
-        files.remove(&file.ino);
+impl Table {
+    fn forget_idle(&mut self, file: &Arc<File>) {
+        // The task that saved it may come here when the file was forgotten long ago, and another one of its inode is in use.
+        let is_known = self.files.get(&file.ino).is_some_and(|known| Arc::ptr_eq(known, file));
+        if is_known && file.state().users == 0 && !file.is_dirty() {
+            self.files.remove(&file.ino);
+            self.copies.remove(&file.ino);
+        }
     }
 }
 

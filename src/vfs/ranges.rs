@@ -86,6 +86,8 @@ impl Vfs {
                 target.state().carried = Some(carried);
             }
         };
+        // Before it is one: nobody may replace its source in between.
+        self.files.note_copy(target);
         Ok(writer.adopt(origin, range, taken).await)
     }
 
@@ -100,14 +102,14 @@ impl Vfs {
     /// caller holds the file's turn, so that no more of them come.
     pub(super) async fn release_copies(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(key) = self.namespace.key(file.ino) else { return Ok(()) };
-        let others = self.files.unsaved().into_iter().filter(|copy| !Arc::ptr_eq(copy, file));
+        let others = self.files.unsaved_copies().into_iter().filter(|copy| !Arc::ptr_eq(copy, file));
         self.release_from(others, |base| *base == key).await
     }
 
     /// The same for all objects below a directory that is about to be moved.
     pub(super) async fn release_copies_below(&self, directory: Ino) -> Result<(), Error> {
         let Some(marker) = self.namespace.key(directory) else { return Ok(()) };
-        let files = self.files.unsaved().into_iter();
+        let files = self.files.unsaved_copies().into_iter();
         self.release_from(files, |base| base.as_str().starts_with(marker.as_str())).await
     }
 
