@@ -209,8 +209,8 @@ fn search(guide: &mut Guide, stage: &Stage<'_>) {
         Err(error) => guide.check(&format!("the daemon's descriptors can be searched ({error})"), false),
         Ok(found) => {
             let bytes: u64 = found.iter().map(|file| file.bytes).sum();
-            guide.say(&format!("{} files, {} MiB", found.len(), bytes >> 20));
-            if let Some(file) = found.first() {
+            guide.say(&format!("{} files with the list of uploads, {} MiB", found.len(), bytes >> 20));
+            if let Some(file) = found.iter().max_by_key(|file| file.bytes) {
                 guide.say(&format!("{} begins with\n{}", file.path.display(), spill::hexdump(&file.first_bytes)));
             }
             guide.check("there is something on the disk", bytes > 0);
