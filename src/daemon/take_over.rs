@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::journal::{EntryId, Journal, Left};
+use crate::journal::{self, EntryId, Journal, Left};
 use crate::kms::Kms;
 use crate::write::{Engine, Kept};
 
@@ -23,7 +23,9 @@ pub(super) async fn take_over(
     journal: &Journal,
 ) -> Result<Vec<Left>, StartError> {
     let mut lefts = Vec::new();
-    for session in usable(sessions::ended(source, directory).await?) {
+    let (sessions, mut unusable) = sessions::ended(source, directory).await?;
+    unusable.retain(|error| !matches!(error, journal::Error::InUse(session) if session == journal.directory()));
+    for session in usable((sessions, unusable)) {
         let at = session.directory.clone();
         let left = sessions::open(kms, session).await.map_err(|error| unopened(&at, error))?;
         let count = left.entries().count();

@@ -309,7 +309,12 @@ fn an_export_puts_kept_bytes_over_those_of_the_object() {
         drop(file);
         kill(first);
         let to = spill.path().join("exported");
-        let exported = recover(&endpoint, &spill, &["export", "file", to.to_str().unwrap()]);
+        let export = || recover(&endpoint, &spill, &["export", "file", to.to_str().unwrap()]);
+        endpoint.spoil(vec![Rule::on("GetObject", refused()).times(0)]);
+        assert!(!export().status.success());
+        assert!(!to.exists(), "half a file stays in clear");
+        endpoint.heal();
+        let exported = export();
         assert!(exported.status.success(), "{}", told(&exported));
         let content = fs::read(to).unwrap();
         assert_eq!((content.len(), &content[2_999_999..]), (3_000_007, &b".the end"[..]));

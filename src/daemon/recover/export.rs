@@ -12,10 +12,8 @@ use crate::object::ByteRange;
 use crate::s3;
 use crate::write::{self, Engine, Kept, Piece, Writer};
 
-use super::{
-    Asked, Engines, SendError, Sending, StartError, parsed, put_back, refuse_lost, runtime, sessions, uploaded_bytes,
-    usable,
-};
+use super::send::{SendError, Sending, put_back, refuse_lost, uploaded_bytes};
+use super::{Asked, Engines, StartError, parsed, runtime, sessions, usable};
 
 /// Bytes that are written to a local file at a time.
 const EXPORT_BYTES: u64 = 1 << 20;
@@ -168,10 +166,21 @@ fn unsent(key: &str, error: &SendError) -> StartError {
     }
 }
 
+/// A file that could not be written whole does not stay, unless this process is killed: nobody is to take it for the real one, and it is
+/// in clear.
 async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) -> Result<u64, StartError> {
-    let failed = |error: std::io::Error| StartError::Internal(format!("{} cannot be written: {error}", to.display()));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
     let file = file.map_err(|error| StartError::Argument(format!("{} cannot be made: {error}", to.display())))?;
+    let written = fill(engine, writer, size, &file, to).await;
+    written.inspect_err(|_| {
+        if let Err(error) = std::fs::remove_file(to) {
+            tracing::error!(%error, path = %to.display(), "half a file stays in clear; remove it");
+        }
+    })
+}
+
+async fn fill(engine: &Engine, writer: &Arc<Writer>, size: u64, file: &File, to: &Path) -> Result<u64, StartError> {
+    let failed = |error: std::io::Error| StartError::Internal(format!("{} cannot be written: {error}", to.display()));
     file.set_len(size).map_err(failed)?;
     let mut at = 0;
     while at < size {
@@ -179,7 +188,7 @@ async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) 
         at = range.end;
         let (pieces, base) = writer.locate(range).map_err(|error| unsent("the file", &error.into()))?;
         for piece in pieces {
-            write_piece(engine, writer, base.as_ref(), &piece, &file).await?.map_err(failed)?;
+            write_piece(engine, writer, base.as_ref(), &piece, file).await?.map_err(failed)?;
         }
     }
     file.sync_all().map_err(failed)?;

@@ -1,31 +1,29 @@
 //! What earlier mounts could not store: found, sent, written to a local file, or given up.
 
 mod export;
+mod send;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crc_fast::CrcAlgorithm;
-use futures_util::{StreamExt, stream};
 use tokio::runtime::Runtime;
 
 use crate::config::{self, Source};
-use crate::journal::{self, EntryId, Left, LeftEntry};
+use crate::journal::{self, Left, LeftEntry};
 use crate::kms::Kms;
-use crate::object::Key;
-use crate::policy::{Policy, Verdict};
-use crate::s3::{self, Checksum, Condition, Gateway, Head, Kind};
+use crate::policy::Policy;
+use crate::s3::{self, Gateway};
 use crate::spill::{Limits, Pool};
-use crate::write::{self, Engine, Kept, KeptError, Settings, Writer};
+use crate::write::{Engine, Kept, Settings};
 
 use super::build::connection;
 use super::{StartError, memory, sessions};
 
 pub use export::{Exported, Wanted, export};
+use send::uploaded_bytes;
+pub(super) use send::{Outcome, send_all};
 
-/// Files that are sent at the same time.
-const SENDS_MAX: usize = 16;
 /// Memory for the bytes of files that are recovered, in bytes.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
 /// What may be sealed once more on the local disk while it is sent or written out, in bytes: as much as a mount may unless it is told
@@ -75,49 +73,6 @@ pub struct Sent {
     pub damage: Vec<String>,
     /// The sessions that could not be dealt with, and why. What is in them is still kept.
     pub failed: Vec<(PathBuf, StartError)>,
-}
-
-/// What became of one entry. There is none for one that is there twice.
-pub(super) struct Outcome {
-    /// Which of the sessions that were sent together has it.
-    pub(super) session: usize,
-    pub(super) entry: EntryId,
-    pub(super) key: String,
-    /// Why it is still kept; None: the store has it.
-    pub(super) error: Option<String>,
-}
-
-/// One entry that is to be sent.
-struct Job<'a> {
-    session: usize,
-    id: EntryId,
-    engine: Arc<Engine>,
-    left: &'a Left,
-    entry: &'a LeftEntry,
-    kept: Kept,
-}
-
-/// Why one file could not be sent.
-#[derive(Debug, thiserror::Error)]
-enum SendError {
-    #[error(transparent)]
-    Journal(#[from] journal::Error),
-    #[error(transparent)]
-    Kept(#[from] KeptError),
-    #[error(transparent)]
-    Write(#[from] write::Error),
-    #[error(transparent)]
-    Store(#[from] s3::Error),
-    #[error(
-        "its upload was begun under another KMS key or encryption context than this mount's; dssefs recover DIR upload completes it"
-    )]
-    OtherPolicy,
-    #[error(
-        "{bytes} bytes of it are in a multipart upload and cannot be read before that is completed; dssefs recover DIR upload does it"
-    )]
-    InUpload { bytes: u64 },
-    #[error("a newer state of the same file is kept too, and has to be stored first")]
-    NewerWaits,
 }
 
 /// Lists what is left below `directory`, also by mounts that live. Asks KMS for the keys, and S3 nothing. A session that cannot be
@@ -235,223 +190,6 @@ pub fn discard(directory: &Path) -> Result<Vec<PathBuf>, StartError> {
         session.remove()?;
     }
     Ok(removed)
-}
-
-/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `lefts` are of one source, the oldest
-/// first; so are the outcomes.
-pub(super) async fn send_all(
-    lefts: &[Left],
-    mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,
-) -> Result<Vec<Outcome>, StartError> {
-    let (mut jobs, mut outcomes) = (BTreeMap::<Key, Vec<Job<'_>>>::new(), Vec::new());
-    for (session, left) in lefts.iter().enumerate() {
-        for damage in left.damage() {
-            tracing::error!(%damage, "what an earlier mount left is not whole");
-        }
-        for (id, entry) in left.entries() {
-            match Kept::decode(entry.description.as_slice()) {
-                Ok(kept) => {
-                    let engine = engine(&kept.policy)?;
-                    let job = Job { session, id, engine, left, entry, kept };
-                    jobs.entry(job.kept.object.key.clone()).or_default().push(job);
-                }
-                Err(error) => {
-                    let key = "a file whose name is unknown".to_owned();
-                    outcomes.push(Outcome { session, entry: id, key, error: Some(error.to_string()) });
-                }
-            }
-        }
-    }
-    let sent: Vec<Vec<Outcome>> =
-        stream::iter(jobs.into_values()).map(send_in_turn).buffer_unordered(SENDS_MAX).collect().await;
-    outcomes.extend(sent.into_iter().flatten());
-    outcomes.sort_by_key(|outcome| (outcome.session, outcome.entry));
-    Ok(outcomes)
-}
-
-/// Sends the entries of one key, which come oldest first, one after the other and the newest first: what was acknowledged last is what
-/// the store is to have. Those that it has overtaken are refused by their own conditions then, and kept as what others overtake is.
-/// While the newest may still be stored later, no older one takes its place.
-async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
-    let mut nth = 0;
-    while nth < jobs.len() {
-        // Of the two, the first one says where the entry stands among the others.
-        if jobs[..nth].iter().any(|earlier| earlier.was_carried_over_as(&jobs[nth])) {
-            jobs.remove(nth);
-        } else {
-            nth += 1;
-        }
-    }
-    let (mut outcomes, mut unsent, are_several) = (Vec::new(), Vec::new(), jobs.len() > 1);
-    for job in jobs {
-        // Seen before a newer one is stored in its place: it was stored, and the journal not told in time. Who cannot tell asks again.
-        match are_several && job.is_stored().await.unwrap_or(false) {
-            true => outcomes.push(job.outcome(None)),
-            false => unsent.push(job),
-        }
-    }
-    let mut newer_waits = false;
-    for job in unsent.into_iter().rev() {
-        let error = if newer_waits { Some(SendError::NewerWaits) } else { job.send().await.err() };
-        let is_lost = matches!(error, Some(SendError::Write(write::Error::PartsLost { .. })));
-        newer_waits |= error.is_some() && !is_lost;
-        outcomes.push(job.outcome(error));
-    }
-    outcomes
-}
-
-impl Job<'_> {
-    fn outcome(&self, error: Option<SendError>) -> Outcome {
-        let (key, error) = (self.kept.object.key.to_string(), error.map(|error| error.to_string()));
-        Outcome { session: self.session, entry: self.id, key, error }
-    }
-
-    /// Whether `other` is the same entry once more: a mount carried it over into its own session and was killed before it could remove
-    /// this one.
-    fn was_carried_over_as(&self, other: &Job<'_>) -> bool {
-        let said = |job: &Job<'_>| Kept { reason: None, ..job.kept.clone() };
-        let mut pieces = self.left.content(self.entry).zip(other.left.content(other.entry));
-        self.session != other.session
-            && self.entry.content_bytes == other.entry.content_bytes
-            && said(self) == said(other)
-            && pieces.all(|pair| match pair {
-                (Ok((at, bytes)), Ok((other_at, other_bytes))) => {
-                    at == other_at && bytes.as_slice() == other_bytes.as_slice()
-                }
-                _ => false,
-            })
-    }
-
-    async fn is_stored(&self) -> Result<bool, SendError> {
-        is_stored(self.engine.gateway(), self.left, self.entry, &self.kept).await
-    }
-
-    async fn send(&self) -> Result<(), SendError> {
-        let Job { engine, left, entry, kept, .. } = self;
-        if self.is_stored().await? {
-            return Ok(());
-        }
-        refuse_lost(kept)?;
-        // Completed under another policy it would be judged wrong, and deleted with the only copy of its parts.
-        if kept.upload.is_some() && kept.policy != *engine.gateway().policy() {
-            return Err(SendError::OtherPolicy);
-        }
-        let writer = Writer::recovered(engine, kept);
-        let outcome = match put_back(&writer, left, entry, kept, Sending::Ahead).await {
-            Ok(()) => writer.commit().await.map_err(SendError::from),
-            unread => unread,
-        };
-        if outcome.is_err() && kept.upload.is_none() {
-            // The upload that was begun here, if one was, is of no use to the next try.
-            writer.discard().await;
-        }
-        outcome
-    }
-}
-
-fn refuse_lost(kept: &Kept) -> Result<(), SendError> {
-    match kept.lost.is_empty() {
-        true => Ok(()),
-        false => {
-            let lost = kept.lost.iter().cloned().collect();
-            Err(write::Error::PartsLost { key: kept.object.key.to_string(), lost }.into())
-        }
-    }
-}
-
-/// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal. The times in
-/// the metadata, to the nanosecond, with the owner, the mode and the size tell one state of a file from all others; where all of its
-/// content is kept, the store's checksum has to be that of the content as well, if it tells one.
-///
-/// An upload that could not be begun with the last word on the file's attributes may be complete, and its metadata not yet put right.
-/// That is done here: the content is not on this host any more.
-async fn is_stored(gateway: &Arc<Gateway>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<bool, SendError> {
-    let (head, checksums) = match head_of(gateway, &kept.object.key).await {
-        Err(error) if error.kind == Kind::NotFound => return Ok(false),
-        answer => answer?,
-    };
-    let user = &head.meta.user;
-    let is_described = *user == kept.object.user;
-    let begun = kept.upload.as_ref().filter(|upload| !is_described && upload.object.user == *user);
-    if !(is_described || begun.is_some()) || !user.contains_key("mtime") || head.meta.size != kept.size {
-        return Ok(false);
-    }
-    let stored = checksums.into_iter().find(|checksum| matches!(checksum, Checksum::Crc64(_)));
-    let wanted = if stored.is_some() { crc64_of(left, entry, kept)?.map(Checksum::Crc64) } else { None };
-    let same = stored.is_none() || wanted.is_none() || stored == wanted;
-    if !same || gateway.policy().judge(&head.encryption.facts) != Verdict::Compliant {
-        return Ok(false);
-    }
-    if begun.is_some_and(|upload| upload.exact) {
-        let condition = Condition::Matches(head.meta.version.etag.clone());
-        let source = s3::Source { key: kept.object.key.clone(), version: head.meta.version, size: kept.size };
-        gateway.copy(&source, &kept.object, &condition).await?;
-    }
-    Ok(true)
-}
-
-/// With the checksums that the store has of the whole, where the caller may see them.
-async fn head_of(gateway: &Gateway, key: &Key) -> Result<(Head, Vec<Checksum>), s3::Error> {
-    match gateway.head_with_checksums(key).await {
-        Err(error) if error.kind != Kind::NotFound => Ok((gateway.head(key).await?, Vec::new())),
-        answer => answer,
-    }
-}
-
-/// The CRC-64/NVME of the whole file; None where parts of it are in the object that it was made from, or were never written.
-fn crc64_of(left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<Option<u64>, SendError> {
-    let mut pieces = BTreeMap::new();
-    for piece in left.content(entry) {
-        let (offset, bytes) = piece?;
-        pieces.insert(offset, (bytes.len() as u64, crc_fast::crc64_nvme(bytes.as_slice())));
-    }
-    if let Some(upload) = &kept.upload {
-        let ranges = upload.sent_ranges(kept.size).unwrap_or_default();
-        pieces.extend(ranges.iter().zip(&upload.parts).map(|(range, part)| (range.start, (part.size, part.crc64))));
-    }
-    let (mut at, mut whole) = (0, 0);
-    for (offset, (bytes, crc64)) in pieces {
-        if offset != at {
-            return Ok(None);
-        }
-        whole = crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, whole, crc64, bytes);
-        at += bytes;
-    }
-    Ok((at == kept.size).then_some(whole))
-}
-
-/// What becomes of a file's bytes while they are put back.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sending {
-    /// Those of a large file are sent meanwhile, so that they need not all have room here.
-    Ahead,
-    /// They stay on this host.
-    Never,
-}
-
-async fn put_back(
-    writer: &Arc<Writer>,
-    left: &Left,
-    entry: &LeftEntry,
-    kept: &Kept,
-    sending: Sending,
-) -> Result<(), SendError> {
-    for piece in left.content(entry) {
-        let (offset, bytes) = piece?;
-        match sending {
-            Sending::Ahead => writer.write(offset, bytes.as_slice()).await?,
-            Sending::Never => writer.put_back(offset, bytes.as_slice()).await?,
-        }
-    }
-    if writer.size() != kept.size {
-        writer.resize(kept.size).await?;
-    }
-    Ok(())
-}
-
-/// What stands in the upload of an entry that needs one.
-fn uploaded_bytes(kept: &Kept) -> u64 {
-    kept.upload.iter().flat_map(|upload| &upload.parts).map(|part| part.size).sum()
 }
 
 /// A session that nobody can read.
