@@ -112,6 +112,15 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    #[test]
+    fn the_store_of_recover_is_told_at_any_place() {
+        for told in ["--region eu-west-1 DIR list", "DIR --region eu-west-1 list", "DIR list --region eu-west-1 --json"]
+        {
+            let words = ["dssefs", "recover"].into_iter().chain(told.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{told}");
+        }
+    }
+
     const PAGE: &str = include_str!("../../docs/CLI.md");
 
     /// What the table of a command says of one of its options.

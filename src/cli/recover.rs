@@ -13,6 +13,7 @@ use crate::daemon::recover::{self, Found, Wanted};
 
 /// The arguments of `dssefs recover`.
 #[derive(Args, Debug)]
+#[command(mut_args = |argument| { let anywhere = !argument.is_positional(); argument.global(anywhere) })]
 pub(super) struct Arguments {
     /// The directory that the mount was given as --spill-dir
     #[arg(value_name = "DIR")]
