@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 
-from endpoint import BUCKET, KEYS, REGION
+from endpoint import BUCKET
 
 MOUNT_SECONDS, END_SECONDS, RECOVER_SECONDS = 120, 300, 120
 
@@ -41,25 +41,16 @@ class Place:
         self.log.touch()
         self.peaks = {"memory": {}, "disk": 0}
 
-    def environment(self):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DSSEFS_"))}
-        environment |= {"AWS_ACCESS_KEY_ID": KEYS[0], "AWS_SECRET_ACCESS_KEY": KEYS[1], "AWS_EC2_METADATA_DISABLED": "true"}
-        return environment | {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
-
-    def store(self):
-        url = self.endpoint.url
-        return ["--endpoint-url", url, "--kms-endpoint-url", url, "--force-path-style", "--region", REGION]
-
     def start(self, arguments):
         with open(self.said, "w") as out, open(self.log, "a") as log:
-            return subprocess.Popen([self.program, *arguments], stdout=out, stderr=log, env=self.environment())
+            return subprocess.Popen([self.program, *arguments], stdout=out, stderr=log, env=self.endpoint.environment())
 
     def tail(self):
         return "".join(self.log.read_text(errors="replace").splitlines(keepends=True)[-15:])
 
     def recover(self, killed_after):
         """`dssefs recover DIR upload`; the code that it ended with, None when it was killed after so many seconds."""
-        process = self.start(["recover", *self.store(), str(self.disk.spill), "upload"])
+        process = self.start(["recover", *self.endpoint.options(), str(self.disk.spill), "upload"])
         try:
             return process.wait(RECOVER_SECONDS if killed_after is None else killed_after)
         except subprocess.TimeoutExpired:
@@ -77,8 +68,8 @@ class Place:
         self.run("discard")
 
     def run(self, *action):
-        command = [self.program, "recover", *self.store(), str(self.disk.spill), *action]
-        return subprocess.run(command, env=self.environment(), capture_output=True, timeout=RECOVER_SECONDS, check=True).stdout
+        command = [self.program, "recover", *self.endpoint.options(), str(self.disk.spill), *action]
+        return subprocess.run(command, env=self.endpoint.environment(), capture_output=True, timeout=RECOVER_SECONDS, check=True).stdout
 
     def detach(self):
         is_mounted = subprocess.run(["mountpoint", "-q", str(self.point)]).returncode == 0
@@ -91,7 +82,7 @@ class Daemon:
 
     def __init__(self, place, settings):
         self.place, self.settings = place, settings
-        command = ["mount", BUCKET, str(place.point), "--foreground", *place.store(), "--kms-key-id", place.endpoint.key]
+        command = ["mount", BUCKET, str(place.point), "--foreground", *place.endpoint.options(), "--kms-key-id", place.endpoint.key]
         self.process = place.start([*command, "--spill-dir", str(place.disk.spill), *settings.options()])
         self.watching = threading.Event()
         threading.Thread(target=self.watch, daemon=True).start()

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import hmac
 import json
+import os
 import subprocess
 import urllib.parse
 import urllib.request
@@ -24,6 +25,16 @@ class Endpoint:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=open(directory / "serve.log", "w"), text=True)
         self.url = self.process.stdout.readline().rsplit(maxsplit=1)[-1]
         self.key = self.kms("CreateKey", {})["KeyMetadata"]["Arn"]
+
+    def options(self):
+        """What tells dssefs where S3 and KMS are."""
+        return ["--endpoint-url", self.url, "--kms-endpoint-url", self.url, "--force-path-style", "--region", REGION]
+
+    def environment(self):
+        """For dssefs, with nothing of whoever runs this."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DSSEFS_"))}
+        environment |= {"AWS_ACCESS_KEY_ID": KEYS[0], "AWS_SECRET_ACCESS_KEY": KEYS[1], "AWS_EC2_METADATA_DISABLED": "true"}
+        return environment | {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
 
     def signed(self, service, method, path, query, body, headers):
         """AWS Signature Version 4 ("Create a signed AWS API request", IAM User Guide)."""
