@@ -12,6 +12,10 @@ use tempfile::TempDir;
 
 use crate::common::{ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, deadline, dssefs, errno, noise};
 
+/// What the mounts leave in the journal, in the order of a listing.
+const NAMES: [&str; 3] = ["one", "three", "two"];
+/// The first file of a journal.
+const SEGMENT: &str = "segment-00000000";
 /// Twice what the memory of the mounts holds.
 const FILES: u64 = 12;
 const FILE_BYTES: usize = 4 << 20;
@@ -237,40 +241,58 @@ fn forgeries(whole: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Sends a copy of what a mount left, with a forged segment in it, and takes what came into the store out again, as the next verb is to
+/// bring it once more. Gives the names. A copy, because what was dealt with goes or is set aside.
+fn stored_of(endpoint: &Endpoint, session: &Path, verb: &str, forged: &[u8]) -> Vec<String> {
+    let copy = TempDir::new().unwrap();
+    let own = copy.path().join(session.file_name().unwrap());
+    fs::create_dir(&own).unwrap();
+    for entry in fs::read_dir(session).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
+    }
+    fs::write(own.join(SEGMENT), forged).unwrap();
+    let sent = recover(endpoint, &copy, "upload");
+    assert_eq!(sent.status.code(), Some(12), "{verb}: {sent:?}");
+    assert!(String::from_utf8_lossy(&sent.stderr).contains("damaged: "), "{verb}: {sent:?}");
+    assert!(!own.exists(), "{verb}: no mount may meet its entries again");
+    let stored = endpoint.keys();
+    for name in &stored {
+        assert!(NAMES.contains(&name.as_str()), "{verb}: {name}");
+        assert_eq!(endpoint.content(name), format!("content of {name}").as_bytes(), "{verb}");
+        endpoint.assert_dsse(name);
+        endpoint.delete(name);
+    }
+    stored
+}
+
 #[test]
 fn whatever_is_done_to_the_journal_of_a_mount_that_is_down_is_told_and_nothing_false_is_stored() {
     deadline(MINUTE * 3, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
-        let names = ["one", "two", "three"];
-        names.iter().for_each(|name| fs::write(first.join(name), format!("content of {name}")).unwrap());
+        NAMES.iter().for_each(|name| fs::write(first.join(name), format!("content of {name}")).unwrap());
         kill(first);
-        let segment = session(&spill).join("segment-00000000");
+        endpoint.heal();
+        let segment = session(&spill).join(SEGMENT);
         let whole = fs::read(&segment).unwrap();
+        let mut cut = Vec::new();
         for (verb, forged) in forgeries(&whole) {
-            fs::write(&segment, forged).unwrap();
+            fs::write(&segment, &forged).unwrap();
             let listed = recover(&endpoint, &spill, "list");
             assert_eq!(listed.status.code(), Some(12), "{verb}: {listed:?}");
             assert!(String::from_utf8_lossy(&listed.stdout).contains("damaged: "), "{verb}: {listed:?}");
+            let stored = stored_of(&endpoint, &session(&spill), verb, &forged);
+            match verb {
+                "repeated" | "extended" => assert_eq!(stored, NAMES, "{verb}: all of them stand before it"),
+                "cut" => cut = stored,
+                _ => {}
+            }
         }
-        endpoint.heal();
-        // What was dealt with goes or is set aside, so a copy takes the place of the session.
-        let copy = TempDir::new().unwrap();
-        let own = copy.path().join(session(&spill).file_name().unwrap());
-        fs::create_dir(&own).unwrap();
-        for entry in fs::read_dir(session(&spill)).unwrap().map(Result::unwrap) {
-            fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
-        }
-        let sent = recover(&endpoint, &copy, "upload");
-        assert_eq!(sent.status.code(), Some(12), "{sent:?}");
-        assert!(!own.exists(), "no mount may meet its entries again");
-        let stored = endpoint.keys();
-        assert!(stored.iter().all(|name| names.contains(&name.as_str())), "{stored:?}");
-        stored.iter().for_each(|name| assert_eq!(endpoint.content(name), format!("content of {name}").as_bytes()));
+        assert!(!cut.is_empty(), "a cut takes the end alone, and what is whole before it counts");
         fs::write(&segment, whole).unwrap();
         assert!(recover(&endpoint, &spill, "upload").status.success());
-        names.iter().for_each(|name| assert_eq!(endpoint.content(name), format!("content of {name}").as_bytes()));
+        NAMES.iter().for_each(|name| assert_eq!(endpoint.content(name), format!("content of {name}").as_bytes()));
     });
 }
 
@@ -281,7 +303,7 @@ fn a_running_mount_stores_what_was_written_whatever_is_done_to_its_journal() {
         let mount = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(mount.join("file"), "content").unwrap();
-        let segment = session(&spill).join("segment-00000000");
+        let segment = session(&spill).join(SEGMENT);
         let whole = fs::read(&segment).unwrap();
         for (_, forged) in forgeries(&whole) {
             fs::write(&segment, forged).unwrap();
@@ -302,7 +324,7 @@ fn an_older_journal_that_is_put_back_never_replaces_what_is_newer() {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "older").unwrap();
-        let segment = session(&spill).join("segment-00000000");
+        let segment = session(&spill).join(SEGMENT);
         let older = fs::read(&segment).unwrap();
         fs::write(first.join("file"), "newer").unwrap();
         endpoint.heal();
