@@ -340,12 +340,21 @@ fn an_older_journal_that_is_put_back_never_replaces_what_is_newer() {
 
 #[test]
 fn a_description_of_a_session_that_was_changed_is_refused_and_told() {
+    /// What is printed of each file that is found.
+    const OF_A_FILE: &str = "of them kept here";
     deadline(MINUTE * 2, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
+        let list = || {
+            let listed = recover(&endpoint, &spill, "list");
+            let said = [listed.stdout, listed.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+            (listed.status.success(), said)
+        };
+        let (succeeded, said) = list();
+        assert!(succeeded && said.contains(OF_A_FILE), "{said}");
         let path = session(&spill).join("session.json");
         let whole = fs::read_to_string(&path).unwrap();
         let described: serde_json::Value = serde_json::from_str(&whole).unwrap();
@@ -373,11 +382,9 @@ fn a_description_of_a_session_that_was_changed_is_refused_and_told() {
             ("empty", String::new()),
         ] {
             fs::write(&path, forged).unwrap();
-            let listed = recover(&endpoint, &spill, "list");
-            let said =
-                format!("{}{}", String::from_utf8_lossy(&listed.stdout), String::from_utf8_lossy(&listed.stderr));
-            assert!(!listed.status.success() && !said.contains("bytes of them kept"), "{verb}: {said}");
-            assert!(said.len() > 20, "{verb} is told");
+            let (succeeded, said) = list();
+            assert!(!succeeded && !said.contains(OF_A_FILE), "{verb}: {said}");
+            assert!(said.contains("damaged: ") || said.contains("not opened: "), "{verb}: {said}");
         }
         fs::remove_file(&path).unwrap();
         assert_eq!(recover(&endpoint, &spill, "list").status.code(), Some(12));
