@@ -48,11 +48,46 @@ fn store(endpoint: &Endpoint) -> BTreeMap<String, Vec<u8>> {
     endpoint.keys().into_iter().map(|key| (key.clone(), endpoint.content(&key))).collect()
 }
 
-/// Renames in a thread of its own. The endpoint's counters begin anew: those of the mount's start are not the rename's.
-fn rename_in_thread(endpoint: &Endpoint, mount: &Mount, from: &str, to: &str) -> JoinHandle<io::Result<()>> {
+/// Renames `old` to `new` in a thread of its own. The endpoint's counters begin anew: those of the mount's start are not the rename's.
+fn rename_in_thread(endpoint: &Endpoint, mount: &Mount) -> JoinHandle<io::Result<()>> {
     endpoint.reset();
-    let (from, to) = (mount.join(from), mount.join(to));
+    let (from, to) = (mount.join("old"), mount.join("new"));
     std::thread::spawn(move || fs::rename(from, to))
+}
+
+/// The same under rules that hold it back: once it has `begun`, what the test does is in its middle.
+fn rename_held_back(
+    endpoint: &Endpoint,
+    mount: &Mount,
+    rules: Vec<Rule>,
+    what: &str,
+    begun: impl FnMut() -> bool,
+) -> JoinHandle<io::Result<()>> {
+    endpoint.spoil(rules);
+    let renaming = rename_in_thread(endpoint, mount);
+    eventually(what, MINUTE, begun);
+    renaming
+}
+
+/// One copy takes so long: the next to a key with this text in it. Of a copy the endpoint's faults see the target.
+fn slow_copy(text: &str, milliseconds: u64) -> Rule {
+    Rule::on("CopyObject", Fault::DelayMs(milliseconds)).key_contains(text)
+}
+
+/// Whether all copies of the tree are there but for one that is held back.
+fn all_stand_but_one(endpoint: &Endpoint) -> bool {
+    endpoint.keys().iter().filter(|key| key.starts_with("new/")).count() == TREE.len() - 1
+}
+
+/// The daemon is killed in the middle of a rename that is held back.
+fn kill_during(endpoint: &Endpoint, mut mount: Mount, renaming: JoinHandle<io::Result<()>>) {
+    // What else goes on at the same time may end.
+    std::thread::sleep(Duration::from_millis(300));
+    mount.signal(Signal::KILL);
+    mount.ended().expect("it is dead");
+    assert!(renaming.join().unwrap().is_err(), "nobody was told that it is done");
+    drop(mount);
+    endpoint.heal();
 }
 
 fn rename_without_replacing(from: &Path, to: &Path) -> i32 {
@@ -220,11 +255,9 @@ fn readers_see_no_gap_while_a_directory_moves() {
         endpoint.put("old/big", &content);
         let mount = Mount::of(&endpoint);
         let file = File::open(mount.join("old/big")).unwrap();
-        endpoint.spoil(vec![
-            Rule::on("CopyObject", Fault::DelayMs(300)).times(0),
-            Rule::on("DeleteObject", Fault::DelayMs(300)).times(0),
-        ]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
+        let rules = ["CopyObject", "DeleteObject"].map(|name| Rule::on(name, Fault::DelayMs(300)).times(0)).to_vec();
+        let begun = || endpoint.struck() > 0;
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the copies are under way", begun);
         let mut block = vec![0; 128 << 10];
         for at in (0..content.len()).step_by(block.len()) {
             file.read_exact_at(&mut block, at as u64).unwrap();
@@ -244,9 +277,8 @@ fn who_writes_below_waits_and_writes_under_the_new_name() {
         let mut file = OpenOptions::new().append(true).open(mount.join("old/deep/c")).unwrap();
         names(&mount.join("old/deep"));
         let directory = File::open(mount.join("old/deep")).unwrap();
-        endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(700)).times(0)]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("the rename has begun", MINUTE, || endpoint.counters().requests("CopyObject") > 0);
+        let rules = vec![Rule::on("CopyObject", Fault::DelayMs(700)).times(0)];
+        let renaming = rename_held_back(&endpoint, &mount, rules, "it has begun", || endpoint.struck() > 0);
         let proc = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory)));
         file.write_all(b" and more").unwrap();
         file.sync_all().unwrap();
@@ -263,18 +295,11 @@ fn who_writes_below_waits_and_writes_under_the_new_name() {
 fn killed(rule: Rule, struck: &str, requests: u64, expected: &str) {
     let endpoint = Endpoint::start();
     plant(&endpoint, "old");
-    let mut mount = Mount::of(&endpoint);
+    let mount = Mount::of(&endpoint);
     names(&mount.path());
-    endpoint.spoil(vec![rule]);
-    let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-    eventually("the request is held back", MINUTE, || endpoint.counters().requests(struck) >= requests);
-    // What else goes on at the same time may end.
-    std::thread::sleep(Duration::from_millis(300));
-    mount.signal(Signal::KILL);
-    mount.ended().expect("it is dead");
-    assert!(renaming.join().unwrap().is_err(), "nobody was told that it is done");
-    drop(mount);
-    endpoint.heal();
+    let begun = || endpoint.counters().requests(struck) >= requests;
+    let renaming = rename_held_back(&endpoint, &mount, vec![rule], "the request is held back", begun);
+    kill_during(&endpoint, mount, renaming);
     let again = Mount::of(&endpoint);
     assert_eq!(names(&again.path()), [expected], "{}", again.log());
     assert_eq!(store(&endpoint), tree(expected), "{}", again.log());
@@ -317,18 +342,13 @@ fn a_crash_between_the_copies_leaves_an_empty_target_as_it_was() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
-        let mut mount = Mount::of(&endpoint);
+        let mount = Mount::of(&endpoint);
         fs::create_dir(mount.join("new")).unwrap();
         fs::set_permissions(mount.join("new"), fs::Permissions::from_mode(0o701)).unwrap();
-        endpoint.spoil(vec![Rule::on("CopyObject", Fault::Stall).nth(5).times(0)]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("a copy is held back", MINUTE, || endpoint.counters().requests("CopyObject") >= 5);
-        std::thread::sleep(Duration::from_millis(300));
-        mount.signal(Signal::KILL);
-        mount.ended().expect("it is dead");
-        assert!(renaming.join().unwrap().is_err());
-        drop(mount);
-        endpoint.heal();
+        let rules = vec![Rule::on("CopyObject", Fault::Stall).nth(5).times(0)];
+        let begun = || endpoint.struck() > 0;
+        let renaming = rename_held_back(&endpoint, &mount, rules, "a copy is held back", begun);
+        kill_during(&endpoint, mount, renaming);
         let again = Mount::of(&endpoint);
         let mut expected = tree("old");
         expected.insert("new/".into(), vec![]);
@@ -343,9 +363,9 @@ fn a_rename_of_a_living_mount_is_left_to_it() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(6_000)).key_contains("er/d")]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("the copies are under way", MINUTE, || endpoint.counters().requests("CopyObject") > 6);
+        let begun = || endpoint.struck() == 1 && endpoint.counters().requests("CopyObject") > 6;
+        let rules = vec![slow_copy("er/d", 6_000)];
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the copies are under way", begun);
         let (second, counted) = endpoint.counted(|| Mount::of(&endpoint));
         // The one PutObject is the proof that the store keeps conditions.
         assert_eq!((counted.requests("PutObject"), counted.requests("DeleteObject")), (1, 0));
@@ -400,6 +420,7 @@ fn answers_that_are_lost_are_found_out() {
             let mount = Mount::of(&endpoint);
             endpoint.spoil(vec![Rule::on(operation, Fault::LoseAnswer).key_contains(text).times(1)]);
             fs::rename(mount.join("old"), mount.join("new")).unwrap_or_else(|error| panic!("{operation}: {error}"));
+            assert_eq!(endpoint.struck(), 1, "an answer to {operation} was lost");
             assert_eq!(store(&endpoint), tree("new"), "{operation}");
         });
     }
@@ -447,9 +468,9 @@ fn what_another_host_replaces_at_the_last_moment_stays_and_is_told() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("DeleteObject", Fault::DelayMs(2_000)).key_contains("old/a")]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("the deletes are under way", MINUTE, || endpoint.counters().requests("DeleteObject") > 3);
+        let rules = vec![Rule::on("DeleteObject", Fault::DelayMs(2_000)).key_contains("old/a")];
+        let begun = || endpoint.struck() == 1;
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the deletes are under way", begun);
         endpoint.put("old/a", b"of another host");
         assert_eq!(errno(renaming.join().unwrap()), libc::EBUSY);
         let mut expected = tree("new");
@@ -466,14 +487,8 @@ fn what_another_host_changes_meanwhile_is_not_lost() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![
-            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("old/z").times(0),
-            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("new/z").times(0),
-        ]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("the copies stand", MINUTE, || {
-            endpoint.keys().iter().filter(|key| key.starts_with("new/")).count() == TREE.len() - 1
-        });
+        let (rules, begun) = (vec![slow_copy("new/z", 3_000)], || all_stand_but_one(&endpoint));
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the copies stand", begun);
         endpoint.put("old/added", b"by another host");
         endpoint.put("old/a", b"first, changed");
         endpoint.delete("old/b");
@@ -540,11 +555,8 @@ fn a_name_that_another_host_makes_in_the_target_undoes_it() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(2_000)).key_contains("new/z").times(1)]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("the copies are under way", MINUTE, || {
-            endpoint.counters().requests("CopyObject") == TREE.len() as u64
-        });
+        let (rules, begun) = (vec![slow_copy("new/z", 2_000)], || endpoint.struck() == 1);
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the copy is held back", begun);
         endpoint.put("new/z", b"theirs");
         assert_eq!(errno(renaming.join().unwrap()), libc::ENOTEMPTY);
         let mut expected = tree("old");
@@ -645,12 +657,9 @@ fn of_two_mounts_that_rename_one_directory_at_the_same_time_one_is_told_that_it_
         plant(&endpoint, "old");
         let (one, two) = (Mount::of(&endpoint), Mount::of(&endpoint));
         assert_eq!((names(&one.path()), names(&two.path())), (vec!["old".into()], vec!["old".into()]));
-        endpoint.spoil(vec![
-            Rule::on("PutObject", Fault::DelayMs(2_000)).key_contains(".dssefs/rename"),
-            Rule::on("CopyObject", Fault::DelayMs(5_000)).key_contains("er/d"),
-        ]);
-        let second = rename_in_thread(&endpoint, &two, "old", "new");
-        eventually("its journal is on its way", MINUTE, || endpoint.counters().requests("PutObject") > 0);
+        let slow_journal = Rule::on("PutObject", Fault::DelayMs(2_000)).key_contains(JOURNAL);
+        let (rules, begun) = (vec![slow_journal, slow_copy("er/d", 5_000)], || endpoint.struck() > 0);
+        let second = rename_held_back(&endpoint, &two, rules, "its journal is on its way", begun);
         let first = errno(fs::rename(one.join("old"), one.join("new")));
         let mut outcomes = [first, errno(second.join().unwrap())];
         outcomes.sort_unstable();
@@ -665,9 +674,9 @@ fn a_rename_that_was_left_in_the_middle_waits_for_one_that_is_under_way() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("CopyObject", Fault::DelayMs(6_000)).key_contains("er/d")]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("the copies are under way", MINUTE, || endpoint.counters().requests("CopyObject") > 6);
+        let begun = || endpoint.struck() == 1 && endpoint.counters().requests("CopyObject") > 6;
+        let rules = vec![slow_copy("er/d", 6_000)];
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the copies are under way", begun);
         endpoint.put(".dssefs/rename/left", &left_in("copying", &serde_json::json!({})));
         let second = Mount::of(&endpoint);
         assert!(!renaming.is_finished(), "the second mount was made in the middle of it");
@@ -721,14 +730,8 @@ fn a_source_whose_copy_another_host_takes_away_stays() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![
-            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("old/z").times(0),
-            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("new/z").times(0),
-        ]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("the copies stand", MINUTE, || {
-            endpoint.keys().iter().filter(|key| key.starts_with("new/")).count() == TREE.len() - 1
-        });
+        let (rules, begun) = (vec![slow_copy("new/z", 3_000)], || all_stand_but_one(&endpoint));
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the copies stand", begun);
         endpoint.delete("new/a");
         endpoint.put("new/b", b"theirs");
         assert_eq!(errno(renaming.join().unwrap()), libc::EBUSY);
@@ -766,15 +769,10 @@ fn a_prefix_keeps_its_journal_to_itself() {
         plant(&endpoint, "team/one/old");
         let key = ["--kms-key-id", endpoint.key_arn()];
         let mount = Mount::source(&endpoint, &format!("{BUCKET}/team/one"), &key);
-        endpoint.spoil(vec![
-            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("old/z").times(1),
-            Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("new/z").times(1),
-        ]);
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("the journal is there", MINUTE, || {
-            endpoint.keys().iter().any(|key| key.starts_with("team/one/.dssefs/rename/"))
-        });
-        let journal = endpoint.keys().into_iter().find(|key| key.contains("/.dssefs/")).unwrap();
+        let journal = || endpoint.keys().into_iter().find(|key| key.starts_with("team/one/.dssefs/rename/"));
+        let (rules, begun) = (vec![slow_copy("new/z", 3_000)], || journal().is_some());
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the journal is there", begun);
+        let journal = journal().unwrap();
         endpoint.assert_dsse(&journal);
         let whole = Mount::of(&endpoint);
         assert_eq!(errno(fs::rename(whole.join("team"), whole.join("other"))), libc::EBUSY, "a move within a move");
@@ -805,9 +803,8 @@ fn what_another_host_puts_under_the_old_name_of_a_file_meanwhile_stays() {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
         commit(&mount.join("old"), b"ours").unwrap();
-        endpoint.spoil_one("DeleteObject", Fault::DelayMs(2_000));
-        let renaming = rename_in_thread(&endpoint, &mount, "old", "new");
-        eventually("the delete is under way", MINUTE, || endpoint.struck() == 1);
+        let (rules, begun) = (vec![Rule::on("DeleteObject", Fault::DelayMs(2_000))], || endpoint.struck() == 1);
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the delete is under way", begun);
         endpoint.put("old", b"theirs");
         renaming.join().unwrap().unwrap();
         assert_eq!(endpoint.content("old"), b"theirs");
