@@ -11,7 +11,7 @@ use dssefs::emulator::Counters;
 use dssefs::emulator::faults::{Fault, Rule};
 use rustix::fs::copy_file_range;
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, deadline, errno, noise, seed, sent_bytes};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, deadline, denied, errno, noise, seed, sent_bytes};
 
 const MIB: usize = 1 << 20;
 const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
@@ -45,8 +45,7 @@ fn a_rename_that_fails_for_a_copy_of_the_source_leaves_the_open_target_as_it_was
         let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
         let mut target = File::create(mount.join("target")).unwrap();
         target.write_all(b"not").unwrap();
-        let denied = Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() };
-        endpoint.spoil(vec![Rule::on("GetObject", denied).times(0).key_contains("source")]);
+        endpoint.spoil(vec![Rule::on("GetObject", denied()).times(0).key_contains("source")]);
         assert_eq!(errno(fs::rename(mount.join("source"), mount.join("target"))), libc::EACCES);
         assert!(endpoint.struck() > 0);
         endpoint.heal();

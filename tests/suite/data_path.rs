@@ -8,21 +8,17 @@ use std::process::Command;
 use std::thread::sleep;
 
 use aws_sdk_s3::types::{BucketVersioningStatus, ServerSideEncryption, VersioningConfiguration};
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs::emulator::faults::Rule;
 use rustix::fs::{Advice, fadvise};
 
 use crate::common::{
-    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, cp, deadline, errno, eventually, names, noise,
+    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, cp, deadline, denied, errno, eventually, names, noise,
 };
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// So little that a writer's parts leave the host one at a time, and are given up as soon as the store has them.
 const TIGHT: [&str; 2] = ["--memory", "32MiB"];
-
-fn denied() -> Fault {
-    Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
-}
 
 fn read_write() -> OpenOptions {
     let mut options = OpenOptions::new();

@@ -7,20 +7,16 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use dssefs::emulator::faults::{Fault, Rule};
-use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, errno, eventually, noise};
+use crate::common::kept::kill;
+use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, errno, eventually, failure, noise};
 
 const LARGE: usize = 48 << 20;
 const LITTLE_MEMORY: [&str; 4] = ["--memory", "32MiB", "--spill", "0"];
 
-fn denied() -> Fault {
-    Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
-}
-
 fn conflict() -> Fault {
-    Fault::Failure { status: 409, code: "ConditionalRequestConflict".to_owned(), message: "scripted".to_owned() }
+    failure(409, "ConditionalRequestConflict")
 }
 
 fn wrong(endpoint: &Endpoint) -> Fault {
@@ -186,14 +182,13 @@ fn what_was_stored_unseen_before_a_crash_is_replaced_by_what_came_after_it() {
     deadline(MINUTE * 2, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.path().to_str().unwrap()];
-        let mut first = mount(&endpoint, &options);
+        let first = mount(&endpoint, &options);
         commit(&first.join("file"), b"old").unwrap();
         lose_answer(&endpoint, "PutObject", &Fault::Reset);
         fs::write(first.join("file"), b"first").unwrap();
         eventually("the first commit has failed", MINUTE, || first.log().contains("are not saved yet"));
         fs::write(first.join("file"), b"the second").unwrap();
-        first.signal(Signal::KILL);
-        first.ended().expect("a killed process ends");
+        kill(first);
         endpoint.heal();
         assert_eq!(endpoint.content("file"), b"first", "it was carried out");
         let next = mount(&endpoint, &options);

@@ -8,17 +8,15 @@ use std::time::{Duration, Instant};
 use dssefs::emulator::faults::{Fault, Rule};
 use dssefs::emulator::kms::Action;
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, errno, eventually, noise};
+use crate::common::{
+    BUCKET, Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, errno, eventually, failure, noise,
+};
 
 /// Larger than any single PutObject of the mount.
 const LARGE: usize = 48 << 20;
 
 fn sse(algorithm: &str, key: &str) -> Fault {
     Fault::Sse { algorithm: Some(algorithm.to_owned()), key: Some(key.to_owned()), bucket_key: None }
-}
-
-fn failure(status: u16, code: &str) -> Fault {
-    Fault::Failure { status, code: code.to_owned(), message: "scripted".to_owned() }
 }
 
 /// One operation answers with the wrong encryption: the writer gets an error, no object and no upload stays, and a file that is

@@ -4,63 +4,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dssefs::emulator::faults::{Fault, Rule};
 use dssefs::emulator::kms::{Caller, NewKey};
-use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::{
-    ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, cp, deadline, dssefs, errno, eventually, names,
+use crate::common::kept::{
+    SEGMENT, ask, background, copy_session, is_empty, kill, mount, recover, refuse_uploads, session, sessions_in, told,
 };
-
-pub(crate) fn refused() -> Fault {
-    Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
-}
-
-/// Uploads fail for as long as nobody heals the endpoint.
-pub(crate) fn refuse_uploads(endpoint: &Endpoint) {
-    let unavailable =
-        || Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
-    endpoint.spoil(vec![
-        Rule::on("PutObject", unavailable()).times(0),
-        Rule::on("CompleteMultipartUpload", unavailable()).times(0),
-    ]);
-}
-
-pub(crate) fn mount(endpoint: &Endpoint, spill: &TempDir, more: &[&str]) -> Mount {
-    let spill = spill.path().to_str().unwrap();
-    Mount::with(endpoint, &[&["--spill-keys", "kms", "--spill-dir", spill], more].concat())
-}
-
-pub(crate) fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
-    mount(endpoint, spill, &["--commit", "background"])
-}
-
-/// The daemon dies as by a loss of power, but for the page cache of the local disk.
-pub(crate) fn kill(mut mount: Mount) {
-    mount.signal(Signal::KILL);
-    mount.ended().expect("a killed process ends");
-}
-
-pub(crate) fn recover(endpoint: &Endpoint, spill: &TempDir, action: &[&str]) -> Output {
-    ask(endpoint, "recover").arg(spill.path()).args(action).output().unwrap()
-}
-
-/// A command that mounts nothing and asks the store.
-pub(crate) fn ask(endpoint: &Endpoint, name: &str) -> Command {
-    let mut command: Command = dssefs();
-    command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
-    command.args([name, "--region", "us-east-1", "--force-path-style", "--endpoint-url", &endpoint.url()]);
-    command.args(["--kms-endpoint-url", &endpoint.url()]);
-    command
-}
-
-pub(crate) fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
+use crate::common::{
+    Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, denied, errno, eventually, failure, names, unavailable,
+};
 
 /// Everything below a directory of the local disk.
 fn bytes_below(directory: &Path) -> Vec<u8> {
@@ -74,12 +30,6 @@ fn bytes_below(directory: &Path) -> Vec<u8> {
         }
     }
     all
-}
-
-/// But for the list of uploads of a mount that was killed, which the next mount removes.
-pub(crate) fn is_empty(directory: &TempDir) -> bool {
-    let mut entries = fs::read_dir(directory.path()).unwrap().map(Result::unwrap);
-    !entries.any(|entry| !entry.file_name().to_string_lossy().starts_with("uploads-"))
 }
 
 #[test]
@@ -152,8 +102,7 @@ fn a_session_outlives_its_keys_and_is_sent_whole_by_the_next_mount() {
 
 /// How often the keys of the one session were renewed.
 fn epochs(spill: &TempDir) -> usize {
-    let session = fs::read_dir(spill.path()).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
-    let names = fs::read_dir(session.expect("a session")).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = fs::read_dir(session(spill)).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter(|name| name.to_string_lossy().starts_with("keys-")).count()
 }
 
@@ -207,7 +156,7 @@ fn a_pending_file_takes_a_free_name_without_the_store_and_keeps_it_through_a_cra
     deadline(MINUTE, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let mount = background(&endpoint, &spill);
-        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
         for name in ["one", "two"] {
             fs::write(mount.join(name), name).unwrap();
             let refused = || attribute(&mount.join(name), "user.dsse.last-error").is_ok_and(|error| !error.is_empty());
@@ -225,7 +174,7 @@ fn a_pending_file_takes_a_free_name_without_the_store_and_keeps_it_through_a_cra
         assert_eq!(names(&next.path()), ["moved again", "two"]);
         assert_eq!(endpoint.content("moved again"), b"one");
         assert!(next.end().success());
-        assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 0);
+        assert!(is_empty(&spill));
     });
 }
 
@@ -253,7 +202,7 @@ fn what_the_store_refused_is_told_and_kept_through_a_crash() {
     deadline(MINUTE, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = mount(&endpoint, &spill, &[]);
-        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
         let complaint = cp(b"content", &first.join("file")).unwrap_err();
         assert!(complaint.contains("Permission denied"), "{complaint}");
         kill(first);
@@ -310,7 +259,7 @@ fn an_export_puts_kept_bytes_over_those_of_the_object() {
         kill(first);
         let to = spill.path().join("exported");
         let export = || recover(&endpoint, &spill, &["export", "file", to.to_str().unwrap()]);
-        endpoint.spoil(vec![Rule::on("GetObject", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("GetObject", denied()).times(0)]);
         assert!(!export().status.success());
         assert!(!to.exists(), "half a file stays in clear");
         endpoint.heal();
@@ -330,7 +279,7 @@ fn fsync_waits_for_the_store_also_in_the_background() {
         file.write_all(b"content").unwrap();
         file.sync_all().unwrap();
         assert_eq!(endpoint.content("file"), b"content");
-        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
         file.write_all(b" and more").unwrap();
         assert!(file.sync_all().is_err());
         endpoint.heal();
@@ -346,15 +295,14 @@ fn a_session_that_was_changed_is_not_believed() {
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
         endpoint.heal();
-        let entries = fs::read_dir(spill.path()).unwrap().map(|entry| entry.unwrap().path());
-        let session = entries.into_iter().find(|path| path.is_dir()).expect("the session of the first mount");
+        let session = session(&spill);
         let text = fs::read_to_string(session.join("session.json")).unwrap();
         fs::write(session.join("session.json"), text.replace("s3://tests", "s3://other")).unwrap();
         let listed = recover(&endpoint, &spill, &["list"]);
         assert_eq!(listed.status.code(), Some(5), "{}", told(&listed));
         assert!(told(&listed).contains("belongs to another bucket"), "{}", told(&listed));
         fs::write(session.join("session.json"), text).unwrap();
-        let segment = session.join("segment-00000000");
+        let segment = session.join(SEGMENT);
         let mut bytes = fs::read(&segment).unwrap();
         bytes[200] ^= 1;
         fs::write(&segment, bytes).unwrap();
@@ -428,7 +376,7 @@ fn doctor_tells_of_uploads_that_a_crash_left_and_aborts_them_when_asked() {
 }
 
 fn refuse_writes(endpoint: &Endpoint) {
-    endpoint.spoil(vec![Rule::on("CreateMultipartUpload", refused()).times(0)]);
+    endpoint.spoil(vec![Rule::on("CreateMultipartUpload", denied()).times(0)]);
 }
 
 #[test]
@@ -453,7 +401,7 @@ fn attributes_of_a_refused_file_are_kept_when_the_call_returns_and_so_is_the_rea
     deadline(MINUTE, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = mount(&endpoint, &spill, &[]);
-        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
         // Open to the end, so that no attempt of the mount itself comes in between.
         let mut file = File::create(first.join("file")).unwrap();
         file.write_all(b"content").unwrap();
@@ -517,9 +465,7 @@ fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
         let first = background(&endpoint, &spill);
         let living = background(&endpoint, &spill);
         assert!(!living.log().contains(WAITS), "{}", living.log());
-        let unavailable =
-            Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
-        endpoint.spoil(vec![Rule::on("PutObject", unavailable).key_contains("file").times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", unavailable()).key_contains("file").times(0)]);
         fs::write(first.join("file"), "content").unwrap();
         take_down(&first);
         let second = std::thread::scope(|scope| {
@@ -536,12 +482,7 @@ fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
 
 /// Commits of these files are refused for as long as nobody heals the endpoint, and mounts start all the same.
 fn refuse(endpoint: &Endpoint, key_contains: &str) {
-    endpoint.spoil(vec![Rule::on("PutObject", refused()).key_contains(key_contains).times(0)]);
-}
-
-fn sessions_in(spill: &TempDir) -> Vec<std::path::PathBuf> {
-    let entries = fs::read_dir(spill.path()).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.is_dir()).collect()
+    endpoint.spoil(vec![Rule::on("PutObject", denied()).key_contains(key_contains).times(0)]);
 }
 
 /// The older state was sent together with the newer one, and whichever came first won.
@@ -577,17 +518,11 @@ fn what_was_taken_over_by_a_mount_that_was_killed_in_its_middle_is_there_once() 
         refuse(&endpoint, "file");
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
-        let session = sessions_in(&spill).pop().expect("the session of the first mount");
-        let copy = |from: &Path, to: &Path| {
-            fs::create_dir(to).unwrap();
-            for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
-                fs::copy(file.path(), to.join(file.file_name())).unwrap();
-            }
-        };
+        let session = session(&spill);
         let aside = TempDir::new().unwrap();
-        copy(&session, &aside.path().join("session"));
+        copy_session(&session, &aside.path().join("session"));
         kill(background(&endpoint, &spill));
-        copy(&aside.path().join("session"), &session);
+        copy_session(&aside.path().join("session"), &session);
         assert_eq!(sessions_in(&spill).len(), 2);
         kill(background(&endpoint, &spill));
         let listed = told(&recover(&endpoint, &spill, &["list"]));
@@ -608,9 +543,7 @@ fn a_mount_that_cannot_open_what_another_left_names_it_and_leaves_no_session_of_
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
         let session = sessions_in(&spill);
-        let code = "AccessDeniedException".to_owned();
-        let denied = Fault::Failure { status: 400, code, message: "scripted".to_owned() };
-        endpoint.spoil(vec![Rule::on("kms:Decrypt", denied).times(0)]);
+        endpoint.spoil(vec![Rule::on("kms:Decrypt", failure(400, "AccessDeniedException")).times(0)]);
         let mut command = Mount::command(&endpoint, crate::common::BUCKET, point.path());
         command.args(["--foreground", "--spill-keys", "kms", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]);
         let output = command.arg(spill.path()).output().unwrap();
@@ -761,12 +694,10 @@ fn while_kms_refuses_new_keys_the_old_ones_go_on() {
     deadline(MINUTE * 2, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = mount(&endpoint, &spill, &["--commit", "background", "--spill-key-lifetime", "1s"]);
-        let exception =
-            Fault::Failure { status: 400, code: "AccessDeniedException".to_owned(), message: "scripted".to_owned() };
         let before = epochs(&spill);
         endpoint.spoil(vec![
-            Rule::on("kms:GenerateDataKey", exception).times(0),
-            Rule::on("PutObject", refused()).key_contains("file").times(0),
+            Rule::on("kms:GenerateDataKey", failure(400, "AccessDeniedException")).times(0),
+            Rule::on("PutObject", denied()).key_contains("file").times(0),
         ]);
         fs::write(first.join("file-0"), "content 0").unwrap();
         let is_told = || first.log().contains("the journal's keys could not be renewed; the present ones stay in use");
@@ -799,8 +730,7 @@ fn a_key_that_opens_no_journal_keeps_the_journal() {
             (4, "AccessDeniedException", "allow kms:Decrypt on it"),
             (6, "ThrottlingException", "KMS throttles requests for the key"),
         ] {
-            let exception = Fault::Failure { status: 400, code: code.to_owned(), message: "scripted".to_owned() };
-            endpoint.spoil(vec![Rule::on("kms:Decrypt", exception).times(0)]);
+            endpoint.spoil(vec![Rule::on("kms:Decrypt", failure(400, code)).times(0)]);
             let place = TempDir::new().unwrap();
             let mut command = Mount::command(&endpoint, crate::common::BUCKET, place.path());
             command.args([

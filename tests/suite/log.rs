@@ -6,21 +6,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs::emulator::faults::Rule;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
-    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, commit, deadline, dssefs, errno, eventually, mountinfo_has,
+    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, dssefs, errno, eventually,
+    mountinfo_has,
 };
 
 /// A mount whose standard error is a pipe, and its other end.
 fn piped(endpoint: &Endpoint, options: &[&str]) -> (Mount, PipeReader) {
     let (reader, writer) = io::pipe().unwrap();
     (Mount::with_stderr(endpoint, options, Stdio::from(writer)), reader)
-}
-
-fn denied() -> Fault {
-    Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
 }
 
 /// A file with changes, and the program that has it open.

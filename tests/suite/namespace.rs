@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::common::denied;
 use crate::common::store::{Store, at, requests};
 use bytes::Bytes;
 use dssefs::emulator::faults::Fault;
@@ -351,8 +352,7 @@ async fn a_directory_that_could_not_be_given_a_marker_lives_on_here() {
     mount.store.put("d/a", "", &[]).await;
     let directory = mount.find("d").await.unwrap().ino;
     mount.names.lookup(directory, &name("a")).await.unwrap();
-    let denied = Fault::Failure { status: 403, code: "AccessDenied".into(), message: "no".into() };
-    mount.store.fail("PutObject", "d/", 1, denied);
+    mount.store.fail("PutObject", "d/", 1, denied());
     mount.names.unlink(directory, &name("a")).await.unwrap();
     mount.expire();
     assert_eq!(mount.find("d").await.unwrap().ino, directory);
@@ -729,8 +729,7 @@ async fn a_get_renews_the_attributes_without_a_head() {
 async fn what_the_store_refuses_is_told_and_not_taken_for_absence() {
     let mount = Mount::new().await;
     mount.store.put("a", "", &[]).await;
-    let denied = Fault::Failure { status: 403, code: "AccessDenied".into(), message: "no".into() };
-    mount.store.fail("ListObjectsV2", "", 0, denied);
+    mount.store.fail("ListObjectsV2", "", 0, denied());
     assert!(matches!(mount.find("a").await, Err(Error::Store(_))));
     assert!(matches!(mount.names.list(Ino::ROOT).await, Err(Error::Store(_))));
     mount.store.heal();

@@ -8,8 +8,8 @@ use dssefs::emulator::faults::{Fault, Rule};
 use dssefs::emulator::kms::{Action, NewKey};
 use tempfile::TempDir;
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, errno, eventually, noise};
-use crate::keep::{ask, background, is_empty, kill, mount, recover, refuse_uploads, refused, told};
+use crate::common::kept::{ask, background, is_empty, kill, mount, recover, refuse_uploads, told};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, denied, errno, eventually, failure, noise};
 
 /// A mount of any source, with further options.
 fn background_of(endpoint: &Endpoint, source: &str, spill: &TempDir, more: &[&str]) -> Mount {
@@ -112,7 +112,7 @@ fn a_session_whose_key_kms_refuses_hides_no_other() {
 }
 
 fn throttled() -> Fault {
-    Fault::Failure { status: 400, code: "ThrottlingException".to_owned(), message: "scripted".to_owned() }
+    failure(400, "ThrottlingException")
 }
 
 /// What it had begun to upload was noted nowhere, and stayed in the bucket.
@@ -122,7 +122,7 @@ fn an_upload_of_recover_that_was_killed_is_aborted_by_the_next_recover() {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let content = noise(21, 20 << 20);
         let first = mount(&endpoint, &spill, &[]);
-        endpoint.spoil(vec![Rule::on("CreateMultipartUpload", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("CreateMultipartUpload", denied()).times(0)]);
         // Its end first, so that nothing of it is sent while it is written.
         let file = File::create(first.join("large")).unwrap();
         let (front, back) = content.split_at(content.len() / 2);

@@ -14,8 +14,9 @@ use dssefs::emulator::faults::{Fault, Rule};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
 
+use crate::common::kept::kill;
 use crate::common::{
-    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, errno, eventually, names, noise,
+    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, denied, errno, eventually, names, noise,
 };
 
 /// Where the journals are.
@@ -80,13 +81,11 @@ fn all_stand_but_one(endpoint: &Endpoint) -> bool {
 }
 
 /// The daemon is killed in the middle of a rename that is held back.
-fn kill_during(endpoint: &Endpoint, mut mount: Mount, renaming: JoinHandle<io::Result<()>>) {
+fn kill_during(endpoint: &Endpoint, mount: Mount, renaming: JoinHandle<io::Result<()>>) {
     // What else goes on at the same time may end.
     std::thread::sleep(Duration::from_millis(300));
-    mount.signal(Signal::KILL);
-    mount.ended().expect("it is dead");
+    kill(mount);
     assert!(renaming.join().unwrap().is_err(), "nobody was told that it is done");
-    drop(mount);
     endpoint.heal();
 }
 
@@ -94,7 +93,7 @@ fn rename_without_replacing(from: &Path, to: &Path) -> i32 {
     renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).err().map_or(0, |error| error.raw_os_error())
 }
 
-fn denied() -> Fault {
+fn disabled() -> Fault {
     Fault::Failure { status: 400, code: "KMS.DisabledException".into(), message: "the key is disabled".into() }
 }
 
@@ -384,7 +383,7 @@ fn a_key_that_is_lost_in_the_middle_undoes_it() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("CopyObject", denied()).nth(5).times(0)]);
+        endpoint.spoil(vec![Rule::on("CopyObject", disabled()).nth(5).times(0)]);
         assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EKEYREVOKED);
         assert_eq!(store(&endpoint), tree("old"));
         assert_eq!(fs::read(mount.join("old/deep/c")).unwrap(), b"third");
@@ -432,8 +431,7 @@ fn deletes_that_fail_are_told_and_made_good_by_the_next_mount() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mut mount = Mount::of(&endpoint);
-        let refused = Fault::Failure { status: 403, code: "AccessDenied".into(), message: "no".into() };
-        endpoint.spoil(vec![Rule::on("DeleteObject", refused).key_contains("old/deep").times(0)]);
+        endpoint.spoil(vec![Rule::on("DeleteObject", denied()).key_contains("old/deep").times(0)]);
         assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EACCES);
         assert!(endpoint.head("old/deep/c").is_some());
         assert_eq!(endpoint.content("new/deep/c"), b"third", "it has its new name all the same");
@@ -452,8 +450,7 @@ fn a_journal_that_cannot_be_deleted_is_no_failure_of_the_rename() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        let refused = Fault::Failure { status: 403, code: "AccessDenied".into(), message: "no".into() };
-        endpoint.spoil(vec![Rule::on("DeleteObject", refused).key_contains(JOURNAL).times(0)]);
+        endpoint.spoil(vec![Rule::on("DeleteObject", denied()).key_contains(JOURNAL).times(0)]);
         fs::rename(mount.join("old"), mount.join("new")).unwrap();
         endpoint.heal();
         drop(mount);

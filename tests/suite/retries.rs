@@ -5,19 +5,10 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dssefs::emulator::faults::Fault;
 use tempfile::TempDir;
 
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, errno, eventually};
-
-fn denied() -> Fault {
-    Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
-}
-
-fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
-    let spill = spill.path().to_str().unwrap();
-    Mount::with(endpoint, &["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill])
-}
+use crate::common::kept::background;
+use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, denied, errno, eventually};
 
 fn append(path: &Path) -> File {
     OpenOptions::new().append(true).open(path).unwrap()

@@ -3,9 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs::emulator::faults::Rule;
 
-use crate::common::{Endpoint, MINUTE, Mount, deadline, errno, noise};
+use crate::common::{Endpoint, MINUTE, Mount, deadline, denied, errno, noise};
 
 const MIB: usize = 1 << 20;
 const SEED: usize = 64 * MIB;
@@ -34,8 +34,7 @@ fn a_large_object_is_changed_here_and_there(options: &'static [&'static str]) {
         let mount = Mount::with(&endpoint, &[&["--memory", "32MiB", "--spill", "32MiB"], options].concat());
         let file = change_here_and_there(&mount, "file", LENGTH);
         // What was read for parts that are not sent is given back as well.
-        let denied = Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() };
-        endpoint.spoil(vec![Rule::on("UploadPart", denied).nth(2)]);
+        endpoint.spoil(vec![Rule::on("UploadPart", denied()).nth(2)]);
         assert_eq!(errno(file.sync_all()), libc::EACCES);
         endpoint.heal();
         file.sync_all().unwrap();

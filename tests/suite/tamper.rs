@@ -4,18 +4,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-use dssefs::emulator::faults::{Fault, Rule};
-use rustix::process::{Signal, geteuid};
+use rustix::process::geteuid;
 use tempfile::TempDir;
 
-use crate::common::{ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, deadline, dssefs, errno, noise};
+use crate::common::kept::{SEGMENT, background, copy_session, kill, recover, refuse_uploads, session, told};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, errno, noise};
 
 /// What the mounts leave in the journal, in the order of a listing.
 const NAMES: [&str; 3] = ["one", "three", "two"];
-/// The first file of a journal.
-const SEGMENT: &str = "segment-00000000";
 /// Twice what the memory of the mounts holds.
 const FILES: u64 = 12;
 const FILE_BYTES: usize = 4 << 20;
@@ -123,7 +120,7 @@ fn commit_all(endpoint: &Endpoint, files: Vec<File>, salt: u64) -> usize {
     (0..).zip(files).map(commit).sum()
 }
 
-fn told(mount: &Mount) -> usize {
+fn told_of(mount: &Mount) -> usize {
     mount.log().lines().filter(|line| line.contains("was changed on the local disk")).count()
 }
 
@@ -135,7 +132,7 @@ fn spill_under(verb: impl Fn(&Spilled)) -> (usize, usize) {
     let spilled: Vec<Spilled> = Spilled::all(&mount).into_iter().filter(|spilled| spilled.blocks().len() > 2).collect();
     assert!(spilled.len() > 3, "there is something to tamper with");
     spilled.iter().for_each(verb);
-    (commit_all(&endpoint, files, 1), told(&mount))
+    (commit_all(&endpoint, files, 1), told_of(&mount))
 }
 
 #[test]
@@ -178,37 +175,9 @@ fn an_older_state_of_a_running_mounts_spill_is_never_stored() {
             starts.for_each(|start| older.put(start, older.block(start)));
         }
         let refused = commit_all(&endpoint, second, 100);
-        assert!(refused > 3 && told(&mount) >= refused, "{refused} refused, {} told", told(&mount));
+        assert!(refused > 3 && told_of(&mount) >= refused, "{refused} refused, {} told", told_of(&mount));
         drop(first);
     });
-}
-
-fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
-    let spill = spill.path().to_str().unwrap();
-    Mount::with(endpoint, &["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill])
-}
-
-fn refuse_uploads(endpoint: &Endpoint) {
-    let unavailable =
-        Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
-    endpoint.spoil(vec![Rule::on("PutObject", unavailable).times(0)]);
-}
-
-fn kill(mut mount: Mount) {
-    mount.signal(Signal::KILL);
-    mount.ended().expect("a killed process ends");
-}
-
-fn recover(endpoint: &Endpoint, spill: &TempDir, action: &str) -> Output {
-    let mut command: Command = dssefs();
-    command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
-    command.args(["recover", "--region", "us-east-1", "--force-path-style", "--endpoint-url", &endpoint.url()]);
-    command.args(["--kms-endpoint-url", &endpoint.url()]).arg(spill.path()).arg(action).output().unwrap()
-}
-
-fn session(spill: &TempDir) -> PathBuf {
-    let mut entries = fs::read_dir(spill.path()).unwrap().map(|entry| entry.unwrap().path());
-    entries.find(|path| path.is_dir()).expect("a session")
 }
 
 /// Where the records of a segment begin, and where the last one ends.
@@ -246,12 +215,9 @@ fn forgeries(whole: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
 fn stored_of(endpoint: &Endpoint, session: &Path, verb: &str, forged: &[u8]) -> Vec<String> {
     let copy = TempDir::new().unwrap();
     let own = copy.path().join(session.file_name().unwrap());
-    fs::create_dir(&own).unwrap();
-    for entry in fs::read_dir(session).unwrap().map(Result::unwrap) {
-        fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
-    }
+    copy_session(session, &own);
     fs::write(own.join(SEGMENT), forged).unwrap();
-    let sent = recover(endpoint, &copy, "upload");
+    let sent = recover(endpoint, &copy, &["upload"]);
     assert_eq!(sent.status.code(), Some(12), "{verb}: {sent:?}");
     assert!(String::from_utf8_lossy(&sent.stderr).contains("damaged: "), "{verb}: {sent:?}");
     assert!(!own.exists(), "{verb}: no mount may meet its entries again");
@@ -279,7 +245,7 @@ fn whatever_is_done_to_the_journal_of_a_mount_that_is_down_is_told_and_nothing_f
         let mut cut = Vec::new();
         for (verb, forged) in forgeries(&whole) {
             fs::write(&segment, &forged).unwrap();
-            let listed = recover(&endpoint, &spill, "list");
+            let listed = recover(&endpoint, &spill, &["list"]);
             assert_eq!(listed.status.code(), Some(12), "{verb}: {listed:?}");
             assert!(String::from_utf8_lossy(&listed.stdout).contains("damaged: "), "{verb}: {listed:?}");
             let stored = stored_of(&endpoint, &session(&spill), verb, &forged);
@@ -291,7 +257,7 @@ fn whatever_is_done_to_the_journal_of_a_mount_that_is_down_is_told_and_nothing_f
         }
         assert!(!cut.is_empty(), "a cut takes the end alone, and what is whole before it counts");
         fs::write(&segment, whole).unwrap();
-        assert!(recover(&endpoint, &spill, "upload").status.success());
+        assert!(recover(&endpoint, &spill, &["upload"]).status.success());
         NAMES.iter().for_each(|name| assert_eq!(endpoint.content(name), format!("content of {name}").as_bytes()));
     });
 }
@@ -349,9 +315,8 @@ fn a_description_of_a_session_that_was_changed_is_refused_and_told() {
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
         let list = || {
-            let listed = recover(&endpoint, &spill, "list");
-            let said = [listed.stdout, listed.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-            (listed.status.success(), said)
+            let listed = recover(&endpoint, &spill, &["list"]);
+            (listed.status.success(), told(&listed))
         };
         let (succeeded, said) = list();
         assert!(succeeded && said.contains(OF_A_FILE), "{said}");
@@ -387,10 +352,10 @@ fn a_description_of_a_session_that_was_changed_is_refused_and_told() {
             assert!(said.contains("damaged: ") || said.contains("not opened: "), "{verb}: {said}");
         }
         fs::remove_file(&path).unwrap();
-        assert_eq!(recover(&endpoint, &spill, "list").status.code(), Some(12));
+        assert_eq!(recover(&endpoint, &spill, &["list"]).status.code(), Some(12));
         fs::write(&path, whole).unwrap();
         endpoint.heal();
-        assert!(recover(&endpoint, &spill, "upload").status.success());
+        assert!(recover(&endpoint, &spill, &["upload"]).status.success());
         assert_eq!(endpoint.content("file"), b"content");
     });
 }

@@ -7,8 +7,10 @@ use std::process::Output;
 use dssefs::emulator::faults::{Fault, Rule};
 use tempfile::TempDir;
 
-use crate::common::{BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, cp, deadline, dssefs, mountinfo_has};
-use crate::keep::{recover, refuse_uploads, refused, told};
+use crate::common::kept::{recover, refuse_uploads, told};
+use crate::common::{
+    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, cp, deadline, denied, dssefs, mountinfo_has,
+};
 
 /// A mount whose daemon is nobody's child.
 struct Away {
@@ -57,7 +59,7 @@ fn without_a_journal_a_mount_with_unsaved_changes_stays_until_they_are_saved() {
         let endpoint = Endpoint::start();
         let away = Away::mount(&endpoint, &[]);
         // Refused for good: the mount itself does not try such a file again until it is closed.
-        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
         ["one", "two"].iter().for_each(|name| away.write_in_vain(name));
         let words =
             ["2 files are still to be stored", "stays mounted", "  one: ", "  two: ", "AccessDenied", "--force"];
@@ -108,7 +110,7 @@ fn a_slow_store_is_waited_for() {
     deadline(MINUTE * 2, || {
         let endpoint = Endpoint::start();
         let away = Away::mount(&endpoint, &[]);
-        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
         away.write_in_vain("file");
         endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(9_000)).times(0)]);
         away.ends(&away.umount(&[]), 0, &["1 file is still to be stored", "  file: "]);
@@ -121,7 +123,7 @@ fn what_is_unsaved_is_told_by_an_attribute_that_nobody_lists() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
         for n in 0..12 {
             cp(b"content", &mount.join(&format!("file-{n}"))).unwrap_err();
         }

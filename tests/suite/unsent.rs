@@ -3,23 +3,18 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
 
 use dssefs::emulator::faults::{Fault, Rule};
 use rustix::fs::copy_file_range;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::common::kept::{is_empty, kill, recover, told};
 use crate::common::{
-    ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, cp, deadline, dssefs, errno, eventually, noise,
-    sent_bytes,
+    BUCKET, Endpoint, MINUTE, Mount, attribute, cp, deadline, denied, errno, eventually, noise, sent_bytes,
 };
 
 const LENGTH: usize = 90 << 20;
-
-fn denied() -> Fault {
-    Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() }
-}
 
 /// So little memory that parts are given up as soon as the store has them.
 fn mount(endpoint: &Endpoint, spill: &TempDir, more: &[&str]) -> Mount {
@@ -29,27 +24,6 @@ fn mount(endpoint: &Endpoint, spill: &TempDir, more: &[&str]) -> Mount {
 
 fn keeping(endpoint: &Endpoint, spill: &TempDir) -> Mount {
     mount(endpoint, spill, &["--spill-keys", "kms"])
-}
-
-fn kill(mut mount: Mount) {
-    mount.signal(Signal::KILL);
-    mount.ended().expect("a killed process ends");
-}
-
-fn recover(endpoint: &Endpoint, spill: &TempDir, action: &[&str]) -> Output {
-    let mut command: Command = dssefs();
-    command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
-    command.args(["recover", "--region", "us-east-1", "--force-path-style", "--endpoint-url", &endpoint.url()]);
-    command.args(["--kms-endpoint-url", &endpoint.url()]).arg(spill.path()).args(action);
-    command.output().unwrap()
-}
-
-fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn is_empty(spill: &TempDir) -> bool {
-    fs::read_dir(spill.path()).unwrap().next().is_none()
 }
 
 /// Writes the file, in vain; how much of it was taken.

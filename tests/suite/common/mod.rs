@@ -2,11 +2,14 @@
 
 mod deadline;
 mod endpoint;
+mod fault;
+pub(crate) mod kept;
 mod mount;
 pub(crate) mod store;
 
 pub(crate) use deadline::deadline;
 pub(crate) use endpoint::{ACCESS_KEY, BUCKET, Endpoint, SECRET_KEY, client};
+pub(crate) use fault::{denied, failure, unavailable};
 pub(crate) use mount::{Detached, Mount, dssefs, mountinfo_has};
 
 use std::io;

@@ -27,7 +27,7 @@ use rustix::process::Signal;
 use self::point::{Disk, Point};
 use self::work::{Workload, workloads};
 use self::world::{Facts, MARKER, Node, World, difference};
-use crate::common::{Endpoint, Mount, attribute, deadline, seed};
+use crate::common::{Endpoint, Mount, attribute, deadline, failure, seed};
 
 /// How long the seeded points of one way of mounting go on, unless `DSSEFS_CRASH_SECONDS` says otherwise.
 const SECONDS: u64 = 5;
@@ -282,7 +282,6 @@ fn second(starts: &[Point], dice: &mut Dice) -> Point {
 
 /// A fault that a start is through with before its tries are used up: at its proof, or at what it recovers.
 fn passing(dice: &mut Dice) -> Rule {
-    let failure = |status, code: &str| Fault::Failure { status, code: code.to_owned(), message: "scripted".to_owned() };
     let nth = dice.roll(16) + 1;
     match dice.roll(5) {
         0 => Rule::on("*", failure(503, "SlowDown")).nth(nth).times(3),

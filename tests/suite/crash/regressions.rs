@@ -5,23 +5,12 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::Duration;
 
 use dssefs::emulator::faults::{Fault, Rule};
-use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::{Endpoint, MINUTE, Mount, deadline, errno, eventually, noise};
+use crate::common::kept::{SEGMENT, background, is_empty, kill, session};
+use crate::common::{Endpoint, MINUTE, Mount, deadline, denied, errno, eventually, noise, unavailable};
 
 use super::point::Disk;
-use crate::keep::refused;
-
-fn background(endpoint: &Endpoint, spill: &TempDir) -> Mount {
-    let spill = spill.path().to_str().unwrap();
-    Mount::with(endpoint, &["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill])
-}
-
-fn kill(mut mount: Mount) {
-    mount.signal(Signal::KILL);
-    mount.ended().expect("a killed process ends");
-}
 
 fn hold(endpoint: &Endpoint, operation: &str) {
     endpoint.spoil(vec![Rule::on(operation, Fault::Stall).times(0)]);
@@ -64,9 +53,7 @@ fn a_session_with_a_torn_end_is_sent_once_and_what_is_removed_later_stays_remove
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
         endpoint.heal();
-        let session = fs::read_dir(spill.path()).unwrap().map(|entry| entry.unwrap().path());
-        let session = session.into_iter().find(|path| path.is_dir()).expect("the session of the first mount");
-        let segment = OpenOptions::new().append(true).open(session.join("segment-00000000")).unwrap();
+        let segment = OpenOptions::new().append(true).open(session(&spill).join(SEGMENT)).unwrap();
         std::io::Write::write_all(&mut &segment, &[0, 0, 1]).unwrap();
         let second = background(&endpoint, &spill);
         assert_eq!(endpoint.content("file"), b"content");
@@ -75,7 +62,7 @@ fn a_session_with_a_torn_end_is_sent_once_and_what_is_removed_later_stays_remove
         let third = background(&endpoint, &spill);
         assert!(endpoint.keys().is_empty(), "{:?}", endpoint.keys());
         assert!(third.end().success());
-        assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 0);
+        assert!(is_empty(&spill));
     });
 }
 
@@ -85,9 +72,7 @@ fn a_change_of_mode_of_a_pending_file_is_as_safe_as_its_content() {
     deadline(MINUTE * 2, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = background(&endpoint, &spill);
-        let unavailable =
-            Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
-        endpoint.spoil(vec![Rule::on("PutObject", unavailable).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", unavailable()).times(0)]);
         fs::write(first.join("file"), "content").unwrap();
         fs::set_permissions(first.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
         xattr::set(first.join("file"), "user.colour", b"red").unwrap();
@@ -122,7 +107,7 @@ fn a_removal_that_the_local_disk_could_not_note_is_no_success_and_the_next_one_r
         let (endpoint, disk) = (Endpoint::start(), Disk::new());
         let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", disk.path().to_str().unwrap()];
         let mount = Mount::with_variables(&endpoint, &options, &disk.environment());
-        endpoint.spoil(vec![Rule::on("PutObject", refused()).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
         for name in ["removed", "stays", "target"] {
             fs::write(mount.join(name), "content").unwrap();
         }
