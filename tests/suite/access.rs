@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names};
+use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names, needs_root};
 
 /// The user `nobody` of Debian, and the overflow user of the kernel.
 const NOBODY: u32 = 65_534;
@@ -28,8 +28,7 @@ fn reachable(mount: &Mount) {
 
 #[test]
 fn other_users_are_held_to_owners_and_modes() {
-    // Without root there is no other user to become, and `allow_other` may be forbidden.
-    if !geteuid().is_root() {
+    if needs_root("only root can become another user, and may always use allow_other") {
         return;
     }
     deadline(MINUTE, || {
@@ -79,7 +78,7 @@ fn other_users_are_held_to_owners_and_modes() {
 
 #[test]
 fn without_allow_other_nobody_else_gets_in() {
-    if !geteuid().is_root() {
+    if needs_root("only root can become another user") {
         return;
     }
     deadline(MINUTE, || {
@@ -139,8 +138,7 @@ fn with_attributes_from_listings_modes_and_owners_are_those_of_the_mount_and_sta
 
 #[test]
 fn a_user_who_is_not_root_mounts_by_fusermount3() {
-    // Who is not root does so in every test.
-    if !geteuid().is_root() {
+    if needs_root("who is not root does so in every other test") {
         return;
     }
     deadline(MINUTE, || {

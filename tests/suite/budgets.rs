@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use dssefs::emulator::faults::{Fault, Rule};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{Signal, geteuid};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, eventually, noise};
+use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, eventually, needs_root, noise};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -49,8 +49,7 @@ struct SmallDisk {
 impl SmallDisk {
     /// None where this user cannot mount one.
     fn new(bytes: u64) -> Option<SmallDisk> {
-        if !geteuid().is_root() {
-            println!("only root can make a small disk: not tried");
+        if needs_root("only root can make a small disk") {
             return None;
         }
         let dir = TempDir::new().unwrap();

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, prlimit};
 
 use crate::common::{
     ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, errno, eventually,
-    mountinfo_has, noise, seed,
+    mountinfo_has, needs_root, noise, seed,
 };
 
 const PROTECTION: &str = "user.dsse.mount.protection";
@@ -184,8 +184,7 @@ fn a_credential_process_is_run_again_inside_the_sandbox() {
 #[test]
 fn a_daemon_of_root_keeps_the_right_to_read_credentials_that_belong_to_somebody_else() {
     deadline(MINUTE, || {
-        if !geteuid().is_root() {
-            println!("skipped: only root has files of others to read");
+        if needs_root("only root has files of others to read") {
             return;
         }
         let endpoint = Endpoint::start();
@@ -240,8 +239,7 @@ fn credentials_that_are_replaced_in_their_file_are_used_without_a_new_mount() {
 #[test]
 fn a_daemon_that_is_aborted_leaves_no_core_even_without_a_limit() {
     deadline(MINUTE, || {
-        if !geteuid().is_root() {
-            println!("skipped: only root can raise the limit of another process");
+        if needs_root("only root can raise the limit of another process") {
             return;
         }
         let endpoint = Endpoint::start();
@@ -306,8 +304,7 @@ fn holds(bytes: &[u8], needle: &[u8]) -> bool {
 #[test]
 fn content_is_gone_from_the_daemons_memory_once_it_is_stored_or_read() {
     deadline(MINUTE * 5, || {
-        if !geteuid().is_root() {
-            println!("skipped: only root can look into the daemon's memory");
+        if needs_root("only root can look into the daemon's memory") {
             return;
         }
         let endpoint = Endpoint::start();
@@ -409,8 +406,7 @@ fn the_spill_of_a_living_daemon_holds_no_content() {
     const MARKER: &[u8] = b"CONTENT-of-the-planted-record-4714";
     const FILES: usize = 12;
     deadline(MINUTE * 3, || {
-        if !geteuid().is_root() {
-            println!("skipped: only root can look at the daemon's descriptors");
+        if needs_root("only root can look at the daemon's descriptors") {
             return;
         }
         let endpoint = Endpoint::start();
@@ -497,8 +493,7 @@ fn core_image(pid: u32, filter: u32) -> Vec<u8> {
 fn an_image_that_a_tool_takes_of_the_living_daemon_holds_nothing_of_it() {
     const DEFAULT: u32 = 0x33;
     deadline(MINUTE * 3, || {
-        if !geteuid().is_root() {
-            println!("skipped: only root can look into the daemon's memory");
+        if needs_root("only root can look into the daemon's memory") {
             return;
         }
         let endpoint = Endpoint::start();
@@ -533,8 +528,7 @@ fn intrude(user: &str, pid: u32) -> String {
 #[test]
 fn another_process_of_the_user_cannot_look_into_the_daemon() {
     deadline(MINUTE, || {
-        if !geteuid().is_root() {
-            println!("skipped: only root can become another user");
+        if needs_root("only root can become another user") {
             return;
         }
         let endpoint = Endpoint::start();
@@ -620,8 +614,7 @@ fn assert_nowhere(keys: &[Vec<u8>], spill: &Path, log: &str) {
 #[test]
 fn the_keys_of_the_journal_and_the_spill_are_nowhere_but_in_pages_that_no_dump_takes() {
     deadline(MINUTE * 4, || {
-        if !geteuid().is_root() {
-            println!("skipped: only root can look into the daemon's memory");
+        if needs_root("only root can look into the daemon's memory") {
             return;
         }
         let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
@@ -642,8 +635,7 @@ fn the_keys_of_the_journal_and_the_spill_are_nowhere_but_in_pages_that_no_dump_t
 #[test]
 fn keys_that_were_replaced_are_gone_from_memory_with_the_answers_that_brought_them() {
     deadline(MINUTE * 4, || {
-        if !geteuid().is_root() {
-            println!("skipped: only root can look into the daemon's memory");
+        if needs_root("only root can look into the daemon's memory") {
             return;
         }
         let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());

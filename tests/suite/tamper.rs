@@ -5,11 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::process::geteuid;
 use tempfile::TempDir;
 
 use crate::common::kept::{SEGMENT, background, copy_session, kill, recover, refuse_uploads, session, told};
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, errno, noise};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, errno, needs_root, noise};
 
 /// What the mounts leave in the journal, in the order of a listing.
 const NAMES: [&str; 3] = ["one", "three", "two"];
@@ -137,7 +136,7 @@ fn spill_under(verb: impl Fn(&Spilled)) -> (usize, usize) {
 
 #[test]
 fn a_spill_that_was_changed_swapped_repeated_zeroed_or_cut_is_never_stored() {
-    if !geteuid().is_root() {
+    if needs_root("only root can open the nameless files of the daemon") {
         return;
     }
     for verb in [Spilled::change, Spilled::swap, Spilled::repeat, Spilled::zero, Spilled::cut] {
@@ -150,7 +149,7 @@ fn a_spill_that_was_changed_swapped_repeated_zeroed_or_cut_is_never_stored() {
 
 #[test]
 fn bytes_that_were_added_to_a_spill_are_not_read() {
-    if !geteuid().is_root() {
+    if needs_root("only root can open the nameless files of the daemon") {
         return;
     }
     deadline(MINUTE * 3, || assert_eq!(spill_under(Spilled::extend), (0, 0)));
@@ -158,7 +157,7 @@ fn bytes_that_were_added_to_a_spill_are_not_read() {
 
 #[test]
 fn an_older_state_of_a_running_mounts_spill_is_never_stored() {
-    if !geteuid().is_root() {
+    if needs_root("only root can open the nameless files of the daemon") {
         return;
     }
     deadline(MINUTE * 3, || {

@@ -17,6 +17,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dssefs::emulator::Counters;
+use rustix::process::geteuid;
 
 /// What most tests may take. Generous, because the machine may be busy; a test that hangs is what it is for.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
@@ -45,6 +46,15 @@ pub(crate) fn seed() -> u64 {
     let seed = std::env::var("DSSEFS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(clock);
     println!("DSSEFS_SEED={seed}");
     seed
+}
+
+/// Whether a test cannot be done by this user. It says why, and `scripts/suite` counts it as skipped.
+pub(crate) fn needs_root(why: &str) -> bool {
+    let is_missing = !geteuid().is_root();
+    if is_missing {
+        println!("skipped: {why}");
+    }
+    is_missing
 }
 
 /// Waits until `holds`, and fails after `limit`.
