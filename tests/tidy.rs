@@ -21,6 +21,11 @@ fn rooms_use_only_what_the_import_table_allows() {
 }
 
 #[test]
+fn the_import_table_allows_nothing_that_no_room_needs() {
+    assert_eq!(needless(&table(&page(), "may use"), &sources()), Vec::<String>::new());
+}
+
+#[test]
 fn the_import_table_has_no_cycle_and_names_every_room() {
     let table = table(&page(), "may use");
     assert_eq!(cycles(&table), Vec::<String>::new());
@@ -78,13 +83,33 @@ fn imports(table: &Table, path: &str, text: &str) -> Vec<String> {
         return vec![format!("{path}: the room {room} is not in the import table")];
     };
     let (code, tests) = split(path, text);
-    let named = |part: &str| mentioned_rooms(part).into_iter().filter(|name| table.contains_key(name)).collect();
-    let (used, used_by_tests): (BTreeSet<String>, BTreeSet<String>) = (named(&code), named(&tests));
+    let (used, used_by_tests) = (rooms_in(table, &code), rooms_in(table, &tests));
     let own = |name: &&String| *name != room && !allowed.contains(*name);
     let bad = used.iter().filter(own).chain(used_by_tests.iter().filter(own).filter(|name| *name != "emulator"));
     let mut complaints: Vec<String> = bad.map(|name| format!("{path}: {room} may not use {name}")).collect();
     complaints.extend(escapes(path, &code, 0).or_else(|| escapes(path, &tests, 1)));
     complaints
+}
+
+/// What the table allows a room and no file of it uses, its tests among them.
+fn needless(table: &Table, sources: &[(String, String)]) -> Vec<String> {
+    let mut used = Table::new();
+    for (path, text) in sources {
+        let Some(room) = room(path) else { continue };
+        let (code, tests) = split(path, text);
+        used.entry(room.to_owned()).or_default().extend([code, tests].iter().flat_map(|part| rooms_in(table, part)));
+    }
+    let none = BTreeSet::new();
+    let unused = |room: &String, allowed: &BTreeSet<String>| {
+        let unused = allowed.difference(used.get(room).unwrap_or(&none));
+        unused.map(|name| format!("{room} does not use {name}")).collect::<Vec<_>>()
+    };
+    table.iter().flat_map(|(room, allowed)| unused(room, allowed)).collect()
+}
+
+/// The rooms of the table that the code names.
+fn rooms_in(table: &Table, code: &str) -> BTreeSet<String> {
+    mentioned_rooms(code).into_iter().filter(|name| table.contains_key(name)).collect()
 }
 
 /// The first segment of each path that starts at the crate's root, also inside `crate::{...}`.
@@ -437,6 +462,14 @@ mod rules {
             assert_eq!(complaints("src/b/x.rs", text), Vec::<String>::new(), "{text}");
         }
         assert_eq!(complaints("src/b/x.rs", "use crate::emulator;").len(), 1, "only tests may use the endpoint");
+    }
+
+    #[test]
+    fn a_permission_that_nobody_needs_is_found() {
+        let needless = |text: &str| needless(&table(PAGE, "may use"), &[("src/b/x.rs".to_owned(), text.to_owned())]);
+        assert_eq!(needless("// use crate::a\nuse crate::c::X;"), ["b does not use a"]);
+        assert_eq!(needless("use crate::{a::X, c};"), Vec::<String>::new());
+        assert_eq!(needless("#[cfg(test)]\nmod tests {\n    use crate::a;\n}"), Vec::<String>::new());
     }
 
     #[test]

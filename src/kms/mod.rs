@@ -2,7 +2,7 @@
 //! outlive the process on the local disk.
 //!
 //! S3 answers with the ARN of a key, so only an ARN can be compared with its answers; ids and aliases are resolved here, once, at
-//! the start. This room lets KMS encrypt keys and nothing else. It may use `object`, `policy` and `secret`.
+//! the start. This room lets KMS encrypt keys and nothing else. It may use `policy` and `secret`.
 
 mod data_key;
 mod error;

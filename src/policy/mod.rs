@@ -1,7 +1,7 @@
 //! The DSSE-KMS settings of a mount, and the one verdict on every answer of the store.
 //!
 //! Attributes, audit, doctor and the gateway all speak through [`Policy::judge`], so they cannot disagree. This room does no
-//! I/O. It may use `object`.
+//! I/O. It uses no other room.
 
 mod context;
 mod key_arn;

@@ -5,7 +5,7 @@
 //! the memory of all readers together.
 //!
 //! This room never mixes versions: each GET is pinned to one, and an answer of 412 is an error. It knows no names and no files
-//! being written. It may use `object`, `s3`, `metrics`.
+//! being written. It may use `object` and `s3`.
 
 mod budget;
 mod error;

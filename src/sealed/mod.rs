@@ -7,7 +7,7 @@
 //! The room refuses to put plaintext or keys on the disk, to return a block that is not the newest of its place, and to survive
 //! the process: the keys end with the [`SealedFile`], and with them its content.
 //!
-//! It may use `crypto` and `metrics`.
+//! It may use `crypto`, and the buffers of `secret`.
 
 mod budget;
 mod file;

@@ -15,7 +15,7 @@
 //! elsewhere, and to return anything else than what was written. It does not know S3, and waits for nothing but the disk, which
 //! keeps no other task waiting: a caller who is told [`Error::Busy`] waits for [`Pool::released`].
 //!
-//! It may use `object`, `sealed` and `metrics`, and the buffers of `secret`.
+//! It may use `sealed`, and the buffers of `secret`.
 
 mod block;
 mod buffer;

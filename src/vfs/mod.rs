@@ -2,7 +2,8 @@
 //!
 //! Here the engines meet: `namespace` knows names and attributes, `read` one version of an object, `write` the changes of one
 //! file. This room ties them to open files, and turns every failure into an errno in one place. It sends no request of its own and
-//! knows nothing of FUSE. It may use `object`, `policy`, `journal`, `s3`, `namespace`, `read`, `spill` and `write`.
+//! knows nothing of FUSE. It may use `object`, `policy`, `secret`, `journal`, `s3`, `namespace`, `read`, `spill` and
+//! `write`.
 
 mod data;
 mod errno;
