@@ -68,9 +68,10 @@ const DENIED: [c_long; 48] = [
     libc::SYS_vhangup,
 ];
 
-/// Denied as well where no program has to be run, because programs may use them: executing one; the kernel's keys; and changes to owner,
-/// times and attributes of files, which Landlock lets pass and root may make without any capability where it owns the file.
-const OF_PROGRAMS: [c_long; 15] = [
+/// Denied as well where no program has to be run, because programs may use them: executing one; the kernel's keys; listening, which needs
+/// no bind(2), the one call that Landlock knows of; and changes to owner, times and attributes of files, which Landlock lets pass and root
+/// may make without any capability where it owns the file.
+const OF_PROGRAMS: [c_long; 16] = [
     libc::SYS_add_key,
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -80,6 +81,7 @@ const OF_PROGRAMS: [c_long; 15] = [
     libc::SYS_fremovexattr,
     libc::SYS_fsetxattr,
     libc::SYS_keyctl,
+    libc::SYS_listen,
     libc::SYS_lremovexattr,
     libc::SYS_lsetxattr,
     libc::SYS_removexattr,
@@ -265,7 +267,8 @@ mod tests {
             // What the runtime, names of hosts, and requests need.
             pair(STREAM).unwrap();
             pair(SocketType::SEQPACKET).unwrap();
-            socket(AddressFamily::INET, STREAM, None).unwrap();
+            let unbound = socket(AddressFamily::INET, STREAM, None).unwrap();
+            assert_eq!(rustix::net::listen(&unbound, 1), Err(Errno::PERM), "the kernel would choose a port");
             socket(AddressFamily::NETLINK, SocketType::RAW, None).unwrap();
             let addresses = std::net::ToSocketAddrs::to_socket_addrs(&("localhost", 80)).unwrap();
             assert!(addresses.count() > 0);
