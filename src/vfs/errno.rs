@@ -78,6 +78,7 @@ impl Error {
                     write::Error::ChangedWhileSent { .. }
                         | write::Error::Stalled { .. }
                         | write::Error::GivenUp
+                        | write::Error::Copy { .. }
                         // Of the local disk, about another file perhaps, which may be in the store by the next try.
                         | write::Error::Journal(_)
                         | write::Error::Ledger { .. }
@@ -159,6 +160,11 @@ fn writing(error: &write::Error) -> i32 {
         write::Error::Spill(error) => spilling(error),
         write::Error::Journal(journal::Error::NoSpace) => libc::ENOSPC,
         write::Error::Journal(_) | write::Error::Ledger { .. } => libc::EIO,
+        // Whoever changes the source has lost no race.
+        write::Error::Copy { error, .. } => match writing(error) {
+            libc::ESTALE => libc::EIO,
+            other => other,
+        },
         write::Error::TooLarge { .. } => libc::EFBIG,
         write::Error::Stalled { .. } => libc::ENOSPC,
         write::Error::Deleted | write::Error::NameLost | write::Error::SourceGone { .. } => libc::ESTALE,

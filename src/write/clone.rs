@@ -29,7 +29,7 @@ impl Writer {
     /// taken onto this host. A version that can be named outlives its name.
     ///
     /// # Errors
-    /// The bytes cannot be read or kept; nothing is changed then.
+    /// [`Error::Copy`]: the bytes cannot be read or kept; nothing is changed then.
     pub async fn let_go_of(self: &Arc<Self>, goes: impl Fn(&Key) -> bool) -> Result<(), Error> {
         // Asked before the mutex is taken: the destination has one of its own.
         let own = match self.destination.aim() {
@@ -37,7 +37,25 @@ impl Writer {
             Aim::Removed | Aim::Lost => None,
         };
         let leans = |base: &Base| own.as_ref() != Some(&base.key) && goes(&base.key) && base.version.id.is_none();
-        if self.state().base.as_ref().is_some_and(leans) { Box::pin(self.take_in_if(leans)).await } else { Ok(()) }
+        let leant_on = || self.state().base.clone().filter(leans);
+        if leant_on().is_none() {
+            return Ok(());
+        }
+        let Err(error) = Box::pin(self.find_or_take_in(leans)).await else { return Ok(()) };
+        match leant_on() {
+            // By somebody else's doing: nothing of it is left to be harmed, and the commit of the copy tells of it.
+            Some(base) if error.is_of_a_version() && self.is_gone(&base).await => Ok(()),
+            _ => {
+                let key = own.map_or_else(|| "a file without a name".to_owned(), |key| key.to_string());
+                Err(Error::Copy { key, error: Box::new(error) })
+            }
+        }
+    }
+
+    /// A copy that the store has made unseen would not be known any more without its source.
+    async fn find_or_take_in(self: &Arc<Self>, leans: impl Fn(&Base) -> bool) -> Result<(), Error> {
+        self.find_tried().await?;
+        self.take_in_if(leans).await
     }
 
     /// The object of which the whole file is an unchanged copy, if there is one.
@@ -55,7 +73,7 @@ impl Writer {
     pub(super) async fn explained(&self, error: Error, moment: &Moment, target: &Target) -> Error {
         let foreign = |base: &&Base| base.key != target.object.key && base.version.id.is_none();
         match (&error, moment.base.as_ref().filter(foreign)) {
-            (Error::Store(refused), Some(base)) if is_of_a_version(refused.kind) && self.is_gone(base).await => {
+            (refused, Some(base)) if refused.is_of_a_version() && self.is_gone(base).await => {
                 Error::SourceGone { key: target.object.key.to_string(), source_key: base.key.to_string() }
             }
             _ => error,
@@ -68,8 +86,4 @@ impl Writer {
             Err(error) => error.kind == Kind::NotFound,
         }
     }
-}
-
-fn is_of_a_version(kind: Kind) -> bool {
-    matches!(kind, Kind::PreconditionFailed | Kind::NotFound)
 }

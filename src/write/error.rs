@@ -80,6 +80,14 @@ pub enum Error {
         /// The key of what was to be copied.
         source_key: String,
     },
+    /// An unsaved copy of the object that is about to be replaced or removed has no bytes of its own yet, and could not be given them.
+    #[error("{key}, an unsaved copy of it, could not be given its bytes first: {error}")]
+    Copy {
+        /// The key of the copy.
+        key: String,
+        /// Why not.
+        error: Box<Error>,
+    },
     /// The store kept all memory and spill busy for too long.
     #[error(
         "no memory or spill became free within {seconds} s because the store does not take the parts under way; raise --memory or --spill"
@@ -144,6 +152,11 @@ impl Error {
     /// Whether the store has an object with the file's bytes that is not encrypted as was asked for.
     pub(crate) fn is_of_object_that_stays(&self) -> bool {
         matches!(self, Error::Store(error) if matches!(error.aftermath(), Aftermath::Stays(_)))
+    }
+
+    /// Whether the store did not have the version that was asked for.
+    pub(crate) fn is_of_a_version(&self) -> bool {
+        matches!(self, Error::Store(error) if matches!(error.kind, Kind::PreconditionFailed | Kind::NotFound))
     }
 
     /// Whether the bytes could not be read on this host, as happens when they change while they are being sent.

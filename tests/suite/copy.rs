@@ -28,7 +28,7 @@ fn content_bytes(counters: &Counters) -> u64 {
 }
 
 /// Copies a file from its beginning, as far as the kernel takes it in one call, and leaves the target open.
-fn half_done_copy(from: &Path, to: &Path) -> File {
+pub(crate) fn half_done_copy(from: &Path, to: &Path) -> File {
     let (source, target) = (File::open(from).unwrap(), File::create(to).unwrap());
     let length = usize::try_from(source.metadata().unwrap().len()).unwrap();
     assert_eq!(copy_file_range(&source, None, &target, None, length).unwrap(), length);
@@ -265,6 +265,28 @@ fn a_copy_whose_source_another_host_replaced_is_never_a_success() {
         endpoint.delete("source");
         assert_eq!(errno(copy.sync_all()), libc::ESTALE);
         fs::remove_file(mount.join("copy")).unwrap();
+    });
+}
+
+/// Whatever was done with the source was ESTALE on this mount, until the copy was removed that could not be made.
+#[test]
+fn a_source_that_another_host_replaced_is_not_held_by_its_copy() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("source", &noise(1, MIB));
+        let mount = Mount::with(&endpoint, &["--metadata-ttl", "0"]);
+        let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
+        endpoint.put("source", &noise(2, MIB));
+        assert_eq!(errno(copy.sync_all()), libc::ESTALE);
+        fs::set_permissions(mount.join("source"), PermissionsExt::from_mode(0o600)).unwrap();
+        fs::write(mount.join("source"), b"third").unwrap();
+        assert_eq!(endpoint.content("source"), b"third");
+        fs::rename(mount.join("source"), mount.join("moved")).unwrap();
+        fs::write(mount.join("source"), b"fourth").unwrap();
+        assert_eq!(endpoint.content("source"), b"fourth");
+        fs::remove_file(mount.join("source")).unwrap();
+        assert!(endpoint.head("source").is_none());
+        assert_eq!(errno(copy.sync_all()), libc::ESTALE, "the copy is as impossible as before");
     });
 }
 

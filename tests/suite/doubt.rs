@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::common::kept::kill;
 use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, errno, eventually, failure, noise};
+use crate::copy::half_done_copy;
 
 const LARGE: usize = 48 << 20;
 const LITTLE_MEMORY: [&str; 4] = ["--memory", "32MiB", "--spill", "0"];
@@ -174,6 +175,28 @@ fn a_chmod_that_was_carried_out_unseen_is_no_other_writers() {
             assert_eq!(endpoint.content(name), b"012abc6789");
             endpoint.assert_dsse(name);
         }
+    });
+}
+
+/// Without its source nobody could tell the copy from another writer's object, and the target was ESTALE from then on.
+#[test]
+fn a_copy_that_was_made_unseen_is_known_before_its_source_goes() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let content = noise(6, 1 << 20);
+        endpoint.put("source", &content);
+        let mount = mount(&endpoint, &[]);
+        let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
+        lose_answer(&endpoint, "CopyObject", &denied());
+        assert_ne!(errno(copy.sync_all()), 0);
+        endpoint.heal();
+        assert!(endpoint.content("copy") == content, "it was carried out");
+        fs::write(mount.join("source"), b"another").unwrap();
+        copy.sync_all().unwrap();
+        copy.write_all_at(b"edited", 3).unwrap();
+        copy.sync_all().unwrap();
+        let edited = [&content[..3], b"edited", &content[9..]].concat();
+        assert!(endpoint.content("copy") == edited && endpoint.content("source") == b"another");
     });
 }
 
