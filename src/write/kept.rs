@@ -10,7 +10,7 @@ use crate::journal::{Draft, EntryId, Journal};
 use crate::object::{ETag, Key, KeyError, Version, VersionId};
 use crate::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
 use crate::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
-use crate::spill::{self, RangeSet};
+use crate::spill::{self, Buffer, RangeSet};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::parts::Grid;
@@ -80,7 +80,7 @@ pub struct KeptUpload {
     pub exact: bool,
     /// How many of the file's first bytes it takes from the base.
     pub copied: u64,
-    /// The parts that the store has confirmed.
+    /// The parts that the store has confirmed and this host has not.
     pub parts: Vec<KeptPart>,
 }
 
@@ -256,7 +256,8 @@ impl KeptUpload {
         self.parts.iter().map(range).collect()
     }
 
-    fn of(stream: &Stream, id: &str, size: u64, exact: bool) -> KeptUpload {
+    /// With the parts that are there alone. One that is here too may be sent again in its place, and would then not be what the entry says.
+    fn of(stream: &Stream, buffer: &Buffer, id: &str, size: u64, exact: bool) -> KeptUpload {
         let part = |(number, sent): (u32, Sent)| KeptPart {
             number,
             etag: sent.part.etag.as_str().to_owned(),
@@ -268,7 +269,7 @@ impl KeptUpload {
             object: stream.target.object.clone(),
             exact,
             copied: stream.grid.copied(),
-            parts: stream.sent_of(size).into_iter().map(part).collect(),
+            parts: stream.sent_alone(size, buffer).into_iter().map(part).collect(),
         }
     }
 
@@ -406,13 +407,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Of a crash in between, an upload is left that nobody aborts; the other way round, an entry would count on one that is aborted.
+    /// Of a crash in between, or of a disk that fails here, an upload is left that nobody aborts; the other way round, an entry would count
+    /// on one that is aborted: this one, which may stand all the same, or the one that it was to replace.
     fn finish(&self, draft: Draft<'_>, kept: &Kept) -> Result<EntryId, Error> {
         let gateway = &self.engine.gateway;
         let Some(upload) = &kept.upload else { return Ok(draft.finish()?) };
         let noted = gateway.let_outlive(&upload.id);
         noted.map_err(|source| Error::Ledger { key: kept.object.key.to_string(), source })?;
-        Ok(draft.finish().inspect_err(|_| gateway.let_not_outlive(&upload.id))?)
+        Ok(draft.finish()?)
     }
 
     /// What an entry is to say, the bytes that belong to it, and the number of the change that they are of.
@@ -447,7 +449,8 @@ impl Writer {
     fn needed_upload(&self, stream: &Stream, size: u64, exact: bool) -> Option<KeptUpload> {
         let id = stream.upload.get()?.id();
         let gave_up = || stream.gave_up(&(0..u64::MAX), &self.buffer.present());
-        (gave_up() || !stream.keep_all_whole(&self.buffer)).then(|| KeptUpload::of(stream, id, size, exact))
+        (gave_up() || !stream.keep_all_whole(&self.buffer))
+            .then(|| KeptUpload::of(stream, &self.buffer, id, size, exact))
     }
 
     /// A writer with the changes that `kept` describes, but for their bytes, which [`Writer::write`] puts back, and for the file's end,

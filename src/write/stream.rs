@@ -166,6 +166,19 @@ impl Stream {
         self.grid.parts(size).filter_map(sent).collect()
     }
 
+    /// Those of them of which this host does not have all: they cannot change without a commit. The others stay here from now on, as they
+    /// may be sent again in their place.
+    pub(crate) fn sent_alone(&self, size: u64, buffer: &Buffer) -> BTreeMap<u32, Sent> {
+        let stays = |number: u32| {
+            let range = self.grid.part(number).map_or(0..0, |range| range.start..range.end.min(size));
+            buffer.contains(range.clone()) && {
+                buffer.unmark_uploaded(range.clone());
+                buffer.contains(range)
+            }
+        };
+        self.sent_of(size).into_iter().filter(|(number, _)| !stays(*number)).collect()
+    }
+
     /// The bytes of sent parts of which this host does not have all.
     pub(crate) fn only_sent(&self, buffer: &Buffer) -> RangeSet {
         self.sent_over(&(0..u64::MAX)).filter(|part| !buffer.contains(part.clone())).collect()

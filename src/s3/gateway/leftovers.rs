@@ -29,13 +29,6 @@ impl Gateway {
         self.ledger.get().map_or(Ok(()), |ledger| ledger.let_outlive(id))
     }
 
-    /// Takes [`Gateway::let_outlive`] back.
-    pub fn let_not_outlive(&self, id: &str) {
-        if let Some(ledger) = self.ledger.get() {
-            ledger.begun(id);
-        }
-    }
-
     /// Aborts the uploads that earlier processes of `source` left under way according to `directory`; how many. Asks the store nothing
     /// when there are none. What cannot be done now is tried again by the next start.
     pub async fn abort_leftovers(&self, directory: &Path, source: &str, prefix: &str) -> usize {
