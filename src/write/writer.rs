@@ -233,11 +233,20 @@ impl Writer {
             if self.gave_up_some() {
                 self.commit_for_access().await?;
             }
+            if self.copies_from(&wanted) {
+                // What it counts on is no base any more soon.
+                match self.leave_stream().await {
+                    Err(Error::CommitFirst) => continue,
+                    left => left?,
+                }
+            }
             // A commit in between would drop what is taken in here.
             let _turn = self.turn.lock().await;
             let (base, base_len) = {
                 let state = self.state();
-                if !state.stream.as_ref().is_none_or(|stream| stream.keep_all_whole(&self.buffer)) {
+                let copies = |stream: &Stream| stream.grid.copied() > 0 && state.base.as_ref().is_some_and(&wanted);
+                let stands = |stream: &Stream| !copies(stream) && stream.keep_all_whole(&self.buffer);
+                if !state.stream.as_ref().is_none_or(stands) {
                     continue;
                 }
                 (state.base.clone(), state.base_len)
@@ -259,6 +268,12 @@ impl Writer {
             }
             return Ok(());
         }
+    }
+
+    /// Whether an upload under way is to have bytes of the object, which is `wanted`.
+    fn copies_from(&self, wanted: impl Fn(&Base) -> bool) -> bool {
+        let state = self.state();
+        state.stream.as_ref().is_some_and(|stream| stream.grid.copied() > 0) && state.base.as_ref().is_some_and(wanted)
     }
 
     /// Waits until no commit is under way.
