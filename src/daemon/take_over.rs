@@ -34,7 +34,7 @@ pub(super) async fn take_over(
         }
         lefts.push(left);
     }
-    for Outcome { session, entry, key, error } in send_all(&lefts, |_| Ok(Arc::clone(engine))).await? {
+    for Outcome { session, entry, key, error, .. } in send_all(&lefts, |_| Ok(Arc::clone(engine))).await? {
         let Some(reason) = error else { continue };
         tracing::error!(%key, %reason, "what an earlier mount left could not be stored; it is kept for dssefs recover");
         carry_over(&lefts[session], entry, &reason, journal)?;

@@ -251,10 +251,11 @@ impl Vfs {
     pub(super) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
-        if writer.is_dirty() {
-            self.release_copies(file).await?;
-        }
-        let outcome = writer.commit().await.map_err(Error::from);
+        let released = if writer.is_dirty() { self.release_copies(file).await } else { Ok(()) };
+        let outcome = match released {
+            Ok(()) => writer.commit().await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
         if let Err(error) = &outcome {
             let worth_trying = !error.is_final() && !error.is_lost_race();
             let mut state = file.state();

@@ -159,6 +159,7 @@ fn unsent(key: &str, error: &SendError) -> StartError {
         SendError::InUpload { .. }
         | SendError::OtherPolicy
         | SendError::NewerWaits
+        | SendError::CopyWaits
         | SendError::Write(write::Error::PartsLost { .. }) => StartError::Unsaved(text),
         SendError::Journal(journal::Error::Tampered { .. }) | SendError::Kept(_) => StartError::Damaged(text),
         SendError::Store(error) => StartError::store(key, error),

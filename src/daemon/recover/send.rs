@@ -1,6 +1,7 @@
 //! The sending of what was left: each entry under the condition of its own write, of several states of one file the newest first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crc_fast::CrcAlgorithm;
@@ -25,6 +26,8 @@ pub(in crate::daemon) struct Outcome {
     pub(in crate::daemon) key: String,
     /// Why it is still kept; None: the store has it.
     pub(in crate::daemon) error: Option<String>,
+    /// The object that has to stay as it is for a later try.
+    needs: Option<Key>,
 }
 
 /// One entry that is to be sent.
@@ -58,6 +61,8 @@ pub(super) enum SendError {
     InUpload { bytes: u64 },
     #[error("a newer state of the same file is kept too, and has to be stored first")]
     NewerWaits,
+    #[error("a copy of what the store has now is kept too, and has to be stored first")]
+    CopyWaits,
 }
 
 /// Sends every entry, the files of many keys at a time, each under the condition of its own write. `lefts` are of one source, the oldest
@@ -80,16 +85,34 @@ pub(in crate::daemon) async fn send_all(
                 }
                 Err(error) => {
                     let key = "a file whose name is unknown".to_owned();
-                    outcomes.push(Outcome { session, entry: id, key, error: Some(error.to_string()) });
+                    outcomes.push(Outcome { session, entry: id, key, error: Some(error.to_string()), needs: None });
                 }
             }
         }
     }
-    let sent: Vec<Vec<Outcome>> =
-        stream::iter(jobs.into_values()).map(send_in_turn).buffer_unordered(SENDS_MAX).collect().await;
-    outcomes.extend(sent.into_iter().flatten());
+    while !jobs.is_empty() {
+        let (ready, needed) = ready(jobs);
+        jobs = needed;
+        let waits = |key: &Key| outcomes.iter().any(|outcome: &Outcome| outcome.needs.as_ref() == Some(key));
+        let (held, free): (Jobs<'_>, Jobs<'_>) = ready.into_iter().partition(|(key, _)| waits(key));
+        let held: Vec<Outcome> = held.values().flatten().map(|job| job.outcome(Some(SendError::CopyWaits))).collect();
+        let sent: Vec<Vec<Outcome>> =
+            stream::iter(free.into_values()).map(send_in_turn).buffer_unordered(SENDS_MAX).collect().await;
+        outcomes.extend(sent.into_iter().flatten().chain(held));
+    }
     outcomes.sort_by_key(|outcome| (outcome.session, outcome.entry));
     Ok(outcomes)
+}
+
+/// By the keys of their objects.
+type Jobs<'a> = BTreeMap<Key, Vec<Job<'a>>>;
+
+/// Those that replace no object of which another one is a copy that the store has yet to make, and the rest. A circle, which no mount
+/// makes, holds nothing up.
+fn ready(jobs: Jobs<'_>) -> (Jobs<'_>, Jobs<'_>) {
+    let needed: BTreeSet<Key> = jobs.values().flatten().filter_map(Job::needs).collect();
+    let (needed, ready): (Jobs<'_>, Jobs<'_>) = jobs.into_iter().partition(|(key, _)| needed.contains(key));
+    if ready.is_empty() { (needed, ready) } else { (ready, needed) }
 }
 
 /// Sends the entries of one key, which come oldest first, one after the other and the newest first: what was acknowledged last is what
@@ -123,10 +146,37 @@ async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
     outcomes
 }
 
+impl SendError {
+    /// Whether no later try can succeed.
+    fn is_final(&self) -> bool {
+        match self {
+            SendError::Write(error) => {
+                error.is_of_a_version()
+                    || matches!(error, write::Error::SourceGone { .. } | write::Error::PartsLost { .. })
+            }
+            SendError::Kept(_) => true,
+            SendError::Journal(_)
+            | SendError::Store(_)
+            | SendError::OtherPolicy
+            | SendError::InUpload { .. }
+            | SendError::NewerWaits
+            | SendError::CopyWaits => false,
+        }
+    }
+}
+
 impl Job<'_> {
     fn outcome(&self, error: Option<SendError>) -> Outcome {
+        // What another writer has overtaken never goes to the store, and must not keep from it what can.
+        let needs = error.as_ref().filter(|error| !error.is_final()).and_then(|_| self.needs());
         let (key, error) = (self.kept.object.key.to_string(), error.map(|error| error.to_string()));
-        Outcome { session: self.session, entry: self.id, key, error }
+        Outcome { session: self.session, entry: self.id, key, error, needs }
+    }
+
+    /// The other object whose bytes it counts on, and which goes when its name gets another one.
+    fn needs(&self) -> Option<Key> {
+        let foreign = |base: &&s3::Source| base.key != self.kept.object.key && base.version.id.is_none();
+        self.kept.base.as_ref().filter(foreign).map(|base| base.key.clone())
     }
 
     /// Whether `other` is the same entry once more: a mount carried it over into its own session and was killed before it could remove
@@ -162,7 +212,7 @@ impl Job<'_> {
         let writer = Writer::recovered(engine, kept);
         let outcome = match put_back(&writer, left, entry, kept, Sending::Ahead).await {
             Ok(()) => writer.commit().await.map_err(SendError::from),
-            unread => unread,
+            Err(error) => Err(told_by_loss(error, kept)),
         };
         if outcome.is_err() && kept.upload.is_none() {
             // The upload that was begun here, if one was, is of no use to the next try.
@@ -173,18 +223,25 @@ impl Job<'_> {
 }
 
 pub(super) fn refuse_lost(kept: &Kept) -> Result<(), SendError> {
-    match kept.lost.is_empty() {
-        true => Ok(()),
-        false => {
-            let lost = kept.lost.iter().cloned().collect();
-            Err(write::Error::PartsLost { key: kept.object.key.to_string(), lost }.into())
-        }
-    }
+    if kept.lost.is_empty() { Ok(()) } else { Err(parts_lost(kept, &kept.lost)) }
+}
+
+/// Of an upload that is gone, what was in it alone.
+fn told_by_loss(error: SendError, kept: &Kept) -> SendError {
+    let is_gone = matches!(&error, SendError::Write(write::Error::Store(error)) if error.kind == Kind::NoSuchUpload);
+    let lost = kept.upload.as_ref().filter(|_| is_gone).and_then(|upload| upload.sent_ranges(kept.size));
+    lost.filter(|lost| !lost.is_empty()).map_or(error, |lost| parts_lost(kept, &lost))
+}
+
+fn parts_lost(kept: &Kept, lost: &[Range<u64>]) -> SendError {
+    let lost = lost.iter().cloned().collect();
+    write::Error::PartsLost { key: kept.object.key.to_string(), lost }.into()
 }
 
 /// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal. The times in
 /// the metadata, to the nanosecond, with the owner, the mode and the size tell one state of a file from all others; where all of its
-/// content is kept, the store's checksum has to be that of the content as well, if it tells one.
+/// content is kept, the store's checksum has to be that of the content as well, if it tells one. What the file was to replace it is not,
+/// whatever its times say: those of a write that was just being made may not be in the journal yet.
 ///
 /// An upload that could not be begun with the last word on the file's attributes may be complete, and its metadata not yet put right.
 /// That is done here: the content is not on this host any more.
@@ -193,6 +250,9 @@ async fn is_stored(gateway: &Arc<Gateway>, left: &Left, entry: &LeftEntry, kept:
         Err(error) if error.kind == Kind::NotFound => return Ok(false),
         answer => answer?,
     };
+    if kept.replaces.as_ref() == Some(&head.meta.version.etag) {
+        return Ok(false);
+    }
     let user = &head.meta.user;
     let is_described = *user == kept.object.user;
     let begun = kept.upload.as_ref().filter(|upload| !is_described && upload.object.user == *user);
