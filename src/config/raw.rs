@@ -145,7 +145,8 @@ pub struct RawStore {
     /// How long one try may take, 100ms to 24h: 500ms, 30s, 2m; those that move much are given more
     #[arg(long, env = "DSSEFS_ATTEMPT_TIMEOUT", value_name = "TIME", default_value = "30s", help_heading = "Store")]
     pub attempt_timeout: String,
-    /// How long a request may take with all its tries, and so the longest that a program waits for it: 100ms to 24h
+    /// How long a request may take with all its tries, and so the longest that a program waits for it, 100ms to 24h; those that
+    /// move much are given more
     #[arg(long, env = "DSSEFS_OPERATION_TIMEOUT", value_name = "TIME", default_value = "3m", help_heading = "Store")]
     pub operation_timeout: String,
     /// Requests in a second that cost a call to KMS, whose quota the whole account shares; 0: as many as there are

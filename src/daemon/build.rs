@@ -17,6 +17,7 @@ use crate::spill::{Limits, Pool};
 use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
 
+use super::spill_dir::require_private;
 use super::take_over::take_over;
 use super::{StartError, VERSION, recover, sessions};
 
@@ -49,6 +50,7 @@ pub(super) async fn build(config: &Config, protection: String) -> Result<Built, 
     let writing = config.memory_bytes_max - reading;
     let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
     let pool = Pool::new(&config.spill_dir, limits)?;
+    require_private(&config.spill_dir)?;
     // Before the proof, which begins uploads too.
     if !config.read_only {
         note_uploads(config, &gateway)?;
@@ -141,7 +143,7 @@ pub(super) fn probe_key(prefix: &Prefix) -> Result<Key, StartError> {
 fn note_uploads(config: &Config, gateway: &Gateway) -> Result<(), StartError> {
     let (directory, source) = (config.spill_dir.as_path(), config.source().to_string());
     let noted = gateway.keep_ledger(directory, &source);
-    noted.map_err(|error| StartError::Internal(format!("{} cannot be written: {error}", directory.display())))
+    noted.map_err(|error| StartError::Argument(format!("{} cannot be written: {error}", directory.display())))
 }
 
 /// Ends the uploads that a crashed mount left.

@@ -10,6 +10,7 @@ mod last_word;
 mod memory;
 pub mod recover;
 mod sessions;
+mod spill_dir;
 mod start_error;
 mod stop;
 mod take_over;

@@ -143,6 +143,15 @@ async fn old_key(kms: &Kms, key: &WrappedKey, binding: &Binding<'_>) -> Result<K
 
 impl From<journal::Error> for StartError {
     fn from(error: journal::Error) -> StartError {
-        StartError::Internal(error.to_string())
+        let text = error.to_string();
+        match error {
+            journal::Error::Tampered { .. } | journal::Error::Unreadable { .. } => StartError::Damaged(text),
+            journal::Error::Io { .. } | journal::Error::NoSpace | journal::Error::Broken(_) => {
+                StartError::Argument(text)
+            }
+            journal::Error::InUse(_) | journal::Error::OfAnother { .. } | journal::Error::Crypto(_) => {
+                StartError::Internal(text)
+            }
+        }
     }
 }

@@ -25,7 +25,7 @@ pub enum StartError {
     Fuse(String),
     /// At the end, changes were left that the store does not have.
     Unsaved(String),
-    /// What was named is not there, or several things have the name.
+    /// What was named is not there, cannot be used, or several things have the name.
     Argument(String),
     /// What was kept on the local disk is not as it was written.
     Damaged(String),
@@ -126,6 +126,13 @@ impl From<kms::Error> for StartError {
 
 impl From<spill::Error> for StartError {
     fn from(error: spill::Error) -> StartError {
-        StartError::Internal(error.to_string())
+        let text = error.to_string();
+        match error {
+            spill::Error::Directory { .. }
+            | spill::Error::NoSpace
+            | spill::Error::MemoryTooSmall { .. }
+            | spill::Error::Io(_) => StartError::Argument(text),
+            _ => StartError::Internal(text),
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! [`sessions`] and read back under the keys that KMS unwraps. `docs/FORMAT.md` draws the bytes.
 //!
 //! ```text
-//!   DIR/session-<identity>/                 locked while its mount serves
+//!   DIR/session-<name>/                     locked while its mount serves
 //!                         /session.json     who wrote it, the wrapped keys; locked while its process lives
 //!                         /segment-00000000 sealed records, each opening only at its own place in the sequence
 //!                         /keys-00000007.json the wrapped keys of segment 7 and those that follow it

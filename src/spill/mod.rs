@@ -85,7 +85,7 @@ pub enum Error {
         memory_bytes_max: u64,
     },
     /// The directory for unsaved data cannot be used.
-    #[error("the directory {} cannot hold unsaved data; see that it is a directory that can be written to", directory.display())]
+    #[error("the directory {} cannot hold unsaved data ({source}); see that it is a directory that can be written to", directory.display())]
     Directory {
         /// The directory.
         directory: PathBuf,

@@ -1,6 +1,7 @@
 //! The program as scripts see it: exit codes, sentences, the background.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -36,6 +37,26 @@ fn a_missing_bucket_is_code_3() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         refused(&endpoint, "no-such-bucket", &["--kms-key-id", endpoint.key_arn()], 3, &["no-such-bucket"]);
+    });
+}
+
+/// It was code 10, something that should not happen.
+#[test]
+fn a_spill_directory_that_cannot_be_used_is_code_2() {
+    deadline(MINUTE, || {
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let [file, public, point] = ["file", "public", "point"].map(|name| dir.path().join(name));
+        fs::write(&file, "").unwrap();
+        fs::create_dir(&point).unwrap();
+        fs::create_dir(&public).unwrap();
+        fs::set_permissions(&public, PermissionsExt::from_mode(0o777)).unwrap();
+        for (place, words) in [(file.join("below"), "cannot hold unsaved data (Not a directory"), (public, "chmod 700")]
+        {
+            let mut command = Mount::command(&endpoint, BUCKET, &point);
+            command.args(["--foreground", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(place);
+            let (code, said) = told(&command.output().unwrap());
+            assert!(code == 2 && said.contains(words), "{code}: {said}");
+        }
     });
 }
 
