@@ -220,9 +220,10 @@ fn by_helper(path: &Path) -> Result<(), UmountError> {
 }
 
 /// Files may be closed and still on their way to the store, or have been refused by it. All are tried once more, and waited for as long as
-/// something becomes of them. Then what the journal keeps need not keep the mount; anything else does, unless it is to be given up.
+/// something becomes of them. Then what the journal keeps need not keep the mount; anything else does, unless it is to be given up. Of a
+/// daemon that dies meanwhile, what it told last is what is known.
 fn wait_for_saves(path: &Path, force: bool) -> Result<Option<Box<UnsavedReport>>, UmountError> {
-    let mut progress: Option<Progress> = None;
+    let (mut progress, mut last) = (None::<Progress>, None);
     while let Some(report) = report(path, force)? {
         if report.closed == 0 {
             return Ok(Some(report));
@@ -233,6 +234,7 @@ fn wait_for_saves(path: &Path, force: bool) -> Result<Option<Box<UnsavedReport>>
             Progress::begin()
         });
         if progress.note(&report) {
+            last = Some(report);
             sleep(SAVES_POLL);
             continue;
         }
@@ -242,7 +244,7 @@ fn wait_for_saves(path: &Path, force: bool) -> Result<Option<Box<UnsavedReport>>
             _ => Err(UmountError::Busy(path.to_owned())),
         };
     }
-    Ok(None)
+    Ok(last)
 }
 
 /// How far the files of a mount have come.
@@ -299,7 +301,13 @@ fn report(path: &Path, force: bool) -> Result<Option<Box<UnsavedReport>>, Umount
             Ok(report) => return Ok(Some(report)),
             Err(error) => error.into(),
         },
-        Err(Errno::NOTCONN) => return Ok(None),
+        Err(Errno::NOTCONN) => {
+            eprintln!(
+                "the daemon of {} has died; of what it had not stored, dssefs recover names what a journal keeps",
+                path.display()
+            );
+            return Ok(None);
+        }
         Err(errno) => io::Error::from(errno),
     };
     if force { Ok(None) } else { Err(UmountError::Hidden { path: path.to_owned(), reason }) }

@@ -5,12 +5,12 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs::emulator::faults::Rule;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, errno, noise};
+use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, errno, noise};
 
 /// Where Debian's package keeps the library for programs with threads.
 fn library() -> PathBuf {
@@ -67,8 +67,7 @@ fn a_change_with_the_times_of_what_it_replaces_is_not_taken_for_stored() {
         let mut content = noise(30, 1 << 20);
         commit(&mount.join("file"), &content).unwrap();
         let stored = endpoint.head("file").unwrap();
-        let denied = Fault::Failure { status: 403, code: "AccessDenied".to_owned(), message: "scripted".to_owned() };
-        endpoint.spoil(vec![Rule::on("PutObject", denied).times(0)]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
         let file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
         file.write_all_at(b"edited", 7).unwrap();
         assert_eq!(errno(file.sync_all()), libc::EACCES);

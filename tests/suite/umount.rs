@@ -2,14 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use dssefs::emulator::faults::{Fault, Rule};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::common::kept::{recover, refuse_uploads, told};
 use crate::common::{
-    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, cp, deadline, denied, dssefs, mountinfo_has,
+    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, cp, deadline, denied, dssefs, eventually, mountinfo_has,
 };
 
 /// A mount whose daemon is nobody's child.
@@ -118,6 +121,32 @@ fn a_slow_store_is_waited_for() {
     });
 }
 
+/// It was 0, and the names that had been told were forgotten.
+#[test]
+fn a_daemon_that_dies_while_it_is_waited_for_has_stored_nothing_that_anybody_knows_of() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let away = Away::mount(&endpoint, &[]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        away.write_in_vain("file");
+        endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(30_000)).times(0)]);
+        endpoint.reset();
+        let pid = attribute(away.path(), "user.dsse.mount.pid").unwrap();
+        let umount = dssefs().arg("umount").arg(away.path()).stderr(Stdio::piped()).spawn().unwrap();
+        // It has asked for what is unsaved, and has had it tried again.
+        eventually("the file is tried again", MINUTE, || endpoint.counters().requests("PutObject") > 0);
+        sleep(Duration::from_secs(1));
+        kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+        away.ends(
+            &umount.wait_with_output().unwrap(),
+            11,
+            &["has died", "  file: ", "did not say what became of them"],
+        );
+        assert!(!mountinfo_has(away.path()));
+        away.ends(&away.umount(&[]), 2, &["not a mount"]);
+    });
+}
+
 #[test]
 fn what_is_unsaved_is_told_by_an_attribute_that_nobody_lists() {
     deadline(MINUTE, || {
@@ -141,7 +170,7 @@ fn what_is_unsaved_is_told_by_an_attribute_that_nobody_lists() {
         assert!(!listed.iter().any(|name| name == "user.dsse.mount.unsaved.files"));
         endpoint.heal();
         xattr::set(mount.path(), "user.dsse.mount.retry", b"").unwrap();
-        crate::common::eventually("all are stored", MINUTE / 2, || endpoint.keys().len() == 12);
+        eventually("all are stored", MINUTE / 2, || endpoint.keys().len() == 12);
         assert!(mount.end().success());
     });
 }
