@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::complain;
 use super::exit::Exit;
+use super::{complain, logging};
 use crate::config::{Examined, RawStore};
 use crate::daemon::doctor::{self, Finding};
 
@@ -32,6 +32,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
+    let _logging = logging::start_of_command();
     let Arguments { source, kms_key_id, encryption_context, spill_dir, abort_leftovers, store } = arguments;
     let examined = Examined::check(source, kms_key_id.as_deref(), encryption_context, spill_dir.as_deref(), store);
     let examined = match examined {

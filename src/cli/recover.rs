@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::complain;
 use super::exit::Exit;
+use super::{complain, logging};
 use crate::config::{Connection, RawStore};
 use crate::daemon::StartError;
 use crate::daemon::recover::{self, Found, Wanted};
@@ -49,6 +49,7 @@ enum Action {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
+    let _logging = logging::start_of_command();
     let store = match Connection::check(&arguments.store) {
         Ok(store) => store,
         Err(problems) => {
@@ -162,8 +163,12 @@ fn export(store: &Connection, directory: &Path, wanted: Wanted<'_>, to: &Path) -
 }
 
 fn discard(directory: &Path) -> Result<Exit, StartError> {
-    for removed in recover::discard(directory)? {
+    let discarded = recover::discard(directory)?;
+    for removed in &discarded.removed {
         println!("removed: {}", removed.display());
     }
-    Ok(Exit::Ok)
+    for error in &discarded.strange {
+        eprintln!("not removed: {error}; nobody can tell whose it is, so remove it by hand if it is of no use");
+    }
+    Ok(if discarded.strange.is_empty() { Exit::Ok } else { Exit::Damaged })
 }

@@ -10,7 +10,7 @@ use crate::policy::{KeyArn, Policy};
 use crate::s3::{Conditions, Gateway};
 
 use super::build::{probe_key, resolve};
-use super::recover::{Asked, runtime};
+use super::recover::{Asked, runtime, unreadable};
 use super::{StartError, prove_ciphers};
 
 /// What was found, in a sentence.
@@ -43,7 +43,7 @@ pub fn examine(examined: &Examined, abort_leftovers: bool) -> Result<Vec<Finding
                 found.extend(store(&Arc::new(gateway), examined, key.as_ref(), abort_leftovers).await);
             }
         }
-        found.extend(examined.spill_dirs.iter().filter_map(|directory| sessions(directory, &examined.source)));
+        found.extend(examined.spill_dirs.iter().flat_map(|directory| sessions(directory, &examined.source)));
         Ok(found)
     })
 }
@@ -93,22 +93,26 @@ async fn uploads(gateway: &Gateway, directory: &Path, source: &Source, abort: bo
         Ok(count) => Finding::Remark(format!(
             "{place} notes {count} uploads of crashed mounts; the next mount aborts them, and --abort-leftovers does now"
         )),
-        Err(error) => Finding::Bad(StartError::Internal(format!("{place} cannot be read: {error}"))),
+        Err(error) => Finding::Bad(StartError::Argument(format!("{place} cannot be read: {error}"))),
     }
 }
 
 /// The sessions of mounts that have ended. Their keys are not asked for: that is what `dssefs recover` does.
-fn sessions(directory: &Path, source: &Source) -> Option<Finding> {
+fn sessions(directory: &Path, source: &Source) -> Vec<Finding> {
     let place = directory.display();
-    let (ended, _) = match journal::sessions_to_count(directory) {
+    let (ended, unusable) = match journal::sessions_to_count(directory) {
         Ok(found) => found,
-        Err(error) => return Some(Finding::Bad(error.into())),
+        Err(error) => return vec![Finding::Bad(error.into())],
     };
-    let of_this = ended.iter().filter(|session| session.source == source.to_string()).count();
-    (of_this > 0).then(|| {
-        Finding::Remark(format!(
-            "{place} has {of_this} sessions of mounts that have ended; the next mount sends what is in them, and dssefs recover {place} \
-             list names it"
-        ))
-    })
+    let of_this = ended.into_iter().filter(|session| session.source == source.to_string());
+    let (aside, of_this): (Vec<_>, Vec<_>) = of_this.partition(journal::Session::is_aside);
+    let (aside, of_this) = (aside.len(), of_this.len());
+    let remarks = [
+        (of_this, "of mounts that have ended; the next mount sends what is in them"),
+        (aside, "that were damaged; what was whole in them has been dealt with"),
+    ];
+    let remarks = remarks.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| {
+        Finding::Remark(format!("{place} has {count} sessions {what}, and dssefs recover {place} list names it"))
+    });
+    remarks.chain(unreadable(unusable).map(|error| Finding::Bad(error.into()))).collect()
 }

@@ -74,12 +74,12 @@ pub fn sessions_of(directory: &Path, source: &str) -> Result<(Vec<Session>, Vec<
     all(directory, &[PREFIX], |session| Session::open_of(session, source))
 }
 
-/// The same as [`sessions`], to be counted and not to be changed: but for a moment, nobody is kept from them.
+/// The same as [`sessions_to_discard`], to be counted and not to be changed: but for a moment, nobody is kept from them.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub fn sessions_to_count(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
-    all(directory, &[PREFIX], Session::glance)
+    all(directory, &[PREFIX, ASIDE], Session::glance)
 }
 
 /// Whether the session in `directory` is one of `source` and in use by somebody who will soon be through with it: a mount that is
@@ -247,6 +247,12 @@ impl Session {
         let aside = self.directory.with_file_name(name.replacen(PREFIX, ASIDE, 1));
         disk::rename(&self.directory, &aside).map_err(at(&self.directory))?;
         sync_directory(self.parent())
+    }
+
+    /// Whether it was set aside because it was damaged.
+    #[must_use]
+    pub fn is_aside(&self) -> bool {
+        self.directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ASIDE))
     }
 
     fn parent(&self) -> &Path {

@@ -74,6 +74,41 @@ fn a_key_that_mounts_of_several_sources_left_is_not_chosen_among() {
     });
 }
 
+/// Nobody was told of it by `export`, `discard` and `doctor`.
+#[test]
+fn a_session_that_cannot_be_read_is_named_whatever_is_done_with_the_others() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let first = background(&endpoint, &spill);
+        refuse_uploads(&endpoint);
+        fs::write(first.join("file"), "content").unwrap();
+        kill(first);
+        endpoint.heal();
+        let strange = spill.path().join("session-strange");
+        fs::create_dir(&strange).unwrap();
+        fs::write(strange.join("session.json"), "{").unwrap();
+        let is_named = |output: &Output| {
+            assert_eq!(output.status.code(), Some(12), "{}", told(output));
+            assert!(
+                told(output).contains("session-strange/session.json does not describe a session"),
+                "{}",
+                told(output)
+            );
+        };
+        is_named(&recover(&endpoint, &spill, &["list"]));
+        let (output, content) = export(&endpoint, &spill, &["file"]);
+        is_named(&output);
+        assert_eq!(content, b"content");
+        let mut doctor = ask(&endpoint, "doctor");
+        doctor.args([BUCKET, "--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(spill.path());
+        is_named(&doctor.output().unwrap());
+        let output = recover(&endpoint, &spill, &["discard"]);
+        is_named(&output);
+        assert!(told(&output).contains("not removed: ") && strange.exists(), "{}", told(&output));
+        assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 1, "the other one is gone");
+    });
+}
+
 #[test]
 fn a_session_whose_key_kms_refuses_hides_no_other() {
     deadline(MINUTE * 3, || {

@@ -43,17 +43,34 @@ pub(super) struct Logging(Arc<Queue>);
 /// # Errors
 /// The file cannot be opened for appending.
 pub(super) fn start(log: &Log, place: Place) -> io::Result<Logging> {
-    let queue = Arc::new(Queue::new(Target::choose(log.file.as_deref(), place)?));
-    let lines = Lines { queue: Arc::clone(&queue), format: log.format };
+    let target = Target::choose(log.file.as_deref(), place)?;
+    let directives = match log.verbosity {
+        0 => "warn,dssefs=info",
+        1 => "warn,dssefs=debug",
+        _ => "debug,dssefs=trace",
+    };
+    Ok(start_with(target, log.format, directives))
+}
+
+/// Starts the log of a command that does one thing and ends: warnings and errors, on standard error.
+pub(super) fn start_of_command() -> Logging {
+    start_with(Target::Terminal, LogFormat::Text, "warn")
+}
+
+/// The libraries below say at most warnings, until everything is asked for; `DSSEFS_LOG` overrides.
+fn start_with(target: Target, format: LogFormat, directives: &str) -> Logging {
+    let queue = Arc::new(Queue::new(target));
+    let lines = Lines { queue: Arc::clone(&queue), format };
+    let filter = EnvFilter::try_from_env("DSSEFS_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
     // What cannot be written would else be told on standard error, which panics where that is what is broken.
-    let plain = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter(log.verbosity));
+    let plain = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter);
     let plain = plain.with_ansi(false).with_writer(lines);
-    match log.format {
+    match format {
         LogFormat::Text => plain.finish().with(discreet()).init(),
         LogFormat::Json => plain.json().finish().with(discreet()).init(),
     }
     std::panic::set_hook(Box::new(report));
-    Ok(Logging(queue))
+    Logging(queue)
 }
 
 impl Logging {
@@ -81,16 +98,6 @@ impl Drop for Logging {
     fn drop(&mut self) {
         self.finish();
     }
-}
-
-/// The libraries below say at most warnings, until everything is asked for; `DSSEFS_LOG` overrides.
-fn filter(verbosity: u8) -> EnvFilter {
-    let directives = match verbosity {
-        0 => "warn,dssefs=info",
-        1 => "warn,dssefs=debug",
-        _ => "debug,dssefs=trace",
-    };
-    EnvFilter::try_from_env("DSSEFS_LOG").unwrap_or_else(|_| EnvFilter::new(directives))
 }
 
 /// What no filter can ask for: at the level TRACE, the SDK prints the bodies of requests and answers, which are content and keys.

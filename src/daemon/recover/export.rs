@@ -13,7 +13,7 @@ use crate::s3;
 use crate::write::{self, Engine, Kept, Piece, Writer};
 
 use super::send::{SendError, Sending, put_back, refuse_lost, uploaded_bytes};
-use super::{Asked, Engines, StartError, parsed, runtime, sessions, usable};
+use super::{Asked, Engines, StartError, parsed, runtime, sessions, unreadable};
 
 /// Bytes that are written to a local file at a time.
 const EXPORT_BYTES: u64 = 1 << 20;
@@ -78,7 +78,9 @@ impl Wanted<'_> {
         let wanted_source = self.source.map(Source::parse).transpose();
         let wanted_source = wanted_source.map_err(|error| StartError::Argument(error.to_string()))?;
         let (mut matches, mut unread) = (Vec::new(), Vec::new());
-        for session in usable(journal::sessions_to_read(directory)?) {
+        let (sessions, unusable) = journal::sessions_to_read(directory)?;
+        unread.extend(unreadable(unusable).map(|error| (directory.to_owned(), StartError::from(error))));
+        for session in sessions {
             let Ok(source) = Source::parse(&session.source) else { continue };
             if wanted_source.as_ref().is_some_and(|wanted| *wanted != source) || !self.may_be_of(&source) {
                 continue;
@@ -181,7 +183,7 @@ async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) 
 }
 
 async fn fill(engine: &Engine, writer: &Arc<Writer>, size: u64, file: &File, to: &Path) -> Result<u64, StartError> {
-    let failed = |error: std::io::Error| StartError::Internal(format!("{} cannot be written: {error}", to.display()));
+    let failed = |error: std::io::Error| StartError::Argument(format!("{} cannot be written: {error}", to.display()));
     file.set_len(size).map_err(failed)?;
     let mut at = 0;
     while at < size {

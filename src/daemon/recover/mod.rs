@@ -60,6 +60,15 @@ pub struct FoundFile {
     pub reason: Option<String>,
 }
 
+/// What was given up.
+#[derive(Debug)]
+pub struct Discarded {
+    /// The directories that were removed.
+    pub removed: Vec<PathBuf>,
+    /// Why others were not: their descriptions cannot be read.
+    pub strange: Vec<journal::Error>,
+}
+
 /// What became of what was left.
 #[derive(Debug, Default)]
 pub struct Sent {
@@ -106,8 +115,7 @@ pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, Star
         let asked = Asked::load(store).await?;
         let mut sent = Sent::default();
         let (sessions, unusable) = journal::sessions(directory)?;
-        let in_use = |error: &journal::Error| matches!(error, journal::Error::InUse(_));
-        sent.damage.extend(unusable.iter().filter(|error| !in_use(error)).map(ToString::to_string));
+        sent.damage.extend(unreadable(unusable).map(|error| error.to_string()));
         // Together, as the newest state of a file may be in another session than an older one.
         let mut of_source = BTreeMap::<String, Vec<journal::Session>>::new();
         for session in sessions {
@@ -179,17 +187,23 @@ fn parsed(source: &str) -> Result<Source, StartError> {
     Source::parse(source).map_err(|error| StartError::Bucket(error.to_string()))
 }
 
-/// Gives up everything that is left below `directory` by mounts that have ended; the directories that were removed.
+/// Gives up everything that is left below `directory` by mounts that have ended.
 ///
 /// # Errors
 /// A directory cannot be removed.
-pub fn discard(directory: &Path) -> Result<Vec<PathBuf>, StartError> {
-    let mut removed = Vec::new();
-    for session in usable(journal::sessions_to_discard(directory)?) {
-        removed.push(session.directory.clone());
+pub fn discard(directory: &Path) -> Result<Discarded, StartError> {
+    let (sessions, unusable) = journal::sessions_to_discard(directory)?;
+    let mut discarded = Discarded { removed: Vec::new(), strange: unreadable(unusable).collect() };
+    for session in sessions {
+        discarded.removed.push(session.directory.clone());
         session.remove()?;
     }
-    Ok(removed)
+    Ok(discarded)
+}
+
+/// Of the sessions that cannot be had, those that nobody can read. The others belong to mounts that live.
+pub(super) fn unreadable(unusable: Vec<journal::Error>) -> impl Iterator<Item = journal::Error> {
+    unusable.into_iter().filter(|error| !matches!(error, journal::Error::InUse(_)))
 }
 
 /// A session that nobody can read.
