@@ -97,6 +97,27 @@ mod tests {
     }
 
     #[test]
+    fn no_address_is_taken_and_no_other_process_gets_a_signal() {
+        let strict = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        let known = strict().handle_access(AccessNet::BindTcp).and_then(|ruleset| ruleset.scope(Scope::Signal));
+        if known.and_then(Ruleset::create).is_err() {
+            println!("skipped: the Landlock of this kernel knows no addresses or no signals (Linux 6.12)");
+            return;
+        }
+        let mut other_process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let other = rustix::process::Pid::from_child(&other_process);
+        let confined = std::thread::spawn(move || {
+            restrict(&Grants::default()).unwrap();
+            let bound = std::net::TcpListener::bind("127.0.0.1:0").map(drop).map_err(|error| error.kind());
+            (bound, rustix::process::test_kill_process(other))
+        });
+        let outcome = confined.join();
+        other_process.kill().and_then(|()| other_process.wait()).unwrap();
+        let refused = (Err(std::io::ErrorKind::PermissionDenied), Err(rustix::io::Errno::PERM));
+        assert_eq!(outcome.unwrap(), refused);
+    }
+
+    #[test]
     fn where_a_program_is_run_everything_can_be_read_and_little_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
