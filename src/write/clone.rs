@@ -43,8 +43,8 @@ impl Writer {
         }
         let Err(error) = Box::pin(self.find_or_take_in(leans)).await else { return Ok(()) };
         match leant_on() {
-            // By somebody else's doing: nothing of it is left to be harmed, and the commit of the copy tells of it.
-            Some(base) if error.is_of_a_version() && self.is_gone(&base).await => Ok(()),
+            // By somebody else's doing the copy cannot be any more: nothing is left to be harmed, and its own commit tells of it.
+            Some(base) if error.is_lost_copy() && (self.gave_up_some() || self.is_gone(&base).await) => Ok(()),
             _ => {
                 let key = own.map_or_else(|| "a file without a name".to_owned(), |key| key.to_string());
                 Err(Error::Copy { key, error: Box::new(error) })
@@ -54,7 +54,11 @@ impl Writer {
 
     /// A copy that the store has made unseen would not be known any more without its source.
     async fn find_or_take_in(self: &Arc<Self>, leans: impl Fn(&Base) -> bool) -> Result<(), Error> {
-        self.find_tried().await?;
+        {
+            // A commit under way counts on what it has found itself.
+            let _turn = self.turn.lock().await;
+            self.find_tried().await?;
+        }
         self.take_in_if(leans).await
     }
 

@@ -159,6 +159,11 @@ impl Error {
         matches!(self, Error::Store(error) if matches!(error.kind, Kind::PreconditionFailed | Kind::NotFound))
     }
 
+    /// Whether a copy cannot be made any more: its source or its own name has been taken by another writer.
+    pub(crate) fn is_lost_copy(&self) -> bool {
+        self.is_of_a_version() || matches!(self, Error::SourceGone { .. } | Error::NameLost)
+    }
+
     /// Whether the bytes could not be read on this host, as happens when they change while they are being sent.
     pub(crate) fn is_local(&self) -> bool {
         match self {

@@ -80,7 +80,7 @@ pub struct KeptUpload {
     pub exact: bool,
     /// How many of the file's first bytes it takes from the base.
     pub copied: u64,
-    /// The parts that the store has confirmed and this host has not.
+    /// The parts that the store has confirmed and this host has not whole.
     pub parts: Vec<KeptPart>,
 }
 
@@ -256,7 +256,7 @@ impl KeptUpload {
         self.parts.iter().map(range).collect()
     }
 
-    /// With the parts that are there alone. One that is here too may be sent again in its place, and would then not be what the entry says.
+    /// With the parts that are there alone from now on. Another one may be sent again in its place, and is then not what the entry says.
     fn of(stream: &Stream, buffer: &Buffer, id: &str, size: u64, exact: bool) -> KeptUpload {
         let part = |(number, sent): (u32, Sent)| KeptPart {
             number,

@@ -67,12 +67,13 @@ impl Stream {
     /// The next part that is wholly written and passed by, now marked as being sent. A part at the file's very end waits: it may
     /// grow, and a file of one part needs no upload.
     pub(crate) fn begin_ripe(&mut self, size: u64, buffer: &Buffer) -> Option<(u32, Range<u64>)> {
+        // Those that an earlier process has sent need not be the first ones.
+        while self.parts.contains_key(&self.next) {
+            self.next += 1;
+        }
         let number = self.next;
         let range = self.grid.part(number)?;
-        let ripe = self.failure.is_none()
-            && range.end < size
-            && !self.parts.contains_key(&number)
-            && buffer.contains(range.clone());
+        let ripe = self.failure.is_none() && range.end < size && buffer.contains(range.clone());
         ripe.then(|| {
             self.parts.insert(number, Progress::Sending { stale: false });
             self.in_flight += 1;
@@ -166,17 +167,20 @@ impl Stream {
         self.grid.parts(size).filter_map(sent).collect()
     }
 
-    /// Those of them of which this host does not have all: they cannot change without a commit. The others stay here from now on, as they
-    /// may be sent again in their place.
+    /// Those of them that will not be sent again in their place, where they would become another part than the one that is here: this host
+    /// gives up what it has of full ones, so that they cannot change without a commit. The one that ends the file may grow, and stays here.
     pub(crate) fn sent_alone(&self, size: u64, buffer: &Buffer) -> BTreeMap<u32, Sent> {
-        let stays = |number: u32| {
-            let range = self.grid.part(number).map_or(0..0, |range| range.start..range.end.min(size));
-            buffer.contains(range.clone()) && {
+        let is_alone = |number: u32| {
+            let place = self.grid.part(number).unwrap_or(0..0);
+            let range = place.start..place.end.min(size);
+            if place.end <= size {
+                buffer.discard(range.clone());
+            } else if buffer.contains(range.clone()) {
                 buffer.unmark_uploaded(range.clone());
-                buffer.contains(range)
             }
+            !buffer.contains(range)
         };
-        self.sent_of(size).into_iter().filter(|(number, _)| !stays(*number)).collect()
+        self.sent_of(size).into_iter().filter(|(number, _)| is_alone(*number)).collect()
     }
 
     /// The bytes of sent parts of which this host does not have all.

@@ -136,12 +136,15 @@ async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
             false => unsent.push(job),
         }
     }
-    let mut newer_waits = false;
+    let (mut newer_waits, mut for_good) = (false, false);
     for job in unsent.into_iter().rev() {
         let error = if newer_waits { Some(SendError::NewerWaits) } else { job.send().await.err() };
         let is_lost = matches!(error, Some(SendError::Write(write::Error::PartsLost { .. })));
         newer_waits |= error.is_some() && !is_lost;
-        outcomes.push(job.outcome(error));
+        for_good |= !is_lost && error.as_ref().is_some_and(SendError::is_final);
+        let outcome = job.outcome(error);
+        // Behind one that never goes to the store it never does either.
+        outcomes.push(if for_good { Outcome { needs: None, ..outcome } } else { outcome });
     }
     outcomes
 }
@@ -150,10 +153,7 @@ impl SendError {
     /// Whether no later try can succeed.
     fn is_final(&self) -> bool {
         match self {
-            SendError::Write(error) => {
-                error.is_of_a_version()
-                    || matches!(error, write::Error::SourceGone { .. } | write::Error::PartsLost { .. })
-            }
+            SendError::Write(error) => error.is_lost_copy() || matches!(error, write::Error::PartsLost { .. }),
             SendError::Kept(_) => true,
             SendError::Journal(_)
             | SendError::Store(_)
