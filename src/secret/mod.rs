@@ -22,6 +22,8 @@ mod locked;
 mod mapping;
 mod pages;
 mod plain;
+#[cfg(test)]
+pub(crate) mod raw;
 
 use std::fmt;
 

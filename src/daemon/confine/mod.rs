@@ -12,6 +12,7 @@
 //! The module refuses to end a mount because a kernel lacks a layer, unless `--sandbox require` says so; it tells what is lacking.
 
 mod calls;
+mod denied;
 mod grants;
 mod landlocked;
 mod privileges;
