@@ -29,6 +29,8 @@ use crate::journal::Journal;
 use crate::vfs::{ErrnoStyle, Vfs};
 use crate::{config, crypto};
 
+use spill_dir::SpillDir;
+
 pub use crate::fuse::{MountOptions, attend};
 pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use last_word::{LastWord, Slip};
@@ -97,9 +99,12 @@ struct House {
     signals: stop::Signals,
 }
 
-fn start(config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartError> {
+fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartError> {
     prove_ciphers()?;
     descriptors::raise_limit();
+    // Before anything is opened there. From here on it goes by the path that was looked at, which has no links.
+    let spill_dir = SpillDir::make(&config.spill_dir)?;
+    spill_dir.path().clone_into(&mut config.spill_dir);
     let options = MountOptions {
         source: config.source().to_string(),
         read_only: config.read_only,
@@ -119,7 +124,7 @@ fn start(config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartErr
         .thread_name("dssefs")
         .build()
         .map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))?;
-    let built = runtime.block_on(build::build(&config, protection))?;
+    let built = runtime.block_on(build::build(&config, &spill_dir, protection))?;
     let adapter =
         Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
     let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;

@@ -18,6 +18,7 @@ use crate::spill::{Limits, Pool};
 use crate::write::{Engine, Kept, Settings};
 
 use super::build::connection;
+use super::spill_dir::SpillDir;
 use super::{StartError, memory, sessions};
 
 pub use export::{Exported, Wanted, export};
@@ -90,6 +91,8 @@ pub struct Sent {
 /// # Errors
 /// The directory cannot be read, or there are no credentials.
 pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, StartError> {
+    let Some(directory) = SpillDir::existing(directory)? else { return Ok(Vec::new()) };
+    let directory = directory.path();
     runtime()?.block_on(async {
         let kms = Asked::load(store).await?.kms;
         let (sessions, unusable) = journal::sessions_to_read(directory)?;
@@ -111,6 +114,8 @@ pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, 
 /// # Errors
 /// As [`list`].
 pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, StartError> {
+    let Some(directory) = SpillDir::existing(directory)? else { return Ok(Sent::default()) };
+    let directory = directory.path();
     runtime()?.block_on(async {
         let asked = Asked::load(store).await?;
         let mut sent = Sent::default();
@@ -192,6 +197,9 @@ fn parsed(source: &str) -> Result<Source, StartError> {
 /// # Errors
 /// A directory cannot be removed.
 pub fn discard(directory: &Path) -> Result<Discarded, StartError> {
+    let nothing = Discarded { removed: Vec::new(), strange: Vec::new() };
+    let Some(directory) = SpillDir::existing(directory)? else { return Ok(nothing) };
+    let directory = directory.path();
     let (sessions, unusable) = journal::sessions_to_discard(directory)?;
     let mut discarded = Discarded { removed: Vec::new(), strange: unreadable(unusable).collect() };
     for session in sessions {
