@@ -17,7 +17,7 @@ use crate::spill::{Limits, Pool};
 use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
 
-use super::spill_dir::require_private;
+use super::spill_dir::SpillDir;
 use super::take_over::take_over;
 use super::{StartError, VERSION, recover, sessions};
 
@@ -38,7 +38,7 @@ pub(super) struct Built {
     pub(super) key: String,
 }
 
-pub(super) async fn build(config: &Config, protection: String) -> Result<Built, StartError> {
+pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: String) -> Result<Built, StartError> {
     let connection = connection(&config.connection);
     let sdk = s3::load(&connection).await?;
     let kms = Kms::new(&s3::without_reuse(&sdk, &connection)?, config.connection.kms_endpoint_url.as_deref());
@@ -50,7 +50,6 @@ pub(super) async fn build(config: &Config, protection: String) -> Result<Built, 
     let writing = config.memory_bytes_max - reading;
     let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
     let pool = Pool::new(&config.spill_dir, limits)?;
-    require_private(&config.spill_dir)?;
     // Before the proof, which begins uploads too.
     if !config.read_only {
         note_uploads(config, &gateway)?;
@@ -63,6 +62,8 @@ pub(super) async fn build(config: &Config, protection: String) -> Result<Built, 
         names.recover().await;
     }
     let journal = journal(config, &kms, &gateway, &pool).await?;
+    // All that is opened by its path at the start is open now.
+    spill_dir.confirm()?;
     let facts = facts(config, bucket, protection);
     let vfs = file_system(config, Arc::clone(&gateway), names, pool, journal.clone(), facts);
     Ok(Built {

@@ -1,6 +1,6 @@
 //! What a mount would find at its start, and what mounts that crashed have left, without a mount.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Examined, Source};
@@ -10,8 +10,9 @@ use crate::policy::{KeyArn, Policy};
 use crate::s3::{Conditions, Gateway};
 
 use super::build::{probe_key, resolve};
-use super::recover::{Asked, runtime, unreadable};
-use super::{StartError, prove_ciphers};
+use super::recover::{Asked, started, unreadable};
+use super::spill_dir::SpillDir;
+use super::{StartError, memory, prove_ciphers};
 
 /// What was found, in a sentence.
 #[derive(Debug)]
@@ -30,27 +31,45 @@ pub enum Finding {
 /// # Errors
 /// There are no credentials or no Region, or the runtime cannot be started. All else is a [`Finding`].
 pub fn examine(examined: &Examined, abort_leftovers: bool) -> Result<Vec<Finding>, StartError> {
+    // First, as the proof makes keys.
+    let memory = memory::protect();
     let mut found = vec![prove_ciphers().map_or_else(Finding::Bad, |()| {
         Finding::Good(format!("both ciphers give the published results: {}", crypto::LAYERS))
     })];
-    runtime()?.block_on(async {
+    found.extend(memory.keys.as_ref().err().map(|error| Finding::Remark(error.to_string())));
+    let (directories, refused) = spill_dirs(&examined.spill_dirs);
+    found.extend(refused);
+    started(&memory)?.block_on(async {
         let asked = Asked::load(&examined.connection).await?;
         match resolve(&asked.kms, &examined.key).await {
             Err(error) => found.push(Finding::Bad(error)),
             Ok(key) => {
                 let policy = Policy { key: key.clone(), context: examined.context.clone() };
                 let gateway = Gateway::new(&asked.sdk, &asked.connection, examined.source.bucket.clone(), policy);
-                found.extend(store(&Arc::new(gateway), examined, key.as_ref(), abort_leftovers).await);
+                found.extend(store(&Arc::new(gateway), examined, &directories, key.as_ref(), abort_leftovers).await);
             }
         }
-        found.extend(examined.spill_dirs.iter().flat_map(|directory| sessions(directory, &examined.source)));
+        found.extend(directories.iter().flat_map(|directory| sessions(directory.path(), &examined.source)));
         Ok(found)
     })
+}
+
+/// The spill directories that are there and can be trusted, and what is wrong with others, which are not looked into.
+fn spill_dirs(given: &[PathBuf]) -> (Vec<SpillDir>, Vec<Finding>) {
+    let (mut trusted, mut refused) = (Vec::new(), Vec::new());
+    for directory in given {
+        match SpillDir::existing(directory) {
+            Ok(existing) => trusted.extend(existing),
+            Err(error) => refused.push(Finding::Bad(error)),
+        }
+    }
+    (trusted, refused)
 }
 
 async fn store(
     gateway: &Arc<Gateway>,
     examined: &Examined,
+    directories: &[SpillDir],
     key: Option<&KeyArn>,
     abort_leftovers: bool,
 ) -> Vec<Finding> {
@@ -60,8 +79,8 @@ async fn store(
     }
     let mut found = vec![Finding::Good(format!("{source} answers"))];
     found.extend(writing(gateway, source, key).await.unwrap_or_else(|error| vec![Finding::Bad(error)]));
-    for directory in examined.spill_dirs.iter().filter(|directory| directory.exists()) {
-        found.push(uploads(gateway, directory, source, abort_leftovers).await);
+    for directory in directories {
+        found.push(uploads(gateway, directory.path(), source, abort_leftovers).await);
     }
     found
 }

@@ -29,6 +29,8 @@ use crate::journal::Journal;
 use crate::vfs::{ErrnoStyle, Vfs};
 use crate::{config, crypto};
 
+use spill_dir::SpillDir;
+
 pub use crate::fuse::{MountOptions, attend};
 pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use last_word::{LastWord, Slip};
@@ -97,9 +99,14 @@ struct House {
     signals: stop::Signals,
 }
 
-fn start(config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartError> {
+fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartError> {
+    // First, as the proof makes keys.
+    let memory = memory::protect();
     prove_ciphers()?;
     descriptors::raise_limit();
+    // Before anything is opened there. From here on it goes by the path that was looked at, which has no links.
+    let spill_dir = SpillDir::make(&config.spill_dir)?;
+    spill_dir.path().clone_into(&mut config.spill_dir);
     let options = MountOptions {
         source: config.source().to_string(),
         read_only: config.read_only,
@@ -107,19 +114,18 @@ fn start(config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartErr
         threads: config.fuse_threads,
     };
     // In this order: the porter stays outside of the sandbox, and threads are confined as the one is that starts them.
-    let memory = memory::protect();
     let porter = Porter::start(&config.mountpoint, &options, config.log.file.as_deref());
     let porter = porter.map_err(|error| StartError::fuse(&config, &error))?;
-    let sandbox = confine::confine(&config)?;
+    let sandbox = confine::confine(&config, memory.keys)?;
     owner.confined();
-    let protection = format!("{memory} {sandbox}");
+    let protection = format!("{} {sandbox}", memory.summary);
     tracing::info!(protection, "what this process has given up");
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .thread_name("dssefs")
         .build()
         .map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))?;
-    let built = runtime.block_on(build::build(&config, protection))?;
+    let built = runtime.block_on(build::build(&config, &spill_dir, protection))?;
     let adapter =
         Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
     let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;

@@ -1,12 +1,19 @@
-//! The spill directory: this user's, and nobody else's.
+//! The spill directory: this user's, and out of the reach of every other user but root.
 //!
-//! What is in it is sealed, but whoever may write to it can put sessions and lists of uploads there, or take them away, and whoever may
-//! open it can hold its lock, for which mounts wait.
+//! What is in it is sealed. But a user who may write to it, or to a directory above it, could put sessions and lists of uploads there, take
+//! them away, or put another directory in its place. A user who may open it can hold its lock, for which mounts wait.
+//!
+//! The rules are those of OpenSSH (`StrictModes`), held on descriptors: the path is walked once, each component is opened relative to the one
+//! before it, and links are followed by hand. What comes out is a path without links that no other user can change.
 
-use std::fs::Metadata;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, fstat, mkdirat, open, openat, readlinkat, statx};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::StartError;
@@ -14,93 +21,414 @@ use super::StartError;
 /// The bits of a mode that let others than the owner read a directory, and make and remove files in it.
 const OTHERS_READ: u32 = 0o044;
 const OTHERS_WRITE: u32 = 0o022;
-/// The bit of a mode that lets everybody make files, as in `/var/tmp`.
-const EVERYBODY_WRITES: u32 = 0o002;
+/// The bit of a mode that keeps users from each other's files where all may make some, as in `/var/tmp`.
+const STICKY: u32 = 0o1000;
+const ROOT: u32 = 0;
+/// As many links are followed as the kernel follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+/// The mounts that this process sees (proc_pid_mountinfo(5)).
+const MOUNTS: &str = "/proc/self/mountinfo";
+/// Opens a name and neither a file nor what a link leads to.
+const NAME_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Refuses a directory that others may write to, and one that somebody else has made where everybody may; warns of one that others may
-/// open. Root may be given another user's.
-///
-/// # Errors
-/// [`StartError::Argument`].
-pub(super) fn require_private(directory: &Path) -> Result<(), StartError> {
-    let place = directory.display();
-    let unreadable = |error| StartError::Argument(format!("{place} cannot be looked at: {error}"));
-    let mode = directory.metadata().map_err(unreadable)?.mode() & 0o7777;
+/// A directory that was looked at, and is held open.
+#[derive(Debug)]
+pub(super) struct SpillDir {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl SpillDir {
+    /// Opens the directory, and makes it with mode 0700 where it is missing, with the directories above it that are missing. Nothing is made
+    /// below a directory that another user may change.
+    ///
+    /// # Errors
+    /// [`StartError::Argument`] names the component that cannot be used or trusted, its owner and its mode.
+    pub(super) fn make(path: &Path) -> Result<SpillDir, StartError> {
+        let made = walk(path, true).map_err(StartError::Argument)?;
+        made.ok_or_else(|| StartError::Argument(format!("{} was removed while it was made; try again", shown(path))))
+    }
+
+    /// The same for a directory that is to be looked into. None: it is not there.
+    ///
+    /// # Errors
+    /// As [`SpillDir::make`].
+    pub(super) fn existing(path: &Path) -> Result<Option<SpillDir>, StartError> {
+        walk(path, false).map_err(StartError::Argument)
+    }
+
+    /// Where it is, without links.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its path still leads to it, after files were opened there by their paths.
+    ///
+    /// # Errors
+    /// [`StartError::Argument`]: root has put another directory in its place.
+    pub(super) fn confirm(&self) -> Result<(), StartError> {
+        let place = shown(&self.path);
+        let unreadable = |error: std::io::Error| StartError::Argument(format!("{place} cannot be looked at: {error}"));
+        let held = fstat(&self.directory).map_err(|errno| unreadable(errno.into()))?;
+        let now = self.path.symlink_metadata().map_err(unreadable)?;
+        if (now.dev(), now.ino()) == (held.st_dev, held.st_ino) {
+            return Ok(());
+        }
+        Err(StartError::Argument(format!("{place} was replaced while the mount started; mount again")))
+    }
+}
+
+/// A component that was opened.
+struct Place {
+    path: PathBuf,
+    descriptor: OwnedFd,
+    mount: u64,
+}
+
+/// Walks an absolute path. An error is a sentence for a person.
+fn walk(path: &Path, make: bool) -> Result<Option<SpillDir>, String> {
+    let (user, wanted) = (geteuid().as_raw(), shown(path));
+    let mut places = vec![root(user, &wanted)?];
+    let mut left = steps(&std::path::absolute(path).map_err(|error| format!("{wanted} cannot be looked at: {error}"))?);
+    let mut links = 0;
+    while let Some(step) = left.pop_front() {
+        if step == "/" || step == ".." {
+            places.truncate(if step == "/" { 1 } else { (places.len() - 1).max(1) });
+            continue;
+        }
+        let parent = places.last().ok_or("a path begins at the root")?;
+        let Some(place) = enter(parent, &step, make)? else { return Ok(None) };
+        if place.mount != parent.mount {
+            refuse_mounts_of_others(&place, user)?;
+        }
+        let stat = fstat(&place.descriptor).map_err(|errno| cannot(&place.path, "looked at", errno))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink if links < LINKS_MAX => {
+                links += 1;
+                refuse_owner(&place.path, &stat, user, &wanted)?;
+                let target = readlinkat(&place.descriptor, "", Vec::new());
+                let target = target.map_err(|errno| cannot(&place.path, "read", errno))?;
+                let target = PathBuf::from(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(target.as_bytes()));
+                for step in steps(&target).into_iter().rev() {
+                    left.push_front(step);
+                }
+            }
+            FileType::Symlink => return Err(cannot(&place.path, "followed", Errno::LOOP)),
+            FileType::Directory => {
+                // The rules of a spill directory itself are harder, and come at the end.
+                if !left.is_empty() {
+                    refuse_owner(&place.path, &stat, user, &wanted)?;
+                    refuse_writers(&place.path, &stat, &wanted)?;
+                }
+                places.push(place);
+            }
+            _ => {
+                return Err(format!(
+                    "{} is not a directory, and cannot hold unsaved data; name one",
+                    shown(&place.path)
+                ));
+            }
+        }
+    }
+    let Some(Place { path, descriptor, .. }) = places.pop() else { return Ok(None) };
+    require_private(&path, &descriptor, user)?;
+    Ok(Some(SpillDir { path, directory: descriptor }))
+}
+
+/// The names in a path, and `/` where it begins at the root.
+fn steps(path: &Path) -> VecDeque<OsString> {
+    let components = path.components().filter(|component| *component != Component::CurDir);
+    components.map(|component| component.as_os_str().to_owned()).collect()
+}
+
+fn root(user: u32, wanted: &str) -> Result<Place, String> {
+    let path = PathBuf::from("/");
+    let descriptor = open(&path, NAME_ONLY, Mode::empty()).map_err(|errno| cannot(&path, "opened", errno))?;
+    let stat = fstat(&descriptor).map_err(|errno| cannot(&path, "looked at", errno))?;
+    refuse_owner(&path, &stat, user, wanted)?;
+    refuse_writers(&path, &stat, wanted)?;
+    let mount = mount_of(&descriptor);
+    Ok(Place { path, descriptor, mount })
+}
+
+/// Opens a name of a directory that was looked at. None: it is not there, and was not to be made.
+fn enter(parent: &Place, name: &OsStr, make: bool) -> Result<Option<Place>, String> {
+    let path = parent.path.join(name);
+    let open = || openat(&parent.descriptor, name, NAME_ONLY, Mode::empty());
+    let descriptor = match open() {
+        Err(Errno::NOENT) if make => {
+            match mkdirat(&parent.descriptor, name, Mode::RWXU) {
+                // Another process was faster, and what it has made is looked at like all else.
+                Ok(()) | Err(Errno::EXIST) => open().map_err(|errno| cannot(&path, "opened", errno))?,
+                Err(errno) => return Err(cannot(&path, "made", errno)),
+            }
+        }
+        Err(Errno::NOENT) => return Ok(None),
+        opened => opened.map_err(|errno| cannot(&path, "opened", errno))?,
+    };
+    let mount = mount_of(&descriptor);
+    Ok(Some(Place { path, descriptor, mount }))
+}
+
+/// The number of the mount; 0 before Linux 5.8. No file system is asked: one of another user might never answer.
+fn mount_of(descriptor: impl AsFd) -> u64 {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let asked = statx(descriptor, "", flags, StatxFlags::MNT_ID);
+    let known = asked.ok().filter(|answer| answer.stx_mask & StatxFlags::MNT_ID.bits() != 0);
+    known.map_or(0, |answer| answer.stx_mnt_id)
+}
+
+/// A user's FUSE file system shows what that user wants: owners and modes are not to be believed, and may change from one look to the next.
+fn refuse_mounts_of_others(place: &Place, user: u32) -> Result<(), String> {
+    let mounts = std::fs::read_to_string(MOUNTS).map_err(|error| format!("{MOUNTS} cannot be read: {error}"))?;
+    match fuse_owner(&mounts, place.mount).filter(|owner| ![ROOT, user].contains(owner)) {
+        None => Ok(()),
+        Some(owner) => Err(format!(
+            "{} is a FUSE file system of user {owner}, who decides what it shows; give a directory on another one with --spill-dir",
+            shown(&place.path)
+        )),
+    }
+}
+
+/// The user who has mounted the FUSE file system with this number; None for all other mounts. A line is: number, parent, device, root, place,
+/// options, any number of fields, a dash, type, source, options of the file system.
+fn fuse_owner(mounts: &str, mount: u64) -> Option<u32> {
+    let mut lines = mounts.lines().filter_map(|line| line.split_once(" - "));
+    let (_, of_type) =
+        lines.find(|(of_mount, _)| of_mount.split(' ').next().and_then(|id| id.parse().ok()) == Some(mount))?;
+    let mut fields = of_type.split(' ');
+    let kind = fields.next().filter(|kind| kind.starts_with("fuse"))?;
+    // fusectl and the like are the kernel's.
+    let is_fuse = ["fuse", "fuseblk"].contains(&kind) || kind.starts_with("fuse.") || kind.starts_with("fuseblk.");
+    let options = fields.next_back().filter(|_| is_fuse)?;
+    options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok())
+}
+
+fn refuse_owner(path: &Path, stat: &Stat, user: u32, wanted: &str) -> Result<(), String> {
+    if [ROOT, user].contains(&stat.st_uid) {
+        return Ok(());
+    }
+    Err(format!(
+        "{} belongs to user {} (mode {:04o}), who could put something else in the place of {wanted}; give a directory with --spill-dir \
+         that has only directories of root and of user {user} above it",
+        shown(path),
+        stat.st_uid,
+        stat.st_mode & 0o7777
+    ))
+}
+
+fn refuse_writers(path: &Path, stat: &Stat, wanted: &str) -> Result<(), String> {
+    if stat.st_mode & OTHERS_WRITE == 0 || stat.st_mode & STICKY != 0 {
+        return Ok(());
+    }
+    let place = shown(path);
+    Err(format!(
+        "other users of this host may write to {place} (owner {}, mode {:04o}), and could put something else in the place of {wanted}; \
+         close it with `chmod go-w {place}`, or give another directory with --spill-dir",
+        stat.st_uid,
+        stat.st_mode & 0o7777
+    ))
+}
+
+/// The directory itself: of this user alone, root's for root, as its owner could change it at any time.
+fn require_private(path: &Path, descriptor: &OwnedFd, user: u32) -> Result<(), String> {
+    let place = shown(path);
+    let stat = fstat(descriptor).map_err(|errno| cannot(path, "looked at", errno))?;
+    let (owner, mode) = (stat.st_uid, stat.st_mode & 0o7777);
+    if owner != user {
+        return Err(format!(
+            "{place} belongs to another user ({owner}, mode {mode:04o}), and dssefs runs as user {user}; run it as the owner, or give a \
+             directory of its own with --spill-dir"
+        ));
+    }
     if mode & OTHERS_WRITE != 0 {
-        return Err(StartError::Argument(format!(
-            "other users of this host may write to {place} (mode {mode:04o}), and could remove what is kept there; give a directory of \
-             its own with --spill-dir, or close this one with `chmod 700 {place}`"
-        )));
+        return Err(format!(
+            "other users of this host may write to {place} (owner {owner}, mode {mode:04o}), and could remove what is kept there; give a \
+             directory of its own with --spill-dir, or close this one with `chmod 700 {place}`"
+        ));
     }
     if mode & OTHERS_READ != 0 {
         tracing::warn!(
-            directory = %place,
+            directory = place,
             mode = format!("{mode:04o}"),
             "other users of this host may open the spill directory, and could hold its lock and so keep mounts waiting; chmod 700 closes it"
         );
     }
-    // The name itself, which may be a link.
-    let owner = directory.symlink_metadata().map_err(unreadable)?.uid();
-    if owner != geteuid().as_raw()
-        && directory.parent().is_some_and(|parent| parent.metadata().is_ok_and(|parent| is_public(&parent)))
-    {
-        return Err(StartError::Argument(format!(
-            "{place} was made by another user ({owner}), where everybody may make directories; give another with --spill-dir"
-        )));
-    }
     Ok(())
 }
 
-fn is_public(parent: &Metadata) -> bool {
-    parent.mode() & EVERYBODY_WRITES != 0
+fn cannot(path: &Path, what: &str, errno: Errno) -> String {
+    let error = std::io::Error::from(errno);
+    format!("{} cannot be {what} to hold unsaved data: {error}; give another directory with --spill-dir", shown(path))
+}
+
+/// A name for a message, in which control characters are escaped.
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().escape_debug().to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{DirBuilder, Permissions, set_permissions};
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
+    use std::fs::{DirBuilder, Permissions, create_dir, rename, set_permissions};
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, lchown, symlink};
 
     use super::*;
 
+    /// Any user but root.
+    const OTHER: u32 = 1;
+
+    /// A directory of this user with a path without links, and one below it that may be a spill directory.
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let parent = tempfile::tempdir().unwrap();
+        let spill = parent.path().canonicalize().unwrap().join("above/spill");
+        DirBuilder::new().recursive(true).mode(0o700).create(&spill).unwrap();
+        (parent, spill)
+    }
+
+    fn close(path: &Path, mode: u32) {
+        set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
     fn refusal(directory: &Path) -> String {
-        match require_private(directory) {
+        match SpillDir::make(directory) {
             Err(StartError::Argument(text)) => text,
             other => panic!("{other:?}"),
         }
     }
 
+    fn path_of(directory: &Path) -> PathBuf {
+        SpillDir::make(directory).unwrap().path().to_owned()
+    }
+
     #[test]
     fn a_directory_that_others_may_write_to_is_not_taken() {
-        let parent = tempfile::tempdir().unwrap();
-        let directory = parent.path().join("spill");
-        DirBuilder::new().mode(0o700).create(&directory).unwrap();
+        let (_parent, spill) = place();
         for mode in [0o700, 0o755] {
-            set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
-            require_private(&directory).unwrap();
+            close(&spill, mode);
+            assert_eq!(path_of(&spill), spill);
         }
         for mode in [0o775, 0o702, 0o1777] {
-            set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
-            let said = refusal(&directory);
+            close(&spill, mode);
+            let said = refusal(&spill);
             assert!(said.contains(&format!("{mode:04o}")) && said.contains("chmod 700"), "{said}");
         }
     }
 
     #[test]
-    fn a_directory_that_another_has_made_where_everybody_may_is_not_taken() {
-        let parent = tempfile::tempdir().unwrap();
-        let (directory, link) = (parent.path().join("spill"), parent.path().join("link"));
-        DirBuilder::new().mode(0o700).create(&directory).unwrap();
+    fn a_directory_above_that_others_may_write_to_is_refused_and_nothing_is_made_below_it() {
+        let (_parent, spill) = place();
+        let above = spill.parent().unwrap();
+        for mode in [0o777, 0o770, 0o720, 0o702] {
+            close(above, mode);
+            let (said, deep) = (refusal(&spill), refusal(&above.join("new/spill")));
+            let names = format!("{} (owner", above.display());
+            for said in [said, deep] {
+                assert!(said.contains(&names) && said.contains(&format!("{mode:04o}")), "{said}");
+                assert!(said.contains("chmod go-w"), "{said}");
+            }
+            assert!(!above.join("new").exists());
+        }
+        close(above, 0o1777);
+        assert_eq!(path_of(&above.join("new/spill")), above.join("new/spill"));
+        assert_eq!(above.join("new/spill").metadata().unwrap().mode() & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn a_link_is_followed_once_and_what_it_leads_to_is_held_to_the_same_rules() {
+        let (parent, spill) = place();
+        let root = parent.path().canonicalize().unwrap();
+        create_dir(root.join("links")).unwrap();
+        for (name, target) in [("absolute", root.join("above")), ("relative", PathBuf::from("../above/./../above"))] {
+            let link = root.join("links").join(name);
+            symlink(target, &link).unwrap();
+            assert_eq!(path_of(&link.join("spill")), spill, "{name}");
+        }
+        let last = root.join("last");
+        symlink("links/relative/spill", &last).unwrap();
+        assert_eq!(path_of(&last), spill);
+        close(&root.join("above"), 0o777);
+        assert!(refusal(&last).contains("chmod go-w"));
+        let circle = root.join("circle");
+        symlink(&circle, &circle).unwrap();
+        assert!(refusal(&circle.join("spill")).contains("symbolic links"), "{}", refusal(&circle));
+    }
+
+    #[test]
+    fn what_another_user_owns_is_refused_wherever_it_is_in_the_path() {
+        let (parent, spill) = place();
+        let above = spill.parent().unwrap();
         // Only root can give a directory away.
-        if chown(&directory, Some(1), None).is_err() {
+        if !geteuid().is_root() {
             return;
         }
-        require_private(&directory).unwrap();
-        set_permissions(parent.path(), Permissions::from_mode(0o1777)).unwrap();
-        assert!(refusal(&directory).contains("another user (1)"));
-        chown(&directory, Some(0), None).unwrap();
-        require_private(&directory).unwrap();
-        symlink(&directory, &link).unwrap();
-        std::os::unix::fs::lchown(&link, Some(1), None).unwrap();
-        assert!(require_private(&link).is_err(), "by this code or by the kernel's protected_symlinks");
+        chown(&spill, Some(OTHER), None).unwrap();
+        let said = refusal(&spill);
+        assert!(said.contains("another user (1, mode 0700)") && said.contains("as user 0"), "{said}");
+        chown(&spill, Some(ROOT), None).unwrap();
+        chown(above, Some(OTHER), None).unwrap();
+        let said = refusal(&spill);
+        assert!(said.contains(&format!("{} belongs to user 1", above.display())), "{said}");
+        refusal(&above.join("new"));
+        assert!(!above.join("new").exists());
+        chown(above, Some(ROOT), None).unwrap();
+        close(parent.path(), 0o1777);
+        let link = parent.path().join("link");
+        symlink(&spill, &link).unwrap();
+        assert_eq!(path_of(&link), spill);
+        lchown(&link, Some(OTHER), None).unwrap();
+        assert!(refusal(&link).contains("belongs to user 1"));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_not_made_to_be_looked_into() {
+        let (_parent, spill) = place();
+        assert!(SpillDir::existing(&spill.join("missing")).unwrap().is_none());
+        assert!(!spill.join("missing").exists());
+        std::fs::write(spill.join("file"), "").unwrap();
+        for place in [spill.join("file"), spill.join("file/below")] {
+            assert!(refusal(&place).contains("is not a directory"), "{}", refusal(&place));
+        }
+    }
+
+    #[test]
+    fn a_directory_that_was_put_in_its_place_is_noticed() {
+        let (_parent, spill) = place();
+        let opened = SpillDir::make(&spill).unwrap();
+        opened.confirm().unwrap();
+        rename(&spill, spill.with_file_name("old")).unwrap();
+        create_dir(&spill).unwrap();
+        assert!(opened.confirm().unwrap_err().to_string().contains("was replaced"));
+    }
+
+    #[test]
+    fn control_characters_in_a_refused_name_are_escaped() {
+        let (_parent, spill) = place();
+        let strange = spill.join("a\u{1b}[2K\nb");
+        create_dir(&strange).unwrap();
+        close(&strange, 0o777);
+        let said = refusal(&strange);
+        assert!(!said.contains(['\u{1b}', '\n']) && said.contains("\\u{1b}[2K\\nb"), "{said}");
+    }
+
+    #[test]
+    fn a_fuse_file_system_names_the_user_who_has_mounted_it() {
+        let mounts = "\
+22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
+40 22 0:44 / /home/m/a\\040b rw,nosuid,nodev shared:7 master:2 - fuse.sshfs m@host:/ rw,user_id=1000,group_id=1000,allow_other
+41 22 0:45 / /media/disk rw - fuseblk /dev/sdb1 rw,user_id=0,group_id=0,allow_other
+42 22 0:46 / /sys/fs/fuse/connections rw shared:9 - fusectl fusectl rw,user_id=7
+43 22 0:47 / /mnt/x rw - fuse /dev/fuse rw,user_id=1001,group_id=1
+";
+        let owners = [22, 40, 41, 42, 43, 44, 0].map(|mount| fuse_owner(mounts, mount));
+        assert_eq!(owners, [None, Some(1000), Some(0), None, Some(1001), None, None]);
+    }
+
+    #[test]
+    fn the_kernel_tells_the_mount_of_a_descriptor() {
+        let mount = mount_of(open("/proc", NAME_ONLY, Mode::empty()).unwrap());
+        let mounts = std::fs::read_to_string(MOUNTS).unwrap();
+        let line = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/proc")).unwrap();
+        // Before Linux 5.8 it does not.
+        assert!(mount == 0 || line.starts_with(&format!("{mount} ")), "{mount}: {line}");
     }
 }

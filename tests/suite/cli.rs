@@ -50,7 +50,8 @@ fn a_spill_directory_that_cannot_be_used_is_code_2() {
         fs::create_dir(&point).unwrap();
         fs::create_dir(&public).unwrap();
         fs::set_permissions(&public, PermissionsExt::from_mode(0o777)).unwrap();
-        for (place, words) in [(file.join("below"), "cannot hold unsaved data (Not a directory"), (public, "chmod 700")]
+        for (place, words) in
+            [(file.join("below"), "is not a directory, and cannot hold unsaved data"), (public, "chmod 700")]
         {
             let mut command = Mount::command(&endpoint, BUCKET, &point);
             command.args(["--foreground", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(place);

@@ -1,12 +1,17 @@
 //! What rests on the local disk while files are being written.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Output;
 
 use rustix::process::geteuid;
 
-use crate::common::{Endpoint, MINUTE, Mount, attribute, deadline, errno, noise};
+use crate::common::{
+    ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, errno, mountinfo_has,
+    needs_root, noise,
+};
 
 const MARKER: &[u8] = b"PATIENT RECORD 4711, CONFIDENTIAL. ";
 const FILES: usize = 24;
@@ -136,5 +141,97 @@ fn a_sequential_writer_needs_no_disk() {
         file.write_all(&content).unwrap();
         assert_eq!(errno(file.sync_all()), 0);
         assert!(endpoint.content("large") == content, "the content differs");
+    });
+}
+
+/// A user who is not the one who mounts.
+const NOBODY: u32 = 65_534;
+
+/// What a command said, on both ways.
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Neither a mount nor `recover` goes on, and both name the component.
+fn refused(endpoint: &Endpoint, spill: &Path, words: &[&str]) {
+    let point = tempfile::tempdir().unwrap();
+    let mut mount = Mount::command(endpoint, BUCKET, point.path());
+    mount.args(["--foreground", "--spill-keys", "kms", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(spill);
+    let mut recover = dssefs();
+    recover.arg("recover").arg(spill).arg("discard");
+    for mut command in [mount, recover] {
+        let output = command.output().unwrap();
+        assert!(!mountinfo_has(point.path()), "it was mounted");
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {}", said(&output));
+        assert!(words.iter().all(|word| said(&output).contains(word)), "{words:?} in {}", said(&output));
+    }
+}
+
+#[test]
+fn a_spill_directory_below_one_that_others_write_to_is_refused() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let above = dir.path().join("above");
+        let (spill, link) = (above.join("spill"), dir.path().join("link"));
+        fs::create_dir_all(&spill).unwrap();
+        symlink(&above, &link).unwrap();
+        fs::set_permissions(&spill, Permissions::from_mode(0o700)).unwrap();
+        fs::write(spill.join("session-planted"), "").unwrap();
+        for mode in [0o777, 0o770, 0o707] {
+            fs::set_permissions(&above, Permissions::from_mode(mode)).unwrap();
+            let words = [&format!("{} (owner ", above.display()), &format!("mode {mode:04o}"), "chmod go-w"];
+            refused(&endpoint, &spill, &words);
+            refused(&endpoint, &link.join("spill"), &words);
+        }
+        assert_eq!(fs::read_dir(&spill).unwrap().count(), 1, "nothing was made in it, or removed");
+        fs::set_permissions(&above, Permissions::from_mode(0o1777)).unwrap();
+        fs::remove_file(spill.join("session-planted")).unwrap();
+        let mount = Mount::with(&endpoint, &["--spill-dir", link.join("spill").to_str().unwrap()]);
+        commit(&mount.join("file"), b"content").unwrap();
+        let settings = attribute(&mount.path(), "user.dsse.mount.settings").unwrap();
+        assert!(settings.contains(&format!("spill-dir={}", spill.display())), "the path without links: {settings}");
+        assert!(mount.end().success());
+    });
+}
+
+#[test]
+fn root_takes_no_spill_directory_of_another_user_or_below_one() {
+    deadline(MINUTE * 2, || {
+        if needs_root("only root can give directories away") {
+            return;
+        }
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let home = dir.path().join("home");
+        let spill = home.join("spill");
+        fs::create_dir_all(&spill).unwrap();
+        fs::set_permissions(&spill, Permissions::from_mode(0o700)).unwrap();
+        chown(&spill, Some(NOBODY), None).unwrap();
+        refused(&endpoint, &spill, &["another user (65534, mode 0700)", "runs as user 0"]);
+        chown(&spill, Some(0), None).unwrap();
+        chown(&home, Some(NOBODY), None).unwrap();
+        let words = [&format!("{} belongs to user 65534", home.display()), "give a directory"];
+        refused(&endpoint, &spill, &words);
+        refused(&endpoint, &home.join("missing"), &words);
+        assert!(!home.join("missing").exists(), "it was made");
+    });
+}
+
+#[test]
+fn doctor_does_not_look_into_a_spill_directory_that_others_may_change() {
+    deadline(MINUTE, || {
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let spill = dir.path().join("spill");
+        fs::create_dir(&spill).unwrap();
+        fs::set_permissions(&spill, Permissions::from_mode(0o770)).unwrap();
+        let mut doctor = dssefs();
+        doctor.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        doctor.args(["doctor", BUCKET, "--region", "us-east-1", "--force-path-style", "--spill-dir"]).arg(&spill);
+        doctor.args(["--kms-key-id", endpoint.key_arn(), "--endpoint-url", &endpoint.url()]);
+        doctor.args(["--kms-endpoint-url", &endpoint.url()]);
+        let output = doctor.output().unwrap();
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.lines().any(|line| line.starts_with("bad ") && line.contains("chmod 700")), "{told}");
+        assert!(!told.contains("notes no upload"), "it was looked into: {told}");
     });
 }

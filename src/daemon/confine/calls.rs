@@ -2,8 +2,8 @@
 //!
 //! A list of what is denied, and not of what is allowed: the C library and the runtime change the calls that they make with their
 //! versions, and one that is missing from a list of allowed ones would fail in the middle of somebody's write. For the same reason a
-//! denied call gets EPERM and does not kill. What is on the list is what an intruder needs to get at other processes, at the kernel,
-//! or out of the other layers.
+//! denied call gets EPERM and does not kill. What is on the list ([`super::denied`]) is what an intruder needs to get at other processes, at the
+//! kernel, or out of the other layers.
 
 use std::collections::BTreeMap;
 
@@ -14,112 +14,17 @@ use seccompiler::{
 };
 
 use super::Lack;
+use super::denied::{
+    ALWAYS, ALWAYS_OLD, ATTACH, CHMOD, DATAGRAMS, DGRAM, DGRAM_PROTOCOLS, FAMILIES, FAMILIES_OF_PROGRAMS, FCNTL, IOCTL,
+    IOCTL_CLASS, IOCTL_CONSOLE, MODE_OF_TOKENS, NAMESPACES, NETLINK, NETLINK_ADDRESS_BYTES, NETLINK_PROTOCOLS,
+    NETLINK_PROTOCOLS_OF_PROGRAMS, PRCTL, RAW, SCHEDULING, STREAM, STREAM_PROTOCOLS, THREAD, TYPE, TYPE_OTHERS, UNIX,
+    WITHOUT_PROGRAMS, WITHOUT_PROGRAMS_OLD,
+};
 use super::grants::Grants;
-
-/// Other processes' memory and descriptors; the kernel itself and its clock; mounts and namespaces; ways around the other layers.
-const DENIED: [c_long; 48] = [
-    libc::SYS_acct,
-    libc::SYS_adjtimex,
-    libc::SYS_bpf,
-    libc::SYS_chroot,
-    libc::SYS_clock_adjtime,
-    libc::SYS_clock_settime,
-    libc::SYS_delete_module,
-    libc::SYS_fanotify_init,
-    libc::SYS_finit_module,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fsopen,
-    libc::SYS_fspick,
-    libc::SYS_init_module,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_io_uring_setup,
-    libc::SYS_kcmp,
-    libc::SYS_kexec_file_load,
-    libc::SYS_kexec_load,
-    libc::SYS_mount,
-    libc::SYS_mount_setattr,
-    libc::SYS_move_mount,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_open_tree,
-    libc::SYS_perf_event_open,
-    libc::SYS_personality,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_pivot_root,
-    libc::SYS_process_madvise,
-    libc::SYS_process_mrelease,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_ptrace,
-    libc::SYS_quotactl,
-    libc::SYS_quotactl_fd,
-    libc::SYS_reboot,
-    libc::SYS_setdomainname,
-    libc::SYS_sethostname,
-    libc::SYS_setns,
-    libc::SYS_settimeofday,
-    libc::SYS_swapoff,
-    libc::SYS_swapon,
-    libc::SYS_syslog,
-    libc::SYS_umount2,
-    libc::SYS_unshare,
-    libc::SYS_userfaultfd,
-    libc::SYS_vhangup,
-];
-
-/// Denied as well where no program has to be run, because programs may use them: executing one; the kernel's keys; listening, which needs
-/// no bind(2), the one call that Landlock knows of; and changes to owner, times and attributes of files, which Landlock lets pass and root
-/// may make without any capability where it owns the file.
-const OF_PROGRAMS: [c_long; 16] = [
-    libc::SYS_add_key,
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    libc::SYS_fchmod,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_fremovexattr,
-    libc::SYS_fsetxattr,
-    libc::SYS_keyctl,
-    libc::SYS_listen,
-    libc::SYS_lremovexattr,
-    libc::SYS_lsetxattr,
-    libc::SYS_removexattr,
-    libc::SYS_request_key,
-    libc::SYS_setxattr,
-    libc::SYS_utimensat,
-];
-
-/// The same by calls that the C library's list has not for every architecture, or not yet. Numbers as recent as these are the same for all:
-/// fchmodat2, setxattrat, removexattrat, file_setattr.
-const OF_PROGRAMS_NEW: [c_long; 4] = [452, 463, 466, 469];
-#[cfg(target_arch = "x86_64")]
-const OF_PROGRAMS_OLD: [c_long; 5] =
-    [libc::SYS_chown, libc::SYS_futimesat, libc::SYS_lchown, libc::SYS_utime, libc::SYS_utimes];
-#[cfg(not(target_arch = "x86_64"))]
-const OF_PROGRAMS_OLD: [c_long; 0] = [];
-
-/// chmod(2) by the name of a file, and which argument the mode is.
-#[cfg(target_arch = "x86_64")]
-const CHMOD: [(c_long, u8); 2] = [(libc::SYS_chmod, 1), (libc::SYS_fchmodat, 2)];
-#[cfg(not(target_arch = "x86_64"))]
-const CHMOD: [(c_long, u8); 1] = [(libc::SYS_fchmodat, 2)];
-/// The mode that the SDK gives to a token which it has renewed, after it has written it.
-const MODE_OF_TOKENS: u64 = 0o600;
-
-/// What a daemon talks over that runs no programs: TCP, and the kernel's answers to which addresses there are. A socket with a name in the
-/// file system would lead to services that run programs for root; Landlock does not know of them (as of its version 6).
-const FAMILIES: [u64; 3] = [libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_NETLINK as u64];
-/// The bit that `SOCK_DGRAM` and `SOCK_RAW`, which is the same between Unix sockets, have and `SOCK_STREAM` and `SOCK_SEQPACKET` have not; the
-/// two are 2 and 3, the others 1 and 5.
-const DATAGRAMS: u64 = libc::SOCK_DGRAM as u64;
 
 /// Calls of the x32 ABI have this bit in their number (`__X32_SYSCALL_BIT` of the kernel's unistd.h). Some have numbers of their own there.
 #[cfg(target_arch = "x86_64")]
 const OTHER_NUMBERING: u32 = 0x4000_0000;
-
-/// The flag of clone(2) for a user namespace, in which a process has all capabilities again.
-const NEW_USER_NAMESPACE: u64 = libc::CLONE_NEWUSER as u64;
 
 /// What a filter holds against a call: any of the rules, and always where there are none.
 type Denied = BTreeMap<i64, Vec<SeccompRule>>;
@@ -129,54 +34,130 @@ pub(super) fn restrict(grants: &Grants) -> Result<String, Lack> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Lack::Unsupported)?;
     #[cfg(target_arch = "x86_64")]
     deny_other_numbering()?;
-    let mut denied: Denied = always(&DENIED).collect();
-    denied.insert(libc::SYS_clone, any([flag(0, NEW_USER_NAMESPACE)])?);
-    denied.insert(libc::SYS_ioctl, any([is(1, libc::TIOCSTI)])?);
-    if !grants.runs_programs {
-        denied.extend(without_programs(grants.renews_tokens)?);
-    }
-    install(denied, libc::EPERM, arch)?;
+    install(denied(grants).map_err(|error| refused(&error))?, libc::EPERM, arch)?;
     // The flags of clone3(2) lie in memory, where no filter sees them. The C library falls back to clone(2) when the kernel seems not
     // to know it; containers have relied on that since it came.
     install(always(&[libc::SYS_clone3]).collect(), libc::ENOSYS, arch)?;
     Ok("on".to_owned())
 }
 
-fn without_programs(renews_tokens: bool) -> Result<Denied, Lack> {
-    let lists = [&OF_PROGRAMS[..], &OF_PROGRAMS_OLD, &OF_PROGRAMS_NEW];
-    let mut denied: Denied = lists.into_iter().flat_map(always).collect();
-    for (call, argument) in CHMOD {
-        let rules = if renews_tokens { any([is_not(argument, &[MODE_OF_TOKENS])])? } else { Vec::new() };
-        denied.insert(call, rules);
+fn denied(grants: &Grants) -> Result<Denied, BackendError> {
+    let mut denied: Denied = [ALWAYS, ALWAYS_OLD].into_iter().flat_map(always).collect();
+    denied.insert(libc::SYS_clone, each(NAMESPACES, |namespace| vec![bits(0, namespace, namespace)])?);
+    denied.insert(libc::SYS_fcntl, each(FCNTL.iter().copied(), |command| vec![is(1, command)])?);
+    denied.insert(libc::SYS_prctl, each(PRCTL.iter().copied(), |option| vec![is(0, option)])?);
+    denied.insert(libc::SYS_ioctl, terminals()?);
+    // Of itself alone a program changes limits and scheduling. For setpriority(2) and ioprio_set(2), a process is the kind 0 and 1.
+    denied.insert(libc::SYS_prlimit64, any([is_not(0, &[0])])?);
+    for call in SCHEDULING {
+        denied.insert(call, any([is_not(0, &[0])])?);
     }
-    denied.insert(libc::SYS_socket, any([is_not(0, &FAMILIES)])?);
-    // One of a pair of datagram sockets can be connected to a name later.
-    denied.insert(libc::SYS_socketpair, any([flag(1, DATAGRAMS)])?);
+    denied.insert(libc::SYS_setpriority, any([is_not(0, &[0]), is_not(1, &[0])])?);
+    denied.insert(libc::SYS_ioprio_set, any([is_not(0, &[1]), is_not(1, &[0])])?);
+    denied.insert(libc::SYS_socket, sockets_of_programs()?);
+    if !grants.runs_programs {
+        denied.extend(without_programs(grants.renews_tokens)?);
+    }
     Ok(denied)
+}
+
+fn without_programs(renews_tokens: bool) -> Result<Denied, BackendError> {
+    let mut denied: Denied = [WITHOUT_PROGRAMS, WITHOUT_PROGRAMS_OLD].into_iter().flat_map(always).collect();
+    for (call, argument) in CHMOD {
+        let rules = if renews_tokens { any([is_not(*argument, &[MODE_OF_TOKENS])])? } else { Vec::new() };
+        denied.insert(*call, rules);
+    }
+    let new_namespaces = each(NAMESPACES, |namespace| vec![bits(0, namespace, namespace)])?;
+    let new_process = any([vec![bits(0, THREAD, 0)]])?;
+    denied.insert(libc::SYS_clone, [new_namespaces, new_process].concat());
+    // The C library ends a process that has found an error by a signal to itself.
+    let own = u64::from(std::process::id());
+    for call in [libc::SYS_kill, libc::SYS_tgkill] {
+        denied.insert(call, any([is_not(0, &[own])])?);
+    }
+    // The pages of content look at the limit of locked memory.
+    denied.insert(libc::SYS_prlimit64, any([is_not(0, &[0]), vec![is_some(2)]])?);
+    denied.insert(libc::SYS_socket, sockets()?);
+    // One of a pair of datagram sockets can be connected to a name later.
+    denied.insert(libc::SYS_socketpair, any([is_not(0, &[UNIX]), vec![bits(1, DATAGRAMS, DATAGRAMS)]])?);
+    denied.insert(libc::SYS_bind, any([is_not(2, &[NETLINK_ADDRESS_BYTES])])?);
+    let of_the_socket = || is(1, libc::SOL_SOCKET as u64);
+    denied.insert(libc::SYS_setsockopt, each(ATTACH, |option| vec![of_the_socket(), is(2, option)])?);
+    Ok(denied)
+}
+
+/// Requests of ioctl(2).
+fn terminals() -> Result<Vec<SeccompRule>, BackendError> {
+    let requests = each(IOCTL.iter().copied(), |request| vec![is(1, request)])?;
+    let console = each(IOCTL_CONSOLE, |class| vec![bits(1, IOCTL_CLASS, class)])?;
+    Ok([requests, console].concat())
+}
+
+/// All but streams of TCP, datagrams of UDP, and netlink about routes.
+fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
+    let of_type = |kind| bits(1, TYPE, kind);
+    let others = TYPE_OTHERS.map(|bit| vec![bits(1, bit, bit)]);
+    let rules = [
+        is_not(0, &FAMILIES),
+        vec![of_type(0)],
+        and(of_type(RAW), is_not(0, &[NETLINK])),
+        and(of_type(STREAM), is_not(2, &STREAM_PROTOCOLS)),
+        and(of_type(DGRAM), is_not(2, &DGRAM_PROTOCOLS)),
+        and(is(0, NETLINK), is_not(2, &NETLINK_PROTOCOLS)),
+    ];
+    Ok([any(rules)?, any(others)?].concat())
+}
+
+/// Programs listen where they want, and talk to services of the host. They need no raw packets, and of netlink little.
+fn sockets_of_programs() -> Result<Vec<SeccompRule>, BackendError> {
+    any([
+        is_not(0, &FAMILIES_OF_PROGRAMS),
+        and(bits(1, TYPE, RAW), is_not(0, &[NETLINK, UNIX])),
+        and(is(0, NETLINK), is_not(2, &NETLINK_PROTOCOLS_OF_PROGRAMS)),
+    ])
 }
 
 fn always(calls: &[c_long]) -> impl Iterator<Item = (i64, Vec<SeccompRule>)> {
     calls.iter().map(|call| (*call, Vec::new()))
 }
 
-/// All conditions of a rule have to hold.
-type Conditions = Result<Vec<SeccompCondition>, BackendError>;
+/// Something that is asked of one argument.
+type Condition = Result<SeccompCondition, BackendError>;
 
-fn any<const RULES: usize>(rules: [Conditions; RULES]) -> Result<Vec<SeccompRule>, Lack> {
-    rules.into_iter().map(|rule| SeccompRule::new(rule?)).collect::<Result<_, _>>().map_err(|error| refused(&error))
+/// Rules of which any denies; all conditions of a rule have to hold.
+fn any<const RULES: usize>(rules: [Vec<Condition>; RULES]) -> Result<Vec<SeccompRule>, BackendError> {
+    rules.into_iter().map(|rule| SeccompRule::new(rule.into_iter().collect::<Result<_, _>>()?)).collect()
 }
 
-fn is(argument: u8, value: u64) -> Conditions {
-    Ok(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?])
+/// A rule for each of the values.
+fn each(
+    values: impl IntoIterator<Item = u64>,
+    rule: impl Fn(u64) -> Vec<Condition>,
+) -> Result<Vec<SeccompRule>, BackendError> {
+    values.into_iter().map(|value| SeccompRule::new(rule(value).into_iter().collect::<Result<_, _>>()?)).collect()
 }
 
-fn is_not(argument: u8, values: &[u64]) -> Conditions {
+/// The kernel looks at the lower half of the arguments that are numbers.
+fn is(argument: u8, value: u64) -> Condition {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+fn is_not(argument: u8, values: &[u64]) -> Vec<Condition> {
     let differs = |value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value);
     values.iter().map(|value| differs(*value)).collect()
 }
 
-fn flag(argument: u8, flag: u64) -> Conditions {
-    Ok(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag)?])
+fn and(condition: Condition, others: Vec<Condition>) -> Vec<Condition> {
+    std::iter::once(condition).chain(others).collect()
+}
+
+fn bits(argument: u8, mask: u64, value: u64) -> Condition {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), value)
+}
+
+/// An address that is not null.
+fn is_some(argument: u8) -> Condition {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)
 }
 
 /// A program of three instructions, which seccompiler has no words for: the number of the call, a comparison, a verdict.
@@ -217,6 +198,8 @@ mod tests {
 
     use rustix::io::Errno;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket, socketpair};
+
+    use crate::secret::raw::{errno_of, errno_with};
 
     use super::*;
 
@@ -275,6 +258,223 @@ mod tests {
             tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         });
         confined(with_programs(), move || drop(socket(AddressFamily::UNIX, STREAM, None).unwrap()));
+    }
+
+    /// A process of this user that is in nobody's way.
+    struct Victim(std::process::Child);
+
+    impl Victim {
+        fn new() -> Victim {
+            Victim(Command::new("sleep").arg("60").spawn().unwrap())
+        }
+
+        fn pid(&self) -> rustix::process::Pid {
+            rustix::process::Pid::from_child(&self.0)
+        }
+
+        /// What others could change of it: its limits, priority and processors.
+        fn state(&self) -> String {
+            let file = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", self.0.id())).unwrap();
+            let (status, stat) = (file("status"), file("stat"));
+            let processors = status.lines().find(|line| line.starts_with("Cpus_allowed:")).unwrap();
+            let nice = stat.split(' ').nth(18).unwrap();
+            format!("{} {processors} {nice}", file("limits"))
+        }
+    }
+
+    impl Drop for Victim {
+        fn drop(&mut self) {
+            let _ = self.0.kill().and_then(|()| self.0.wait());
+        }
+    }
+
+    #[test]
+    fn every_call_of_the_lists_is_refused() {
+        let refused = |lists: &'static [&[c_long]]| {
+            let calls = lists.iter().copied().flatten().copied();
+            calls.filter(|call| errno_of(*call) != libc::EPERM).collect::<Vec<_>>()
+        };
+        let all: &[&[c_long]] = &[ALWAYS, ALWAYS_OLD, WITHOUT_PROGRAMS, WITHOUT_PROGRAMS_OLD];
+        assert_eq!(confined(Grants::default(), move || refused(all)), [0; 0]);
+        assert_eq!(confined(with_programs(), move || refused(&[ALWAYS, ALWAYS_OLD])), [0; 0]);
+    }
+
+    #[test]
+    fn no_memory_queue_or_semaphore_of_the_host_can_be_had() {
+        let calls = [
+            [libc::SYS_shmget, libc::SYS_shmat, libc::SYS_shmctl, libc::SYS_shmdt],
+            [libc::SYS_semget, libc::SYS_semop, libc::SYS_semctl, libc::SYS_semtimedop],
+            [libc::SYS_msgget, libc::SYS_msgsnd, libc::SYS_msgrcv, libc::SYS_msgctl],
+            [libc::SYS_mq_open, libc::SYS_mq_unlink, libc::SYS_mq_timedsend, libc::SYS_mq_timedreceive],
+        ];
+        for grants in [Grants::default, with_programs] {
+            let answers = confined(grants(), move || calls.map(|kind| kind.map(errno_of)));
+            assert_eq!(answers, [[libc::EPERM; 4]; 4]);
+        }
+    }
+
+    #[test]
+    fn another_process_keeps_its_limits_priority_and_processors() {
+        use rustix::process::{Resource, Rlimit, prlimit, setpriority_process};
+        use rustix::thread::{CpuSet, sched_setaffinity};
+        for grants in [Grants::default, with_programs] {
+            let victim = Victim::new();
+            let (pid, before) = (victim.pid(), victim.state());
+            let second = Rlimit { current: Some(1), maximum: Some(1) };
+            let mut processors = CpuSet::new();
+            processors.set(0);
+            confined(grants(), move || {
+                let changed = prlimit(Some(pid), Resource::Cpu, second);
+                assert_eq!(changed.map(drop), Err(Errno::PERM));
+                let read = errno_with(libc::SYS_prlimit64, [pid.as_raw_pid() as u64, libc::RLIMIT_CPU.into(), 0]);
+                assert_eq!(read, libc::EPERM, "even to look");
+                assert_eq!(setpriority_process(Some(pid), 19), Err(Errno::PERM));
+                assert_eq!(sched_setaffinity(Some(pid), &processors), Err(Errno::PERM));
+                let idle = 3 << 13;
+                assert_eq!(errno_with(libc::SYS_ioprio_set, [1, pid.as_raw_pid() as u64, idle]), libc::EPERM);
+                // Its group, or all processes of a user.
+                for kind in [1, 2] {
+                    assert_eq!(errno_with(libc::SYS_setpriority, [kind, 0, 19]), libc::EPERM);
+                }
+                assert!(rustix::process::getrlimit(Resource::Memlock).maximum.is_none_or(|bytes| bytes > 0));
+            });
+            assert_eq!(victim.state(), before);
+        }
+    }
+
+    #[test]
+    fn a_program_may_lower_its_own_limits_and_priority() {
+        const LOWER: &str = "ulimit -t 60 && exec nice -n 5 nice";
+        let run = || Command::new("sh").args(["-c", LOWER]).output().unwrap().stdout;
+        assert_eq!(String::from_utf8(confined(with_programs(), run)).unwrap().trim(), "5");
+    }
+
+    #[test]
+    fn no_other_process_gets_a_signal_and_the_daemon_can_end_itself() {
+        use rustix::process::{Signal, kill_process, kill_process_group, test_kill_process};
+        let mut victim = Victim::new();
+        let pid = victim.pid();
+        confined(Grants::default(), move || {
+            assert_eq!(kill_process(pid, Signal::KILL), Err(Errno::PERM));
+            assert_eq!(kill_process_group(pid, Signal::KILL), Err(Errno::PERM));
+            let [id, own] = [pid.as_raw_pid() as u64, std::process::id().into()];
+            assert_eq!(errno_with(libc::SYS_tgkill, [id, id, 9]), libc::EPERM);
+            assert_eq!(errno_with(libc::SYS_kill, [u64::MAX, 0, 0]), libc::EPERM, "everybody");
+            assert_eq!(errno_with(libc::SYS_kill, [0, 0, 0]), libc::EPERM, "the group, in which the porter is");
+            // As abort(3) does.
+            assert_eq!(errno_with(libc::SYS_tgkill, [own, own, 0]), 0);
+            test_kill_process(rustix::process::getpid()).unwrap();
+        });
+        assert!(victim.0.try_wait().unwrap().is_none(), "it lives");
+    }
+
+    /// fcntl(2) and ioctl(2) name a process that the kernel then signals.
+    #[test]
+    fn the_kernel_sends_nobody_signals_about_a_descriptor() {
+        for grants in [Grants::default, with_programs] {
+            confined(grants(), || {
+                let (read, _write) = std::io::pipe().unwrap();
+                let descriptor = u64::from(std::os::fd::AsRawFd::as_raw_fd(&read).unsigned_abs());
+                for command in [libc::F_SETOWN as u64, 15, 10, libc::F_SETLEASE as u64, libc::F_NOTIFY as u64] {
+                    assert_eq!(errno_with(libc::SYS_fcntl, [descriptor, command, 0]), libc::EPERM, "{command}");
+                }
+                for request in [0x8901, 0x8902, libc::FIOASYNC] {
+                    assert_eq!(errno_with(libc::SYS_ioctl, [descriptor, request, 0]), libc::EPERM, "{request}");
+                }
+                rustix::io::fcntl_getfd(&read).map(drop).unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn no_terminal_is_given_input_or_taken_over() {
+        for grants in [Grants::default, with_programs] {
+            confined(grants(), || {
+                let keyboard_and_screen = [0x4B3A, 0x5606];
+                let of_terminals = [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCSCTTY, libc::TIOCSETD, libc::TIOCSPGRP];
+                for request in of_terminals.into_iter().chain(keyboard_and_screen) {
+                    assert_eq!(errno_with(libc::SYS_ioctl, [u64::MAX, request, 0]), libc::EPERM, "{request:x}");
+                }
+                // Whether it is a terminal may be asked.
+                assert_eq!(errno_with(libc::SYS_ioctl, [u64::MAX, libc::TCGETS, 0]), libc::EBADF);
+            });
+        }
+    }
+
+    #[test]
+    fn no_process_and_no_namespace_is_begun() {
+        // A combination that the kernel takes for an error, so that nothing is begun without the filter either.
+        const WRONG: u64 = libc::CLONE_SIGHAND as u64;
+        for flags in NAMESPACES.into_iter().chain([0]) {
+            let begun = move || errno_with(libc::SYS_clone, [flags | WRONG, 0, 0]);
+            assert_eq!(confined(Grants::default(), begun), libc::EPERM, "{flags:x}");
+            let of_programs = if flags == 0 { libc::EINVAL } else { libc::EPERM };
+            assert_eq!(confined(with_programs(), begun), of_programs, "{flags:x}");
+        }
+    }
+
+    #[test]
+    fn no_address_is_taken_for_datagrams_or_streams_of_any_kind() {
+        use rustix::net::{Protocol, bind};
+        use std::net::{SocketAddr, UdpSocket};
+        confined(Grants::default(), || {
+            for address in ["127.0.0.1:0", "[::1]:0"].map(|text| text.parse::<SocketAddr>().unwrap()) {
+                let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let of_datagrams = UdpSocket::bind(address).map(drop).unwrap_err().raw_os_error();
+                assert_eq!(of_datagrams, Some(libc::EPERM), "{address}");
+                let stream = socket(family, SocketType::STREAM, None).unwrap();
+                assert_eq!(bind(&stream, &address), Err(Errno::PERM));
+                // Datagrams can still be sent: names of hosts need DNS.
+                socket(family, SocketType::DGRAM, None).unwrap();
+            }
+            for (protocol, kind) in [(libc::IPPROTO_MPTCP, 1), (libc::IPPROTO_SCTP, 1), (libc::IPPROTO_SCTP, 5)] {
+                for family in [libc::AF_INET, libc::AF_INET6] {
+                    let arguments = [family as u64, kind | libc::SOCK_CLOEXEC as u64, protocol as u64];
+                    assert_eq!(errno_with(libc::SYS_socket, arguments), libc::EPERM, "{protocol} {kind}");
+                }
+            }
+            for (kind, protocol) in [(SocketType::RAW, libc::IPPROTO_ICMP), (SocketType::DGRAM, libc::IPPROTO_ICMP)] {
+                let protocol = Protocol::from_raw(std::num::NonZero::new(protocol as u32).unwrap());
+                assert_eq!(socket(AddressFamily::INET, kind, Some(protocol)).map(drop), Err(Errno::PERM));
+            }
+            // Every kind of socket that there is no name for, with flags.
+            for kind in (0..16).filter(|kind| ![1, 2].contains(kind)) {
+                let arguments = [libc::AF_INET as u64, kind | libc::SOCK_NONBLOCK as u64, 0];
+                assert_eq!(errno_with(libc::SYS_socket, arguments), libc::EPERM, "{kind}");
+            }
+        });
+    }
+
+    #[test]
+    fn of_netlink_only_routes_can_be_asked_for() {
+        let asked = |protocol: u64| errno_with(libc::SYS_socket, [NETLINK, libc::SOCK_RAW as u64, protocol]);
+        let answers =
+            confined(Grants::default(), move || (0..32).filter(|it| asked(*it) != libc::EPERM).collect::<Vec<_>>());
+        assert_eq!(answers, [0_u64; 1]);
+        let answers =
+            confined(with_programs(), move || (0..32).filter(|it| asked(*it) != libc::EPERM).collect::<Vec<_>>());
+        assert_eq!(answers, [0_u64, 15]);
+    }
+
+    #[test]
+    fn the_c_library_still_learns_which_addresses_this_host_has() {
+        confined(Grants::default(), || {
+            let netlink = socket(AddressFamily::NETLINK, SocketType::RAW, None).unwrap();
+            let address = rustix::net::netlink::SocketAddrNetlink::new(0, 0);
+            rustix::net::bind(&netlink, &address).unwrap();
+        });
+    }
+
+    #[test]
+    fn no_filter_of_bpf_is_put_on_a_socket() {
+        confined(Grants::default(), || {
+            for option in [26, 50, 51, 52] {
+                let arguments = [u64::MAX, libc::SOL_SOCKET as u64, option];
+                assert_eq!(errno_with(libc::SYS_setsockopt, arguments), libc::EPERM, "{option}");
+            }
+            let other = [u64::MAX, libc::SOL_SOCKET as u64, libc::SO_KEEPALIVE as u64];
+            assert_eq!(errno_with(libc::SYS_setsockopt, other), libc::EBADF);
+        });
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! The files that a daemon opens after its start, and what it does with them.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
@@ -61,8 +59,6 @@ impl Grants {
         let read =
             read.chain(directories_of(Path::new(RESOLVER))).chain(files.iter().flat_map(|file| directories_of(file)));
         let read = read.chain(certificates()).chain(aws.clone()).collect();
-        // Who makes the pool tells of it when this fails. It is made here because only what exists can be granted.
-        let _ = DirBuilder::new().recursive(true).mode(0o700).create(&config.spill_dir);
         let tokens: Vec<PathBuf> = tokens(aws).collect();
         let renews_tokens = !tokens.is_empty();
         let mut write: Vec<PathBuf> = std::iter::once(config.spill_dir.clone()).chain(tokens).collect();

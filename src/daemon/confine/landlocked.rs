@@ -28,9 +28,11 @@ pub(super) fn restrict(grants: &Grants) -> Result<String, Lack> {
 fn apply(grants: &Grants) -> Result<RulesetStatus, RulesetError> {
     let handled = handled(grants);
     let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(handled)?;
+    // Processes that this one starts are within the scope, so a program can end those that it has started itself.
+    ruleset = ruleset.scope(Scope::Signal)?;
     if !grants.runs_programs {
-        // The daemon listens nowhere, and has nobody to signal. A program that it runs may do both.
-        ruleset = ruleset.handle_access(AccessNet::BindTcp)?.scope(Scope::from_all(VERSION))?;
+        // The daemon takes no address. A program that it runs may do so, and ask services of the host by abstract names.
+        ruleset = ruleset.handle_access(AccessNet::BindTcp)?.scope(Scope::AbstractUnixSocket)?;
     }
     let reading = (AccessFs::ReadFile | AccessFs::ReadDir) & handled;
     let device = (reading | AccessFs::WriteFile | AccessFs::IoctlDev) & handled;
@@ -115,6 +117,26 @@ mod tests {
         other_process.kill().and_then(|()| other_process.wait()).unwrap();
         let refused = (Err(std::io::ErrorKind::PermissionDenied), Err(rustix::io::Errno::PERM));
         assert_eq!(outcome.unwrap(), refused);
+    }
+
+    #[test]
+    fn a_program_signals_what_it_has_started_and_no_other_process() {
+        let strict = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        if strict().scope(Scope::Signal).and_then(Ruleset::create).is_err() {
+            // Before Linux 6.12, as docs/SECURITY.md says.
+            return;
+        }
+        let mut other_process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let other = rustix::process::Pid::from_child(&other_process);
+        let confined = std::thread::spawn(move || {
+            restrict(&Grants { runs_programs: true, ..Grants::default() }).unwrap();
+            let mut own = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            own.kill().and_then(|()| own.wait()).unwrap();
+            rustix::process::test_kill_process(other)
+        });
+        let outcome = confined.join();
+        other_process.kill().and_then(|()| other_process.wait()).unwrap();
+        assert_eq!(outcome.unwrap(), Err(rustix::io::Errno::PERM));
     }
 
     #[test]

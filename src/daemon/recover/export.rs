@@ -12,6 +12,7 @@ use crate::object::ByteRange;
 use crate::s3;
 use crate::write::{self, Engine, Kept, Piece, Writer};
 
+use super::super::spill_dir::SpillDir;
 use super::send::{SendError, Sending, put_back, refuse_lost, uploaded_bytes};
 use super::{Asked, Engines, StartError, parsed, runtime, sessions, unreadable};
 
@@ -56,6 +57,8 @@ pub fn export(
     wanted: Wanted<'_>,
     to: &Path,
 ) -> Result<Exported, StartError> {
+    let Some(directory) = SpillDir::existing(directory)? else { return Err(wanted.unknown()) };
+    let directory = directory.path();
     runtime()?.block_on(async {
         let asked = Asked::load(store).await?;
         let (matches, unread) = wanted.find(&asked, directory).await?;

@@ -18,7 +18,9 @@ use crate::spill::{Limits, Pool};
 use crate::write::{Engine, Kept, Settings};
 
 use super::build::connection;
-use super::{StartError, memory, sessions};
+use super::memory::{self, Protected};
+use super::spill_dir::SpillDir;
+use super::{StartError, sessions};
 
 pub use export::{Exported, Wanted, export};
 use send::uploaded_bytes;
@@ -90,6 +92,8 @@ pub struct Sent {
 /// # Errors
 /// The directory cannot be read, or there are no credentials.
 pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, StartError> {
+    let Some(directory) = SpillDir::existing(directory)? else { return Ok(Vec::new()) };
+    let directory = directory.path();
     runtime()?.block_on(async {
         let kms = Asked::load(store).await?.kms;
         let (sessions, unusable) = journal::sessions_to_read(directory)?;
@@ -111,6 +115,8 @@ pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, 
 /// # Errors
 /// As [`list`].
 pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, StartError> {
+    let Some(directory) = SpillDir::existing(directory)? else { return Ok(Sent::default()) };
+    let directory = directory.path();
     runtime()?.block_on(async {
         let asked = Asked::load(store).await?;
         let mut sent = Sent::default();
@@ -192,6 +198,9 @@ fn parsed(source: &str) -> Result<Source, StartError> {
 /// # Errors
 /// A directory cannot be removed.
 pub fn discard(directory: &Path) -> Result<Discarded, StartError> {
+    let nothing = Discarded { removed: Vec::new(), strange: Vec::new() };
+    let Some(directory) = SpillDir::existing(directory)? else { return Ok(nothing) };
+    let directory = directory.path();
     let (sessions, unusable) = journal::sessions_to_discard(directory)?;
     let mut discarded = Discarded { removed: Vec::new(), strange: unreadable(unusable).collect() };
     for session in sessions {
@@ -332,7 +341,10 @@ pub(super) fn engine(gateway: Arc<Gateway>, pool: Arc<Pool>, memory_bytes_max: u
 
 /// For commands without a mount. Their memory is protected as a mount's is: they hold the journal's keys, content and credentials.
 pub(super) fn runtime() -> Result<Runtime, StartError> {
-    let protection = memory::protect();
-    tracing::debug!(protection, "what this process has given up");
+    started(&memory::protect())
+}
+
+pub(super) fn started(memory: &Protected) -> Result<Runtime, StartError> {
+    tracing::debug!(protection = memory.summary, "what this process has given up");
     Runtime::new().map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))
 }
