@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use dssefs::namespace::posix::{self, Form};
 use dssefs::namespace::xattr::{self, Edit, Error, Expect};
-use dssefs::namespace::{Defaults, Intent, Kind};
+use dssefs::namespace::{Defaults, Kind, LINE_BYTES_MAX, Line};
 use dssefs::object::{Prefix, UserMetadata};
 
 use super::input::Input;
@@ -17,11 +17,23 @@ const OWN: [&str; 7] = ["mode", "uid", "gid", "mtime", "atime", "ctime", "rdev"]
 /// What S3 takes (2,048 bytes in all), less what those take at most.
 const ROOM_BYTES: usize = 2048 - 154;
 
-/// A journal is acted on only within the mount, and means the same when it is written again.
+/// Before a journal is proved, only a short line of it is read; and a holder of the key, who may sign anything, can say nothing that reaches
+/// out of the mount. What it says means the same when it is written again.
 pub fn intent(data: &[u8]) {
+    let parse = || Line::parse(data);
+    if let Err(error) = parse() {
+        assert!(error.to_string().len() > 10, "{error:?} does not say why");
+        return;
+    }
+    let end = data.iter().position(|byte| *byte == b'\n').unwrap();
+    assert!((end as u64) < LINE_BYTES_MAX);
     for root in ["", "team"] {
         let root = Prefix::new(root).unwrap();
-        let intent = match Intent::parse(data, &root) {
+        if let Err(error) = parse().unwrap().require_within(&root) {
+            assert!(error.to_string().len() > 10, "{error:?} does not say why");
+            continue;
+        }
+        let intent = match parse().unwrap().believed(&data[end + 1..]) {
             Ok(intent) => intent,
             Err(error) => {
                 assert!(error.to_string().len() > 10, "{error:?} does not say why");
@@ -34,7 +46,7 @@ pub fn intent(data: &[u8]) {
             assert!(prefix.as_str().len() <= 1024);
         }
         assert!(!from.as_str().starts_with(to.as_str()) && !to.as_str().starts_with(from.as_str()));
-        assert_eq!(Intent::parse(&intent.text(), &root).unwrap(), intent);
+        assert_eq!(parse().unwrap().believed(&intent.objects_text()).unwrap(), intent);
     }
 }
 

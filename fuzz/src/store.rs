@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dssefs::namespace::{AttributeSource, Defaults, Ino, Namespace, Settings};
+use dssefs::namespace::{
+    AttributeSource, Authenticator, Defaults, Ino, JournalKey, KeyName, Namespace, NoKey, OwnKey, Settings,
+};
 use dssefs::object::{ByteRange, ETag, Key, Prefix, Version};
 use dssefs::s3::{
     Backing, Condition, Error, Gateway, Kind, ListRequest, NewObject, Part, Payload, Source, Stored, Verified,
@@ -146,6 +149,22 @@ fn source() -> Source {
     Source { key: Key::new("d/g").unwrap(), version, size: 5 }
 }
 
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Nothing is renamed here.
+#[derive(Debug)]
+struct NoKeys;
+
+impl Authenticator for NoKeys {
+    fn own(&self) -> BoxFuture<'_, Result<OwnKey, String>> {
+        Box::pin(async { Err("a listing needs none".to_owned()) })
+    }
+
+    fn find<'a>(&'a self, _: &'a KeyName, _: &'a Prefix) -> BoxFuture<'a, Result<Arc<dyn JournalKey>, NoKey>> {
+        Box::pin(async { Err(NoKey::Unavailable("a listing needs none".to_owned())) })
+    }
+}
+
 fn settings() -> Settings {
     Settings {
         prefix: Prefix::root(),
@@ -156,6 +175,7 @@ fn settings() -> Settings {
         heads_in_flight_max: 2,
         rename_lease: Duration::from_secs(60),
         conditional: true,
+        authenticator: Arc::new(NoKeys),
     }
 }
 

@@ -3,12 +3,13 @@
 //! * [`Envelope`] seals a block of plaintext through both layers and opens it again; a block opens only as the one that it
 //!   was sealed as. `docs/FORMAT.md` draws the bytes.
 //! * [`LayerKey`] is the key of one layer. A key of the inner layer cannot be handed to the outer one.
+//! * [`MacKey`] authenticates what is no secret.
 //! * [`self_test`] proves at start that both libraries compute the AES-GCM of the standard on this machine.
 //!
 //! The outer layer's library is a matter of the build (feature `fips`, `docs/SECURITY.md`); what one build has sealed the other opens.
 //!
 //! The room refuses to choose a nonce at random (the FIPS module insists on doing so), to take one from a caller, and to return plaintext
-//! that was not authenticated. It does no I/O. `aes_gcm` is named only in `inner`, `ring` and `aws_lc_rs` only in `outer` and `random`.
+//! that was not authenticated. It does no I/O. `aes_gcm` is named only in `inner`, `ring` and `aws_lc_rs` only in `outer`, `mac` and `random`.
 //!
 //! It may use `secret`.
 
@@ -16,6 +17,7 @@ mod block;
 mod envelope;
 mod inner;
 mod layer;
+mod mac;
 mod nonce;
 mod outer;
 mod random;
@@ -25,6 +27,7 @@ pub use block::{BlockId, FILE_ID_BYTES, FileId, OVERHEAD_BYTES, PLAIN_BYTES_MAX,
 pub use envelope::{Envelope, Opener};
 pub use inner::{Inner, hardware_accelerated};
 pub use layer::{Layer, LayerKey, NonceSource, TAG_BYTES, Tag};
+pub use mac::{MAC_BYTES, MacKey};
 pub use nonce::{NONCE_BYTES, Nonce, NonceCounter};
 #[cfg(feature = "fips")]
 pub use outer::MODULE;

@@ -17,6 +17,7 @@ use crate::spill::{Limits, Pool};
 use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
 
+use super::rename_keys::RenameKeys;
 use super::spill_dir::SpillDir;
 use super::take_over::take_over;
 use super::{StartError, VERSION, recover, sessions};
@@ -56,7 +57,8 @@ pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: Str
     }
     prove(config, &gateway).await?;
     let bucket = gateway.bucket_facts().await;
-    let names = Namespace::new(Arc::clone(&gateway), names(config));
+    let keys = RenameKeys::new(&kms, key.as_ref(), config.source(), &config.spill_dir);
+    let names = Namespace::new(Arc::clone(&gateway), names(config, keys));
     if !config.read_only {
         tidy_up(config, &gateway).await;
         names.recover().await;
@@ -222,7 +224,7 @@ fn facts(config: &Config, bucket: BucketFacts, protection: String) -> MountFacts
     }
 }
 
-fn names(config: &Config) -> namespace::Settings {
+fn names(config: &Config, authenticator: Arc<RenameKeys>) -> namespace::Settings {
     namespace::Settings {
         prefix: config.prefix.clone(),
         defaults: Defaults { uid: config.uid, gid: config.gid, file_mode: config.file_mode, dir_mode: config.dir_mode },
@@ -235,6 +237,7 @@ fn names(config: &Config) -> namespace::Settings {
         heads_in_flight_max: HEADS_IN_FLIGHT_MAX,
         rename_lease: RENAME_LEASE,
         conditional: !config.last_writer_wins,
+        authenticator,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod doctor;
 mod last_word;
 mod memory;
 pub mod recover;
+mod rename_keys;
 mod sessions;
 mod spill_dir;
 mod start_error;

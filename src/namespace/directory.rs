@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::error::Error;
+use super::moving::refuse_reserved;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::posix;
 use super::table::Table;
@@ -118,7 +119,7 @@ impl Namespace {
     }
 
     fn free_marker(&self, parent: Ino, name: &Name) -> Result<Key, Error> {
-        self.settings.refuse_reserved(parent, name)?;
+        refuse_reserved(name)?;
         let table = self.table();
         let prefix = table.prefix(parent)?.directory(name)?;
         if table.child(parent, name)?.is_some() {

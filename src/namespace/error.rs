@@ -44,8 +44,10 @@ pub enum Error {
         /// The most that are renamed.
         objects_max: usize,
     },
-    /// The mount keeps its journal there.
-    #[error("the name .dssefs in the mount's root is kept for its own journal; choose another")]
+    /// Mounts keep the journals of renames under this name.
+    #[error(
+        "the name .dssefs is reserved in every directory: a mount of that directory keeps its journal there; choose another name"
+    )]
     Reserved,
     /// Another rename has to do with one of both directories, or with one above or below.
     #[error(
@@ -70,6 +72,9 @@ pub enum Error {
     /// The system gives no random numbers.
     #[error("the kernel gave no random name for the journal of the rename; see that /proc is mounted")]
     NoRandomness,
+    /// There is no key to sign the journal with.
+    #[error("the journal of the rename cannot be signed: {0}; try again, or free some memory")]
+    NoJournalKey(Arc<str>),
     /// The object was replaced by somebody else since the node was looked up: look the name up again.
     #[error("the object was replaced by another writer since it was looked up; open it again")]
     Stale,

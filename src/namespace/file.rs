@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::Namespace;
 use super::entry::Entry;
 use super::error::Error;
+use super::moving::refuse_reserved;
 use super::node::{Attributes, Ino, Node, Timestamp};
 use crate::object::{Name, Version};
 use crate::s3::Head;
@@ -17,7 +18,7 @@ impl Namespace {
     /// # Errors
     /// [`Error::Exists`], [`Error::Name`], [`Error::NotADirectory`], and [`Error::NotFound`] in a directory that is gone.
     pub fn create(&self, parent: Ino, name: &Name, attributes: Attributes) -> Result<Node, Error> {
-        self.settings.refuse_reserved(parent, name)?;
+        refuse_reserved(name)?;
         let mut table = self.table();
         table.prefix(parent)?.file(name)?;
         if table.child(parent, name)?.is_some() {

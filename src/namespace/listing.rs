@@ -114,9 +114,6 @@ impl Namespace {
                 return Ok(Arc::default());
             }
         }
-        if ino == Ino::ROOT {
-            listing.seen.retain(|name, _| !is_reserved(ino, name));
-        }
         let implicit = self.settings.implicit_directory(self.started);
         let entries = self.table().merge(ino, listing, question.when, implicit)?;
         Ok(Arc::new(entries))
@@ -146,6 +143,7 @@ impl Listing {
         for key in page.prefixes {
             let component = key.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_suffix('/'));
             match component.and_then(|text| Name::new(text).ok()) {
+                Some(name) if is_reserved(&name) => self.hide_reserved(prefix, settings),
                 Some(name) => drop(self.seen.insert(name, Seen::Directory)),
                 None => self.hidden += 1,
             }
@@ -159,6 +157,7 @@ impl Listing {
             return;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
+            Some(name) if is_reserved(&name) => self.hide_reserved(prefix, settings),
             // A directory of the same name is shown instead, whichever page told of it first.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
@@ -167,6 +166,11 @@ impl Listing {
             }
             None => self.hidden += 1,
         }
+    }
+
+    /// In the mount's root the name is the mount's own. Elsewhere it hides what another program has put there, which counts.
+    fn hide_reserved(&mut self, prefix: &Prefix, settings: &Settings) {
+        self.hidden += u64::from(*prefix != settings.prefix);
     }
 }
 
@@ -265,7 +269,23 @@ mod tests {
     use std::time::{Duration, Instant, UNIX_EPOCH};
 
     use super::*;
-    use crate::namespace::{AttributeSource, Defaults};
+    use futures_util::future::BoxFuture;
+
+    use crate::namespace::{AttributeSource, Authenticator, Defaults, JournalKey, KeyName, NoKey, OwnKey};
+
+    /// Nothing is renamed here.
+    #[derive(Debug)]
+    struct NoKeys;
+
+    impl Authenticator for NoKeys {
+        fn own(&self) -> BoxFuture<'_, Result<OwnKey, String>> {
+            async { Err("a listing needs none".to_owned()) }.boxed()
+        }
+
+        fn find<'a>(&'a self, _: &'a KeyName, _: &'a Prefix) -> BoxFuture<'a, Result<Arc<dyn JournalKey>, NoKey>> {
+            async { Err(NoKey::Unavailable("a listing needs none".to_owned())) }.boxed()
+        }
+    }
 
     fn settings() -> Settings {
         Settings {
@@ -277,6 +297,7 @@ mod tests {
             heads_in_flight_max: 1,
             rename_lease: Duration::from_secs(60),
             conditional: true,
+            authenticator: Arc::new(NoKeys),
         }
     }
 

@@ -101,7 +101,7 @@ impl Namespace {
     }
 
     fn known(&self, parent: Ino, name: &Name) -> Result<Known, Error> {
-        if is_reserved(parent, name) {
+        if is_reserved(name) {
             return Ok(Known::Absent);
         }
         let (now, ttl) = (self.now(), self.settings.ttl);

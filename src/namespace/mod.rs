@@ -29,6 +29,7 @@ mod table;
 mod turn;
 pub mod xattr;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,7 +38,10 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
-pub use self::moving::{Closed, Intent, IntentError, Moving, Passage};
+pub use self::moving::{
+    Authenticator, Closed, FormError, Heading, Intent, JournalKey, KeyName, LINE_BYTES_MAX, Line, Mac, Moving, NoKey,
+    OwnKey, Passage,
+};
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
 
 use self::flight::Flights;
@@ -45,7 +49,7 @@ use self::listing::Extent;
 use self::moving::Fences;
 use self::table::Table;
 use self::turn::Turns;
-use crate::object::{Key, Name, Prefix, UserMetadata};
+use crate::object::{ETag, Key, Name, Prefix, UserMetadata};
 use crate::s3::{Condition, Gateway, Head};
 
 /// Where attributes come from.
@@ -78,6 +82,8 @@ pub struct Settings {
     /// Whether what is made or changed must not replace what somebody else has stored meanwhile; false for stores that do not know
     /// conditional writes. Renames that must not replace anything, and the journals of directories' renames, need them in any case.
     pub conditional: bool,
+    /// Who signs the journals of directories' renames, and proves those that are found.
+    pub authenticator: Arc<dyn Authenticator>,
 }
 
 impl Settings {
@@ -101,6 +107,8 @@ pub struct Namespace {
     fences: Fences,
     /// Whether a task looks at the journals of renames from time to time.
     looking: AtomicBool,
+    /// Objects that pass for journals and are none, by key: the version that was looked at.
+    strange: Mutex<BTreeMap<String, ETag>>,
     ahead: Arc<Semaphore>,
 }
 
@@ -138,6 +146,7 @@ impl Namespace {
             turns: Turns::default(),
             fences: Fences::default(),
             looking: AtomicBool::new(false),
+            strange: Mutex::default(),
             ahead,
         })
     }

@@ -7,6 +7,7 @@ use super::Namespace;
 use super::directory::is_taken;
 use super::error::Error;
 use super::file::is_in_store;
+use super::moving::refuse_reserved;
 use super::node::{Ino, Timestamp};
 use super::posix;
 use crate::object::{ETag, Key, Name};
@@ -66,7 +67,7 @@ impl Namespace {
         if entry.is_directory() {
             return Err(Error::IsADirectory);
         }
-        self.settings.refuse_reserved(to.0, to.1)?;
+        refuse_reserved(to.1)?;
         let (from, to) = (table.prefix(from.0)?.file(from.1)?, table.prefix(to.0)?.file(to.1)?);
         let in_store = is_in_store(entry);
         Ok(Plan { source, target, from, to, in_store, time: SystemTime::now().into() })

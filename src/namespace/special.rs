@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::directory::{head_of, is_taken};
 use super::error::Error;
+use super::moving::refuse_reserved;
 use super::node::{Attributes, Ino, Kind, Node};
 use super::{Namespace, posix};
 use crate::object::{Key, Name, UserMetadata};
@@ -91,7 +92,7 @@ impl Namespace {
     }
 
     fn free_key(&self, parent: Ino, name: &Name) -> Result<Key, Error> {
-        self.settings.refuse_reserved(parent, name)?;
+        refuse_reserved(name)?;
         let table = self.table();
         let key = table.prefix(parent)?.file(name)?;
         if table.child(parent, name)?.is_some() { Err(Error::Exists) } else { Ok(key) }

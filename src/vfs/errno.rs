@@ -38,7 +38,9 @@ impl Error {
             Error::Store(error) => is_store_trouble(error),
             Error::Namespace(error) => match error {
                 namespace::Error::Store(error) => is_store_trouble(error),
-                namespace::Error::NoRandomness | namespace::Error::BeingRenamed => true,
+                namespace::Error::NoRandomness | namespace::Error::NoJournalKey(_) | namespace::Error::BeingRenamed => {
+                    true
+                }
                 _ => false,
             },
             Error::Read(_) | Error::Write(_) | Error::Stale | Error::Noncompliant { .. } | Error::Panicked(_) => true,
@@ -215,7 +217,7 @@ fn names(error: &namespace::Error) -> i32 {
         namespace::Error::TooLargeToRename { .. } => libc::EXDEV,
         namespace::Error::Reserved => libc::EPERM,
         namespace::Error::BeingRenamed | namespace::Error::LeftBehind { .. } => libc::EBUSY,
-        namespace::Error::Overtaken | namespace::Error::NoRandomness => libc::EIO,
+        namespace::Error::Overtaken | namespace::Error::NoRandomness | namespace::Error::NoJournalKey(_) => libc::EIO,
         namespace::Error::Stale => libc::ESTALE,
         namespace::Error::NotALink => libc::EINVAL,
         namespace::Error::TargetTooLong { .. } => libc::ENAMETOOLONG,

@@ -35,6 +35,7 @@ mod read;
 mod recover;
 mod regression;
 mod rename;
+mod rename_journal;
 mod retries;
 mod scattered;
 mod secrets;

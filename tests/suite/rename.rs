@@ -13,7 +13,9 @@ use aws_sdk_s3::types::{ServerSideEncryption, StorageClass};
 use dssefs::emulator::faults::{Fault, Rule};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
+use tempfile::TempDir;
 
+use crate::common::journal::{Said, Signer, elsewhere};
 use crate::common::kept::kill;
 use crate::common::{
     BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, denied, errno, eventually, names, noise,
@@ -603,48 +605,38 @@ fn the_journals_name_is_hidden_and_kept() {
         assert_eq!(errno(fs::create_dir(mount.join(".dssefs"))), libc::EPERM);
         assert_eq!(errno(File::create(mount.join(".dssefs"))), libc::EPERM);
         assert_eq!(errno(fs::rename(mount.join("d"), mount.join(".dssefs"))), libc::EPERM);
-        assert_eq!(names(&mount.join("d")), [".dssefs"], "elsewhere it is a name as any other");
-        assert_eq!(fs::read(mount.join("d/.dssefs/x")).unwrap(), b"somebody's own");
+        assert!(names(&mount.join("d")).is_empty(), "the root of another mount may be here");
         assert!(endpoint.head(".dssefs/rename/strange").is_some(), "what is not understood is left as it is");
     });
 }
 
-/// The journal of a process of this system that does not run any more, which says that `old/a` was copied.
-fn left_journal(endpoint: &Endpoint) -> Vec<u8> {
+/// What the journal of a process of this system says that does not run any more: that `old/a` was copied.
+fn left_after_copies(endpoint: &Endpoint) -> Said<'static> {
     let etag = |key: &str| endpoint.head(key).unwrap().e_tag().unwrap().to_owned();
-    left_in("deleting", &serde_json::json!({ "a": { "source": etag("old/a"), "copy": etag("new/a") } }))
-}
-
-/// The journal of a process of this system that does not run any more, which moved `old` to `new`.
-fn left_in(phase: &str, objects: &serde_json::Value) -> Vec<u8> {
-    let system = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let numbering = fs::read_link("/proc/self/ns/pid").unwrap();
-    let journal = serde_json::json!({
-        "version": 1, "phase": phase, "from": "old/", "to": "new/", "replaces": false,
-        "owner": {
-            "host": "this", "boot": system.trim(), "numbering": numbering.to_str(), "process": u32::MAX, "started": 1
-        },
-        "objects": objects,
-    });
-    serde_json::to_vec(&journal).unwrap()
+    let objects = serde_json::json!({ "a": { "source": etag("old/a"), "copy": etag("new/a") } });
+    Said { phase: "deleting", objects, ..Said::default() }
 }
 
 #[test]
 fn a_journal_is_acted_on_only_when_it_is_stored_as_the_mount_stores() {
     deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         endpoint.put("old/a", b"content");
         endpoint.put("new/a", b"content");
-        let journal = left_journal(&endpoint);
+        let journal = Signer::host(spill.path()).journal(&left_after_copies(&endpoint));
         endpoint.put_as(".dssefs/rename/left", &journal, Some(ServerSideEncryption::Aes256), None);
-        let mount = Mount::of(&endpoint);
+        let mount = mount_at(&endpoint, &spill);
         eventually("the log says so", MINUTE, || mount.log().contains("cannot be acted on"));
         assert_eq!(endpoint.keys(), [".dssefs/rename/left", "new/a", "old/a"]);
         drop(mount);
         endpoint.put(".dssefs/rename/left", &journal);
-        let mount = Mount::of(&endpoint);
+        let mount = mount_at(&endpoint, &spill);
         assert_eq!(endpoint.keys(), ["new/a"], "{}", mount.log());
     });
+}
+
+fn mount_at(endpoint: &Endpoint, spill: &TempDir) -> Mount {
+    Mount::with(endpoint, &["--spill-dir", spill.path().to_str().unwrap()])
 }
 
 #[test]
@@ -674,15 +666,16 @@ fn a_rename_that_was_left_in_the_middle_waits_for_one_that_is_under_way() {
         let begun = || endpoint.struck() == 1 && endpoint.counters().requests("CopyObject") > 6;
         let rules = vec![slow_copy("er/d", 6_000)];
         let renaming = rename_held_back(&endpoint, &mount, rules, "the copies are under way", begun);
-        endpoint.put(".dssefs/rename/left", &left_in("copying", &serde_json::json!({})));
-        let second = Mount::of(&endpoint);
+        let spill = TempDir::new().unwrap();
+        endpoint.put(".dssefs/rename/left", &Signer::host(spill.path()).journal(&Said::default()));
+        let second = mount_at(&endpoint, &spill);
         assert!(!renaming.is_finished(), "the second mount was made in the middle of it");
         renaming.join().unwrap().unwrap();
         let mut expected = tree("new");
         let files: BTreeMap<_, _> = store(&endpoint).into_iter().filter(|(key, _)| !key.starts_with(JOURNAL)).collect();
         assert_eq!(files, expected, "{}", second.log());
         drop(second);
-        let third = Mount::of(&endpoint);
+        let third = mount_at(&endpoint, &spill);
         assert_eq!(store(&endpoint), expected, "{}", third.log());
         assert_eq!(errno(fs::rename(third.join("new"), third.join("newer"))), 0, "nothing is in its way any more");
         expected = tree("newer");
@@ -696,9 +689,11 @@ fn of_two_renames_that_were_left_in_the_middle_the_one_whose_copies_all_stand_co
         let endpoint = Endpoint::start();
         endpoint.put("old/a", b"content");
         endpoint.put("new/a", b"content");
-        endpoint.put(".dssefs/rename/a", &left_in("copying", &serde_json::json!({})));
-        endpoint.put(".dssefs/rename/b", &left_journal(&endpoint));
-        let mount = Mount::of(&endpoint);
+        let spill = TempDir::new().unwrap();
+        let signer = Signer::host(spill.path());
+        endpoint.put(".dssefs/rename/a", &signer.journal(&Said { name: "a", ..Said::default() }));
+        endpoint.put(".dssefs/rename/b", &signer.journal(&Said { name: "b", ..left_after_copies(&endpoint) }));
+        let mount = mount_at(&endpoint, &spill);
         assert_eq!(endpoint.keys(), ["new/a"], "{}", mount.log());
     });
 }
@@ -709,9 +704,10 @@ fn a_rename_does_not_begin_beside_one_whose_mount_may_be_at_work() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         plant(&endpoint, "other");
-        let mount = Mount::of(&endpoint);
-        let journal = String::from_utf8(left_in("copying", &serde_json::json!({}))).unwrap();
-        endpoint.put(".dssefs/rename/left", journal.replace("pid:[", "pid:[1").as_bytes());
+        let spill = TempDir::new().unwrap();
+        let signer = Signer::host(spill.path());
+        let mount = mount_at(&endpoint, &spill);
+        endpoint.put(".dssefs/rename/left", &signer.journal(&Said { owner: elsewhere(), ..Said::default() }));
         let before = store(&endpoint);
         for (from, to) in [("old", "newer"), ("other", "new"), ("old/deep", "deep"), ("other", "old/other")] {
             assert_eq!(errno(fs::rename(mount.join(from), mount.join(to))), libc::EBUSY, "{from} to {to}");

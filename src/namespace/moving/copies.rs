@@ -139,8 +139,8 @@ impl Copies {
     }
 
     async fn take_back(&self) -> Result<(), Error> {
-        let intent = self.journal.intent().clone();
-        self.namespace.give_way_to_first(self.journal.key(), &intent).await?;
+        let heading = self.journal.intent().heading.clone();
+        self.namespace.give_way_to_first(self.journal.key(), &heading).await?;
         self.namespace.undo(&self.journal).await
     }
 

@@ -1,30 +1,22 @@
-//! The journal's text: what is moved where, how far it came, and by whom. Pure.
+//! What a journal says: what is moved where, how far it came, and by whom. Pure.
 //!
-//! JSON, version 1:
-//!
-//! ```json
-//! {"version":1,"phase":"copying","from":"team/a/","to":"team/b/","replaces":false,
-//!  "owner":{"host":"h","machine":"...","boot":"...","numbering":"pid:[4026531836]","process":7,"started":99},
-//!  "objects":{"x/y":{"source":"\"e1\"","copy":"\"e2\""}}}
-//! ```
-//!
-//! `objects` has what was copied when the text was written, by the path below the two prefixes: the ETag of the source, and of its
-//! copy. While `copying` it may be behind what was done; in `deleting` it is complete.
+//! The heading tells of the move, and the objects of what was copied when the text was written, by the path below the two prefixes: the
+//! ETag of the source, and of its copy. While the phase is `copying` the objects may be behind what was done; in `deleting` they are complete.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::super::error::Error;
 use super::owner::Owner;
+use super::signed::FormError;
 use crate::object::{ETag, NameError, Prefix};
 
-/// The name in the mount's root that is kept for the journal.
+/// The name that is kept for journals in every directory.
 pub(super) const RESERVED_NAME: &str = ".dssefs";
 /// Where the journals of moves are, below the mount's prefix.
 pub(super) const JOURNAL_PREFIX: &str = ".dssefs/rename/";
-/// The form that is written and read here.
-const VERSION: u32 = 1;
 
 /// How far a move came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,36 +36,25 @@ pub(super) struct Copied {
     copy: String,
 }
 
-/// One move, as its journal in the bucket tells it. Anybody who may write to the bucket can make one, so nothing of it is believed before
-/// [`Intent::parse`] has taken it.
+/// One move, without its objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Intent {
-    version: u32,
+pub struct Heading {
     pub(super) phase: Phase,
     from: String,
     to: String,
     /// Whether the target was there before, as an empty directory.
     pub(super) replaces: bool,
+    /// When the move began, by the store's clock, in seconds since 1970.
+    begun: u64,
     pub(super) owner: Owner,
-    pub(super) objects: BTreeMap<String, Copied>,
 }
 
-/// Why a text is no journal that can be acted on.
-#[derive(Debug, thiserror::Error)]
-pub enum IntentError {
-    /// Not JSON, or other fields.
-    #[error("it is not the JSON that is expected: {0}")]
-    Form(#[from] serde_json::Error),
-    /// Made by another version.
-    #[error("it is of version {0}, and this program knows version {VERSION}; mount with the program that wrote it")]
-    Version(u32),
-    /// It reaches out of the mount.
-    #[error("it names {0:?}, which is no directory below the mount's own")]
-    Elsewhere(String),
-    /// A directory cannot be moved into itself.
-    #[error("one of its two directories lies in the other")]
-    Nested,
+/// One move with all that is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    pub(super) heading: Heading,
+    pub(super) objects: BTreeMap<String, Copied>,
 }
 
 impl Copied {
@@ -90,55 +71,43 @@ impl Copied {
     }
 }
 
-impl Intent {
-    /// A move by this process that is about to begin.
-    pub(super) fn new(from: &Prefix, to: &Prefix, replaces: bool) -> Result<Intent, Error> {
+impl Heading {
+    /// A move by this process that begins at `now`.
+    pub(super) fn new(from: &Prefix, to: &Prefix, replaces: bool, now: SystemTime) -> Result<Heading, Error> {
         if overlap(from.as_str(), to.as_str()) {
             return Err(Error::IntoItself);
         }
         let (from, to) = (from.as_str().to_owned(), to.as_str().to_owned());
-        let (phase, owner) = (Phase::Copying, Owner::this());
-        Ok(Intent { version: VERSION, phase, from, to, replaces, owner, objects: BTreeMap::new() })
+        Ok(Heading { phase: Phase::Copying, from, to, replaces, begun: seconds(now), owner: Owner::this() })
     }
 
-    /// Reads a journal of the mount at `root`. What it says is believed only within that: a mount acts on nothing outside of itself.
+    /// Whether it stays within the mount at `root`. A mount acts on nothing outside of itself.
     ///
     /// # Errors
-    /// [`IntentError`] says why nothing is done about it.
-    pub fn parse(text: &[u8], root: &Prefix) -> Result<Intent, IntentError> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let Versioned { version } = serde_json::from_slice(text)?;
-        if version != VERSION {
-            return Err(IntentError::Version(version));
-        }
-        let intent: Intent = serde_json::from_slice(text)?;
-        for prefix in [&intent.from, &intent.to] {
+    /// [`FormError::Elsewhere`] and [`FormError::Nested`].
+    pub(super) fn require_within(&self, root: &Prefix) -> Result<(), FormError> {
+        for prefix in [&self.from, &self.to] {
             let below = prefix.strip_prefix(root.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('/'));
             if !below || checked(prefix).is_err() {
-                return Err(IntentError::Elsewhere(prefix.clone()));
+                return Err(FormError::Elsewhere(prefix.clone()));
             }
         }
-        if overlap(&intent.from, &intent.to) { Err(IntentError::Nested) } else { Ok(intent) }
+        if overlap(&self.from, &self.to) { Err(FormError::Nested) } else { Ok(()) }
     }
 
     /// Whether the two moves have a directory in common, or one of either lies in one of the other.
-    pub(super) fn overlaps(&self, other: &Intent) -> bool {
+    pub(super) fn overlaps(&self, other: &Heading) -> bool {
         [&self.from, &self.to].into_iter().any(|mine| overlap(mine, &other.from) || overlap(mine, &other.to))
     }
 
-    /// The JSON, as `docs/FORMAT.md` has it.
-    #[must_use]
-    pub fn text(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("its keys are texts and its values have no form that JSON lacks")
+    pub(super) fn begun(&self) -> SystemTime {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.begun)).unwrap_or(UNIX_EPOCH)
     }
 
     /// The directory that is moved.
     ///
     /// # Errors
-    /// None for what [`Intent::parse`] has taken.
+    /// None for what was found to be within the mount.
     pub fn from(&self) -> Result<Prefix, NameError> {
         checked(&self.from)
     }
@@ -146,10 +115,44 @@ impl Intent {
     /// What it becomes.
     ///
     /// # Errors
-    /// None for what [`Intent::parse`] has taken.
+    /// None for what was found to be within the mount.
     pub fn to(&self) -> Result<Prefix, NameError> {
         checked(&self.to)
     }
+}
+
+impl Intent {
+    /// A move of which nothing is copied yet.
+    pub(super) fn new(heading: Heading) -> Intent {
+        Intent { heading, objects: BTreeMap::new() }
+    }
+
+    /// The objects, as a journal has them.
+    #[must_use]
+    pub fn objects_text(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.objects).expect("its keys are texts, and so are its values")
+    }
+
+    /// The directory that is moved.
+    ///
+    /// # Errors
+    /// As [`Heading::from`].
+    pub fn from(&self) -> Result<Prefix, NameError> {
+        self.heading.from()
+    }
+
+    /// What it becomes.
+    ///
+    /// # Errors
+    /// As [`Heading::to`].
+    pub fn to(&self) -> Result<Prefix, NameError> {
+        self.heading.to()
+    }
+}
+
+/// Seconds since 1970; none before.
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn checked(prefix: &str) -> Result<Prefix, NameError> {
@@ -161,80 +164,42 @@ fn overlap(a: &str, b: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    pub(in super::super) fn intent(from: &str, to: &str) -> Intent {
+        let (from, to, owner) = (from.into(), to.into(), Owner::default());
+        let heading = Heading { phase: Phase::Deleting, from, to, replaces: false, begun: 1_800_000_000, owner };
+        let objects = BTreeMap::from([("x/y".into(), Copied::new(&ETag::new("e1"), &ETag::new("e2")))]);
+        Intent { heading, objects }
+    }
 
     fn prefix(text: &str) -> Prefix {
         Prefix::new(text).unwrap()
     }
 
-    fn intent(from: &str, to: &str) -> Intent {
-        Intent {
-            version: 1,
-            phase: Phase::Deleting,
-            from: from.into(),
-            to: to.into(),
-            replaces: false,
-            owner: Owner::default(),
-            objects: BTreeMap::from([("x/y".into(), Copied::new(&ETag::new("e1"), &ETag::new("e2")))]),
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_again() {
-        let written = intent("team/a/", "team/b/");
-        let read = Intent::parse(&written.text(), &prefix("team")).unwrap();
-        assert_eq!(read, written);
-        assert_eq!(read.objects["x/y"].source(), ETag::new("e1"));
-    }
-
-    #[test]
-    fn the_text_is_the_documented_one() {
-        let text = String::from_utf8(intent("a/", "b/").text()).unwrap();
-        let owner = r#"{"host":"","boot":"","numbering":"","process":0,"started":0}"#;
-        let objects = r#"{"x/y":{"source":"\"e1\"","copy":"\"e2\""}}"#;
-        let start = r#"{"version":1,"phase":"deleting","from":"a/","to":"b/","replaces":false"#;
-        assert_eq!(text, format!(r#"{start},"owner":{owner},"objects":{objects}}}"#));
-    }
-
-    #[test]
-    fn the_machine_is_written_where_it_is_known_and_journals_without_it_are_read() {
-        let text = String::from_utf8(intent("a/", "b/").text()).unwrap();
-        let named = text.replace(r#""host":"","#, r#""host":"","machine":"m","#);
-        assert_ne!(named, text);
-        let read = |text: &str| Intent::parse(text.as_bytes(), &Prefix::root()).unwrap();
-        assert_eq!(String::from_utf8(read(&named).text()).unwrap(), named);
-        assert_eq!(String::from_utf8(read(&text).text()).unwrap(), text);
-    }
-
     #[test]
     fn a_journal_that_reaches_outside_of_the_mount_is_refused() {
-        let refused = |from: &str, to: &str| Intent::parse(&intent(from, to).text(), &prefix("team")).unwrap_err();
-        assert!(matches!(refused("other/a/", "team/b/"), IntentError::Elsewhere(_)));
-        assert!(matches!(refused("team/a/", "b/"), IntentError::Elsewhere(_)));
-        assert!(matches!(refused("team/", "team/b/"), IntentError::Elsewhere(_)));
-        assert!(matches!(refused("team/a", "team/b/"), IntentError::Elsewhere(_)));
-        assert!(matches!(refused("team/../a/", "team/b/"), IntentError::Elsewhere(_)));
-        assert!(matches!(refused("team/a/", "team/a/b/"), IntentError::Nested));
+        let refused = |from: &str, to: &str| intent(from, to).heading.require_within(&prefix("team")).unwrap_err();
+        assert!(matches!(refused("other/a/", "team/b/"), FormError::Elsewhere(_)));
+        assert!(matches!(refused("team/a/", "b/"), FormError::Elsewhere(_)));
+        assert!(matches!(refused("team/", "team/b/"), FormError::Elsewhere(_)));
+        assert!(matches!(refused("team/a", "team/b/"), FormError::Elsewhere(_)));
+        assert!(matches!(refused("team/../a/", "team/b/"), FormError::Elsewhere(_)));
+        assert!(matches!(refused("team/a/", "team/a/b/"), FormError::Nested));
+        intent("team/a/", "team/b/").heading.require_within(&prefix("team")).unwrap();
     }
 
     #[test]
     fn moves_overlap_where_they_share_a_directory_or_one_lies_in_another() {
-        let move_of_a = intent("a/", "b/");
+        let move_of_a = intent("a/", "b/").heading;
         let overlaps = |from: &str, to: &str| {
-            let other = intent(from, to);
+            let other = intent(from, to).heading;
             assert_eq!(move_of_a.overlaps(&other), other.overlaps(&move_of_a));
             move_of_a.overlaps(&other)
         };
         assert!(overlaps("a/", "b/") && overlaps("b/", "a/") && overlaps("a/", "c/") && overlaps("c/", "b/"));
         assert!(overlaps("a/x/", "c/") && overlaps("c/", "b/x/"));
         assert!(!overlaps("c/", "d/") && !overlaps("ab/", "ba/"));
-    }
-
-    #[test]
-    fn another_version_is_left_alone() {
-        let text = br#"{"version":2,"anything":[]}"#;
-        assert!(matches!(Intent::parse(text, &Prefix::root()), Err(IntentError::Version(2))));
-        assert!(matches!(Intent::parse(b"{", &Prefix::root()), Err(IntentError::Form(_))));
     }
 }

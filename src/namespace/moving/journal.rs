@@ -1,20 +1,21 @@
 //! The journal of one move in the store: begun, kept fresh, moved on and ended by its owner.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::super::Settings;
 use super::super::error::Error;
-use super::intent::{Copied, Intent, IntentError, JOURNAL_PREFIX, Phase};
+use super::authenticator::{JournalKey, KeyName};
+use super::intent::{Copied, Heading, Intent, JOURNAL_PREFIX, Phase};
 use super::owner::Owner;
-use crate::object::{ETag, Key, Prefix, Version};
-use crate::policy::Verdict;
-use crate::s3::{self, Condition, Gateway, Kind, NewObject};
+use super::signed::{self, Place};
+use crate::object::{ETag, Key, Prefix};
+use crate::s3::{Condition, Gateway, Kind, NewObject};
 
-/// A journal of the largest move is some 40 MB long; nothing longer is read.
-const TEXT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// No JSON as a whole: a signed line comes first.
+const CONTENT_TYPE: &str = "application/octet-stream";
 /// A new journal's name: the kernel's random numbers as text (random(4)).
 const RANDOM_NAME: &str = "/proc/sys/kernel/random/uuid";
 /// Seconds since the boot, those included during which the host was suspended (proc_uptime(5)): the store's clock goes on meanwhile,
@@ -25,7 +26,10 @@ const UPTIME: &str = "/proc/uptime";
 /// succeeds. One that is dropped before its end is left to whoever looks next.
 pub(super) struct Journal {
     gateway: Arc<Gateway>,
+    root: Prefix,
     key: Key,
+    signing: Signing,
+    copied_until: Option<SystemTime>,
     lease: Duration,
     intent: Mutex<Intent>,
     /// When the last write that succeeded was begun, in time since the boot; none where the system does not tell.
@@ -34,17 +38,10 @@ pub(super) struct Journal {
     version: tokio::sync::Mutex<Option<ETag>>,
 }
 
-/// Why a journal in the store cannot be acted on.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Unreadable {
-    #[error(transparent)]
-    Store(#[from] s3::Error),
-    #[error(transparent)]
-    Text(#[from] IntentError),
-    #[error("it has {0} bytes, more than any that this program writes")]
-    TooLong(u64),
-    #[error("it is {0}, so not of a mount with these settings")]
-    NotOurs(Verdict),
+/// What this mount signs its journals with.
+struct Signing {
+    name: KeyName,
+    key: Arc<dyn JournalKey>,
 }
 
 impl Journal {
@@ -52,38 +49,43 @@ impl Journal {
     pub(super) async fn begin(
         gateway: &Arc<Gateway>,
         settings: &Settings,
-        intent: Intent,
+        heading: Heading,
     ) -> Result<Arc<Journal>, Error> {
         let id = std::fs::read_to_string(RANDOM_NAME).map_err(|_| Error::NoRandomness)?;
         let key = super::key_below(&settings.prefix, &format!("{JOURNAL_PREFIX}{}", id.trim()))?;
-        Self::hold(gateway, settings, key, intent, Condition::Absent).await
+        Self::hold(gateway, settings, key, (Intent::new(heading), None), Condition::Absent).await
     }
 
-    /// Makes somebody else's journal this process's, if it still is the version `etag`.
+    /// Makes somebody else's journal this process's, if it still is the version `etag`. Its holder made no copies after `until`.
     pub(super) async fn take_over(
         gateway: &Arc<Gateway>,
         settings: &Settings,
         key: Key,
         intent: Intent,
-        etag: ETag,
+        (etag, until): (ETag, SystemTime),
     ) -> Result<Arc<Journal>, Error> {
         let mut intent = intent;
-        intent.owner = Owner::this();
-        Self::hold(gateway, settings, key, intent, Condition::Matches(etag)).await
+        intent.heading.owner = Owner::this();
+        Self::hold(gateway, settings, key, (intent, Some(until)), Condition::Matches(etag)).await
     }
 
     async fn hold(
         gateway: &Arc<Gateway>,
         settings: &Settings,
         key: Key,
-        intent: Intent,
+        (intent, copied_until): (Intent, Option<SystemTime>),
         condition: Condition,
     ) -> Result<Arc<Journal>, Error> {
+        let (name, signing_key) = settings.authenticator.own().await.map_err(|why| Error::NoJournalKey(why.into()))?;
+        let signing = Signing { name, key: signing_key };
         let begun = since_boot();
-        let etag = put(gateway, &key, &intent, &condition).await?;
+        let etag = put(gateway, &settings.prefix, &key, &signing, &intent, &condition).await?;
         let journal = Arc::new(Journal {
             gateway: Arc::clone(gateway),
+            root: settings.prefix.clone(),
             key,
+            signing,
+            copied_until,
             lease: settings.rename_lease,
             intent: Mutex::new(intent),
             beaten: Mutex::new(begun),
@@ -93,33 +95,13 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Reads the version `version` of the journal at `key`, of the mount at `root`. Only one that was stored as this mount stores
-    /// is acted on: writing it took the permission to use the key.
-    pub(super) async fn read(
-        gateway: &Gateway,
-        key: &Key,
-        version: &Version,
-        root: &Prefix,
-    ) -> Result<Intent, Unreadable> {
-        let mut tries = gateway.tries();
-        loop {
-            let download = gateway.get(key, Some(version), None).await?;
-            let verdict = gateway.policy().judge(&download.head.encryption.facts);
-            if verdict != Verdict::Compliant {
-                return Err(Unreadable::NotOurs(verdict));
-            }
-            if download.head.meta.size > TEXT_BYTES_MAX {
-                return Err(Unreadable::TooLong(download.head.meta.size));
-            }
-            match download.collect().await {
-                Err(error) if tries.again(&error).await => {}
-                text => return Ok(Intent::parse(&text?, root)?),
-            }
-        }
-    }
-
     pub(super) fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// After this time, by the store's clock, the move has made no copies that it did not note.
+    pub(super) fn copied_until(&self) -> SystemTime {
+        self.copied_until.unwrap_or_else(|| self.gateway.time())
     }
 
     /// What it says now, with what was noted since it was written last.
@@ -146,9 +128,9 @@ impl Journal {
     /// Stores that all copies stand. After an error the move can be undone, and the journal says so; where even that cannot be stored,
     /// nobody knows which of both it says, the error is [`Error::Overtaken`], and the journal decides when it is looked at next.
     pub(super) async fn all_copied(&self) -> Result<(), Error> {
-        self.intent().phase = Phase::Deleting;
+        self.intent().heading.phase = Phase::Deleting;
         let Err(error) = self.write().await else { return Ok(()) };
-        self.intent().phase = Phase::Copying;
+        self.intent().heading.phase = Phase::Copying;
         self.write().await.map_err(|_| Error::Overtaken)?;
         Err(error)
     }
@@ -174,7 +156,8 @@ impl Journal {
         let mut version = self.version.lock().await;
         let Some(etag) = version.clone() else { return Ok(()) };
         let (begun, intent) = (since_boot(), self.intent().clone());
-        let new = match put(&self.gateway, &self.key, &intent, &Condition::Matches(etag)).await {
+        let condition = Condition::Matches(etag);
+        let new = match put(&self.gateway, &self.root, &self.key, &self.signing, &intent, &condition).await {
             Err(error) if is_lost(&error) => return Err(Error::Overtaken),
             answer => answer?,
         };
@@ -199,10 +182,18 @@ async fn beat(journal: std::sync::Weak<Journal>, pause: Duration) {
     }
 }
 
-async fn put(gateway: &Gateway, key: &Key, intent: &Intent, condition: &Condition) -> Result<ETag, Error> {
-    let content_type = Some("application/json".to_owned());
-    let object = NewObject { content_type, ..NewObject::at(key.clone()) };
-    let stored = gateway.put(&object, Arc::new(Bytes::from(intent.text())), condition).await?;
+async fn put(
+    gateway: &Gateway,
+    root: &Prefix,
+    key: &Key,
+    signing: &Signing,
+    intent: &Intent,
+    condition: &Condition,
+) -> Result<ETag, Error> {
+    let object = NewObject { content_type: Some(CONTENT_TYPE.to_owned()), ..NewObject::at(key.clone()) };
+    let place = Place { bucket: gateway.bucket().as_str(), root, key };
+    let text = signed::written(intent, (&signing.name, &*signing.key), place, gateway.time());
+    let stored = gateway.put(&object, Arc::new(Bytes::from(text)), condition).await?;
     Ok(stored.into_inner().version.etag)
 }
 

@@ -4,38 +4,45 @@
 //! mount's prefix says what is moved where and how far it came. While it says `copying`, no source has been touched, and the move can
 //! be undone by deleting the copies; from `deleting` on all copies stand, and it can only be finished. Whoever finds a journal that
 //! nobody keeps alive does the one or the other ([`recover`]). It is DSSE-KMS as everything, survives the loss of the host, and puts
-//! no name on a local disk.
+//! no name on a local disk. Whoever may write objects can put one there, so it is signed ([`signed`]) under a key that only mounts
+//! have ([`authenticator`]), and nothing is done on the word of one that is not proved ([`found`]).
 //!
-//! Two rules make every step safe to repeat, by anybody: a source is deleted only as the version that was copied, and only where
-//! its target exists; a copy is taken back only when it is the very version that the move made, or proved to equal its source. As two
-//! moves of one directory to one place could not tell their copies apart, there is never more than one at work ([`others`]).
+//! Two rules make every step safe to repeat, by anybody, also by an attacker who puts an old version of a journal back: a source is
+//! deleted only as the version that was copied, and only where its target is proved to be its copy; a copy is taken back only when its
+//! source is there, and it is the very version that the move made of that source, or proved to equal it. As two moves of one directory to
+//! one place could not tell their copies apart, there is never more than one at work ([`others`]).
 //!
-//! This never reads content, except to prove two objects equal where the store keeps no checksum of them.
+//! This never reads content, except to prove two objects equal.
 
+mod authenticator;
 mod copies;
 mod fence;
+mod found;
 mod intent;
 mod journal;
 mod others;
 mod owner;
 mod recover;
+mod signed;
 mod tree;
 
 use std::sync::Arc;
 
 use self::copies::{Claim, Copies};
-use self::intent::{JOURNAL_PREFIX, RESERVED_NAME};
+use self::intent::RESERVED_NAME;
 use self::journal::Journal;
+use super::Namespace;
 use super::directory::is_taken;
 use super::error::Error;
 use super::node::Ino;
-use super::{Namespace, Settings};
 use crate::object::{Key, Name, NameError, Prefix};
 use crate::s3::{ListRequest, Listed};
 
+pub use self::authenticator::{Authenticator, JournalKey, KeyName, Mac, NoKey, OwnKey};
 pub(super) use self::fence::Fences;
 pub use self::fence::{Closed, Passage};
-pub use self::intent::{Intent, IntentError};
+pub use self::intent::{Heading, Intent};
+pub use self::signed::{FormError, LINE_BYTES_MAX, Line};
 
 /// A larger directory is left to mv(1), which copies and deletes: its journal would be too long.
 const OBJECTS_MAX: usize = 100_000;
@@ -85,8 +92,8 @@ impl Namespace {
         let claim = self.claim(&plan, no_replace).await?;
         let found = self.objects_to_move(&plan).await?;
         let replaces = matches!(claim, Claim::Replace(_));
-        let intent = Intent::new(&plan.from, &plan.to, replaces)?;
-        let journal = self.begin_alone(intent).await.inspect_err(|_| self.look_again_later())?;
+        let heading = Heading::new(&plan.from, &plan.to, replaces, self.gateway.time())?;
+        let journal = self.begin_alone(heading).await.inspect_err(|_| self.look_again_later())?;
         let copies = Arc::new(Copies::new(Arc::clone(self), journal, plan.from.clone(), plan.to.clone()));
         if let Err(error) = copies.make(found, claim).await {
             copies.give_up(&error).await;
@@ -149,15 +156,15 @@ impl Namespace {
             _ => {}
         }
         let (from, to_prefix) = (table.prefix(from.0)?.directory(from.1)?, table.prefix(to.0)?.directory(to.1)?);
-        self.settings.refuse_reserved(to.0, to.1)?;
+        refuse_reserved(to.1)?;
         let longest = table.longest_local_path(source);
         check_length(&to_prefix, longest)?;
         Ok(Plan { source, from, to: to_prefix })
     }
 
     /// Begins a journal, unless another move is in its way. One that was left in the middle is settled in the background.
-    async fn begin_alone(self: &Arc<Self>, intent: Intent) -> Result<Arc<Journal>, Error> {
-        let journal = Journal::begin(&self.gateway, &self.settings, intent).await?;
+    async fn begin_alone(self: &Arc<Self>, heading: Heading) -> Result<Arc<Journal>, Error> {
+        let journal = Journal::begin(&self.gateway, &self.settings, heading).await?;
         match self.give_way_to_all(&journal).await {
             Ok(()) => Ok(journal),
             Err(error) => {
@@ -189,9 +196,7 @@ impl Namespace {
     async fn objects_to_move(self: &Arc<Self>, plan: &Plan) -> Result<Vec<Listed>, Error> {
         let found = self.objects_below(&plan.from).await?;
         let below = plan.from.as_str().len();
-        if found.iter().any(|object| object.key[below..].contains(JOURNAL_PREFIX)) {
-            return Err(Error::BeingRenamed);
-        }
+        self.require_no_journal_below(&plan.from, &found).await?;
         found.iter().try_for_each(|object| check_length(&plan.to, object.key.len() - below))?;
         if found.first().is_some_and(|first| first.key == plan.from.as_str()) {
             return Ok(found);
@@ -231,16 +236,16 @@ impl Namespace {
     }
 }
 
-impl Settings {
-    /// The name that the journal has in the mount's root belongs to no program.
-    pub(super) fn refuse_reserved(&self, parent: Ino, name: &Name) -> Result<(), Error> {
-        if is_reserved(parent, name) { Err(Error::Reserved) } else { Ok(()) }
-    }
+/// Refuses the name of the directory that has the journals of renames. It is reserved at every level: what is a directory here is the
+/// root of another mount, which reads its journals there.
+pub(super) fn refuse_reserved(name: &Name) -> Result<(), Error> {
+    if is_reserved(name) { Err(Error::Reserved) } else { Ok(()) }
 }
 
-/// Whether this is where the mount keeps its journal: hidden from listings and lookups.
-pub(super) fn is_reserved(parent: Ino, name: &Name) -> bool {
-    parent == Ino::ROOT && name.as_str() == RESERVED_NAME
+/// Whether this name is reserved: hidden from listings and lookups in every directory. Keys are compared byte by byte, so other cases
+/// are other names.
+pub(super) fn is_reserved(name: &Name) -> bool {
+    name.as_str() == RESERVED_NAME
 }
 
 fn check_length(to: &Prefix, path_bytes: usize) -> Result<(), Error> {

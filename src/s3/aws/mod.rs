@@ -23,6 +23,8 @@ use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use watch::StoreClock;
+
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
 use super::pace::{Pace, calls_kms};
@@ -67,6 +69,7 @@ pub(super) struct Store {
     counters: Arc<StoreCounters>,
     pace: Arc<Pace>,
     pulse: Arc<Pulse>,
+    clock: StoreClock,
     signs_bodies: bool,
     attempts_max: u32,
     attempt_timeout: Duration,
@@ -78,8 +81,13 @@ impl Store {
         let counters = Arc::new(StoreCounters::default());
         let pace = Arc::new(Pace::new(connection.kms_requests_per_second_max));
         let pulse = Arc::new(Pulse::new());
-        let watch =
-            watch::Watch { counters: Arc::clone(&counters), pace: Arc::clone(&pace), pulse: Arc::clone(&pulse) };
+        let clock = StoreClock::default();
+        let watch = watch::Watch {
+            counters: Arc::clone(&counters),
+            pace: Arc::clone(&pace),
+            pulse: Arc::clone(&pulse),
+            clock: clock.clone(),
+        };
         let mut builder = aws_sdk_s3::config::Builder::from(config)
             .force_path_style(connection.force_path_style)
             .retry_partition(unrationed())
@@ -98,6 +106,7 @@ impl Store {
             counters,
             pace,
             pulse,
+            clock,
             signs_bodies: connection.signs_bodies(),
             attempts_max: connection.attempts_max,
             attempt_timeout: connection.attempt_timeout,
@@ -111,6 +120,10 @@ impl Store {
 
     pub(super) fn counters(&self) -> &Arc<StoreCounters> {
         &self.counters
+    }
+
+    pub(super) fn clock(&self) -> &StoreClock {
+        &self.clock
     }
 
     /// How often a request is tried, and for how long.

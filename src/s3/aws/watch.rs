@@ -1,8 +1,8 @@
 //! What happens between the attempts at a request, which the SDK's results do not tell.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use aws_sdk_s3::config::interceptors::{
     BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef, InterceptorContext,
@@ -27,6 +27,7 @@ pub(super) struct Watch {
     pub(super) counters: Arc<StoreCounters>,
     pub(super) pace: Arc<Pace>,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) clock: StoreClock,
 }
 
 #[dyn_dispatch_hint]
@@ -58,6 +59,9 @@ impl Intercept for Watch {
     ) -> Result<(), BoxError> {
         let Some(response) = context.response() else { return Ok(()) };
         self.pulse.answered();
+        if let Some(time) = date(response) {
+            self.clock.set(time);
+        }
         if response.status().as_u16() == 503 {
             StoreCounters::add(&self.counters.throttled, 1);
         }
@@ -131,13 +135,32 @@ impl Intercept for StoreTime {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let date = context.response().and_then(|response| response.headers().get("date"));
-        let date = date.and_then(|text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok());
-        if let Some(time) = date.and_then(|date| SystemTime::try_from(date).ok()) {
+        if let Some(time) = context.response().and_then(date) {
             // The first answer's time is the earliest, so an age computed from it is never too high.
             let _ = self.0.set(time);
         }
         Ok(())
+    }
+}
+
+fn date(response: &HttpResponse) -> Option<SystemTime> {
+    let text = response.headers().get("date")?;
+    SystemTime::try_from(DateTime::from_str(text, DateTimeFormat::HttpDate).ok()?).ok()
+}
+
+/// The store's clock as its newest answer told it. The clock of this host may be set wrong by any time.
+#[derive(Clone, Debug, Default)]
+pub(in crate::s3) struct StoreClock(Arc<Mutex<Option<(SystemTime, Instant)>>>);
+
+impl StoreClock {
+    fn set(&self, time: SystemTime) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+    }
+
+    /// None before the first answer, and from a store that does not tell.
+    pub(in crate::s3) fn now(&self) -> Option<SystemTime> {
+        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.and_then(|(time, at)| time.checked_add(at.elapsed()))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::twins::Proof;
 use super::{Backing, Gateway, Verified};
 use crate::metrics::Operation;
 use crate::object::ObjectMeta;
@@ -71,7 +72,7 @@ impl Gateway {
     /// The object that has the content which the source still has.
     async fn copied_from(&self, source: &Source, copy: &NewObject) -> Result<Option<Head>, Error> {
         let is_source = |original: &Head, _: &Head| original.meta.version.etag == source.version.etag;
-        Ok(self.same_content(&source.key, &copy.key, is_source).await?.map(|(_, copy)| copy))
+        Ok(self.same_content(&source.key, &copy.key, Proof::Checksums, is_source).await?.map(|(_, copy)| copy))
     }
 }
 

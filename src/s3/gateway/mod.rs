@@ -11,7 +11,7 @@ mod upload;
 mod verified;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 
@@ -115,6 +115,12 @@ impl Gateway {
     /// As S3 answers.
     pub async fn head_with_age(&self, key: &Key) -> Result<(Head, Option<Duration>), Error> {
         self.store.head_with_age(key).await
+    }
+
+    /// The time by the store's own clock, to the second, as its newest answer told it; this host's time where the store tells none.
+    #[must_use]
+    pub fn time(&self) -> SystemTime {
+        self.store.clock().now().unwrap_or_else(SystemTime::now)
     }
 
     /// Begins to read an object: all of it, or `range`, which may end beyond the object's end but must begin inside it. With a

@@ -10,16 +10,45 @@ use crate::s3::error::Error;
 use crate::s3::payload::Checksum;
 use crate::s3::request::Head;
 
+/// The largest object, in bytes, of which [`Gateway::proved_copy`] reads both copies: a mount that starts waits for it.
+const PROOF_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What proves that two objects have the same content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// The checksums that the store keeps, where it has one of the same algorithm of both.
+    Checksums,
+    /// The bytes themselves.
+    Bytes,
+}
+
 impl Gateway {
     /// Whether `copy` is proved to be a DSSE-KMS copy of `original` under the mount's key: the same content, by the checksums that the
     /// store keeps of both, or else by reading both; and the same metadata. The facts of both if so. An ETag proves nothing here,
     /// as it is another for each copy. Two KMS calls.
     ///
+    /// The checksums guard against accidents: an attacker can make another content of the same CRC. Where an attacker may have put
+    /// `copy` there and `original` is deleted then, [`Gateway::proved_copy`] is needed.
+    ///
     /// # Errors
     /// As S3 answers. An object that is not there is no error: the answer is None.
     pub async fn twins(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
-        let compliant = |head: &Head| self.policy.judge(&head.encryption.facts) == Verdict::Compliant;
-        self.same_content(original, copy, |a, b| compliant(b) && described_alike(&a.meta, &b.meta)).await
+        self.same_content(original, copy, Proof::Checksums, |a, b| self.is_copied(a, b)).await
+    }
+
+    /// As [`Gateway::twins`], but both contents are read and compared, byte by byte, unless their checksums differ. An object of more than
+    /// 1 GiB is never proved.
+    ///
+    /// # Errors
+    /// As [`Gateway::twins`].
+    pub async fn proved_copy(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
+        let alike = |a: &Head, b: &Head| a.meta.size <= PROOF_BYTES_MAX && self.is_copied(a, b);
+        self.same_content(original, copy, Proof::Bytes, alike).await
+    }
+
+    fn is_copied(&self, original: &Head, copy: &Head) -> bool {
+        let compliant = self.policy.judge(&copy.encryption.facts) == Verdict::Compliant;
+        compliant && described_alike(&original.meta, &copy.meta)
     }
 
     /// Both objects, if they are `alike` and have the same content.
@@ -27,6 +56,7 @@ impl Gateway {
         &self,
         original: &Key,
         copy: &Key,
+        proof: Proof,
         alike: impl Fn(&Head, &Head) -> bool,
     ) -> Result<Option<(Head, Head)>, Error> {
         let (a, b) = tokio::join!(self.store.head_with_checksums(original), self.store.head_with_checksums(copy));
@@ -34,9 +64,11 @@ impl Gateway {
         if a.meta.size != b.meta.size || !alike(&a, &b) {
             return Ok(None);
         }
-        let same = match same_checksums(&a_sums, &b_sums) {
-            Some(same) => same,
-            None => self.same_bytes((original, &a), (copy, &b)).await?,
+        let same = match (same_checksums(&a_sums, &b_sums), proof) {
+            _ if a.meta.size == 0 => true,
+            (Some(true), Proof::Checksums) => true,
+            (Some(false), _) => false,
+            (None, _) | (Some(true), Proof::Bytes) => self.same_bytes((original, &a), (copy, &b)).await?,
         };
         Ok(same.then_some((a, b)))
     }
@@ -66,7 +98,8 @@ impl Gateway {
 /// None where the two have no checksum of the same algorithm.
 fn same_checksums(a: &[Checksum], b: &[Checksum]) -> Option<bool> {
     let comparable = |a: &Checksum, b: &Checksum| std::mem::discriminant(a) == std::mem::discriminant(b);
-    a.iter().find_map(|a| b.iter().find(|b| comparable(a, b)).map(|b| a == b))
+    let compared = a.iter().filter_map(|a| b.iter().find(|b| comparable(a, b)).map(|b| a == b));
+    compared.reduce(|all, one| all && one)
 }
 
 fn described_alike(a: &ObjectMeta, b: &ObjectMeta) -> bool {

@@ -292,6 +292,18 @@ impl Drop for Endpoint {
     }
 }
 
+/// A client of KMS over plain http.
+pub(crate) fn kms_client(url: &str) -> aws_sdk_kms::Client {
+    let config = aws_sdk_kms::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(REGION))
+        .endpoint_url(url)
+        .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "tests"))
+        .http_client(Builder::new().build_http())
+        .build();
+    aws_sdk_kms::Client::from_conf(config)
+}
+
 /// A client over plain http, which needs no TLS.
 pub(crate) fn client(url: &str) -> Client {
     let config = aws_sdk_s3::Config::builder()

@@ -3,6 +3,7 @@
 mod deadline;
 mod endpoint;
 mod fault;
+pub(crate) mod journal;
 pub(crate) mod kept;
 mod mount;
 pub(crate) mod store;

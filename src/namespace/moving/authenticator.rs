@@ -1,0 +1,71 @@
+//! Who may have written a journal. The keys are made and kept outside of this room, by the daemon; here they have names.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::object::Prefix;
+
+/// A code that proves a text (HMAC-SHA-256).
+pub type Mac = [u8; 32];
+
+/// A key under which journals are authenticated.
+pub trait JournalKey: Send + Sync {
+    /// The code of `parts`; another division of the same bytes has another one.
+    fn mac(&self, parts: &[&[u8]]) -> Mac;
+
+    /// Whether `mac` is the code of `parts`, in constant time.
+    fn verifies(&self, parts: &[&[u8]], mac: &Mac) -> bool;
+}
+
+/// What a journal says of its key. An attacker may have written it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum KeyName {
+    /// A data key of KMS.
+    Kms {
+        /// The ARN of the KMS key that wraps it.
+        arn: String,
+        /// The data key in wrapped form, in base64.
+        wrapped: String,
+    },
+    /// A key that one host keeps in a spill directory.
+    Host {
+        /// What follows from the key, and the key does not follow from.
+        id: String,
+    },
+}
+
+/// Why a key cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum NoKey {
+    /// Nothing that dssefs has made.
+    #[error("its key was not made by a mount of this source: {0}")]
+    Forged(String),
+    /// It may be right, and this mount can never tell.
+    #[error("this mount cannot prove who wrote it: {0}")]
+    Elsewhere(String),
+    /// It may be right, and this mount can tell later.
+    #[error("its key cannot be had at the moment: {0}")]
+    Unavailable(String),
+}
+
+/// The key of a mount, with the name that its journals give it.
+pub type OwnKey = (KeyName, Arc<dyn JournalKey>);
+
+/// Gives the keys of journals.
+pub trait Authenticator: Send + Sync + fmt::Debug {
+    /// The key under which this mount writes its journals, made at the first call.
+    ///
+    /// # Errors
+    /// A sentence that says why there is none.
+    fn own(&self) -> BoxFuture<'_, Result<OwnKey, String>>;
+
+    /// The key that the mount of `root` has named `name`.
+    ///
+    /// # Errors
+    /// [`NoKey`].
+    fn find<'a>(&'a self, name: &'a KeyName, root: &'a Prefix) -> BoxFuture<'a, Result<Arc<dyn JournalKey>, NoKey>>;
+}
