@@ -30,6 +30,7 @@ mod matrix;
 mod model;
 mod names;
 mod namespace;
+mod prefix;
 mod privileges;
 mod read;
 mod recover;
