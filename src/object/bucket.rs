@@ -63,14 +63,14 @@ impl Bucket {
         if text.starts_with("arn:") {
             return Self::from_arn(text);
         }
-        let refused: [(&str, fn(String) -> BucketError); 4] = [
-            ("--x-s3", BucketError::Directory),
-            ("--ol-s3", BucketError::ObjectLambda),
-            ("--op-s3", BucketError::Outposts),
-            ("--table-s3", BucketError::Table),
-        ];
-        if let Some((_, reason)) = refused.iter().find(|(suffix, _)| text.ends_with(suffix)) {
-            return Err(reason(text.to_owned()));
+        // The suffixes that the naming rules reserve for what is no general purpose bucket.
+        let owned = || text.to_owned();
+        match text.rsplit_once("--").map(|(_, suffix)| suffix) {
+            Some("x-s3") => return Err(BucketError::Directory(owned())),
+            Some("ol-s3") => return Err(BucketError::ObjectLambda(owned())),
+            Some("op-s3") => return Err(BucketError::Outposts(owned())),
+            Some("table-s3") => return Err(BucketError::Table(owned())),
+            _ => {}
         }
         if is_host_name(text) || is_old_name(text) {
             Ok(Bucket(text.to_owned()))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::common::{ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, deadline, dssefs, errno, eventually};
+use crate::common::{ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, commit, deadline, dssefs, eventually};
 
 /// The two files of AWS profiles in a directory of their own.
 struct Profiles(TempDir);
@@ -225,11 +225,11 @@ fn a_mount_whose_profile_is_gone_uses_no_other_credentials() {
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", Some(container.as_str())),
         ];
         let mount = Mount::with_environment(&endpoint, &variables, &["--attempts", "1"]);
-        fs::write(mount.join("file"), b"content").unwrap();
+        commit(&mount.join("file"), b"content").unwrap();
         fs::write(&file, "").unwrap();
         // Credentials are looked at again after ten to twenty seconds.
-        eventually("a failure", Duration::from_secs(40), || errno(fs::write(mount.join("other"), b"x")) != 0);
+        eventually("a failure", Duration::from_secs(40), || commit(&mount.join("other"), b"x").is_err());
         fs::write(&file, section("default", ACCESS_KEY, SECRET_KEY)).unwrap();
-        eventually("the profile", Duration::from_secs(40), || fs::write(mount.join("more"), b"x").is_ok());
+        eventually("the profile", Duration::from_secs(40), || commit(&mount.join("more"), b"x").is_ok());
     });
 }

@@ -63,7 +63,11 @@ impl Proxies {
 
     /// Whether `NO_PROXY` names this URL's host and port together.
     pub(super) fn excepts(&self, url: &str) -> bool {
-        let authority = address::authority(url).to_ascii_lowercase();
+        let mut authority = address::authority(url).to_ascii_lowercase();
+        if !has_port(&authority) {
+            let is_https = url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
+            authority.push_str(if is_https { ":443" } else { ":80" });
+        }
         self.no_ports.contains(&authority)
     }
 
@@ -155,9 +159,11 @@ mod tests {
 
     #[test]
     fn no_proxy_may_name_a_port() {
-        let proxies = of(&[("HTTPS_PROXY", "p"), ("NO_PROXY", "*.corp, Store.example:9000 ::1,[::1]:80")]).unwrap();
+        let proxies =
+            of(&[("HTTPS_PROXY", "p"), ("NO_PROXY", "*.corp, Store.example:9000 ::1,[::1]:80 plain:443")]).unwrap();
         assert!(proxies.excepts("https://store.example:9000/key"));
-        assert!(proxies.excepts("https://[::1]:80/"));
+        assert!(proxies.excepts("http://[::1]/"));
+        assert!(proxies.excepts("https://plain/key") && !proxies.excepts("http://plain/key"));
         assert!(!proxies.excepts("https://store.example/key"));
         assert!(!proxies.excepts("https://a.corp/"), "that one the HTTP client knows");
     }
