@@ -154,6 +154,7 @@ impl Config {
         let source = keep(&mut problems, Source::parse(&raw.source));
         let mountpoint = keep(&mut problems, check_mountpoint(&raw.mountpoint));
         let connection = check_connection(&mut problems, &raw.store);
+        keep(&mut problems, source.as_ref().map_or(Ok(()), |source| check_style(&source.bucket, &connection)));
         let key = keep(&mut problems, check_key("--kms-key-id", raw.kms_key_id.as_deref()));
         let context = keep(&mut problems, EncryptionContext::parse(&raw.encryption_context));
         let file_mode = keep(&mut problems, check_mode("--file-mode", &raw.file_mode));
@@ -267,8 +268,32 @@ pub(super) fn check_key(flag: &'static str, text: Option<&str>) -> Result<KeyCho
     match text {
         None => Ok(KeyChoice::Managed),
         Some("") => Err(Problem::Empty(flag)),
-        Some(text) => Ok(KeyArn::new(text).map_or_else(|_| KeyChoice::Resolve(text.to_owned()), KeyChoice::Arn)),
+        Some(text) => match KeyArn::new(text) {
+            Ok(arn) => Ok(KeyChoice::Arn(arn)),
+            Err(_) if is_key_name(text) => Ok(KeyChoice::Resolve(text.to_owned())),
+            Err(error) => Err(Problem::Key { flag, error }),
+        },
     }
+}
+
+/// Whether `text` may be an id, an alias or the ARN of an alias; only KMS knows what it stands for.
+fn is_key_name(text: &str) -> bool {
+    let is = |text: &str, more: &[u8]| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
+    };
+    let is_alias = |text: &str| text.strip_prefix("alias/").is_some_and(|name| is(name, b"/_-"));
+    match text.splitn(6, ':').collect::<Vec<_>>().as_slice() {
+        ["arn", partition, "kms", region, account, alias] => {
+            partition.starts_with("aws") && is(region, b"-") && is(account, b"") && is_alias(alias)
+        }
+        _ => is_alias(text) || is(text, b"-"),
+    }
+}
+
+/// What cannot be the name of a host has to stand in the path, and AWS takes that for old buckets alone.
+pub(super) fn check_style(bucket: &Bucket, connection: &Connection) -> Result<(), Problem> {
+    let is_in_path = connection.force_path_style || connection.endpoint_url.is_some();
+    if bucket.needs_path_style() && !is_in_path { Err(Problem::PathStyle(bucket.clone())) } else { Ok(()) }
 }
 
 fn check_mode(flag: &'static str, text: &str) -> Result<u32, Problem> {

@@ -1,6 +1,8 @@
 //! The rule for endpoints: https, or http that does not leave this host.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
+
+use crate::object::is_loopback;
 
 /// Why a URL cannot be an endpoint.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,14 +57,6 @@ fn is_of_a_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._".contains(&byte)
 }
 
-/// The names and addresses that RFC 6761 (section 6.3), RFC 1122 and RFC 4291 keep on this host.
-fn is_loopback(host: &str) -> bool {
-    let name = host.to_ascii_lowercase();
-    name == "localhost"
-        || name.ends_with(".localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +69,7 @@ mod tests {
             "http://127.0.0.1:9000",
             "http://localhost",
             "http://bucket.localhost:1/",
+            "http://LOCALHOST.:1",
             "http://[::1]:9000",
         ] {
             assert_eq!(check(url, false), Ok(()), "{url}");
@@ -83,9 +78,17 @@ mod tests {
 
     #[test]
     fn http_that_leaves_the_host_needs_a_word() {
-        for url in
-            ["http://10.0.0.1:9000", "http://localhost.example", "http://[2001:db8::1]", "http://127.0.0.1.example"]
-        {
+        for url in [
+            "http://10.0.0.1:9000",
+            "http://localhost.example",
+            "http://evillocalhost",
+            "http://[2001:db8::1]",
+            "http://[::ffff:127.0.0.1]",
+            "http://127.0.0.1.example",
+            "http://0x7f.1",
+            "http://127.1",
+            "http://2130706433",
+        ] {
             assert_eq!(check(url, false), Err(EndpointError::Insecure(url.to_owned())), "{url}");
             assert_eq!(check(url, true), Ok(()), "{url}");
         }

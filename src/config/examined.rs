@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::checked::{Connection, KeyChoice, check_connection, check_key, check_spill_dir, keep};
+use super::checked::{Connection, KeyChoice, check_connection, check_key, check_spill_dir, check_style, keep};
 use super::problem::Problems;
 use super::raw::{RawStore, SpillKeys};
 use super::source::Source;
@@ -40,6 +40,7 @@ impl Examined {
         let key = keep(&mut problems, check_key("--kms-key-id", key));
         let context = keep(&mut problems, EncryptionContext::parse(context));
         let connection = check_connection(&mut problems, store);
+        keep(&mut problems, source.as_ref().map_or(Ok(()), |source| check_style(&source.bucket, &connection)));
         let kinds = [SpillKeys::Memory, SpillKeys::Kms].map(|keys| check_spill_dir(spill_dir, keys));
         let mut spill_dirs: Vec<PathBuf> =
             kinds.into_iter().filter_map(|checked| keep(&mut problems, checked)).collect();

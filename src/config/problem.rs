@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::endpoint::EndpointError;
 use super::source::SourceError;
 use super::units::{DurationError, ModeError, SizeError};
-use crate::policy::ContextError;
+use crate::object::Bucket;
+use crate::policy::{ContextError, KeyArnError};
 
 /// One thing that is wrong, as a sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,20 @@ pub enum Problem {
         /// What is wrong with it.
         #[source]
         error: EndpointError,
+    },
+    /// A name of a bucket that can be no name of a host.
+    #[error(
+        "{0} is a name of an old bucket or of a store that is not AWS; give --endpoint-url, or --force-path-style for an old bucket in AWS"
+    )]
+    PathStyle(Bucket),
+    /// A KMS key, with the flag that names it.
+    #[error("{flag}: {error}, or like an id, alias/NAME or the ARN of an alias, which KMS resolves")]
+    Key {
+        /// `--kms-key-id` or `--spill-kms-key-id`.
+        flag: &'static str,
+        /// What is wrong with it.
+        #[source]
+        error: KeyArnError,
     },
     /// `--encryption-context`.
     #[error("--encryption-context: {0}")]

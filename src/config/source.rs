@@ -16,6 +16,12 @@ pub struct Source {
 /// Why a text names nothing that can be mounted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
+    /// A URL.
+    #[error(
+        "{0:?} is a URL; give the bucket's name, as BUCKET[/PREFIX] or s3://BUCKET[/PREFIX], and the address of a store that is not \
+         AWS as --endpoint-url"
+    )]
+    Url(String),
     /// The part before the first slash.
     #[error(transparent)]
     Bucket(#[from] BucketError),
@@ -31,6 +37,10 @@ impl Source {
     /// [`SourceError`] says what is wrong and what to do.
     pub fn parse(text: &str) -> Result<Source, SourceError> {
         let text = text.strip_prefix("s3://").unwrap_or(text);
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        if scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric())) {
+            return Err(SourceError::Url(without_secrets(text)));
+        }
         let (bucket, prefix) = split(text);
         let prefix = Prefix::new(prefix).map_err(|error| SourceError::Prefix(prefix.to_owned(), error))?;
         Ok(Source { bucket: Bucket::new(bucket)?, prefix })
@@ -43,6 +53,15 @@ impl fmt::Display for Source {
         write!(f, "s3://{}", self.bucket)?;
         if prefix.is_empty() { Ok(()) } else { write!(f, "/{}", prefix.trim_end_matches('/')) }
     }
+}
+
+/// A URL without its query, which in one that is signed is a key to the object, and without user and password.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
 }
 
 /// The ARN of an access point has a slash of its own, before the access point's name.
@@ -80,8 +99,23 @@ mod tests {
     }
 
     #[test]
+    fn a_url_is_told_from_a_bucket_and_its_signature_is_not_repeated() {
+        for url in [
+            "https://data.s3.eu-west-1.amazonaws.com/p",
+            "https://s3.eu-west-1.amazonaws.com/data/p?X-Amz-Signature=secret",
+            "http://someone:secret@127.0.0.1:9000/data",
+            "S3://data",
+            "gs://data",
+        ] {
+            let error = Source::parse(url).unwrap_err();
+            assert!(matches!(error, SourceError::Url(_)) && !error.to_string().contains("secret"), "{error}");
+        }
+        assert!(matches!(Source::parse("arn:aws:s3:::data/p"), Err(SourceError::Bucket(BucketError::Arn { .. }))));
+    }
+
+    #[test]
     fn bad_buckets_and_prefixes_are_told_apart() {
-        assert!(matches!(Source::parse("No/x"), Err(SourceError::Bucket(_))));
+        assert!(matches!(Source::parse("-o/x"), Err(SourceError::Bucket(_))));
         assert!(matches!(Source::parse("data//x"), Err(SourceError::Prefix(..))));
         assert!(matches!(Source::parse("data/../x"), Err(SourceError::Prefix(..))));
     }

@@ -81,7 +81,7 @@ pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: Str
 async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError> {
     let bucket = &config.bucket;
     let missing = |error| StartError::store(&format!("the bucket {bucket} cannot be used"), &error);
-    gateway.head_bucket().await.map_err(missing)?;
+    gateway.reach(config.prefix.as_str()).await.map_err(missing)?;
     if config.read_only {
         return Ok(());
     }

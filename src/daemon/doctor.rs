@@ -74,7 +74,7 @@ async fn store(
     abort_leftovers: bool,
 ) -> Vec<Finding> {
     let source = &examined.source;
-    if let Err(error) = gateway.head_bucket().await {
+    if let Err(error) = gateway.reach(source.prefix.as_str()).await {
         return vec![Finding::Bad(StartError::store(&format!("{source} cannot be used"), &error))];
     }
     let mut found = vec![Finding::Good(format!("{source} answers"))];

@@ -52,8 +52,9 @@ impl StartError {
 
     /// Sorts the failure of a request that the start depends on.
     pub(super) fn store(doing: &str, error: &s3::Error) -> StartError {
-        let text = format!("{doing}: {error}. {}", error.remedy());
+        let text = format!("{doing}: {}", error.advice());
         match error.kind {
+            Kind::Configuration if is_insecure(error) => StartError::Argument(text),
             Kind::NoSuchBucket | Kind::NotFound => StartError::Bucket(text),
             Kind::AccessDenied { .. } | Kind::Archived => StartError::Access(text),
             Kind::KeyNotFound
@@ -102,9 +103,25 @@ impl StartError {
     }
 }
 
+/// Whether a request was refused on this side, as it would have gone in the clear.
+fn is_insecure(error: &s3::Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source()).any(|error| error.is::<s3::InsecureEndpoint>())
+}
+
 impl From<ConnectError> for StartError {
     fn from(error: ConnectError) -> StartError {
-        StartError::Unreachable(error.to_string())
+        let text = error.to_string();
+        match error {
+            // What the caller has to write otherwise, and no network is about to change.
+            ConnectError::Insecure(_)
+            | ConnectError::Identity(_)
+            | ConnectError::Proxy(_)
+            | ConnectError::CaBundle { .. } => StartError::Argument(text),
+            ConnectError::NoRegion | ConnectError::NoCredentials(_) | ConnectError::Tls(_) => {
+                StartError::Unreachable(text)
+            }
+        }
     }
 }
 

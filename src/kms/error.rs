@@ -131,7 +131,8 @@ where
 {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
     let told = || causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    error.message().map_or_else(told, str::to_owned)
+    // The sentence goes on after it.
+    error.message().map_or_else(told, |said| said.trim_end_matches('.').to_owned())
 }
 
 #[cfg(test)]
@@ -142,7 +143,7 @@ mod tests {
     use super::*;
 
     fn answered(code: &str) -> Error {
-        let error = DescribeKeyError::generic(ErrorMetadata::builder().code(code).message("words").build());
+        let error = DescribeKeyError::generic(ErrorMetadata::builder().code(code).message("words.").build());
         let response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
         describe("alias/a", &SdkError::service_error(error, response))
     }
@@ -156,6 +157,7 @@ mod tests {
         assert!(matches!(answered("KMSInternalException"), Error::Unavailable { .. }));
         let late = describe("alias/a", &SdkError::timeout_error("late"));
         assert!(matches!(late, Error::Unavailable { .. }));
+        assert!(!answered("NotFoundException").to_string().contains(".;"));
         assert!(late.to_string().starts_with("KMS could not be asked for the key alias/a: "), "{late}");
     }
 }

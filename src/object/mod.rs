@@ -4,11 +4,13 @@
 //! This room does no I/O and knows no encryption. It uses no other room.
 
 mod bucket;
+mod host;
 mod key;
 mod meta;
 mod range;
 
 pub use bucket::{Bucket, BucketError};
+pub use host::{is_localhost, is_loopback};
 pub use key::{Key, KeyError, Name, NameError, Prefix};
 pub use meta::{ETag, ObjectMeta, UserMetadata, Version, VersionId};
 pub use range::ByteRange;

@@ -126,10 +126,9 @@ fn by_status(operation: Operation, status: u16) -> Kind {
 
 fn missing(operation: Operation) -> Kind {
     match operation {
-        Operation::HeadBucket
-        | Operation::GetBucketEncryption
-        | Operation::GetBucketVersioning
-        | Operation::ListObjectsV2 => Kind::NoSuchBucket,
+        Operation::GetBucketEncryption | Operation::GetBucketVersioning | Operation::ListObjectsV2 => {
+            Kind::NoSuchBucket
+        }
         Operation::UploadPart | Operation::CompleteMultipartUpload | Operation::AbortMultipartUpload => {
             Kind::NoSuchUpload
         }
@@ -263,12 +262,12 @@ mod tests {
     fn a_bodiless_answer_is_told_by_its_status_and_what_was_asked() {
         for (operation, status, kind) in [
             (Operation::HeadObject, 404, Kind::NotFound),
-            (Operation::HeadBucket, 404, Kind::NoSuchBucket),
+            (Operation::ListObjectsV2, 404, Kind::NoSuchBucket),
             (Operation::UploadPart, 404, Kind::NoSuchUpload),
             (Operation::HeadObject, 405, Kind::NotFound),
             (Operation::PutObject, 405, Kind::Unsupported),
             (Operation::HeadObject, 412, Kind::PreconditionFailed),
-            (Operation::HeadBucket, 301, Kind::Configuration),
+            (Operation::ListObjectsV2, 301, Kind::Configuration),
             (Operation::HeadObject, 400, Kind::Protocol),
             (Operation::HeadObject, 502, Kind::Unavailable),
             (Operation::GetObject, 416, Kind::Protocol),

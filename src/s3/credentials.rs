@@ -5,11 +5,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use aws_config::{ConfigLoader, SdkConfig};
+use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider, future};
 use tokio::sync::Mutex;
+
+use super::connect::{Loader, Source};
 
 /// How long credentials that tell no end are used before this is asked again, which then looks at the files. The SDK asks some ten seconds
 /// earlier.
@@ -18,8 +20,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(20);
 const ENDLESS: Duration = Duration::from_secs(15 * 60);
 
 /// Gives the credentials of the chain of providers that stands for the files as they are.
-pub(super) struct Renewed<L> {
-    loader: L,
+pub(super) struct Renewed {
+    loader: Loader,
     files: Vec<PathBuf>,
     state: Mutex<State>,
 }
@@ -29,16 +31,19 @@ struct State {
     stamps: Vec<Option<Stamp>>,
     /// The last that tell no end, and when they were fetched.
     endless: Option<(Credentials, Instant)>,
+    /// Where the first came from. A mount does not change its identity because a file is gone, or half written.
+    source: Option<Source>,
 }
 
 /// What is different when a file was changed or replaced: inode, length in bytes, and time of the change in nanoseconds.
 type Stamp = (u64, u64, i64, i64);
 
-impl<L: Fn() -> ConfigLoader + Send + Sync> Renewed<L> {
+impl Renewed {
     /// Begins with what `config` was loaded with, by the same `loader`. None if that found no provider at all.
-    pub(super) fn new(config: &SdkConfig, loader: L) -> Option<Renewed<L>> {
+    pub(super) fn new(config: &SdkConfig, loader: Loader) -> Option<Renewed> {
         let files = profile_files();
-        let state = State { provider: config.credentials_provider()?, stamps: stamps(&files), endless: None };
+        let state =
+            State { provider: config.credentials_provider()?, stamps: stamps(&files), endless: None, source: None };
         Some(Renewed { loader, files, state: Mutex::new(state) })
     }
 
@@ -48,7 +53,7 @@ impl<L: Fn() -> ConfigLoader + Send + Sync> Renewed<L> {
         if now != state.stamps {
             tracing::info!("the files of AWS profiles have changed and are read again");
             let none = || CredentialsError::not_loaded("the profile has none any more");
-            let config = (self.loader)().load().await;
+            let config = self.loader.load().await.map_err(CredentialsError::invalid_configuration)?;
             state.provider = config.credentials_provider().ok_or_else(none)?;
             (state.stamps, state.endless) = (now, None);
         }
@@ -57,6 +62,10 @@ impl<L: Fn() -> ConfigLoader + Send + Sync> Renewed<L> {
             _ => {}
         }
         let credentials = state.provider.provide_credentials().await?;
+        let source = Source::of(&credentials);
+        if *state.source.get_or_insert(source) != source {
+            return Err(CredentialsError::invalid_configuration(Changed { found: source }));
+        }
         if credentials.expiry().is_some() {
             state.endless = None;
             return Ok(credentials);
@@ -67,7 +76,16 @@ impl<L: Fn() -> ConfigLoader + Send + Sync> Renewed<L> {
     }
 }
 
-impl<L: Fn() -> ConfigLoader + Send + Sync> ProvideCredentials for Renewed<L> {
+/// The credentials that a mount began with are gone, and others were found.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the credentials that this mount began with are gone, and those of {found} are not used in their place; mount again to use them"
+)]
+struct Changed {
+    found: Source,
+}
+
+impl ProvideCredentials for Renewed {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -76,7 +94,7 @@ impl<L: Fn() -> ConfigLoader + Send + Sync> ProvideCredentials for Renewed<L> {
     }
 }
 
-impl<L> std::fmt::Debug for Renewed<L> {
+impl std::fmt::Debug for Renewed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Renewed").field("files", &self.files).finish_non_exhaustive()
     }

@@ -106,7 +106,7 @@ impl Kind {
                 "Check that the endpoint is S3 itself and that nothing between rewrites its answers."
             }
             Kind::Unsupported => "Use a store that knows DSSE-KMS (aws:kms:dsse) and conditional writes.",
-            Kind::Configuration => "Check endpoint and Region; KMS needs https and Signature Version 4.",
+            Kind::Configuration => "Check the endpoint and the Region.",
             Kind::TooLarge => "Use a smaller file, shorter names or less metadata.",
             Kind::Local => "Check the local disk and this program's log.",
             Kind::Protocol => "Report this with the request id.",
@@ -189,10 +189,27 @@ impl Failure {
 }
 
 impl Error {
-    /// What to do, in one sentence.
+    /// What to do, in one sentence; nothing where the message says it.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
-        self.kind.remedy()
+        let says = |text: &str| self.message.as_ref().is_some_and(|message| message.contains(text));
+        match self.kind {
+            Kind::Configuration if says("give --region") || says("--allow-insecure-endpoint") => "",
+            Kind::Configuration if says("Signature Version 4") || says("secure connection") => {
+                "Use https and Signature Version 4, which KMS asks for."
+            }
+            kind => kind.remedy(),
+        }
+    }
+
+    /// The error and what to do, with one full stop between them.
+    #[must_use]
+    pub fn advice(&self) -> String {
+        let said = self.to_string();
+        match self.remedy() {
+            "" => said,
+            remedy => format!("{}. {remedy}", said.trim_end_matches('.')),
+        }
     }
 
     /// What it has left in the store.
@@ -291,6 +308,17 @@ mod tests {
         let line = Error::from(forged).to_string();
         assert!(!line.contains(['\n', '\u{1b}']), "{line}");
         assert!(line.contains("a\\nERROR b\\u{1b}[2J"), "{line}");
+    }
+
+    #[test]
+    fn advice_fits_the_message_and_has_one_full_stop() {
+        let advice = |kind, message: &str| Error::from(failure(kind).because(message)).advice();
+        let moved = advice(Kind::Configuration, "the bucket is in eu-west-1; give --region eu-west-1");
+        assert!(moved.ends_with("give --region eu-west-1"), "{moved}");
+        let unsigned = advice(Kind::Configuration, "keys require AWS Signature Version 4.");
+        assert!(unsigned.ends_with("Version 4. Use https and Signature Version 4, which KMS asks for."), "{unsigned}");
+        let other = advice(Kind::Configuration, "elsewhere.");
+        assert!(other.ends_with("elsewhere. Check the endpoint and the Region."), "{other}");
     }
 
     #[test]

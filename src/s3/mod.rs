@@ -12,8 +12,8 @@
 //!
 //! Uploads under way are noted in a file of the local disk (`ledger`), so that those of a crashed process can be ended.
 //!
-//! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up, and `credentials` finds them
-//! again when they were renewed. This room may use `object`, `policy` and
+//! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up (as whom, by which way, what never goes in the clear),
+//! and `credentials` finds the caller's again when they were renewed. This room may use `object`, `policy` and
 //! `metrics`.
 
 mod attempt;
@@ -32,7 +32,9 @@ mod request;
 pub use crate::metrics::Operation;
 pub use attempt::{Attempt, Content};
 pub use aws_config::SdkConfig;
-pub use connect::{AccessKey, ConnectError, Connection, InsecureEndpoint, load, load_as, without_reuse};
+pub use connect::{
+    AccessKey, ConnectError, Connection, IdentityError, InsecureEndpoint, ProxyError, load, load_as, without_reuse,
+};
 pub use credentials::{named_by, profile_files};
 pub use error::{Aftermath, Error, Failure, Kind};
 pub use gateway::{Backing, Conditions, Download, Gateway, Tries, Unfinished, Upload, Verified};

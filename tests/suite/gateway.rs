@@ -656,14 +656,14 @@ async fn what_is_not_there_is_said_to_be_missing() {
     assert_eq!(world.gateway.head(&at("none")).await.unwrap_err().kind, Kind::NotFound);
     assert_eq!(world.read("none").await.unwrap_err().kind, Kind::NotFound);
     world.gateway.delete(&at("none")).await.unwrap();
-    world.gateway.head_bucket().await.unwrap();
+    world.gateway.reach("").await.unwrap();
     let facts = world.gateway.bucket_facts().await;
     assert_eq!(facts.versioning, Versioning::Off);
     assert_eq!(facts.default_encryption.algorithm, Algorithm::Aes256);
 
     let config = load(&world.connection).await;
     let nowhere = Gateway::new(&config, &world.connection, Bucket::new("nowhere").unwrap(), Policy::default());
-    assert_eq!(nowhere.head_bucket().await.unwrap_err().kind, Kind::NoSuchBucket);
+    assert_eq!(nowhere.reach("").await.unwrap_err().kind, Kind::NoSuchBucket);
     assert_eq!(nowhere.head(&at("k")).await.unwrap_err().kind, Kind::NotFound);
 }
 

@@ -494,9 +494,9 @@ fn what_the_proof_costs() {
             ("CreateMultipartUpload", 1),
             ("GetBucketEncryption", 1),
             ("GetBucketVersioning", 1),
-            ("HeadBucket", 1),
-            // Whether a rename of a directory was left in the middle, and what could be copied to see whether copies keep conditions.
-            ("ListObjectsV2", 2),
+            // Whether the prefix can be listed, whether a rename of a directory was left in the middle, and what could be copied to see
+            // whether copies keep conditions.
+            ("ListObjectsV2", 3),
             ("PutObject", 1),
             ("UploadPart", 1),
         ];

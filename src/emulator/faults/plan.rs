@@ -79,6 +79,9 @@ pub enum Fault {
     IgnoreConditions,
     /// A write that asks for a condition is answered 501, as by stores that do not know them; any other is carried out.
     RefuseConditions,
+    /// As for credentials that may list only below this prefix (a condition on `s3:prefix`): other questions about the bucket and other
+    /// keys are denied, and an object that is not there is answered 403 in place of 404.
+    OnlyBelow(String),
     /// Answered 200 with an `<Error>` body before any work, as copies and completions may be.
     OkWithErrorBody {
         /// The code of the error, such as `InternalError`.
@@ -228,6 +231,7 @@ impl Fault {
             Fault::ThrottleKms => "throttle_kms",
             Fault::IgnoreConditions => "ignore_conditions",
             Fault::RefuseConditions => "refuse_conditions",
+            Fault::OnlyBelow(_) => "only_below",
             Fault::OkWithErrorBody { .. } => "ok_with_error_body",
             Fault::Stall => "stall",
             Fault::StallAnswer => "stall_answer",

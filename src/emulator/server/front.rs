@@ -127,10 +127,26 @@ impl Front {
                 "A header you provided implies functionality that is not implemented",
             ),
             None if fault == Some(Fault::IgnoreConditions) => ignoring_conditions(self.call_s3(request)).await,
-            None => self.call_s3(request).await,
+            None => self.permitted(request, fault.as_ref(), target.key.as_deref()).await,
         };
         Ids::new().stamp(&mut answer, Protocol::S3);
         spoil::after(fault, answer, Some(meter)).await
+    }
+
+    /// The answer to credentials that may be limited to a prefix ("GetObject" and "HeadObject", S3 API reference, on 403 and 404).
+    async fn permitted(&self, request: Request<Body>, fault: Option<&Fault>, key: Option<&str>) -> HttpResponse {
+        let denied = || Protocol::S3.error(403, "AccessDenied", "Access Denied");
+        let Some(Fault::OnlyBelow(prefix)) = fault else { return self.call_s3(request).await };
+        if !key.is_some_and(|key| key.starts_with(prefix.as_str())) {
+            return denied();
+        }
+        let is_head = request.method() == http::Method::HEAD;
+        let answer = self.call_s3(request).await;
+        match answer.status().as_u16() {
+            404 if is_head => denied().map(|_| Body::empty()),
+            404 => denied(),
+            _ => answer,
+        }
     }
 
     async fn call_s3(&self, request: Request<Body>) -> HttpResponse {

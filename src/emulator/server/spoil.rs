@@ -57,7 +57,8 @@ pub(super) async fn before(
             | Fault::StallAnswer
             | Fault::ThrottleKms
             | Fault::IgnoreConditions
-            | Fault::RefuseConditions,
+            | Fault::RefuseConditions
+            | Fault::OnlyBelow(_),
         )
         | None => Ok(None),
     }

@@ -9,11 +9,6 @@ use crate::s3::error::Error;
 use crate::s3::request::Versioning;
 
 impl Store {
-    pub(in crate::s3) async fn head_bucket(&self) -> Result<(), Error> {
-        let request = self.client.head_bucket().bucket(self.bucket.as_str()).send();
-        self.ask(Operation::HeadBucket, None, request).await.map(drop)
-    }
-
     pub(in crate::s3) async fn default_encryption(&self) -> Result<Facts, Error> {
         let request = self.client.get_bucket_encryption().bucket(self.bucket.as_str()).send();
         let answer = match self.ask(Operation::GetBucketEncryption, None, request).await {

@@ -6,6 +6,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 
+use super::watch::element;
 use crate::metrics::Operation;
 use crate::object::{Bucket, Key};
 use crate::s3::classify::classify;
@@ -31,7 +32,7 @@ where
     Failure {
         status,
         request_id: error.request_id().map(str::to_owned),
-        message: Some(explanation(&error)),
+        message: Some(explanation(&error, kind)),
         code,
         source: Some(Box::new(error)),
         ..Failure::new(kind, operation, bucket, key)
@@ -45,7 +46,7 @@ where
 {
     match error {
         SdkError::TimeoutError(_) => Kind::Timeout,
-        _ if caused_by::<InsecureEndpoint>(error) => Kind::Configuration,
+        _ if caused_by::<InsecureEndpoint>(error).is_some() => Kind::Configuration,
         _ if is_about_credentials(error) => Kind::Credentials,
         SdkError::DispatchFailure(failure) if failure.is_timeout() => Kind::Timeout,
         SdkError::DispatchFailure(failure) if failure.is_io() => Kind::Unreachable,
@@ -60,23 +61,32 @@ fn by_connector(error: &ConnectorError) -> Kind {
     if error.is_user() { Kind::Local } else { Kind::Unreachable }
 }
 
-/// The store's own words, or the whole chain of causes where it said none.
-fn explanation<E>(error: &SdkError<E, HttpResponse>) -> String
+/// The store's own words, or the whole chain of causes where it said none; and the Region to use where the bucket is in another.
+fn explanation<E>(error: &SdkError<E, HttpResponse>, kind: Kind) -> String
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
-    let said = error.message().map(str::to_owned);
-    let region = error.raw_response().and_then(|response| response.headers().get("x-amz-bucket-region"));
-    match (said, region) {
-        (Some(said), _) => said,
-        (None, Some(region)) => format!("the store said no more than that the bucket is in {region}"),
-        (None, None) => match error {
-            SdkError::ServiceError(answer) if !answer.raw().status().is_success() => {
-                "the store said no more".to_owned()
-            }
-            _ => told(error),
-        },
+    let region = error.raw_response().filter(|_| kind == Kind::Configuration).and_then(region_of);
+    if let Some(region) = region {
+        return format!("the bucket is in {region}; give --region {region}");
     }
+    match (error.message(), error) {
+        (Some(said), _) => said.to_owned(),
+        (None, SdkError::ServiceError(answer)) if !answer.raw().status().is_success() => {
+            "the store said no more".to_owned()
+        }
+        (None, _) => told(error),
+    }
+}
+
+/// The Region of the bucket, which S3 tells in a header, and else in the body ("Error responses", S3 API reference). An answer to HEAD has
+/// no body.
+fn region_of(answer: &HttpResponse) -> Option<String> {
+    let header = answer.headers().get("x-amz-bucket-region");
+    let body = || std::str::from_utf8(answer.body().bytes()?).ok().and_then(|text| element(text, "Region"));
+    let region = header.or_else(body)?;
+    let is_name = region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    (is_name && (1..=32).contains(&region.len())).then(|| region.to_owned())
 }
 
 /// An error and what lies below it, in one line, without the internals that `Debug` shows.
@@ -88,8 +98,9 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     std::iter::successors(Some(error), |error| (*error).source())
 }
 
-fn caused_by<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
-    causes(error).any(|cause| cause.is::<T>())
+/// The cause of this type, if there is one.
+pub(in crate::s3) fn caused_by<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// By their texts: the SDK gives the crates in use here no name for the type of these errors.
@@ -114,7 +125,9 @@ pub(in crate::s3) fn of_broken_body(error: &(dyn StdError + 'static)) -> Kind {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_s3::error::ErrorMetadata;
     use aws_sdk_s3::operation::head_object::HeadObjectError;
+    use aws_smithy_types::body::SdkBody;
 
     use super::*;
 
@@ -134,6 +147,29 @@ mod tests {
         assert_eq!(kind(Failed::construction_failure("no bucket")), Kind::Protocol);
         let missing = "an error occurred while loading credentials";
         assert_eq!(kind(Failed::dispatch_failure(ConnectorError::other(missing.into(), None))), Kind::Credentials);
+    }
+
+    #[test]
+    fn a_bucket_of_another_region_names_it() {
+        let answered = |status: u16, code: &str, header: Option<&'static str>, body: &str| {
+            let mut answer = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
+            if let Some(region) = header {
+                answer.headers_mut().insert("x-amz-bucket-region", region);
+            }
+            let meta = ErrorMetadata::builder().code(code).message("The authorization header is malformed.").build();
+            let error = Failed::service_error(HeadObjectError::generic(meta), answer);
+            describe(error, Operation::ListObjectsV2, &Bucket::new("data").unwrap(), None).message.unwrap()
+        };
+        let region = "the bucket is in eu-west-1; give --region eu-west-1";
+        let body = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
+        assert_eq!(answered(301, "PermanentRedirect", Some("eu-west-1"), ""), region);
+        assert_eq!(answered(400, "AuthorizationHeaderMalformed", Some("eu-west-1"), ""), region);
+        assert_eq!(answered(400, "AuthorizationHeaderMalformed", None, body), region);
+        assert_eq!(answered(301, "", Some("eu-west-1"), ""), region);
+        let other = answered(403, "AccessDenied", Some("eu-west-1"), "");
+        assert_eq!(other, "The authorization header is malformed.", "every answer may have the header");
+        let forged = answered(301, "PermanentRedirect", None, "<Region>eu; rm</Region>");
+        assert!(!forged.contains("rm"), "{forged}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::metrics::{Operation, StoreCounters};
 use crate::object::{Bucket, ETag, Key, Version, VersionId};
 use crate::policy::{Evidence, Facts, Observation};
 
-pub(super) use failure::{of_broken_body, told};
+pub(super) use failure::{caused_by, of_broken_body, told};
 pub(super) use multipart::Whole;
 pub(super) use read::Answer;
 pub(super) use watch::Doubt;
@@ -89,7 +89,7 @@ impl Store {
             clock: clock.clone(),
         };
         let mut builder = aws_sdk_s3::config::Builder::from(config)
-            .force_path_style(connection.force_path_style)
+            .force_path_style(connection.force_path_style || bucket.needs_path_style())
             .retry_partition(unrationed())
             .retry_classifier(watch::Refused)
             .interceptor(watch);

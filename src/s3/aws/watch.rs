@@ -17,6 +17,7 @@ use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
 use crate::metrics::{Operation, StoreCounters};
 use crate::s3::classify::classify;
+use crate::s3::connect::SentTwice;
 use crate::s3::error::{Error, Kind};
 use crate::s3::pace::{Pace, calls_kms};
 use crate::s3::pulse::Pulse;
@@ -107,7 +108,8 @@ fn meaning(response: &HttpResponse) -> Option<Kind> {
     code.map(|code| classify(Operation::PutObject, response.status().as_u16(), Some(code), message))
 }
 
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+/// The text of the first element of this name.
+pub(super) fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
 }
@@ -165,7 +167,7 @@ impl StoreClock {
 }
 
 /// Whether some attempt at a write ended so that the write may have happened all the same: without an answer, or with an error
-/// of the server that is not a plain refusal (503).
+/// of the server that is not a plain refusal (503); or because the request went out twice.
 #[derive(Clone, Debug, Default)]
 pub(in crate::s3) struct Doubt(Arc<AtomicBool>);
 
@@ -199,7 +201,9 @@ impl Intercept for Doubt {
             let status = response.status().as_u16();
             status == 503 || (300..500).contains(&status)
         });
-        if failed && !refused {
+        // A refusal of the second copy may be because of what the first one did.
+        let twice = context.response().is_some_and(|response| response.extension::<SentTwice>().is_some());
+        if failed && (twice || !refused) {
             self.0.store(true, Relaxed);
         }
         Ok(())

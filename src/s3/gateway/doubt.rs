@@ -50,7 +50,7 @@ impl Gateway {
         let found = match content {
             Content::Unknown => None,
             Content::Of(checksum) => {
-                let found = there(self.store.head_with_checksums(&object.key).await)?;
+                let found = there(self.head_with_checksums(&object.key).await)?;
                 let same = |(head, checksums): (Head, Vec<_>)| checksums.contains(checksum).then_some(head);
                 found.and_then(same).filter(|head| head.meta.size == *size)
             }

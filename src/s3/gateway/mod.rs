@@ -87,12 +87,13 @@ impl Gateway {
     /// the caller to allow or refuse.
     ///
     /// # Errors
-    /// As S3 answers. A 400 or 403 has no body on HEAD, so its reason is found out with a GET of one byte.
+    /// As S3 answers. A 400 or 403 has no body on HEAD, so its reason is found out with a GET of one byte. An object that is not there is
+    /// [`Kind::NotFound`] also where the credentials may list a prefix alone, for which S3 answers 403.
     pub async fn head(&self, key: &Key) -> Result<Head, Error> {
         match self.store.head(key).await {
             Err(error) if matches!(error.status, Some(400 | 403)) && error.code.is_none() => {
                 match self.reason_of(key, &error).await {
-                    Some(reason) => Err(reason),
+                    Some(reason) => Err(self.or_absent(key, reason).await),
                     None => self.store.head(key).await,
                 }
             }
@@ -105,7 +106,10 @@ impl Gateway {
     /// # Errors
     /// As S3 answers.
     pub async fn head_with_checksums(&self, key: &Key) -> Result<(Head, Vec<Checksum>), Error> {
-        self.store.head_with_checksums(key).await
+        match self.store.head_with_checksums(key).await {
+            Err(error) => Err(self.or_absent(key, error).await),
+            answer => answer,
+        }
     }
 
     /// [`Gateway::head`], and how long ago the object was stored by the store's own clock, to the second; None where the store does
@@ -114,7 +118,10 @@ impl Gateway {
     /// # Errors
     /// As S3 answers.
     pub async fn head_with_age(&self, key: &Key) -> Result<(Head, Option<Duration>), Error> {
-        self.store.head_with_age(key).await
+        match self.store.head_with_age(key).await {
+            Err(error) => Err(self.or_absent(key, error).await),
+            answer => answer,
+        }
     }
 
     /// The time by the store's own clock, to the second, as its newest answer told it; this host's time where the store tells none.
@@ -130,7 +137,10 @@ impl Gateway {
     /// As S3 answers; [`Kind::PreconditionFailed`] when the object is not the pinned version any more, and
     /// [`Kind::Protocol`] when the store gives another range than was asked for.
     pub async fn get(&self, key: &Key, pin: Option<&Version>, range: Option<ByteRange>) -> Result<Download, Error> {
-        let answer = self.store.get(key, pin, range).await?;
+        let answer = match self.store.get(key, pin, range).await {
+            Err(error) => return Err(self.or_absent(key, error).await),
+            Ok(answer) => answer,
+        };
         Ok(Download::new(self.bucket(), key, Arc::clone(self.store.counters()), answer))
     }
 
@@ -177,33 +187,15 @@ impl Gateway {
         self.store.tags(key, None).await
     }
 
-    /// Whether the bucket exists and may be used.
+    /// Whether the bucket exists and may be used below `prefix`: one object there is asked for. Nothing is asked of the bucket as a whole,
+    /// as credentials may be limited to a prefix (`s3:prefix`). HEAD of the bucket needs the same permission and has no body to tell why.
     ///
     /// # Errors
     /// [`Kind::NoSuchBucket`], [`Kind::AccessDenied`], and [`Kind::Configuration`] with the bucket's Region in the message when
     /// it is in another one.
-    pub async fn head_bucket(&self) -> Result<(), Error> {
-        match self.store.head_bucket().await {
-            // An answer to HEAD has no body that could tell why; a listing is asked for under the same permission, and has one. Where the
-            // reason was this host's clock, the SDK has put it right by then.
-            Err(refused) if refused.code.is_none() && refused.status.is_some() => {
-                match self
-                    .list(&ListRequest {
-                        prefix: "",
-                        delimiter: false,
-                        start_after: None,
-                        continuation: None,
-                        entries_max: 1,
-                    })
-                    .await
-                {
-                    Err(error) if error.code.is_some() => Err(error),
-                    Err(_) => Err(refused),
-                    Ok(_) => self.store.head_bucket().await,
-                }
-            }
-            outcome => outcome,
-        }
+    pub async fn reach(&self, prefix: &str) -> Result<(), Error> {
+        let one = ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max: 1 };
+        self.list(&one).await.map(drop)
     }
 
     /// What the bucket is configured to do, as far as the caller may know. Whatever cannot be found out is unknown, and logged.
@@ -221,6 +213,22 @@ impl Gateway {
     async fn reason_of(&self, key: &Key, refused: &Error) -> Option<Error> {
         let reason = self.store.get(key, None, ByteRange::new(0, 1)).await.err()?;
         (reason.code.is_some() && reason.status == refused.status).then_some(reason)
+    }
+
+    /// What a denial means. To credentials that may list only below a prefix, S3 answers 403 for an object that is not there ("HeadObject",
+    /// S3 API reference); a listing of the key, which they may ask for, tells the two apart. The key is the first of those that begin with it.
+    async fn or_absent(&self, key: &Key, error: Error) -> Error {
+        if error.kind != (Kind::AccessDenied { kms: false }) {
+            return error;
+        }
+        let prefix = key.as_str();
+        let one = ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max: 1 };
+        match self.list(&one).await {
+            Ok(page) if page.objects.first().is_none_or(|first| first.key != prefix) => {
+                self.failure(Kind::NotFound, Operation::HeadObject, key).because("there is no such object").into()
+            }
+            Ok(_) | Err(_) => error,
+        }
     }
 
     fn failure(&self, kind: Kind, operation: Operation, key: &Key) -> Failure {

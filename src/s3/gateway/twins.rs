@@ -59,7 +59,7 @@ impl Gateway {
         proof: Proof,
         alike: impl Fn(&Head, &Head) -> bool,
     ) -> Result<Option<(Head, Head)>, Error> {
-        let (a, b) = tokio::join!(self.store.head_with_checksums(original), self.store.head_with_checksums(copy));
+        let (a, b) = tokio::join!(self.head_with_checksums(original), self.head_with_checksums(copy));
         let (Some((a, a_sums)), Some((b, b_sums))) = (there(a)?, there(b)?) else { return Ok(None) };
         if a.meta.size != b.meta.size || !alike(&a, &b) {
             return Ok(None);

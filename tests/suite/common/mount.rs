@@ -27,7 +27,10 @@ pub(crate) fn dssefs() -> Command {
     let program = std::env::var_os("DSSEFS").unwrap_or_else(|| env!("CARGO_BIN_EXE_dssefs").into());
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("AWS_") || name.starts_with("DSSEFS_")) {
+        let is_setting = |name: &str| {
+            name.starts_with("AWS_") || name.starts_with("DSSEFS_") || name.to_ascii_uppercase().ends_with("_PROXY")
+        };
+        if name.to_str().is_some_and(is_setting) {
             command.env_remove(name);
         }
     }
@@ -113,6 +116,13 @@ impl Mount {
         Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
     }
 
+    /// As [`Mount::with`], of an endpoint that is reached by another URL than its own.
+    pub(crate) fn at(endpoint: &Endpoint, url: &str, options: &[&str]) -> Mount {
+        let dir = Mount::place();
+        let command = Mount::command_at(url, BUCKET, &dir.path().join("mnt"));
+        Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
+    }
+
     /// Mounts any source with exactly these options.
     pub(crate) fn source(endpoint: &Endpoint, source: &str, options: &[&str]) -> Mount {
         let dir = Mount::place();
@@ -191,10 +201,14 @@ impl Mount {
 
     /// `dssefs mount SOURCE DIR` with what it needs to reach the endpoint, and nothing more.
     pub(crate) fn command(endpoint: &Endpoint, source: &str, dir: &Path) -> Command {
+        Mount::command_at(&endpoint.url(), source, dir)
+    }
+
+    fn command_at(url: &str, source: &str, dir: &Path) -> Command {
         let mut command = dssefs();
         command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
         command.arg("mount").arg(source).arg(dir).args(["--region", REGION, "--force-path-style"]);
-        command.args(["--endpoint-url", &endpoint.url(), "--kms-endpoint-url", &endpoint.url()]);
+        command.args(["--endpoint-url", url, "--kms-endpoint-url", url]);
         command
     }
 

@@ -1,27 +1,35 @@
 //! Setting the SDK up: credentials, Region, TLS, retries, time limits. Everything that can be wrong is said before the mount.
 
+mod address;
+mod certificates;
+mod client;
+mod identity;
+mod pool;
+mod proxy;
+mod resolve;
+
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_sdk_s3::config::{Credentials, ProvideCredentials, RuntimeComponents, SharedHttpClient};
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
-use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
-use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
-};
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_sdk_s3::config::{Credentials, ProvideCredentials, SharedHttpClient};
 
-use super::aws::told;
+use super::aws::{caused_by, told};
 use super::credentials::Renewed;
+use address::{Rule, is_private};
+use client::{Network, Reuse};
+
+pub use address::InsecureEndpoint;
+pub use identity::IdentityError;
+pub(in crate::s3) use identity::Source;
+pub(in crate::s3) use pool::SentTwice;
+pub use proxy::ProxyError;
 
 /// How long a body may stand still before the request is given up. Five seconds, the SDK's own, cut off long copies and
 /// completions, during which S3 is silent.
@@ -59,9 +67,6 @@ pub struct Connection {
     /// GB, and each body is held in memory as a whole. Without it bodies rely on TLS, their checksum is signed nevertheless.
     pub sign_payload: bool,
 }
-
-/// Connections to one host that wait for the next request: no more than there are requests under way at some time, which others bound.
-const CONNECTIONS_IDLE_MAX: usize = usize::MAX;
 
 impl Default for Connection {
     fn default() -> Connection {
@@ -119,17 +124,16 @@ pub enum ConnectError {
     /// See [`InsecureEndpoint`].
     #[error(transparent)]
     Insecure(#[from] InsecureEndpoint),
+    /// See [`IdentityError`].
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// See [`ProxyError`].
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// TLS could not be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
 }
-
-/// An endpoint that would carry content in the clear.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the endpoint {0} is plain http, and content would cross the network in the clear; use https, or --allow-insecure-endpoint"
-)]
-pub struct InsecureEndpoint(String);
 
 /// Settles the configuration that S3 and KMS share, with the credentials that every AWS program would find: environment,
 /// profile, SSO, process, web identity, container, instance. Asks their provider once, and makes no other request.
@@ -151,9 +155,14 @@ pub async fn load_as(connection: &Connection, access_key: AccessKey) -> Result<S
 async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Result<SdkConfig, ConnectError> {
     let given = [&connection.endpoint_url, &connection.kms_endpoint_url];
     given.into_iter().flatten().try_for_each(|url| connection.check(url))?;
-    let http = http_client(connection, CONNECTIONS_IDLE_MAX)?;
-    let loader = loader(connection, http.clone());
-    let config = loader().load().await;
+    let network = Network::new(connection)?;
+    network.proxies().tell();
+    // What fetches credentials is held to a stricter rule, which no option lifts.
+    let loader = Loader { connection: connection.clone(), http: network.client(Rule::Credentials, Reuse::Kept) };
+    let config = match access_key {
+        None => loader.load().await?,
+        Some(_) => loader.load_any().await,
+    };
     config.endpoint_url().map_or(Ok(()), |url| connection.check(url))?;
     config.region().ok_or(ConnectError::NoRegion)?;
     let mut settled = config.to_builder();
@@ -164,7 +173,7 @@ async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Resul
     } else if let Some(renewed) = Renewed::new(&config, loader) {
         settled.set_credentials_provider(Some(SharedCredentialsProvider::new(renewed)));
     }
-    settled.set_http_client(Some(connection.guard(http)));
+    settled.set_http_client(Some(network.client(connection.rule(), Reuse::Kept)));
     let config = settled.build();
     check_credentials(&config).await?;
     Ok(config)
@@ -176,27 +185,42 @@ async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Resul
 /// # Errors
 /// As [`load`].
 pub fn without_reuse(config: &SdkConfig, connection: &Connection) -> Result<SdkConfig, ConnectError> {
-    let http = connection.guard(http_client(connection, 0)?);
+    let http = Network::new(connection)?.client(connection.rule(), Reuse::Never);
     Ok(config.to_builder().http_client(http).build())
 }
 
-/// What every SDK configuration of this connection begins with.
-fn loader(connection: &Connection, http: SharedHttpClient) -> impl Fn() -> ConfigLoader + Send + Sync + use<> {
-    let (region, profile) = (connection.region.clone().map(Region::new), connection.profile.clone());
-    let (retries, timeouts) = (retries(connection), timeouts(connection));
-    move || {
+/// What every SDK configuration of this connection begins with, and how it is loaded again when the files of profiles have changed.
+pub(super) struct Loader {
+    connection: Connection,
+    http: SharedHttpClient,
+}
+
+impl Loader {
+    /// The configuration as environment and profiles are now, with the provider of credentials that they name.
+    pub(super) async fn load(&self) -> Result<SdkConfig, IdentityError> {
+        let profile = self.connection.profile.as_deref();
+        identity::check(profile).await?;
+        let config = self.load_any().await;
+        let Some(profile) = profile else { return Ok(config) };
+        let credentials = identity::of_profile(profile, &config);
+        Ok(config.to_builder().credentials_provider(credentials).build())
+    }
+
+    /// The same for who has credentials already.
+    async fn load_any(&self) -> SdkConfig {
+        let connection = &self.connection;
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(http.clone())
-            .retry_config(retries.clone())
-            .timeout_config(timeouts.clone())
+            .http_client(self.http.clone())
+            .retry_config(retries(connection))
+            .timeout_config(timeouts(connection))
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE).build());
-        if let Some(profile) = &profile {
+        if let Some(profile) = &connection.profile {
             loader = loader.profile_name(profile);
         }
-        if let Some(region) = &region {
-            loader = loader.region(region.clone());
+        if let Some(region) = connection.region.clone() {
+            loader = loader.region(Region::new(region));
         }
-        loader
+        loader.load().await
     }
 }
 
@@ -207,13 +231,13 @@ impl Connection {
         self.sign_payload || (self.allow_insecure_endpoint && !private)
     }
 
-    /// Lets `http` send nothing in the clear to other hosts, unless that is asked for.
-    fn guard(&self, http: SharedHttpClient) -> SharedHttpClient {
-        if self.allow_insecure_endpoint { http } else { SharedHttpClient::new(TlsOnly(http)) }
+    /// Nothing goes to other hosts in the clear, unless that is asked for.
+    fn rule(&self) -> Rule {
+        if self.allow_insecure_endpoint { Rule::AnyContent } else { Rule::Content }
     }
 
     fn check(&self, url: &str) -> Result<(), InsecureEndpoint> {
-        if self.allow_insecure_endpoint || is_private(url) { Ok(()) } else { Err(InsecureEndpoint(url.to_owned())) }
+        self.rule().way(url).map(drop)
     }
 }
 
@@ -233,139 +257,21 @@ async fn check_credentials(config: &SdkConfig) -> Result<(), ConnectError> {
     let provider =
         config.credentials_provider().ok_or_else(|| ConnectError::NoCredentials("no provider".to_owned()))?;
     match provider.provide_credentials().await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(ConnectError::NoCredentials(told(&error))),
-    }
-}
-
-/// With the feature `fips`, TLS takes all of its cryptography from the FIPS module, and offers only what FIPS 140-3 approves of.
-#[cfg(feature = "fips")]
-const TLS: CryptoMode = CryptoMode::AwsLcFips;
-#[cfg(not(feature = "fips"))]
-const TLS: CryptoMode = CryptoMode::AwsLc;
-
-/// Keeps at most `idle_max` connections to each host for later requests.
-fn http_client(connection: &Connection, idle_max: usize) -> Result<SharedHttpClient, ConnectError> {
-    let mut trusted = TrustStore::default();
-    if let Some(path) = connection.ca_bundle.as_deref() {
-        trusted = trusted.with_pem_certificate(read_certificates(path)?);
-    }
-    let context = TlsContext::builder()
-        .with_trust_store(trusted)
-        .build()
-        .map_err(|error| ConnectError::Tls(error.to_string()))?;
-    Ok(aws_smithy_http_client::Builder::new()
-        .pool_max_idle_per_host(idle_max)
-        .tls_provider(tls::Provider::Rustls(TLS))
-        .tls_context(context)
-        .build_https())
-}
-
-/// The TLS library panics over a file that is not made of certificates, and it would do so at the first request.
-fn read_certificates(path: &Path) -> Result<Vec<u8>, ConnectError> {
-    let unusable = |source| ConnectError::CaBundle { path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(unusable)?;
-    if is_certificates(&text) {
-        Ok(text.into_bytes())
-    } else {
-        Err(unusable(io::Error::new(io::ErrorKind::InvalidData, "there is no PEM certificate in it, or a broken one")))
-    }
-}
-
-/// Whether `text` has at least one `CERTIFICATE` block and each is Base64 of something that begins as DER certificates do,
-/// with a SEQUENCE (RFC 7468, X.690).
-fn is_certificates(text: &str) -> bool {
-    let blocks: Vec<&str> = text.split("-----BEGIN CERTIFICATE-----").skip(1).collect();
-    let decodes = |block: &&str| {
-        let Some((body, _)) = block.split_once("-----END CERTIFICATE-----") else { return false };
-        let body: String = body.split_ascii_whitespace().collect();
-        base64_simd::STANDARD.decode_to_vec(body).is_ok_and(|der| der.first() == Some(&0x30))
-    };
-    !blocks.is_empty() && blocks.iter().all(decodes)
-}
-
-/// Whether what is sent to `url` is out of others' sight: https, or this host itself.
-fn is_private(url: &str) -> bool {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    scheme.eq_ignore_ascii_case("https") || (scheme.eq_ignore_ascii_case("http") && is_loopback(host(rest)))
-}
-
-fn host(rest: &str) -> &str {
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let authority = authority.rsplit('@').next().unwrap_or_default();
-    match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    }
-}
-
-/// `localhost` and the names below it are the host itself by RFC 6761, 6.3.
-fn is_loopback(host: &str) -> bool {
-    let host = host.to_ascii_lowercase();
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// An HTTP client that refuses plain http to other hosts, wherever the address came from: a flag, a variable of the
-/// environment, a profile, or a redirection.
-#[derive(Debug)]
-struct TlsOnly(SharedHttpClient);
-
-impl HttpClient for TlsOnly {
-    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
-        SharedHttpConnector::new(TlsOnlyConnector(self.0.http_connector(settings, components)))
-    }
-
-    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
-        self.0.connector_metadata()
-    }
-}
-
-#[derive(Debug)]
-struct TlsOnlyConnector(SharedHttpConnector);
-
-impl HttpConnector for TlsOnlyConnector {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        if is_private(request.uri()) {
-            return self.0.call(request);
+        Ok(found) => {
+            let key = identity::last_four(&found);
+            tracing::info!(source = %Source::of(&found), access_key_id = key, "AWS credentials were found");
+            Ok(())
         }
-        let endpoint: String = request.uri().split('/').take(3).collect::<Vec<_>>().join("/");
-        HttpConnectorFuture::ready(Err(ConnectorError::user(InsecureEndpoint(endpoint).into())))
+        Err(error) => Err(match caused_by::<InsecureEndpoint>(&error) {
+            Some(InsecureEndpoint::Credentials(url)) => InsecureEndpoint::Credentials(url.clone()).into(),
+            _ => ConnectError::NoCredentials(told(&error)),
+        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn plain_http_is_for_this_host_only() {
-        for url in [
-            "https://s3.eu-west-1.amazonaws.com",
-            "HTTPS://minio.corp:9000/",
-            "http://127.0.0.1:9000",
-            "http://127.8.8.8",
-            "http://localhost:80/x",
-            "http://data.localhost:9000/key?x=@evil",
-            "http://[::1]:9000/",
-        ] {
-            assert!(is_private(url), "{url}");
-        }
-        for url in [
-            "http://s3.amazonaws.com",
-            "http://localhost.evil.com",
-            "http://127.0.0.1@evil.com/",
-            "http://evil.com/127.0.0.1",
-            "http://evil.com#@127.0.0.1",
-            "http://10.0.0.1",
-            "http://[2001:db8::1]/",
-            "127.0.0.1:9000",
-            "",
-        ] {
-            assert!(!is_private(url), "{url}");
-        }
-    }
 
     #[test]
     fn an_insecure_endpoint_needs_its_flag() {
@@ -410,19 +316,5 @@ mod tests {
         assert!(matches!(refused(insecure).await, ConnectError::Insecure(_)));
         let bundle = Connection { ca_bundle: Some("/nonexistent/ca.pem".into()), ..Connection::default() };
         assert!(matches!(refused(bundle).await, ConnectError::CaBundle { .. }));
-    }
-
-    #[test]
-    fn a_file_of_certificates_is_checked_before_it_is_used() {
-        let good = "comment\n-----BEGIN CERTIFICATE-----\nMAMC\nAQE=\n-----END CERTIFICATE-----\n";
-        assert!(is_certificates(good));
-        assert!(is_certificates(&good.repeat(2)));
-        for text in
-            ["", "MAMCAQE=", &good.replace("MAMC", "!!!!"), &good.replace("MAMC", "AAMC"), &good.replace("END", "")]
-        {
-            assert!(!is_certificates(text), "{text}");
-        }
-        let missing = read_certificates(Path::new("/nonexistent/ca.pem")).unwrap_err();
-        assert!(missing.to_string().starts_with("the certificates in /nonexistent/ca.pem cannot be read"), "{missing}");
     }
 }
