@@ -459,7 +459,7 @@ impl Vfs {
         if self.settings.on_noncompliant_read == NoncompliantRead::Serve {
             return Ok(());
         }
-        match self.gateway.policy().judge(&head.encryption.facts) {
+        match self.gateway.judge(&head.encryption.facts) {
             Verdict::Compliant => Ok(()),
             verdict => {
                 let object = format!("s3://{}/{key}", self.gateway.bucket());

@@ -213,14 +213,19 @@ impl Vfs {
         if known.file.as_ref().is_some_and(|file| file.is_dirty()) {
             return Verdict::Pending;
         }
-        known.head.as_ref().map_or(Verdict::Unknown, |head| self.gateway.policy().judge(&head.encryption.facts))
+        known.head.as_ref().map_or(Verdict::Unknown, |head| self.gateway.judge(&head.encryption.facts))
     }
 
-    /// The store never shows a context again. It is known for objects that this mount has written, because it sent it.
+    /// The store never shows a context again. It is known of what this mount has written, if the answer to that named it; and where none
+    /// was asked for and none was answered.
     fn context(&self, known: &Known) -> String {
         use crate::policy::Evidence;
-        let own = |head: &Arc<Head>| !matches!(head.encryption.evidence, Evidence::Head | Evidence::Get);
-        if known.head.as_ref().is_some_and(own) { self.settings.facts.context.json() } else { "unknown".to_owned() }
+        let own = |head: &&Arc<Head>| !matches!(head.encryption.evidence, Evidence::Head | Evidence::Get);
+        let context = known.head.as_ref().filter(own).and_then(|head| match &head.encryption.facts.context {
+            Some(header) => EncryptionContext::answered(header),
+            None => Some(self.settings.facts.context.clone()).filter(EncryptionContext::is_empty),
+        });
+        context.map_or_else(|| "unknown".to_owned(), |context| context.json())
     }
 
     fn object(&self, key: &str, known: &Known) -> String {

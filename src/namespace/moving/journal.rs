@@ -104,7 +104,7 @@ impl Journal {
         let mut tries = gateway.tries();
         loop {
             let download = gateway.get(key, Some(version), None).await?;
-            let verdict = gateway.policy().judge(&download.head.encryption.facts);
+            let verdict = gateway.judge(&download.head.encryption.facts);
             if verdict != Verdict::Compliant {
                 return Err(Unreadable::NotOurs(verdict));
             }

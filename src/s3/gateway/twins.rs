@@ -18,8 +18,14 @@ impl Gateway {
     /// # Errors
     /// As S3 answers. An object that is not there is no error: the answer is None.
     pub async fn twins(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
-        let compliant = |head: &Head| self.policy.judge(&head.encryption.facts) == Verdict::Compliant;
+        let compliant = |head: &Head| self.judge(&head.encryption.facts) == Verdict::Compliant;
         self.same_content(original, copy, |a, b| compliant(b) && described_alike(&a.meta, &b.meta)).await
+    }
+
+    /// The same, whatever the encryption of the copy is: the facts of the copy.
+    pub(super) async fn likeness(&self, original: &Key, copy: &Key) -> Result<Option<Head>, Error> {
+        let both = self.same_content(original, copy, |a, b| described_alike(&a.meta, &b.meta)).await?;
+        Ok(both.map(|(_, copy)| copy))
     }
 
     /// Both objects, if they are `alike` and have the same content.
