@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::namespace::xattr::is_reported;
 use crate::namespace::{Ino, Kind};
 use crate::policy::{Algorithm, EncryptionContext, Verdict};
 use crate::s3::{BucketFacts, Head, Versioning};
@@ -47,8 +48,6 @@ const ROOT_NAMES: [&str; 8] = [
 
 /// What begins the names of programs, and of ours.
 pub(super) const USER: &[u8] = b"user.";
-/// What begins the names that nobody can set.
-pub(super) const OURS: &[u8] = b"user.dsse.";
 
 /// What the root's attributes say.
 #[derive(Clone, Debug)]
@@ -104,7 +103,7 @@ impl Vfs {
     /// [`Error::NoAttribute`], and the store cannot be asked.
     pub async fn attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
         match name.strip_prefix(USER) {
-            Some(_) if name.starts_with(OURS) => self.reported(ino, name).await,
+            Some(rest) if is_reported(rest) => self.reported(ino, name).await,
             Some(rest) => self.user_attribute(ino, rest).await,
             None => self.reported(ino, name).await,
         }

@@ -218,6 +218,23 @@ fn without_a_key_an_object_under_another_than_the_mounts_first_is_wrong() {
 }
 
 #[test]
+fn capital_letters_do_not_open_the_mounts_own_names_to_others() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let blob = r#"%7B%22user.DSSE.verdict%22%3A%22eA%3D%3D%22%2C%22user.fine%22%3A%22eA%3D%3D%22%7D"#;
+        put_with(&endpoint, "file", &[("%44%53%53%45.verdict", "x"), ("dsse.verdict", "x"), ("xattr", blob)]);
+        let mount = Mount::of(&endpoint);
+        let path = mount.join("file");
+        assert_eq!(own_names(&path), ["user.fine"]);
+        for name in ["user.DSSE.verdict", "user.Dsse.x", "user.dssE.verdict", "S3.etag"] {
+            assert_eq!(errno(xattr::set(&path, name, b"compliant")), libc::EPERM, "{name}");
+            assert_eq!(errno(xattr::remove(&path, name)), libc::EPERM, "{name}");
+            assert_eq!(xattr::get(&path, name).unwrap(), None, "{name}");
+        }
+    });
+}
+
+#[test]
 fn a_mount_can_refuse_to_read_what_is_not_dsse() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
