@@ -61,11 +61,15 @@ impl Vfs {
     async fn edit(&self, ino: Ino, edit: Edit) -> Result<(), Error> {
         let _passage = self.namespace.pass(ino).await;
         if !has_content(self.attributes(ino).await?.kind) {
+            self.refuse_to_rewrite_name(ino).await?;
             self.namespace.set_xattr(ino, &edit).await?;
             return Ok(());
         }
         let file = self.enter(ino).await?;
-        let outcome = self.edit_file(&file, &edit).await;
+        let outcome = match self.refuse_to_rewrite(&file).await {
+            Ok(()) => self.edit_file(&file, &edit).await,
+            Err(refused) => Err(refused),
+        };
         self.leave(&file).await;
         outcome
     }

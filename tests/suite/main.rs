@@ -30,6 +30,7 @@ mod matrix;
 mod model;
 mod names;
 mod namespace;
+mod noncompliant;
 mod privileges;
 mod read;
 mod recover;
