@@ -142,7 +142,7 @@ fn session() -> NewSession {
 fn new_keys(number: u8) -> NewKeys {
     let wrapped = |layer| WrappedKey { layer, kms_key: "arn".into(), wrapped: number.to_string() };
     let [inner, outer] = keys_of(number);
-    NewKeys { wrapped: [wrapped(Layer::Inner), wrapped(Layer::Outer)], inner, outer }
+    NewKeys { number: number.into(), wrapped: [wrapped(Layer::Inner), wrapped(Layer::Outer)], inner, outer }
 }
 
 fn keys_of(number: u8) -> [dssefs::secret::Key; 2] {

@@ -106,7 +106,7 @@ pub struct Connection {
 /// The key of every object that the mount writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyChoice {
-    /// The AWS managed key `aws/s3`; its ARN is reported and not compared.
+    /// The AWS managed key `aws/s3`; the first answer to a write pins its ARN.
     Managed,
     /// This one.
     Arn(KeyArn),

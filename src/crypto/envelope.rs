@@ -4,8 +4,8 @@ use crate::secret::{Key, PlainBuf};
 
 use super::block::{Header, Version, associated_data};
 use super::{
-    BlockId, Error, FILE_ID_BYTES, FileId, Inner, Layer, LayerKey, Outer, PLAIN_BYTES_MAX, SealedBlock, TAG_BYTES,
-    random,
+    BlockId, Error, FILE_ID_BYTES, FileId, Inner, Layer, LayerKey, Outer, PLAIN_BYTES_MAX, Salt, SealedBlock,
+    TAG_BYTES, derive, random,
 };
 
 /// The keys and the identity of one file. Dropping it destroys the keys, and with them whatever they sealed.
@@ -26,14 +26,16 @@ impl Envelope {
         Ok(Envelope { file, inner: LayerKey::generate()?, outer: LayerKey::generate()? })
     }
 
-    /// A new identity under keys that have never sealed anything: data keys that KMS has just made for this value alone.
+    /// A new identity under keys derived from two data keys and a new salt, which [`Opener::derived`] asks for. So the keys have never sealed
+    /// anything, and the counters of nonces may begin at zero, even if the data keys were given before.
     ///
     /// # Errors
     /// [`Error::NoRandomness`], [`Error::OutOfMemory`].
-    pub fn under_fresh_keys(inner: &Key, outer: &Key) -> Result<Self, Error> {
-        let mut file = [0; FILE_ID_BYTES];
+    pub fn under_data_keys(inner: &Key, outer: &Key) -> Result<(Self, Salt), Error> {
+        let (mut file, salt) = ([0; FILE_ID_BYTES], derive::salt()?);
         random::fill(&mut file)?;
-        Ok(Envelope { file, inner: LayerKey::new(inner)?, outer: LayerKey::new(outer)? })
+        let (inner, outer) = (derive::layer_key::<Inner>(inner, &salt)?, derive::layer_key::<Outer>(outer, &salt)?);
+        Ok((Envelope { file, inner: LayerKey::new(&inner)?, outer: LayerKey::new(&outer)? }, salt))
     }
 
     /// The identity, by which an [`Opener`] of another process finds its way back.
@@ -92,7 +94,16 @@ impl Envelope {
 pub struct Opener(Envelope);
 
 impl Opener {
-    /// For what an [`Envelope`] of this identity has sealed under these keys.
+    /// For what an [`Envelope`] of this identity has sealed that was made [under these data keys](Envelope::under_data_keys) with this salt.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn derived(file: FileId, salt: &Salt, inner: &Key, outer: &Key) -> Result<Self, Error> {
+        let (inner, outer) = (derive::layer_key::<Inner>(inner, salt)?, derive::layer_key::<Outer>(outer, salt)?);
+        Opener::new(file, &inner, &outer)
+    }
+
+    /// For what was sealed under these keys themselves, as earlier versions of this program did with the data keys of their journals.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -195,14 +206,20 @@ mod tests {
     #[test]
     fn an_opener_of_another_process_opens_by_identity_and_keys() {
         let (inner, outer) = (key(1), key(2));
-        let envelope = Envelope::under_fresh_keys(&inner, &outer).unwrap();
+        let (envelope, salt) = Envelope::under_data_keys(&inner, &outer).unwrap();
         let sealed = envelope.seal(BLOCK, b"content").unwrap();
-        let opener = Opener::new(envelope.file(), &inner, &outer).unwrap();
+        let opener = Opener::derived(envelope.file(), &salt, &inner, &outer).unwrap();
         let mut plain = PlainBuf::default();
         opener.open(BLOCK, SealedBlock::claimed(sealed.as_bytes().to_vec()), &mut plain).unwrap();
         assert_eq!(plain.as_slice(), b"content");
-        let swapped = Opener::new(envelope.file(), &outer, &inner).unwrap();
-        assert!(matches!(swapped.open(BLOCK, sealed, &mut plain), Err(Error::Refused)));
+        for wrong in [
+            Opener::derived(envelope.file(), &salt, &outer, &inner).unwrap(),
+            Opener::derived(envelope.file(), &[0; 32], &inner, &outer).unwrap(),
+            Opener::new(envelope.file(), &inner, &outer).unwrap(),
+        ] {
+            let sealed = SealedBlock::claimed(sealed.as_bytes().to_vec());
+            assert!(matches!(wrong.open(BLOCK, sealed, &mut plain), Err(Error::Refused)));
+        }
     }
 
     #[test]

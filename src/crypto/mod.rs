@@ -4,16 +4,19 @@
 //!   was sealed as. `docs/FORMAT.md` draws the bytes.
 //! * [`LayerKey`] is the key of one layer. A key of the inner layer cannot be handed to the outer one.
 //! * [`MacKey`] authenticates what is no secret.
+//! * [`SeenKeys`] tells whether a key comes back that the process has seen before.
 //! * [`self_test`] proves at start that both libraries compute the AES-GCM of the standard on this machine.
 //!
 //! The outer layer's library is a matter of the build (feature `fips`, `docs/SECURITY.md`); what one build has sealed the other opens.
 //!
 //! The room refuses to choose a nonce at random (the FIPS module insists on doing so), to take one from a caller, and to return plaintext
-//! that was not authenticated. It does no I/O. `aes_gcm` is named only in `inner`, `ring` and `aws_lc_rs` only in `outer`, `mac` and `random`.
+//! that was not authenticated. It does no I/O. `aes_gcm` is named only in `inner`, `ring` and `aws_lc_rs` only in `outer`, `mac`,
+//! `random` and `derive`.
 //!
 //! It may use `secret`.
 
 mod block;
+mod derive;
 mod envelope;
 mod inner;
 mod layer;
@@ -24,6 +27,7 @@ mod random;
 mod self_test;
 
 pub use block::{BlockId, FILE_ID_BYTES, FileId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
+pub use derive::{SALT_BYTES, Salt, SeenKeys};
 pub use envelope::{Envelope, Opener};
 pub use inner::{Inner, hardware_accelerated};
 pub use layer::{Layer, LayerKey, NonceSource, TAG_BYTES, Tag};

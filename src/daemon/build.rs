@@ -68,12 +68,12 @@ pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: Str
     spill_dir.confirm()?;
     let facts = facts(config, bucket, protection);
     let vfs = file_system(config, Arc::clone(&gateway), names, pool, journal.clone(), facts);
-    Ok(Built {
-        vfs,
-        gateway,
-        journal,
-        key: key.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string),
-    })
+    let pinned = gateway.expected_key().cloned();
+    Ok(Built { vfs, gateway, journal, key: key.as_ref().map_or_else(|| managed(&pinned), KeyArn::to_string) })
+}
+
+fn managed(pinned: &Option<KeyArn>) -> String {
+    pinned.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), |arn| format!("aws/s3, which is {arn}"))
 }
 
 /// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it, and that no

@@ -5,15 +5,18 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::{JournalKeys, KeyChoice};
-use crate::crypto;
+use crate::crypto::{self, SeenKeys};
 use crate::journal::{self, Journal, Layer, Left, NewKeys, NewSession, Session, WrappedKey};
-use crate::kms::{Binding, Kms};
+use crate::kms::Kms;
 use crate::policy::KeyArn;
 use crate::sealed::ByteBudget;
 use crate::secret::Key;
 
 use super::StartError;
 use super::build::resolve;
+
+/// All data keys that this process has had from KMS, new and unwrapped ones, and their wrapped forms.
+static SEEN_KEYS: SeenKeys = SeenKeys::new();
 
 /// After a failed attempt at new keys, how long the present ones stay before the next.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
@@ -71,7 +74,7 @@ pub(super) async fn begin(
     budget: Arc<ByteBudget>,
 ) -> Result<Journal, StartError> {
     let name = crypto::unique_name().map_err(|error| StartError::Internal(error.to_string()))?;
-    let keys = new_keys(kms, wrapping, &binding(source, &name)).await?;
+    let keys = new_keys(kms, wrapping, &Bound { source, session: &name }, 0).await?;
     Ok(Journal::create(directory, NewSession { source: source.to_owned(), name, keys }, budget)?)
 }
 
@@ -79,10 +82,11 @@ pub(super) async fn begin(
 /// ones stay in use: what programs write has to be kept.
 pub(super) async fn renew(kms: Kms, JournalKeys { wrapping, lifetime }: JournalKeys, journal: Weak<Journal>) {
     let mut pause = lifetime;
-    loop {
+    // One that failed has used its number up: KMS may have bound keys to it.
+    for number in 1.. {
         tokio::time::sleep(pause).await;
         let Some(journal) = journal.upgrade() else { return };
-        pause = match renew_once(&kms, &wrapping, journal).await {
+        pause = match renew_once(&kms, &wrapping, journal, number).await {
             Ok(()) => lifetime,
             Err(error) => {
                 tracing::warn!(%error, "the journal's keys could not be renewed; the present ones stay in use");
@@ -92,8 +96,14 @@ pub(super) async fn renew(kms: Kms, JournalKeys { wrapping, lifetime }: JournalK
     }
 }
 
-async fn renew_once(kms: &Kms, wrapping: &[KeyChoice; 2], journal: Arc<Journal>) -> Result<(), StartError> {
-    let keys = new_keys(kms, wrapping, &binding(journal.source(), journal.name())).await?;
+async fn renew_once(
+    kms: &Kms,
+    wrapping: &[KeyChoice; 2],
+    journal: Arc<Journal>,
+    number: u32,
+) -> Result<(), StartError> {
+    let bound = Bound { source: journal.source(), session: journal.name() };
+    let keys = new_keys(kms, wrapping, &bound, number).await?;
     let renewed = tokio::task::spawn_blocking(move || journal.renew(keys)).await;
     Ok(renewed.map_err(|_| StartError::Internal("the task that renews keys has panicked".to_owned()))??)
 }
@@ -102,43 +112,79 @@ async fn renew_once(kms: &Kms, wrapping: &[KeyChoice; 2], journal: Arc<Journal>)
 pub(super) async fn open(kms: &Kms, session: Session) -> Result<Left, StartError> {
     let mut keys = Vec::new();
     for epoch in &session.epochs {
-        let binding = binding(&session.source, &session.name);
+        let bound = Bound { source: &session.source, session: &session.name };
         let [inner, outer] = &epoch.keys;
-        keys.push([old_key(kms, inner, &binding).await?, old_key(kms, outer, &binding).await?]);
+        let number = epoch.number();
+        keys.push([old_key(kms, inner, &bound, number).await?, old_key(kms, outer, &bound, number).await?]);
     }
     Ok(Left::read(session, &keys)?)
 }
 
-/// KMS gives the keys back only to whoever names the same mount and session, so that no session passes for another's.
-fn binding<'a>(source: &'a str, name: &'a str) -> [(&'static str, &'a str); 2] {
-    [("dssefs:source", source), ("dssefs:session", name)]
+/// The session that data keys are bound to: KMS gives them back only for the same mount and session, so that no session passes for another's.
+struct Bound<'a> {
+    source: &'a str,
+    session: &'a str,
 }
 
-async fn new_keys(kms: &Kms, wrapping: &[KeyChoice; 2], binding: &Binding<'_>) -> Result<NewKeys, StartError> {
+impl Bound<'_> {
+    /// The encryption context of one key. With `number`, which keys of version 1 do not have, no key passes for that of the other layer or
+    /// of another time either.
+    fn context(&self, layer: Layer, number: Option<u32>) -> Vec<(&'static str, String)> {
+        let mut pairs = vec![("dssefs:source", self.source.to_owned()), ("dssefs:session", self.session.to_owned())];
+        if let Some(number) = number {
+            pairs.extend([("dssefs:layer", layer.as_str().to_owned()), ("dssefs:epoch", number.to_string())]);
+        }
+        pairs
+    }
+}
+
+async fn new_keys(kms: &Kms, wrapping: &[KeyChoice; 2], bound: &Bound<'_>, number: u32) -> Result<NewKeys, StartError> {
     let [inner, outer] = wrapping;
-    let (inner, wrapped_inner) = new_key(kms, inner, Layer::Inner, binding).await?;
-    let (outer, wrapped_outer) = new_key(kms, outer, Layer::Outer, binding).await?;
-    Ok(NewKeys { wrapped: [wrapped_inner, wrapped_outer], inner, outer })
+    let (inner, wrapped_inner) = new_key(kms, inner, &bound.context(Layer::Inner, Some(number)), Layer::Inner).await?;
+    let (outer, wrapped_outer) = new_key(kms, outer, &bound.context(Layer::Outer, Some(number)), Layer::Outer).await?;
+    Ok(NewKeys { number, wrapped: [wrapped_inner, wrapped_outer], inner, outer })
 }
 
+/// One kms:GenerateDataKey. A key that came before, for the other layer or at another time, is refused: KMS or what answers in its name does
+/// not draw keys at random.
 async fn new_key(
     kms: &Kms,
     choice: &KeyChoice,
+    context: &[(&'static str, String)],
     layer: Layer,
-    binding: &Binding<'_>,
 ) -> Result<(Key, WrappedKey), StartError> {
     let arn = resolve(kms, choice).await?;
     let arn = arn.ok_or_else(|| StartError::Key("aws/s3 makes no data keys; give --spill-kms-key-id".to_owned()))?;
-    let made = kms.data_key(&arn, binding).await?;
+    let made = kms.data_key(&arn, &pairs(context)).await?;
+    let (new, newly_wrapped) = (note(made.key.expose())?, note(&made.wrapped)?);
+    if !(new && newly_wrapped) {
+        return Err(StartError::Key(format!(
+            "KMS gave a data key under {arn} that it had given before; check that the KMS endpoint is AWS's own and that nothing between repeats its answers"
+        )));
+    }
     let wrapped = base64_simd::STANDARD.encode_to_string(&made.wrapped);
     Ok((made.key, WrappedKey { layer, kms_key: arn.to_string(), wrapped }))
 }
 
-async fn old_key(kms: &Kms, key: &WrappedKey, binding: &Binding<'_>) -> Result<Key, StartError> {
+/// One kms:Decrypt.
+async fn old_key(kms: &Kms, key: &WrappedKey, bound: &Bound<'_>, number: Option<u32>) -> Result<Key, StartError> {
     let changed = |what: &str| StartError::Key(format!("a session names {what}; its file was changed"));
     let arn = KeyArn::new(&key.kms_key).map_err(|_| changed("a KMS key that is no ARN"))?;
     let wrapped = base64_simd::STANDARD.decode_to_vec(&key.wrapped).map_err(|_| changed("a key that is no base64"))?;
-    Ok(kms.unwrap(&arn, &wrapped, binding).await?)
+    let unwrapped = kms.unwrap(&arn, &wrapped, &pairs(&bound.context(key.layer, number))).await?;
+    // It may well have been seen: a session is opened again. A new key must not be one of these.
+    note(unwrapped.expose())?;
+    note(&wrapped)?;
+    Ok(unwrapped)
+}
+
+fn pairs<'a>(context: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+    context.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+/// False when this process has seen it before.
+fn note(key: &[u8]) -> Result<bool, StartError> {
+    SEEN_KEYS.note(key).map_err(|error| StartError::Internal(error.to_string()))
 }
 
 impl From<journal::Error> for StartError {

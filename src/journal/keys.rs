@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::{Envelope, FileId};
+use crate::crypto::{Envelope, FileId, Opener, Salt};
 use crate::secret::Key;
 
 use super::{Error, at, disk, segment, sync_directory};
@@ -37,8 +37,21 @@ pub struct WrappedKey {
     pub wrapped: String,
 }
 
-/// Two data keys that have never sealed.
+impl Layer {
+    /// As descriptions and encryption contexts name it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Layer::Inner => "inner",
+            Layer::Outer => "outer",
+        }
+    }
+}
+
+/// Two data keys, new from KMS.
 pub struct NewKeys {
+    /// Which pair of its session it is; the caller binds both keys to it. No two pairs of a session have the same number.
+    pub number: u32,
     /// Both as KMS has wrapped them, the inner one first.
     pub wrapped: [WrappedKey; 2],
     /// That of the inner layer.
@@ -47,12 +60,24 @@ pub struct NewKeys {
     pub outer: Key,
 }
 
+/// How the keys that seal come of the data keys.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Derivation {
+    /// [`NewKeys::number`].
+    epoch: u32,
+    /// Drawn for this epoch alone.
+    salt: Salt,
+}
+
 /// A run of segments that one pair of data keys has sealed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Epoch {
     pub(super) identity: FileId,
     /// Both keys as KMS has wrapped them, the inner one first.
     pub keys: [WrappedKey; 2],
+    /// None in sessions of version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    derivation: Option<Derivation>,
     /// Known by the name of the file.
     #[serde(skip)]
     pub(super) first_segment: u32,
@@ -61,8 +86,25 @@ pub struct Epoch {
 impl Epoch {
     /// An epoch that begins with the segment `first_segment`, and what seals it.
     pub(super) fn begin(first_segment: u32, keys: NewKeys) -> Result<(Epoch, Envelope), Error> {
-        let envelope = Envelope::under_fresh_keys(&keys.inner, &keys.outer)?;
-        Ok((Epoch { identity: envelope.file(), keys: keys.wrapped, first_segment }, envelope))
+        let NewKeys { number, wrapped, inner, outer } = keys;
+        let (envelope, salt) = Envelope::under_data_keys(&inner, &outer)?;
+        let derivation = Some(Derivation { epoch: number, salt });
+        Ok((Epoch { identity: envelope.file(), keys: wrapped, derivation, first_segment }, envelope))
+    }
+
+    /// What both data keys are bound to beside the session: the number of the pair, and to each its layer. None for a session of version 1,
+    /// whose keys are bound to the session alone.
+    #[must_use]
+    pub fn number(&self) -> Option<u32> {
+        self.derivation.map(|derivation| derivation.epoch)
+    }
+
+    /// What opens the epoch's segments, under the data keys that KMS has unwrapped.
+    pub(super) fn opener(&self, [inner, outer]: &[Key; 2]) -> Result<Opener, Error> {
+        Ok(match &self.derivation {
+            Some(derivation) => Opener::derived(self.identity, &derivation.salt, inner, outer)?,
+            None => Opener::new(self.identity, inner, outer)?,
+        })
     }
 
     /// Puts a later epoch than the first of a session on the disk, before any of its segments is there.
@@ -74,11 +116,11 @@ impl Epoch {
     }
 
     /// Reads what [`Epoch::store`] has written.
-    fn stored(session: &Path, first_segment: u32) -> Result<Epoch, Error> {
+    fn stored(session: &Path, first_segment: u32, is_derived: bool) -> Result<Epoch, Error> {
         let path = path(session, first_segment);
         let file = disk::open(&path).map_err(at(&path))?;
         let epoch: Epoch = read(&file, &path)?;
-        Ok(Epoch { first_segment, ..epoch.checked(&path)? })
+        Ok(Epoch { first_segment, ..epoch.checked(&path, is_derived)? })
     }
 
     /// Takes it from the disk again: it did not begin. When this returns it does not come back after a loss of power, beside a segment of
@@ -90,12 +132,15 @@ impl Epoch {
         }
     }
 
-    /// Refuses keys that were exchanged or left out.
-    pub(super) fn checked(self, path: &Path) -> Result<Epoch, Error> {
-        match [self.keys[0].layer, self.keys[1].layer] == [Layer::Inner, Layer::Outer] {
-            true => Ok(self),
-            false => Err(unreadable(path, "its keys are not one of each layer".to_owned())),
+    /// Refuses keys that were exchanged or left out, or that are not of the session's version.
+    pub(super) fn checked(self, path: &Path, is_derived: bool) -> Result<Epoch, Error> {
+        if [self.keys[0].layer, self.keys[1].layer] != [Layer::Inner, Layer::Outer] {
+            return Err(unreadable(path, "its keys are not one of each layer".to_owned()));
         }
+        if self.derivation.is_some() != is_derived {
+            return Err(unreadable(path, "its keys are not of the session's version".to_owned()));
+        }
+        Ok(self)
     }
 }
 
@@ -109,7 +154,11 @@ pub(super) fn epochs(session: &Path, first: &Epoch) -> Result<Vec<Epoch>, Error>
     let mut epochs = Vec::new();
     for (begin, end) in [first.first_segment].into_iter().chain(later.iter().copied()).zip(ends) {
         if used(begin, end) {
-            epochs.push(if begin == first.first_segment { first.clone() } else { Epoch::stored(session, begin)? });
+            epochs.push(if begin == first.first_segment {
+                first.clone()
+            } else {
+                Epoch::stored(session, begin, first.derivation.is_some())?
+            });
         }
     }
     Ok(epochs)

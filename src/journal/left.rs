@@ -140,9 +140,7 @@ impl Left {
     /// # Errors
     /// [`Error::Io`], [`Error::Crypto`]. What was tampered with is [`Left::damage`] and no error.
     pub fn read(session: Session, keys: &[[Key; 2]]) -> Result<Left, Error> {
-        let opener = |(epoch, [inner, outer]): (&Epoch, &[Key; 2])| {
-            Ok((epoch.first_segment, Opener::new(epoch.identity, inner, outer)?))
-        };
+        let opener = |(epoch, keys): (&Epoch, &[Key; 2])| Ok((epoch.first_segment, epoch.opener(keys)?));
         let openers = Openers(session.epochs.iter().zip(keys).map(opener).collect::<Result<_, Error>>()?);
         let numbers = numbers(&session.directory, segment::number)?;
         let mut reading = Reading::default();

@@ -12,7 +12,10 @@ use crate::crypto::Envelope;
 use super::keys::{Epoch, NewKeys, epochs, read, unreadable, write};
 use super::{Error, at, disk};
 
-const VERSION: u32 = 1;
+/// What is written. Version 1 has data keys that seal themselves, and are bound to the session alone.
+const VERSION: u32 = 2;
+/// What can still be read.
+const VERSION_MIN: u32 = 1;
 const PREFIX: &str = "session-";
 /// Before the name of a session that is not whole yet, or not any more. Only who has the directory's lock makes or removes one.
 const HALF: &str = "half-";
@@ -213,10 +216,10 @@ impl Session {
         let path = directory.join(DESCRIPTION);
         let lock = disk::open(&path).map_err(at(&path))?;
         let Described { version, source, name, first } = read(&lock, &path)?;
-        if version != VERSION {
-            return Err(unreadable(&path, format!("version {version} and not {VERSION}")));
+        if !(VERSION_MIN..=VERSION).contains(&version) {
+            return Err(unreadable(&path, format!("version {version} and not {VERSION_MIN} to {VERSION}")));
         }
-        let epochs = epochs(&directory, &first.checked(&path)?)?;
+        let epochs = epochs(&directory, &first.checked(&path, version > VERSION_MIN)?)?;
         Ok(Session { directory, source, name, epochs, in_use: false, lock, serving: None })
     }
 

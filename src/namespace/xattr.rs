@@ -153,9 +153,15 @@ impl Edit {
     }
 }
 
-/// Whether nobody else speaks under this name.
+/// Whether `user.NAME` is a name under which the mount alone reports: it begins with `user.dsse.`, in capitals and small letters alike. A person who reads a list of attributes, and a tool that ignores case, takes `user.DSSE.verdict` for the mount's word.
+#[must_use]
+pub fn is_reported(name: &[u8]) -> bool {
+    name.get(..REPORTED.len()).is_some_and(|start| start.eq_ignore_ascii_case(REPORTED))
+}
+
+/// Whether a program may have an attribute of this name. One in the metadata that may not be is hidden, and stays.
 fn is_shown(name: &[u8]) -> bool {
-    !name.is_empty() && !name.starts_with(REPORTED)
+    !name.is_empty() && !is_reported(name)
 }
 
 fn without(user: &UserMetadata, name: &[u8]) -> UserMetadata {

@@ -10,6 +10,9 @@ pub struct EncryptionContext(BTreeMap<String, String>);
 /// The longest header value that carries a context, in bytes: a quarter of the 8 KB that S3 allows for all headers of a PUT.
 const HEADER_BYTES_MAX: usize = 2048;
 
+/// The pair that S3 adds by itself. Its value is not compared: through an access point it names another resource than the request.
+const DEFAULT_PAIR: &str = "aws:s3:arn";
+
 /// Why some pairs cannot be an encryption context.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContextError {
@@ -62,6 +65,16 @@ impl EncryptionContext {
         (!self.0.is_empty()).then(|| base64_simd::STANDARD.encode_to_string(self.json().as_bytes()))
     }
 
+    /// The context that the header of an answer names, without the pair of the object's ARN that S3 adds. None when the header is not
+    /// Base64 of a JSON object of texts.
+    #[must_use]
+    pub fn answered(header: &str) -> Option<EncryptionContext> {
+        let json = base64_simd::STANDARD.decode_to_vec(header).ok()?;
+        let mut pairs: BTreeMap<String, String> = serde_json::from_slice(&json).ok()?;
+        pairs.remove(DEFAULT_PAIR);
+        Some(EncryptionContext(pairs))
+    }
+
     /// The pairs as one JSON object, names in order.
     #[must_use]
     pub fn json(&self) -> String {
@@ -90,6 +103,26 @@ mod tests {
         assert_eq!(context.json(), r#"{"a":"b=c","project":"x"}"#);
         assert_eq!(context.header().as_deref(), Some("eyJhIjoiYj1jIiwicHJvamVjdCI6IngifQ=="));
         assert_eq!(EncryptionContext::default().header(), None);
+    }
+
+    #[test]
+    fn a_context_is_read_from_an_answer_in_any_order_and_without_the_pair_that_s3_adds() {
+        let asked = EncryptionContext::parse(&["project=x", "a=b"]).unwrap();
+        let answered = |json: &str| EncryptionContext::answered(&base64_simd::STANDARD.encode_to_string(json));
+        for json in [
+            r#"{"project":"x","a":"b"}"#,
+            r#" { "a" : "b", "project" : "x" } "#,
+            r#"{"aws:s3:arn":"arn:aws:s3:::data/k","a":"b","project":"x"}"#,
+        ] {
+            assert_eq!(answered(json), Some(asked.clone()), "{json}");
+        }
+        for json in [r#"{"a":"b"}"#, "{}", r#"{"a":"b","project":"x","more":"y"}"#, r#"{"a":"b","project":"X"}"#] {
+            assert_ne!(answered(json).unwrap(), asked, "{json}");
+        }
+        for json in ["", "[]", "null", r#"{"a":1}"#, r#"{"a":"b""#] {
+            assert_eq!(answered(json), None, "{json}");
+        }
+        assert_eq!(EncryptionContext::answered("no base64!"), None);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Facts {
     pub key_arn: Option<String>,
     /// `x-amz-server-side-encryption-bucket-key-enabled`; DSSE-KMS never uses one.
     pub bucket_key: bool,
+    /// `x-amz-server-side-encryption-context`, as it came: only answers to PutObject, CopyObject and CreateMultipartUpload may have it.
+    pub context: Option<String>,
 }
 
 impl Facts {
@@ -61,13 +63,19 @@ impl Facts {
             (Some("AES256"), None) => Algorithm::Aes256,
             (Some(other), None) => Algorithm::Other(other.to_owned()),
         };
-        Facts { algorithm, key_arn: key.map(str::to_owned), bucket_key: bucket_key.unwrap_or(false) }
+        Facts { algorithm, key_arn: key.map(str::to_owned), bucket_key: bucket_key.unwrap_or(false), context: None }
+    }
+
+    /// The same with the encryption context of the answer; an empty header says nothing.
+    #[must_use]
+    pub fn with_context(self, header: Option<&str>) -> Facts {
+        Facts { context: header.filter(|header| !header.is_empty()).map(str::to_owned), ..self }
     }
 
     /// Before any answer came.
     #[must_use]
     pub fn unknown() -> Facts {
-        Facts { algorithm: Algorithm::Unknown, key_arn: None, bucket_key: false }
+        Facts { algorithm: Algorithm::Unknown, key_arn: None, bucket_key: false, context: None }
     }
 }
 
@@ -118,8 +126,10 @@ pub enum Verdict {
     Compliant,
     /// Some other encryption, or none.
     NotDsse,
-    /// DSSE-KMS under another key than the mount's.
+    /// DSSE-KMS under another key than the mount's, or under one that the answer does not name.
     WrongKey,
+    /// DSSE-KMS under the expected key, and with another encryption context than was asked for. Only answers to writes tell.
+    WrongContext,
     /// There are changes that are not in the store yet.
     Pending,
     /// Nobody asked the store yet, or it could not be asked.
@@ -132,6 +142,7 @@ impl fmt::Display for Verdict {
             Verdict::Compliant => "compliant",
             Verdict::NotDsse => "not-dsse",
             Verdict::WrongKey => "wrong-key",
+            Verdict::WrongContext => "wrong-context",
             Verdict::Pending => "pending",
             Verdict::Unknown => "unknown",
         })

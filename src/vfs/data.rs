@@ -8,16 +8,15 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt, stream};
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
-use crate::object::{Key, Name};
-use crate::policy::Verdict;
+use crate::object::Name;
 use crate::read::{self, Location, Reader};
-use crate::s3::{self, Head, Source};
+use crate::s3::{self, Source};
 use crate::write::{self, Piece, Writer};
 
 use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;
 use super::keeping::{KeptPart, SAVES_MAX, Unsaved};
-use super::{Error, Fh, NoncompliantRead, Vfs};
+use super::{Error, Fh, Vfs};
 use crate::namespace;
 
 /// How often a call starts over because the file changed under it.
@@ -82,7 +81,8 @@ impl Vfs {
 
     async fn prepare(&self, file: &Arc<File>, access: Access) -> Result<bool, Error> {
         let keep_cache = self.pin(file).await?;
-        if access.read {
+        // What is cut to nothing as it is opened gives none of its content away, and takes none into the new object.
+        if !access.truncate {
             self.refuse_noncompliant(file)?;
         }
         if access.truncate {
@@ -446,26 +446,6 @@ impl Vfs {
         let key = self.namespace.key(file.ino).ok_or(Error::Stale)?;
         file.show(&key, &head, attributes)?;
         Ok(self.pages.are_now(file.ino, &head.meta.version))
-    }
-
-    fn refuse_noncompliant(&self, file: &File) -> Result<(), Error> {
-        let state = file.state();
-        let Some((head, source)) = state.head.as_ref().zip(state.source.as_ref()) else { return Ok(()) };
-        self.refuse_to_read(&source.key, head)
-    }
-
-    /// Whether the mount refuses to serve what `head` tells of.
-    pub(super) fn refuse_to_read(&self, key: &Key, head: &Head) -> Result<(), Error> {
-        if self.settings.on_noncompliant_read == NoncompliantRead::Serve {
-            return Ok(());
-        }
-        match self.gateway.policy().judge(&head.encryption.facts) {
-            Verdict::Compliant => Ok(()),
-            verdict => {
-                let object = format!("s3://{}/{key}", self.gateway.bucket());
-                Err(Error::Noncompliant { object, verdict })
-            }
-        }
     }
 
     async fn read_object(&self, file: &Arc<File>, range: Range<u64>) -> Result<Bytes, Error> {

@@ -33,7 +33,7 @@ pub enum Error {
     Stale,
     /// `--on-noncompliant-read refuse`.
     #[error(
-        "{object} is {verdict} and the mount refuses to serve such objects; re-encrypt it, or mount with --on-noncompliant-read serve"
+        "{object} is {verdict}, and this mount neither serves nor rewrites such objects; replace it as a whole, remove it, or mount with --on-noncompliant-read serve"
     )]
     Noncompliant {
         /// `s3://bucket/key`.

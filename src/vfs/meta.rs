@@ -135,16 +135,23 @@ impl Vfs {
     }
 
     async fn truncate_file(&self, file: &Arc<File>, size: u64, change: &SetAttributes) -> Result<(), Error> {
+        if size > 0 {
+            self.refuse_to_rewrite(file).await?;
+        }
         self.resize(file, size, change.privileges).await?;
         if change.fh.is_none() { self.commit(file).await } else { Ok(()) }
     }
 
     async fn change(&self, ino: Ino, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
         if !has_content(self.attributes(ino).await?.kind) {
+            self.refuse_to_rewrite_name(ino).await?;
             return Ok(self.namespace.set_attributes(ino, change).await?);
         }
         let file = self.enter(ino).await?;
-        let outcome = self.change_file(&file, change, now).await;
+        let outcome = match self.refuse_to_rewrite(&file).await {
+            Ok(()) => self.change_file(&file, change, now).await,
+            Err(refused) => Err(refused),
+        };
         self.leave(&file).await;
         outcome
     }

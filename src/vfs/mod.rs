@@ -15,6 +15,7 @@ mod keeping;
 mod meta;
 mod moving;
 mod names;
+mod noncompliant;
 mod pages;
 mod ranges;
 mod special;
@@ -55,7 +56,7 @@ use pages::Pages;
 pub enum NoncompliantRead {
     /// Serve it; its attributes tell.
     Serve,
-    /// Answer EKEYREJECTED before a byte is served.
+    /// Answer EKEYREJECTED before a byte is served, and to every call that would store its content again as compliant.
     Refuse,
 }
 

@@ -107,6 +107,8 @@ impl Vfs {
         };
         let outcome = if moved.attributes.kind == Kind::Directory {
             self.rename_directory(from, to, mode, &moved, target.as_ref()).await
+        } else if let Err(refused) = self.refuse_to_move(&moved).await {
+            Err(refused)
         } else {
             self.rename_nodes(from, to, mode, &moved, target.as_ref()).await
         };
@@ -114,6 +116,13 @@ impl Vfs {
             self.namespace.forget(node.ino, 1);
         }
         outcome
+    }
+
+    async fn refuse_to_move(&self, moved: &Node) -> Result<(), Error> {
+        match self.files.find(moved.ino) {
+            Some(file) => self.refuse_to_rewrite(&file).await,
+            None => self.refuse_to_rewrite_name(moved.ino).await,
+        }
     }
 
     async fn rename_nodes(

@@ -61,6 +61,7 @@ impl Vfs {
         // Nobody of this mount replaces the source's object meanwhile.
         let _turn = source.file.turn.lock().await;
         let origin = source.file.stored().ok_or(ONLY_BY_READING)?;
+        self.refuse_noncompliant(&source.file)?;
         let range = from.1..from.1.saturating_add(length).min(origin.size);
         if range.is_empty() {
             return Ok(0);

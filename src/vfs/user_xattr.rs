@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::namespace::xattr::{self, Edit, Expect};
+use crate::namespace::xattr::{self, Edit, Expect, is_reported};
 use crate::namespace::{self, Ino};
 use crate::object::UserMetadata;
 
 use super::file::{File, has_content};
-use super::xattr::{OURS, USER};
+use super::xattr::USER;
 use super::{Error, Vfs};
 
 impl Vfs {
@@ -61,11 +61,15 @@ impl Vfs {
     async fn edit(&self, ino: Ino, edit: Edit) -> Result<(), Error> {
         let _passage = self.namespace.pass(ino).await;
         if !has_content(self.attributes(ino).await?.kind) {
+            self.refuse_to_rewrite_name(ino).await?;
             self.namespace.set_xattr(ino, &edit).await?;
             return Ok(());
         }
         let file = self.enter(ino).await?;
-        let outcome = self.edit_file(&file, &edit).await;
+        let outcome = match self.refuse_to_rewrite(&file).await {
+            Ok(()) => self.edit_file(&file, &edit).await,
+            Err(refused) => Err(refused),
+        };
         self.leave(&file).await;
         outcome
     }
@@ -93,10 +97,10 @@ impl Vfs {
 
 /// What follows `user.` in the name of an attribute that programs may set.
 fn own_name(name: &[u8]) -> Result<&[u8], Error> {
-    if name.starts_with(OURS) || name.starts_with(b"s3.") {
-        return Err(Error::ReadOnlyAttribute);
-    }
+    let alias = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"s3."));
     match name.strip_prefix(USER) {
+        Some(name) if is_reported(name) => Err(Error::ReadOnlyAttribute),
+        None if alias => Err(Error::ReadOnlyAttribute),
         Some([]) => Err(Error::Invalid("an extended attribute needs a name after `user.`")),
         Some(name) => Ok(name),
         // ACLs and capabilities among them: what is not enforced must not look as if it were kept.
@@ -111,8 +115,19 @@ mod tests {
     #[test]
     fn only_names_of_users_can_be_set() {
         assert_eq!(own_name(b"user.a").unwrap(), b"a");
-        for name in ["user.dsse.verdict", "user.dsse.made-up", "s3.etag"] {
+        for name in [
+            "user.dsse.verdict",
+            "user.dsse.made-up",
+            "user.DSSE.verdict",
+            "user.Dsse.x",
+            "user.dssE.",
+            "s3.etag",
+            "S3.etag",
+        ] {
             assert!(matches!(own_name(name.as_bytes()), Err(Error::ReadOnlyAttribute)), "{name}");
+        }
+        for other in ["dsse", "dssefs.x"] {
+            assert_eq!(own_name(&[USER, other.as_bytes()].concat()).unwrap(), other.as_bytes(), "another word");
         }
         assert!(matches!(own_name(b"user."), Err(Error::Invalid(_))));
         for name in ["system.posix_acl_access", "security.capability", "trusted.x", "user", "mine"] {

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::namespace::xattr::is_reported;
 use crate::namespace::{Ino, Kind};
 use crate::policy::{Algorithm, EncryptionContext, Verdict};
 use crate::s3::{BucketFacts, Head, Versioning};
@@ -47,8 +48,6 @@ const ROOT_NAMES: [&str; 8] = [
 
 /// What begins the names of programs, and of ours.
 pub(super) const USER: &[u8] = b"user.";
-/// What begins the names that nobody can set.
-pub(super) const OURS: &[u8] = b"user.dsse.";
 
 /// What the root's attributes say.
 #[derive(Clone, Debug)]
@@ -104,7 +103,7 @@ impl Vfs {
     /// [`Error::NoAttribute`], and the store cannot be asked.
     pub async fn attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
         match name.strip_prefix(USER) {
-            Some(_) if name.starts_with(OURS) => self.reported(ino, name).await,
+            Some(rest) if is_reported(rest) => self.reported(ino, name).await,
             Some(rest) => self.user_attribute(ino, rest).await,
             None => self.reported(ino, name).await,
         }
@@ -213,14 +212,19 @@ impl Vfs {
         if known.file.as_ref().is_some_and(|file| file.is_dirty()) {
             return Verdict::Pending;
         }
-        known.head.as_ref().map_or(Verdict::Unknown, |head| self.gateway.policy().judge(&head.encryption.facts))
+        known.head.as_ref().map_or(Verdict::Unknown, |head| self.gateway.judge(&head.encryption.facts))
     }
 
-    /// The store never shows a context again. It is known for objects that this mount has written, because it sent it.
+    /// The store never shows a context again. It is known of what this mount has written, if the answer to that named it; and where none
+    /// was asked for and none was answered.
     fn context(&self, known: &Known) -> String {
         use crate::policy::Evidence;
-        let own = |head: &Arc<Head>| !matches!(head.encryption.evidence, Evidence::Head | Evidence::Get);
-        if known.head.as_ref().is_some_and(own) { self.settings.facts.context.json() } else { "unknown".to_owned() }
+        let own = |head: &&Arc<Head>| !matches!(head.encryption.evidence, Evidence::Head | Evidence::Get);
+        let context = known.head.as_ref().filter(own).and_then(|head| match &head.encryption.facts.context {
+            Some(header) => EncryptionContext::answered(header),
+            None => Some(self.settings.facts.context.clone()).filter(EncryptionContext::is_empty),
+        });
+        context.map_or_else(|| "unknown".to_owned(), |context| context.json())
     }
 
     fn object(&self, key: &str, known: &Known) -> String {

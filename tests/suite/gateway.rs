@@ -177,7 +177,7 @@ async fn an_object_comes_back_as_it_was_written_with_proof_of_its_encryption() {
     assert_eq!((&head.meta.content_type, &head.meta.content_headers), (&object.content_type, &object.content_headers));
     assert_eq!((head.meta.storage_class.as_str(), head.meta.tag_count), ("STANDARD_IA", 2));
     assert_eq!(head.encryption.evidence, Evidence::Head);
-    assert_eq!(world.gateway.policy().judge(&head.encryption.facts), Verdict::Compliant);
+    assert_eq!(world.gateway.judge(&head.encryption.facts), Verdict::Compliant);
 
     let download = world.gateway.get(&object.key, Some(&stored.version), None).await.unwrap();
     assert_eq!((&download.head.meta, download.range), (&head.meta, ByteRange::new(0, 5)));
@@ -439,7 +439,7 @@ async fn a_completion_whose_answer_was_lost_is_recognised() {
         world.fail(vec![Rule::on("CompleteMultipartUpload", Fault::LoseAnswer)]);
         let stored = upload.complete(vec![part], 3, Some(crc64), &condition, Backing::Held).await.unwrap();
         assert_eq!(world.gateway.head(&at(&key)).await.unwrap().meta.version, stored.version);
-        assert_eq!(world.gateway.policy().judge(&stored.encryption.facts), Verdict::Compliant);
+        assert_eq!(world.gateway.judge(&stored.encryption.facts), Verdict::Compliant);
     }
 }
 
@@ -700,4 +700,162 @@ async fn kms_resolves_every_name_of_a_key_and_refuses_the_unusable() {
     assert!(matches!(kms.resolve("alias/none").await, Err(dssefs::kms::Error::NotFound { .. })));
     world.server.kms().disable(world.key.as_str()).unwrap();
     assert!(matches!(kms.resolve("alias/data").await, Err(dssefs::kms::Error::Disabled(_))));
+}
+
+/// Some of the answer is replaced: headers, those that are None left out, and perhaps the body.
+fn alter(headers: &[(&str, Option<&str>)], body: Option<&str>) -> Fault {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned))).collect();
+    Fault::Alter { headers, body: body.map(str::to_owned) }
+}
+
+const SSE: &str = "x-amz-server-side-encryption";
+const SSE_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+const SSE_CONTEXT: &str = "x-amz-server-side-encryption-context";
+const NOT_DSSE: Kind = Kind::Mismatch { verdict: Verdict::NotDsse };
+
+/// A gateway without a key of its own.
+async fn under_managed_key(world: &World) -> Arc<Gateway> {
+    let config = load(&world.connection).await;
+    Arc::new(Gateway::new(&config, &world.connection, Bucket::new("data").unwrap(), Policy::default()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_answered_as_aes256_without_or_with_a_wrong_etag_is_judged_and_taken_back() {
+    let world = World::new().await;
+    for etag in [None, Some("\"\""), Some("\"no-object-has-this\"")] {
+        for condition in [Condition::None, Condition::Absent] {
+            let plain = alter(&[(SSE, Some("AES256")), (SSE_KEY, None), ("etag", etag)], None);
+            world.fail(vec![Rule::on("PutObject", plain)]);
+            let body = Arc::new(Bytes::from_static(b"secret"));
+            let error = world.gateway.put(&new("k"), body, &condition).await.unwrap_err();
+            assert_eq!(error.kind, NOT_DSSE, "{etag:?}: {error}");
+            assert!(error.to_string().contains("the object was deleted again"), "{error}");
+            assert_eq!(world.gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound, "{etag:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_answer_without_an_etag_is_no_error_as_the_object_is_found() {
+    let world = World::new().await;
+    world.fail(vec![Rule::on("PutObject", alter(&[("etag", None)], None))]);
+    let stored = world.put("k", "content").await.unwrap();
+    assert_eq!(stored.version, world.gateway.head(&at("k")).await.unwrap().meta.version);
+    let source = Source { key: at("k"), version: stored.version.clone(), size: 7 };
+    let empty = Some("<CopyObjectResult></CopyObjectResult>");
+    world.fail(vec![Rule::on("CopyObject", alter(&[], empty))]);
+    let copy = world.gateway.duplicate(&source, &at("l"), None, &Condition::Absent).await.unwrap();
+    assert_eq!(copy.version, world.gateway.head(&at("l")).await.unwrap().meta.version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_answered_as_aes256_are_taken_back_whatever_else_the_answer_lacks() {
+    let world = World::new().await;
+    let version = world.put("k", "abc").await.unwrap().version.clone();
+    let source = Source { key: at("k"), version, size: 3 };
+    for body in ["<CopyObjectResult></CopyObjectResult>", "<CopyObjectResult", "", "no xml at all"] {
+        let plain = || alter(&[(SSE, Some("AES256")), (SSE_KEY, None)], Some(body));
+        world.fail(vec![Rule::on("CopyObject", plain()).times(0)]);
+        let error = world.gateway.copy(&source, &new("l"), &Condition::Absent).await.unwrap_err();
+        assert_eq!(error.kind, NOT_DSSE, "{body:?}: {error}");
+        assert_eq!(world.gateway.head(&at("l")).await.unwrap_err().kind, Kind::NotFound, "{body:?}");
+        world.fail(vec![Rule::on("CopyObject", plain()).times(0)]);
+        let error = world.gateway.duplicate(&source, &at("l"), None, &Condition::Absent).await.unwrap_err();
+        assert_eq!(error.kind, NOT_DSSE, "{body:?}: {error}");
+        assert_eq!(world.gateway.head(&at("l")).await.unwrap_err().kind, Kind::NotFound, "{body:?}");
+        assert_eq!(world.read("k").await.unwrap(), "abc", "the source is untouched");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_answered_as_aes256_are_taken_back_whatever_else_the_answer_lacks() {
+    let world = World::new().await;
+    let empty = "<CompleteMultipartUploadResult></CompleteMultipartUploadResult>";
+    for body in [empty, "<CompleteMultipartUploadResult", "", "no xml at all"] {
+        let upload = world.gateway.start_upload(&new("k")).await.unwrap();
+        let bytes = Bytes::from_static(b"abc");
+        let crc64 = bytes.crc64().unwrap();
+        let part = upload.put_part(1, Arc::new(bytes)).await.unwrap();
+        let plain = alter(&[(SSE, Some("AES256")), (SSE_KEY, None)], Some(body));
+        world.fail(vec![Rule::on("CompleteMultipartUpload", plain).times(0)]);
+        let unfinished = upload.complete(vec![part], 3, Some(crc64), &Condition::Absent, Backing::Held).await;
+        let error = unfinished.unwrap_err().error;
+        assert_eq!(error.kind, NOT_DSSE, "{body:?}: {error}");
+        assert_eq!(world.gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound, "{body:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_and_parts_answered_as_aes256_are_judged_whatever_else_the_answer_lacks() {
+    let world = World::new().await;
+    for body in ["<InitiateMultipartUploadResult></InitiateMultipartUploadResult>", "<Initiate", ""] {
+        let plain = alter(&[(SSE, Some("AES256")), (SSE_KEY, None)], Some(body));
+        world.fail(vec![Rule::on("CreateMultipartUpload", plain).times(0)]);
+        let error = world.gateway.start_upload(&new("k")).await.map(drop).unwrap_err();
+        assert_eq!(error.kind, NOT_DSSE, "{body:?}: {error}");
+    }
+    world.fail(vec![]);
+    let version = world.put("source", content(5 * MIB, 3)).await.unwrap().version.clone();
+    let source = Source { key: at("source"), version, size: 5 * MIB as u64 };
+    let upload = world.gateway.start_upload(&new("k")).await.unwrap();
+    world.fail(vec![Rule::on("UploadPart", alter(&[(SSE, Some("AES256")), ("etag", None)], None))]);
+    assert_eq!(upload.put_part(1, Arc::new(content(100, 1))).await.unwrap_err().kind, NOT_DSSE);
+    for body in ["<CopyPartResult></CopyPartResult>", "<Copy"] {
+        world.fail(vec![Rule::on("UploadPartCopy", alter(&[(SSE, Some("AES256"))], Some(body))).times(0)]);
+        let range = ByteRange::new(0, source.size).unwrap();
+        assert_eq!(upload.copy_part(1, &source, range).await.unwrap_err().kind, NOT_DSSE, "{body:?}");
+    }
+    world.fail(vec![Rule::on("UploadPart", alter(&[("etag", None)], None))]);
+    assert_eq!(upload.put_part(1, Arc::new(content(100, 1))).await.unwrap_err().kind, Kind::Protocol);
+    upload.abort().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_the_first_answer_pins_it_and_another_or_none_is_refused() {
+    let world = World::new().await;
+    let gateway = under_managed_key(&world).await;
+    assert_eq!(gateway.expected_key(), None);
+    gateway.probe(&at("probe")).await.unwrap();
+    let pinned = gateway.expected_key().expect("the probe's answer has named it").to_string();
+    let put = async || gateway.put(&new("k"), Arc::new(Bytes::from_static(b"abc")), &Condition::None).await;
+    for key in [Some(world.key.as_str()), None, Some("alias/aws/s3"), Some("")] {
+        world.fail(vec![Rule::on("PutObject", alter(&[(SSE_KEY, key)], None))]);
+        let error = put().await.unwrap_err();
+        assert_eq!(error.kind, Kind::Mismatch { verdict: Verdict::WrongKey }, "{key:?}: {error}");
+        assert!(error.to_string().contains(&pinned), "{error}");
+        assert_eq!(gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound, "{key:?}");
+        world.fail(vec![Rule::on("CreateMultipartUpload", alter(&[(SSE_KEY, key)], None))]);
+        assert_eq!(gateway.probe(&at("k")).await.unwrap_err().kind, Kind::Mismatch { verdict: Verdict::WrongKey });
+    }
+    assert_eq!(put().await.unwrap().encryption.facts.key_arn.as_deref(), Some(pinned.as_str()));
+    world.put("other", "abc").await.unwrap();
+    let other = gateway.head(&at("other")).await.unwrap();
+    assert_eq!(gateway.judge(&other.encryption.facts), Verdict::WrongKey);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_that_is_answered_otherwise_than_asked_is_a_mismatch_and_is_taken_back() {
+    let world = World::new().await;
+    let config = load(&world.connection).await;
+    let context = EncryptionContext::parse(&["project=x", "a=b"]).unwrap();
+    let policy = Policy { key: Some(world.key.clone()), context };
+    let gateway = Arc::new(Gateway::new(&config, &world.connection, Bucket::new("data").unwrap(), policy));
+    let header = |json: &str| base64_simd::STANDARD.encode_to_string(json);
+    let mismatch = Kind::Mismatch { verdict: Verdict::WrongContext };
+    let put = async |key: &str| gateway.put(&new(key), Arc::new(Bytes::from_static(b"abc")), &Condition::None).await;
+    let version = put("source").await.unwrap().version.clone();
+    let source = Source { key: at("source"), version, size: 3 };
+    for answered in [header(r#"{"project":"x"}"#), header("{}"), "no base64!".to_owned()] {
+        let fault = || alter(&[(SSE_CONTEXT, Some(&answered))], None);
+        world.fail(["PutObject", "CopyObject", "CreateMultipartUpload"].map(|name| Rule::on(name, fault())).to_vec());
+        assert_eq!(put("k").await.unwrap_err().kind, mismatch, "{answered}");
+        assert_eq!(gateway.copy(&source, &new("k"), &Condition::None).await.unwrap_err().kind, mismatch, "{answered}");
+        assert_eq!(gateway.probe(&at("k")).await.unwrap_err().kind, mismatch, "{answered}");
+        assert_eq!(gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound);
+    }
+    let reordered = header(r#"{"project":"x","aws:s3:arn":"arn:aws:s3:::data/k","a":"b"}"#);
+    for answered in [Some(reordered.as_str()), None] {
+        world.fail(vec![Rule::on("PutObject", alter(&[(SSE_CONTEXT, answered)], None))]);
+        assert_eq!(put("k").await.unwrap().encryption.facts.context.as_deref(), answered);
+    }
 }

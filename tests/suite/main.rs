@@ -32,6 +32,7 @@ mod model;
 mod names;
 mod namespace;
 mod network;
+mod noncompliant;
 mod prefix;
 mod privileges;
 mod read;

@@ -550,8 +550,15 @@ fn another_process_of_the_user_cannot_look_into_the_daemon() {
     });
 }
 
-/// The pairs of data keys of the one session, as text of KMS: those of the session, and those after each renewal.
-fn wrapped_keys(spill: &Path) -> Vec<(String, [String; 2])> {
+/// A pair of data keys, as text of KMS, and how the keys that seal come of it.
+struct Pair {
+    wrapped: [String; 2],
+    epoch: u64,
+    salt: Vec<u8>,
+}
+
+/// The pairs of data keys of the one session: those of the session, and those after each renewal.
+fn wrapped_keys(spill: &Path) -> Vec<Pair> {
     let session = fs::read_dir(spill).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
     let names = fs::read_dir(session.expect("a session")).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> =
@@ -560,31 +567,56 @@ fn wrapped_keys(spill: &Path) -> Vec<(String, [String; 2])> {
     // One that is being written is whole the next time.
     let described = files.iter().filter_map(|path| {
         let described: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        let keys = [0, 1].map(|layer| described["keys"][layer]["wrapped"].as_str().unwrap().to_owned());
-        Some((path.file_name()?.to_str()?.to_owned(), keys))
+        let wrapped = [0, 1].map(|layer| described["keys"][layer]["wrapped"].as_str().unwrap().to_owned());
+        let salt = serde_json::from_value(described["derivation"]["salt"].clone()).unwrap();
+        Some(Pair { wrapped, epoch: described["derivation"]["epoch"].as_u64().unwrap(), salt })
     });
     described.collect()
 }
 
-/// What KMS makes of a wrapped key for whoever names the mount and the session.
-fn unwrapped(endpoint: &Endpoint, spill: &Path, wrapped: &str) -> Vec<u8> {
+/// The data keys of a pair, as KMS gives them to whoever names the mount, the session, the layer and the epoch.
+fn data_keys(endpoint: &Endpoint, spill: &Path, pair: &Pair) -> [Vec<u8>; 2] {
+    let [inner, outer] = &pair.wrapped;
+    [("inner", inner), ("outer", outer)]
+        .map(|(layer, wrapped)| unwrapped(endpoint, spill, wrapped, layer, pair.epoch).expect("KMS gives it back"))
+}
+
+/// The keys that seal, as FORMAT.md says that they come of the data keys.
+fn layer_keys(data_keys: &[Vec<u8>; 2], pair: &Pair) -> [Vec<u8>; 2] {
+    let derive = |data_key: &[u8], info: &[u8]| {
+        let mut key = vec![0; 32];
+        let extracted = ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, &pair.salt).extract(data_key);
+        extracted.expand(&[info], ring::hkdf::HKDF_SHA256).unwrap().fill(&mut key).unwrap();
+        key
+    };
+    let [inner, outer] = data_keys;
+    [derive(inner, b"dssefs journal v2 in-1"), derive(outer, b"dssefs journal v2 out1")]
+}
+
+fn kms_client(endpoint: &Endpoint) -> aws_sdk_kms::Client {
     use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region};
-    let session = fs::read_dir(spill).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
-    let described: serde_json::Value =
-        serde_json::from_slice(&fs::read(session.join("session.json")).unwrap()).unwrap();
     let config = aws_sdk_kms::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .endpoint_url(endpoint.url())
         .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "tests"))
         .http_client(aws_smithy_http_client::Builder::new().build_http());
-    let kms = aws_sdk_kms::Client::from_conf(config.build());
+    aws_sdk_kms::Client::from_conf(config.build())
+}
+
+/// What KMS makes of a wrapped key for whoever names the mount, the session, this layer and this epoch. None if it refuses.
+fn unwrapped(endpoint: &Endpoint, spill: &Path, wrapped: &str, layer: &str, epoch: u64) -> Option<Vec<u8>> {
+    let session = fs::read_dir(spill).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+    let described: serde_json::Value =
+        serde_json::from_slice(&fs::read(session.join("session.json")).unwrap()).unwrap();
+    let kms = kms_client(endpoint);
     let blob = base64_simd::STANDARD.decode_to_vec(wrapped).unwrap();
     let ask = kms.decrypt().key_id(endpoint.key_arn()).ciphertext_blob(aws_sdk_kms::primitives::Blob::new(blob));
     let ask = ask.encryption_context("dssefs:source", described["source"].as_str().unwrap());
     let ask = ask.encryption_context("dssefs:session", described["name"].as_str().unwrap());
-    let answer = endpoint.with(|_| async { ask.send().await }).expect("KMS gives it back");
-    answer.plaintext.unwrap().into_inner()
+    let ask = ask.encryption_context("dssefs:layer", layer).encryption_context("dssefs:epoch", epoch.to_string());
+    let answer = endpoint.with(|_| async { ask.send().await }).ok()?;
+    Some(answer.plaintext.unwrap().into_inner())
 }
 
 /// The forms in which a key could lie somewhere: as it is, and as KMS sends it.
@@ -592,15 +624,17 @@ fn forms(key: &[u8]) -> [Vec<u8>; 2] {
     [key.to_vec(), base64_simd::STANDARD.encode_to_string(key).into_bytes()]
 }
 
-/// Mounts with a journal that has to keep a file, and gives the keys that it began with.
-fn mount_with_journal(endpoint: &Endpoint, spill: &Path, more: &[&str]) -> (Mount, [Vec<u8>; 2]) {
+/// Mounts with a journal that has to keep a file, and gives the data keys that it began with, and the keys that seal.
+fn mount_with_journal(endpoint: &Endpoint, spill: &Path, more: &[&str]) -> (Mount, [Vec<u8>; 2], [Vec<u8>; 2]) {
     let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.to_str().unwrap(), "-vv"];
     let mount = Mount::with(endpoint, &[&options[..], more].concat());
-    let keys = wrapped_keys(spill).remove(0).1.map(|wrapped| unwrapped(endpoint, spill, &wrapped));
+    let pair = wrapped_keys(spill).remove(0);
+    let data_keys = data_keys(endpoint, spill, &pair);
+    let sealing = layer_keys(&data_keys, &pair);
     let down = Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
     endpoint.spoil(vec![Rule::on("PutObject", down).key_contains("file").times(0)]);
     fs::write(mount.join("file"), "content").unwrap();
-    (mount, keys)
+    (mount, data_keys, sealing)
 }
 
 fn assert_nowhere(keys: &[Vec<u8>], spill: &Path, log: &str) {
@@ -618,13 +652,15 @@ fn the_keys_of_the_journal_and_the_spill_are_nowhere_but_in_pages_that_no_dump_t
             return;
         }
         let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
-        let (mut mount, keys) = mount_with_journal(&endpoint, spill.path(), &[]);
+        let (mut mount, data_keys, keys) = mount_with_journal(&endpoint, spill.path(), &[]);
         for (layer, key) in ["inner", "outer"].iter().zip(&keys) {
-            let [plain, as_sent] = forms(key);
-            assert_eq!(in_memory(mount.pid(), &plain), (false, true), "the {layer} key, in (dumped, left out) pages");
-            let gone = || in_memory(mount.pid(), &as_sent) == (false, false);
-            eventually(&format!("the {layer} key is gone as KMS has sent it"), Duration::from_secs(15), gone);
+            assert_eq!(in_memory(mount.pid(), key), (false, true), "the {layer} key, in (dumped, left out) pages");
         }
+        for form in data_keys.iter().flat_map(|key| forms(key)) {
+            let gone = || in_memory(mount.pid(), &form) == (false, false);
+            eventually("the data keys are gone, and as KMS has sent them", Duration::from_secs(15), gone);
+        }
+        assert_nowhere(&data_keys, spill.path(), &mount.log());
         assert_nowhere(&keys, spill.path(), &mount.log());
         mount.signal(Signal::ABORT);
         assert!(!mount.ended().unwrap().core_dumped(), "there is an image to be searched");
@@ -639,15 +675,81 @@ fn keys_that_were_replaced_are_gone_from_memory_with_the_answers_that_brought_th
             return;
         }
         let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
-        let (mount, first) = mount_with_journal(&endpoint, spill.path(), &["--spill-key-lifetime", "1s"]);
+        let (mount, first, sealing) = mount_with_journal(&endpoint, spill.path(), &["--spill-key-lifetime", "1s"]);
         eventually("the keys are renewed", MINUTE, || wrapped_keys(spill.path()).len() > 1);
-        let second = wrapped_keys(spill.path()).pop().unwrap().1.map(|text| unwrapped(&endpoint, spill.path(), &text));
+        let second = data_keys(&endpoint, spill.path(), &wrapped_keys(spill.path()).pop().unwrap());
         let gone = |form: &[u8]| in_memory(mount.pid(), form) == (false, false);
-        for form in first.iter().chain(&second).flat_map(|key| forms(key)) {
+        for form in first.iter().chain(&second).chain(&sealing).flat_map(|key| forms(key)) {
             eventually("neither keys nor answers of KMS stay", Duration::from_secs(20), || gone(&form));
         }
         assert_nowhere(&first, spill.path(), &mount.log());
         assert_nowhere(&second, spill.path(), &mount.log());
+        endpoint.heal();
+        eventually("the file is stored", MINUTE, || endpoint.head("file").is_some());
+        assert!(mount.end().success());
+    });
+}
+
+#[test]
+fn a_data_key_is_bound_to_its_layer_and_its_epoch() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let (mount, ..) = mount_with_journal(&endpoint, spill.path(), &[]);
+        let pair = wrapped_keys(spill.path()).remove(0);
+        let [inner, outer] = &pair.wrapped;
+        let ask = |wrapped: &str, layer: &str, epoch| unwrapped(&endpoint, spill.path(), wrapped, layer, epoch);
+        assert!(ask(inner, "inner", 0).is_some() && ask(outer, "outer", 0).is_some());
+        assert!(ask(inner, "outer", 0).is_none() && ask(outer, "inner", 0).is_none(), "one passes for the other");
+        assert!(ask(inner, "inner", 1).is_none() && ask(outer, "outer", 1).is_none(), "one passes for a later one");
+        endpoint.heal();
+        assert!(mount.end().success());
+    });
+}
+
+/// An answer of kms:GenerateDataKey, to be given again and again.
+fn recorded(endpoint: &Endpoint) -> Fault {
+    let ask = kms_client(endpoint).generate_data_key().key_id(endpoint.key_arn());
+    let ask = ask.key_spec(aws_sdk_kms::types::DataKeySpec::Aes256);
+    let answer = endpoint.with(|_| async { ask.send().await }).expect("KMS gives a key");
+    let text = |blob: Option<aws_sdk_kms::primitives::Blob>| {
+        base64_simd::STANDARD.encode_to_string(blob.expect("both forms of it").into_inner())
+    };
+    let body = serde_json::json!({
+        "CiphertextBlob": text(answer.ciphertext_blob), "Plaintext": text(answer.plaintext), "KeyId": endpoint.key_arn(),
+    });
+    Fault::Alter { headers: BTreeMap::new(), body: Some(body.to_string()) }
+}
+
+#[test]
+fn a_mount_whose_kms_gives_both_layers_one_key_does_not_start() {
+    deadline(MINUTE, || {
+        let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        endpoint.spoil(vec![Rule::on("kms:GenerateDataKey", recorded(&endpoint)).times(0)]);
+        let place = tempfile::tempdir().unwrap();
+        let mut command = Mount::command(&endpoint, crate::common::BUCKET, place.path());
+        command.args(["--foreground", "--kms-key-id", endpoint.key_arn(), "--spill-keys", "kms"]);
+        let ended = command.arg("--spill-dir").arg(spill.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!ended.status.success() && said.contains("that it had given before"), "{:?}: {said}", ended.status);
+    });
+}
+
+#[test]
+fn a_key_that_kms_gives_again_at_a_later_renewal_is_not_used() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let (mount, ..) = mount_with_journal(&endpoint, spill.path(), &["--spill-key-lifetime", "1s"]);
+        let down =
+            Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
+        let (one, other) = (recorded(&endpoint), recorded(&endpoint));
+        let answers = [one.clone(), other.clone(), one, other];
+        let mut rules: Vec<Rule> =
+            (1..).zip(answers).map(|(nth, answer)| Rule::on("kms:GenerateDataKey", answer).nth(nth)).collect();
+        rules.push(Rule::on("PutObject", down).key_contains("file").times(0));
+        endpoint.spoil(rules);
+        let is_told = || mount.log().contains("that it had given before");
+        eventually("the repeated key is refused", MINUTE, is_told);
+        assert!(mount.log().contains("the present ones stay in use"), "{}", mount.log());
         endpoint.heal();
         eventually("the file is stored", MINUTE, || endpoint.head("file").is_some());
         assert!(mount.end().success());

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use aws_sdk_s3::types::ServerSideEncryption;
 use dssefs::emulator::Counters;
+use dssefs::emulator::faults::{Fault, Rule};
 use dssefs::emulator::kms::NewKey;
 use rustix::fs::{XattrFlags, setxattr};
 
@@ -162,6 +163,74 @@ fn the_encryption_context_is_sent_and_told() {
         assert!(context.contains("project") && context.contains("dssefs"), "{context}");
         let trail = format!("{:?}", endpoint.kms().trail());
         assert!(trail.contains("project") && trail.contains(&format!("arn:aws:s3:::{BUCKET}/file")), "{trail}");
+    });
+}
+
+#[test]
+fn a_context_that_the_answer_does_not_name_is_told_as_unknown() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--encryption-context", "project=dssefs"]);
+        let silent = BTreeMap::from([("x-amz-server-side-encryption-context".to_owned(), None)]);
+        endpoint.spoil_one("PutObject", Fault::Alter { headers: silent, body: None });
+        commit(&mount.join("silent"), b"content").unwrap();
+        assert_eq!(attribute(&mount.join("silent"), "user.dsse.context").unwrap(), "unknown");
+        assert_eq!(attribute(&mount.join("silent"), "user.dsse.verdict").unwrap(), "compliant");
+        let large = mount.join("large");
+        commit(&large, &vec![7; 64 << 20]).unwrap();
+        assert_eq!(attribute(&large, "user.dsse.evidence").unwrap(), "complete");
+        assert_eq!(attribute(&large, "user.dsse.context").unwrap(), r#"{"project":"dssefs"}"#, "the upload's answer");
+    });
+}
+
+#[test]
+fn a_context_that_is_answered_otherwise_than_asked_fails_the_close() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--encryption-context", "project=dssefs"]);
+        let other = BTreeMap::from([("x-amz-server-side-encryption-context".to_owned(), Some("e30=".to_owned()))]);
+        endpoint.spoil(vec![Rule::on("PutObject", Fault::Alter { headers: other, body: None }).times(0)]);
+        assert_eq!(errno(commit(&mount.join("file"), b"content")), libc::EKEYREJECTED);
+        assert!(endpoint.head("file").is_none(), "what was stored is taken back");
+        assert!(attribute(&mount.join("file"), "user.dsse.last-error").unwrap().contains("encryption context"));
+    });
+}
+
+#[test]
+fn without_a_key_an_object_under_another_than_the_mounts_first_is_wrong() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("other", b"content");
+        let mount = Mount::source(&endpoint, BUCKET, &["--on-noncompliant-read", "refuse"]);
+        commit(&mount.join("own"), b"content").unwrap();
+        assert_eq!(attribute(&mount.join("own"), "user.dsse.verdict").unwrap(), "compliant");
+        assert_ne!(attribute(&mount.join("own"), "user.dsse.key-arn").unwrap(), endpoint.key_arn());
+        assert_eq!(attribute(&mount.join("other"), "user.dsse.verdict").unwrap(), "wrong-key");
+        assert_eq!(errno(fs::read(mount.join("other"))), libc::EKEYREJECTED);
+        let named = BTreeMap::from([(
+            "x-amz-server-side-encryption-aws-kms-key-id".to_owned(),
+            Some(endpoint.key_arn().to_owned()),
+        )]);
+        endpoint.spoil(vec![Rule::on("PutObject", Fault::Alter { headers: named, body: None }).times(0)]);
+        assert_eq!(errno(commit(&mount.join("new"), b"content")), libc::EKEYREJECTED);
+        assert!(endpoint.head("new").is_none(), "what was stored is taken back");
+    });
+}
+
+#[test]
+fn capital_letters_do_not_open_the_mounts_own_names_to_others() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let blob = r#"%7B%22user.DSSE.verdict%22%3A%22eA%3D%3D%22%2C%22user.fine%22%3A%22eA%3D%3D%22%7D"#;
+        put_with(&endpoint, "file", &[("%44%53%53%45.verdict", "x"), ("dsse.verdict", "x"), ("xattr", blob)]);
+        let mount = Mount::of(&endpoint);
+        let path = mount.join("file");
+        assert_eq!(own_names(&path), ["user.fine"]);
+        for name in ["user.DSSE.verdict", "user.Dsse.x", "user.dssE.verdict", "S3.etag"] {
+            assert_eq!(errno(xattr::set(&path, name, b"compliant")), libc::EPERM, "{name}");
+            assert_eq!(errno(xattr::remove(&path, name)), libc::EPERM, "{name}");
+            assert_eq!(xattr::get(&path, name).unwrap(), None, "{name}");
+        }
     });
 }
 

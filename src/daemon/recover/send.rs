@@ -262,7 +262,7 @@ async fn is_stored(gateway: &Arc<Gateway>, left: &Left, entry: &LeftEntry, kept:
     let stored = checksums.into_iter().find(|checksum| matches!(checksum, Checksum::Crc64(_)));
     let wanted = if stored.is_some() { crc64_of(left, entry, kept)?.map(Checksum::Crc64) } else { None };
     let same = stored.is_none() || wanted.is_none() || stored == wanted;
-    if !same || gateway.policy().judge(&head.encryption.facts) != Verdict::Compliant {
+    if !same || gateway.judge(&head.encryption.facts) != Verdict::Compliant {
         return Ok(false);
     }
     if begun.is_some_and(|upload| upload.exact) {

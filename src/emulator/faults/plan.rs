@@ -1,6 +1,8 @@
 //! The plan as written by a person or a test: rules in order, each checked before it may be armed.
 
-use http::HeaderValue;
+use std::collections::BTreeMap;
+
+use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use super::super::kms::api;
@@ -68,6 +70,15 @@ pub enum Fault {
         /// `x-amz-server-side-encryption-bucket-key-enabled`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bucket_key: Option<bool>,
+    },
+    /// The work is done; some of the answer is replaced. Refusals stay as they are.
+    Alter {
+        /// Headers of the answer by name; one whose value is null is left out.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        headers: BTreeMap<String, Option<String>>,
+        /// The answer's body.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        body: Option<String>,
     },
     /// The lowest bit of the byte at this offset of the request's body is flipped on its way in; then the work is done, or refused.
     FlipRequestByte(u64),
@@ -227,6 +238,7 @@ impl Fault {
             Fault::FlipByte(_) => "flip_byte",
             Fault::FlipRequestByte(_) => "flip_request_byte",
             Fault::Sse { .. } => "sse",
+            Fault::Alter { .. } => "alter",
             Fault::LoseAnswer => "lose_answer",
             Fault::ThrottleKms => "throttle_kms",
             Fault::IgnoreConditions => "ignore_conditions",
@@ -249,6 +261,11 @@ impl Fault {
             }
             Fault::Sse { algorithm, key, .. } if !(fits_header(algorithm) && fits_header(key)) => {
                 out("sse", "algorithm and key must be visible ASCII, as headers are")
+            }
+            Fault::Alter { headers, .. }
+                if !headers.iter().all(|(name, value)| is_header_name(name) && fits_header(value)) =>
+            {
+                out("headers", "names and values must be those of headers")
             }
             _ => Ok(()),
         }
@@ -332,6 +349,10 @@ fn answers_with_body(operation: &str) -> bool {
     operation == "DeleteObjects" || !(silent || ["UploadPart", "CreateBucket"].contains(&operation))
 }
 
+fn is_header_name(name: &str) -> bool {
+    HeaderName::from_bytes(name.as_bytes()).is_ok()
+}
+
 fn fits_header(value: &Option<String>) -> bool {
     value.as_deref().is_none_or(|value| HeaderValue::from_str(value).is_ok())
 }
@@ -363,6 +384,7 @@ mod tests {
             Fault::FlipByte(9),
             Fault::FlipRequestByte(9),
             Fault::Sse { algorithm: Some(text()), key: None, bucket_key: Some(true) },
+            Fault::Alter { headers: BTreeMap::from([("etag".to_owned(), None)]), body: Some(text()) },
             Fault::LoseAnswer,
             Fault::ThrottleKms,
             Fault::IgnoreConditions,

@@ -1,8 +1,10 @@
 //! Carrying out faults, at the level of HTTP: what happens before the work, and what becomes of its answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue, Response};
 use http_body_util::BodyExt as _;
 use s3s::{Body, HttpResponse};
@@ -53,6 +55,7 @@ pub(super) async fn before(
             | Fault::FlipByte(_)
             | Fault::FlipRequestByte(_)
             | Fault::Sse { .. }
+            | Fault::Alter { .. }
             | Fault::LoseAnswer
             | Fault::StallAnswer
             | Fault::ThrottleKms
@@ -86,6 +89,7 @@ pub(super) async fn after(
             let bucket_key = bucket_key.map(|enabled| enabled.to_string());
             replace_encryption(&mut answer, [algorithm, key, bucket_key]);
         }
+        Some(Fault::Alter { headers, body }) if answer.status().is_success() => alter(&mut answer, headers, body),
         _ => {}
     }
     Ok(answer.map(|body| AnswerBody::new(body, meter, spoil)))
@@ -104,6 +108,21 @@ fn replace_encryption(answer: &mut HttpResponse, values: [Option<String>; 3]) {
         if let Some(value) = value {
             headers.insert(name, HeaderValue::from_str(&value).expect("the plan was checked to hold header values"));
         }
+    }
+}
+
+fn alter(answer: &mut HttpResponse, headers: BTreeMap<String, Option<String>>, body: Option<String>) {
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("the plan was checked to hold names of headers");
+        answer.headers_mut().remove(&name);
+        if let Some(value) = value {
+            let value = HeaderValue::from_str(&value).expect("the plan was checked to hold header values");
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    if let Some(body) = body {
+        answer.headers_mut().remove(CONTENT_LENGTH);
+        *answer.body_mut() = Body::from(body);
     }
 }
 

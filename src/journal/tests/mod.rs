@@ -3,6 +3,7 @@
 mod entries;
 mod epochs;
 mod forged;
+mod golden;
 mod room;
 mod segments;
 mod sessions;
@@ -32,7 +33,7 @@ fn wrapped(layer: Layer, key: u8) -> WrappedKey {
 
 pub(super) fn new_keys(inner: u8) -> NewKeys {
     let wrapped = [wrapped(Layer::Inner, inner), wrapped(Layer::Outer, inner + 1)];
-    NewKeys { wrapped, inner: key(inner), outer: key(inner + 1) }
+    NewKeys { number: u32::from(inner), wrapped, inner: key(inner), outer: key(inner + 1) }
 }
 
 pub(super) fn new(name: &str) -> NewSession {

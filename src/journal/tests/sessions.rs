@@ -78,7 +78,8 @@ fn a_session_that_was_changed_says_what_is_wrong_with_it() {
     let path = directory.path().join("session-one/session.json");
     let text = fs::read_to_string(&path).unwrap();
     for (changed, expected) in [
-        (text.replace("\"version\": 1", "\"version\": 2"), "version 2 and not 1"),
+        (text.replace("\"version\": 2", "\"version\": 3"), "version 3 and not 1 to 2"),
+        (text.replace("\"version\": 2", "\"version\": 1"), "not of the session's version"),
         (text.replace("\"inner\"", "\"outer\""), "one of each layer"),
         ("{".to_owned(), "EOF"),
     ] {

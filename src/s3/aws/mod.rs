@@ -35,9 +35,10 @@ use crate::object::{Bucket, ETag, Key, Version, VersionId};
 use crate::policy::{Evidence, Facts, Observation};
 
 pub(super) use failure::{caused_by, of_broken_body, told};
-pub(super) use multipart::Whole;
+pub(super) use multipart::{PartAnswer, Whole};
 pub(super) use read::Answer;
-pub(super) use watch::Doubt;
+pub(super) use watch::{Doubt, Said};
+pub(super) use write::Answered;
 
 /// What a slow line moves, at least; requests that move more than a few MiB are given time for it.
 const SLOWEST_BYTES_PER_SECOND: u64 = 1024 * 1024;
@@ -48,6 +49,9 @@ const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remov
 
 /// Reads the encryption headers of an answer. Answers without a field for customer-provided keys pass None.
 macro_rules! facts {
+    ($answer:expr, $sse_c:expr, $context:expr) => {
+        facts!($answer, $sse_c).with_context($context)
+    };
     ($answer:expr, $sse_c:expr) => {
         crate::policy::Facts::from_headers(
             $answer.server_side_encryption().map(aws_sdk_s3::types::ServerSideEncryption::as_str),
@@ -209,11 +213,10 @@ impl Store {
         Failure::new(Kind::Protocol, operation, &self.bucket, key).because(message).into()
     }
 
-    /// The version that an answer names. `null` is no version's own name: the next write in a bucket without versioning, or
-    /// with suspended versioning, replaces what it stands for. There the ETag alone tells versions apart.
-    fn version(&self, operation: Operation, key: &Key, etag: Option<&str>, id: Option<&str>) -> Result<Version, Error> {
-        let etag = etag.ok_or_else(|| self.protocol(operation, Some(key), "the answer has no ETag"))?;
-        Ok(Version { etag: ETag::new(etag), id: id.filter(|id| *id != "null").map(VersionId::new) })
+    /// The version that an answer names.
+    fn version(&self, operation: Operation, key: &Key, tag: Option<&str>, id: Option<&str>) -> Result<Version, Error> {
+        let etag = tag.and_then(etag).ok_or_else(|| self.protocol(operation, Some(key), "the answer has no ETag"))?;
+        Ok(Version { etag, id: id.and_then(version_id) })
     }
 
     /// `bucket/key?versionId=id`, escaped, as `x-amz-copy-source` takes it; access points have a form of their own
@@ -240,6 +243,17 @@ impl Store {
             .build();
         request.config_override(aws_sdk_s3::Config::builder().timeout_config(limits))
     }
+}
+
+/// The entity tag of an answer, unless it is empty.
+fn etag(text: &str) -> Option<ETag> {
+    (!text.trim_matches('"').is_empty()).then(|| ETag::new(text))
+}
+
+/// The version id of an answer. `null` is no version's own name: the next write in a bucket without versioning, or with suspended
+/// versioning, replaces what it stands for. There the ETag alone tells versions apart.
+fn version_id(text: &str) -> Option<VersionId> {
+    (!text.is_empty() && text != "null").then(|| VersionId::new(text))
 }
 
 /// Retries without a ration. The SDK's standard one takes 5 of 500 tokens for each retry, and gives 1 back for each success: a hundred

@@ -6,39 +6,51 @@ use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 
 use super::watch::Doubt;
-use super::write::{describe, insert};
-use super::{Store, facts, observed, signed};
+use super::write::{Answered, describe, insert};
+use super::{Store, etag, facts, observed, signed};
 use crate::metrics::{Operation, StoreCounters};
 use crate::object::{ByteRange, ETag, Key};
 use crate::policy::{Evidence, Facts, Policy};
 use crate::s3::error::Error;
 use crate::s3::payload::{Payload, decode_crc64, encode_crc64};
-use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
+use crate::s3::request::{Condition, NewObject, Part, Source};
+
+/// The answer to a part.
+pub(in crate::s3) struct PartAnswer {
+    /// None where the answer has no ETag.
+    pub(in crate::s3) part: Option<Part>,
+    pub(in crate::s3) facts: Facts,
+}
 
 /// A multipart upload that the store has begun.
 pub(in crate::s3) struct Created {
-    pub(in crate::s3) id: String,
+    /// None where the answer has none.
+    pub(in crate::s3) id: Option<String>,
     pub(in crate::s3) facts: Facts,
     pub(in crate::s3) request_id: Option<String>,
 }
 
 impl Store {
     /// One CRC-64/NVME is to cover the whole object, so that it does not depend on how the object was cut into parts.
-    pub(in crate::s3) async fn create(&self, policy: &Policy, new: &NewObject) -> Result<Created, Error> {
+    pub(in crate::s3) async fn create(
+        &self,
+        policy: &Policy,
+        new: &NewObject,
+        doubt: &Doubt,
+    ) -> Result<Created, Error> {
         const CREATE: Operation = Operation::CreateMultipartUpload;
         let headers = self.content_headers(CREATE, new)?;
         let request = describe!(self.client.create_multipart_upload(), self, policy, new)
             .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
             .checksum_type(ChecksumType::FullObject)
             .customize()
+            .interceptor(doubt.clone())
             .mutate_request(move |request| insert(request, &headers))
             .send();
         let answer = self.ask(CREATE, Some(&new.key), request).await?;
-        let id = answer.upload_id().filter(|id| !id.is_empty());
-        let id = id.ok_or_else(|| self.protocol(CREATE, Some(&new.key), "the answer has no upload id"))?;
         Ok(Created {
-            id: id.to_owned(),
-            facts: facts!(answer, answer.sse_customer_algorithm()),
+            id: answer.upload_id().filter(|id| !id.is_empty()).map(str::to_owned),
+            facts: facts!(answer, answer.sse_customer_algorithm(), answer.ssekms_encryption_context()),
             request_id: answer.request_id().map(str::to_owned),
         })
     }
@@ -49,7 +61,8 @@ impl Store {
         upload: &str,
         number: u32,
         payload: &Arc<dyn Payload>,
-    ) -> Result<(Part, Facts), Error> {
+        doubt: &Doubt,
+    ) -> Result<PartAnswer, Error> {
         const PART: Operation = Operation::UploadPart;
         let body = self.outgoing(PART, key, payload)?;
         let crc64 = payload.crc64().ok();
@@ -64,13 +77,14 @@ impl Store {
             .set_checksum_crc64_nvme(body.checksum.crc64_text())
             .set_checksum_sha1(body.checksum.sha1_text())
             .body(body.stream)
-            .customize();
+            .customize()
+            .interceptor(doubt.clone());
         let request = if self.signs_bodies { request } else { request.disable_payload_signing() };
         let sent = self.ask(PART, Some(key), self.patient(request, payload.len()).send()).await;
         let answer = sent.map_err(|error| self.blame(error, &body.broken))?;
         StoreCounters::add(&self.counters.bytes_sent, payload.len());
-        let etag = self.version(PART, key, answer.e_tag(), None)?.etag;
-        Ok((Part { number, etag, size: payload.len(), crc64 }, facts!(answer, answer.sse_customer_algorithm())))
+        let part = answer.e_tag().and_then(etag).map(|etag| Part { number, etag, size: payload.len(), crc64 });
+        Ok(PartAnswer { part, facts: facts!(answer, answer.sse_customer_algorithm()) })
     }
 
     pub(in crate::s3) async fn copy_part(
@@ -78,9 +92,9 @@ impl Store {
         key: &Key,
         upload: &str,
         number: u32,
-        source: &Source,
-        range: ByteRange,
-    ) -> Result<(Part, Facts), Error> {
+        (source, range): (&Source, ByteRange),
+        doubt: &Doubt,
+    ) -> Result<PartAnswer, Error> {
         const PART: Operation = Operation::UploadPartCopy;
         let request = self
             .client
@@ -92,12 +106,14 @@ impl Store {
             .copy_source(self.copy_source(&source.key, &source.version))
             .copy_source_if_match(source.version.etag.as_str())
             .copy_source_range(range.header())
-            .customize();
+            .customize()
+            .interceptor(doubt.clone());
         let answer = self.ask(PART, Some(key), self.patient(request, range.len()).send()).await?;
         let result = answer.copy_part_result();
-        let etag = self.version(PART, key, result.and_then(|result| result.e_tag()), None)?.etag;
         let crc64 = result.and_then(|result| result.checksum_crc64_nvme()).and_then(decode_crc64);
-        Ok((Part { number, etag, size: range.len(), crc64 }, facts!(answer, answer.sse_customer_algorithm())))
+        let tag = result.and_then(|result| result.e_tag()).and_then(etag);
+        let part = tag.map(|etag| Part { number, etag, size: range.len(), crc64 });
+        Ok(PartAnswer { part, facts: facts!(answer, answer.sse_customer_algorithm()) })
     }
 
     pub(in crate::s3) async fn complete(
@@ -107,7 +123,7 @@ impl Store {
         whole: &Whole<'_>,
         condition: &Condition,
         doubt: &Doubt,
-    ) -> Result<Stored, Error> {
+    ) -> Result<Answered, Error> {
         const COMPLETE: Operation = Operation::CompleteMultipartUpload;
         let parts =
             CompletedMultipartUpload::builder().set_parts(Some(whole.parts.iter().map(completed).collect())).build();
@@ -127,10 +143,8 @@ impl Store {
             .interceptor(doubt.clone());
         let asked = self.ask(COMPLETE, Some(key), self.patient(request, whole.size).send()).await;
         let answer = asked.inspect_err(|error| doubt.weigh(error))?;
-        Ok(Stored {
-            version: self.version(COMPLETE, key, answer.e_tag(), answer.version_id())?,
-            encryption: observed(facts!(answer, None), Evidence::Complete, answer.request_id()),
-        })
+        let encryption = observed(facts!(answer, None), Evidence::Complete, answer.request_id());
+        Ok(Answered::new(answer.e_tag(), answer.version_id(), encryption))
     }
 
     /// One page of the uploads that are neither completed nor aborted: key and id of each, and where the next page begins.

@@ -16,6 +16,8 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
 use crate::metrics::{Operation, StoreCounters};
+use crate::object::{ETag, VersionId};
+use crate::policy::{Algorithm, Facts};
 use crate::s3::classify::classify;
 use crate::s3::connect::SentTwice;
 use crate::s3::error::{Error, Kind};
@@ -166,20 +168,60 @@ impl StoreClock {
     }
 }
 
+/// What the headers of a successful answer say, whether or not the rest of the answer can be read.
+#[derive(Clone, Debug)]
+pub(in crate::s3) struct Said {
+    pub(in crate::s3) facts: Facts,
+    pub(in crate::s3) etag: Option<ETag>,
+    pub(in crate::s3) id: Option<VersionId>,
+    pub(in crate::s3) request_id: Option<String>,
+}
+
+impl Said {
+    fn of(response: &HttpResponse) -> Said {
+        let text = |name: &str| response.headers().get(name).filter(|text| !text.is_empty());
+        let facts = Facts::from_headers(
+            text("x-amz-server-side-encryption"),
+            text("x-amz-server-side-encryption-aws-kms-key-id"),
+            text("x-amz-server-side-encryption-bucket-key-enabled").map(|text| text == "true"),
+            text("x-amz-server-side-encryption-customer-algorithm"),
+        );
+        Said {
+            facts: facts.with_context(text("x-amz-server-side-encryption-context")),
+            etag: text("etag").and_then(super::etag),
+            id: text("x-amz-version-id").and_then(super::version_id),
+            request_id: text("x-amz-request-id").map(str::to_owned),
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.facts.algorithm == Algorithm::None && self.facts.key_arn.is_none()
+    }
+}
+
 /// Whether some attempt at a write ended so that the write may have happened all the same: without an answer, or with an error
-/// of the server that is not a plain refusal (503); or because the request went out twice.
+/// of the server that is not a plain refusal (503); or because the request went out twice. And what the successful answers said of
+/// encryption: one whose rest cannot be read is an error to the SDK, but the object may be there.
 #[derive(Clone, Debug, Default)]
-pub(in crate::s3) struct Doubt(Arc<AtomicBool>);
+pub(in crate::s3) struct Doubt {
+    raised: Arc<AtomicBool>,
+    said: Arc<Mutex<Vec<Said>>>,
+}
 
 impl Doubt {
     pub(in crate::s3) fn is_raised(&self) -> bool {
-        self.0.load(Relaxed)
+        self.raised.load(Relaxed)
+    }
+
+    /// At most one for each attempt, the earliest first.
+    pub(in crate::s3) fn said(&self) -> Vec<Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The last attempt counts too, and one that the time limit of the whole operation cut off is not seen from inside.
     pub(super) fn weigh(&self, error: &Error) {
         if matches!(error.kind, Kind::Timeout | Kind::Unreachable | Kind::Unavailable) {
-            self.0.store(true, Relaxed);
+            self.raised.store(true, Relaxed);
         }
     }
 }
@@ -204,7 +246,11 @@ impl Intercept for Doubt {
         // A refusal of the second copy may be because of what the first one did.
         let twice = context.response().is_some_and(|response| response.extension::<SentTwice>().is_some());
         if failed && (twice || !refused) {
-            self.0.store(true, Relaxed);
+            self.raised.store(true, Relaxed);
+        }
+        let succeeded = context.response().filter(|response| response.status().is_success());
+        if let Some(said) = succeeded.map(Said::of).filter(|said| !said.is_silent()) {
+            self.said.lock().unwrap_or_else(PoisonError::into_inner).push(said);
         }
         Ok(())
     }

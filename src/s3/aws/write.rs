@@ -8,13 +8,13 @@ use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::types::{MetadataDirective, TaggingDirective};
 
 use super::watch::Doubt;
-use super::{Store, facts, observed, signed};
+use super::{Store, etag, facts, observed, signed, version_id};
 use crate::metrics::{Operation, StoreCounters};
-use crate::object::{ETag, Key, VersionId};
-use crate::policy::{Evidence, Policy};
+use crate::object::{ETag, Key, Version, VersionId};
+use crate::policy::{Evidence, Observation, Policy};
 use crate::s3::error::Error;
 use crate::s3::payload::Payload;
-use crate::s3::request::{CONTENT_HEADERS, Condition, NewObject, Source, Stored};
+use crate::s3::request::{CONTENT_HEADERS, Condition, NewObject, Source};
 
 /// Says of a request that creates an object what it is to be: under DSSE-KMS, with everything of [`NewObject`] that has a
 /// field in the SDK. The header of bucket keys is never sent: DSSE-KMS has none.
@@ -34,6 +34,25 @@ macro_rules! describe {
 }
 pub(in crate::s3::aws) use describe;
 
+/// What the store answered to a write that it has carried out. The encryption is judged before anything else is asked of it, so that what
+/// is missing cannot hide it.
+pub(in crate::s3) struct Answered {
+    pub(in crate::s3) etag: Option<ETag>,
+    pub(in crate::s3) id: Option<VersionId>,
+    pub(in crate::s3) encryption: Observation,
+}
+
+impl Answered {
+    pub(super) fn new(tag: Option<&str>, id: Option<&str>, encryption: Observation) -> Answered {
+        Answered { etag: tag.and_then(etag), id: id.and_then(version_id), encryption }
+    }
+
+    /// Which version the object became; None where the answer does not tell.
+    pub(in crate::s3) fn version(&self) -> Option<Version> {
+        self.etag.clone().map(|etag| Version { etag, id: self.id.clone() })
+    }
+}
+
 impl Store {
     pub(in crate::s3) async fn put(
         &self,
@@ -42,7 +61,7 @@ impl Store {
         payload: &Arc<dyn Payload>,
         condition: &Condition,
         doubt: &Doubt,
-    ) -> Result<Stored, Error> {
+    ) -> Result<Answered, Error> {
         const PUT: Operation = Operation::PutObject;
         let headers = self.content_headers(PUT, new)?;
         let body = self.outgoing(PUT, &new.key, payload)?;
@@ -61,10 +80,9 @@ impl Store {
         let sent = sent.inspect_err(|error| doubt.weigh(error));
         let answer = sent.map_err(|error| self.blame(error, &body.broken))?;
         StoreCounters::add(&self.counters.bytes_sent, payload.len());
-        Ok(Stored {
-            version: self.version(PUT, &new.key, answer.e_tag(), answer.version_id())?,
-            encryption: observed(facts!(answer, answer.sse_customer_algorithm()), Evidence::Put, answer.request_id()),
-        })
+        let facts = facts!(answer, answer.sse_customer_algorithm(), answer.ssekms_encryption_context());
+        let encryption = observed(facts, Evidence::Put, answer.request_id());
+        Ok(Answered::new(answer.e_tag(), answer.version_id(), encryption))
     }
 
     /// For sources of up to 5 GiB. Tags are the source's, unless `new` has its own; so are metadata, content type and content headers
@@ -77,7 +95,7 @@ impl Store {
         metadata: MetadataDirective,
         condition: &Condition,
         doubt: &Doubt,
-    ) -> Result<Stored, Error> {
+    ) -> Result<Answered, Error> {
         const COPY: Operation = Operation::CopyObject;
         let headers = self.content_headers(COPY, new)?;
         let tagging = if new.tags.is_some() { TaggingDirective::Replace } else { TaggingDirective::Copy };
@@ -94,10 +112,9 @@ impl Store {
         let answer = self.ask(COPY, Some(&new.key), self.patient(request, source.size).send()).await;
         let answer = answer.inspect_err(|error| doubt.weigh(error))?;
         let etag = answer.copy_object_result().and_then(|result| result.e_tag());
-        Ok(Stored {
-            version: self.version(COPY, &new.key, etag, answer.version_id())?,
-            encryption: observed(facts!(answer, answer.sse_customer_algorithm()), Evidence::Copy, answer.request_id()),
-        })
+        let facts = facts!(answer, answer.sse_customer_algorithm(), answer.ssekms_encryption_context());
+        let encryption = observed(facts, Evidence::Copy, answer.request_id());
+        Ok(Answered::new(etag, answer.version_id(), encryption))
     }
 
     /// Deletes the object, or the one version; with an ETag only if that is the object's.

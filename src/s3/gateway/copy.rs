@@ -6,7 +6,7 @@ use aws_sdk_s3::types::MetadataDirective;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Backing, Gateway, Upload, Verified};
+use super::{Backing, Gateway, Made, Upload, Verified, Write};
 use crate::metrics::Operation;
 use crate::object::{ByteRange, Key};
 use crate::s3::attempt::{Attempt, Content};
@@ -45,14 +45,11 @@ impl Gateway {
         }
         let (replace, doubt) = (MetadataDirective::Replace, Doubt::default());
         let content = Content::Copied(source.clone(), Instant::now());
-        let stored = match self.store.copy(&self.policy, source, new, replace, condition, &doubt).await {
-            Err(error) if doubt.is_raised() => {
-                let attempt = Attempt { object: new.clone(), size: source.size, content, upload: None };
-                self.decide(attempt, error).await?
-            }
-            answer => answer?,
-        };
-        self.verify(Operation::CopyObject, &new.key, stored, Backing::of_copy(&source.key, &new.key)).await
+        let answer = self.store.copy(self.policy(), source, new, replace, condition, &doubt).await;
+        let attempt = || Made::By(Attempt { object: new.clone(), size: source.size, content, upload: None });
+        let backing = Backing::of_copy(&source.key, &new.key);
+        let write = Write { operation: Operation::CopyObject, key: &new.key, condition, backing };
+        self.settle(&write, answer, &doubt, attempt).await
     }
 
     /// Copies one version of an object to `to` with everything it has, and asks nothing about it before: the store carries metadata,
@@ -76,11 +73,10 @@ impl Gateway {
             return self.copy_in_parts(source, &new, condition).await;
         }
         let (carry, doubt) = (MetadataDirective::Copy, Doubt::default());
-        let stored = match self.store.copy(&self.policy, source, &new, carry, condition, &doubt).await {
-            Err(error) if doubt.is_raised() => self.recognise_copy(&source.key, to, error).await?,
-            answer => answer?,
-        };
-        self.verify(Operation::CopyObject, to, stored, Backing::of_copy(&source.key, to)).await
+        let answer = self.store.copy(self.policy(), source, &new, carry, condition, &doubt).await;
+        let backing = Backing::of_copy(&source.key, to);
+        let write = Write { operation: Operation::CopyObject, key: to, condition, backing };
+        self.settle(&write, answer, &doubt, || Made::CopyOf(source.key.clone())).await
     }
 
     /// `new` with what HEAD says of `source`: a copy in parts is given everything anew.
@@ -95,7 +91,7 @@ impl Gateway {
         Ok(NewObject { key, user, content_type, content_headers, storage_class, tags })
     }
 
-    async fn recognise_copy(&self, from: &Key, to: &Key, error: Error) -> Result<Stored, Error> {
+    pub(super) async fn recognise_copy(&self, from: &Key, to: &Key, error: Error) -> Result<Stored, Error> {
         match self.twins(from, to).await {
             Ok(Some((_, copy))) if from != to => {
                 tracing::info!(%error, "the answer to a copy was lost, and the copy is there");

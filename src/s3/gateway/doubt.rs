@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::twins::Proof;
-use super::{Backing, Gateway, Verified};
+use super::{Gateway, Verified};
 use crate::metrics::Operation;
 use crate::object::ObjectMeta;
 use crate::s3::attempt::{Attempt, Content};
@@ -25,13 +25,16 @@ impl Gateway {
             (_, None) => Operation::PutObject,
         };
         let Some(stored) = self.look_for(attempt).await? else { return Ok(None) };
-        self.verify(operation, &attempt.object.key, stored, Backing::Nowhere).await.map(Some)
+        self.verify(operation, &attempt.object.key, stored).await.map(Some)
     }
 
     /// What is to be believed of a write that failed with `error` after it may have been carried out. That the store could not be asked
     /// just now is no proof of somebody else's write.
     pub(super) async fn decide(&self, attempt: Attempt, error: Error) -> Result<Stored, Error> {
-        let found = if may_hide_success(error.kind) { self.look_for(&attempt).await } else { Ok(None) };
+        // An answer of success that cannot be read is no refusal, whatever the SDK makes of it.
+        let unread = error.status.is_some_and(|status| (200..300).contains(&status));
+        let looked = unread || may_hide_success(error.kind);
+        let found = if looked { self.look_for(&attempt).await } else { Ok(None) };
         let is_last_word = matches!(error.kind, Kind::PreconditionFailed | Kind::NoSuchUpload);
         let doubt = Aftermath::Doubt(Arc::new(attempt));
         match found {
@@ -45,7 +48,7 @@ impl Gateway {
         }
     }
 
-    async fn look_for(&self, attempt: &Attempt) -> Result<Option<Stored>, Error> {
+    pub(super) async fn look_for(&self, attempt: &Attempt) -> Result<Option<Stored>, Error> {
         let Attempt { object, size, content, .. } = attempt;
         let found = match content {
             Content::Unknown => None,

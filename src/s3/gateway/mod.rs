@@ -24,18 +24,19 @@ use super::payload::{Checksum, Payload};
 use super::request::{BucketFacts, Condition, Head, ListPage, ListRequest, NewObject, Stored, Versioning};
 use crate::metrics::{Operation, StoreCounters, StoreSnapshot};
 use crate::object::{Bucket, ByteRange, Key, Version};
-use crate::policy::{Facts, Policy};
+use crate::policy::{Facts, Judge, KeyArn, Policy, Verdict};
 
 pub use download::Download;
 pub use probe::Conditions;
 pub use tries::Tries;
 pub use upload::{Unfinished, Upload};
 pub use verified::{Backing, Verified};
+use verified::{Made, Write};
 
 /// One bucket under one policy. Shared by everything that reads or writes objects.
 pub struct Gateway {
     store: Store,
-    policy: Policy,
+    judge: Judge,
     ledger: OnceLock<Ledger>,
 }
 
@@ -43,7 +44,7 @@ impl Gateway {
     /// Makes no request. `config` comes from [`load`](super::load) with the same `connection`.
     #[must_use]
     pub fn new(config: &SdkConfig, connection: &Connection, bucket: Bucket, policy: Policy) -> Gateway {
-        Gateway { store: Store::new(config, connection, bucket), policy, ledger: OnceLock::new() }
+        Gateway { store: Store::new(config, connection, bucket), judge: Judge::new(policy), ledger: OnceLock::new() }
     }
 
     /// The bucket.
@@ -55,7 +56,19 @@ impl Gateway {
     /// What is asked of each write, and held against each answer.
     #[must_use]
     pub fn policy(&self) -> &Policy {
-        &self.policy
+        self.judge.policy()
+    }
+
+    /// The verdict on an object, by what the store has said of it: see [`Judge::judge`].
+    #[must_use]
+    pub fn judge(&self, facts: &Facts) -> Verdict {
+        self.judge.judge(facts)
+    }
+
+    /// The key that answers must name; with `aws/s3` the one that the first answer to a write has named, None before that.
+    #[must_use]
+    pub fn expected_key(&self) -> Option<&KeyArn> {
+        self.judge.expected_key()
     }
 
     /// What has been counted so far.
@@ -158,15 +171,13 @@ impl Gateway {
         condition: &Condition,
     ) -> Result<Verified<Stored>, Error> {
         let doubt = Doubt::default();
-        let stored = match self.store.put(&self.policy, new, &body, condition, &doubt).await {
-            Err(error) if doubt.is_raised() => {
-                let content = body.kept_checksum().map_or(Content::Unknown, Content::Of);
-                let attempt = Attempt { object: new.clone(), size: body.len(), content, upload: None };
-                self.decide(attempt, error).await?
-            }
-            answer => answer?,
+        let answer = self.store.put(self.policy(), new, &body, condition, &doubt).await;
+        let attempt = || {
+            let content = body.kept_checksum().map_or(Content::Unknown, Content::Of);
+            Made::By(Attempt { object: new.clone(), size: body.len(), content, upload: None })
         };
-        self.verify(Operation::PutObject, &new.key, stored, Backing::Held).await
+        let write = Write { operation: Operation::PutObject, key: &new.key, condition, backing: Backing::Held };
+        self.settle(&write, answer, &doubt, attempt).await
     }
 
     /// Deletes an object. S3's delete succeeds as well when there is none, and in a bucket with versioning the old versions

@@ -47,8 +47,14 @@ impl Gateway {
     }
 
     fn is_copied(&self, original: &Head, copy: &Head) -> bool {
-        let compliant = self.policy.judge(&copy.encryption.facts) == Verdict::Compliant;
+        let compliant = self.judge(&copy.encryption.facts) == Verdict::Compliant;
         compliant && described_alike(&original.meta, &copy.meta)
+    }
+
+    /// The same, whatever the encryption of the copy is: the facts of the copy.
+    pub(super) async fn likeness(&self, original: &Key, copy: &Key) -> Result<Option<Head>, Error> {
+        let both = self.same_content(original, copy, Proof::Checksums, |a, b| described_alike(&a.meta, &b.meta)).await?;
+        Ok(both.map(|(_, copy)| copy))
     }
 
     /// Both objects, if they are `alike` and have the same content.

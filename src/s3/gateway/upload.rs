@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Backing, Gateway, Verified};
+use super::{Backing, Gateway, Made, Verified, Write};
 use crate::metrics::Operation;
 use crate::object::{ByteRange, Key};
 use crate::s3::attempt::{Attempt, Content};
-use crate::s3::aws::{Doubt, Whole};
+use crate::s3::aws::{Doubt, PartAnswer, Whole};
 use crate::s3::error::{Error, Kind};
 use crate::s3::payload::{Checksum, Payload};
 use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
@@ -24,6 +24,8 @@ struct About {
     new: NewObject,
     /// Outlives one try at completing: the answer to an earlier one may have been lost.
     doubt: Doubt,
+    /// The encryption context that the store answered when the upload began: no later answer tells it.
+    context: Option<String>,
 }
 
 /// An upload that could not be completed.
@@ -40,12 +42,21 @@ impl Gateway {
     /// # Errors
     /// As S3 answers; on [`Kind::Mismatch`] the upload was aborted.
     pub async fn start_upload(self: &Arc<Self>, new: &NewObject) -> Result<Upload, Error> {
-        let created = self.store.create(&self.policy, new).await?;
+        const CREATE: Operation = Operation::CreateMultipartUpload;
+        let doubt = Doubt::default();
+        let created = self.store.create(self.policy(), new, &doubt).await;
+        let created = created.map_err(|error| self.unread_answer(CREATE, &new.key, error, &doubt))?;
+        let judged = self.verify_upload(CREATE, &new.key, &created.facts, created.request_id);
+        let Some(id) = created.id else {
+            let nameless = self.failure(Kind::Protocol, CREATE, &new.key).because("the answer has no upload id");
+            return Err(judged.err().unwrap_or_else(|| nameless.into()));
+        };
         if let Some(ledger) = self.ledger.get() {
-            ledger.begun(&created.id);
+            ledger.begun(&id);
         }
-        let upload = self.resume_upload(new, created.id);
-        match self.verify_upload(Operation::CreateMultipartUpload, &new.key, &created.facts, created.request_id) {
+        let mut upload = self.resume_upload(new, id);
+        upload.shared.context = created.facts.context;
+        match judged {
             Ok(()) => Ok(upload),
             Err(error) => {
                 upload.abandon().await;
@@ -57,7 +68,8 @@ impl Gateway {
     /// Takes up an upload that an earlier run of the program began for the same object, by its id. Makes no request: what
     /// it has become is judged when it is completed.
     pub fn resume_upload(self: &Arc<Self>, new: &NewObject, id: String) -> Upload {
-        Upload { gateway: Arc::clone(self), shared: Box::new(About { id, new: new.clone(), doubt: Doubt::default() }) }
+        let about = About { id, new: new.clone(), doubt: Doubt::default(), context: None };
+        Upload { gateway: Arc::clone(self), shared: Box::new(about) }
     }
 }
 
@@ -80,9 +92,9 @@ impl Upload {
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`], after which the upload should be aborted.
     pub async fn put_part(&self, number: u32, body: Arc<dyn Payload>) -> Result<Part, Error> {
-        let (part, facts) = self.gateway.store.put_part(self.key(), self.id(), number, &body).await?;
-        self.gateway.verify_part(Operation::UploadPart, self.key(), &facts)?;
-        Ok(part)
+        let doubt = Doubt::default();
+        let answer = self.gateway.store.put_part(self.key(), self.id(), number, &body, &doubt).await;
+        self.judged(Operation::UploadPart, answer, &doubt)
     }
 
     /// Makes part `number` of a range of an object in the same bucket, without moving it through this host.
@@ -90,9 +102,18 @@ impl Upload {
     /// # Errors
     /// As S3 answers; [`Kind::PreconditionFailed`] when the source is another version now; and [`Kind::Mismatch`].
     pub async fn copy_part(&self, number: u32, source: &Source, range: ByteRange) -> Result<Part, Error> {
-        let (part, facts) = self.gateway.store.copy_part(self.key(), self.id(), number, source, range).await?;
-        self.gateway.verify_part(Operation::UploadPartCopy, self.key(), &facts)?;
-        Ok(part)
+        let doubt = Doubt::default();
+        let of = (source, range);
+        let answer = self.gateway.store.copy_part(self.key(), self.id(), number, of, &doubt).await;
+        self.judged(Operation::UploadPartCopy, answer, &doubt)
+    }
+
+    /// The part of an answer, once what the answer says of encryption is judged.
+    fn judged(&self, operation: Operation, answer: Result<PartAnswer, Error>, doubt: &Doubt) -> Result<Part, Error> {
+        let answer = answer.map_err(|error| self.gateway.unread_answer(operation, self.key(), error, doubt))?;
+        self.gateway.verify_part(operation, self.key(), &answer.facts)?;
+        let nameless = || self.gateway.failure(Kind::Protocol, operation, self.key()).because("the answer has no ETag");
+        answer.part.ok_or_else(|| nameless().into())
     }
 
     /// Makes the object out of `parts`, in the order of their numbers. `size` is the whole's length in bytes, `crc64` its
@@ -113,23 +134,26 @@ impl Upload {
         backing: Backing,
     ) -> Result<Verified<Stored>, Unfinished> {
         parts.sort_by_key(|part| part.number);
-        let About { id, new, doubt } = &*self.shared;
+        let About { id, new, doubt, context } = &*self.shared;
         let whole = Whole { parts: &parts, size, crc64 };
-        let completed = match self.gateway.store.complete(&new.key, id, &whole, condition, doubt).await {
-            Err(error) if doubt.is_raised() => {
-                let content = crc64.map_or(Content::Unknown, |crc64| Content::Of(Checksum::Crc64(crc64)));
-                let attempt = Attempt { object: new.clone(), size, content, upload: Some(id.clone()) };
-                self.gateway.decide(attempt, error).await
+        let mut answer = self.gateway.store.complete(&new.key, id, &whole, condition, doubt).await;
+        if let Ok(answer) = &mut answer {
+            answer.encryption.facts.context.clone_from(context);
+        }
+        let was_completed = answer.is_ok();
+        let attempt = || {
+            let content = crc64.map_or(Content::Unknown, |crc64| Content::Of(Checksum::Crc64(crc64)));
+            Made::By(Attempt { object: new.clone(), size, content, upload: Some(id.clone()) })
+        };
+        let write = Write { operation: Operation::CompleteMultipartUpload, key: &new.key, condition, backing };
+        let settled = self.gateway.settle(&write, answer, doubt, attempt).await;
+        match settled {
+            Err(error) if !was_completed => Err(self.unfinished(error, backing).await),
+            settled => {
+                self.ended();
+                settled.map_err(|error| Unfinished { error, upload: None })
             }
-            answer => answer,
-        };
-        let stored = match completed {
-            Ok(stored) => stored,
-            Err(error) => return Err(self.unfinished(error, backing).await),
-        };
-        self.ended();
-        let verified = self.gateway.verify(Operation::CompleteMultipartUpload, &new.key, stored, backing).await;
-        verified.map_err(|error| Unfinished { error, upload: None })
+        }
     }
 
     /// Ends the upload and discards its parts. One that is gone already is no error.
@@ -162,6 +186,11 @@ impl Upload {
     async fn unfinished(self, error: Error, backing: Backing) -> Unfinished {
         match error.kind {
             Kind::NoSuchUpload => Unfinished { error, upload: None },
+            // A completion under another encryption than was asked for: no later one of the same upload can be better.
+            Kind::Mismatch { .. } if backing != Backing::Nowhere => {
+                self.abandon().await;
+                Unfinished { error, upload: None }
+            }
             // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict"). Where nobody else has its
             // parts there can be no other, and whether this one is gone the next try tells.
             Kind::Conflict if backing != Backing::Nowhere => {
