@@ -21,6 +21,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::aws::told;
+use super::bounds::bounded;
 use super::credentials::Renewed;
 
 /// How long a body may stand still before the request is given up. Five seconds, the SDK's own, cut off long copies and
@@ -254,11 +255,12 @@ fn http_client(connection: &Connection, idle_max: usize) -> Result<SharedHttpCli
         .with_trust_store(trusted)
         .build()
         .map_err(|error| ConnectError::Tls(error.to_string()))?;
-    Ok(aws_smithy_http_client::Builder::new()
+    let client = aws_smithy_http_client::Builder::new()
         .pool_max_idle_per_host(idle_max)
         .tls_provider(tls::Provider::Rustls(TLS))
         .tls_context(context)
-        .build_https())
+        .build_https();
+    Ok(bounded(client, connection.attempt_timeout))
 }
 
 /// The TLS library panics over a file that is not made of certificates, and it would do so at the first request.

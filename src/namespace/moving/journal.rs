@@ -111,7 +111,7 @@ impl Journal {
             if download.head.meta.size > TEXT_BYTES_MAX {
                 return Err(Unreadable::TooLong(download.head.meta.size));
             }
-            match download.collect().await {
+            match download.collect(TEXT_BYTES_MAX).await {
                 Err(error) if tries.again(&error).await => {}
                 text => return Ok(Intent::parse(&text?, root)?),
             }

@@ -8,6 +8,7 @@ use aws_sdk_s3::operation::RequestId;
 
 use crate::metrics::Operation;
 use crate::object::{Bucket, Key};
+use crate::s3::bounds::{Exceeded, TooSlow};
 use crate::s3::classify::classify;
 use crate::s3::connect::InsecureEndpoint;
 use crate::s3::error::{Failure, Kind};
@@ -45,6 +46,7 @@ where
 {
     match error {
         SdkError::TimeoutError(_) => Kind::Timeout,
+        _ if caused_by::<Exceeded>(error) => Kind::Protocol,
         _ if caused_by::<InsecureEndpoint>(error) => Kind::Configuration,
         _ if is_about_credentials(error) => Kind::Credentials,
         SdkError::DispatchFailure(failure) if failure.is_timeout() => Kind::Timeout,
@@ -88,7 +90,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     std::iter::successors(Some(error), |error| (*error).source())
 }
 
-fn caused_by<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
+pub(super) fn caused_by<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(|cause| cause.is::<T>())
 }
 
@@ -105,7 +107,7 @@ pub(in crate::s3) fn of_broken_body(error: &(dyn StdError + 'static)) -> Kind {
     let says = |text: &str| causes(error).any(|cause| cause.to_string().contains(text));
     if says("checksum mismatch") {
         Kind::Integrity
-    } else if says("minimum throughput") || says("timed out") || says("timeout") {
+    } else if caused_by::<TooSlow>(error) || says("minimum throughput") || says("timed out") || says("timeout") {
         Kind::Timeout
     } else {
         Kind::Unreachable
