@@ -17,6 +17,7 @@ mod moving;
 mod names;
 mod pages;
 mod ranges;
+mod slots;
 mod special;
 mod unsaved;
 mod user_xattr;
@@ -101,7 +102,11 @@ impl Vfs {
         settings: Settings,
         keeper: Option<Keeper>,
     ) -> Arc<Vfs> {
-        let (files, handles, pages) = (Files::default(), Handles::default(), Arc::new(Pages::new()));
+        let (files, handles, pages) = (
+            Files::default(),
+            Handles::new(rustix::process::geteuid().as_raw(), namespace.names_bytes_max()),
+            Arc::new(Pages::new()),
+        );
         Arc::new_cyclic(|me| Vfs {
             me: Weak::clone(me),
             gateway,

@@ -29,6 +29,7 @@ use self::journal::Journal;
 use super::directory::is_taken;
 use super::error::Error;
 use super::node::Ino;
+use super::progress::Progress;
 use super::{Namespace, Settings};
 use crate::object::{Key, Name, NameError, Prefix};
 use crate::s3::{ListRequest, Listed};
@@ -210,7 +211,7 @@ impl Namespace {
 
     /// Every object whose key begins with `prefix`, in the order of UTF-8 bytes.
     async fn objects_below(&self, prefix: &Prefix) -> Result<Vec<Listed>, Error> {
-        let (mut objects, mut next) = (Vec::new(), None);
+        let (mut objects, mut next, mut progress) = (Vec::new(), None, Progress::default());
         loop {
             let request = ListRequest {
                 prefix: prefix.as_str(),
@@ -220,6 +221,7 @@ impl Namespace {
                 entries_max: PAGE_ENTRIES_MAX,
             };
             let page = self.gateway.list(&request).await?;
+            progress.page(prefix.as_str(), !page.objects.is_empty())?;
             objects.extend(page.objects);
             next = page.next;
             match next {

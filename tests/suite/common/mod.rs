@@ -4,6 +4,7 @@ mod deadline;
 mod endpoint;
 mod fault;
 pub(crate) mod kept;
+pub(crate) mod liar;
 mod mount;
 pub(crate) mod store;
 

@@ -57,6 +57,13 @@ impl Mount {
         Mount::source(endpoint, BUCKET, &[key.as_slice(), options].concat())
     }
 
+    /// The same, with another server at `url` between it and the endpoint.
+    pub(crate) fn through(endpoint: &Endpoint, url: &str, options: &[&str]) -> Mount {
+        let dir = Mount::place();
+        let command = Mount::command_through(url, &dir.path().join("mnt"));
+        Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
+    }
+
     /// The same, started by another program, such as one that sets limits.
     pub(crate) fn under(endpoint: &Endpoint, starter: &[&str], options: &[&str]) -> Mount {
         let dir = Mount::place();
@@ -191,10 +198,19 @@ impl Mount {
 
     /// `dssefs mount SOURCE DIR` with what it needs to reach the endpoint, and nothing more.
     pub(crate) fn command(endpoint: &Endpoint, source: &str, dir: &Path) -> Command {
+        Mount::command_at(&endpoint.url(), source, dir)
+    }
+
+    /// `dssefs mount` of the endpoint's bucket, whose requests go to another server at `url`.
+    pub(crate) fn command_through(url: &str, dir: &Path) -> Command {
+        Mount::command_at(url, BUCKET, dir)
+    }
+
+    fn command_at(url: &str, source: &str, dir: &Path) -> Command {
         let mut command = dssefs();
         command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
         command.arg("mount").arg(source).arg(dir).args(["--region", REGION, "--force-path-style"]);
-        command.args(["--endpoint-url", &endpoint.url(), "--kms-endpoint-url", &endpoint.url()]);
+        command.args(["--endpoint-url", url, "--kms-endpoint-url", url]);
         command
     }
 
