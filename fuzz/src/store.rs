@@ -178,6 +178,7 @@ fn settings() -> Settings {
         defaults: Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 },
         ttl: Duration::from_secs(1),
         entries_max: 1000,
+        names_bytes_max: 64 << 20,
         attributes: AttributeSource::Full,
         heads_in_flight_max: 2,
         rename_lease: Duration::from_secs(60),

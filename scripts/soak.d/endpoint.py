@@ -1,5 +1,6 @@
 """The endpoint of a soak: started, asked with signed requests as anybody would ask S3 and KMS, and told which faults to have."""
 
+import base64
 import datetime
 import hashlib
 import hmac
@@ -84,9 +85,11 @@ class Endpoint:
         parts = lambda key, id: xml.fromstring(self.signed("s3", "GET", f"/{BUCKET}/{key}", {"uploadId": id}, b"", {}).read())
         return [key for key, id in found if parts(key, id).find("{*}Part") is not None]
 
-    def admin(self, path, value):
-        request = urllib.request.Request(f"{self.url}/_dssefs/{path}", json.dumps(value).encode(), method="POST")
-        urllib.request.urlopen(request, timeout=10).read()
+    def admin(self, path, *value):
+        """Asks an address of the endpoint's own; with a value, tells it that."""
+        request = urllib.request.Request(f"{self.url}/_dssefs/{path}", *[json.dumps(it).encode() for it in value])
+        request.add_header("authorization", "Basic " + base64.b64encode(":".join(KEYS).encode()).decode())
+        return urllib.request.urlopen(request, timeout=10).read()
 
     def arm(self, plan):
         self.admin("faults", plan)

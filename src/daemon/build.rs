@@ -24,6 +24,8 @@ use super::{StartError, VERSION, recover, sessions};
 
 /// How many nodes are kept that neither the kernel nor an open file refers to: some 300 bytes each.
 const NODES_MAX: usize = 200_000;
+/// What names of listings and open directories may take together, however small --memory is: 64 MiB, or some 150,000 names.
+const NAMES_BYTES_MIN: u64 = 64 << 20;
 /// HEADs under way ahead of a program that goes through a directory.
 const HEADS_IN_FLIGHT_MAX: usize = 64;
 /// Three signs of life of a mount that renames a directory are missed before another takes it over.
@@ -230,6 +232,7 @@ fn names(config: &Config, authenticator: Arc<RenameKeys>) -> namespace::Settings
         defaults: Defaults { uid: config.uid, gid: config.gid, file_mode: config.file_mode, dir_mode: config.dir_mode },
         ttl: config.metadata_ttl,
         entries_max: NODES_MAX,
+        names_bytes_max: config.memory_bytes_max.max(NAMES_BYTES_MIN),
         attributes: match config.attributes {
             config::AttributeSource::Full => AttributeSource::Full,
             config::AttributeSource::Listing => AttributeSource::Listing,

@@ -15,7 +15,7 @@ pub mod s3;
 mod server;
 mod storage;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -155,7 +155,7 @@ impl Server {
         let (listener, address) = listen(options.listen).await?;
         let credentials = Credentials { access_key: options.access_key, secret_key: options.secret_key };
         let faults = Faults::new(options.faults);
-        let front = Arc::new(Front::new(endpoint, kms, credentials, options.region, faults));
+        let front = Arc::new(Front::new(endpoint, kms, credentials, (options.region, address.port()), faults));
         let (stop, stopped) = watch::channel(false);
         let (certificate_pem, acceptor) = certificate.map(Certificate::into_parts).unzip();
         let serving = server::serve(listener, acceptor, Arc::clone(&front), stopped);
@@ -243,8 +243,8 @@ fn check(options: &Options) -> Result<(), Error> {
 
 fn lock(data: &Path) -> Result<File, Error> {
     let in_data = |source| Error::Data { path: data.to_owned(), source };
-    fs::create_dir_all(data).map_err(in_data)?;
-    let file = File::create(data.join("lock")).map_err(in_data)?;
+    storage::private_directory(data).map_err(in_data)?;
+    let file = storage::private_file().truncate(false).open(data.join("lock")).map_err(in_data)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::InUse { path: data.to_owned() }),

@@ -67,6 +67,7 @@ impl Adapter {
             append: flags.0 & libc::O_APPEND != 0,
             truncate: flags.0 & libc::O_TRUNC != 0,
             privileges: privileges_of(request),
+            uid: request.uid(),
         }
     }
 
@@ -387,8 +388,11 @@ impl Filesystem for Adapter {
         self.spawn("release", work, |done| empty(reply, done));
     }
 
-    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(handle(self.vfs.open_directory(ino(node))), FopenFlags::empty());
+    fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.vfs.open_directory(ino(node), request.uid()) {
+            Ok(fh) => reply.opened(handle(fh), FopenFlags::empty()),
+            Err(error) => reply.error(report("opendir", &error, self.style)),
+        }
     }
 
     fn readdir(&self, _request: &Request, node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {

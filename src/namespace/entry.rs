@@ -1,12 +1,13 @@
 //! What the table keeps of one node.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
+use super::snapshot::Snapshot;
 use super::sweep::Sweep;
 use crate::object::{ETag, Key, Name};
 use crate::s3::{Attempt, Head};
@@ -67,6 +68,8 @@ pub(super) struct Directory {
     /// Lookups since the last listing that had to ask the store.
     pub(super) questions: u32,
     pub(super) sweep: Sweep,
+    /// The entries as an open handle has them, shared with each handle that is opened while the directory is the same.
+    pub(super) snapshot: Weak<Snapshot>,
 }
 
 impl Entry {

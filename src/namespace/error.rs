@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::snapshot::NamesBudget;
 use super::special::TARGET_BYTES_MAX;
 use super::xattr;
 use crate::object::NameError;
@@ -87,12 +88,40 @@ pub enum Error {
         /// Its length.
         bytes: u64,
     },
+    /// The names of a directory would take more memory than there is for names.
+    #[error(
+        "the directory {directory:?} cannot be listed: {names} of its names and those of other large directories that are open need more than the {bytes_max} bytes that there are for names; raise --memory, or mount a directory below it"
+    )]
+    NoRoomForNames {
+        /// Its prefix in the bucket.
+        directory: String,
+        /// How many of its names were known by then.
+        names: usize,
+        /// What there is for all names together, in bytes.
+        bytes_max: u64,
+    },
+    /// The store goes on and on, and tells nothing.
+    #[error(
+        "the store does not end its listing of {directory:?}: {pages} pages in a row brought no new name; look at the store, or at the proxy before it"
+    )]
+    EndlessListing {
+        /// Its prefix in the bucket.
+        directory: String,
+        /// How many pages, each asked for with the token of the one before.
+        pages: u32,
+    },
     /// An extended attribute cannot be changed so.
     #[error(transparent)]
     Xattr(#[from] xattr::Error),
     /// The store refused or could not be reached.
     #[error(transparent)]
     Store(#[from] s3::Error),
+}
+
+impl Error {
+    pub(super) fn no_room(directory: &str, names: usize, budget: &NamesBudget) -> Error {
+        Error::NoRoomForNames { directory: directory.to_owned(), names, bytes_max: budget.bytes_max() }
+    }
 }
 
 impl From<NameError> for Error {

@@ -1,15 +1,18 @@
 //! Whole directories.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, stream};
 
-use super::entry::Entry;
+use super::entry;
 use super::error::Error;
 use super::moving::is_reserved;
 use super::node::{Attributes, DirEntry, Ino, Kind};
 use super::observe::{Marker, Standing};
+use super::progress::Progress;
+use super::snapshot::{NamesBudget, Share, Snapshot};
 use super::special::TARGET_BYTES_MAX;
 use super::table::Table;
 use super::{Namespace, Settings, When};
@@ -18,6 +21,12 @@ use crate::s3::{ListPage, ListRequest, Listed};
 
 /// The most that ListObjectsV2 gives at once.
 const PAGE_ENTRIES_MAX: u16 = 1000;
+
+/// What a name takes while its directory is listed, beside its text, in bytes: an entry of a tree, an ETag, and an entry of the snapshot.
+const SEEN_BYTES: u64 = 320;
+
+/// What a key that cannot be a name counts for, in bytes.
+const HIDDEN_BYTES: u64 = 64;
 
 /// How much of a directory is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +50,11 @@ struct Listing {
     seen: BTreeMap<Name, Seen>,
     marker: Marker,
     hidden: u64,
+    /// The last key in order that cannot be a name.
+    hidden_last: String,
     pages: u32,
+    progress: Progress,
+    share: Share,
 }
 
 impl Namespace {
@@ -49,41 +62,70 @@ impl Namespace {
     /// numbers but no references of the kernel. The answer is a snapshot that later changes leave alone.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::NotADirectory`], and the store's.
-    pub async fn list(self: &Arc<Self>, ino: Ino) -> Result<Arc<Vec<DirEntry>>, Error> {
+    /// [`Error::NotFound`], [`Error::NotADirectory`], [`Error::NoRoomForNames`], [`Error::EndlessListing`], and the store's.
+    pub async fn list(self: &Arc<Self>, ino: Ino) -> Result<Arc<Snapshot>, Error> {
         let fresh = self.table().directory(ino)?.is_complete(self.now(), self.settings.ttl);
-        let entries =
-            if fresh { Arc::new(self.table().entries(ino)?) } else { self.refresh(ino, Extent::Whole).await? };
-        Ok(self.with_kinds(ino, entries).await)
+        let entries = if fresh { self.known_entries(ino)? } else { self.refresh(ino, Extent::Whole).await? };
+        self.with_kinds(ino, entries).await
+    }
+
+    fn known_entries(&self, ino: Ino) -> Result<Arc<Snapshot>, Error> {
+        let known = {
+            let table = self.table();
+            match table.last_snapshot(ino)? {
+                Some(last) => return Ok(last),
+                None => table.entries(ino)?,
+            }
+        };
+        self.snapshot(ino, known)
+    }
+
+    /// The entries in the form in which all who read them share them.
+    fn snapshot(&self, ino: Ino, entries: Vec<DirEntry>) -> Result<Arc<Snapshot>, Error> {
+        let directory = {
+            let table = self.table();
+            let last = table.directory(ino)?.snapshot.upgrade();
+            if let Some(last) = last.filter(|last| ***last == *entries) {
+                return Ok(last);
+            }
+            table.prefix(ino)?
+        };
+        let snapshot = Snapshot::new(&self.names, entries, directory.as_str())?;
+        self.table().directory_mut(ino)?.snapshot = Arc::downgrade(&snapshot);
+        Ok(snapshot)
     }
 
     /// The entries with their kinds, after one HEAD for each that the listing left in doubt. What cannot be asked shows as a file.
-    async fn with_kinds(self: &Arc<Self>, ino: Ino, entries: Arc<Vec<DirEntry>>) -> Arc<Vec<DirEntry>> {
+    async fn with_kinds(self: &Arc<Self>, ino: Ino, entries: Arc<Snapshot>) -> Result<Arc<Snapshot>, Error> {
         let doubtful: Vec<Ino> = {
             let table = self.table();
-            let in_doubt = |ino: &Ino| table.entry(*ino).is_ok_and(Entry::may_be_special);
+            let in_doubt = |ino: &Ino| table.entry(*ino).is_ok_and(entry::Entry::may_be_special);
             entries.iter().map(|entry| entry.ino).filter(in_doubt).collect()
         };
         if doubtful.is_empty() {
-            return entries;
+            return Ok(entries);
         }
         let heads = doubtful.into_iter().map(|child| self.fetch(child));
         let asked = stream::iter(heads).buffer_unordered(self.settings.heads_in_flight_max);
         asked.for_each(async |head| tell_failure(head.err())).await;
-        let table = self.table();
-        let now = |entry: &DirEntry| {
-            let child = table.child(ino, &entry.name).ok().flatten();
-            child.and_then(|child| table.dir_entry(child, &entry.name).ok()).unwrap_or_else(|| entry.clone())
+        let current = {
+            let table = self.table();
+            let now = |entry: &DirEntry| {
+                let child = table.child(ino, &entry.name).ok().flatten();
+                child.and_then(|child| table.dir_entry(child, &entry.name).ok()).unwrap_or_else(|| entry.clone())
+            };
+            entries.iter().map(now).collect()
         };
-        Arc::new(entries.iter().map(now).collect())
+        drop(entries);
+        self.snapshot(ino, current)
     }
 
     /// One listing for all who wait for it. Empty when it was to be one page and is not.
-    pub(super) async fn refresh(self: &Arc<Self>, ino: Ino, extent: Extent) -> Result<Arc<Vec<DirEntry>>, Error> {
+    pub(super) async fn refresh(self: &Arc<Self>, ino: Ino, extent: Extent) -> Result<Arc<Snapshot>, Error> {
         self.listings.join((ino, extent), || Arc::clone(self).ask_for_listing(ino, extent).boxed()).await
     }
 
-    async fn ask_for_listing(self: Arc<Self>, ino: Ino, extent: Extent) -> Result<Arc<Vec<DirEntry>>, Error> {
+    async fn ask_for_listing(self: Arc<Self>, ino: Ino, extent: Extent) -> Result<Arc<Snapshot>, Error> {
         loop {
             let prefix = self.table().prefix(ino)?;
             let entries = self.ask_for_listing_of(ino, &prefix, extent).await?;
@@ -99,30 +141,34 @@ impl Namespace {
         ino: Ino,
         prefix: &Prefix,
         extent: Extent,
-    ) -> Result<Arc<Vec<DirEntry>>, Error> {
+    ) -> Result<Arc<Snapshot>, Error> {
         let question = self.question();
-        let mut listing = Listing { seen: BTreeMap::new(), marker: Marker::Absent, hidden: 0, pages: 0 };
+        let mut listing = Listing::new(&self.names);
         let mut continuation = None;
         loop {
             let page = self.page(prefix, continuation.as_deref()).await?;
-            continuation = listing.add(prefix, page, &self.settings);
+            continuation = listing.add(prefix, page, &self.settings)?;
             if continuation.is_none() {
                 break;
             }
             if extent == Extent::OnePage {
                 self.table().directory_mut(ino)?.large = true;
-                return Ok(Arc::default());
+                return Snapshot::new(&self.names, Vec::new(), prefix.as_str());
             }
         }
         let implicit = self.settings.implicit_directory(self.started);
         let entries = self.table().merge(ino, listing, question.when, implicit)?;
-        Ok(Arc::new(entries))
+        // The caller that asked for one page wants it in the table, and no entries.
+        let entries = if extent == Extent::OnePage { Vec::new() } else { entries };
+        self.snapshot(ino, entries)
     }
 
     async fn page(&self, prefix: &Prefix, continuation: Option<&str>) -> Result<ListPage, Error> {
         let prefix = prefix.as_str();
         let entries_max = PAGE_ENTRIES_MAX;
         let request = ListRequest { prefix, delimiter: true, start_after: None, continuation, entries_max };
+        // The semaphore is never closed, so there is a permit in any case.
+        let _permit = self.pages.acquire().await.ok();
         Ok(self.gateway.list(&request).await?)
     }
 }
@@ -134,43 +180,88 @@ fn tell_failure(error: Option<Error>) {
 }
 
 impl Listing {
+    fn new(budget: &Arc<NamesBudget>) -> Listing {
+        Listing {
+            seen: BTreeMap::new(),
+            marker: Marker::Absent,
+            hidden: 0,
+            hidden_last: String::new(),
+            pages: 0,
+            progress: Progress::default(),
+            share: budget.share(),
+        }
+    }
+
     /// Takes in one page; what the next one is asked with.
-    fn add(&mut self, prefix: &Prefix, page: ListPage, settings: &Settings) -> Option<String> {
+    fn add(&mut self, prefix: &Prefix, page: ListPage, settings: &Settings) -> Result<Option<String>, Error> {
         self.pages += 1;
+        let mut bytes = 0;
         for object in page.objects {
-            self.add_object(prefix, &object, settings);
+            bytes += self.add_object(prefix, &object, settings);
         }
         for key in page.prefixes {
             let component = key.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_suffix('/'));
-            match component.and_then(|text| Name::new(text).ok()) {
-                Some(name) if is_reserved(&name) => self.hide_reserved(prefix, settings),
-                Some(name) => drop(self.seen.insert(name, Seen::Directory)),
-                None => self.hidden += 1,
-            }
+            bytes += match component.and_then(|text| Name::new(text).ok()) {
+                Some(name) if is_reserved(&name) => self.hide_reserved(&key, prefix, settings),
+                Some(name) => self.add_name(name, Seen::Directory, true),
+                None => self.hide(&key),
+            };
         }
-        page.next
+        self.progress.page(prefix.as_str(), bytes > 0)?;
+        // One page is taken in whatever is left, so that what needs no more goes on beside huge directories.
+        if !self.share.grow(bytes) && self.pages > 1 {
+            return Err(Error::no_room(prefix.as_str(), self.seen.len(), self.share.budget()));
+        }
+        Ok(page.next)
     }
 
-    fn add_object(&mut self, prefix: &Prefix, object: &Listed, settings: &Settings) {
+    /// The bytes that the object takes; none if it is known already.
+    fn add_object(&mut self, prefix: &Prefix, object: &Listed, settings: &Settings) -> u64 {
         if object.key == prefix.as_str() {
             self.marker = Marker::Version(object.etag.clone());
-            return;
+            return 0;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
-            Some(name) if is_reserved(&name) => self.hide_reserved(prefix, settings),
+            Some(name) if is_reserved(&name) => self.hide_reserved(&object.key, prefix, settings),
             // A directory of the same name is shown instead, whichever page told of it first.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
                 let special = object.has_sha1 && object.size <= TARGET_BYTES_MAX;
-                self.seen.entry(name).or_insert(Seen::File { etag: object.etag.clone(), attributes, special });
+                self.add_name(name, Seen::File { etag: object.etag.clone(), attributes, special }, false)
             }
-            None => self.hidden += 1,
+            None => self.hide(&object.key),
         }
     }
 
     /// In the mount's root the name is the mount's own. Elsewhere it hides what another program has put there, which counts.
-    fn hide_reserved(&mut self, prefix: &Prefix, settings: &Settings) {
-        self.hidden += u64::from(*prefix != settings.prefix);
+    fn hide_reserved(&mut self, key: &str, prefix: &Prefix, settings: &Settings) -> u64 {
+        if *prefix == settings.prefix { 0 } else { self.hide(key) }
+    }
+
+    fn add_name(&mut self, name: Name, seen: Seen, wins: bool) -> u64 {
+        let bytes = SEEN_BYTES + 2 * name.as_str().len() as u64;
+        match self.seen.entry(name) {
+            Entry::Vacant(place) => {
+                place.insert(seen);
+                bytes
+            }
+            Entry::Occupied(mut place) => {
+                if wins {
+                    place.insert(seen);
+                }
+                0
+            }
+        }
+    }
+
+    /// Counts a key that cannot be a name. It takes no memory; that it counts in the budget lets a listing of nothing else have an end.
+    fn hide(&mut self, key: &str) -> u64 {
+        self.hidden += 1;
+        if key <= self.hidden_last.as_str() {
+            return 0;
+        }
+        key.clone_into(&mut self.hidden_last);
+        HIDDEN_BYTES
     }
 }
 
@@ -179,6 +270,19 @@ impl Table {
     fn entries(&self, ino: Ino) -> Result<Vec<DirEntry>, Error> {
         let children = &self.directory(ino)?.children;
         children.iter().map(|(name, child)| self.dir_entry(*child, name)).collect()
+    }
+
+    /// The entries as an open handle has them, if the directory has not changed since.
+    fn last_snapshot(&self, ino: Ino) -> Result<Option<Arc<Snapshot>>, Error> {
+        let directory = self.directory(ino)?;
+        let is_still = |((name, child), then): ((&Name, &Ino), &DirEntry)| {
+            let kind = self.entry(*child).map(|entry| entry.attributes.kind).ok();
+            then.name == *name && then.ino == *child && kind == Some(then.kind)
+        };
+        let same = |last: &Arc<Snapshot>| {
+            last.len() == directory.children.len() && directory.children.iter().zip(last.iter()).all(is_still)
+        };
+        Ok(directory.snapshot.upgrade().filter(same))
     }
 
     /// Makes the directory what the listing says, except where this mount knows better. Its entries.
@@ -293,6 +397,7 @@ mod tests {
             defaults: Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 },
             ttl: Duration::from_secs(1),
             entries_max: 100,
+            names_bytes_max: 1 << 20,
             attributes: AttributeSource::Full,
             heads_in_flight_max: 1,
             rename_lease: Duration::from_secs(60),
@@ -323,7 +428,7 @@ mod tests {
         }
 
         fn answer(&mut self, when: When, keys: &[&str]) -> Vec<String> {
-            let mut listing = Listing { seen: BTreeMap::new(), marker: Marker::Absent, hidden: 0, pages: 0 };
+            let mut listing = Listing::new(&NamesBudget::new(self.settings.names_bytes_max));
             let object = |key: &&str| Listed {
                 key: (*key).to_owned(),
                 size: 1,
@@ -335,7 +440,7 @@ mod tests {
             let (prefixes, objects): (Vec<&str>, Vec<&str>) = keys.iter().partition(|key| key.ends_with('/'));
             let prefixes = prefixes.into_iter().map(str::to_owned).collect();
             let page = ListPage { objects: objects.iter().map(object).collect(), prefixes, next: None };
-            assert_eq!(listing.add(&Prefix::root(), page, &self.settings), None);
+            assert_eq!(listing.add(&Prefix::root(), page, &self.settings).unwrap(), None);
             let implicit = self.settings.implicit_directory(UNIX_EPOCH);
             let entries = self.table.merge(Ino::ROOT, listing, when, implicit).unwrap();
             self.table.moments.answered(when.asked);

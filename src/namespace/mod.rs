@@ -22,7 +22,9 @@ mod moving;
 mod node;
 mod observe;
 pub mod posix;
+mod progress;
 mod rename;
+mod snapshot;
 mod special;
 mod sweep;
 mod table;
@@ -43,6 +45,7 @@ pub use self::moving::{
     OwnKey, Passage,
 };
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
+pub use self::snapshot::{NamesBudget, Snapshot};
 
 use self::flight::Flights;
 use self::listing::Extent;
@@ -72,6 +75,8 @@ pub struct Settings {
     pub ttl: Duration,
     /// Up to how many nodes are kept that neither the kernel nor an open file refers to, those that are in use counted too.
     pub entries_max: usize,
+    /// How many bytes the names of listings and of open directories may take together.
+    pub names_bytes_max: u64,
     /// Where attributes come from.
     pub attributes: AttributeSource,
     /// How many HEADs may be under way ahead of a program that goes through a directory.
@@ -103,6 +108,9 @@ pub struct Namespace {
     heads: Flights<Ino, Result<Arc<Head>, Error>>,
     lookups: Flights<(Ino, Name), Result<Ino, Error>>,
     listings: Flights<(Ino, Extent), Result<Entries, Error>>,
+    names: Arc<NamesBudget>,
+    /// Requests for pages of 1,000 names, whose answers are large.
+    pages: Semaphore,
     turns: Turns,
     fences: Fences,
     /// Whether a task looks at the journals of renames from time to time.
@@ -112,7 +120,11 @@ pub struct Namespace {
     ahead: Arc<Semaphore>,
 }
 
-type Entries = Arc<Vec<DirEntry>>;
+type Entries = Arc<Snapshot>;
+
+/// Pages of 1,000 names that are asked for at the same time: each may have 9 MiB, and is parsed in memory.
+const PAGES_IN_FLIGHT_MAX: usize = 16;
+
 type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
 impl fmt::Debug for Namespace {
@@ -133,6 +145,7 @@ impl Namespace {
     pub fn with_clock(gateway: Arc<Gateway>, settings: Settings, clock: Clock) -> Arc<Namespace> {
         let started = SystemTime::now();
         let table = Table::new(settings.prefix.clone(), settings.implicit_directory(started), settings.entries_max);
+        let names = NamesBudget::new(settings.names_bytes_max);
         let ahead = Arc::new(Semaphore::new(settings.heads_in_flight_max));
         Arc::new(Namespace {
             gateway,
@@ -143,6 +156,8 @@ impl Namespace {
             heads: Flights::new(),
             lookups: Flights::new(),
             listings: Flights::new(),
+            names,
+            pages: Semaphore::new(PAGES_IN_FLIGHT_MAX),
             turns: Turns::default(),
             fences: Fences::default(),
             looking: AtomicBool::new(false),
@@ -195,6 +210,12 @@ impl Namespace {
     #[must_use]
     pub fn hidden(&self) -> u64 {
         self.table().hidden
+    }
+
+    /// How many bytes the names of listings and of open directories may take together.
+    #[must_use]
+    pub fn names_bytes_max(&self) -> u64 {
+        self.names.bytes_max()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -116,7 +116,8 @@ impl Namespace {
         let mut tries = self.gateway.tries();
         loop {
             let download = self.gateway.get(key, Some(&head.meta.version), None).await?;
-            match download.collect().await {
+            // The version is pinned, so its length is the one in HEAD's answer.
+            match download.collect(head.meta.size).await {
                 Err(error) if tries.again(&error).await => {}
                 target => return Ok(target?),
             }

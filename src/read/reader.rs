@@ -327,12 +327,14 @@ async fn stream(reader: &Weak<Shared>, id: u64, range: Option<ByteRange>) -> Res
         let download = gateway.get(&location.key, Some(&location.version), range).await?;
         let Some(began) = reader.upgrade().map(|shared| shared.began(&download.head)) else { return Ok(()) };
         began?;
-        match receive(reader, id, download).await {
-            Err(error) if tries.again(&error).await => {}
-            Err(error) => return Err(error.into()),
-            Ok(()) => return reader.upgrade().map_or(Ok(()), |shared| shared.finish(id)),
-        }
+        let Err(error) = receive(reader, id, download).await else {
+            return reader.upgrade().map_or(Ok(()), |shared| shared.finish(id));
+        };
         let Some(rest) = reader.upgrade().and_then(|shared| shared.state().window.resume(id)) else { return Ok(()) };
+        tries.brought(range.map_or(0, |asked| rest.start.saturating_sub(asked.start())));
+        if !tries.again(&error).await {
+            return Err(error.into());
+        }
         range = range.and(ByteRange::new(rest.start, rest.end));
     }
 }

@@ -12,12 +12,15 @@
 //!
 //! Uploads under way are noted in a file of the local disk (`ledger`), so that those of a crashed process can be ended.
 //!
+//! What a server may answer at most, and how long content may take, is decided in the HTTP client (`bounds`).
+//!
 //! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up (as whom, by which way, what never goes in the clear),
 //! and `credentials` finds the caller's again when they were renewed. This room may use `object`, `policy` and
 //! `metrics`.
 
 mod attempt;
 mod aws;
+mod bounds;
 mod classify;
 mod connect;
 mod credentials;

@@ -16,6 +16,7 @@ use crate::write::{self, Piece, Writer};
 use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;
 use super::keeping::{KeptPart, SAVES_MAX, Unsaved};
+use super::slots::Slot;
 use super::{Error, Fh, Vfs};
 use crate::namespace;
 
@@ -41,6 +42,8 @@ pub struct Access {
     pub truncate: bool,
     /// What that does beside emptying it.
     pub privileges: Privileges,
+    /// The user who opens it.
+    pub uid: u32,
 }
 
 /// Where a write goes.
@@ -69,9 +72,10 @@ impl Vfs {
     /// compliant and the mount refuses such reads.
     pub async fn open(&self, ino: Ino, access: Access) -> Result<Opened, Error> {
         let _passage = if access.truncate { Some(self.namespace.pass(ino).await) } else { None };
+        let slot = self.handles.file_slot(access.uid)?;
         let file = self.enter(ino).await?;
         match self.prepare(&file, access).await {
-            Ok(keep_cache) => Ok(Opened { fh: self.handle(file, access), keep_cache }),
+            Ok(keep_cache) => Ok(Opened { fh: self.handle(file, access, slot), keep_cache }),
             Err(error) => {
                 self.leave(&file).await;
                 Err(error)
@@ -112,6 +116,7 @@ impl Vfs {
         access: Access,
     ) -> Result<(Node, Fh), Error> {
         let _passage = self.namespace.pass(parent).await;
+        let slot = self.handles.file_slot(access.uid)?;
         let gid = self.namespace.inherited_group(parent).unwrap_or(gid);
         let now = Timestamp::from(SystemTime::now());
         let attributes =
@@ -123,7 +128,7 @@ impl Vfs {
         // With the times that the kernel is told of, and not those of a moment later.
         file.announce();
         self.namespace.set_local(node.ino, attributes);
-        Ok((node, self.handle(file, access)))
+        Ok((node, self.handle(file, access, slot)))
     }
 
     /// Makes a new, empty file that stands in the store when this returns (mknod).
@@ -131,7 +136,8 @@ impl Vfs {
     /// # Errors
     /// As [`Vfs::create`], and the store refused.
     pub async fn make_file(&self, parent: Ino, name: &Name, owner: (u32, u32, u32)) -> Result<Node, Error> {
-        let (node, fh) = self.create(parent, name, owner, Access { write: true, ..Access::default() }).await?;
+        let access = Access { write: true, uid: owner.1, ..Access::default() };
+        let (node, fh) = self.create(parent, name, owner, access).await?;
         let outcome = self.flush(fh).await;
         self.release(fh).await;
         outcome.map(|()| node)
@@ -420,8 +426,9 @@ impl Vfs {
         self.namespace.discard(file.ino);
     }
 
-    fn handle(&self, file: Arc<File>, access: Access) -> Fh {
-        self.handles.add_file(OpenFile { file, reads: access.read, writes: access.write, appends: access.append })
+    fn handle(&self, file: Arc<File>, access: Access, slot: Slot) -> Fh {
+        let (reads, writes, appends) = (access.read, access.write, access.append);
+        self.handles.add_file(OpenFile { file, reads, writes, appends, _slot: slot })
     }
 
     pub(super) fn writer_parts(&self) -> WriterParts<'_> {

@@ -38,9 +38,11 @@ impl Error {
             Error::Store(error) => is_store_trouble(error),
             Error::Namespace(error) => match error {
                 namespace::Error::Store(error) => is_store_trouble(error),
-                namespace::Error::NoRandomness | namespace::Error::NoJournalKey(_) | namespace::Error::BeingRenamed => {
-                    true
-                }
+                namespace::Error::NoRandomness
+                | namespace::Error::NoJournalKey(_)
+                | namespace::Error::BeingRenamed
+                | namespace::Error::NoRoomForNames { .. }
+                | namespace::Error::EndlessListing { .. } => true,
                 _ => false,
             },
             Error::Read(_) | Error::Write(_) | Error::Stale | Error::Noncompliant { .. } | Error::Panicked(_) => true,
@@ -52,7 +54,11 @@ impl Error {
             | Error::ReadOnlyAttribute
             | Error::Unsupported(_)
             | Error::Invalid(_)
+            // The log has one line for each user, written where the call is refused.
+            | Error::TooManyOpen { .. }
+            | Error::TooManyNames { .. }
             | Error::HardLink => false,
+
         }
     }
 
@@ -119,6 +125,8 @@ impl Error {
             Error::ReadOnlyAttribute | Error::HardLink => libc::EPERM,
             Error::Unsupported(_) => libc::EOPNOTSUPP,
             Error::Invalid(_) => libc::EINVAL,
+            Error::TooManyOpen { .. } => libc::EMFILE,
+            Error::TooManyNames { .. } => libc::ENOMEM,
             Error::Panicked(_) => libc::EIO,
         }
     }
@@ -217,7 +225,11 @@ fn names(error: &namespace::Error) -> i32 {
         namespace::Error::TooLargeToRename { .. } => libc::EXDEV,
         namespace::Error::Reserved => libc::EPERM,
         namespace::Error::BeingRenamed | namespace::Error::LeftBehind { .. } => libc::EBUSY,
-        namespace::Error::Overtaken | namespace::Error::NoRandomness | namespace::Error::NoJournalKey(_) => libc::EIO,
+        namespace::Error::Overtaken
+        | namespace::Error::NoRandomness
+        | namespace::Error::NoJournalKey(_)
+        | namespace::Error::EndlessListing { .. } => libc::EIO,
+        namespace::Error::NoRoomForNames { .. } => libc::ENOMEM,
         namespace::Error::Stale => libc::ESTALE,
         namespace::Error::NotALink => libc::EINVAL,
         namespace::Error::TargetTooLong { .. } => libc::ENAMETOOLONG,

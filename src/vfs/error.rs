@@ -56,6 +56,26 @@ pub enum Error {
     /// The kernel asked with flags or values that make no sense.
     #[error("{0}")]
     Invalid(&'static str),
+    /// One user has as many open as one user may have.
+    #[error("user {uid} has {count_max} {what} open here, the most that one user may have; close some")]
+    TooManyOpen {
+        /// Whose.
+        uid: u32,
+        /// Files, or directories.
+        what: &'static str,
+        /// How many there may be.
+        count_max: u32,
+    },
+    /// One user has directories open that have as many names as those of one user may have.
+    #[error(
+        "user {uid} has directories open whose names take {bytes_max} bytes, the most for one user; close some, or raise --memory"
+    )]
+    TooManyNames {
+        /// Whose.
+        uid: u32,
+        /// How many bytes they may take.
+        bytes_max: u64,
+    },
     /// A task of this process ended before it was done.
     #[error("{0} has panicked: this is a defect of dssefs, please report it")]
     Panicked(&'static str),

@@ -4,10 +4,16 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::namespace::{DirEntry, Ino};
+use crate::namespace::{Ino, Snapshot};
 
 use super::Error;
 use super::file::File;
+use super::slots::{Slot, Slots};
+
+/// Files that one user may have open here: some 2 KiB each.
+const FILES_OF_USER_MAX: u32 = 16_384;
+/// Directories that one user may have open here.
+const DIRECTORIES_OF_USER_MAX: u32 = 1024;
 
 /// A handle, as the kernel gives it back with each call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,34 +28,90 @@ pub(crate) struct OpenFile {
     pub(crate) writes: bool,
     /// Whether each write goes to the end.
     pub(crate) appends: bool,
+    /// The right to it.
+    pub(crate) _slot: Slot,
 }
 
 /// An open directory: what it held when it was first read, so that its cursor is stable while the directory changes.
 pub(crate) struct OpenDirectory {
     pub(crate) ino: Ino,
-    pub(crate) entries: Mutex<Option<Arc<Vec<DirEntry>>>>,
+    pub(crate) entries: Mutex<Option<Arc<Snapshot>>>,
+    slot: Slot,
 }
 
 /// All open files and directories of a mount.
-#[derive(Default)]
 pub(crate) struct Handles {
     last: AtomicU64,
+    file_slots: Arc<Slots>,
+    directory_slots: Arc<Slots>,
+    names_bytes_max: u64,
     files: Mutex<HashMap<Fh, Arc<OpenFile>>>,
     directories: Mutex<HashMap<Fh, Arc<OpenDirectory>>>,
 }
 
 impl Handles {
+    /// Handles of a mount of the user `owner`, whose open directories may have names of `names_bytes_max` bytes together.
+    pub(crate) fn new(owner: u32, names_bytes_max: u64) -> Handles {
+        Handles {
+            last: AtomicU64::default(),
+            file_slots: Slots::new("files", FILES_OF_USER_MAX, owner),
+            directory_slots: Slots::new("directories", DIRECTORIES_OF_USER_MAX, owner),
+            names_bytes_max,
+            files: Mutex::default(),
+            directories: Mutex::default(),
+        }
+    }
+
+    /// The right of the user `uid` to one more open file.
+    ///
+    /// # Errors
+    /// [`Error::TooManyOpen`].
+    pub(crate) fn file_slot(&self, uid: u32) -> Result<Slot, Error> {
+        self.file_slots.take(uid)
+    }
+
     pub(crate) fn add_file(&self, open: OpenFile) -> Fh {
         let fh = self.next();
         self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(fh, Arc::new(open));
         fh
     }
 
-    pub(crate) fn add_directory(&self, ino: Ino) -> Fh {
+    /// # Errors
+    /// [`Error::TooManyOpen`].
+    pub(crate) fn add_directory(&self, ino: Ino, uid: u32) -> Result<Fh, Error> {
+        let slot = self.directory_slots.take(uid)?;
         let fh = self.next();
-        let open = OpenDirectory { ino, entries: Mutex::new(None) };
+        let open = OpenDirectory { ino, entries: Mutex::new(None), slot };
         self.directories.lock().unwrap_or_else(PoisonError::into_inner).insert(fh, Arc::new(open));
-        fh
+        Ok(fh)
+    }
+
+    /// Keeps what `open` was found to hold until it is closed or read again. What others than root and the mount's user have open may take
+    /// half of what there is for names; of a snapshot that is open several times, once.
+    ///
+    /// # Errors
+    /// [`Error::TooManyNames`].
+    pub(crate) fn keep_entries(&self, open: &OpenDirectory, entries: &Arc<Snapshot>) -> Result<(), Error> {
+        let (uid, bytes_max) = (open.slot.uid, self.names_bytes_max / 2);
+        if !self.directory_slots.is_privileged(uid) && self.bytes_with(open, entries) > bytes_max {
+            return Err(Error::TooManyNames { uid, bytes_max });
+        }
+        *open.entries.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(entries));
+        Ok(())
+    }
+
+    /// What the names take that the user of `open` has open, once that has `entries`.
+    fn bytes_with(&self, open: &OpenDirectory, entries: &Arc<Snapshot>) -> u64 {
+        let others: Vec<_> = {
+            let directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+            let others = directories.values().filter(|other| !std::ptr::eq(&***other, open));
+            others.filter(|other| other.slot.uid == open.slot.uid).cloned().collect()
+        };
+        let held =
+            others.iter().filter_map(|other| other.entries.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let all: HashMap<_, _> =
+            held.chain([Arc::clone(entries)]).map(|held| (Arc::as_ptr(&held), held.bytes())).collect();
+        all.values().sum()
     }
 
     pub(crate) fn file(&self, fh: Fh) -> Result<Arc<OpenFile>, Error> {

@@ -18,6 +18,7 @@ mod names;
 mod noncompliant;
 mod pages;
 mod ranges;
+mod slots;
 mod special;
 mod unsaved;
 mod user_xattr;
@@ -102,7 +103,11 @@ impl Vfs {
         settings: Settings,
         keeper: Option<Keeper>,
     ) -> Arc<Vfs> {
-        let (files, handles, pages) = (Files::default(), Handles::default(), Arc::new(Pages::new()));
+        let (files, handles, pages) = (
+            Files::default(),
+            Handles::new(rustix::process::geteuid().as_raw(), namespace.names_bytes_max()),
+            Arc::new(Pages::new()),
+        );
         Arc::new_cyclic(|me| Vfs {
             me: Weak::clone(me),
             gateway,

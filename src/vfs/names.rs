@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use crate::namespace::{DirEntry, Ino, Kind, Node};
+use crate::namespace::{Ino, Kind, Node, Snapshot};
 use crate::object::Name;
 
 use super::file::{File, has_content};
@@ -242,24 +242,26 @@ impl Vfs {
         self.namespace.parent(ino)
     }
 
-    /// Opens a directory; it is read when its first entry is asked for.
-    #[must_use]
-    pub fn open_directory(&self, ino: Ino) -> Fh {
-        self.handles.add_directory(ino)
+    /// Opens a directory for the user `uid`; it is read when its first entry is asked for.
+    ///
+    /// # Errors
+    /// [`Error::TooManyOpen`].
+    pub fn open_directory(&self, ino: Ino, uid: u32) -> Result<Fh, Error> {
+        self.handles.add_directory(ino, uid)
     }
 
     /// The entries of an open directory, `.` and `..` not among them. They stay the same until `rewind`.
     ///
     /// # Errors
-    /// It is gone, or the store cannot be asked.
-    pub async fn entries(&self, fh: Fh, rewind: bool) -> Result<Arc<Vec<DirEntry>>, Error> {
+    /// It is gone, the store cannot be asked, or the names would take more memory than they may.
+    pub async fn entries(&self, fh: Fh, rewind: bool) -> Result<Arc<Snapshot>, Error> {
         let open = self.handles.directory(fh)?;
         let known = open.entries.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match known.filter(|_| !rewind) {
             Some(entries) => Ok(entries),
             None => {
                 let entries = self.namespace.list(open.ino).await?;
-                *open.entries.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&entries));
+                self.handles.keep_entries(&open, &entries)?;
                 Ok(entries)
             }
         }

@@ -129,6 +129,7 @@ impl Writer {
                     Ok(chunk) => {
                         self.with_room_after(|| alone && self.others_give_room(), || self.absorb(at, &chunk)).await?;
                         at += chunk.len() as u64;
+                        tries.brought(chunk.len() as u64);
                     }
                     Err(error) if tries.again(&error).await => {}
                     Err(error) => return Err(error.into()),

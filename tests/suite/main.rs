@@ -7,6 +7,7 @@
 
 mod access;
 mod append;
+mod bounds;
 mod budgets;
 mod cli;
 mod clock;

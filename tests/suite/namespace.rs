@@ -111,6 +111,7 @@ fn namespace(store: &Store, change: impl FnOnce(&mut Settings)) -> (Arc<Namespac
         defaults: DEFAULTS,
         ttl: TTL,
         entries_max: 100_000,
+        names_bytes_max: 64 << 20,
         attributes: AttributeSource::Full,
         heads_in_flight_max: 64,
         rename_lease: Duration::from_secs(2),

@@ -1,6 +1,8 @@
 //! `dssefs serve` as a process.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -17,7 +19,17 @@ struct Serve {
 
 impl Serve {
     fn start(options: &[&str]) -> Serve {
+        Serve::start_under(&[], options)
+    }
+
+    /// The same, started by another program, such as one that sets a umask.
+    fn start_under(starter: &[&str], options: &[&str]) -> Serve {
         let mut command = dssefs();
+        if let Some((first, arguments)) = starter.split_first() {
+            let program = command.get_program().to_owned();
+            command = std::process::Command::new(first);
+            command.args(arguments).arg(program);
+        }
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(options).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let stdout = BufReader::new(process.stdout.take().unwrap());
@@ -116,5 +128,78 @@ fn it_stays_on_this_host_unless_told_otherwise() {
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         let output = dssefs().args(["serve", "--faults", "/no/such/file"]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{output:?}");
+    });
+}
+
+/// The modes of `path` and of everything below it.
+fn modes(path: &Path) -> Vec<(std::path::PathBuf, u32)> {
+    let facts = std::fs::symlink_metadata(path).unwrap();
+    let mut all = vec![(path.to_owned(), facts.permissions().mode() & 0o7777)];
+    if facts.is_dir() {
+        all.extend(std::fs::read_dir(path).unwrap().flat_map(|entry| modes(&entry.unwrap().path())));
+    }
+    all
+}
+
+#[test]
+fn what_it_stores_is_closed_to_other_users_whatever_the_umask() {
+    deadline(MINUTE, || {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, given) = (dir.path().join("made"), dir.path().join("given"));
+        std::fs::create_dir(&given).unwrap();
+        std::fs::set_permissions(&given, std::fs::Permissions::from_mode(0o777)).unwrap();
+        for data in [made, given] {
+            let umask = ["sh", "-euc", "umask 0; exec \"$@\"", "sh"];
+            let serve = Serve::start_under(&umask, &["--data", data.to_str().unwrap(), "--bucket", "b", "--tls"]);
+            drop(serve);
+            let serve = Serve::start_under(&umask, &["--data", data.to_str().unwrap()]);
+            let s3 = serve.client();
+            block_on(async {
+                let body = vec![b'x'; 100].into();
+                s3.put_object().bucket("b").key("whole").body(body).send().await.unwrap();
+                let upload = s3.create_multipart_upload().bucket("b").key("parts").send().await.unwrap();
+                let part = s3.upload_part().bucket("b").key("parts").upload_id(upload.upload_id().unwrap());
+                part.part_number(1).body(vec![b'x'; 100].into()).send().await.unwrap();
+                s3.copy_object().bucket("b").key("copy").copy_source("b/whole").send().await.unwrap();
+            });
+            let all = modes(&data);
+            assert!(all.len() > 10, "{all:?}");
+            for (path, mode) in all {
+                assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+            }
+        }
+    });
+}
+
+/// What the endpoint answers to this request, in the words of HTTP.
+fn ask(url: &str, head: &str) -> String {
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn its_own_addresses_ask_for_the_key_and_refuse_other_sites_and_names() {
+    deadline(MINUTE, || {
+        let serve = Serve::start(&["--access-key", "someone", "--secret-key", "a secret"]);
+        let url = serve.url();
+        let (host, port) =
+            (url.strip_prefix("http://").unwrap().to_owned(), url.rsplit_once(':').unwrap().1.to_owned());
+        // someone:a secret
+        let key = "authorization: Basic c29tZW9uZTphIHNlY3JldA==\r\n";
+        let status = |method: &str, host: &str, more: &str| {
+            let head =
+                format!("{method} /_dssefs/counters/reset HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n{more}");
+            ask(&url, &head)[9..12].to_owned()
+        };
+        assert_eq!(status("POST", &host, key), "200");
+        assert_eq!(status("POST", &format!("localhost:{port}"), key), "200");
+        assert_eq!(status("POST", &host, ""), "401");
+        assert_eq!(status("POST", &host, "authorization: Basic ZHNzZWZzOmRzc2Vmcy1zZWNyZXQ=\r\n"), "401");
+        assert_eq!(status("POST", &format!("rebound.example:{port}"), key), "403");
+        assert_eq!(status("POST", &host, &format!("{key}origin: http://evil.example\r\n")), "403");
+        assert_eq!(status("POST", &host, &format!("{key}sec-fetch-site: cross-site\r\n")), "403");
     });
 }

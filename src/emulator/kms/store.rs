@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::storage::private_directory;
 use super::exception::Exception;
 use super::key::Key;
 
@@ -32,7 +33,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(directory: &Path) -> io::Result<Store> {
-        fs::create_dir_all(directory)?;
+        private_directory(directory)?;
         let path = directory.join("keys.json");
         let state = match fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,

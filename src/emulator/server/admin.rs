@@ -1,4 +1,5 @@
-//! `/_dssefs/`: what tests and demonstrations ask of the endpoint itself. JSON in and out, no signature, loopback only.
+//! `/_dssefs/`: what tests and demonstrations ask of the endpoint itself. JSON in and out, for
+//! who may ([`guard`]): from this host, with the access key and its secret as user and password.
 //!
 //! | request | does |
 //! |---|---|
@@ -12,8 +13,9 @@
 
 use std::net::SocketAddr;
 
-use http::StatusCode;
+use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
+use http::{HeaderValue, StatusCode};
 use s3s::HttpResponse;
 use serde::Deserialize;
 use serde_json::json;
@@ -22,13 +24,18 @@ use super::super::faults::Plan;
 use super::super::kms::{Action, Exception, Kms};
 use super::answer;
 use super::front::Front;
+use super::guard;
 
 /// Where these addresses start. No bucket can be called so: bucket names have no underscore.
 pub(super) const PREFIX: &str = "/_dssefs/";
 
 pub(super) fn answer(front: &Front, head: &Parts, body: &[u8], peer: SocketAddr) -> HttpResponse {
-    if !peer.ip().to_canonical().is_loopback() {
-        return answer::plain(StatusCode::FORBIDDEN, "The endpoint is administrated from its own host only.");
+    if let Err((status, text)) = guard::check(head, peer, front.port, &front.credentials) {
+        let mut refusal = answer::plain(status, text);
+        if status == StatusCode::UNAUTHORIZED {
+            refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"dssefs serve\""));
+        }
+        return refusal;
     }
     let path = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     match (head.method.as_str(), path) {

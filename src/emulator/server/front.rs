@@ -33,7 +33,9 @@ const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
 /// Everything that answers.
 pub(in crate::emulator) struct Front {
     s3: S3Service,
-    credentials: Credentials,
+    pub(super) credentials: Credentials,
+    /// Where it listens.
+    pub(super) port: u16,
     region: String,
     pub(in crate::emulator) kms: Arc<Kms>,
     pub(in crate::emulator) faults: Faults,
@@ -45,14 +47,14 @@ impl Front {
         endpoint: Endpoint,
         kms: Arc<Kms>,
         credentials: Credentials,
-        region: String,
+        (region, port): (String, u16),
         faults: Faults,
     ) -> Front {
         let mut s3 = S3ServiceBuilder::new(endpoint);
         s3.set_auth(Login(credentials.clone()));
         s3.set_access(Access);
         s3.set_host(Localhost);
-        Front { s3: s3.build(), credentials, region, kms, faults, tally: Tally::default() }
+        Front { s3: s3.build(), credentials, port, region, kms, faults, tally: Tally::default() }
     }
 
     pub(in crate::emulator) fn counters(&self) -> Counters {

@@ -9,6 +9,7 @@ mod body;
 mod certificate;
 mod connection;
 mod front;
+mod guard;
 mod login;
 mod spoil;
 

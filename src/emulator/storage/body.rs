@@ -4,7 +4,7 @@
 //! when its last holder goes, be it an error, a cancelled request or a lost condition. A replaced body is doomed again,
 //! and its files go when the last reader has finished. So neither writers nor readers ever clean up by hand.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::random_hex;
+use super::files::{private_file, random_hex};
 
 /// A range of one file: `length` bytes from `offset`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,7 +105,7 @@ impl Slice {
         }
         let mut source = File::open(from.join(&self.file))?;
         source.seek(SeekFrom::Start(self.offset))?;
-        let mut target = OpenOptions::new().write(true).create_new(true).open(to.join(&file))?;
+        let mut target = private_file().create_new(true).open(to.join(&file))?;
         io::copy(&mut source.take(self.length), &mut target)?;
         Ok(Slice { file, offset: 0, length: self.length })
     }
@@ -121,7 +121,7 @@ pub(in crate::emulator) struct BodyWriter {
 impl BodyWriter {
     pub(super) fn create(dir: &Arc<Path>) -> io::Result<BodyWriter> {
         let name = random_hex::<16>()?;
-        let file = OpenOptions::new().write(true).create_new(true).open(dir.join(&name))?;
+        let file = private_file().create_new(true).open(dir.join(&name))?;
         let slices = vec![Slice { file: name, offset: 0, length: 0 }];
         Ok(BodyWriter { file, body: Body { slices, doom: Mutex::new(Some(Arc::clone(dir))) } })
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::body::{Body, BodyReader, BodyWriter};
-use super::files::{random_hex, record_name, write_record};
+use super::files::{private_directory, random_hex, record_name, write_record};
 use super::record::{Content, Object, Settings, Upload, Version, Versioning};
 use super::{Error, recovery};
 
@@ -64,7 +64,7 @@ impl Bucket {
     pub(super) fn create(root: &Path, name: &str, settings: Settings) -> io::Result<Bucket> {
         let unfinished = recovery::unfinished_dir(root)?;
         for room in ["keys", "uploads", "bodies"] {
-            fs::create_dir_all(unfinished.join(room))?;
+            private_directory(&unfinished.join(room))?;
         }
         write_record(&unfinished.join("bucket.json"), &settings)?;
         fs::rename(&unfinished, root.join(name))?;

@@ -1,7 +1,8 @@
 //! Names and atomic writes of the record files.
 
-use std::fs;
-use std::io;
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use serde::Serialize;
@@ -19,8 +20,28 @@ pub(super) fn record_name(key: &str) -> String {
 /// Writes `record` so that `path` holds either the old record or the new one, whenever the process dies.
 pub(super) fn write_record<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
     let unfinished = path.with_extension(UNFINISHED);
-    fs::write(&unfinished, serde_json::to_vec(record)?)?;
+    private_file().truncate(true).open(&unfinished)?.write_all(&serde_json::to_vec(record)?)?;
     fs::rename(&unfinished, path)
+}
+
+/// Makes a directory, and those above it, that no other user can look into; content rests here in the clear. One that is there already, and
+/// belongs to this process's user alone, is closed to others.
+pub(in crate::emulator) fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let facts = fs::metadata(path)?;
+    // Not a directory for all users, such as /tmp (sticky), nor one that belongs to another user.
+    let is_own = facts.uid() == rustix::process::geteuid().as_raw() && facts.mode() & 0o1000 == 0;
+    if is_own && facts.mode() & 0o777 != 0o700 {
+        fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// How a file is made that no other user can read.
+pub(in crate::emulator) fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o600);
+    options
 }
 
 /// Reads a record; an unreadable one is an error that names the file.

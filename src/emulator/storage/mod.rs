@@ -38,7 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use body::{Body, BodyReader, BodyWriter};
 pub(super) use bucket::{Bucket, Deleted};
-pub(super) use files::{hex, random_hex};
+pub(super) use files::{hex, private_directory, private_file, random_hex};
 pub(super) use listing::{Found, Query, Walk};
 pub(super) use record::{
     Checksum, Encryption, Headers, Object, Part, PartSummary, Settings, Upload, UploadRecord, Version, Versioning,
@@ -78,7 +78,7 @@ impl Store {
     /// Opens `dir`, creating it if need be, reads all records and removes the leftovers of interrupted requests. To one
     /// process, the requests of another are leftovers: whoever opens the directory holds a lock on it.
     pub(super) fn open(dir: &Path) -> io::Result<Store> {
-        std::fs::create_dir_all(dir)?;
+        private_directory(dir)?;
         let buckets = recovery::buckets(dir)?.into_iter().map(|b| (b.name().to_owned(), Arc::new(b))).collect();
         Ok(Store { dir: dir.to_owned(), buckets: Mutex::new(buckets) })
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Error;
 use super::body::Body;
 use super::bucket::Bucket;
-use super::files::{random_hex, write_record};
+use super::files::{private_directory, random_hex, write_record};
 use super::record::{Content, Object, Part, Upload, UploadRecord, Version};
 
 impl Bucket {
@@ -15,7 +15,7 @@ impl Bucket {
     pub(in crate::emulator) fn start_upload(&self, record: UploadRecord) -> Result<String, Error> {
         let mut state = self.living()?;
         let id = random_hex::<32>()?;
-        fs::create_dir(self.upload_dir(&id))?;
+        private_directory(&self.upload_dir(&id))?;
         write_record(&self.upload_dir(&id).join("upload.json"), &record)?;
         state.uploads.insert(id.clone(), Upload { record: Arc::new(record), parts: Default::default() });
         Ok(id)

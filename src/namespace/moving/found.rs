@@ -65,7 +65,7 @@ impl Namespace {
     /// Reads the first line of the journal at `key`, of a mount of `root`, and proves it. Only one that was stored as this mount stores
     /// is acted on. One HEAD came before; one GET of at most [`LINE_BYTES_MAX`], and what the authenticator asks of KMS.
     pub(super) async fn prove(&self, key: &Key, head: &Head, root: &Prefix) -> Result<Proved, Unreadable> {
-        let verdict = self.gateway.policy().judge(&head.encryption.facts);
+        let verdict = self.gateway.judge(&head.encryption.facts);
         if verdict != Verdict::Compliant {
             return Err(Unreadable::NotOurs(verdict));
         }
@@ -87,7 +87,7 @@ async fn range(gateway: &Gateway, key: &Key, version: &Version, range: ByteRange
     let mut tries = gateway.tries();
     loop {
         let download = gateway.get(key, Some(version), Some(range)).await?;
-        match download.collect().await {
+        match download.collect(range.len()).await {
             Err(error) if tries.again(&error).await => {}
             text => return text,
         }

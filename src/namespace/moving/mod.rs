@@ -35,6 +35,7 @@ use super::Namespace;
 use super::directory::is_taken;
 use super::error::Error;
 use super::node::Ino;
+use super::progress::Progress;
 use crate::object::{Key, Name, NameError, Prefix};
 use crate::s3::{ListRequest, Listed};
 
@@ -215,7 +216,7 @@ impl Namespace {
 
     /// Every object whose key begins with `prefix`, in the order of UTF-8 bytes.
     async fn objects_below(&self, prefix: &Prefix) -> Result<Vec<Listed>, Error> {
-        let (mut objects, mut next) = (Vec::new(), None);
+        let (mut objects, mut next, mut progress) = (Vec::new(), None, Progress::default());
         loop {
             let request = ListRequest {
                 prefix: prefix.as_str(),
@@ -225,6 +226,7 @@ impl Namespace {
                 entries_max: PAGE_ENTRIES_MAX,
             };
             let page = self.gateway.list(&request).await?;
+            progress.page(prefix.as_str(), !page.objects.is_empty())?;
             objects.extend(page.objects);
             next = page.next;
             match next {

@@ -9,6 +9,7 @@ use aws_sdk_s3::operation::RequestId;
 use super::watch::element;
 use crate::metrics::Operation;
 use crate::object::{Bucket, Key};
+use crate::s3::bounds::{Exceeded, TooSlow};
 use crate::s3::classify::classify;
 use crate::s3::connect::InsecureEndpoint;
 use crate::s3::error::{Failure, Kind};
@@ -46,6 +47,7 @@ where
 {
     match error {
         SdkError::TimeoutError(_) => Kind::Timeout,
+        _ if caused_by::<Exceeded>(error).is_some() => Kind::Protocol,
         _ if caused_by::<InsecureEndpoint>(error).is_some() => Kind::Configuration,
         _ if is_about_credentials(error) => Kind::Credentials,
         SdkError::DispatchFailure(failure) if failure.is_timeout() => Kind::Timeout,
@@ -116,7 +118,11 @@ pub(in crate::s3) fn of_broken_body(error: &(dyn StdError + 'static)) -> Kind {
     let says = |text: &str| causes(error).any(|cause| cause.to_string().contains(text));
     if says("checksum mismatch") {
         Kind::Integrity
-    } else if says("minimum throughput") || says("timed out") || says("timeout") {
+    } else if caused_by::<TooSlow>(error).is_some()
+        || says("minimum throughput")
+        || says("timed out")
+        || says("timeout")
+    {
         Kind::Timeout
     } else {
         Kind::Unreachable

@@ -233,8 +233,8 @@ impl Store {
 
     /// Gives a request that moves `bytes` the time for it.
     fn patient<T, E, B>(&self, request: CustomizableOperation<T, E, B>, bytes: u64) -> CustomizableOperation<T, E, B> {
-        let extra = Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND).min(EXTRA_TIME_MAX);
-        if extra < Duration::from_secs(8) {
+        let extra = extra_time(bytes, EXTRA_TIME_MAX);
+        if extra.is_zero() {
             return request;
         }
         let limits = TimeoutConfig::builder()
@@ -254,6 +254,12 @@ fn etag(text: &str) -> Option<ETag> {
 /// versioning, replaces what it stands for. There the ETag alone tells versions apart.
 fn version_id(text: &str) -> Option<VersionId> {
     (!text.is_empty() && text != "null").then(|| VersionId::new(text))
+}
+
+/// What `bytes` that are moved add to the time of a request, `most` at most: a second for each MiB from 8 MiB on, and nothing below.
+pub(super) fn extra_time(bytes: u64, most: Duration) -> Duration {
+    let extra = Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+    if extra < Duration::from_secs(8) { Duration::ZERO } else { extra.min(most) }
 }
 
 /// Retries without a ration. The SDK's standard one takes 5 of 500 tokens for each retry, and gives 1 back for each success: a hundred

@@ -18,6 +18,11 @@ use crate::s3::error::{Error, Failure, Kind};
 use crate::s3::payload::{Checksum, decode_crc64, decode_sha1};
 use crate::s3::request::{Head, ListPage, ListRequest, Listed};
 
+/// The longest continuation token that is sent back, in bytes. S3's have some hundred; other stores put a key into theirs.
+const TOKEN_BYTES_MAX: usize = 16 << 10;
+/// The longest ETag that a listing may have, in bytes: S3's have 38 at most, and each is kept with its name.
+const ETAG_BYTES_MAX: usize = 1 << 10;
+
 /// An answer to GetObject before its body was read.
 pub(in crate::s3) struct Answer {
     pub(in crate::s3) head: Head,
@@ -181,6 +186,16 @@ impl Store {
         let prefixes = answer.common_prefixes().iter().map(|prefix| text(prefix.prefix()));
         let prefixes = prefixes.collect::<Result<Vec<_>, _>>()?;
         let next = next_page(answer, wanted.continuation).map_err(incomplete)?;
+        // S3 may give fewer keys than it is asked for, never more (ListObjectsV2, S3 API reference, "max-keys").
+        if objects.len().max(prefixes.len()) > usize::from(wanted.entries_max) {
+            return Err(incomplete("more keys than were asked for"));
+        }
+        if next.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
+            return Err(incomplete("a continuation token of more than 16 KiB"));
+        }
+        if objects.iter().any(|object| object.etag.as_str().len() > ETAG_BYTES_MAX) {
+            return Err(incomplete("an ETag of more than 1 KiB"));
+        }
         if objects.iter().map(|object| &object.key).chain(&prefixes).any(|key| !key.starts_with(wanted.prefix)) {
             return Err(incomplete("a key outside of the prefix that was asked for"));
         }

@@ -15,9 +15,11 @@ use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
+use super::failure::caused_by;
 use crate::metrics::{Operation, StoreCounters};
 use crate::object::{ETag, VersionId};
 use crate::policy::{Algorithm, Facts};
+use crate::s3::bounds::Exceeded;
 use crate::s3::classify::classify;
 use crate::s3::connect::SentTwice;
 use crate::s3::error::{Error, Kind};
@@ -77,14 +79,19 @@ impl Intercept for Watch {
     }
 }
 
-/// Tries again what the store has refused without doing it, and the SDK would not try again: content that was damaged on its way, and
+/// Never tries again what answered more than it may. Tries again what the store has refused without doing it, and the SDK would not try again: content that was damaged on its way, and
 /// trouble of the store's own that it tells of within a 200 (CopyObject and CompleteMultipartUpload, S3 API reference).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refused;
 
 impl ClassifyRetry for Refused {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let failed = matches!(context.output_or_error(), Some(Err(_)));
+        let error = context.output_or_error().and_then(|outcome| outcome.err());
+        if error.is_some_and(|error| caused_by::<Exceeded>(error).is_some()) {
+            // The same would come again, as long as before.
+            return RetryAction::RetryForbidden;
+        }
+        let failed = error.is_some();
         match context.response().filter(|_| failed).and_then(meaning) {
             Some(Kind::Integrity | Kind::Unavailable) => RetryAction::transient_error(),
             Some(Kind::Throttled { .. }) => RetryAction::throttling_error(),

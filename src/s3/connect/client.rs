@@ -25,6 +25,7 @@ use super::pool::{IDLE_CONNECTIONS_MAX, Pool, idle_time_max};
 use super::proxy::Proxies;
 use super::resolve::Resolver;
 use super::{ConnectError, Connection};
+use crate::s3::bounds::bounded;
 
 /// With the feature `fips`, TLS takes all of its cryptography from the FIPS module, and offers only what FIPS 140-3 approves of.
 #[cfg(feature = "fips")]
@@ -44,6 +45,7 @@ pub(super) enum Reuse {
 pub(super) struct Network {
     trusted: TlsContext,
     proxies: Arc<Proxies>,
+    attempt_timeout: Duration,
 }
 
 impl Network {
@@ -56,16 +58,18 @@ impl Network {
             .with_trust_store(trusted)
             .build()
             .map_err(|error| ConnectError::Tls(error.to_string()))?;
-        Ok(Network { trusted, proxies: Arc::new(Proxies::of_environment()?) })
+        let proxies = Arc::new(Proxies::of_environment()?);
+        Ok(Network { trusted, proxies, attempt_timeout: connection.attempt_timeout })
     }
 
     pub(super) fn proxies(&self) -> &Proxies {
         &self.proxies
     }
 
-    /// A client that lets through what `rule` allows.
+    /// A client that lets through what `rule` allows, and bounds what a server answers.
     pub(super) fn client(&self, rule: Rule, reuse: Reuse) -> SharedHttpClient {
-        SharedHttpClient::new(Client { network: self.clone(), rule, reuse, routes: Mutex::default() })
+        let client = Client { network: self.clone(), rule, reuse, routes: Mutex::default() };
+        bounded(SharedHttpClient::new(client), self.attempt_timeout)
     }
 
     fn pool(&self, settings: &Settings, reuse: Reuse, proxy: Option<ProxyConfig>) -> Arc<Pool> {

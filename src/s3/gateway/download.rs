@@ -52,12 +52,16 @@ impl Download {
         Some(chunk)
     }
 
-    /// All of it that is still to come.
+    /// All of it that is still to come, if that is `bytes_max` bytes at most: what the caller can hold.
     ///
     /// # Errors
-    /// As [`Download::next`].
-    pub async fn collect(mut self) -> Result<Bytes, Error> {
-        let mut content = BytesMut::new();
+    /// [`Kind::Protocol`] when the answer is longer, before a byte of it is read; and as [`Download::next`].
+    pub async fn collect(mut self, bytes_max: u64) -> Result<Bytes, Error> {
+        if self.left > bytes_max {
+            let message = format!("the answer has {} bytes, and at most {bytes_max} were expected", self.left);
+            return Err(self.failure(Kind::Protocol, &message).into());
+        }
+        let mut content = BytesMut::with_capacity(usize::try_from(self.left).unwrap_or_default());
         while let Some(chunk) = self.next().await {
             content.extend_from_slice(&chunk?);
         }

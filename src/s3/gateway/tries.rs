@@ -12,6 +12,9 @@ use crate::s3::error::{Error, Kind};
 /// Before the first attempt that is not the first, at most; it doubles from one to the next, as that of requests does.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
+/// What shows that a line is slow and not dead: 1 MiB.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
 /// How often, and for how long, content is asked for again whose body broke. The SDK's attempts at a GET end with the head of its answer, so
 /// what follows is tried again by whoever knows what has arrived of it, under the same limits.
 pub struct Tries<'a> {
@@ -19,6 +22,7 @@ pub struct Tries<'a> {
     left: u32,
     pause_max: Duration,
     end: Instant,
+    brought: u64,
 }
 
 impl Gateway {
@@ -27,11 +31,20 @@ impl Gateway {
     pub fn tries(&self) -> Tries<'_> {
         let (attempts_max, time_max) = self.store.limits();
         let left = attempts_max.saturating_sub(1);
-        Tries { gateway: self, left, pause_max: FIRST_PAUSE, end: Instant::now() + time_max }
+        Tries { gateway: self, left, pause_max: FIRST_PAUSE, end: Instant::now() + time_max, brought: 0 }
     }
 }
 
 impl Tries<'_> {
+    /// Takes note of `bytes` that came and need not come again. Over a slow line a long range takes several attempts; as long as each brings
+    /// [`PROGRESS_BYTES`], they are not counted as failures.
+    pub fn brought(&mut self, bytes: u64) {
+        self.brought += bytes;
+        if self.brought >= PROGRESS_BYTES {
+            *self = self.gateway.tries();
+        }
+    }
+
     /// Whether the content is to be asked for again after a body broke with `error`; returns after a pause if so. Not for errors of
     /// [`Gateway::get`], which has made its own attempts.
     pub async fn again(&mut self, error: &Error) -> bool {

@@ -53,7 +53,8 @@ impl Gateway {
 
     /// The same, whatever the encryption of the copy is: the facts of the copy.
     pub(super) async fn likeness(&self, original: &Key, copy: &Key) -> Result<Option<Head>, Error> {
-        let both = self.same_content(original, copy, Proof::Checksums, |a, b| described_alike(&a.meta, &b.meta)).await?;
+        let both =
+            self.same_content(original, copy, Proof::Checksums, |a, b| described_alike(&a.meta, &b.meta)).await?;
         Ok(both.map(|(_, copy)| copy))
     }
 

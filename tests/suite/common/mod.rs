@@ -5,6 +5,7 @@ mod endpoint;
 mod fault;
 pub(crate) mod journal;
 pub(crate) mod kept;
+pub(crate) mod liar;
 mod mount;
 pub(crate) mod store;
 

@@ -60,6 +60,13 @@ impl Mount {
         Mount::source(endpoint, BUCKET, &[key.as_slice(), options].concat())
     }
 
+    /// The same, with another server at `url` between it and the endpoint.
+    pub(crate) fn through(endpoint: &Endpoint, url: &str, options: &[&str]) -> Mount {
+        let dir = Mount::place();
+        let command = Mount::command_through(url, &dir.path().join("mnt"));
+        Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
+    }
+
     /// The same, started by another program, such as one that sets limits.
     pub(crate) fn under(endpoint: &Endpoint, starter: &[&str], options: &[&str]) -> Mount {
         let dir = Mount::place();
@@ -202,6 +209,11 @@ impl Mount {
     /// `dssefs mount SOURCE DIR` with what it needs to reach the endpoint, and nothing more.
     pub(crate) fn command(endpoint: &Endpoint, source: &str, dir: &Path) -> Command {
         Mount::command_at(&endpoint.url(), source, dir)
+    }
+
+    /// `dssefs mount` of the endpoint's bucket, whose requests go to another server at `url`.
+    pub(crate) fn command_through(url: &str, dir: &Path) -> Command {
+        Mount::command_at(url, BUCKET, dir)
     }
 
     fn command_at(url: &str, source: &str, dir: &Path) -> Command {
