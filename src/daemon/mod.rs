@@ -17,6 +17,7 @@ mod take_over;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ use crate::journal::Journal;
 use crate::vfs::{ErrnoStyle, Vfs};
 use crate::{config, crypto};
 
-pub use crate::fuse::{MountOptions, attend};
+pub use crate::fuse::{LogFile, MountOptions, attend};
+pub use crate::secret::close_inherited;
 pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use last_word::{LastWord, Slip};
 pub use start_error::StartError;
@@ -46,7 +48,7 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " with AWS-LC FIPS 
 pub struct Mounted {
     /// As `s3://bucket/prefix`.
     pub source: String,
-    /// Where.
+    /// Where it is in fact, without links.
     pub mountpoint: PathBuf,
     /// The key, for people: an ARN, or that it is the AWS managed key.
     pub key: String,
@@ -108,7 +110,7 @@ fn start(config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartErr
     };
     // In this order: the porter stays outside of the sandbox, and threads are confined as the one is that starts them.
     let memory = memory::protect();
-    let porter = Porter::start(&config.mountpoint, &options, config.log.file.as_deref());
+    let porter = Porter::start(config.mountpoint.directory.as_fd(), &options, config.log.file.as_deref());
     let porter = porter.map_err(|error| StartError::fuse(&config, &error))?;
     let sandbox = confine::confine(&config)?;
     owner.confined();
@@ -123,12 +125,13 @@ fn start(config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartErr
     let adapter =
         Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
     let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;
+    let mountpoint = mounted.point();
     let (server, unmounter) = mounted.split();
     let signals = runtime.block_on(async { stop::Signals::new(owner.hangup()) });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
     let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout, spill_dir: config.spill_dir };
     let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
-    Ok((house, Mounted { source: options.source, mountpoint: config.mountpoint, key: built.key }))
+    Ok((house, Mounted { source: options.source, mountpoint, key: built.key }))
 }
 
 impl House {
