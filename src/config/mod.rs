@@ -15,7 +15,7 @@ mod source;
 mod units;
 
 pub use checked::{Config, Connection, JournalKeys, KeyChoice, Log, MEMORY_BYTES_MIN};
-pub use endpoint::EndpointError;
+pub use endpoint::{EndpointError, without_credentials};
 pub use examined::Examined;
 pub use place::Mountpoint;
 pub use problem::{Problem, Problems};

@@ -17,6 +17,7 @@ use crate::spill::{Limits, Pool};
 use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
 
+use super::settings::summary;
 use super::spill_dir::require_private;
 use super::take_over::take_over;
 use super::{StartError, VERSION, recover, sessions};
@@ -63,14 +64,10 @@ pub(super) async fn build(config: &Config, protection: String) -> Result<Built, 
         names.recover().await;
     }
     let journal = journal(config, &kms, &gateway, &pool).await?;
-    let facts = facts(config, bucket, protection);
+    let facts = facts(config, key.as_ref(), bucket, protection);
     let vfs = file_system(config, Arc::clone(&gateway), names, pool, journal.clone(), facts);
-    Ok(Built {
-        vfs,
-        gateway,
-        journal,
-        key: key.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string),
-    })
+    let key = key.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), KeyArn::to_string);
+    Ok(Built { vfs, gateway, journal, key })
 }
 
 /// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it, and that no
@@ -209,11 +206,11 @@ fn file_system(
     Vfs::new(gateway, names, engine, ReadBudget::new(config.memory_bytes_max - writing), settings, keeper)
 }
 
-fn facts(config: &Config, bucket: BucketFacts, protection: String) -> MountFacts {
+fn facts(config: &Config, key: Option<&KeyArn>, bucket: BucketFacts, protection: String) -> MountFacts {
     MountFacts {
         bucket,
         context: config.context.clone(),
-        settings: summary(config),
+        settings: summary(config, key),
         version: VERSION,
         layers: crypto::LAYERS.to_owned(),
         protection,
@@ -252,20 +249,4 @@ pub(super) fn connection(given: &config::Connection) -> s3::Connection {
         kms_requests_per_second_max: given.kms_requests_per_second_max,
         sign_payload: given.sign_payload,
     }
-}
-
-/// The options that an auditor asks for, in one line.
-fn summary(config: &Config) -> String {
-    let reads = match config.on_noncompliant_read {
-        config::NoncompliantRead::Serve => "serve",
-        config::NoncompliantRead::Refuse => "refuse",
-    };
-    format!(
-        "source={} read-only={} on-noncompliant-read={reads} memory={} spill={} spill-dir={}",
-        config.source(),
-        config.read_only,
-        config.memory_bytes_max,
-        config.spill_bytes_max,
-        config.spill_dir.display()
-    )
 }

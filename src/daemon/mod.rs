@@ -10,6 +10,7 @@ mod last_word;
 mod memory;
 pub mod recover;
 mod sessions;
+mod settings;
 mod spill_dir;
 mod start_error;
 mod stop;
@@ -101,6 +102,7 @@ struct House {
 
 fn start(config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartError> {
     prove_ciphers()?;
+    settings::warn_of_dangers(&config);
     descriptors::raise_limit();
     let options = MountOptions {
         source: config.source().to_string(),
