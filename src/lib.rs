@@ -3,8 +3,9 @@
 //! The rooms stand in storeys: each may use only those below it, as the import table in `docs/ARCHITECTURE.md` says and
 //! `tests/tidy.rs` enforces.
 
-// The ground floor: values, without I/O.
+// The ground floor: values, and what is asked of the kernel alone.
 pub mod metrics;
+pub mod mounts;
 pub mod object;
 pub mod secret;
 

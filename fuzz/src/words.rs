@@ -70,7 +70,7 @@ pub fn config(data: &[u8]) {
     };
     assert!(config.file_mode <= 0o777 && config.dir_mode <= 0o777);
     assert!(config.memory_bytes_max >= 32 << 20 && config.metadata_ttl.as_secs() <= 24 * 3600);
-    assert!(config.mountpoint.is_absolute() && config.spill_dir.is_absolute());
+    assert!(config.mountpoint.path.is_absolute() && config.spill_dir.is_absolute());
     let endpoints = [&config.connection.endpoint_url, &config.connection.kms_endpoint_url];
     for url in endpoints.into_iter().flatten() {
         let host = url.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or_default());

@@ -34,29 +34,49 @@ pub(super) struct Arguments {
 /// Mounts; in the background unless told otherwise. The parent checks the options too, so that mistakes are told before a
 /// process is started.
 pub(super) fn run(arguments: &Arguments) -> Exit {
-    let config = match Config::check(&arguments.raw) {
+    // Before anything is opened.
+    if let Err(error) = daemon::close_inherited() {
+        return fail(&PrepareError::Descriptors(error));
+    }
+    let config = match check(arguments) {
         Ok(config) => config,
-        Err(problems) => {
-            let _ = writeln!(std::io::stderr(), "{problems}");
-            return Exit::Usage;
-        }
+        Err(exit) => return exit,
     };
     if arguments.child {
         serve(config, Place::Background)
     } else if arguments.foreground {
         serve(config, Place::Foreground)
     } else {
-        background::start()
+        let handed = config.mountpoint.directory.try_clone();
+        drop(config);
+        handed.map_or_else(|error| fail(&PrepareError::Directory(error)), background::start)
     }
+}
+
+fn check(arguments: &Arguments) -> Result<Config, Exit> {
+    let checked = if arguments.child {
+        let directory = background::directory_of_parent();
+        Config::check_handed(&arguments.raw, directory.map_err(|error| fail(&PrepareError::Directory(error)))?)
+    } else {
+        Config::check(&arguments.raw)
+    };
+    checked.map_err(|problems| {
+        for problem in problems.0 {
+            let _ = writeln!(std::io::stderr(), "{}", logging::escaped(&problem.to_string()));
+        }
+        Exit::Usage
+    })
+}
+
+fn fail(error: &PrepareError) -> Exit {
+    complain(error);
+    Exit::Usage
 }
 
 fn serve(config: Config, place: Place) -> Exit {
     let logging = match prepare(&config, place) {
         Ok(logging) => Arc::new(logging),
-        Err(error) => {
-            complain(&error);
-            return Exit::Usage;
-        }
+        Err(error) => return fail(&error),
     };
     let console = Console {
         place,
@@ -136,8 +156,12 @@ fn complain_in_time(error: StartError) {
 /// What can go wrong before the daemon starts.
 #[derive(Debug, thiserror::Error)]
 enum PrepareError {
-    #[error("the log file cannot be opened ({0}); name one that you may write to with --log-file")]
+    #[error("the log file cannot be opened ({0}); name a regular file that you may write to with --log-file")]
     Log(#[source] std::io::Error),
+    #[error("the descriptors that this process was started with cannot be closed ({0}); mount /proc first")]
+    Descriptors(#[source] std::io::Error),
+    #[error("the mount point cannot be handed to the daemon ({0}); use --foreground")]
+    Directory(#[source] std::io::Error),
     #[error("the daemon cannot leave the terminal ({0}); use --foreground")]
     Detach(#[source] std::io::Error),
 }
@@ -152,9 +176,12 @@ fn prepare(config: &Config, place: Place) -> Result<Logging, PrepareError> {
 /// One line, on which a waiting parent or script relies. When the parent is gone, nobody knows of the mount: it is taken down.
 fn announce(mounted: &Mounted, place: Place) {
     let Mounted { source, mountpoint, key } = mounted;
-    let mut stdout = std::io::stdout().lock();
-    let told = writeln!(stdout, "{source} is mounted at {} (DSSE-KMS under {key})", mountpoint.display());
-    if told.and_then(|()| stdout.flush()).is_err() && place == Place::Background {
-        background::end_self();
+    let sentence = format!("{source} is mounted at {} (DSSE-KMS under {key})", mountpoint.display());
+    let sentence = logging::escaped(&sentence);
+    match place {
+        // Whoever reads no line there has Ctrl-C.
+        Place::Foreground => drop(writeln!(std::io::stdout(), "{sentence}")),
+        Place::Background if background::report(&sentence).is_err() => background::end_self(),
+        Place::Background => {}
     }
 }

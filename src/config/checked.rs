@@ -1,9 +1,11 @@
 //! Options as checked: what the daemon builds the mount from.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use super::place::Mountpoint;
 use super::problem::{Problem, Problems};
 use super::raw::{
     AttributeSource, Commit, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, RawStore, Sandbox, SpillKeys,
@@ -21,8 +23,8 @@ pub struct Config {
     pub bucket: Bucket,
     /// What the keys below the mount begin with.
     pub prefix: Prefix,
-    /// Where; an absolute path to what was a directory when it was looked at.
-    pub mountpoint: PathBuf,
+    /// Where: the directory itself, whatever its name leads to later.
+    pub mountpoint: Mountpoint,
     /// How the store is reached.
     pub connection: Connection,
     /// The key of every object that the mount writes.
@@ -150,9 +152,21 @@ impl Config {
     /// # Errors
     /// Every problem there is, not only the first.
     pub fn check(raw: &RawConfig) -> Result<Config, Problems> {
+        Config::check_on(raw, Mountpoint::open(&raw.mountpoint))
+    }
+
+    /// Checks all options of a process that was handed the directory to mount on. It does not ask for the directory's name again.
+    ///
+    /// # Errors
+    /// As [`Config::check`].
+    pub fn check_handed(raw: &RawConfig, directory: OwnedFd) -> Result<Config, Problems> {
+        Config::check_on(raw, Mountpoint::of(directory, &raw.mountpoint))
+    }
+
+    fn check_on(raw: &RawConfig, mountpoint: Result<Mountpoint, Problem>) -> Result<Config, Problems> {
         let mut problems = Vec::new();
         let source = keep(&mut problems, Source::parse(&raw.source));
-        let mountpoint = keep(&mut problems, check_mountpoint(&raw.mountpoint));
+        let mountpoint = keep(&mut problems, mountpoint);
         let connection = check_connection(&mut problems, &raw.store);
         keep(&mut problems, source.as_ref().map_or(Ok(()), |source| check_style(&source.bucket, &connection)));
         let key = keep(&mut problems, check_key("--kms-key-id", raw.kms_key_id.as_deref()));
@@ -166,6 +180,9 @@ impl Config {
         let journal_keys = keep(&mut problems, check_journal(raw));
         let stop_timeout = keep(&mut problems, check_duration("--stop-timeout", &raw.stop_timeout, TIMEOUT_MIN));
         let log = keep(&mut problems, check_log(raw));
+        if let (Some(place), Some(spill), Some(log)) = (&mountpoint, &spill_dir, &log) {
+            keep(&mut problems, place.keep_apart(spill, log.file.as_deref()));
+        }
         let assemble = || {
             let source = source?;
             Some(Config {
@@ -224,15 +241,6 @@ impl Connection {
 /// Puts a problem aside and goes on.
 pub(super) fn keep<T, E: Into<Problem>>(problems: &mut Vec<Problem>, checked: Result<T, E>) -> Option<T> {
     checked.map_err(|problem| problems.push(problem.into())).ok()
-}
-
-fn check_mountpoint(path: &Path) -> Result<PathBuf, Problem> {
-    match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => absolute(path),
-        Ok(_) => Err(Problem::MountpointNotADirectory(path.to_owned())),
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Err(Problem::MountpointDead(path.to_owned())),
-        Err(error) => Err(Problem::MountpointMissing { path: path.to_owned(), error }),
-    }
 }
 
 pub(super) fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> Connection {
@@ -378,6 +386,8 @@ mod tests {
 
     use super::*;
 
+    /// A directory that nothing is mounted on, as something may be on /tmp.
+    const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
     const ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/0a1b";
 
     fn raw(args: &[&str]) -> RawConfig {
@@ -393,9 +403,9 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_the_documentation() {
-        let config = Config::check(&raw(&["data", "/tmp"])).unwrap();
+        let config = Config::check(&raw(&["data", DIR])).unwrap();
         assert_eq!(config.source().to_string(), "s3://data");
-        assert_eq!(config.mountpoint, Path::new("/tmp"));
+        assert_eq!(config.mountpoint.path, Path::new(DIR).canonicalize().unwrap());
         assert_eq!((config.file_mode, config.dir_mode), (0o644, 0o755));
         assert_eq!((config.memory_bytes_max, config.spill_bytes_max), (512 << 20, 16 << 30));
         assert_eq!(config.metadata_ttl, Duration::from_secs(1));
@@ -411,18 +421,18 @@ mod tests {
 
     #[test]
     fn a_key_is_an_arn_or_is_to_be_resolved() {
-        let key = |text| Config::check(&raw(&["data", "/tmp", "--kms-key-id", text])).unwrap().key;
+        let key = |text| Config::check(&raw(&["data", DIR, "--kms-key-id", text])).unwrap().key;
         assert_eq!(key(ARN), KeyChoice::Arn(KeyArn::new(ARN).unwrap()));
         assert_eq!(key("alias/data"), KeyChoice::Resolve("alias/data".into()));
         assert_eq!(
-            problems(&["data", "/tmp", "--kms-key-id", ""]),
+            problems(&["data", DIR, "--kms-key-id", ""]),
             ["--kms-key-id is empty; give a value or leave the option out"]
         );
     }
 
     #[test]
     fn a_spill_that_survives_needs_a_key_that_kms_will_use() {
-        let keys = |args: &[&str]| Config::check(&raw(&[&["data", "/tmp"], args].concat())).unwrap().journal_keys;
+        let keys = |args: &[&str]| Config::check(&raw(&[&["data", DIR], args].concat())).unwrap().journal_keys;
         let resolve = |text: &str| KeyChoice::Resolve(text.to_owned());
         let wrapping = |args: &[&str]| keys(args).map(|keys| keys.wrapping);
         assert_eq!(keys(&[]), None);
@@ -446,7 +456,7 @@ mod tests {
             (&[kms, "--kms-key-id=a", "--spill-key-lifetime=25h"], "--spill-key-lifetime: \"25h\" is not a duration"),
             (&[kms, "--spill-kms-key-id=a", "--spill-kms-key-id=b", "--spill-kms-key-id=c"], "3 times"),
         ] {
-            let found = problems(&[&["data", "/tmp"], args].concat());
+            let found = problems(&[&["data", DIR], args].concat());
             assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
         }
     }
@@ -487,8 +497,9 @@ mod tests {
     #[test]
     fn relative_paths_are_made_absolute() {
         let config =
-            Config::check(&raw(&["data", ".", "--spill-dir=spill", "--log-file=log", "--ca-bundle=ca.pem"])).unwrap();
-        let paths = [Some(config.mountpoint), Some(config.spill_dir), config.log.file, config.connection.ca_bundle];
+            Config::check(&raw(&["data", "src", "--spill-dir=spill", "--log-file=log", "--ca-bundle=ca.pem"])).unwrap();
+        let paths =
+            [Some(config.mountpoint.path), Some(config.spill_dir), config.log.file, config.connection.ca_bundle];
         assert!(paths.iter().flatten().all(|path| path.is_absolute()), "{paths:?}");
         assert!(paths.iter().all(Option::is_some));
     }

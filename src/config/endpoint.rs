@@ -28,10 +28,21 @@ pub(super) fn check(url: &str, insecure_allowed: bool) -> Result<(), EndpointErr
     let (secure, rest) = match url.split_once("://") {
         Some(("https", rest)) => (true, rest),
         Some(("http", rest)) => (false, rest),
-        _ => return Err(EndpointError::Scheme(url.to_owned())),
+        _ => return Err(EndpointError::Scheme(without_credentials(url))),
     };
-    let host = host(rest).ok_or_else(|| EndpointError::Host(url.to_owned()))?;
+    let host = host(rest).ok_or_else(|| EndpointError::Host(without_credentials(url)))?;
     if secure || insecure_allowed || is_loopback(host) { Ok(()) } else { Err(EndpointError::Insecure(url.to_owned())) }
+}
+
+/// The URL for messages and logs: what stands before the last `@` of its authority may be a password.
+#[must_use]
+pub fn without_credentials(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    match rest.rsplit_once('@') {
+        Some((_, after)) => format!("{scheme}{separator}...@{after}"),
+        None => url.to_owned(),
+    }
 }
 
 /// The host of `HOST[:PORT][/PATH]`, an IPv6 address without its brackets.
@@ -97,14 +108,24 @@ mod tests {
     #[test]
     fn what_is_no_endpoint_is_refused() {
         for url in ["", "localhost:9000", "ftp://x", "HTTP//x"] {
-            assert_eq!(check(url, true), Err(EndpointError::Scheme(url.to_owned())), "{url}");
+            assert_eq!(check(url, true), Err(EndpointError::Scheme(without_credentials(url))), "{url}");
         }
         for url in ["http://elsewhere.example\\.localhost", "http://[localhost]", "https://a%2eb"] {
             assert_eq!(check(url, true), Err(EndpointError::Host(url.to_owned())), "{url}");
         }
-        for url in ["https://", "https://:1", "https://u@h", "https://h:x", "https://h?x", "http://[::1", "https://a b"]
-        {
+        assert_eq!(check("https://u:secret@h", true), Err(EndpointError::Host("https://...@h".to_owned())));
+        for url in ["https://", "https://:1", "https://h:x", "https://h?x", "http://[::1", "https://a b"] {
             assert_eq!(check(url, true), Err(EndpointError::Host(url.to_owned())), "{url}");
         }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_in_no_message() {
+        for url in ["https://user:secret@host/x", "user:secret@host", "ftp://a:secret@b:secret@host/", "http://secret@"]
+        {
+            assert!(!without_credentials(url).contains("secret"), "{url}");
+            assert!(!check(url, true).unwrap_err().to_string().contains("secret"), "{url}");
+        }
+        assert_eq!(without_credentials("https://host:1/x"), "https://host:1/x");
     }
 }

@@ -3,19 +3,21 @@
 //! Options come from flags and from the environment (`DSSEFS_*`), which clap fills into [`RawConfig`]. [`Config::check`] turns
 //! them into types whose constructors are the checks, and reports every problem at once, each with a sentence that says what to
 //! do. The room looks at the mount point and asks the network nothing: what the bucket and the key say is the daemon's to find
-//! out. It may use `object` and `policy`.
+//! out. It may use `mounts`, `object` and `policy`.
 
 mod checked;
 mod endpoint;
 mod examined;
+mod place;
 mod problem;
 mod raw;
 mod source;
 mod units;
 
 pub use checked::{Config, Connection, JournalKeys, KeyChoice, Log, MEMORY_BYTES_MIN};
-pub use endpoint::EndpointError;
+pub use endpoint::{EndpointError, without_credentials};
 pub use examined::Examined;
+pub use place::Mountpoint;
 pub use problem::{Problem, Problems};
 pub use raw::{
     AttributeSource, Commit, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, RawStore, Sandbox, SpillKeys,

@@ -27,8 +27,51 @@ pub enum Problem {
         error: io::Error,
     },
     /// A daemon died and left its mount behind.
-    #[error("{0} is a mount whose daemon is gone; remove it with dssefs umount {0}")]
-    MountpointDead(PathBuf),
+    #[error(
+        "{what} ({kind}) is still mounted at {path}, and its daemon is gone; remove it first with `dssefs umount {path}`"
+    )]
+    MountpointDead {
+        /// As given.
+        path: PathBuf,
+        /// The type of the mount.
+        kind: String,
+        /// What is mounted.
+        what: String,
+    },
+    /// Another mount, which this one would hide.
+    #[error(
+        "{what} ({kind}) is mounted at {path} already, and this mount would hide it; name another directory, or unmount it first with \
+         `{remedy} {path}`"
+    )]
+    MountpointTaken {
+        /// As given.
+        path: PathBuf,
+        /// The type of the mount.
+        kind: String,
+        /// What is mounted.
+        what: String,
+        /// The command that unmounts it.
+        remedy: &'static str,
+    },
+    /// The mount would wait for itself, or hide its spill.
+    #[error(
+        "the spill directory {spill} and the mount point {mountpoint} are one directory, or one is inside the other; give another with \
+         --spill-dir"
+    )]
+    SpillMeetsMountpoint {
+        /// Without links.
+        spill: PathBuf,
+        /// Without links.
+        mountpoint: PathBuf,
+    },
+    /// The mount would hide its log, or write it into itself.
+    #[error("the log {log} is inside the mount point {mountpoint}; name another file with --log-file")]
+    LogInMountpoint {
+        /// Without links.
+        log: PathBuf,
+        /// Without links.
+        mountpoint: PathBuf,
+    },
     /// A file.
     #[error("{0} is not a directory; name an existing directory as mount point")]
     MountpointNotADirectory(PathBuf),

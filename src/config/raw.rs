@@ -106,7 +106,7 @@ pub struct RawConfig {
     /// One line of text, or one JSON object, for each event
     #[arg(long, env = "DSSEFS_LOG_FORMAT", value_enum, default_value_t, help_heading = "Log")]
     pub log_format: LogFormat,
-    /// Say more; -vv says everything
+    /// Say more: what the mount does as a whole, and each change; -vv says everything
     #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Log")]
     pub verbose: u8,
 }

@@ -18,6 +18,7 @@ use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
 use crate::write::{self, Engine};
 
 use super::rename_keys::RenameKeys;
+use super::settings::summary;
 use super::spill_dir::SpillDir;
 use super::take_over::take_over;
 use super::{StartError, VERSION, recover, sessions};
@@ -68,7 +69,7 @@ pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: Str
     let journal = journal(config, &kms, &gateway, &pool).await?;
     // All that is opened by its path at the start is open now.
     spill_dir.confirm()?;
-    let facts = facts(config, bucket, protection);
+    let facts = facts(config, gateway.expected_key(), bucket, protection);
     let vfs = file_system(config, Arc::clone(&gateway), names, pool, journal.clone(), facts);
     let pinned = gateway.expected_key().cloned();
     Ok(Built { vfs, gateway, journal, key: key.as_ref().map_or_else(|| managed(&pinned), KeyArn::to_string) })
@@ -214,11 +215,11 @@ fn file_system(
     Vfs::new(gateway, names, engine, ReadBudget::new(config.memory_bytes_max - writing), settings, keeper)
 }
 
-fn facts(config: &Config, bucket: BucketFacts, protection: String) -> MountFacts {
+fn facts(config: &Config, key: Option<&KeyArn>, bucket: BucketFacts, protection: String) -> MountFacts {
     MountFacts {
         bucket,
         context: config.context.clone(),
-        settings: summary(config),
+        settings: summary(config, key),
         version: VERSION,
         layers: crypto::LAYERS.to_owned(),
         protection,
@@ -259,20 +260,4 @@ pub(super) fn connection(given: &config::Connection) -> s3::Connection {
         kms_requests_per_second_max: given.kms_requests_per_second_max,
         sign_payload: given.sign_payload,
     }
-}
-
-/// The options that an auditor asks for, in one line.
-fn summary(config: &Config) -> String {
-    let reads = match config.on_noncompliant_read {
-        config::NoncompliantRead::Serve => "serve",
-        config::NoncompliantRead::Refuse => "refuse",
-    };
-    format!(
-        "source={} read-only={} on-noncompliant-read={reads} memory={} spill={} spill-dir={}",
-        config.source(),
-        config.read_only,
-        config.memory_bytes_max,
-        config.spill_bytes_max,
-        config.spill_dir.display()
-    )
 }

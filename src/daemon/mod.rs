@@ -11,6 +11,7 @@ mod memory;
 pub mod recover;
 mod rename_keys;
 mod sessions;
+mod settings;
 mod spill_dir;
 mod start_error;
 mod stop;
@@ -18,6 +19,7 @@ mod take_over;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,7 +34,8 @@ use crate::{config, crypto};
 
 use spill_dir::SpillDir;
 
-pub use crate::fuse::{MountOptions, attend};
+pub use crate::fuse::{LogFile, MountOptions, attend};
+pub use crate::secret::close_inherited;
 pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use last_word::{LastWord, Slip};
 pub use start_error::StartError;
@@ -49,7 +52,7 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " with AWS-LC FIPS 
 pub struct Mounted {
     /// As `s3://bucket/prefix`.
     pub source: String,
-    /// Where.
+    /// Where it is in fact, without links.
     pub mountpoint: PathBuf,
     /// The key, for people: an ARN, or that it is the AWS managed key.
     pub key: String,
@@ -104,6 +107,7 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
     // First, as the proof makes keys.
     let memory = memory::protect();
     prove_ciphers()?;
+    settings::warn_of_dangers(&config);
     descriptors::raise_limit();
     // Before anything is opened there. From here on it goes by the path that was looked at, which has no links.
     let spill_dir = SpillDir::make(&config.spill_dir)?;
@@ -115,7 +119,7 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
         threads: config.fuse_threads,
     };
     // In this order: the porter stays outside of the sandbox, and threads are confined as the one is that starts them.
-    let porter = Porter::start(&config.mountpoint, &options, config.log.file.as_deref());
+    let porter = Porter::start(config.mountpoint.directory.as_fd(), &options, config.log.file.as_deref());
     let porter = porter.map_err(|error| StartError::fuse(&config, &error))?;
     let sandbox = confine::confine(&config, memory.keys)?;
     owner.confined();
@@ -130,12 +134,13 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
     let adapter =
         Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
     let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;
+    let mountpoint = mounted.point();
     let (server, unmounter) = mounted.split();
     let signals = runtime.block_on(async { stop::Signals::new(owner.hangup()) });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
     let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout, spill_dir: config.spill_dir };
     let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
-    Ok((house, Mounted { source: options.source, mountpoint: config.mountpoint, key: built.key }))
+    Ok((house, Mounted { source: options.source, mountpoint, key: built.key }))
 }
 
 impl House {

@@ -90,7 +90,7 @@ impl StartError {
     }
 
     pub(super) fn fuse(config: &Config, error: &io::Error) -> StartError {
-        let mountpoint = config.mountpoint.display();
+        let mountpoint = config.mountpoint.path.display();
         StartError::Fuse(match error.raw_os_error() {
             _ if !Path::new("/dev/fuse").exists() => {
                 format!("{mountpoint} cannot be mounted: there is no /dev/fuse; load the module with `modprobe fuse`")

@@ -92,9 +92,18 @@ pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Endi
     // A task of its own: to drop a commit in its middle is to lose sight of an upload that may have the only copy of its parts.
     let mut saving = tokio::spawn(async move { vfs.save_all().await });
     tokio::select! { _ = &mut saving => {}, () = signals.next() => {} }
-    let outcome = tokio::task::spawn_blocking(move || unmounter.unmount()).await;
-    if let Ok(Err(error)) = outcome {
-        tracing::error!(%error, "the mount cannot be taken down; unmount it with `fusermount3 -uz`");
+    // Whether or not the kernel lets go, the daemon ends, and the connection with it.
+    let unmounting = tokio::task::spawn_blocking(move || unmounter.unmount());
+    match tokio::time::timeout(GRACE, unmounting).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => {
+            tracing::error!(%error, "the mount cannot be taken down, and stays without its daemon; unmount it with `dssefs umount`");
+        }
+        Ok(Err(_)) | Err(_) => {
+            tracing::error!(
+                "the mount was not taken down in time, and stays without its daemon; unmount it with `dssefs umount`"
+            );
+        }
     }
     tokio::select! { () = tokio::time::sleep(GRACE) => {}, () = signals.next() => {} }
     tracing::warn!("programs still have files open on the mount; they get errors from now on");

@@ -2,14 +2,18 @@
 //!
 //! The kernel's threads never wait for the network: each request becomes a task that owns its reply. A task that is lost answers
 //! EIO, because a dropped reply does, so it cannot hang a program. Mounting
-//! itself is left to a porter, a process beside the daemon. This room decides nothing about files. It may use `vfs`, and
-//! `secret` for the bytes of a write that its task carries.
+//! itself is left to a porter, a process beside the daemon. This room decides nothing about files. It may use `vfs`, `mounts`,
+//! and `secret` for the bytes of a write that its task carries.
 
 mod adapter;
 mod convert;
+mod log_file;
+mod passing;
+mod place;
 mod porter;
 mod session;
 
 pub use adapter::Adapter;
+pub use log_file::LogFile;
 pub use porter::{Porter, attend};
 pub use session::{MountOptions, Mounted, Server, Unmounter, mount};

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 
 use fuser::{Config, Session, SessionACL};
 
@@ -24,6 +25,7 @@ pub struct MountOptions {
 pub struct Mounted {
     session: Session<Adapter>,
     unmounter: Unmounter,
+    point: PathBuf,
 }
 
 /// Ends a mount from another thread, and opens its log anew.
@@ -33,12 +35,12 @@ pub struct Unmounter(Porter);
 /// Has the porter mount, and returns when the kernel has shaken hands.
 ///
 /// # Errors
-/// The mount point or /dev/fuse cannot be used, or fusermount3 is needed and missing.
+/// The directory or /dev/fuse cannot be used, something else was mounted there meanwhile, or fusermount3 is needed and missing.
 pub fn mount(adapter: Adapter, porter: Porter, options: &MountOptions) -> io::Result<Mounted> {
-    let device = porter.mount()?;
+    let (device, point) = porter.mount()?;
     let config = config(options);
     match Session::from_fd(adapter, device, config.acl, config) {
-        Ok(session) => Ok(Mounted { session, unmounter: Unmounter(porter) }),
+        Ok(session) => Ok(Mounted { session, unmounter: Unmounter(porter), point }),
         Err(error) => {
             porter.unmount()?;
             Err(error)
@@ -55,6 +57,12 @@ fn config(options: &MountOptions) -> Config {
 }
 
 impl Mounted {
+    /// Where the mount is.
+    #[must_use]
+    pub fn point(&self) -> PathBuf {
+        self.point.clone()
+    }
+
     /// The two ends: what serves until the mount is gone, and what ends it from another thread.
     #[must_use]
     pub fn split(self) -> (Server, Unmounter) {
@@ -79,7 +87,7 @@ impl Unmounter {
     /// Takes the mount out of the tree. Programs that have files open keep them until they close them.
     ///
     /// # Errors
-    /// It cannot be unmounted.
+    /// It cannot be unmounted, or another mount is in its place, which stays.
     pub fn unmount(&self) -> io::Result<()> {
         self.0.unmount()
     }
@@ -87,7 +95,7 @@ impl Unmounter {
     /// Opens the log's file by its name.
     ///
     /// # Errors
-    /// The file cannot be opened for appending, or is a symbolic link.
+    /// The file cannot be opened for appending, or is no regular file.
     pub fn open_log(&self) -> io::Result<File> {
         self.0.open_log()
     }

@@ -6,6 +6,7 @@
 //!   cut or moved to a larger place.
 //! * [`WipingHeap`] is the program's allocator: what passes through buffers of others is wiped when they free it.
 //! * [`harden_process`] takes away the ways in which the kernel itself would write our memory to a disk, and [`lock_memory`] swap.
+//! * [`close_inherited`] closes what the starter of this process has left open.
 //!
 //! The room refuses to show, copy, compare or serialise what it holds. It knows no cipher and draws no randomness. It is the
 //! only room with `unsafe` code, and uses no other room.
@@ -17,6 +18,7 @@
 
 mod harden;
 mod heap;
+mod inherited;
 mod key;
 mod locked;
 mod mapping;
@@ -29,6 +31,7 @@ use std::fmt;
 
 pub use harden::{Hardening, KEYS_BYTES_MIN, KeysUnlocked, Locking, harden_process, lock_memory, try_to_lock_keys};
 pub use heap::WipingHeap;
+pub use inherited::close_inherited;
 pub use key::{KEY_BYTES, Key};
 pub use locked::{Locked, on_wiped_stack};
 pub use mapping::Tally;

@@ -12,10 +12,10 @@ use crate::common::{BUCKET, Detached, Endpoint, MINUTE, Mount, commit, deadline,
 
 /// Tries to mount; gives the exit code and what was said.
 fn try_mount(endpoint: &Endpoint, source: &str, options: &[&str]) -> (i32, String) {
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut command = Mount::command(endpoint, source, dir.path());
     let output =
-        command.arg("--foreground").arg("--spill-dir").arg(dir.path().join("s")).args(options).output().unwrap();
+        command.arg("--foreground").arg("--spill-dir").arg(spill.path().join("s")).args(options).output().unwrap();
     assert!(!mountinfo_has(dir.path()), "something was mounted");
     told(&output)
 }
@@ -101,13 +101,13 @@ fn an_unusable_key_is_code_5() {
 fn an_unreachable_store_and_wrong_credentials_are_code_6() {
     deadline(MINUTE * 2, || {
         let endpoint = Endpoint::start();
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut command = Mount::command(&endpoint, BUCKET, dir.path());
-        command.args(["--foreground", "--spill-dir"]).arg(dir.path().join("s")).env("AWS_SECRET_ACCESS_KEY", "wrong");
+        command.args(["--foreground", "--spill-dir"]).arg(spill.path().join("s")).env("AWS_SECRET_ACCESS_KEY", "wrong");
         let (code, said) = told(&command.output().unwrap());
         assert_eq!(code, 6, "{said}");
         let mut command = Mount::command(&endpoint, BUCKET, dir.path());
-        command.args(["--foreground", "--spill-dir"]).arg(dir.path().join("s"));
+        command.args(["--foreground", "--spill-dir"]).arg(spill.path().join("s"));
         command.env_remove("AWS_SECRET_ACCESS_KEY").env_remove("AWS_ACCESS_KEY_ID");
         let (code, said) = told(&command.output().unwrap());
         assert_eq!(code, 6, "{said}");
@@ -230,9 +230,9 @@ fn in_the_background_the_parent_returns_when_the_mount_answers_and_umount_when_i
 fn in_the_background_a_refusal_has_the_same_code_and_sentence() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut command = Mount::command(&endpoint, "no-such-bucket", dir.path());
-        let (code, said) = told(&command.arg("--spill-dir").arg(dir.path().join("s")).output().unwrap());
+        let (code, said) = told(&command.arg("--spill-dir").arg(spill.path().join("s")).output().unwrap());
         assert_eq!(code, 3, "{said}");
         assert!(said.contains("no-such-bucket"), "{said}");
     });

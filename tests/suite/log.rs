@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use dssefs::emulator::faults::Rule;
 use rustix::process::{Pid, Signal, kill_process};
@@ -192,5 +193,130 @@ fn a_name_with_line_breaks_begins_no_line_of_the_log() {
         let log = mount.log();
         assert!(!log.lines().any(|line| line.starts_with("2026-01-01")), "{log}");
         assert!(!log.contains('\u{1b}'));
+    });
+}
+
+fn fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// It was followed, wherever it led.
+#[test]
+fn a_log_that_is_a_link_a_fifo_or_a_directory_is_code_2_and_nothing_is_written_through_it() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let dir = tempfile::tempdir().unwrap();
+        let [point, link, pipe, target] = ["mnt", "link", "fifo", "target"].map(|name| dir.path().join(name));
+        fs::create_dir(&point).unwrap();
+        fs::write(&target, "as it was").unwrap();
+        symlink(&target, &link).unwrap();
+        fifo(&pipe);
+        for (log, kind) in [(link.as_path(), "symbolic link"), (&pipe, "fifo"), (dir.path(), "directory")] {
+            for more in [&[][..], &["--foreground"]] {
+                let mut command = Mount::command(&endpoint, BUCKET, &point);
+                command.args(["--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(dir.path().join("spill"));
+                let output = command.arg("--log-file").arg(log).args(more).output().unwrap();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(2), "{kind}: {said}");
+                assert!(said.contains(&format!("it is a {kind}")) && said.contains("--log-file"), "{said}");
+            }
+        }
+        assert_eq!(fs::read(&target).unwrap(), b"as it was");
+        assert!(!mountinfo_has(&point));
+    });
+}
+
+/// The porter waited for a reader, and the daemon for the porter.
+#[test]
+fn a_fifo_in_the_place_of_the_log_is_not_waited_for_by_a_hangup_or_by_the_end() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let dir = tempfile::tempdir().unwrap();
+        let [log, old] = ["log", "log.1"].map(|name| dir.path().join(name));
+        let (point, _end) = in_background(&endpoint, dir.path(), &["--log-file", log.to_str().unwrap()]);
+        fs::rename(&log, &old).unwrap();
+        fifo(&log);
+        let pid = attribute(&point, "user.dsse.mount.pid").unwrap();
+        hang_up(&point);
+        let told = || fs::read_to_string(&old).unwrap().contains("it is a fifo");
+        eventually("the old log says why it goes on", MINUTE, told);
+        fs::write(point.join("file"), "content").unwrap();
+        kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::TERM).unwrap();
+        eventually("the daemon has ended", MINUTE / 2, || !Path::new("/proc").join(&pid).exists());
+        assert!(!mountinfo_has(&point));
+        assert_eq!(endpoint.content("file"), b"content");
+    });
+}
+
+/// What the starter of a mount in the background has read on standard error, and the log's file.
+fn told_at_start(endpoint: &Endpoint, options: &[&str]) -> (String, String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let [point, log, errors, out] = ["mnt", "log", "errors", "out"].map(|name| dir.path().join(name));
+    fs::create_dir(&point).unwrap();
+    let mut command = Mount::command(endpoint, BUCKET, &point);
+    command.args(["--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(dir.path().join("spill"));
+    if options.contains(&"--log-file") {
+        command.args(options).arg(&log);
+    } else {
+        command.args(options);
+    }
+    let [to_errors, to_out] = [&errors, &out].map(|path| File::create(path).unwrap());
+    let status = command.stdout(to_out).stderr(to_errors).status().unwrap();
+    let _end = Detached(point.clone());
+    assert!(status.success(), "{status}");
+    assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 1);
+    let settings = attribute(&point, "user.dsse.mount.settings").unwrap();
+    // The log has a thread of its own.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    (fs::read_to_string(&errors).unwrap(), fs::read_to_string(&log).unwrap_or_default(), settings)
+}
+
+/// It was two lines about what the daemon had given up and where the mount is.
+#[test]
+fn a_person_is_told_the_sentence_of_success_and_the_log_file_has_the_rest() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let (errors, _, _) = told_at_start(&endpoint, &[]);
+        assert!(!errors.contains("INFO"), "{errors}");
+        let (errors, log, _) = told_at_start(&endpoint, &["--log-file"]);
+        assert_eq!(errors, "");
+        assert!(log.contains("INFO") && log.contains("is mounted at"), "{log}");
+        // Where there is a system's log, more is said there.
+        if !Path::new("/dev/log").exists() {
+            let (errors, _, _) = told_at_start(&endpoint, &["-v"]);
+            assert!(errors.contains("INFO"), "{errors}");
+        }
+    });
+}
+
+#[test]
+fn options_that_take_a_protection_away_are_warned_of_and_stand_in_the_settings() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let (_, log, settings) = told_at_start(&endpoint, &["--log-file"]);
+        assert!(!log.contains("WARN") || !log.contains("--last-writer-wins"), "{log}");
+        let usual = ["last-writer-wins=false", "allow-insecure-endpoint=false", "sandbox=on", "sign-payload=false"];
+        let is_set = |settings: &str, setting: &str| settings.split(' ').any(|is| is == setting);
+        assert!(usual.iter().all(|setting| is_set(&settings, setting)), "{settings}");
+        let dangerous = ["--last-writer-wins", "--allow-insecure-endpoint", "--sandbox=off"];
+        let options = [&dangerous[..], &["--sign-payload", "--on-noncompliant-read=refuse", "--log-file"]].concat();
+        let (_, log, settings) = told_at_start(&endpoint, &options);
+        for option in ["--last-writer-wins:", "--allow-insecure-endpoint:", "--sandbox off:"] {
+            assert!(log.lines().any(|line| line.contains("WARN") && line.contains(option)), "{option}: {log}");
+        }
+        let url = format!("endpoint-url={}", endpoint.url());
+        let key = format!("kms-key={}", endpoint.key_arn());
+        for setting in [
+            "last-writer-wins=true",
+            "allow-insecure-endpoint=true",
+            "sandbox=off",
+            "sign-payload=true",
+            "on-noncompliant-read=refuse",
+            "region=us-east-1",
+            &url,
+            &key,
+        ] {
+            assert!(is_set(&settings, setting), "{setting} in {settings}");
+        }
     });
 }

@@ -30,6 +30,7 @@ mod log;
 mod mapped;
 mod matrix;
 mod model;
+mod mount_point;
 mod names;
 mod namespace;
 mod network;

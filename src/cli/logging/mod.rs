@@ -41,10 +41,11 @@ pub(super) struct Logging(Arc<Queue>);
 /// Starts the log of this process.
 ///
 /// # Errors
-/// The file cannot be opened for appending.
+/// The file cannot be opened for appending, or is no regular file.
 pub(super) fn start(log: &Log, place: Place) -> io::Result<Logging> {
     let target = Target::choose(log.file.as_deref(), place)?;
     let directives = match log.verbosity {
+        0 if target.is_for_a_person(place) => "warn",
         0 => "warn,dssefs=info",
         1 => "warn,dssefs=debug",
         _ => "debug,dssefs=trace",

@@ -1,16 +1,18 @@
 //! Where lines go.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::config::Log;
+use crate::daemon::LogFile;
 
 use super::Place;
 
+/// A log that is asked for there goes where it goes without a file in the foreground.
+const STANDARD_ERROR: [&str; 2] = ["/dev/stderr", "/dev/fd/2"];
 /// The socket of syslog and of journald's syslog side.
 const SYSTEM_LOG: &str = "/dev/log";
 /// Facility 3 (daemon) and severity 6 (informational) of RFC 5424, 6.2.1. The line itself names its level.
@@ -30,10 +32,17 @@ impl Target {
     /// In the background without a file: the system's log; where there is none, standard error, which is better than nowhere.
     pub(super) fn choose(file: Option<&Path>, place: Place) -> io::Result<Target> {
         Ok(match (file, place) {
-            (Some(path), _) => Target::File(OpenOptions::new().create(true).append(true).mode(0o600).open(path)?),
+            (Some(path), _) if is_standard_error(path) => Target::Terminal,
+            (Some(path), _) => Target::File(LogFile::at(path).open()?),
             (None, Place::Foreground) => Target::Terminal,
             (None, Place::Background) => system_log().map_or(Target::Terminal, Target::System),
         })
+    }
+
+    /// Whether somebody is told by it who started the program and has other things to read: a terminal, or the standard error that a daemon
+    /// in the background has of its starter. Standard error of a program in the foreground that goes to a file or a pipe is its log.
+    pub(super) fn is_for_a_person(&self, place: Place) -> bool {
+        matches!(self, Target::Terminal) && (place == Place::Background || io::stderr().is_terminal())
     }
 
     pub(super) fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -68,7 +77,14 @@ fn system_log() -> io::Result<UnixDatagram> {
 
 /// Whether a background daemon with this log still needs its standard error.
 pub(in crate::cli) fn needs_stderr(log: &Log) -> bool {
-    log.file.is_none() && system_log().is_err()
+    match &log.file {
+        Some(path) => is_standard_error(path),
+        None => system_log().is_err(),
+    }
+}
+
+fn is_standard_error(path: &Path) -> bool {
+    STANDARD_ERROR.iter().any(|name| path == Path::new(name))
 }
 
 #[cfg(test)]
