@@ -10,9 +10,9 @@ use crate::policy::{KeyArn, Policy};
 use crate::s3::{Conditions, Gateway};
 
 use super::build::{probe_key, resolve};
-use super::recover::{Asked, runtime, unreadable};
+use super::recover::{Asked, started, unreadable};
 use super::spill_dir::SpillDir;
-use super::{StartError, prove_ciphers};
+use super::{StartError, memory, prove_ciphers};
 
 /// What was found, in a sentence.
 #[derive(Debug)]
@@ -31,12 +31,15 @@ pub enum Finding {
 /// # Errors
 /// There are no credentials or no Region, or the runtime cannot be started. All else is a [`Finding`].
 pub fn examine(examined: &Examined, abort_leftovers: bool) -> Result<Vec<Finding>, StartError> {
+    // First, as the proof makes keys.
+    let memory = memory::protect();
     let mut found = vec![prove_ciphers().map_or_else(Finding::Bad, |()| {
         Finding::Good(format!("both ciphers give the published results: {}", crypto::LAYERS))
     })];
+    found.extend(memory.keys.as_ref().err().map(|error| Finding::Remark(error.to_string())));
     let (directories, refused) = spill_dirs(&examined.spill_dirs);
     found.extend(refused);
-    runtime()?.block_on(async {
+    started(&memory)?.block_on(async {
         let asked = Asked::load(&examined.connection).await?;
         match resolve(&asked.kms, &examined.key).await {
             Err(error) => found.push(Finding::Bad(error)),

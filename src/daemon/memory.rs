@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::secret::{Locking, harden_process, lock_memory};
+use crate::secret::{KeysUnlocked, Locking, harden_process, lock_memory, try_to_lock_keys};
 
 /// The swap areas in use (proc_swaps(5)).
 const SWAPS: &str = "/proc/swaps";
@@ -14,8 +14,16 @@ const SYS: &str = "/sys";
 /// Devices above devices are followed so far.
 const DEVICES_DEEP_MAX: usize = 16;
 
-/// Protects the memory, and warns of what does not hold. Returns what holds in a few words.
-pub(super) fn protect() -> String {
+/// What holds.
+pub(super) struct Protected {
+    /// In a few words.
+    pub(super) summary: String,
+    /// Whether there is locked memory for keys.
+    pub(super) keys: Result<(), KeysUnlocked>,
+}
+
+/// Protects the memory, and warns of what does not hold. To be called before there are keys: memory that was refused is not asked for again.
+pub(super) fn protect() -> Protected {
     let hardening = harden_process();
     for (measure, error) in hardening.failures() {
         tracing::warn!(measure, %error, "a crash could leave keys and content in a core image");
@@ -24,6 +32,10 @@ pub(super) fn protect() -> String {
     if let Err(error) = &locking {
         tracing::warn!(%error, "memory cannot be locked, and may be swapped out");
     }
+    let keys = try_to_lock_keys();
+    if let Err(error) = &keys {
+        tracing::warn!("{error}");
+    }
     let dumps = if hardening.is_complete() { "none" } else { "possible" };
     let locked = match &locking {
         Ok(Locking::Everything) => "all".to_owned(),
@@ -31,7 +43,8 @@ pub(super) fn protect() -> String {
         Err(_) => "0".to_owned(),
     };
     let (table, all_locked) = (fs::read_to_string(SWAPS).ok(), matches!(locking, Ok(Locking::Everything)));
-    format!("dumps={dumps} memory-locked={locked} swap={}", swap(Path::new(SYS), table.as_deref(), all_locked))
+    let swap = swap(Path::new(SYS), table.as_deref(), all_locked);
+    Protected { summary: format!("dumps={dumps} memory-locked={locked} swap={swap}"), keys }
 }
 
 /// In one word what the swap of this host is, with a warning where it matters.

@@ -100,6 +100,8 @@ struct House {
 }
 
 fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartError> {
+    // First, as the proof makes keys.
+    let memory = memory::protect();
     prove_ciphers()?;
     descriptors::raise_limit();
     // Before anything is opened there. From here on it goes by the path that was looked at, which has no links.
@@ -112,12 +114,11 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
         threads: config.fuse_threads,
     };
     // In this order: the porter stays outside of the sandbox, and threads are confined as the one is that starts them.
-    let memory = memory::protect();
     let porter = Porter::start(&config.mountpoint, &options, config.log.file.as_deref());
     let porter = porter.map_err(|error| StartError::fuse(&config, &error))?;
-    let sandbox = confine::confine(&config)?;
+    let sandbox = confine::confine(&config, memory.keys)?;
     owner.confined();
-    let protection = format!("{memory} {sandbox}");
+    let protection = format!("{} {sandbox}", memory.summary);
     tracing::info!(protection, "what this process has given up");
     let runtime = Builder::new_multi_thread()
         .enable_all()

@@ -2,7 +2,9 @@
 
 use std::io;
 
+use super::{locked, mapping};
 use rustix::mm::{MlockAllFlags, mlockall};
+
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
 /// Which memory a core image holds (core(5)); written before the process loses access to it.
@@ -74,6 +76,42 @@ pub fn lock_memory() -> io::Result<Locking> {
     // On fault: pages that are mapped and never touched (stacks, reserves of the allocator) cost nothing.
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?;
     Ok(Locking::Everything)
+}
+
+/// Whether memory for keys can be locked, as much as a mount needs before it is busy: [`KEYS_BYTES_MIN`].
+///
+/// A limit below that counts as a refusal even for root, who may lock without one until capabilities are dropped.
+///
+/// # Errors
+/// [`KeysUnlocked`]: what was refused, and the limit. The caller has to tell of it: this room tells of refusals once, and takes this one for told.
+pub fn try_to_lock_keys() -> Result<(), KeysUnlocked> {
+    let limit_bytes = getrlimit(Resource::Memlock).current;
+    let refused = |source| {
+        locked::refusal_is_told();
+        KeysUnlocked { limit_bytes: limit_bytes.unwrap_or(u64::MAX), source }
+    };
+    if limit_bytes.is_some_and(|bytes| bytes < KEYS_BYTES_MIN as u64) {
+        return Err(refused(io::Error::from_raw_os_error(libc::ENOMEM)));
+    }
+    mapping::try_to_lock(KEYS_BYTES_MIN).map_err(refused)
+}
+
+/// What keys need of locked memory, in bytes: a chunk for each size of keys and ciphers, which is enough for some sixty files with changes on the
+/// local disk, and their journal.
+pub const KEYS_BYTES_MIN: usize = 256 * 1024;
+
+/// Keys would lie in memory that may be swapped out.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the memory for keys cannot be locked, and may be swapped out ({source}): the limit of locked memory is {limit_bytes} bytes, and keys need \
+     at least {KEYS_BYTES_MIN}; raise it with `ulimit -l`, or LimitMEMLOCK=infinity in the service's unit"
+)]
+pub struct KeysUnlocked {
+    /// `RLIMIT_MEMLOCK`; the largest number for none.
+    pub limit_bytes: u64,
+    /// What the system answered.
+    #[source]
+    pub source: io::Error,
 }
 
 #[cfg(test)]

@@ -133,6 +133,8 @@ struct Arena {
     /// Free slots by their size in bytes.
     free: BTreeMap<usize, Vec<NonNull<u8>>>,
     tally: Tally,
+    /// The log has the first refusal; the tally has all.
+    told: bool,
 }
 
 // SAFETY: the addresses are of mapped memory that belongs to no thread.
@@ -140,7 +142,7 @@ unsafe impl Send for Arena {}
 
 impl Arena {
     const fn new() -> Self {
-        Arena { free: BTreeMap::new(), tally: Tally::NONE }
+        Arena { free: BTreeMap::new(), tally: Tally::NONE, told: false }
     }
 
     fn take(&mut self, slot_bytes: usize) -> Result<Slot, OutOfMemory> {
@@ -157,13 +159,27 @@ impl Arena {
 
     fn add_chunk(&mut self, slot_bytes: usize) -> Result<(), OutOfMemory> {
         let chunk = mapping::map(CHUNK_BYTES).map_err(OutOfMemory)?;
-        self.tally.add(CHUNK_BYTES, &mapping::protect(chunk, CHUNK_BYTES, true));
+        let outcome = mapping::protect(chunk, CHUNK_BYTES, true);
+        self.tally.add(CHUNK_BYTES, &outcome);
+        if let (Err(error), false) = (outcome, self.told) {
+            self.told = true;
+            // Nothing that logs takes a slot, so the lock that is held here is not asked for.
+            tracing::warn!(
+                %error,
+                "memory for keys cannot be locked, and new keys may be swapped out; raise the limit of locked memory (`ulimit -l`, LimitMEMLOCK)"
+            );
+        }
         for offset in (0..CHUNK_BYTES).step_by(slot_bytes) {
             // SAFETY: the offset lies within the chunk.
             self.give_back(unsafe { chunk.add(offset) }, slot_bytes);
         }
         Ok(())
     }
+}
+
+/// The caller tells of a refusal, so that the log has it once.
+pub(super) fn refusal_is_told() {
+    arena().told = true;
 }
 
 /// How the memory for keys is protected.
@@ -201,6 +217,40 @@ mod tests {
             assert!(flags.iter().any(|flag| flag == wanted), "{wanted} is missing in {flags:?}");
         }
         assert_eq!(tally().unprotected_bytes, 0);
+    }
+
+    /// Set for the process in which the test takes its limit away: it must be another one, because it could not undo this.
+    const CHILD: &str = "DSSEFS_TEST_LOCKED_CHILD";
+
+    #[test]
+    fn keys_beyond_the_limit_of_locked_memory_are_counted_and_warned_of_once() {
+        if std::env::var_os(CHILD).is_none() {
+            let name = "secret::locked::tests::keys_beyond_the_limit_of_locked_memory_are_counted_and_warned_of_once";
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{said}");
+            assert_eq!(said.matches("memory for keys cannot be locked").count(), 1, "{said}");
+            assert!(said.contains("WARN") && said.contains("ulimit -l"), "{said}");
+            return;
+        }
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+        // Root may lock without a limit by a capability.
+        let held = capabilities(None).unwrap();
+        set_capabilities(None, rustix::thread::CapabilitySets { effective: CapabilitySet::empty(), ..held }).unwrap();
+        let some = Some(2 * CHUNK_BYTES as u64);
+        setrlimit(Resource::Memlock, Rlimit { current: some, maximum: some }).unwrap();
+        let log = tracing_subscriber::fmt().with_ansi(false).finish();
+        let keys = tracing::subscriber::with_default(log, || {
+            let make = |_| Locked::new(|| [7_u8; 2048]).unwrap();
+            (0..6 * CHUNK_BYTES / 2048).map(make).collect::<Vec<_>>()
+        });
+        let told = tally();
+        assert_eq!(told.protected_bytes + told.unprotected_bytes, 6 * CHUNK_BYTES as u64);
+        assert!(told.protected_bytes <= 2 * CHUNK_BYTES as u64 && told.protected_bytes > 0, "{told:?}");
+        assert!(matches!(told.refusal_errno, Some(libc::ENOMEM | libc::EAGAIN)), "{told:?}");
+        assert!(keys.iter().all(|key| **key == [7; 2048]), "they are usable");
     }
 
     #[test]

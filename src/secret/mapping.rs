@@ -75,6 +75,15 @@ pub(super) fn protect(place: NonNull<u8>, bytes: usize, lock: bool) -> io::Resul
     if locked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Locks so many bytes as [`protect`] does, and gives them back.
+pub(super) fn try_to_lock(bytes: usize) -> io::Result<()> {
+    let place = map(bytes)?;
+    let outcome = protect(place, bytes, true);
+    // SAFETY: one whole mapping of ours; nothing of it was handed out.
+    unsafe { unmap(place, bytes) };
+    outcome
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     /// The `VmFlags` line (proc_pid_smaps(5)) of the mapping that holds `address`.

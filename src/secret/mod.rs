@@ -27,7 +27,7 @@ pub(crate) mod raw;
 
 use std::fmt;
 
-pub use harden::{Hardening, Locking, harden_process, lock_memory};
+pub use harden::{Hardening, KEYS_BYTES_MIN, KeysUnlocked, Locking, harden_process, lock_memory, try_to_lock_keys};
 pub use heap::WipingHeap;
 pub use key::{KEY_BYTES, Key};
 pub use locked::{Locked, on_wiped_stack};

@@ -13,7 +13,7 @@ use dssefs::emulator::faults::{Fault, Rule};
 use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, prlimit};
 
 use crate::common::{
-    ACCESS_KEY, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, errno, eventually,
+    ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, errno, eventually,
     mountinfo_has, needs_root, noise, seed,
 };
 
@@ -652,4 +652,79 @@ fn keys_that_were_replaced_are_gone_from_memory_with_the_answers_that_brought_th
         eventually("the file is stored", MINUTE, || endpoint.head("file").is_some());
         assert!(mount.end().success());
     });
+}
+
+/// Starts a program without any locked memory, and without the capabilities by which root would have some.
+fn without_locked_memory() -> Vec<&'static str> {
+    let limit = ["prlimit", "--memlock=0:0"];
+    let capabilities = ["setpriv", "--bounding-set", "-ipc_lock,-sys_resource"];
+    if geteuid().is_root() { [&limit[..], &capabilities].concat() } else { limit.to_vec() }
+}
+
+#[test]
+fn keys_that_cannot_be_locked_are_warned_of_once_and_told_in_the_attribute() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::under(&endpoint, &without_locked_memory(), &[]);
+        let log = mount.log();
+        let warnings: Vec<&str> = log.lines().filter(|line| line.contains("memory for keys")).collect();
+        assert_eq!(warnings.len(), 1, "{log}");
+        for part in ["WARN", "limit of locked memory is 0 bytes", "ulimit -l", "LimitMEMLOCK"] {
+            assert!(warnings[0].contains(part), "{part} is not in {}", warnings[0]);
+        }
+        let told = attribute(&mount.path(), PROTECTION).unwrap();
+        assert!(told.contains("memory-locked=0 ") && told.contains("keys-locked=0 "), "{told}");
+        assert!(!told.contains("keys-unlocked=0 "), "{told}");
+        commit(&mount.join("file"), b"content").unwrap();
+        assert!(mount.end().success());
+    });
+}
+
+#[test]
+fn a_sandbox_that_is_required_refuses_keys_that_cannot_be_locked() {
+    deadline(MINUTE, || {
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let point = dir.path().join("mnt");
+        fs::create_dir(&point).unwrap();
+        let mut mount = Mount::command(&endpoint, BUCKET, &point);
+        mount.args(["--foreground", "--sandbox", "require", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]);
+        mount.arg(dir.path().join("spill"));
+        let output = under(&without_locked_memory(), &mount).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(7), "{said}");
+        assert!(said.contains("ulimit -l") && said.contains("--sandbox require"), "{said}");
+        assert!(!mountinfo_has(&point));
+    });
+}
+
+#[test]
+fn doctor_remarks_that_keys_cannot_be_locked() {
+    deadline(MINUTE, || {
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let mut doctor = dssefs();
+        doctor.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        doctor.args(["doctor", BUCKET, "--region", "us-east-1", "--force-path-style", "--spill-dir"]).arg(dir.path());
+        doctor.args(["--kms-key-id", endpoint.key_arn(), "--endpoint-url", &endpoint.url()]);
+        doctor.args(["--kms-endpoint-url", &endpoint.url()]);
+        let remark = |output: std::process::Output| {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            said.lines().any(|line| line.starts_with("remark ") && line.contains("memory for keys"))
+        };
+        assert!(remark(under(&without_locked_memory(), &doctor).output().unwrap()));
+        assert!(!remark(doctor.output().unwrap()), "with the limit of this process");
+    });
+}
+
+/// The same program with its arguments and environment, started by another one.
+fn under(starter: &[&str], program: &Command) -> Command {
+    let (first, arguments) = starter.split_first().unwrap();
+    let mut command = Command::new(first);
+    command.args(arguments).arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
 }

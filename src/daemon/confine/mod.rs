@@ -19,6 +19,7 @@ mod privileges;
 mod profile;
 
 use crate::config::{Config, Sandbox};
+use crate::secret::KeysUnlocked;
 
 use super::StartError;
 
@@ -27,10 +28,13 @@ use grants::Grants;
 /// Confines this thread and all that it will start, for the rest of their lives. Returns what holds now, in a few words.
 ///
 /// # Errors
-/// A layer is lacking, and `--sandbox require` insists on it.
-pub(super) fn confine(config: &Config) -> Result<String, StartError> {
+/// A layer is lacking, or keys lie in memory that cannot be locked, and `--sandbox require` insists on both.
+pub(super) fn confine(config: &Config, keys: Result<(), KeysUnlocked>) -> Result<String, StartError> {
     if config.sandbox == Sandbox::Off {
         return Ok("sandbox=off".to_owned());
+    }
+    if let (Err(error), Sandbox::Require) = (keys, config.sandbox) {
+        return Err(StartError::Fuse(format!("{error}, or mount without --sandbox require")));
     }
     let grants = Grants::of(config);
     if grants.runs_programs {

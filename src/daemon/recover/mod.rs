@@ -18,8 +18,9 @@ use crate::spill::{Limits, Pool};
 use crate::write::{Engine, Kept, Settings};
 
 use super::build::connection;
+use super::memory::{self, Protected};
 use super::spill_dir::SpillDir;
-use super::{StartError, memory, sessions};
+use super::{StartError, sessions};
 
 pub use export::{Exported, Wanted, export};
 use send::uploaded_bytes;
@@ -340,7 +341,10 @@ pub(super) fn engine(gateway: Arc<Gateway>, pool: Arc<Pool>, memory_bytes_max: u
 
 /// For commands without a mount. Their memory is protected as a mount's is: they hold the journal's keys, content and credentials.
 pub(super) fn runtime() -> Result<Runtime, StartError> {
-    let protection = memory::protect();
-    tracing::debug!(protection, "what this process has given up");
+    started(&memory::protect())
+}
+
+pub(super) fn started(memory: &Protected) -> Result<Runtime, StartError> {
+    tracing::debug!(protection = memory.summary, "what this process has given up");
     Runtime::new().map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))
 }
