@@ -115,7 +115,7 @@ fn a_used_up_budget_is_enospc_and_loses_nothing() {
             assert!(stored == content(number)[..stored.len()], "file {number}");
             assert!(!whole || stored.len() == FILE_BYTES, "file {number}");
         }
-        crate::common::commit(&mount.join("after"), b"there is room again").unwrap();
+        commit(&mount.join("after"), b"there is room again").unwrap();
     });
 }
 
