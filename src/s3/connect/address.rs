@@ -89,6 +89,11 @@ pub(super) fn authority(url: &str) -> &str {
     authority.rsplit('@').next().unwrap_or_default()
 }
 
+/// Whether a URL names a host, and a port at most, after what may stand there of a user and a password.
+pub(super) fn names_a_host(url: &str) -> bool {
+    host(authority(url)).is_some()
+}
+
 /// The endpoint of a URL for messages.
 fn endpoint(url: &str) -> String {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);

@@ -95,6 +95,9 @@ impl Proxy {
         if !(scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")) {
             return Err(refused("only proxies of http and https are known"));
         }
+        if !address::names_a_host(&url) {
+            return Err(refused("it names no host, or no port"));
+        }
         let config = make(url).map_err(|_| refused("it is not a URL"))?;
         Ok(Proxy { config: config.no_proxy(no_proxy), shown })
     }
