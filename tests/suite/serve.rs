@@ -150,17 +150,17 @@ fn what_it_stores_is_closed_to_other_users_whatever_the_umask() {
         std::fs::set_permissions(&given, std::fs::Permissions::from_mode(0o777)).unwrap();
         for data in [made, given] {
             let umask = ["sh", "-euc", "umask 0; exec \"$@\"", "sh"];
-            let serve = Serve::start_under(&umask, &["--data", data.to_str().unwrap(), "--bucket", "b", "--tls"]);
+            let serve = Serve::start_under(&umask, &["--data", data.to_str().unwrap(), "--bucket", "data", "--tls"]);
             drop(serve);
             let serve = Serve::start_under(&umask, &["--data", data.to_str().unwrap()]);
             let s3 = serve.client();
             block_on(async {
                 let body = vec![b'x'; 100].into();
-                s3.put_object().bucket("b").key("whole").body(body).send().await.unwrap();
-                let upload = s3.create_multipart_upload().bucket("b").key("parts").send().await.unwrap();
-                let part = s3.upload_part().bucket("b").key("parts").upload_id(upload.upload_id().unwrap());
+                s3.put_object().bucket("data").key("whole").body(body).send().await.unwrap();
+                let upload = s3.create_multipart_upload().bucket("data").key("parts").send().await.unwrap();
+                let part = s3.upload_part().bucket("data").key("parts").upload_id(upload.upload_id().unwrap());
                 part.part_number(1).body(vec![b'x'; 100].into()).send().await.unwrap();
-                s3.copy_object().bucket("b").key("copy").copy_source("b/whole").send().await.unwrap();
+                s3.copy_object().bucket("data").key("copy").copy_source("data/whole").send().await.unwrap();
             });
             let all = modes(&data);
             assert!(all.len() > 10, "{all:?}");

@@ -12,6 +12,9 @@ use crate::s3::aws::{Answer, of_broken_body};
 use crate::s3::error::{Error, Failure, Kind};
 use crate::s3::request::Head;
 
+/// The most that is set aside for content before it comes, in bytes.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
 /// An object, or a range of it, that is being read.
 ///
 /// The last chunk is handed out only after the body has ended as announced, and, for a whole object with a checksum, after that
@@ -61,7 +64,9 @@ impl Download {
             let message = format!("the answer has {} bytes, and at most {bytes_max} were expected", self.left);
             return Err(self.failure(Kind::Protocol, &message).into());
         }
-        let mut content = BytesMut::with_capacity(usize::try_from(self.left).unwrap_or_default());
+        let expected = usize::try_from(self.left).unwrap_or(usize::MAX);
+        // An announcement alone takes no memory.
+        let mut content = BytesMut::with_capacity(expected.min(AT_ONCE_BYTES_MAX));
         while let Some(chunk) = self.next().await {
             content.extend_from_slice(&chunk?);
         }
@@ -178,6 +183,14 @@ mod tests {
     async fn a_body_as_announced_is_handed_out_whole() {
         assert_eq!(read(download(4, vec![Ok("ab"), Ok(""), Ok("cd")])).await, ("abcd".into(), None));
         assert_eq!(read(download(0, vec![])).await, (String::new(), None));
+    }
+
+    #[tokio::test]
+    async fn content_longer_than_the_caller_can_hold_is_refused_unread() {
+        let collected = download(4, vec![Ok("ab"), Ok("cd")]).collect(4).await.unwrap();
+        assert_eq!(collected, "abcd");
+        let error = download(5, vec![Err("nothing is read")]).collect(4).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Protocol, "{error}");
     }
 
     #[tokio::test]
