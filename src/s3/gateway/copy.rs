@@ -46,7 +46,7 @@ impl Gateway {
         let (replace, doubt) = (MetadataDirective::Replace, Doubt::default());
         let content = Content::Copied(source.clone(), Instant::now());
         let answer = self.store.copy(self.policy(), source, new, replace, condition, &doubt).await;
-        let attempt = || Made::By(Attempt { object: new.clone(), size: source.size, content, upload: None });
+        let attempt = || Made::By(Box::new(Attempt { object: new.clone(), size: source.size, content, upload: None }));
         let backing = Backing::of_copy(&source.key, &new.key);
         let write = Write { operation: Operation::CopyObject, key: &new.key, condition, backing };
         self.settle(&write, answer, &doubt, attempt).await

@@ -174,7 +174,7 @@ impl Gateway {
         let answer = self.store.put(self.policy(), new, &body, condition, &doubt).await;
         let attempt = || {
             let content = body.kept_checksum().map_or(Content::Unknown, Content::Of);
-            Made::By(Attempt { object: new.clone(), size: body.len(), content, upload: None })
+            Made::By(Box::new(Attempt { object: new.clone(), size: body.len(), content, upload: None }))
         };
         let write = Write { operation: Operation::PutObject, key: &new.key, condition, backing: Backing::Held };
         self.settle(&write, answer, &doubt, attempt).await

@@ -143,7 +143,7 @@ impl Upload {
         let was_completed = answer.is_ok();
         let attempt = || {
             let content = crc64.map_or(Content::Unknown, |crc64| Content::Of(Checksum::Crc64(crc64)));
-            Made::By(Attempt { object: new.clone(), size, content, upload: Some(id.clone()) })
+            Made::By(Box::new(Attempt { object: new.clone(), size, content, upload: Some(id.clone()) }))
         };
         let write = Write { operation: Operation::CompleteMultipartUpload, key: &new.key, condition, backing };
         let settled = self.gateway.settle(&write, answer, doubt, attempt).await;

@@ -71,7 +71,7 @@ pub(super) struct Write<'a> {
 /// By what the object of a write is known again if the answer does not say which version it is.
 pub(super) enum Made {
     /// By its content and its description.
-    By(Attempt),
+    By(Box<Attempt>),
     /// As a copy of the object at this key, with everything that has.
     CopyOf(Key),
 }
@@ -98,7 +98,7 @@ impl Gateway {
                     return Err(error);
                 }
                 let stored = match made() {
-                    Made::By(attempt) => self.decide(attempt, error).await?,
+                    Made::By(attempt) => self.decide(*attempt, error).await?,
                     Made::CopyOf(original) => self.recognise_copy(&original, write.key, error).await?,
                 };
                 return self.verify_or_undo(write, stored).await;
@@ -128,7 +128,7 @@ impl Gateway {
         let mut failure = self.failure(Kind::Protocol, write.operation, write.key).because("the answer has no ETag");
         failure.request_id = request_id;
         Err(match made {
-            Made::By(attempt) => Error::from(failure).leaving(Aftermath::Doubt(Arc::new(attempt))),
+            Made::By(attempt) => Error::from(failure).leaving(Aftermath::Doubt(Arc::from(attempt))),
             Made::CopyOf(_) => failure.into(),
         })
     }
@@ -362,7 +362,7 @@ fn left_there(why: &str) -> String {
 
 fn in_doubt(made: &Made) -> Aftermath {
     match made {
-        Made::By(attempt) => Aftermath::Doubt(Arc::new(attempt.clone())),
+        Made::By(attempt) => Aftermath::Doubt(Arc::from(attempt.clone())),
         Made::CopyOf(_) => Aftermath::Nothing,
     }
 }
