@@ -726,7 +726,7 @@ fn a_mount_whose_kms_gives_both_layers_one_key_does_not_start() {
         let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
         endpoint.spoil(vec![Rule::on("kms:GenerateDataKey", recorded(&endpoint)).times(0)]);
         let place = tempfile::tempdir().unwrap();
-        let mut command = Mount::command(&endpoint, crate::common::BUCKET, place.path());
+        let mut command = Mount::command(&endpoint, BUCKET, place.path());
         command.args(["--foreground", "--kms-key-id", endpoint.key_arn(), "--spill-keys", "kms"]);
         let ended = command.arg("--spill-dir").arg(spill.path()).output().unwrap();
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
