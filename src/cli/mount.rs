@@ -9,9 +9,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::background;
-use super::complain;
 use super::exit::Exit;
 use super::logging::{self, Logging, Place};
+use super::{complain, complain_of, shown};
 use crate::config::{Config, RawConfig};
 use crate::daemon::{self, Hangup, Mounted, Owner, StartError};
 
@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let config = match Config::check(&arguments.raw) {
         Ok(config) => config,
         Err(problems) => {
-            let _ = writeln!(std::io::stderr(), "{problems}");
+            complain_of(&problems);
             return Exit::Usage;
         }
     };
@@ -153,7 +153,8 @@ fn prepare(config: &Config, place: Place) -> Result<Logging, PrepareError> {
 fn announce(mounted: &Mounted, place: Place) {
     let Mounted { source, mountpoint, key } = mounted;
     let mut stdout = std::io::stdout().lock();
-    let told = writeln!(stdout, "{source} is mounted at {} (DSSE-KMS under {key})", mountpoint.display());
+    let (source, mountpoint, key) = (shown(source), shown(mountpoint), shown(key));
+    let told = writeln!(stdout, "{source} is mounted at {mountpoint} (DSSE-KMS under {key})");
     if told.and_then(|()| stdout.flush()).is_err() && place == Place::Background {
         background::end_self();
     }

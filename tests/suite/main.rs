@@ -39,6 +39,7 @@ mod retries;
 mod scattered;
 mod secrets;
 mod serve;
+mod shown;
 mod specials;
 mod spill;
 mod tamper;
