@@ -20,6 +20,7 @@ mod errno;
 mod fallocate;
 mod faults;
 mod files;
+mod foreign;
 mod gateway;
 mod hosts;
 mod keep;
