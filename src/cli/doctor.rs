@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::exit::Exit;
-use super::{complain, logging};
+use super::{complain, complain_of, logging, shown, shown_value};
 use crate::config::{Examined, RawStore};
 use crate::daemon::doctor::{self, Finding};
 
@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let examined = match examined {
         Ok(examined) => examined,
         Err(problems) => {
-            eprintln!("{problems}");
+            complain_of(&problems);
             return Exit::Usage;
         }
     };
@@ -57,9 +57,9 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
 
 fn tell(finding: &Finding) -> Exit {
     match finding {
-        Finding::Good(text) => println!("good    {text}"),
-        Finding::Remark(text) => println!("remark  {text}"),
-        Finding::Bad(error) => println!("bad     {error}"),
+        Finding::Good(text) => println!("good    {}", shown(text)),
+        Finding::Remark(text) => println!("remark  {}", shown(text)),
+        Finding::Bad(error) => println!("bad     {}", shown_value(error)),
     }
     if let Finding::Bad(error) = finding { Exit::from(error) } else { Exit::Ok }
 }

@@ -35,11 +35,13 @@ pub enum Exit {
     Unsaved = 11,
     /// What was kept on the local disk is not as it was written.
     Damaged = 12,
+    /// The mount is gone from its place, and its daemon lives on.
+    Held = 13,
 }
 
 impl Exit {
     /// All of them, in order.
-    pub const ALL: [Exit; 13] = [
+    pub const ALL: [Exit; 14] = [
         Exit::Ok,
         Exit::Untrue,
         Exit::Usage,
@@ -53,6 +55,7 @@ impl Exit {
         Exit::Internal,
         Exit::Unsaved,
         Exit::Damaged,
+        Exit::Held,
     ];
 
     /// The one that a process ended with; what it was killed by counts as internal.

@@ -17,6 +17,7 @@ mod porter;
 mod recover;
 #[cfg(feature = "serve")]
 mod serve;
+mod shown;
 mod umount;
 
 use std::io::Write;
@@ -24,7 +25,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::Problems;
+
 pub use exit::Exit;
+use shown::{shown, shown_value};
 
 /// Mounts an S3 bucket as a directory in which every file is a proven DSSE-KMS object.
 #[derive(Debug, Parser)]
@@ -86,8 +90,23 @@ fn usage(error: &clap::Error) -> Exit {
     if error.use_stderr() { Exit::Usage } else { Exit::Ok }
 }
 
-/// Prints an error with its causes, as far as its own sentence does not hold them already.
+/// Prints an error with its causes in one line, whatever foreign text is in it.
 fn complain(error: &dyn std::error::Error) {
+    say(&shown(&sentence(error)));
+}
+
+/// Prints what is wrong with the arguments, a line for each problem: the values in it are foreign text.
+fn complain_of(problems: &Problems) {
+    problems.0.iter().for_each(|problem| say(&shown_value(problem)));
+}
+
+/// A line on standard error. A closed terminal takes none, and the exit code says it too.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// An error with its causes, as far as its own sentence does not hold them already.
+fn sentence(error: &dyn std::error::Error) -> String {
     let mut sentence = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
@@ -97,8 +116,7 @@ fn complain(error: &dyn std::error::Error) {
         }
         cause = next.source();
     }
-    // A closed terminal takes no sentence, and the exit code says it too.
-    let _ = writeln!(std::io::stderr(), "{}", logging::escaped(&sentence));
+    sentence
 }
 
 #[cfg(test)]
@@ -110,6 +128,12 @@ mod tests {
     #[test]
     fn the_command_line_is_free_of_contradictions() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_without_lines_of_its_own_is_one_line() {
+        let forged = std::io::Error::other("denied\r\u{1b}[2Kgood    all\n  next: line");
+        assert_eq!(shown(&sentence(&forged)), "denied\\r\\u{1b}[2Kgood    all\\n  next: line");
     }
 
     #[test]

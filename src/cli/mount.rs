@@ -9,9 +9,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::background;
-use super::complain;
 use super::exit::Exit;
 use super::logging::{self, Logging, Place};
+use super::shown::shown;
+use super::{complain, complain_of};
 use crate::config::{Config, RawConfig};
 use crate::daemon::{self, Hangup, Mounted, Owner, StartError};
 
@@ -61,9 +62,7 @@ fn check(arguments: &Arguments) -> Result<Config, Exit> {
         Config::check(&arguments.raw)
     };
     checked.map_err(|problems| {
-        for problem in problems.0 {
-            let _ = writeln!(std::io::stderr(), "{}", logging::escaped(&problem.to_string()));
-        }
+        complain_of(&problems);
         Exit::Usage
     })
 }
@@ -176,8 +175,7 @@ fn prepare(config: &Config, place: Place) -> Result<Logging, PrepareError> {
 /// One line, on which a waiting parent or script relies. When the parent is gone, nobody knows of the mount: it is taken down.
 fn announce(mounted: &Mounted, place: Place) {
     let Mounted { source, mountpoint, key } = mounted;
-    let sentence = format!("{source} is mounted at {} (DSSE-KMS under {key})", mountpoint.display());
-    let sentence = logging::escaped(&sentence);
+    let sentence = format!("{} is mounted at {} (DSSE-KMS under {})", shown(source), shown(mountpoint), shown(key));
     match place {
         // Whoever reads no line there has Ctrl-C.
         Place::Foreground => drop(writeln!(std::io::stdout(), "{sentence}")),

@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::{complain, logging};
+use super::shown::shown_json;
+use super::{complain, complain_of, logging, say, shown, shown_value};
 use crate::config::{Connection, RawStore};
 use crate::daemon::StartError;
 use crate::daemon::recover::{self, Found, Wanted};
@@ -53,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let store = match Connection::check(&arguments.store) {
         Ok(store) => store,
         Err(problems) => {
-            eprintln!("{problems}");
+            complain_of(&problems);
             return Exit::Usage;
         }
     };
@@ -73,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
 fn list(store: &Connection, directory: &Path, as_json: bool) -> Result<Exit, StartError> {
     let found = recover::list(store, directory)?;
     if as_json {
-        println!("{}", document(&found));
+        println!("{}", shown_json(&document(&found).to_string()));
     } else {
         found.iter().for_each(print_session);
     }
@@ -83,20 +84,21 @@ fn list(store: &Connection, directory: &Path, as_json: bool) -> Result<Exit, Sta
 }
 
 fn print_session(found: &Found) {
-    println!("{} ({})", found.source, found.session.display());
+    println!("{} ({})", shown(&found.source), shown(&found.session));
     for file in &found.files {
         let why = file.reason.as_deref().unwrap_or("not sent yet");
         let elsewhere = match file.uploaded_bytes {
             0 => String::new(),
             bytes => format!(", {bytes} in an upload that is not complete"),
         };
-        println!("  {}  {} bytes, {} of them kept here{elsewhere}: {why}", file.key, file.size, file.kept_bytes);
+        let (key, why) = (shown(&file.key), shown(why));
+        println!("  {key}  {} bytes, {} of them kept here{elsewhere}: {why}", file.size, file.kept_bytes);
     }
     for damage in &found.damage {
-        println!("  damaged: {damage}");
+        println!("  damaged: {}", shown(damage));
     }
     if let Some(error) = &found.error {
-        println!("  not opened: {error}");
+        println!("  not opened: {}", shown_value(error));
     }
     if found.files.is_empty() && found.damage.is_empty() && found.error.is_none() {
         println!("  nothing");
@@ -130,13 +132,13 @@ fn upload(store: &Connection, directory: &Path) -> Result<Exit, StartError> {
         println!("aborted: {} uploads that a crash had left", sent.aborted);
     }
     for key in &sent.stored {
-        println!("stored: {key}");
+        println!("stored: {}", shown(key));
     }
     for (key, reason) in &sent.kept {
-        eprintln!("kept: {key}: {reason}");
+        say(&format!("kept: {}: {}", shown(key), shown(reason)));
     }
     for damage in &sent.damage {
-        eprintln!("damaged: {damage}");
+        say(&format!("damaged: {}", shown(damage)));
     }
     print_failed(&sent.failed);
     Ok(match (sent.failed.first(), sent.damage.is_empty(), sent.kept.is_empty()) {
@@ -149,14 +151,14 @@ fn upload(store: &Connection, directory: &Path) -> Result<Exit, StartError> {
 
 fn print_failed(failed: &[(PathBuf, StartError)]) {
     for (session, error) in failed {
-        eprintln!("not dealt with: {}: {error}", session.display());
+        say(&format!("not dealt with: {}: {}", shown(session), shown_value(error)));
     }
 }
 
 /// What was written is told also where it may not be the newest state, which the code says then.
 fn export(store: &Connection, directory: &Path, wanted: Wanted<'_>, to: &Path) -> Result<Exit, StartError> {
     let exported = recover::export(store, directory, wanted, to)?;
-    let (to, bytes, key, source) = (to.display(), exported.bytes, wanted.key, &exported.source);
+    let (to, bytes, key, source) = (shown(to), exported.bytes, shown(wanted.key), shown(&exported.source));
     println!("{to} has {bytes} bytes of {key}, left by a mount of {source}, in clear");
     print_failed(&exported.unread);
     Ok(exported.unread.first().map_or(Exit::Ok, |(_, error)| Exit::from(error)))
@@ -165,10 +167,11 @@ fn export(store: &Connection, directory: &Path, wanted: Wanted<'_>, to: &Path) -
 fn discard(directory: &Path) -> Result<Exit, StartError> {
     let discarded = recover::discard(directory)?;
     for removed in &discarded.removed {
-        println!("removed: {}", removed.display());
+        println!("removed: {}", shown(removed));
     }
     for error in &discarded.strange {
-        eprintln!("not removed: {error}; nobody can tell whose it is, so remove it by hand if it is of no use");
+        let error = shown_value(error);
+        say(&format!("not removed: {error}; its mount is unknown, so remove it by hand if it is of no use"));
     }
     Ok(if discarded.strange.is_empty() { Exit::Ok } else { Exit::Damaged })
 }

@@ -7,9 +7,9 @@ use clap::Args;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::complain;
 use super::exit::Exit;
 use super::logging::{self, Place};
+use super::{complain, shown};
 use crate::config::{Log, LogFormat};
 use crate::emulator::{self, Options, Server, faults};
 
@@ -124,7 +124,7 @@ fn read_faults(path: &Path) -> Result<faults::Plan, ServeError> {
 /// What a person pastes, and what a script waits for: the first line is always the URL.
 fn introduce(server: &Server, arguments: &Arguments, data: &Path) {
     println!("serving S3 and KMS at {}", server.url());
-    println!("# content rests in the clear in {}: for development and tests only", data.display());
+    println!("# content rests in the clear in {}: for development and tests only", shown(data));
     println!("export AWS_ENDPOINT_URL={}", server.url());
     println!("export AWS_ACCESS_KEY_ID={}", arguments.access_key);
     println!("export AWS_SECRET_ACCESS_KEY={}", arguments.secret_key);

@@ -1,18 +1,33 @@
-//! What became of unsaved changes at the end of a mount, told to who has unmounted it.
+//! What became of unsaved changes at the end of a mount, reported to the process that has unmounted it.
 //!
 //! That is another process, and not the daemon's parent, so it does not learn the exit code. It lays a slip for the daemon into the spill
-//! directory, where both may write; the daemon fills it in before it ends, and who laid it reads and removes it. A daemon that finds none
-//! writes none, so that nothing is left behind. A slip has numbers and no names, which must not rest on the disk in clear.
+//! directory, where both may write. The daemon notes in it that the kernel let go of the mount and that it saves, and then how that ended.
+//! The process that laid it reads and removes it. A daemon that finds none writes none, so that nothing is left behind. A slip has numbers
+//! and no names, which must not rest on the disk in clear.
+//!
+//! Root may lay a slip for another user's daemon. The path comes from that user then, who may change what it leads to at any moment. So the
+//! directory is opened once, with the user's rights, its owner is checked on the descriptor, and everything is done relative to that.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, open, openat, unlinkat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::Identity;
+
 /// More of a slip is not read, in bytes.
-const BYTES_MAX: u64 = 200;
+const BYTES_MAX: usize = 200;
+
+/// The line that says that the daemon saves.
+const SAVING: &str = "saving";
+
+/// The bits of a mode that let others than the owner make and remove files.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// How a mount ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,82 +41,194 @@ pub struct LastWord {
 /// Where a daemon says how it ended; removed with this value.
 #[derive(Debug)]
 pub struct Slip {
-    path: PathBuf,
+    directory: OwnedFd,
+    name: String,
     file: File,
+    /// The directory's owner.
+    owner: Identity,
 }
 
-fn path_of(directory: &Path, pid: u32) -> PathBuf {
-    directory.join(format!("ended-{pid}"))
+fn name_of(pid: u32) -> String {
+    format!("ended-{pid}")
+}
+
+/// Notes in the slip of this process, if there is one, that the kernel let go of the mount: from here on the daemon only saves.
+pub(super) fn tell_saving(directory: &Path) {
+    append(directory, SAVING);
+}
+
+fn append(directory: &Path, line: &str) {
+    let path = directory.join(name_of(std::process::id()));
+    let file = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    match file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "the process that unmounts cannot be told how it went; this log has it");
+        }
+        _ => {}
+    }
 }
 
 impl LastWord {
-    /// Fills in the slip of this process, if somebody has laid one.
+    /// Fills in the slip of this process, if another process has laid one.
     pub(super) fn tell(self, directory: &Path) {
-        let path = path_of(directory, std::process::id());
-        let written = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path);
-        let written = written.and_then(|mut file| file.write_all(&serde_json::to_vec(&self)?));
-        match written {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "who unmounts cannot be told how it went; this log has it");
-            }
-            _ => {}
-        }
+        append(directory, &format!("{{\"kept\":{},\"lost\":{}}}", self.kept, self.lost));
     }
 }
 
 impl Slip {
-    /// A slip for the daemon `pid`, whose spill directory is `directory`. One of an earlier process of that number is replaced.
+    /// A slip for the daemon `pid` of the user `mounter`, whose spill directory is `directory`. One of an earlier process of that number is
+    /// replaced.
     ///
     /// # Errors
-    /// The directory is not there, or this user may not write into it.
-    pub fn lay(directory: &Path, pid: u32) -> io::Result<Slip> {
-        let path = path_of(directory, pid);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let slip = Slip { path, file };
-        // Root may lay one for the daemon of another user, to whom the directory belongs.
-        let owner = directory.metadata()?.uid();
-        if owner != slip.file.metadata()?.uid() {
-            fchown(&slip.file, Some(owner), None)?;
-        }
-        Ok(slip)
+    /// The directory is not there, or does not belong to the mounter (root's daemon may have another user's), or others may write to it,
+    /// or its owner may not.
+    pub fn lay(directory: &Path, pid: u32, mounter: Identity) -> io::Result<Slip> {
+        let directory = mounter.run(|| open_directory(directory, mounter.is_own()))?;
+        let owner = owner_of(&directory, mounter)?;
+        let name = name_of(pid);
+        let file = owner.run(|| {
+            match unlinkat(&directory, &name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let flags =
+                OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            Ok(File::from(openat(&directory, &name, flags, Mode::RUSR | Mode::WUSR)?))
+        })?;
+        Ok(Slip { directory, name, file, owner })
     }
 
     /// What the daemon has said, once it has ended; None: it ended without a word.
     #[must_use]
     pub fn read(&self) -> Option<LastWord> {
-        let mut text = Vec::new();
-        (&self.file).take(BYTES_MAX).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(&text).ok()
+        self.text().lines().rev().find_map(|line| serde_json::from_str(line).ok())
     }
+
+    /// Whether the daemon has said that the kernel let go of the mount, and that it saves what is left.
+    #[must_use]
+    pub fn is_saving(&self) -> bool {
+        self.text().lines().any(|line| line == SAVING)
+    }
+
+    fn text(&self) -> String {
+        let mut text = [0; BYTES_MAX];
+        let length = self.file.read_at(&mut text, 0).unwrap_or_default();
+        String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned()
+    }
+}
+
+/// A link in the last place is followed only for a mounter who is this user: another user could change it.
+fn open_directory(path: &Path, is_own: bool) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(open(path, if is_own { flags } else { flags | OFlags::NOFOLLOW }, Mode::empty())?)
+}
+
+/// With whose rights the slip is laid: those of the directory's owner, who is the mounter. The daemon of root may have been given another
+/// user's directory; that user could then have root write elsewhere, so root becomes that user for it.
+fn owner_of(directory: &OwnedFd, mounter: Identity) -> io::Result<Identity> {
+    let found = fstat(directory)?;
+    if found.st_uid != mounter.user && mounter.user != 0 {
+        let why =
+            format!("the spill directory belongs to user {}, and the mount to user {}", found.st_uid, mounter.user);
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    if found.st_mode & OTHERS_WRITE != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "other users may write to the spill directory"));
+    }
+    let group = if found.st_uid == mounter.user { mounter.group } else { found.st_gid };
+    Ok(Identity { user: found.st_uid, group })
 }
 
 impl Drop for Slip {
     fn drop(&mut self) {
         // It says nothing that anybody needs; the next one of that number replaces it.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = self.owner.run(|| Ok(unlinkat(&self.directory, &self.name, AtFlags::empty())?));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    use rustix::process::{getegid, geteuid};
+
     use super::*;
 
+    fn own() -> Identity {
+        Identity { user: geteuid().as_raw(), group: getegid().as_raw() }
+    }
+
+    fn entries(directory: &Path) -> usize {
+        std::fs::read_dir(directory).unwrap().count()
+    }
+
     #[test]
-    fn a_daemon_speaks_to_who_has_laid_a_slip_and_to_nobody_else() {
+    fn a_daemon_fills_in_a_slip_and_makes_none() {
         let directory = tempfile::tempdir().unwrap();
         let word = LastWord { kept: 2, lost: 1 };
+        tell_saving(directory.path());
         word.tell(directory.path());
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-        std::fs::write(path_of(directory.path(), std::process::id()), "of an earlier process").unwrap();
-        let slip = Slip::lay(directory.path(), std::process::id()).unwrap();
-        assert_eq!(slip.read(), None, "it has not ended");
+        assert_eq!(entries(directory.path()), 0);
+        std::fs::write(directory.path().join(name_of(std::process::id())), "of an earlier process").unwrap();
+        let slip = Slip::lay(directory.path(), std::process::id(), own()).unwrap();
+        assert_eq!((slip.read(), slip.is_saving()), (None, false), "it has not ended");
+        tell_saving(directory.path());
+        assert_eq!((slip.read(), slip.is_saving()), (None, true), "it has not ended");
         word.tell(directory.path());
         assert_eq!(slip.read(), Some(word));
         drop(slip);
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert_eq!(entries(directory.path()), 0);
+    }
+
+    #[test]
+    fn a_slip_stays_in_the_directory_that_was_opened() {
+        let place = tempfile::tempdir().unwrap();
+        let [spill, moved, victim] = ["spill", "moved", "victim"].map(|name| place.path().join(name));
+        [&spill, &victim].iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        let kept = victim.join(name_of(7));
+        let slip = Slip::lay(&spill, 7, own()).unwrap();
+        std::fs::rename(&spill, &moved).unwrap();
+        std::os::unix::fs::symlink(&victim, &spill).unwrap();
+        std::fs::write(&kept, "kept").unwrap();
+        drop(slip);
+        assert_eq!((entries(&moved), std::fs::read(&kept).unwrap()), (0, b"kept".to_vec()));
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_gets_no_slip() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(Slip::lay(directory.path(), 7, own()).unwrap_err().to_string().contains("other users may write"));
+        assert_eq!(entries(directory.path()), 0);
+    }
+
+    #[test]
+    fn root_lays_a_slip_for_a_user_only_as_that_user() {
+        if !geteuid().is_root() {
+            println!("skipped: only root can become another user");
+            return;
+        }
+        let nobody = Identity { user: 65_534, group: 65_534 };
+        let place = tempfile::tempdir().unwrap();
+        let [spill, victim, link] = ["spill", "victim", "link"].map(|name| place.path().join(name));
+        [&spill, &victim].iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        for path in [place.path(), &spill] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        std::os::unix::fs::symlink(&spill, &link).unwrap();
+        let refused = |path: &Path| Slip::lay(path, 7, nobody).unwrap_err();
+        assert!(refused(&victim).to_string().contains("belongs to user 0"), "a directory of root");
+        chown(&spill, Some(nobody.user), Some(nobody.group)).unwrap();
+        assert_eq!(refused(&link).raw_os_error(), Some(libc::ENOTDIR), "a link");
+        assert_eq!((entries(&victim), entries(&spill)), (0, 0));
+        let slip = Slip::lay(&spill, 7, nobody).unwrap();
+        let laid = spill.join(name_of(7)).metadata().unwrap();
+        assert_eq!((laid.uid(), laid.gid(), laid.mode() & 0o7777), (nobody.user, nobody.group, 0o600));
+        drop(slip);
+        // The daemon of root has a directory of a user: what root does there, it does as that user.
+        let slip = Slip::lay(&spill, 7, Identity { user: 0, group: 0 }).unwrap();
+        assert_eq!(spill.join(name_of(7)).metadata().unwrap().uid(), nobody.user);
+        drop(slip);
+        assert_eq!(entries(&spill), 0);
     }
 }

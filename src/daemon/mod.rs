@@ -6,8 +6,10 @@ mod build;
 mod confine;
 mod descriptors;
 pub mod doctor;
+mod identity;
 mod last_word;
 mod memory;
+mod mountinfo;
 pub mod recover;
 mod rename_keys;
 mod sessions;
@@ -37,7 +39,9 @@ use spill_dir::SpillDir;
 pub use crate::fuse::{LogFile, MountOptions, attend};
 pub use crate::secret::close_inherited;
 pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
+pub use identity::Identity;
 pub use last_word::{LastWord, Slip};
+pub use mountinfo::{MountInfo, command_of};
 pub use start_error::StartError;
 
 /// The version of the program, and of its FIPS module where it has one.

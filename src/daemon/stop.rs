@@ -12,7 +12,7 @@ use crate::journal::Journal;
 use crate::s3::Gateway;
 use crate::vfs::{KeptPart, Unsaved, Vfs};
 
-use super::{Hangup, LastWord, Owner, StartError};
+use super::{Hangup, LastWord, Owner, StartError, last_word};
 
 /// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the last commit.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -112,6 +112,7 @@ pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Endi
 /// The last commits, after the kernel let go of the mount.
 pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
     ending.begin();
+    last_word::tell_saving(&ending.spill_dir);
     let failed = vfs.save_all().await;
     for Unsaved { name, error, kept } in &failed {
         let fate = match kept {

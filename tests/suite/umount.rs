@@ -2,17 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
 use dssefs::emulator::faults::{Fault, Rule};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::common::kept::{recover, refuse_uploads, told};
 use crate::common::{
-    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, cp, deadline, denied, dssefs, eventually, mountinfo_has,
+    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, denied, dssefs, eventually,
+    mountinfo_has, names, needs_root,
 };
 
 /// A mount whose daemon is nobody's child.
@@ -42,6 +44,10 @@ impl Away {
     /// Writes a file whose close fails.
     fn write_in_vain(&self, name: &str) {
         cp(b"content", &self.path().join(name)).unwrap_err();
+    }
+
+    fn daemon(&self) -> u32 {
+        attribute(self.path(), "user.dsse.mount.pid").unwrap().parse().unwrap()
     }
 
     fn umount(&self, more: &[&str]) -> Output {
@@ -172,5 +178,113 @@ fn what_is_unsaved_is_told_by_an_attribute_that_nobody_lists() {
         xattr::set(mount.path(), "user.dsse.mount.retry", b"").unwrap();
         eventually("all are stored", MINUTE / 2, || endpoint.keys().len() == 12);
         assert!(mount.end().success());
+    });
+}
+
+/// Whether a process that is no child of this one has not ended. A zombie has (proc_pid_stat(5), field 3).
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).is_some_and(|state| state != 'Z')
+}
+
+/// `dssefs umount` did not return while a bind mount was there.
+#[test]
+fn a_bind_mount_that_holds_the_file_system_is_named_with_code_13() {
+    if needs_root("only root can make a bind mount") {
+        return;
+    }
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let away = Away::mount(&endpoint, &[]);
+        let place = TempDir::new().unwrap();
+        let bound = Detached(place.path().join("bound\u{1b}[2J"));
+        fs::create_dir(&bound.0).unwrap();
+        mount_bind(away.path(), &bound.0).unwrap();
+        let daemon = away.daemon();
+        let output = away.umount(&[]);
+        away.ends(&output, 13, &["bound\\u{1b}[2J", "still mounted elsewhere", &format!("process {daemon}")]);
+        assert!(!told(&output).contains('\u{1b}'));
+        assert!(!mountinfo_has(away.path()) && lives(daemon));
+        commit(&bound.0.join("later"), b"content").unwrap();
+        let left = names(away.spill.path());
+        assert!(!left.iter().any(|name| name.starts_with("ended-")), "no slip is left behind: {left:?}");
+        unmount(&bound.0, UnmountFlags::empty()).unwrap();
+        eventually("the daemon ends", MINUTE, || !lives(daemon));
+        assert_eq!(endpoint.content("later"), b"content");
+    });
+}
+
+/// A process in a mount namespace of its own, as a container has it; it ends with the test.
+struct Contained(Child);
+
+impl Contained {
+    fn start() -> Contained {
+        let mut contained = Command::new("unshare");
+        let contained = contained.args(["--mount", "sleep", "600"]).stdin(Stdio::null()).spawn().unwrap();
+        let contained = Contained(contained);
+        let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+        let theirs = format!("/proc/{}/ns/mnt", contained.0.id());
+        let comm = format!("/proc/{}/comm", contained.0.id());
+        eventually("the process has a mount namespace of its own", MINUTE, || {
+            fs::read_link(&theirs).unwrap() != own && fs::read_to_string(&comm).unwrap() == "sleep\n"
+        });
+        contained
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_process_in_another_mount_namespace_that_holds_the_file_system_is_named_with_code_13() {
+    if needs_root("only root can make a mount namespace") {
+        return;
+    }
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let away = Away::mount(&endpoint, &[]);
+        let daemon = away.daemon();
+        commit(&away.path().join("file"), b"content").unwrap();
+        let contained = Contained::start();
+        let process = format!("process {} (sleep)", contained.0.id());
+        away.ends(&away.umount(&[]), 13, &[&process, "mount namespace of its own"]);
+        assert!(!mountinfo_has(away.path()) && lives(daemon));
+        drop(contained);
+        eventually("the daemon ends", MINUTE, || !lives(daemon));
+        assert_eq!(endpoint.content("file"), b"content");
+    });
+}
+
+#[test]
+fn names_of_unsaved_files_are_printed_escaped() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let away = Away::mount(&endpoint, &[]);
+        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        away.write_in_vain("a\u{1b}]0;title\u{7}\r\n  b: stored\u{202e}");
+        let output = away.umount(&["--force"]);
+        away.ends(&output, 11, &["  a\\u{1b}]0;title\\u{7}\\r\\n  b: stored\\u{202e}: "]);
+        assert!(!told(&output).contains(['\u{1b}', '\u{7}', '\r', '\u{202e}']), "{:?}", told(&output));
+    });
+}
+
+/// A directory within the mount, and a link to the mount point.
+#[test]
+fn only_the_mount_itself_is_unmounted_also_through_a_link() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let away = Away::mount(&endpoint, &[]);
+        fs::create_dir(away.path().join("below")).unwrap();
+        let output = dssefs().arg("umount").arg(away.path().join("below")).output().unwrap();
+        away.ends(&output, 2, &["not a mount of dssefs"]);
+        let place = TempDir::new().unwrap();
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(away.path(), &link).unwrap();
+        away.ends(&dssefs().arg("umount").arg(&link).output().unwrap(), 0, &[]);
+        assert!(!mountinfo_has(away.path()));
     });
 }

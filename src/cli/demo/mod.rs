@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::complain;
 use super::exit::Exit;
+use super::shown;
 use guide::Guide;
 use stage::{Stage, StageError};
 
@@ -51,7 +52,7 @@ fn demonstrate(arguments: &Arguments) -> Result<usize, StageError> {
     let untrue = guide.conclude();
     let stays = !arguments.once && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if stays && !interrupted.load(Ordering::Relaxed) {
-        println!("\nThe mount stays up at {} until Ctrl-C. The endpoint's variables:", stage.mountpoint().display());
+        println!("\nThe mount stays up at {} until Ctrl-C. The endpoint's variables:", shown(stage.mountpoint()));
         stage.environment().iter().for_each(|(name, value)| println!("export {name}={value}"));
         stage.wait(&interrupted);
     }

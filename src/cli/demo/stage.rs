@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 
 use super::super::background::own_program;
 use super::super::exit::Exit;
+use super::super::shown;
 use crate::emulator::kms::NewKey;
 use crate::emulator::{self, Counters, Options, Server};
 
@@ -266,6 +267,7 @@ fn detach(point: &Path) {
         Command::new("fusermount3").args(["-u", "-z", "--"]).arg(point).status().is_ok_and(|status| status.success())
     };
     if !detached {
-        eprintln!("{} could not be unmounted; try umount -l {}", point.display(), point.display());
+        let point = shown(point);
+        eprintln!("{point} could not be unmounted; try umount -l {point}");
     }
 }

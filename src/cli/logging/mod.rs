@@ -25,7 +25,6 @@ use crate::config::{Log, LogFormat};
 use queue::Queue;
 use target::Target;
 
-pub(super) use line::escaped;
 pub(super) use target::needs_stderr;
 
 /// Whether the process keeps a terminal, which decides where a log without a file goes.
@@ -131,8 +130,7 @@ impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.queue.push(match self.0.format {
             LogFormat::Text => line::in_one_line(line),
-            // JSON has escapes of its own.
-            LogFormat::Json => line.to_vec(),
+            LogFormat::Json => line::in_json(line),
         });
         Ok(line.len())
     }

@@ -1,0 +1,81 @@
+//! Other mounts of a file system, which keep it and its daemon alive: bind mounts, and copies in the mount namespaces of other processes.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::cli::shown;
+use crate::daemon::{MountInfo, command_of};
+
+/// A mount that holds the file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    mountpoint: PathBuf,
+    /// The process in whose mount namespace it is, and its command; None: in that of this process.
+    process: Option<(u32, OsString)>,
+}
+
+impl Holder {
+    pub(super) fn here(mountpoint: PathBuf) -> Holder {
+        Holder { mountpoint, process: None }
+    }
+
+    pub(super) fn elsewhere(pid: u32, command: OsString, mountpoint: PathBuf) -> Holder {
+        Holder { mountpoint, process: Some((pid, command)) }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = shown(&self.mountpoint);
+        match &self.process {
+            None => write!(f, "{place}"),
+            Some((pid, command)) => {
+                write!(f, "{place} of process {pid} ({}), which has a mount namespace of its own", shown(command))
+            }
+        }
+    }
+}
+
+/// The mounts of the file system `device` that this process can see: its own, and one for each other mount namespace. Those of processes
+/// that it may not look into (proc(5), `hidepid`, ptrace(2)) stay unseen.
+pub(super) fn of(device: (u32, u32)) -> Vec<Holder> {
+    let mut holders: Vec<Holder> = mounts("/proc/self", device).map(Holder::here).collect();
+    let mut seen: HashSet<PathBuf> = std::fs::read_link("/proc/self/ns/mnt").into_iter().collect();
+    for pid in processes() {
+        let process = format!("/proc/{pid}");
+        let Ok(namespace) = std::fs::read_link(format!("{process}/ns/mnt")) else { continue };
+        if seen.insert(namespace) {
+            let theirs = mounts(&process, device).next();
+            holders.extend(theirs.map(|mountpoint| Holder::elsewhere(pid, command_of(pid), mountpoint)));
+        }
+    }
+    holders
+}
+
+fn mounts(process: &str, device: (u32, u32)) -> impl Iterator<Item = PathBuf> {
+    let list = MountInfo::read(&Path::new(process).join("mountinfo")).unwrap_or_default();
+    list.into_iter().filter(move |mount| mount.device == device).map(|mount| mount.mountpoint)
+}
+
+fn processes() -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let mut numbers: Vec<u32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_a_file_system_are_found_in_this_namespace() {
+        let own = MountInfo::read(Path::new("/proc/self/mountinfo")).unwrap();
+        let proc = own.iter().find(|mount| mount.mountpoint == Path::new("/proc")).unwrap();
+        assert!(of(proc.device).contains(&Holder::here("/proc".into())));
+        assert_eq!(of((u32::MAX, u32::MAX)), Vec::new());
+    }
+}
