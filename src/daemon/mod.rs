@@ -9,7 +9,6 @@ pub mod doctor;
 mod identity;
 mod last_word;
 mod memory;
-mod mountinfo;
 pub mod recover;
 mod rename_keys;
 mod sessions;
@@ -41,7 +40,6 @@ pub use crate::secret::close_inherited;
 pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use identity::Identity;
 pub use last_word::{LastWord, Slip};
-pub use mountinfo::{MountInfo, command_of};
 pub use start_error::StartError;
 
 /// The version of the program, and of its FIPS module where it has one.

@@ -8,15 +8,16 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, fstat, mkdirat, open, openat, readlinkat, statx};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, mkdirat, open, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::StartError;
+use crate::mounts::{Mount, id_of};
 
 /// The bits of a mode that let others than the owner read a directory, and make and remove files in it.
 const OTHERS_READ: u32 = 0o044;
@@ -26,8 +27,6 @@ const STICKY: u32 = 0o1000;
 const ROOT: u32 = 0;
 /// As many links are followed as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
-/// The mounts that this process sees (proc_pid_mountinfo(5)).
-const MOUNTS: &str = "/proc/self/mountinfo";
 /// Opens a name and neither a file nor what a link leads to.
 const NAME_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -147,7 +146,7 @@ fn root(user: u32, wanted: &str) -> Result<Place, String> {
     let stat = fstat(&descriptor).map_err(|errno| cannot(&path, "looked at", errno))?;
     refuse_owner(&path, &stat, user, wanted)?;
     refuse_writers(&path, &stat, wanted)?;
-    let mount = mount_of(&descriptor);
+    let mount = id_of(&descriptor).map_err(|error| format!("the mount of {} is not known: {error}", shown(&path)))?;
     Ok(Place { path, descriptor, mount })
 }
 
@@ -166,42 +165,20 @@ fn enter(parent: &Place, name: &OsStr, make: bool) -> Result<Option<Place>, Stri
         Err(Errno::NOENT) => return Ok(None),
         opened => opened.map_err(|errno| cannot(&path, "opened", errno))?,
     };
-    let mount = mount_of(&descriptor);
+    let mount = id_of(&descriptor).map_err(|error| format!("the mount of {} is not known: {error}", shown(&path)))?;
     Ok(Some(Place { path, descriptor, mount }))
-}
-
-/// The number of the mount; 0 before Linux 5.8. No file system is asked: one of another user might never answer.
-fn mount_of(descriptor: impl AsFd) -> u64 {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let asked = statx(descriptor, "", flags, StatxFlags::MNT_ID);
-    let known = asked.ok().filter(|answer| answer.stx_mask & StatxFlags::MNT_ID.bits() != 0);
-    known.map_or(0, |answer| answer.stx_mnt_id)
 }
 
 /// A user's FUSE file system shows what that user wants: owners and modes are not to be believed, and may change from one look to the next.
 fn refuse_mounts_of_others(place: &Place, user: u32) -> Result<(), String> {
-    let mounts = std::fs::read_to_string(MOUNTS).map_err(|error| format!("{MOUNTS} cannot be read: {error}"))?;
-    match fuse_owner(&mounts, place.mount).filter(|owner| ![ROOT, user].contains(owner)) {
+    let mount = Mount::with_id(place.mount).map_err(|error| format!("the table of mounts cannot be read: {error}"))?;
+    match mount.and_then(|mount| mount.user).filter(|owner| ![ROOT, user].contains(owner)) {
         None => Ok(()),
         Some(owner) => Err(format!(
             "{} is a FUSE file system of user {owner}, who decides what it shows; give a directory on another one with --spill-dir",
             shown(&place.path)
         )),
     }
-}
-
-/// The user who has mounted the FUSE file system with this number; None for all other mounts. A line is: number, parent, device, root, place,
-/// options, any number of fields, a dash, type, source, options of the file system.
-fn fuse_owner(mounts: &str, mount: u64) -> Option<u32> {
-    let mut lines = mounts.lines().filter_map(|line| line.split_once(" - "));
-    let (_, of_type) =
-        lines.find(|(of_mount, _)| of_mount.split(' ').next().and_then(|id| id.parse().ok()) == Some(mount))?;
-    let mut fields = of_type.split(' ');
-    let kind = fields.next().filter(|kind| kind.starts_with("fuse"))?;
-    // fusectl and the like are the kernel's.
-    let is_fuse = ["fuse", "fuseblk"].contains(&kind) || kind.starts_with("fuse.") || kind.starts_with("fuseblk.");
-    let options = fields.next_back().filter(|_| is_fuse)?;
-    options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok())
 }
 
 fn refuse_owner(path: &Path, stat: &Stat, user: u32, wanted: &str) -> Result<(), String> {
@@ -408,27 +385,5 @@ mod tests {
         close(&strange, 0o777);
         let said = refusal(&strange);
         assert!(!said.contains(['\u{1b}', '\n']) && said.contains("\\u{1b}[2K\\nb"), "{said}");
-    }
-
-    #[test]
-    fn a_fuse_file_system_names_the_user_who_has_mounted_it() {
-        let mounts = "\
-22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
-40 22 0:44 / /home/m/a\\040b rw,nosuid,nodev shared:7 master:2 - fuse.sshfs m@host:/ rw,user_id=1000,group_id=1000,allow_other
-41 22 0:45 / /media/disk rw - fuseblk /dev/sdb1 rw,user_id=0,group_id=0,allow_other
-42 22 0:46 / /sys/fs/fuse/connections rw shared:9 - fusectl fusectl rw,user_id=7
-43 22 0:47 / /mnt/x rw - fuse /dev/fuse rw,user_id=1001,group_id=1
-";
-        let owners = [22, 40, 41, 42, 43, 44, 0].map(|mount| fuse_owner(mounts, mount));
-        assert_eq!(owners, [None, Some(1000), Some(0), None, Some(1001), None, None]);
-    }
-
-    #[test]
-    fn the_kernel_tells_the_mount_of_a_descriptor() {
-        let mount = mount_of(open("/proc", NAME_ONLY, Mode::empty()).unwrap());
-        let mounts = std::fs::read_to_string(MOUNTS).unwrap();
-        let line = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/proc")).unwrap();
-        // Before Linux 5.8 it does not.
-        assert!(mount == 0 || line.starts_with(&format!("{mount} ")), "{mount}: {line}");
     }
 }

@@ -80,10 +80,8 @@ fn by_helper(directory: &OwnedFd, options: &MountOptions) -> io::Result<Made> {
     let options_text = helper_options(options);
     fusermount(directory, &["-o".as_ref(), options_text.as_ref(), "--".as_ref(), ".".as_ref()], Some(theirs))?;
     let device = receive(&ours)?.1.ok_or_else(|| io::Error::other("fusermount3 sent no device"))?;
-    let own = format!("user_id={}", getuid().as_raw());
-    let is_new = |mount: &Mount| {
-        !before.contains(&mount.id) && mount.kind == KIND && mount.options.split(',').any(|option| option == own)
-    };
+    let own = Some(getuid().as_raw());
+    let is_new = |mount: &Mount| !before.contains(&mount.id) && mount.kind == KIND && mount.user == own;
     let new: Vec<Mount> = Mount::all()?.into_iter().filter(is_new).collect();
     let mut is_undone = new.is_empty();
     for mount in &new {

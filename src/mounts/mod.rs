@@ -4,7 +4,8 @@
 //! from a descriptor. The room only reads: it mounts and unmounts nothing, and sends no request to any file system. It uses no other room.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, readlink, statx
 /// `STATX_MNT_ID_UNIQUE` (statx(2), Linux 6.8): a number that no later mount gets.
 const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
+/// A longer table is refused, in bytes: other processes may have mounts without number.
+const TABLE_BYTES_MAX: u64 = 64 << 20;
+
 /// One line of the table (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -21,26 +25,57 @@ pub struct Mount {
     pub id: u64,
     /// The number of the mount that has the directory which this one covers.
     pub parent: u64,
-    /// Major and minor number of the file system, as `0:57`.
-    pub device: String,
+    /// Major and minor number of the file system: equal for all mounts of one file system (`st_dev`).
+    pub device: (u32, u32),
     /// The directory that it covers, as this process reaches it now.
     pub point: PathBuf,
     /// The type, as `fuse.dssefs`.
     pub kind: String,
-    /// What is mounted, as `s3://bucket`.
+    /// What its mounter calls it, as `s3://bucket`. The other fields are the kernel's own word.
     pub source: OsString,
-    /// The options of the file system, as `rw,user_id=0`.
-    pub options: String,
+    /// The user who has mounted it (`user_id=`), where it is a FUSE file system.
+    pub user: Option<u32>,
+    /// The group of that user (`group_id=`).
+    pub group: Option<u32>,
 }
 
 impl Mount {
     /// All mounts that this process can reach.
     ///
     /// # Errors
-    /// /proc is not mounted.
+    /// As [`Mount::seen_by`].
     pub fn all() -> io::Result<Vec<Mount>> {
-        let table = std::fs::read("/proc/self/mountinfo")?;
+        Mount::seen_by("self")
+    }
+
+    /// All mounts that a process can reach: its number, or `self`. Lines of an unknown form are left out.
+    ///
+    /// # Errors
+    /// /proc is not mounted, this user may not look, or the table is longer than 64 MiB.
+    pub fn seen_by(process: &str) -> io::Result<Vec<Mount>> {
+        let mut table = Vec::new();
+        File::open(Path::new("/proc").join(process).join("mountinfo"))?
+            .take(TABLE_BYTES_MAX)
+            .read_to_end(&mut table)?;
+        if table.len() as u64 == TABLE_BYTES_MAX {
+            return Err(io::Error::other("the table of mounts is longer than 64 MiB"));
+        }
         Ok(table.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
+    }
+
+    /// The mount with this number, if this process can reach it.
+    ///
+    /// # Errors
+    /// As [`Mount::seen_by`].
+    pub fn with_id(id: u64) -> io::Result<Option<Mount>> {
+        Ok(Mount::all()?.into_iter().find(|mount| mount.id == id))
+    }
+
+    /// Whether dssefs mounted it, as far as type and source tell: any user can name them so. fusermount3 and fsopen(2) add the subtype to
+    /// the type; mount(2), which earlier versions used for root, leaves plain `fuse`, and the source tells.
+    #[must_use]
+    pub fn is_named_dssefs(&self) -> bool {
+        self.kind == "fuse.dssefs" || (self.kind == "fuse" && self.source.as_bytes().starts_with(b"s3://"))
     }
 
     /// The mount whose root `directory` is, if it is one.
@@ -52,19 +87,37 @@ impl Mount {
         Ok(Mount::all()?.into_iter().find(|mount| mount.id == id && mount.point == path))
     }
 
+    /// `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE OPTIONS`
     fn parse(line: &[u8]) -> Option<Mount> {
         let mut fields = line.split(|byte| *byte == b' ');
-        let mut text = || fields.next().map(|field| String::from_utf8_lossy(field).into_owned());
-        let (id, parent, device) = (text()?.parse().ok()?, text()?.parse().ok()?, text()?);
-        let _root = fields.next()?;
-        let point = PathBuf::from(unescaped(fields.next()?));
+        let [id, parent, device] = [fields.next()?, fields.next()?, fields.next()?].map(str::from_utf8);
+        let (major, minor) = device.ok()?.split_once(':')?;
+        let point = PathBuf::from(unescaped(fields.nth(1)?));
         // Optional fields end with a dash.
         let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
         let kind = String::from_utf8_lossy(rest.next()?).into_owned();
         let source = unescaped(rest.next()?);
-        let options = String::from_utf8_lossy(rest.next()?).into_owned();
-        Some(Mount { id, parent, device, point, kind, source, options })
+        // fusectl and the like are the kernel's.
+        let is_fuse = ["fuse", "fuseblk"].iter().any(|fuse| kind.split('.').next() == Some(fuse));
+        let options = rest.next().filter(|_| is_fuse).unwrap_or_default();
+        Some(Mount {
+            id: id.ok()?.parse().ok()?,
+            parent: parent.ok()?.parse().ok()?,
+            device: (major.parse().ok()?, minor.parse().ok()?),
+            point,
+            kind,
+            source,
+            user: number(options, "user_id="),
+            group: number(options, "group_id="),
+        })
     }
+}
+
+/// The last option of that name. FUSE writes its own options behind those that others may have a say in.
+fn number(options: &[u8], name: &str) -> Option<u32> {
+    let mut options = options.rsplit(|byte| *byte == b',');
+    let value = options.find_map(|option| option.strip_prefix(name.as_bytes()))?;
+    str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// The kernel writes blanks, tabs, line breaks, backslashes and `#` as a backslash and three octal digits.
@@ -91,7 +144,7 @@ fn unescaped(field: &[u8]) -> OsString {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     id: u64,
-    device: Option<String>,
+    device: Option<(u32, u32)>,
     /// None: the kernel has no such numbers.
     unique: Option<u64>,
 }
@@ -103,7 +156,7 @@ impl Identity {
     /// /proc is not mounted.
     pub fn of(descriptor: impl AsFd) -> io::Result<Identity> {
         let id = id_of(&descriptor)?;
-        let device = Mount::all()?.into_iter().find(|mount| mount.id == id).map(|mount| mount.device);
+        let device = Mount::with_id(id)?.map(|mount| mount.device);
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let answer = statx(&descriptor, "", flags, UNIQUE).ok();
         let unique = answer.filter(|answer| answer.stx_mask & UNIQUE.bits() != 0).map(|answer| answer.stx_mnt_id);
@@ -115,7 +168,7 @@ impl Identity {
     /// # Errors
     /// /proc is not mounted.
     pub fn find(&self) -> io::Result<Option<Mount>> {
-        let is_it = |mount: &Mount| mount.id == self.id && Some(&mount.device) == self.device.as_ref();
+        let is_it = |mount: &Mount| mount.id == self.id && Some(mount.device) == self.device;
         Ok(Mount::all()?.into_iter().find(is_it))
     }
 
@@ -169,13 +222,35 @@ mod tests {
     fn a_line_of_the_table_is_read_with_its_escapes() {
         let line = b"36 35 0:57 / /mnt/a\\040b\\012c\\134d rw,noatime shared:1 master:2 - fuse.dssefs s3://b/x\\011y rw,user_id=7";
         let mount = Mount::parse(line).unwrap();
-        assert_eq!((mount.id, mount.parent, mount.device.as_str()), (36, 35, "0:57"));
+        assert_eq!((mount.id, mount.parent, mount.device), (36, 35, (0, 57)));
         assert_eq!(mount.point, Path::new("/mnt/a b\nc\\d"));
         assert_eq!((mount.kind.as_str(), mount.source.to_str()), ("fuse.dssefs", Some("s3://b/x\ty")));
-        assert_eq!(mount.options, "rw,user_id=7");
+        assert_eq!((mount.user, mount.group), (Some(7), None));
         for broken in [&b""[..], b"36", b"x 35 0:57 / /mnt rw - a b c", b"36 35 0:57 / /mnt rw a b c"] {
             assert_eq!(Mount::parse(broken), None);
         }
+    }
+
+    #[test]
+    fn the_mounter_is_the_one_that_the_kernel_names_last() {
+        let line = b"43 22 0:53 / /mnt rw - fuse s3://data rw,context=\"x,user_id=7\",user_id=0,group_id=100";
+        let mount = Mount::parse(line).unwrap();
+        assert_eq!((mount.user, mount.group), (Some(0), Some(100)));
+        for other in ["ext4 /dev/vda", "fusectl fusectl"] {
+            let line = format!("22 1 0:21 / / rw - {other} rw,user_id=7");
+            assert_eq!(Mount::parse(line.as_bytes()).unwrap().user, None, "{other}");
+        }
+        assert_eq!(Mount::parse(b"41 22 0:45 / /d rw - fuseblk /dev/sdb1 rw,user_id=3").unwrap().user, Some(3));
+    }
+
+    #[test]
+    fn only_mounts_named_dssefs_are_taken_for_such() {
+        let is_named = |kind_and_source: &str| {
+            let line = format!("40 22 0:50 / /mnt rw - {kind_and_source} rw,user_id=0");
+            Mount::parse(line.as_bytes()).unwrap().is_named_dssefs()
+        };
+        assert!(is_named("fuse.dssefs s3://data") && is_named("fuse s3://data"));
+        assert!(!is_named("fuse.sshfs host:") && !is_named("fuse /dev/fuse") && !is_named("ext4 s3://data"));
     }
 
     #[test]

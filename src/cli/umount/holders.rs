@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cli::shown;
-use crate::daemon::{MountInfo, command_of};
+use crate::mounts::Mount;
+
+use super::process::command_of;
 
 /// A mount that holds the file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +43,12 @@ impl fmt::Display for Holder {
 /// The mounts of the file system `device` that this process can see: its own, and one for each other mount namespace. Those of processes
 /// that it may not look into (proc(5), `hidepid`, ptrace(2)) stay unseen.
 pub(super) fn of(device: (u32, u32)) -> Vec<Holder> {
-    let mut holders: Vec<Holder> = mounts("/proc/self", device).map(Holder::here).collect();
+    let mut holders: Vec<Holder> = mounts("self", device).map(Holder::here).collect();
     let mut seen: HashSet<PathBuf> = std::fs::read_link("/proc/self/ns/mnt").into_iter().collect();
     for pid in processes() {
-        let process = format!("/proc/{pid}");
-        let Ok(namespace) = std::fs::read_link(format!("{process}/ns/mnt")) else { continue };
+        let Ok(namespace) = std::fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
         if seen.insert(namespace) {
-            let theirs = mounts(&process, device).next();
+            let theirs = mounts(&pid.to_string(), device).next();
             holders.extend(theirs.map(|mountpoint| Holder::elsewhere(pid, command_of(pid), mountpoint)));
         }
     }
@@ -55,8 +56,8 @@ pub(super) fn of(device: (u32, u32)) -> Vec<Holder> {
 }
 
 fn mounts(process: &str, device: (u32, u32)) -> impl Iterator<Item = PathBuf> {
-    let list = MountInfo::read(&Path::new(process).join("mountinfo")).unwrap_or_default();
-    list.into_iter().filter(move |mount| mount.device == device).map(|mount| mount.mountpoint)
+    let list = Mount::seen_by(process).unwrap_or_default();
+    list.into_iter().filter(move |mount| mount.device == device).map(|mount| mount.point)
 }
 
 fn processes() -> Vec<u32> {
@@ -69,12 +70,14 @@ fn processes() -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn mounts_of_a_file_system_are_found_in_this_namespace() {
-        let own = MountInfo::read(Path::new("/proc/self/mountinfo")).unwrap();
-        let proc = own.iter().find(|mount| mount.mountpoint == Path::new("/proc")).unwrap();
+        let own = Mount::all().unwrap();
+        let proc = own.iter().find(|mount| mount.point == Path::new("/proc")).unwrap();
         assert!(of(proc.device).contains(&Holder::here("/proc".into())));
         assert_eq!(of((u32::MAX, u32::MAX)), Vec::new());
     }

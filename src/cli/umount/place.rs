@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,7 +15,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::geteuid;
 
 use super::error::UmountError;
-use crate::daemon::{Identity, MountInfo};
+use crate::daemon::Identity;
+use crate::mounts::{Mount, id_of};
 
 /// A mount of dssefs, held.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub(super) struct Place {
     name: OsString,
     /// The mount's root. It keeps the mount busy, so it is closed before the unmount.
     root: Option<OwnedFd>,
-    info: MountInfo,
+    info: Mount,
     mounter: Identity,
 }
 
@@ -40,12 +41,11 @@ impl Place {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let parent = open(parent, flags, Mode::empty()).map_err(|_| not_mounted())?;
         let root = open_root(&parent, name).map_err(|_| not_mounted())?;
-        let id = mount_id(&root).map_err(UmountError::Mounts)?;
-        let mounts = MountInfo::read(Path::new("/proc/self/mountinfo")).map_err(UmountError::Mounts)?;
-        let info =
-            mounts.into_iter().find(|mount| mount.id == id && mount.is_named_dssefs()).ok_or_else(not_mounted)?;
+        let id = id_of(&root).map_err(UmountError::Mounts)?;
+        let info = Mount::with_id(id).map_err(UmountError::Mounts)?;
+        let info = info.filter(Mount::is_named_dssefs).ok_or_else(not_mounted)?;
         // The root of a mount, and not a directory within one.
-        if mount_id(&parent).map_err(UmountError::Mounts)? == id {
+        if id_of(&parent).map_err(UmountError::Mounts)? == id {
             return Err(not_mounted());
         }
         let (Some(user), Some(group)) = (info.user, info.group) else { return Err(not_mounted()) };
@@ -54,7 +54,7 @@ impl Place {
 
     /// Where it is, as the kernel writes it.
     pub(super) fn path(&self) -> &Path {
-        &self.info.mountpoint
+        &self.info.point
     }
 
     /// Who mounted it, by the kernel's word.
@@ -79,7 +79,7 @@ impl Place {
     /// It is in use, is not on top any more, or the kernel or fusermount3 refuses.
     pub(super) fn unmount(&mut self) -> Result<(), UmountError> {
         self.root = None;
-        let on_top = open_root(&self.parent, &self.name).map_err(io::Error::from).and_then(|root| mount_id(&root));
+        let on_top = open_root(&self.parent, &self.name).map_err(io::Error::from).and_then(|root| id_of(&root));
         if on_top.ok() != Some(self.info.id) {
             return Err(UmountError::Replaced(self.path().to_owned()));
         }
@@ -126,14 +126,6 @@ fn open_root(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     openat(parent, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// The id of the mount that a descriptor is on (`mnt_id` of proc_pid_fdinfo(5)).
-fn mount_id<'a>(descriptor: &'a (impl std::os::fd::AsFd + 'a)) -> io::Result<u64> {
-    let descriptor: BorrowedFd<'a> = descriptor.as_fd();
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd()))?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
-    id.ok_or_else(|| io::Error::other("this kernel does not tell the id of a mount"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,16 +136,5 @@ mod tests {
             let error = Place::find(Path::new(path)).expect_err("not ours");
             assert!(matches!(error, UmountError::NotMounted(_)), "{path}: {error}");
         }
-    }
-
-    #[test]
-    fn the_id_of_a_mount_is_that_of_the_kernels_list() {
-        let proc = open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        let id = mount_id(&proc).unwrap();
-        let mounts = MountInfo::read(Path::new("/proc/self/mountinfo")).unwrap();
-        assert!(
-            mounts.iter().any(|mount| mount.id == id && mount.mountpoint == Path::new("/proc")),
-            "{id}: {mounts:?}"
-        );
     }
 }

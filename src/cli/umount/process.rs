@@ -1,5 +1,6 @@
 //! The daemon's process: held by a descriptor, so that its number cannot become another process's, and believed only after a look at it.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::daemon::{Identity, command_of};
+use crate::daemon::Identity;
 
 /// A living process.
 #[derive(Debug)]
@@ -68,6 +69,15 @@ fn users_of(pid: u32) -> io::Result<[u32; 2]> {
         Some([numbers.next()?.ok()?, numbers.next()?.ok()?])
     });
     users.ok_or_else(|| io::Error::other("the kernel does not tell whose process it is"))
+}
+
+/// The name of a kernel thread, program or command, as the process calls itself (`comm`); empty when it has ended.
+pub(super) fn command_of(pid: u32) -> OsString {
+    let mut name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    OsStr::from_bytes(&name).to_owned()
 }
 
 #[cfg(test)]
