@@ -20,6 +20,7 @@ mod serve;
 mod shown;
 mod umount;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -64,7 +65,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(cli) => run(cli.command),
-        Err(error) => usage(&error),
+        Err(error) => usage(&error, std::env::args_os().skip(1)),
     };
     exit.into()
 }
@@ -84,10 +85,29 @@ fn run(command: Command) -> Exit {
 }
 
 /// Help and version were asked for; everything else that clap returns is a mistake.
-fn usage(error: &clap::Error) -> Exit {
-    // A closed terminal takes no help, and there is nobody left to tell.
-    let _ = error.print();
-    if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+fn usage(error: &clap::Error, given: impl Iterator<Item = OsString>) -> Exit {
+    if !error.use_stderr() {
+        // A closed terminal takes no help.
+        let _ = error.print();
+        return Exit::Ok;
+    }
+    say(mistake(&error.render().to_string(), given).trim_end());
+    Exit::Usage
+}
+
+/// The text of a mistake in the arguments. It has line breaks of its own, and quotes what was given, also the value behind `=` alone.
+fn mistake(text: &str, given: impl Iterator<Item = OsString>) -> String {
+    let mut text = text.to_owned();
+    for argument in given {
+        let argument = argument.to_string_lossy();
+        for quoted in [Some(&*argument), argument.split_once('=').map(|(_, value)| value)].into_iter().flatten() {
+            let escaped = shown(quoted);
+            if escaped != quoted {
+                text = text.replace(quoted, &escaped);
+            }
+        }
+    }
+    text.split('\n').map(shown).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints an error with its causes in one line, whatever foreign text is in it.
@@ -128,6 +148,17 @@ mod tests {
     #[test]
     fn the_command_line_is_free_of_contradictions() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistaken_argument_begins_no_line_of_its_own() {
+        for forged in ["--commit=1\n\u{1b}[2Kgood", "--no-such\nINFO: mounted\u{202e}"] {
+            let words = ["dssefs", "mount", "bucket", "/mnt", forged];
+            let text = Cli::try_parse_from(words).expect_err("a mistake").render().to_string();
+            let said = mistake(&text, words.iter().map(OsString::from));
+            assert!(!said.contains(['\u{1b}', '\u{202e}']) && said.contains("\\n"), "{said:?} of {text:?}");
+            assert!(!said.lines().any(|line| line.starts_with("INFO") || line.starts_with("\\u{1b}")), "{said}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Whether this process has the user's rights already.
+    /// Whether the calling thread has the user's rights already; in [`Identity::run`] it has.
     #[must_use]
     pub fn is_own(self) -> bool {
         geteuid().as_raw() == self.user
@@ -68,6 +68,7 @@ mod tests {
     const NOBODY: Identity = Identity { user: 65_534, group: 65_534 };
 
     #[test]
+    #[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
     fn work_as_another_user_has_only_the_rights_of_that_user() {
         if !geteuid().is_root() {
             println!("skipped: only root can become another user");

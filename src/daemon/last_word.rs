@@ -83,7 +83,8 @@ impl Slip {
     /// The directory is not there, or does not belong to the mounter (root's daemon may have another user's), or others may write to it,
     /// or its owner may not.
     pub fn lay(directory: &Path, pid: u32, mounter: Identity) -> io::Result<Slip> {
-        let directory = mounter.run(|| open_directory(directory, mounter.is_own()))?;
+        let is_own = mounter.is_own();
+        let directory = mounter.run(|| open_directory(directory, is_own))?;
         let owner = owner_of(&directory, mounter)?;
         let name = name_of(pid);
         let file = owner.run(|| {
@@ -203,6 +204,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
     fn root_lays_a_slip_for_a_user_only_as_that_user() {
         if !geteuid().is_root() {
             println!("skipped: only root can become another user");

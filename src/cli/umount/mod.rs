@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
 
 /// Prints an error whose sentence has lines of its own. Foreign text is escaped in it already.
 fn complain_in_lines(error: &UmountError) {
-    let lines: Vec<String> = sentence(error).split('\n').map(|line| shown(line)).collect();
+    let lines: Vec<String> = sentence(error).split('\n').map(shown).collect();
     say(&lines.join("\n"));
 }
 
