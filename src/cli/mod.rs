@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Problems;
 
@@ -65,7 +65,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(cli) => run(cli.command),
-        Err(error) => usage(&error, std::env::args_os().skip(1)),
+        Err(error) => usage(&mistake(error, std::env::args_os())),
     };
     exit.into()
 }
@@ -85,29 +85,23 @@ fn run(command: Command) -> Exit {
 }
 
 /// Help and version were asked for; everything else that clap returns is a mistake.
-fn usage(error: &clap::Error, given: impl Iterator<Item = OsString>) -> Exit {
-    if !error.use_stderr() {
-        // A closed terminal takes no help.
-        let _ = error.print();
-        return Exit::Ok;
-    }
-    say(mistake(&error.render().to_string(), given).trim_end());
-    Exit::Usage
+fn usage(error: &clap::Error) -> Exit {
+    // A closed terminal takes no help, and the exit code says it too.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage } else { Exit::Ok }
 }
 
-/// The text of a mistake in the arguments. It has line breaks of its own, and quotes what was given, also the value behind `=` alone.
-fn mistake(text: &str, given: impl Iterator<Item = OsString>) -> String {
-    let mut text = text.to_owned();
-    for argument in given {
-        let argument = argument.to_string_lossy();
-        for quoted in [Some(&*argument), argument.split_once('=').map(|(_, value)| value)].into_iter().flatten() {
-            let escaped = shown(quoted);
-            if escaped != quoted {
-                text = text.replace(quoted, &escaped);
-            }
-        }
+/// The same mistake in the same arguments, written as they may be printed: the parser quotes them, between line breaks of its own.
+fn mistake(error: clap::Error, given: impl Iterator<Item = OsString>) -> clap::Error {
+    let given: Vec<OsString> = given.collect();
+    let printable: Vec<OsString> = given.iter().map(|argument| shown(argument).into()).collect();
+    if printable == given {
+        return error;
     }
-    text.split('\n').map(shown).collect::<Vec<_>>().join("\n")
+    match Cli::try_parse_from(printable) {
+        Err(error) => error,
+        Ok(_) => Cli::command().error(error.kind(), "an argument has characters that it may not have"),
+    }
 }
 
 /// Prints an error with its causes in one line, whatever foreign text is in it.
@@ -141,8 +135,6 @@ fn sentence(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -154,10 +146,10 @@ mod tests {
     fn a_mistaken_argument_begins_no_line_of_its_own() {
         for forged in ["--commit=1\n\u{1b}[2Kgood", "--no-such\nINFO: mounted\u{202e}"] {
             let words = ["dssefs", "mount", "bucket", "/mnt", forged];
-            let text = Cli::try_parse_from(words).expect_err("a mistake").render().to_string();
-            let said = mistake(&text, words.iter().map(OsString::from));
-            assert!(!said.contains(['\u{1b}', '\u{202e}']) && said.contains("\\n"), "{said:?} of {text:?}");
-            assert!(!said.lines().any(|line| line.starts_with("INFO") || line.starts_with("\\u{1b}")), "{said}");
+            let error = Cli::try_parse_from(words).expect_err("a mistake");
+            let said = mistake(error, words.iter().map(OsString::from)).render().to_string();
+            assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
+            assert!(said.lines().next().is_some_and(|line| line.contains("\\n")), "{said}");
         }
     }
 

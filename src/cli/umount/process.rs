@@ -83,6 +83,7 @@ pub(super) fn command_of(pid: u32) -> OsString {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+    use std::time::Instant;
 
     use rustix::process::geteuid;
 
@@ -111,6 +112,17 @@ mod tests {
         let other = Identity { user: own.user + 1, ..own };
         let [mut sleep, mut daemon] =
             ["/bin/sleep".as_ref(), named.as_path()].map(|program| Command::new(program).arg("60").spawn().unwrap());
+        // The kernel lets the parent go on before it has given the child its new name.
+        let end = Instant::now() + Duration::from_secs(10);
+        while command_of(sleep.id()) != "sleep" || command_of(daemon.id()) != "dssefs" {
+            assert!(Instant::now() < end, "the children have no names");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // The kernel names a process a moment after the exec that its parent waits for.
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while command_of(daemon.id()) != "dssefs" && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let outcomes = [
             Process::of_mounter(raw(&sleep), own).is_ok(),
             Process::of_mounter(raw(&daemon), other).is_ok(),
