@@ -106,6 +106,8 @@ impl HttpConnector for BoundedConnector {
 struct Asked {
     /// Whether a success brings an object's content.
     content: bool,
+    /// Whether the length that is announced is that of a body which does not follow (HEAD; RFC 9110, 8.6).
+    bodiless: bool,
     bytes_max: u64,
     tags_max: u64,
 }
@@ -120,6 +122,7 @@ impl Asked {
         Asked {
             // The SDK names the operation in each request of S3 that could be taken for another.
             content: is_get && query().any(|pair| pair == "x-id=GetObject"),
+            bodiless: method == "HEAD",
             bytes_max: ANSWER_BYTES_MAX + entries * ENTRY_BYTES_MAX,
             tags_max: ANSWER_TAGS_MAX + entries * ENTRY_TAGS_MAX,
         }
@@ -138,7 +141,7 @@ impl Asked {
             let patience = Patience { waited, allowed, since: None, alarm: None };
             SdkBody::from_body_1_x(Content { body, received: 0, patience })
         } else {
-            if announced.is_some_and(|bytes| bytes > self.bytes_max) {
+            if !self.bodiless && announced.is_some_and(|bytes| bytes > self.bytes_max) {
                 return Err(Exceeded::Bytes(self.bytes_max));
             }
             SdkBody::from_body_1_x(Answer { body, bytes: 0, tags: 0, asked: self })
@@ -337,6 +340,18 @@ mod tests {
         assert_eq!(bytes("http://h/b?uploads&prefix=a"), ANSWER_BYTES_MAX + 1000 * ENTRY_BYTES_MAX);
         assert_eq!(bytes("http://h/b?max-keys=99999999"), ANSWER_BYTES_MAX + 1000 * ENTRY_BYTES_MAX);
         assert_eq!(Asked::of("POST", "http://h/b/k?uploads").bytes_max, ANSWER_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn head_may_tell_of_any_length_and_a_body_behind_it_is_cut_off() {
+        let tell = |chunks| {
+            let mut head = answer(200, chunks);
+            head.headers_mut().insert("content-length", "5497558138880");
+            bound("HEAD", URL, head)
+        };
+        assert_eq!(read(tell(Vec::new()).unwrap()).await.unwrap(), 0);
+        let long = vec![0; usize::try_from(ANSWER_BYTES_MAX).unwrap() + 1];
+        assert!(read(tell(vec![now(&long)]).unwrap()).await.is_err());
     }
 
     #[tokio::test]

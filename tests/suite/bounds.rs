@@ -96,10 +96,10 @@ fn a_key_s_description_of_a_gigabyte_ends_the_mount_s_start() {
             (asked.method == "POST" && asked.target == "/")
                 .then(|| endless(200, "{\"KeyMetadata\":{\"Arn\":\"", "a", GIGABYTE))
         });
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut command = Mount::command_through(&liar.url(), dir.path());
         command.args(["--kms-key-id", "alias/any", "--foreground", "--attempts", "2"]);
-        command.arg("--spill-dir").arg(dir.path().join("spill"));
+        command.arg("--spill-dir").arg(spill.path().join("s"));
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
