@@ -500,6 +500,7 @@ fn trouble_of_kms_with_the_keys_of_the_spill_is_told_by_the_mount() {
     ] {
         deadline(MINUTE, move || {
             let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+            let spill = tempfile::tempdir().unwrap();
             endpoint.spoil(vec![Rule::on("kms:GenerateDataKey", fault).times(0)]);
             let mut command = Mount::command(&endpoint, BUCKET, dir.path());
             command.args([
@@ -511,7 +512,7 @@ fn trouble_of_kms_with_the_keys_of_the_spill_is_told_by_the_mount() {
                 "--kms-key-id",
                 endpoint.key_arn(),
             ]);
-            let output = command.arg("--spill-dir").arg(dir.path().join("spill")).output().unwrap();
+            let output = command.arg("--spill-dir").arg(spill.path().join("spill")).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!(output.status.code(), Some(code), "{said}");
             assert!(said.contains(says) && said.contains(endpoint.key_arn()), "{said}");

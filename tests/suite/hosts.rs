@@ -420,9 +420,9 @@ fn a_mount_below_a_prefix_and_one_of_the_whole_bucket_see_the_same_files() {
 /// The outcome of `dssefs mount` on a store of this kind: its exit code, and what it said.
 fn mounted_on(endpoint: &Endpoint, rules: Vec<Rule>, options: &[&str]) -> (Option<i32>, String) {
     endpoint.spoil(rules);
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut command = Mount::command(endpoint, BUCKET, dir.path());
-    command.args(["--foreground", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(dir.path().join("spill"));
+    command.args(["--foreground", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(spill.path().join("spill"));
     let output = command.args(options).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
