@@ -95,6 +95,12 @@ fn usage(error: &clap::Error) -> Exit {
 fn mistake(error: clap::Error, given: impl Iterator<Item = OsString>) -> clap::Error {
     let given: Vec<OsString> = given.collect();
     let printable: Vec<OsString> = given.iter().map(|argument| shown(argument).into()).collect();
+    if let Some(name) = strange_variable() {
+        let text = format!(
+            "the variable {name} has characters that no option takes, such as control characters; set it again"
+        );
+        return Cli::command().error(error.kind(), text);
+    }
     if printable == given {
         return error;
     }
@@ -102,6 +108,13 @@ fn mistake(error: clap::Error, given: impl Iterator<Item = OsString>) -> clap::E
         Err(error) => error,
         Ok(_) => Cli::command().error(error.kind(), "an argument has characters that it may not have"),
     }
+}
+
+/// A variable of the environment that an option is taken from, whose value the parser could not quote in one line.
+fn strange_variable() -> Option<String> {
+    let is_option = |name: &str| name.starts_with("DSSEFS_") || name == "AWS_CA_BUNDLE";
+    let mut variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    variables.find(|(name, value)| is_option(name) && *value != *shown(value)).map(|(name, _)| name)
 }
 
 /// Prints an error with its causes in one line, whatever foreign text is in it.

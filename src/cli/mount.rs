@@ -72,7 +72,15 @@ fn fail(error: &PrepareError) -> Exit {
     Exit::Usage
 }
 
-fn serve(config: Config, place: Place) -> Exit {
+fn serve(mut config: Config, place: Place) -> Exit {
+    // Before the log is opened, by which everything else is told.
+    match config.log.file.as_deref().map(daemon::trusted_log).transpose() {
+        Ok(trusted) => config.log.file = trusted,
+        Err(error) => {
+            complain(&error);
+            return Exit::from(&error);
+        }
+    }
     let logging = match prepare(&config, place) {
         Ok(logging) => Arc::new(logging),
         Err(error) => return fail(&error),

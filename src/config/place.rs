@@ -11,6 +11,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
+use rustix::process::geteuid;
 
 use super::problem::Problem;
 use crate::mounts::{self, Mount};
@@ -30,7 +31,7 @@ pub struct Mountpoint {
 impl Mountpoint {
     /// Opens the directory that was named, through links.
     pub(super) fn open(path: &Path) -> Result<Mountpoint, Problem> {
-        let directory = mounts::open_directory(path).map_err(|error| {
+        let directory = mounts::open_place(path).map_err(|error| {
             let is_there = error.raw_os_error() == Some(libc::ENOTDIR) && path.exists();
             match is_there {
                 true => Problem::MountpointNotADirectory(path.to_owned()),
@@ -86,7 +87,8 @@ fn is_in_the_way(mount: &Mount) -> bool {
 fn in_the_way(path: &Path, mount: &Mount, directory: OwnedFd) -> Problem {
     let (path, kind) = (path.to_owned(), mount.kind.clone());
     let what = mount.source.to_string_lossy().into_owned();
-    if is_dead(directory) {
+    // Only a daemon of this user is asked: another one could hold the answer back, and this process with it.
+    if mount.user == Some(geteuid().as_raw()) && is_dead(directory) {
         return Problem::MountpointDead { path, kind, what };
     }
     Problem::MountpointTaken { remedy: remedy(&kind), path, kind, what }

@@ -40,6 +40,7 @@ pub use crate::secret::close_inherited;
 pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use identity::Identity;
 pub use last_word::{LastWord, Slip};
+pub use spill_dir::trusted_log;
 pub use start_error::StartError;
 
 /// The version of the program, and of its FIPS module where it has one.
@@ -135,11 +136,12 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
     let built = runtime.block_on(build::build(&config, &spill_dir, protection))?;
     let adapter =
         Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
+    // Before the mount: a signal must not end the process and leave a mount without a daemon.
+    let signals = runtime.block_on(async { stop::Signals::new(owner.hangup()) });
+    let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
     let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;
     let mountpoint = mounted.point();
     let (server, unmounter) = mounted.split();
-    let signals = runtime.block_on(async { stop::Signals::new(owner.hangup()) });
-    let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
     let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout, spill_dir: config.spill_dir };
     let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
     Ok((house, Mounted { source: options.source, mountpoint, key: built.key }))

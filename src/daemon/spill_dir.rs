@@ -44,7 +44,7 @@ impl SpillDir {
     /// # Errors
     /// [`StartError::Argument`] names the component that cannot be used or trusted, its owner and its mode.
     pub(super) fn make(path: &Path) -> Result<SpillDir, StartError> {
-        let made = walk(path, true).map_err(StartError::Argument)?;
+        let made = spill(walk(path, true, Aim::Spill)).map_err(StartError::Argument)?;
         made.ok_or_else(|| StartError::Argument(format!("{} was removed while it was made; try again", shown(path))))
     }
 
@@ -53,7 +53,7 @@ impl SpillDir {
     /// # Errors
     /// As [`SpillDir::make`].
     pub(super) fn existing(path: &Path) -> Result<Option<SpillDir>, StartError> {
-        walk(path, false).map_err(StartError::Argument)
+        spill(walk(path, false, Aim::Spill)).map_err(StartError::Argument)
     }
 
     /// Where it is, without links.
@@ -84,10 +84,54 @@ struct Place {
     mount: u64,
 }
 
-/// Walks an absolute path. An error is a sentence for a person.
-fn walk(path: &Path, make: bool) -> Result<Option<SpillDir>, String> {
+/// What a directory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    Spill,
+    Log,
+}
+
+impl Aim {
+    /// The option that names it.
+    fn option(self) -> &'static str {
+        match self {
+            Aim::Spill => "--spill-dir",
+            Aim::Log => "--log-file",
+        }
+    }
+
+    fn holds(self) -> &'static str {
+        match self {
+            Aim::Spill => "unsaved data",
+            Aim::Log => "the log",
+        }
+    }
+}
+
+/// Where the log's file is, by a path without links above it that no other user can change. Asked by root alone, whose log would else be
+/// opened where the owner of a directory above it likes. A directory that is not there is told by who opens the file.
+///
+/// # Errors
+/// [`StartError::Argument`] names the component that cannot be trusted.
+pub fn trusted_log(file: &Path) -> Result<PathBuf, StartError> {
+    let is_of_kernel = ["/dev", "/proc"].iter().any(|place| file.starts_with(place));
+    let parent = file.parent().filter(|_| geteuid().is_root() && !is_of_kernel);
+    let (Some(parent), Some(name)) = (parent, file.file_name()) else { return Ok(file.to_owned()) };
+    let walked = walk(parent, false, Aim::Log).map_err(StartError::Argument)?;
+    Ok(walked.map_or_else(|| file.to_owned(), |place| place.path.join(name)))
+}
+
+/// The spill directory at the end of a walk.
+fn spill(walked: Result<Option<Place>, String>) -> Result<Option<SpillDir>, String> {
+    let Some(Place { path, descriptor, .. }) = walked? else { return Ok(None) };
+    require_private(&path, &descriptor, geteuid().as_raw())?;
+    Ok(Some(SpillDir { path, directory: descriptor }))
+}
+
+/// Walks an absolute path. An error is a sentence for a person. The rules of a spill directory itself are harder, and come after this.
+fn walk(path: &Path, make: bool, aim: Aim) -> Result<Option<Place>, String> {
     let (user, wanted) = (geteuid().as_raw(), shown(path));
-    let mut places = vec![root(user, &wanted)?];
+    let mut places = vec![root(user, &wanted, aim)?];
     let mut left = steps(&std::path::absolute(path).map_err(|error| format!("{wanted} cannot be looked at: {error}"))?);
     let mut links = 0;
     while let Some(step) = left.pop_front() {
@@ -96,42 +140,37 @@ fn walk(path: &Path, make: bool) -> Result<Option<SpillDir>, String> {
             continue;
         }
         let parent = places.last().ok_or("a path begins at the root")?;
-        let Some(place) = enter(parent, &step, make)? else { return Ok(None) };
+        let Some(place) = enter(parent, &step, make, aim)? else { return Ok(None) };
         if place.mount != parent.mount {
-            refuse_mounts_of_others(&place, user)?;
+            refuse_mounts_of_others(&place, user, aim)?;
         }
-        let stat = fstat(&place.descriptor).map_err(|errno| cannot(&place.path, "looked at", errno))?;
+        let stat = fstat(&place.descriptor).map_err(|errno| cannot(&place.path, "looked at", errno, aim))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink if links < LINKS_MAX => {
                 links += 1;
-                refuse_owner(&place.path, &stat, user, &wanted)?;
+                refuse_owner(&place.path, &stat, user, &wanted, aim)?;
                 let target = readlinkat(&place.descriptor, "", Vec::new());
-                let target = target.map_err(|errno| cannot(&place.path, "read", errno))?;
+                let target = target.map_err(|errno| cannot(&place.path, "read", errno, aim))?;
                 let target = PathBuf::from(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(target.as_bytes()));
                 for step in steps(&target).into_iter().rev() {
                     left.push_front(step);
                 }
             }
-            FileType::Symlink => return Err(cannot(&place.path, "followed", Errno::LOOP)),
+            FileType::Symlink => return Err(cannot(&place.path, "followed", Errno::LOOP, aim)),
             FileType::Directory => {
-                // The rules of a spill directory itself are harder, and come at the end.
-                if !left.is_empty() {
-                    refuse_owner(&place.path, &stat, user, &wanted)?;
-                    refuse_writers(&place.path, &stat, &wanted)?;
+                if !left.is_empty() || aim == Aim::Log {
+                    refuse_owner(&place.path, &stat, user, &wanted, aim)?;
+                    refuse_writers(&place.path, &stat, &wanted, aim)?;
                 }
                 places.push(place);
             }
             _ => {
-                return Err(format!(
-                    "{} is not a directory, and cannot hold unsaved data; name one",
-                    shown(&place.path)
-                ));
+                let (place, holds) = (shown(&place.path), aim.holds());
+                return Err(format!("{place} is not a directory, and cannot hold {holds}; name one"));
             }
         }
     }
-    let Some(Place { path, descriptor, .. }) = places.pop() else { return Ok(None) };
-    require_private(&path, &descriptor, user)?;
-    Ok(Some(SpillDir { path, directory: descriptor }))
+    Ok(places.pop())
 }
 
 /// The names in a path, and `/` where it begins at the root.
@@ -140,77 +179,80 @@ fn steps(path: &Path) -> VecDeque<OsString> {
     components.map(|component| component.as_os_str().to_owned()).collect()
 }
 
-fn root(user: u32, wanted: &str) -> Result<Place, String> {
+fn root(user: u32, wanted: &str, aim: Aim) -> Result<Place, String> {
     let path = PathBuf::from("/");
-    let descriptor = open(&path, NAME_ONLY, Mode::empty()).map_err(|errno| cannot(&path, "opened", errno))?;
-    let stat = fstat(&descriptor).map_err(|errno| cannot(&path, "looked at", errno))?;
-    refuse_owner(&path, &stat, user, wanted)?;
-    refuse_writers(&path, &stat, wanted)?;
+    let descriptor = open(&path, NAME_ONLY, Mode::empty()).map_err(|errno| cannot(&path, "opened", errno, aim))?;
+    let stat = fstat(&descriptor).map_err(|errno| cannot(&path, "looked at", errno, aim))?;
+    refuse_owner(&path, &stat, user, wanted, aim)?;
+    refuse_writers(&path, &stat, wanted, aim)?;
     let mount = id_of(&descriptor).map_err(|error| format!("the mount of {} is not known: {error}", shown(&path)))?;
     Ok(Place { path, descriptor, mount })
 }
 
 /// Opens a name of a directory that was looked at. None: it is not there, and was not to be made.
-fn enter(parent: &Place, name: &OsStr, make: bool) -> Result<Option<Place>, String> {
+fn enter(parent: &Place, name: &OsStr, make: bool, aim: Aim) -> Result<Option<Place>, String> {
     let path = parent.path.join(name);
     let open = || openat(&parent.descriptor, name, NAME_ONLY, Mode::empty());
     let descriptor = match open() {
         Err(Errno::NOENT) if make => {
             match mkdirat(&parent.descriptor, name, Mode::RWXU) {
                 // Another process was faster, and what it has made is looked at like all else.
-                Ok(()) | Err(Errno::EXIST) => open().map_err(|errno| cannot(&path, "opened", errno))?,
-                Err(errno) => return Err(cannot(&path, "made", errno)),
+                Ok(()) | Err(Errno::EXIST) => open().map_err(|errno| cannot(&path, "opened", errno, aim))?,
+                Err(errno) => return Err(cannot(&path, "made", errno, aim)),
             }
         }
         Err(Errno::NOENT) => return Ok(None),
-        opened => opened.map_err(|errno| cannot(&path, "opened", errno))?,
+        opened => opened.map_err(|errno| cannot(&path, "opened", errno, aim))?,
     };
     let mount = id_of(&descriptor).map_err(|error| format!("the mount of {} is not known: {error}", shown(&path)))?;
     Ok(Some(Place { path, descriptor, mount }))
 }
 
 /// A user's FUSE file system shows what that user wants: owners and modes are not to be believed, and may change from one look to the next.
-fn refuse_mounts_of_others(place: &Place, user: u32) -> Result<(), String> {
+fn refuse_mounts_of_others(place: &Place, user: u32, aim: Aim) -> Result<(), String> {
     let mount = Mount::with_id(place.mount).map_err(|error| format!("the table of mounts cannot be read: {error}"))?;
     match mount.and_then(|mount| mount.user).filter(|owner| ![ROOT, user].contains(owner)) {
         None => Ok(()),
         Some(owner) => Err(format!(
-            "{} is a FUSE file system of user {owner}, who decides what it shows; give a directory on another one with --spill-dir",
-            shown(&place.path)
+            "{} is a FUSE file system of user {owner}, who decides what it shows; give a place on another one with {}",
+            shown(&place.path),
+            aim.option()
         )),
     }
 }
 
-fn refuse_owner(path: &Path, stat: &Stat, user: u32, wanted: &str) -> Result<(), String> {
+fn refuse_owner(path: &Path, stat: &Stat, user: u32, wanted: &str, aim: Aim) -> Result<(), String> {
     if [ROOT, user].contains(&stat.st_uid) {
         return Ok(());
     }
     Err(format!(
-        "{} belongs to user {} (mode {:04o}), who could put something else in the place of {wanted}; give a directory with --spill-dir \
+        "{} belongs to user {} (mode {:04o}), who could put something else in the place of {wanted}; give a place with {} \
          that has only directories of root and of user {user} above it",
         shown(path),
         stat.st_uid,
-        stat.st_mode & 0o7777
+        stat.st_mode & 0o7777,
+        aim.option()
     ))
 }
 
-fn refuse_writers(path: &Path, stat: &Stat, wanted: &str) -> Result<(), String> {
+fn refuse_writers(path: &Path, stat: &Stat, wanted: &str, aim: Aim) -> Result<(), String> {
     if stat.st_mode & OTHERS_WRITE == 0 || stat.st_mode & STICKY != 0 {
         return Ok(());
     }
     let place = shown(path);
     Err(format!(
         "other users of this host may write to {place} (owner {}, mode {:04o}), and could put something else in the place of {wanted}; \
-         close it with `chmod go-w {place}`, or give another directory with --spill-dir",
+         close it with `chmod go-w {place}`, or give another place with {}",
         stat.st_uid,
-        stat.st_mode & 0o7777
+        stat.st_mode & 0o7777,
+        aim.option()
     ))
 }
 
 /// The directory itself: of this user alone, root's for root, as its owner could change it at any time.
 fn require_private(path: &Path, descriptor: &OwnedFd, user: u32) -> Result<(), String> {
     let place = shown(path);
-    let stat = fstat(descriptor).map_err(|errno| cannot(path, "looked at", errno))?;
+    let stat = fstat(descriptor).map_err(|errno| cannot(path, "looked at", errno, Aim::Spill))?;
     let (owner, mode) = (stat.st_uid, stat.st_mode & 0o7777);
     if owner != user {
         return Err(format!(
@@ -234,9 +276,10 @@ fn require_private(path: &Path, descriptor: &OwnedFd, user: u32) -> Result<(), S
     Ok(())
 }
 
-fn cannot(path: &Path, what: &str, errno: Errno) -> String {
+fn cannot(path: &Path, what: &str, errno: Errno, aim: Aim) -> String {
     let error = std::io::Error::from(errno);
-    format!("{} cannot be {what} to hold unsaved data: {error}; give another directory with --spill-dir", shown(path))
+    let (place, holds, option) = (shown(path), aim.holds(), aim.option());
+    format!("{place} cannot be {what} to hold {holds}: {error}; give another place with {option}")
 }
 
 /// A name for a message, in which control characters are escaped.

@@ -27,6 +27,9 @@ use crate::mounts::{self, Identity, Mount};
 pub(super) const SUBTYPE: &str = "dssefs";
 const KIND: &str = "fuse.dssefs";
 
+/// The longest value that fsconfig(2) takes, in bytes, without the zero behind it.
+const SOURCE_BYTES_MAX: usize = 255;
+
 /// A mount that was made, and the device on which the kernel sends its requests.
 pub(super) struct Made {
     pub(super) device: OwnedFd,
@@ -45,7 +48,7 @@ fn as_root(directory: &OwnedFd, options: &MountOptions) -> io::Result<Made> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (name, value) in [
-        ("source", options.source.as_str()),
+        ("source", shown_source(&options.source)),
         ("subtype", SUBTYPE),
         ("fd", &device.as_raw_fd().to_string()),
         ("rootmode", "40000"),
@@ -71,6 +74,11 @@ fn as_root(directory: &OwnedFd, options: &MountOptions) -> io::Result<Made> {
         let _ = rustix::mount::unmount(mounts::by_descriptor(&made), UnmountFlags::DETACH);
     })?;
     Ok(Made { device: device.into(), identity, point })
+}
+
+/// fsconfig(2) takes 255 bytes of a value. The source is only shown; a prefix may have a thousand.
+fn shown_source(source: &str) -> &str {
+    source.get(..source.floor_char_boundary(SOURCE_BYTES_MAX)).unwrap_or_default()
 }
 
 /// The set-user-id helper of libfuse takes names. Its working directory is the directory itself, and what it made is compared with it.

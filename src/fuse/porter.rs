@@ -136,12 +136,13 @@ pub fn attend(options: &MountOptions, log_file: Option<&Path>) -> io::Result<()>
     }
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (_, directory) = receive(&socket)?;
-    let directory = directory.ok_or_else(|| io::Error::other("no directory was handed over"))?;
+    // Given away with the first mount: held for longer it would keep the file system below busy after the unmount.
+    let mut directory = Some(directory.ok_or_else(|| io::Error::other("no directory was handed over"))?);
     let mut mounted = None;
     let mut request = [0];
     while (&socket).read(&mut request)? == 1 {
         let outcome = match request {
-            [MOUNT] => mount(&directory, options, &mut mounted, &socket),
+            [MOUNT] => mount(directory.take(), options, &mut mounted, &socket),
             [OPEN_LOG] => open_log(log.as_ref(), &socket),
             _ => mounted.as_ref().map_or(Ok(()), place::unmount).and_then(|()| (&socket).write_all(b"0")),
         };
@@ -157,12 +158,13 @@ pub fn attend(options: &MountOptions, log_file: Option<&Path>) -> io::Result<()>
 /// The answer is the device and where the mount is. No descriptor stays: one of the device would keep the connection of a dead daemon alive,
 /// and one on the mount would have umount(8) call it busy.
 fn mount(
-    directory: &OwnedFd,
+    directory: Option<OwnedFd>,
     options: &MountOptions,
     mounted: &mut Option<Identity>,
     socket: &UnixStream,
 ) -> io::Result<()> {
-    let made = place::mount(directory, options)?;
+    let directory = directory.ok_or_else(|| io::Error::other("the directory is mounted on already"))?;
+    let made = place::mount(&directory, options)?;
     *mounted = Some(made.identity);
     send(&[b"0", made.point.as_os_str().as_bytes()].concat(), &made.device, socket)
 }

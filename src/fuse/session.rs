@@ -42,7 +42,9 @@ pub fn mount(adapter: Adapter, porter: Porter, options: &MountOptions) -> io::Re
     match Session::from_fd(adapter, device, config.acl, config) {
         Ok(session) => Ok(Mounted { session, unmounter: Unmounter(porter), point }),
         Err(error) => {
-            porter.unmount()?;
+            if let Err(error) = porter.unmount() {
+                tracing::error!(%error, "the mount could not be taken down again; unmount it with `fusermount3 -uz`");
+            }
             Err(error)
         }
     }

@@ -188,6 +188,17 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Opens a directory that is to be mounted on, through links. Unlike [`open_directory`] it sets off no automount: the trigger itself is opened.
+/// The caller has to see that it is a directory.
+///
+/// # Errors
+/// It is not there, or may not be reached.
+pub fn open_place(path: &Path) -> io::Result<OwnedFd> {
+    // A slash at the end asks the kernel for a directory, and that sets the trigger off.
+    let path: PathBuf = path.components().collect();
+    Ok(openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// A path by which the kernel reaches what the descriptor is of, wherever that is by now. It holds for this process and for as long as the
 /// descriptor.
 #[must_use]

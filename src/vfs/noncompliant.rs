@@ -6,17 +6,15 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::namespace::{self, Ino, Kind};
-use crate::object::Key;
+use crate::object::{Key, Prefix};
 use crate::policy::Verdict;
-use crate::s3::{self, Head, ListRequest};
+use crate::s3::{self, Head};
 
 use super::file::File;
 use super::{Error, NoncompliantRead, Vfs};
 
 /// HEADs at the same time of the objects below a directory that is to be moved.
 const HEADS_AT_ONCE_MAX: usize = 32;
-/// Entries of one page of a listing; S3 gives no more.
-const LIST_ENTRIES_MAX: u16 = 1000;
 
 impl Vfs {
     fn refuses(&self) -> bool {
@@ -81,29 +79,13 @@ impl Vfs {
     /// [`Error::Noncompliant`] of the first such object that is met, and the store cannot be asked.
     pub(super) async fn refuse_to_rewrite_below(&self, directory: Ino) -> Result<(), Error> {
         let Some(marker) = self.namespace.key(directory).filter(|_| self.refuses()) else { return Ok(()) };
-        let (prefix, mut after) = (marker.as_str().to_owned(), None::<String>);
-        loop {
-            let page = ListRequest {
-                prefix: &prefix,
-                delimiter: false,
-                start_after: after.as_deref(),
-                continuation: None,
-                entries_max: LIST_ENTRIES_MAX,
-            };
-            let page = self.gateway.list(&page).await?;
-            let last = page.objects.last().map(|object| object.key.clone());
-            // Markers have no content; they are stored again with the directory's own attributes.
-            let mut files = Vec::new();
-            for object in page.objects {
-                files.extend(Key::new(object.key).ok().filter(|key| !key.as_str().ends_with('/')));
-            }
-            let heads = files.into_iter().map(|key| self.refuse_object(key));
-            stream::iter(heads).buffer_unordered(HEADS_AT_ONCE_MAX).try_collect::<()>().await?;
-            if page.next.is_none() || last.is_none() {
-                return Ok(());
-            }
-            after = last;
-        }
+        let below = Prefix::new(marker.as_str()).map_err(namespace::Error::from)?;
+        let objects = self.namespace.objects_below(&below).await?;
+        // Markers have no content; they are stored again with the directory's own attributes.
+        let files = objects.into_iter().filter_map(|object| Key::new(object.key).ok());
+        let files = files.filter(|key| !key.as_str().ends_with('/'));
+        let heads = files.map(|key| self.refuse_object(key));
+        stream::iter(heads).buffer_unordered(HEADS_AT_ONCE_MAX).try_collect().await
     }
 
     async fn refuse_object(&self, key: Key) -> Result<(), Error> {

@@ -155,6 +155,24 @@ fn pages_with_ever_new_tokens_and_no_new_name_end_with_eio() {
 }
 
 #[test]
+fn endless_pages_of_journals_do_not_keep_a_mount_from_starting() {
+    deadline(2 * MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("file", b"content");
+        let asked_for = AtomicU64::new(0);
+        let liar = Liar::before(&endpoint.url(), move |asked| {
+            let nth = || asked_for.fetch_add(1, Ordering::Relaxed);
+            asked.lists(".dssefs/rename/").then(nth).map(|nth| whole(200, "", &page("", 0, 0, &format!("token{nth}"))))
+        });
+        let mount = small(&endpoint, &liar, &[]);
+        assert_eq!(fs::read(mount.join("file")).unwrap(), b"content");
+        assert!((1000..1010).contains(&liar.lies()), "{} pages", liar.lies());
+        let log = mount.log();
+        assert!(log.contains("the store does not end its listing of \".dssefs/rename/\""), "{log}");
+    });
+}
+
+#[test]
 fn a_page_of_more_names_than_were_asked_for_is_refused() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();

@@ -34,6 +34,14 @@ enum Silent {
     Never,
     Attributes,
     Names,
+    Status,
+}
+
+#[derive(Default)]
+struct Unanswered {
+    attributes: Mutex<Vec<ReplyXattr>>,
+    names: Mutex<Vec<ReplyEntry>>,
+    status: Mutex<Vec<ReplyAttr>>,
 }
 
 /// A file system with one name in it: `link`, a symbolic link to the second directory at its second reading, else to the first.
@@ -44,7 +52,7 @@ struct Hostile {
     readings: AtomicU32,
     silent: Silent,
     /// Requests that wait for their answers.
-    unanswered: (Mutex<Vec<ReplyXattr>>, Mutex<Vec<ReplyEntry>>),
+    unanswered: Unanswered,
 }
 
 impl Hostile {
@@ -74,13 +82,16 @@ impl Hostile {
 impl Filesystem for Hostile {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match name.as_bytes() {
-            _ if self.silent == Silent::Names => self.unanswered.1.lock().unwrap().push(reply),
+            _ if self.silent == Silent::Names => self.unanswered.names.lock().unwrap().push(reply),
             b"link" => reply.entry(&Duration::ZERO, &Hostile::attributes(LINK), Generation(0)),
             _ => reply.error(Errno::ENOENT),
         }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        if self.silent == Silent::Status {
+            return self.unanswered.status.lock().unwrap().push(reply);
+        }
         reply.attr(&Duration::ZERO, &Hostile::attributes(ino));
     }
 
@@ -91,7 +102,7 @@ impl Filesystem for Hostile {
 
     fn getxattr(&self, _: &Request, _: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = match name.to_str() {
-            _ if self.silent == Silent::Attributes => return self.unanswered.0.lock().unwrap().push(reply),
+            _ if self.silent == Silent::Attributes => return self.unanswered.attributes.lock().unwrap().push(reply),
             Some("user.dsse.mount.pid") => self.pid.to_string(),
             Some("user.dsse.mount.unsaved.files") => serde_json::json!({
                 "closed": 0, "kept": 0, "open": 0, "trying": false, "bytes_sent": 0, "spill_dir": self.spill_dir, "files": [],
@@ -133,7 +144,7 @@ impl Foreign {
             link: [own, victim],
             readings: AtomicU32::new(0),
             silent,
-            unanswered: Default::default(),
+            unanswered: Unanswered::default(),
         };
         let foreign = Foreign { process, point: Detached(point), place };
         foreign.serve(hostile);
@@ -228,4 +239,18 @@ fn a_file_system_that_never_answers_is_given_up_with_code_7() {
             assert!(mountinfo_has(&foreign.point.0));
         });
     }
+}
+
+#[test]
+fn mounting_over_a_file_system_that_never_answers_ends_with_code_2() {
+    if needs_root("only root can be made to wait by another user") {
+        return;
+    }
+    deadline(MINUTE, || {
+        let foreign = Foreign::mount("sub", Silent::Status);
+        let output = dssefs().args(["mount", "tests"]).arg(&foreign.point.0).args(["--region", "us-east-1"]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+        assert!(told(&output).contains("fuse.dssefs"), "{}", told(&output));
+    });
 }

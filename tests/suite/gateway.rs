@@ -788,6 +788,31 @@ async fn completions_answered_as_aes256_are_taken_back_whatever_else_the_answer_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_only_copy_stays_though_a_bad_answer_names_its_version_and_nothing_else() {
+    let world = World::new().await;
+    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    world.client.put_bucket_versioning().bucket("data").versioning_configuration(enabled).send().await.unwrap();
+    // Whether or not the store can be asked what is there.
+    for (key, head) in [("one", None), ("other", Some(503))] {
+        let upload = world.gateway.start_upload(&new(key)).await.unwrap();
+        let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
+        let empty = Some("<CompleteMultipartUploadResult></CompleteMultipartUploadResult>");
+        let mut rules =
+            vec![Rule::on("CompleteMultipartUpload", alter(&[(SSE, Some("AES256")), (SSE_KEY, None)], empty))];
+        rules.extend(head.map(|status| {
+            let fault =
+                Fault::Failure { status, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
+            Rule::on("HeadObject", fault).times(0)
+        }));
+        world.fail(rules);
+        let unfinished = upload.complete(vec![part], 3, None, &Condition::Absent, Backing::Nowhere).await;
+        assert_eq!(unfinished.unwrap_err().error.kind, NOT_DSSE, "{key}");
+        world.fail(vec![]);
+        assert_eq!(world.read(key).await.unwrap(), "abc", "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn uploads_and_parts_answered_as_aes256_are_judged_whatever_else_the_answer_lacks() {
     let world = World::new().await;
     for body in ["<InitiateMultipartUploadResult></InitiateMultipartUploadResult>", "<Initiate", ""] {

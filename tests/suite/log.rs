@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
     BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, dssefs, errno, eventually,
-    mountinfo_has,
+    mountinfo_has, needs_root,
 };
 
 /// A mount whose standard error is a pipe, and its other end.
@@ -317,6 +317,36 @@ fn options_that_take_a_protection_away_are_warned_of_and_stand_in_the_settings()
             &key,
         ] {
             assert!(is_set(&settings, setting), "{setting} in {settings}");
+        }
+    });
+}
+
+/// Root would make, or lengthen, a file of that name wherever the owner of the directory likes.
+#[test]
+fn root_opens_no_log_below_a_directory_that_another_user_may_change() {
+    const OTHER: u32 = 65_534;
+    if needs_root("only root can be led elsewhere by another user") {
+        return;
+    }
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let dir = tempfile::tempdir().unwrap();
+        let [point, theirs, victim] = ["mnt", "theirs", "victim"].map(|name| dir.path().join(name));
+        for path in [&point, &theirs, &victim, &theirs.join("plain")] {
+            fs::create_dir(path).unwrap();
+        }
+        symlink(&victim, theirs.join("link")).unwrap();
+        for path in [theirs.clone(), theirs.join("plain"), theirs.join("link")] {
+            std::os::unix::fs::lchown(path, Some(OTHER), Some(OTHER)).unwrap();
+        }
+        for log in ["link/log", "plain/log", "log"] {
+            let mut command = Mount::command(&endpoint, BUCKET, &point);
+            command.args(["--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(dir.path().join("spill"));
+            let output = command.arg("--log-file").arg(theirs.join(log)).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{log}: {said}");
+            assert!(said.contains(&format!("belongs to user {OTHER}")) && said.contains("--log-file"), "{said}");
+            assert!(!theirs.join(log).exists() && !mountinfo_has(&point), "{log}");
         }
     });
 }

@@ -647,7 +647,8 @@ fn a_wrong_word_of_encryption_in_the_answer_to_a_read_is_told_and_refused_where_
             assert!(fs::read(serving.join(&name)).unwrap() == content(10_000), "{fault:?}");
             assert_eq!(attribute(&serving.join(&name), "user.dsse.verdict").unwrap(), verdict, "{fault:?}");
             assert_eq!(errno(fs::read(refusing.join(&name))), libc::EKEYREJECTED, "{fault:?}");
-            let says = format!("s3://{BUCKET}/{name} is {verdict} and the mount refuses to serve such objects");
+            let says =
+                format!("s3://{BUCKET}/{name} is {verdict}, and this mount neither serves nor rewrites such objects");
             eventually("the log tells", MINUTE, || refusing.log().contains(&says));
             // Who has opened it before the store began to lie.
             endpoint.heal();

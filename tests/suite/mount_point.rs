@@ -582,3 +582,18 @@ fn a_directory_with_content_is_mounted_on_with_a_warning() {
         assert!(point.join("hidden").exists());
     });
 }
+
+/// The kernel takes 255 bytes of what it shows as the source.
+#[test]
+fn a_long_prefix_is_mounted() {
+    deadline(MINUTE, || {
+        let place = Place::new();
+        let (prefix, point) = (format!("{}/{}", "p".repeat(200), "\u{e9}".repeat(100)), place.at("a/mnt"));
+        let mut command = Mount::command(&place.endpoint, &format!("{BUCKET}/{prefix}"), &point);
+        command.args(["--kms-key-id", place.endpoint.key_arn(), "--spill-dir"]).arg(place.at("spill"));
+        let _daemon = place.start(command);
+        eventually("it is mounted", MINUTE, || mountinfo_has(&point));
+        fs::write(point.join("file"), b"content").unwrap();
+        assert_eq!(place.endpoint.content(&format!("{prefix}/file")), b"content");
+    });
+}

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::copy_file_range;
 
+use crate::common::liar::{Liar, whole};
 use crate::common::{Endpoint, MINUTE, Mount, attribute, deadline, errno};
 
 const REFUSED: i32 = libc::EKEYREJECTED;
@@ -60,6 +61,36 @@ fn moving_a_directory_with_a_refused_file_is_refused_before_anything_is_copied()
         fs::rename(mount.join("dir"), mount.join("moved")).unwrap();
         assert_eq!(fs::read(mount.join("moved/deeper/good")).unwrap(), b"content");
     });
+}
+
+#[test]
+fn a_refused_file_behind_an_empty_page_of_a_listing_is_found_before_its_directory_is_moved() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put_as("dir/plain", b"content", None, None);
+        // S3 gives empty pages where it passes over many deleted keys.
+        let liar = Liar::before(&endpoint.url(), |asked| {
+            let is_of_all = asked.lists("dir/") && asked.parameter("delimiter").is_none();
+            is_of_all.then(|| match asked.parameter("continuation-token") {
+                None => whole(200, "", &listing("<NextContinuationToken>more</NextContinuationToken>", true)),
+                Some(_) => {
+                    let plain = "<Contents><Key>dir/plain</Key><Size>7</Size><ETag>\"x\"</ETag></Contents>";
+                    whole(200, "", &listing(plain, false))
+                }
+            })
+        });
+        let mount = Mount::through(&endpoint, &liar.url(), &["--on-noncompliant-read", "refuse"]);
+        endpoint.reset();
+        assert_eq!(errno(fs::rename(mount.join("dir"), mount.join("moved"))), REFUSED);
+        assert_untouched(&endpoint, "dir/plain");
+        assert!(liar.lies() >= 2);
+    });
+}
+
+fn listing(content: &str, is_truncated: bool) -> String {
+    format!(
+        "<?xml version=\"1.0\"?>\n<ListBucketResult><IsTruncated>{is_truncated}</IsTruncated>{content}</ListBucketResult>"
+    )
 }
 
 #[test]

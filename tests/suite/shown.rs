@@ -25,6 +25,16 @@ fn is_harmless(output: &Output) {
 }
 
 #[test]
+fn a_mistaken_variable_of_the_environment_is_named_and_not_printed() {
+    let mut command = crate::common::dssefs();
+    command.args(["mount", "bucket", "/mnt"]).env("DSSEFS_COMMIT", "x\u{1b}[2K\ngood    all");
+    let output = command.output().unwrap();
+    is_harmless(&output);
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    assert!(told(&output).contains("DSSEFS_COMMIT"), "{}", told(&output));
+}
+
+#[test]
 fn recover_prints_the_control_characters_of_a_name_escaped() {
     deadline(MINUTE * 2, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());

@@ -11,6 +11,7 @@ use super::saves::TOLD_EVERY;
 use super::watch::Watched;
 use crate::cli::say;
 use crate::daemon::Slip;
+use crate::mounts::Mount;
 
 /// After this time what holds the file system is told, and the wait ends.
 const HELD: Duration = Duration::from_secs(10);
@@ -47,13 +48,7 @@ struct Seen {
 }
 
 /// Waits until the daemon ends, or holds out no prospect of it.
-pub(super) fn wait_for_end(
-    daemon: &Process,
-    slip: Option<&Slip>,
-    device: (u32, u32),
-    is_own: bool,
-    watched: Watched,
-) -> End {
+pub(super) fn wait_for_end(daemon: &Process, slip: Option<&Slip>, gone: &Mount, is_own: bool, watched: Watched) -> End {
     let begun = Instant::now();
     let mut told = begun;
     let mut looked = None::<Instant>;
@@ -65,7 +60,7 @@ pub(super) fn wait_for_end(
         }
         let is_saving = slip.map(Slip::is_saving);
         if is_saving != Some(true) && looked.is_none_or(|looked| looked.elapsed() >= HOLDERS_POLL) {
-            holders = holders::of(device);
+            holders = holders::of(gone);
             looked = Some(Instant::now());
         }
         let seen = Seen { since_unmount: begun.elapsed(), is_saving, is_own, holders: holders.clone() };

@@ -4,11 +4,15 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crate::cli::shown;
 use crate::mounts::Mount;
 
 use super::process::command_of;
+
+/// How long a look at all processes may take.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// A mount that holds the file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,24 +44,34 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The mounts of the file system `device` that this process can see: its own, and one for each other mount namespace. Those of processes
-/// that it may not look into (proc(5), `hidepid`, ptrace(2)) stay unseen.
-pub(super) fn of(device: (u32, u32)) -> Vec<Holder> {
-    let mut holders: Vec<Holder> = mounts("self", device).map(Holder::here).collect();
+/// The mounts of the file system of `gone` that this process can see: its own, and one for each other mount namespace. Those of processes
+/// that it may not look into (proc(5), `hidepid`, ptrace(2)) stay unseen. A user can make namespaces and mounts without number, so the look ends
+/// after some seconds with what was found.
+pub(super) fn of(gone: &Mount) -> Vec<Holder> {
+    let end = Instant::now() + LOOK_MAX;
+    let mut holders: Vec<Holder> = mounts("self", gone).map(Holder::here).collect();
     let mut seen: HashSet<PathBuf> = std::fs::read_link("/proc/self/ns/mnt").into_iter().collect();
     for pid in processes() {
+        if Instant::now() >= end {
+            break;
+        }
         let Ok(namespace) = std::fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
         if seen.insert(namespace) {
-            let theirs = mounts(&pid.to_string(), device).next();
+            let theirs = mounts(&pid.to_string(), gone).next();
             holders.extend(theirs.map(|mountpoint| Holder::elsewhere(pid, command_of(pid), mountpoint)));
         }
     }
     holders
 }
 
-fn mounts(process: &str, device: (u32, u32)) -> impl Iterator<Item = PathBuf> {
+/// The kernel gives the device number of a file system that is gone to the next one: so type, source and user have to be the same as well.
+fn mounts(process: &str, gone: &Mount) -> impl Iterator<Item = PathBuf> {
+    let is_same = |mount: &Mount| {
+        let of = |mount: &Mount| (mount.device, mount.kind.clone(), mount.source.clone(), mount.user);
+        of(mount) == of(gone)
+    };
     let list = Mount::seen_by(process).unwrap_or_default();
-    list.into_iter().filter(move |mount| mount.device == device).map(|mount| mount.point)
+    list.into_iter().filter(is_same).map(|mount| mount.point).collect::<Vec<_>>().into_iter()
 }
 
 fn processes() -> Vec<u32> {
@@ -78,7 +92,8 @@ mod tests {
     fn mounts_of_a_file_system_are_found_in_this_namespace() {
         let own = Mount::all().unwrap();
         let proc = own.iter().find(|mount| mount.point == Path::new("/proc")).unwrap();
-        assert!(of(proc.device).contains(&Holder::here("/proc".into())));
-        assert_eq!(of((u32::MAX, u32::MAX)), Vec::new());
+        assert!(of(proc).contains(&Holder::here("/proc".into())));
+        let reused = Mount { source: "s3://data".into(), kind: "fuse.dssefs".to_owned(), ..proc.clone() };
+        assert_eq!(of(&reused), Vec::new());
     }
 }

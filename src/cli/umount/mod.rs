@@ -24,7 +24,7 @@ use end::{End, wait_for_end};
 use error::UmountError;
 use place::Place;
 use process::Process;
-use saves::{named_process, wait_for_saves};
+use saves::{Known, named_process, wait_for_saves};
 use watch::{Watched, supervise};
 
 /// The arguments of `dssefs umount`.
@@ -73,7 +73,11 @@ fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError
     watched.step(FIND_WITHIN, "looked up");
     let mut place = Place::find(given)?;
     let daemon = find_daemon(&place, watched);
-    let report = wait_for_saves(&place, force, watched)?;
+    let (report, hidden) = match wait_for_saves(&place, force, watched)? {
+        Known::Report(report) => (Some(report), None),
+        Known::Dead => (None, None),
+        Known::Hidden(reason) => (None, Some(reason)),
+    };
     let laid = match (&daemon, &report) {
         (Ok(daemon), Some(report)) => lay_slip(&place, daemon, report, watched),
         (Err(reason), Some(_)) => Err(reason.clone()),
@@ -83,10 +87,10 @@ fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError
     let is_own = place.mounter().is_own();
     watched.step(if is_own { UNMOUNT_WITHIN } else { UNMOUNT_OF_OTHERS_WITHIN }, "unmounted");
     place.unmount()?;
-    let (path, device) = (place.path().to_owned(), place.device());
+    let path = place.path().to_owned();
     if let Ok(daemon) = daemon {
         let pid = daemon.pid();
-        match wait_for_end(&daemon, laid.as_ref().ok(), device, is_own, watched) {
+        match wait_for_end(&daemon, laid.as_ref().ok(), place.info(), is_own, watched) {
             End::Ended => {}
             End::Held(holders) => {
                 return Err(UmountError::Held { path, pid, holders, report: report.unwrap_or_default() });
@@ -98,7 +102,11 @@ fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError
         }
     }
     watched.step(LAY_WITHIN, "asked how it ended");
-    report.map_or(Ok(()), |report| verdict(path, report, laid.as_ref().map_err(String::as_str)))
+    match (report, hidden) {
+        (Some(report), _) => verdict(path, report, laid.as_ref().map_err(String::as_str)),
+        (None, Some(reason)) => Err(UmountError::Silent { path, reason: Some(reason) }),
+        (None, None) => Ok(()),
+    }
 }
 
 /// The daemon's process, where the mount still answers and the process is what it says; otherwise why not.

@@ -16,7 +16,7 @@ use rustix::process::geteuid;
 
 use super::error::UmountError;
 use crate::daemon::Identity;
-use crate::mounts::{Mount, id_of};
+use crate::mounts::{Mount, by_descriptor, id_of};
 
 /// A mount of dssefs, held.
 #[derive(Debug)]
@@ -62,9 +62,9 @@ impl Place {
         self.mounter
     }
 
-    /// The file system's device number.
-    pub(super) fn device(&self) -> (u32, u32) {
-        self.info.device
+    /// What the kernel says of it.
+    pub(super) fn info(&self) -> &Mount {
+        &self.info
     }
 
     /// A path that leads to the root of this mount and of no other, for calls of this process.
@@ -94,12 +94,16 @@ impl Place {
         })
     }
 
-    /// The set-user-id helper unmounts only what this user has mounted.
+    /// The set-user-id helper unmounts only what this user has mounted. It takes a name, which is looked for in the directory that is held; what
+    /// it has done is looked at.
     fn by_helper(&self) -> Result<(), UmountError> {
-        let output = Command::new("fusermount3").env("LC_ALL", "C").arg("-u").arg("--").arg(self.path()).output();
-        let output = output.map_err(UmountError::HelperMissing)?;
+        let mut command = Command::new("fusermount3");
+        command.current_dir(by_descriptor(&self.parent)).env("LC_ALL", "C").args(["-u", "--"]).arg(&self.name);
+        let output = command.output().map_err(UmountError::HelperMissing)?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let is_there = || Mount::with_id(self.info.id).is_ok_and(|mount| mount.as_ref() == Some(&self.info));
         match output.status.success() {
+            true if is_there() => Err(UmountError::Replaced(self.path().to_owned())),
             true => Ok(()),
             false if said.contains("busy") => Err(UmountError::Busy(self.path().to_owned())),
             false => Err(self.refused(said)),
@@ -121,9 +125,9 @@ fn resolve(given: &Path) -> io::Result<PathBuf> {
     Ok(resolved.canonicalize().unwrap_or(resolved))
 }
 
-/// Opening it so asks the file system nothing, and works on a dead mount.
+/// Opening it so asks the file system nothing, works on a dead mount, and sets off no automount.
 fn open_root(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
-    openat(parent, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::error::{UmountError, names};
 use super::place::Place;
 use super::watch::Watched;
-use crate::cli::{say, shown};
+use crate::cli::{say, shown, shown_value};
 use crate::daemon::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedReport};
 
 /// How long nothing may become of the files that are not stored, after each of them was tried again.
@@ -33,16 +33,16 @@ const PID_ATTRIBUTE: &str = "user.dsse.mount.pid";
 /// Files may be closed and still on their way to the store, or have been refused by it. All are tried once more, and waited for as long as
 /// something becomes of them. Then what the journal keeps need not keep the mount; anything else does, unless it is to be given up. Of a
 /// daemon that dies meanwhile, what it told last is what is known.
-pub(super) fn wait_for_saves(
-    place: &Place,
-    force: bool,
-    watched: Watched,
-) -> Result<Option<Box<UnsavedReport>>, UmountError> {
+pub(super) fn wait_for_saves(place: &Place, force: bool, watched: Watched) -> Result<Known, UmountError> {
     let (mut progress, mut last) = (None::<Progress>, None);
     let end = (!place.mounter().is_own()).then(|| Instant::now() + SAVES_OF_OTHERS);
-    while let Some(report) = report(place, force, watched)? {
+    loop {
+        let report = match report(place, force, watched)? {
+            Known::Report(report) => report,
+            other => return Ok(last.map_or(other, Known::Report)),
+        };
         if report.closed == 0 {
-            return Ok(Some(report));
+            return Ok(Known::Report(report));
         }
         let progress = progress.get_or_insert_with(|| {
             // Without another try the wait is for the tries that the mount makes by itself.
@@ -55,12 +55,21 @@ pub(super) fn wait_for_saves(
             continue;
         }
         return match report.open {
-            0 if force || report.kept == report.closed => Ok(Some(report)),
+            0 if force || report.kept == report.closed => Ok(Known::Report(report)),
             0 => Err(UmountError::Unsaved { path: place.path().to_owned(), report }),
             _ => Err(UmountError::Busy(place.path().to_owned())),
         };
     }
-    Ok(last)
+}
+
+/// What is known of the changes of a mount that are not stored.
+pub(super) enum Known {
+    /// What its daemon told last.
+    Report(Box<UnsavedReport>),
+    /// It has no daemon any more, and that told nothing.
+    Dead,
+    /// Its daemon does not tell this user, and the mount is to be unmounted in spite of that: why it does not.
+    Hidden(String),
 }
 
 /// How far the files of a mount have come.
@@ -109,11 +118,11 @@ impl Progress {
     }
 }
 
-/// None: there is no daemon any more, or it does not tell and nobody wants to know.
-fn report(place: &Place, force: bool, watched: Watched) -> Result<Option<Box<UnsavedReport>>, UmountError> {
+/// What the daemon tells now. One that does not tell this user is an error without `force`.
+fn report(place: &Place, force: bool, watched: Watched) -> Result<Known, UmountError> {
     let reason = match attribute(place, REPORT_ATTRIBUTE, watched)? {
         Ok(value) => match serde_json::from_slice(&value) {
-            Ok(report) => return Ok(Some(report)),
+            Ok(report) => return Ok(Known::Report(report)),
             Err(error) => error.into(),
         },
         Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
@@ -121,11 +130,15 @@ fn report(place: &Place, force: bool, watched: Watched) -> Result<Option<Box<Uns
                 "the daemon of {} has died; of what it had not stored, dssefs recover names what a journal keeps",
                 shown(place.path())
             ));
-            return Ok(None);
+            return Ok(Known::Dead);
         }
         Err(error) => error,
     };
-    if force { Ok(None) } else { Err(UmountError::Hidden { path: place.path().to_owned(), reason }) }
+    if force {
+        Ok(Known::Hidden(format!("it does not tell this user: {}", shown_value(&reason))))
+    } else {
+        Err(UmountError::Hidden { path: place.path().to_owned(), reason })
+    }
 }
 
 /// The process that the mount names as its daemon.

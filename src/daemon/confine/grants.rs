@@ -65,7 +65,9 @@ impl Grants {
         if needs.runs_programs {
             write.extend(written_by_programs());
         }
-        let (devices, runs_programs) = (DEVICES.map(PathBuf::from).to_vec(), needs.runs_programs);
+        let runs_programs = needs.runs_programs;
+        let of_programs = DEVICES_OF_PROGRAMS.iter().filter(|_| runs_programs);
+        let devices = DEVICES.iter().chain(of_programs).map(PathBuf::from).collect();
         Grants { files, read, write, devices, runs_programs, renews_tokens }
     }
 }
@@ -92,9 +94,14 @@ fn certificates() -> impl Iterator<Item = PathBuf> {
     directories.into_iter().filter(|directory| !directory.as_os_str().is_empty())
 }
 
+/// What programs may write below /dev besides: terminals, what keeps nothing, and the way to tokens and to the TPM. Not disks, input
+/// devices, or `/dev/shm`, which has memory that other processes share.
+const DEVICES_OF_PROGRAMS: [&str; 7] =
+    ["/dev/zero", "/dev/full", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/bus/usb", "/dev/tpmrm0"];
+
 fn written_by_programs() -> impl Iterator<Item = PathBuf> {
     let named = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"].into_iter().filter_map(named_by);
-    named.chain(["/tmp", "/var/tmp", "/dev"].map(PathBuf::from))
+    named.chain(["/tmp", "/var/tmp"].map(PathBuf::from))
 }
 
 /// Files are replaced by new ones of the same name, and a grant belongs to the old one: the directory is what stays. Links lead

@@ -215,7 +215,10 @@ impl Namespace {
     }
 
     /// Every object whose key begins with `prefix`, in the order of UTF-8 bytes.
-    async fn objects_below(&self, prefix: &Prefix) -> Result<Vec<Listed>, Error> {
+    ///
+    /// # Errors
+    /// There are more than a rename moves (100,000), the listing has no end, and as S3 answers.
+    pub async fn objects_below(&self, prefix: &Prefix) -> Result<Vec<Listed>, Error> {
         let (mut objects, mut next, mut progress) = (Vec::new(), None, Progress::default());
         loop {
             let request = ListRequest {

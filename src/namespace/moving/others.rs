@@ -15,6 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::super::Namespace;
 use super::super::error::Error;
+use super::super::progress::Progress;
 use super::PAGE_ENTRIES_MAX;
 use super::authenticator::NoKey;
 use super::found::{Proved, Unreadable};
@@ -82,12 +83,13 @@ impl Namespace {
     /// The objects below the journals' prefix, without those that were found to be no journals. One LIST when there are few.
     pub(super) async fn journals(&self) -> Result<Journals, Error> {
         let prefix = Prefix::new(&format!("{}{JOURNAL_PREFIX}", self.settings.prefix.as_str()))?;
-        let (mut objects, mut next) = (Vec::new(), None);
+        let (mut objects, mut next, mut progress) = (Vec::new(), None, Progress::default());
         loop {
             let (prefix, continuation) = (prefix.as_str(), next.as_deref());
             let entries_max = PAGE_ENTRIES_MAX;
             let request = ListRequest { prefix, delimiter: false, start_after: None, continuation, entries_max };
             let page = self.gateway.list(&request).await?;
+            progress.page(prefix, !page.objects.is_empty())?;
             objects.extend(page.objects);
             next = page.next;
             if next.is_none() || objects.len() >= LISTED_MAX {

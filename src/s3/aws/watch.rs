@@ -216,6 +216,11 @@ pub(in crate::s3) struct Doubt {
 }
 
 impl Doubt {
+    /// For another try: what the answers to earlier ones said of encryption is judged already.
+    pub(in crate::s3) fn forget_said(&self) {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(in crate::s3) fn is_raised(&self) -> bool {
         self.raised.load(Relaxed)
     }

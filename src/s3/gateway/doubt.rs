@@ -89,6 +89,8 @@ fn may_hide_success(kind: Kind) -> bool {
             | Kind::Timeout
             | Kind::Unreachable
             | Kind::Unavailable
+            // An answer that cannot be read, or is longer than any honest one.
+            | Kind::Protocol
     )
 }
 

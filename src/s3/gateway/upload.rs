@@ -136,6 +136,8 @@ impl Upload {
         parts.sort_by_key(|part| part.number);
         let About { id, new, doubt, context } = &*self.shared;
         let whole = Whole { parts: &parts, size, crc64 };
+        // An earlier try may have been carried out. What its answer said was judged then.
+        doubt.forget_said();
         let mut answer = self.gateway.store.complete(&new.key, id, &whole, condition, doubt).await;
         if let Ok(answer) = &mut answer {
             answer.encryption.facts.context.clone_from(context);

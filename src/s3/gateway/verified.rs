@@ -159,7 +159,8 @@ impl Gateway {
     }
 
     async fn verify_or_undo(&self, write: &Write<'_>, stored: Stored) -> Result<Verified<Stored>, Error> {
-        match self.judge(&stored.encryption.facts) {
+        // What is looked up there is a write of this mount.
+        match self.judge.judge_write(&stored.encryption.facts) {
             Verdict::Compliant => Ok(Verified(stored)),
             verdict => {
                 let why = self.said(&stored.encryption.facts);
@@ -204,13 +205,15 @@ impl Gateway {
         };
         let (undone, aftermath) = match (version, named.id) {
             (Ok(Some(version)), _) => self.take_back(write, &version, Some(made)).await,
-            // A version that has a name of its own: what was there before is untouched.
-            (_, Some(id)) => match self.store.delete(write.key, Some(&id), None).await {
-                Ok(()) => ("the object was deleted again".to_owned(), Aftermath::Nothing),
-                Err(error) => (left_there(&error.to_string()), in_doubt(made)),
-            },
-            (Ok(None), None) => (left_there("no object there is proved to be the one that was sent"), in_doubt(made)),
-            (Err(error), None) => (left_there(&error.to_string()), in_doubt(made)),
+            // A version that has a name of its own: what was there before is untouched. Where it may be the only copy, it stays.
+            (_, Some(id)) if write.backing != Backing::Nowhere => {
+                match self.store.delete(write.key, Some(&id), None).await {
+                    Ok(()) => ("the object was deleted again".to_owned(), Aftermath::Nothing),
+                    Err(error) => (left_there(&error.to_string()), in_doubt(made)),
+                }
+            }
+            (Ok(None), _) => (left_there("no object there is proved to be the one that was sent"), in_doubt(made)),
+            (Err(error), _) => (left_there(&error.to_string()), in_doubt(made)),
         };
         let why = format!("{why}; {undone}");
         self.mismatch(write.operation, write.key, verdict, request_id, &why).leaving(aftermath)
@@ -338,7 +341,7 @@ impl Gateway {
     }
 
     async fn etag_now(&self, key: &Key) -> Result<Option<ETag>, Error> {
-        match self.store.head(key).await {
+        match self.head(key).await {
             Ok(head) => Ok(Some(head.meta.version.etag)),
             Err(error) if error.kind == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
