@@ -13,7 +13,7 @@ use super::posix;
 use super::table::Table;
 use super::{Namespace, Question};
 use crate::object::{Key, Name, ObjectMeta, UserMetadata};
-use crate::s3::{self, Condition, Head, ListRequest, NewObject};
+use crate::s3::{self, Condition, Head, NewObject};
 
 /// The Content-Type that s3fs and the S3 console give a marker.
 const MARKER_TYPE: &str = "application/x-directory";
@@ -130,15 +130,8 @@ impl Namespace {
 
     /// Whether the marker is all that is left: `false` when there is nothing at all.
     async fn only_marker_below(&self, key: &Key) -> Result<bool, Error> {
-        let keys = self.keys_below(key, 2).await?;
-        if keys.iter().any(|found| found != key.as_str()) { Err(Error::NotEmpty) } else { Ok(!keys.is_empty()) }
-    }
-
-    async fn keys_below(&self, key: &Key, entries_max: u16) -> Result<Vec<String>, Error> {
-        let prefix = key.as_str();
-        let request = ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max };
-        let page = self.gateway.list(&request).await?;
-        Ok(page.objects.into_iter().map(|object| object.key).collect())
+        let found = self.first_below(key.as_str(), 2).await?;
+        if found.iter().any(|found| found.key != key.as_str()) { Err(Error::NotEmpty) } else { Ok(!found.is_empty()) }
     }
 
     /// The marker to write when no child is known and no marker either.
@@ -152,7 +145,7 @@ impl Namespace {
     async fn write_marker_if_empty(self: &Arc<Self>, ino: Ino, key: &Key) -> Result<(), Error> {
         let question = self.question();
         let known_empty = self.table().directory(ino)?.is_complete(self.now(), self.settings.ttl);
-        if !known_empty && !self.keys_below(key, 1).await?.is_empty() {
+        if !known_empty && !self.first_below(key.as_str(), 1).await?.is_empty() {
             return Ok(());
         }
         match self.put_plain_marker(key).await {

@@ -11,7 +11,7 @@ use super::node::{Ino, Node};
 use super::observe::Marker;
 use super::{Namespace, Question, is_not_found};
 use crate::object::{Key, Name, Prefix};
-use crate::s3::{self, Head, ListRequest};
+use crate::s3::{self, Head};
 
 /// How often a lookup begins anew when its node is evicted before it could be referred to.
 const ATTEMPTS_MAX: usize = 4;
@@ -149,15 +149,7 @@ impl Namespace {
 
     async fn below(&self, prefix: Option<&Prefix>) -> Result<Below, Error> {
         let Some(prefix) = prefix else { return Ok(Below::Nothing) };
-        let request = ListRequest {
-            prefix: prefix.as_str(),
-            delimiter: false,
-            start_after: None,
-            continuation: None,
-            entries_max: 1,
-        };
-        let page = self.gateway.list(&request).await?;
-        Ok(match page.objects.into_iter().next() {
+        Ok(match self.first_below(prefix.as_str(), 1).await?.into_iter().next() {
             None => Below::Nothing,
             // The marker is the smallest key that can be below a prefix.
             Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Version(first.etag)),

@@ -1,6 +1,8 @@
 //! Whether a listing gets on: a store decides how many pages there are, and must not decide that there is no end.
 
+use super::Namespace;
 use super::error::Error;
+use crate::s3::{ListRequest, Listed};
 
 /// Pages in a row that may bring nothing new. S3 gives empty ones where it passes over many deleted keys.
 const IDLE_PAGES_MAX: u32 = 1000;
@@ -22,6 +24,29 @@ impl Progress {
             return Err(Error::EndlessListing { directory: directory.to_owned(), pages: self.idle_pages });
         }
         Ok(())
+    }
+}
+
+impl Namespace {
+    /// The first `count` objects (at most 1,000) whose keys begin with `prefix`, or all if there are fewer. A page may have fewer than were
+    /// asked for, and none at all, with more behind it. One LIST where it has as many.
+    ///
+    /// # Errors
+    /// As S3 answers, and [`Error::EndlessListing`].
+    pub(super) async fn first_below(&self, prefix: &str, count: u16) -> Result<Vec<Listed>, Error> {
+        let (mut found, mut next, mut progress) = (Vec::new(), None::<String>, Progress::default());
+        loop {
+            let continuation = next.as_deref();
+            let request = ListRequest { prefix, delimiter: false, start_after: None, continuation, entries_max: count };
+            let page = self.gateway.list(&request).await?;
+            progress.page(prefix, !page.objects.is_empty())?;
+            found.extend(page.objects);
+            next = page.next;
+            if next.is_none() || found.len() >= count.into() {
+                found.truncate(count.into());
+                return Ok(found);
+            }
+        }
     }
 }
 

@@ -177,14 +177,7 @@ impl Namespace {
 
     /// How the target is to be claimed: there must be nothing below it but its own marker.
     async fn claim(&self, plan: &Plan, no_replace: bool) -> Result<Claim, Error> {
-        let request = ListRequest {
-            prefix: plan.to.as_str(),
-            delimiter: false,
-            start_after: None,
-            continuation: None,
-            entries_max: 2,
-        };
-        let mut objects = self.gateway.list(&request).await?.objects;
+        let mut objects = self.first_below(plan.to.as_str(), 2).await?;
         match (objects.pop(), objects.is_empty()) {
             (None, _) => Ok(Claim::New),
             (Some(_), _) if no_replace => Err(Error::Exists),
