@@ -1,8 +1,8 @@
 //! What a careful program does with the SDK alone: the yardstick of `scripts/bench`.
 //!
-//! `sdk_loop put BUCKET KEY FILE` uploads in parts of 16 MiB, four at a time; `sdk_loop get BUCKET KEY` reads ranges of 16 MiB,
-//! four at a time, and drops them; `sdk_loop delete BUCKET KEY` makes room for the next. Endpoint, Region and credentials come
-//! from the environment. Objects are DSSE-KMS.
+//! `sdk_loop put BUCKET KEY FILE` uploads in parts of 16 MiB, four at a time; `sdk_loop get BUCKET KEY` reads ranges of
+//! 16 MiB, four at a time, and drops them; `sdk_loop delete BUCKET KEY` makes room for the next. Endpoint, Region and
+//! credentials come from the environment. Objects are DSSE-KMS.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,5 @@
-//! Everything that reads bytes of others, over a saved corpus and random mutations of it. The same functions are fuzzed by
-//! `scripts/fuzz`, which finds what is worth saving here.
+//! Everything that reads bytes of others, over a saved corpus and random mutations of it. The same functions are fuzzed
+//! by `scripts/fuzz`, which finds what is worth saving here.
 //!
 //! `DSSEFS_SEED` repeats a run; `DSSEFS_FUZZ_FACTOR` multiplies the number of mutations.
 

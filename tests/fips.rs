@@ -16,7 +16,8 @@ use dssefs::secret::PlainBuf;
 use rustls::server::Acceptor;
 use rustls::{CipherSuite, NamedGroup};
 
-/// Whether the module counts what `work` asked it for as an approved service (FIPS 140-3 IG, 2.4.C). Its counter is the thread's own.
+/// Whether the module counts what `work` asked it for as an approved service (FIPS 140-3 IG, 2.4.C). Its counter is the
+/// thread's own.
 fn is_approved(work: impl FnOnce()) -> bool {
     // SAFETY: both take nothing and read a counter of this thread.
     let before = unsafe { aws_lc_fips_sys::FIPS_service_indicator_before_call() };

@@ -1,4 +1,5 @@
-//! The house rules that a compiler does not check: who may use whom, where a crate may be named, how long a file may be.
+//! The house rules that a compiler does not check: who may use whom, where a crate may be named, how long a file may
+//! be.
 //!
 //! The rules are pure functions from texts to complaints, and each is shown to complain below. The tables are those of
 //! docs/ARCHITECTURE.md, so that the page cannot be wrong.
@@ -12,6 +13,8 @@ type Table = BTreeMap<String, BTreeSet<String>>;
 
 /// docs/STYLE.md: lines of a source file, its tests not counted.
 const LINES_MAX: usize = 600;
+/// rustfmt.toml: columns of a line. rustfmt does not break comments.
+const COLUMNS_MAX: usize = 120;
 
 #[test]
 fn rooms_use_only_what_the_import_table_allows() {
@@ -59,6 +62,13 @@ fn files_are_short_and_rooms_say_what_they_do() {
     let sources = sources();
     let complaints = sources.iter().flat_map(|(path, text)| [length(path, text), docs(path, text)]).flatten();
     let complaints: Vec<_> = complaints.chain(twins(&sources)).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+#[test]
+fn comments_are_as_narrow_as_code() {
+    let rust: Vec<String> = tracked().into_iter().filter(|path| path.ends_with(".rs")).collect();
+    let complaints: Vec<_> = rust.iter().flat_map(|path| wide_comments(path, &read_lossy(path))).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
@@ -224,6 +234,12 @@ fn docs(path: &str, text: &str) -> Option<String> {
     let says = text.lines().take_while(|line| line.starts_with("//!")).map(str::len).sum::<usize>();
     (must && !text.starts_with("#[cfg(test)]") && says < 30)
         .then(|| format!("{path}: say in //! what this is, what it refuses to do, and what it may use"))
+}
+
+fn wide_comments(path: &str, text: &str) -> Vec<String> {
+    let is_wide = |line: &str| line.trim_start().starts_with("//") && line.chars().count() > COLUMNS_MAX;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| is_wide(line));
+    lines.map(|(number, _)| format!("{path}:{number}: the comment is wider than {COLUMNS_MAX} columns")).collect()
 }
 
 /// A folder's file is its `mod.rs`, not a twin beside it.
@@ -462,6 +478,13 @@ mod rules {
             assert_eq!(complaints("src/b/x.rs", text), Vec::<String>::new(), "{text}");
         }
         assert_eq!(complaints("src/b/x.rs", "use crate::emulator;").len(), 1, "only tests may use the endpoint");
+    }
+
+    #[test]
+    fn a_wide_comment_is_found_and_wide_code_is_left_to_rustfmt() {
+        let wide = "x".repeat(COLUMNS_MAX - 2);
+        assert_eq!(wide_comments("a.rs", &format!("//{wide}\nlet a = \"//{wide}\";\n")), Vec::<String>::new());
+        assert_eq!(wide_comments("a.rs", &format!("code\n    //{wide}\n")).len(), 1);
     }
 
     #[test]

@@ -17,8 +17,8 @@ const OWN: [&str; 7] = ["mode", "uid", "gid", "mtime", "atime", "ctime", "rdev"]
 /// What S3 takes (2,048 bytes in all), less what those take at most.
 const ROOM_BYTES: usize = 2048 - 154;
 
-/// Before a journal is proved, only a short line of it is read; and a holder of the key, who may sign anything, can say nothing that reaches
-/// out of the mount. What it says means the same when it is written again.
+/// Before a journal is proved, only a short line of it is read; and a holder of the key, who may sign anything, can say
+/// nothing that reaches out of the mount. What it says means the same when it is written again.
 pub fn intent(data: &[u8]) {
     let parse = || Line::parse(data);
     if let Err(error) = parse() {
@@ -50,7 +50,8 @@ pub fn intent(data: &[u8]) {
     }
 }
 
-/// Whatever an object's metadata says, its attributes are ones that stat(2) can tell, and are written in a way that reads the same.
+/// Whatever an object's metadata says, its attributes are ones that stat(2) can tell, and are written in a way that
+/// reads the same.
 pub fn metadata(data: &[u8]) {
     let mut input = Input::new(data);
     let form =
@@ -68,8 +69,8 @@ pub fn metadata(data: &[u8]) {
     assert_eq!(posix::metadata(written.clone(), &shown), written);
 }
 
-/// Each attribute that is listed has a value, each that is set reads as it was set and leaves the others alone, and none takes room
-/// that mode, owner and times need.
+/// Each attribute that is listed has a value, each that is set reads as it was set and leaves the others alone, and
+/// none takes room that mode, owner and times need.
 pub fn xattr(data: &[u8]) {
     let mut input = Input::new(data);
     let verb = input.byte();

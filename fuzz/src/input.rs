@@ -49,7 +49,8 @@ impl<'a> Input<'a> {
         self.take(self.0.len())
     }
 
-    /// User metadata: names and values, each ended by NUL, up to an empty name. As S3 gives them: UTF-8, and names in lower case.
+    /// User metadata: names and values, each ended by NUL, up to an empty name. As S3 gives them: UTF-8, and names in
+    /// lower case.
     pub fn metadata(&mut self) -> BTreeMap<String, String> {
         let mut user = BTreeMap::new();
         while !self.is_empty() {

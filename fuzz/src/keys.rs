@@ -11,8 +11,8 @@ const PLANTED: &str = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY=";
 /// The first characters of a key in base64 of which all bits count.
 const CHARACTERS: usize = 42;
 
-/// Whatever KMS answers, a key is usable by the answer's own words, a data key is the one in the answer and can be had again, and no
-/// error has a data key in it, not even one that says what could not be read.
+/// Whatever KMS answers, a key is usable by the answer's own words, a data key is the one in the answer and can be had
+/// again, and no error has a data key in it, not even one that says what could not be read.
 pub fn kms(data: &[u8]) {
     let (answer, verb) = Answer::read(&mut Input::new(data));
     let key = KeyArn::new(KEY).unwrap();

@@ -32,7 +32,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A status, headers as in [`Input::metadata`], and the rest as the body. What else the status byte says comes with it.
+    /// A status, headers as in [`Input::metadata`], and the rest as the body. What else the status byte says comes with
+    /// it.
     pub fn read(input: &mut Input<'_>) -> (Answer, u8) {
         let byte = input.byte();
         let status = STATUSES[usize::from(byte) % STATUSES.len()];
@@ -53,7 +54,8 @@ struct Script {
     asked: Vec<String>,
 }
 
-/// A store and a KMS that answer everything alike, and the ways to them. One for each thread; the runtime runs while it is waited on.
+/// A store and a KMS that answer everything alike, and the ways to them. One for each thread; the runtime runs while it
+/// is waited on.
 pub struct Liar {
     runtime: Runtime,
     pub gateway: Arc<Gateway>,

@@ -1,7 +1,8 @@
 //! What is tried on hostile bytes: one function for each reader of bytes that others can write.
 //!
-//! Each asserts what the program promises of such bytes, and not only that they do no harm: what is taken reads as what was written, what
-//! is refused says why, and nothing that is taken is larger than the bytes that it came from allow. A broken promise is a panic.
+//! Each asserts what the program promises of such bytes, and not only that they do no harm: what is taken reads as what
+//! was written, what is refused says why, and nothing that is taken is larger than the bytes that it came from allow. A
+//! broken promise is a panic.
 //!
 //! This file is compiled twice: into the fuzzing programs of this package, and into `tests/corpus.rs`.
 #![allow(clippy::unwrap_used, unreachable_pub, missing_docs, reason = "in a test, a panic is the report")]
@@ -27,7 +28,8 @@ pub use words::{config, names};
 /// A function that panics when a promise about these bytes is broken.
 pub type Target = fn(&[u8]);
 
-/// All of them: the name, how many mutations of the corpus an ordinary test tries, and the function. Slow ones try fewer.
+/// All of them: the name, how many mutations of the corpus an ordinary test tries, and the function. Slow ones try
+/// fewer.
 pub const TARGETS: [(&str, u32, Target); 14] = [
     ("block", 4_000, block),
     ("config", 2_000, config),

@@ -71,7 +71,8 @@ fn open(opener: &Opener, id: BlockId, bytes: &[u8], is_authentic: bool) {
     }
 }
 
-/// A block that whoever has one of the two keys has sealed is refused, and tells nothing; with both it is what was sealed.
+/// A block that whoever has one of the two keys has sealed is refused, and tells nothing; with both it is what was
+/// sealed.
 pub fn layers(data: &[u8]) {
     let mut input = Input::new(data);
     let id = BlockId { index: input.byte().into(), generation: input.byte().into() };
@@ -87,8 +88,8 @@ pub fn layers(data: &[u8]) {
     }
 }
 
-/// What describes a session, and after each NUL what describes its later keys, is read as every JSON reader reads it that can, or refused
-/// with the path of the file and a reason.
+/// What describes a session, and after each NUL what describes its later keys, is read as every JSON reader reads it
+/// that can, or refused with the path of the file and a reason.
 pub fn session(data: &[u8]) {
     let directory = scratch();
     let own = directory.path().join("session-0");
@@ -122,7 +123,8 @@ pub fn session(data: &[u8]) {
     }
 }
 
-/// What describes the changes of a file means the same when it is written again, and names an object and a key that can be.
+/// What describes the changes of a file means the same when it is written again, and names an object and a key that can
+/// be.
 pub fn kept(data: &[u8]) {
     match Kept::decode(data) {
         Ok(kept) => {

@@ -39,7 +39,8 @@ pub fn store(data: &[u8]) {
     });
 }
 
-/// A listing has names that can be, each once and in order; and what it says of an object stays within what stat(2) can tell.
+/// A listing has names that can be, each once and in order; and what it says of an object stays within what stat(2) can
+/// tell.
 async fn lists(gateway: &Arc<Gateway>, bytes: usize) {
     let request =
         ListRequest { prefix: "d/", delimiter: true, start_after: None, continuation: Some("t"), entries_max: 1000 };
@@ -116,7 +117,8 @@ async fn uploads(gateway: &Arc<Gateway>) -> Result<Option<Verified<Stored>>, Err
         .map_err(|unfinished| unfinished.error)
 }
 
-/// Only what the answer says to be under DSSE-KMS and the mount's key counts as stored. What it says to be stored otherwise is deleted.
+/// Only what the answer says to be under DSSE-KMS and the mount's key counts as stored. What it says to be stored
+/// otherwise is deleted.
 fn is_judged(answer: &Answer, outcome: &Result<Option<Verified<Stored>>, Error>, asked: &[String]) {
     let is_proved = answer.header("x-amz-server-side-encryption") == Some("aws:kms:dsse")
         && answer.header("x-amz-server-side-encryption-aws-kms-key-id") == Some(KEY)
@@ -187,7 +189,8 @@ fn settings() -> Settings {
     }
 }
 
-/// Of a list of uploads under way only those are aborted that it names, that did not end, and that the store has below this mount.
+/// Of a list of uploads under way only those are aborted that it names, that did not end, and that the store has below
+/// this mount.
 pub fn ledger(data: &[u8]) {
     const UPLOADS: [&str; 4] = ["a", "b", "c", "dd"];
     let directory = scratch();

@@ -5,7 +5,8 @@ use dssefs::config::{Config, RawConfig, Source};
 use dssefs::object::{Bucket, Key, Name, Prefix};
 use dssefs::policy::{EncryptionContext, KeyArn};
 
-/// A name, a prefix, a bucket or an ARN that is taken keeps its text and its rule, wherever it is put together with others.
+/// A name, a prefix, a bucket or an ARN that is taken keeps its text and its rule, wherever it is put together with
+/// others.
 pub fn names(data: &[u8]) {
     let (first, second) = data.split_at(data.len() / 2);
     let named = |bytes: &[u8]| match Name::from_bytes(bytes) {

@@ -1,11 +1,11 @@
 //! Leaving the terminal.
 //!
-//! The parent runs the program again with the same arguments and `--child`, and waits until the child reports that the mount
-//! answers, or ends. A fork without exec is no choice: it would carry one thread of a runtime into the child. Until the mount
-//! answers, the child has the parent's standard error, so nothing that it says is lost.
+//! The parent runs the program again with the same arguments and `--child`, and waits until the child reports that the
+//! mount answers, or ends. A fork without exec is no choice: it would carry one thread of a runtime into the child.
+//! Until the mount answers, the child has the parent's standard error, so nothing that it says is lost.
 //!
-//! The directory that the parent has checked is the child's standard input: nobody asks for its name again. The report is a number of bytes
-//! and then these bytes, as the name of a directory may hold anything, line breaks too.
+//! The directory that the parent has checked is the child's standard input: nobody asks for its name again. The report
+//! is a number of bytes and then these bytes, as the name of a directory may hold anything, line breaks too.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -32,7 +32,8 @@ pub(super) fn start(directory: OwnedFd) -> Exit {
     }
 }
 
-/// `--child` stands behind the name of the command: at the end, it would be a directory where the arguments have a `--`.
+/// `--child` stands behind the name of the command: at the end, it would be a directory where the arguments have a
+/// `--`.
 fn spawn(directory: OwnedFd) -> io::Result<Child> {
     let mut arguments = std::env::args_os().skip(1);
     let mut command = Command::new(own_program());
@@ -47,7 +48,8 @@ pub(super) fn directory_of_parent() -> io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// This program by its path, so that the system calls the daemon by its name; after an upgrade in between, by its descriptor.
+/// This program by its path, so that the system calls the daemon by its name; after an upgrade in between, by its
+/// descriptor.
 pub(super) fn own_program() -> PathBuf {
     std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }

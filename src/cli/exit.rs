@@ -30,8 +30,8 @@ pub enum Exit {
     Busy = 9,
     /// Something that should not happen.
     Internal = 10,
-    /// The mount has ended with changes that the store did not take: kept or lost, as the message says. Or a recovery left some, or
-    /// they keep `umount` from ending the mount.
+    /// The mount has ended with changes that the store did not take: kept or lost, as the message says. Or a recovery
+    /// left some, or they keep `umount` from ending the mount.
     Unsaved = 11,
     /// What was kept on the local disk is not as it was written.
     Damaged = 12,

@@ -1,8 +1,8 @@
 //! The command line: one file for each command, the list of exit codes, and everything that the program prints.
 //!
-//! The room decides nothing about files or encryption: it reads arguments, starts the daemon or the endpoint, and tells people
-//! and scripts how it went. What it promises to scripts is listed in `docs/CLI.md`. It may use `config`, `daemon` and
-//! `emulator`.
+//! The room decides nothing about files or encryption: it reads arguments, starts the daemon or the endpoint, and tells
+//! people and scripts how it went. What it promises to scripts is listed in `docs/CLI.md`. It may use `config`,
+//! `daemon` and `emulator`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the room that talks to the terminal")]
 
@@ -52,7 +52,8 @@ enum Command {
     /// Mount and unmount for a daemon that has given up the right to; started by `mount`
     #[command(hide = true)]
     Porter(porter::Arguments),
-    /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on disk
+    /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on
+    /// disk
     #[cfg(feature = "serve")]
     Serve(serve::Arguments),
     /// Start an endpoint, mount a bucket of it, and take a tour
@@ -91,7 +92,8 @@ fn usage(error: &clap::Error) -> Exit {
     if error.use_stderr() { Exit::Usage } else { Exit::Ok }
 }
 
-/// The same mistake in the same arguments, written as they may be printed: the parser quotes them, between line breaks of its own.
+/// The same mistake in the same arguments, written as they may be printed: the parser quotes them, between line breaks
+/// of its own.
 fn mistake(error: clap::Error, given: impl Iterator<Item = OsString>) -> clap::Error {
     let given: Vec<OsString> = given.collect();
     let printable: Vec<OsString> = given.iter().map(|argument| shown(argument).into()).collect();
@@ -219,7 +221,8 @@ mod tests {
         let Some(flag) = argument.get_long().filter(|flag| *flag != "help") else { return };
         let takes_value = argument.get_action().takes_values();
         let real = argument.get_default_values().first().and_then(|value| value.to_str()).filter(|_| takes_value);
-        // What several commands share is in the table of `mount`; but where a command chooses later than clap, it chooses for itself.
+        // What several commands share is in the table of `mount`; but where a command chooses later than clap, it
+        // chooses for itself.
         let shared = || row("mount", flag).map(|row| Row { default: row.default.filter(|_| real.is_some()), ..row });
         let Some(Row { variable, default }) = row(command, flag).or_else(shared) else {
             assert!(PAGE.contains(&format!("`--{flag}`")), "docs/CLI.md does not name --{flag} of {command}");

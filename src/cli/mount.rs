@@ -32,8 +32,8 @@ pub(super) struct Arguments {
     child: bool,
 }
 
-/// Mounts; in the background unless told otherwise. The parent checks the options too, so that mistakes are told before a
-/// process is started.
+/// Mounts; in the background unless told otherwise. The parent checks the options too, so that mistakes are told before
+/// a process is started.
 pub(super) fn run(arguments: &Arguments) -> Exit {
     // Before anything is opened.
     if let Err(error) = daemon::close_inherited() {
@@ -132,8 +132,8 @@ impl Owner for Console {
     }
 }
 
-/// In the foreground the terminal is gone, unless nohup(1) has said that it does not matter. In the background it is the custom of daemons
-/// that their log was renamed.
+/// In the foreground the terminal is gone, unless nohup(1) has said that it does not matter. In the background it is
+/// the custom of daemons that their log was renamed.
 fn hangup(config: &Config, place: Place) -> Hangup {
     match place {
         Place::Foreground if !is_hangup_ignored() => Hangup::Ends,
@@ -180,7 +180,8 @@ fn prepare(config: &Config, place: Place) -> Result<Logging, PrepareError> {
     logging::start(&config.log, place).map_err(PrepareError::Log)
 }
 
-/// One line, on which a waiting parent or script relies. When the parent is gone, nobody knows of the mount: it is taken down.
+/// One line, on which a waiting parent or script relies. When the parent is gone, nobody knows of the mount: it is
+/// taken down.
 fn announce(mounted: &Mounted, place: Place) {
     let Mounted { source, mountpoint, key } = mounted;
     let sentence = format!("{} is mounted at {} (DSSE-KMS under {})", shown(source), shown(mountpoint), shown(key));

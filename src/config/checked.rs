@@ -96,8 +96,8 @@ pub struct Connection {
     pub attempts_max: u32,
     /// How long one try may take; those that move much are given more.
     pub attempt_timeout: Duration,
-    /// How long a request may take with all its tries. A program that waits for the mount cannot be killed meanwhile, so this
-    /// is also the longest that it hangs.
+    /// How long a request may take with all its tries. A program that waits for the mount cannot be killed meanwhile,
+    /// so this is also the longest that it hangs.
     pub operation_timeout: Duration,
     /// Requests in a second that cost a KMS call; 0: no limit.
     pub kms_requests_per_second_max: u32,
@@ -155,7 +155,8 @@ impl Config {
         Config::check_on(raw, Mountpoint::open(&raw.mountpoint))
     }
 
-    /// Checks all options of a process that was handed the directory to mount on. It does not ask for the directory's name again.
+    /// Checks all options of a process that was handed the directory to mount on. It does not ask for the directory's
+    /// name again.
     ///
     /// # Errors
     /// As [`Config::check`].
@@ -215,7 +216,8 @@ impl Config {
                 log: log?,
             })
         };
-        // Whatever is missing above is in the list; what is in the list need not be missing: the connection is always there.
+        // Whatever is missing above is in the list; what is in the list need not be missing: the connection is always
+        // there.
         assemble().filter(|_| problems.is_empty()).ok_or(Problems(problems))
     }
 
@@ -316,8 +318,8 @@ fn check_budget(flag: &'static str, text: &str, bytes_min: u64) -> Result<u64, P
     }
 }
 
-/// `/var/tmp`, not `/tmp`: the latter is memory on many systems, and the spill is what memory has no room for. What has to survive a
-/// reboot stands where programs keep their state (file-hierarchy(7)), which nobody tidies.
+/// `/var/tmp`, not `/tmp`: the latter is memory on many systems, and the spill is what memory has no room for. What has
+/// to survive a reboot stands where programs keep their state (file-hierarchy(7)), which nobody tidies.
 pub(super) fn check_spill_dir(given: Option<&Path>, keys: SpillKeys) -> Result<PathBuf, Problem> {
     let uid = rustix::process::getuid();
     match (given, keys) {
@@ -332,7 +334,8 @@ pub(super) fn check_spill_dir(given: Option<&Path>, keys: SpillKeys) -> Result<P
     }
 }
 
-/// KMS makes data keys under customer managed keys only: `aws/s3` is S3's own ("AWS managed keys", KMS Developer Guide).
+/// KMS makes data keys under customer managed keys only: `aws/s3` is S3's own ("AWS managed keys", KMS Developer
+/// Guide).
 fn check_journal(raw: &RawConfig) -> Result<Option<JournalKeys>, Problem> {
     if raw.spill_keys == SpillKeys::Memory {
         let needless = [

@@ -62,8 +62,8 @@ fn host(rest: &str) -> Option<&str> {
     (port && is_host).then_some(host)
 }
 
-/// The characters of names of hosts, and the underscore that some have. With others, such as a backslash, two readers of a URL may see
-/// two hosts in it.
+/// The characters of names of hosts, and the underscore that some have. With others, such as a backslash, two readers
+/// of a URL may see two hosts in it.
 fn is_of_a_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._".contains(&byte)
 }

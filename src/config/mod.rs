@@ -1,9 +1,9 @@
 //! The options of a mount: as given ([`RawConfig`]) and as checked ([`Config`]).
 //!
-//! Options come from flags and from the environment (`DSSEFS_*`), which clap fills into [`RawConfig`]. [`Config::check`] turns
-//! them into types whose constructors are the checks, and reports every problem at once, each with a sentence that says what to
-//! do. The room looks at the mount point and asks the network nothing: what the bucket and the key say is the daemon's to find
-//! out. It may use `mounts`, `object` and `policy`.
+//! Options come from flags and from the environment (`DSSEFS_*`), which clap fills into [`RawConfig`].
+//! [`Config::check`] turns them into types whose constructors are the checks, and reports every problem at once, each
+//! with a sentence that says what to do. The room looks at the mount point and asks the network nothing: what the
+//! bucket and the key say is the daemon's to find out. It may use `mounts`, `object` and `policy`.
 
 mod checked;
 mod endpoint;

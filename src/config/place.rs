@@ -1,7 +1,7 @@
 //! The mount point: opened once, and from then on a descriptor.
 //!
-//! Whoever may rename a directory above it can make its name lead elsewhere at any later moment. What was checked is what is mounted on
-//! only as long as nobody asks for the name again.
+//! Whoever may rename a directory above it can make its name lead elsewhere at any later moment. What was checked is
+//! what is mounted on only as long as nobody asks for the name again.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -72,7 +72,8 @@ impl Mountpoint {
         }
     }
 
-    /// Whether the directory has names in it, which nobody sees while it is mounted on. False where this user may not look.
+    /// Whether the directory has names in it, which nobody sees while it is mounted on. False where this user may not
+    /// look.
     #[must_use]
     pub fn has_content(&self) -> bool {
         std::fs::read_dir(mounts::by_descriptor(&self.directory)).is_ok_and(|mut names| names.next().is_some())
@@ -99,7 +100,8 @@ fn remedy(kind: &str) -> &'static str {
     if kind == "fuse.dssefs" { "dssefs umount" } else { "umount" }
 }
 
-/// Whether the daemon of a mount has ended. One that hangs is given a limited time: the question is asked by a thread that may be left alone.
+/// Whether the daemon of a mount has ended. One that hangs is given a limited time: the question is asked by a thread
+/// that may be left alone.
 fn is_dead(directory: OwnedFd) -> bool {
     let (answer, answered) = channel();
     std::thread::spawn(move || {

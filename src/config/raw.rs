@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 
 /// The options of `dssefs mount`, each also taken from the environment variable that its help names.
 ///
-/// Values that need more than a list of choices stay texts here, so that [`super::Config::check`] can report all that is wrong
-/// with them at once; clap would stop at the first.
+/// Values that need more than a list of choices stay texts here, so that [`super::Config::check`] can report all that
+/// is wrong with them at once; clap would stop at the first.
 #[derive(Args, Clone, Debug)]
 pub struct RawConfig {
     /// The bucket (or the ARN of an access point), and below it what becomes the root of the mount
@@ -72,16 +72,17 @@ pub struct RawConfig {
     /// Disk for the doubly sealed spill, in the same units
     #[arg(long, env = "DSSEFS_SPILL", value_name = "SIZE", default_value = "16GiB", help_heading = "Budgets")]
     pub spill: String,
-    /// The directory of the spill, made private to you when it is missing [default: /var/tmp/dssefs-UID; with --spill-keys kms
-    /// /var/lib/dssefs, or for users other than root $XDG_STATE_HOME/dssefs, else ~/.local/state/dssefs]
+    /// The directory of the spill, made private to you when it is missing [default: /var/tmp/dssefs-UID; with
+    /// --spill-keys kms /var/lib/dssefs, or for users other than root $XDG_STATE_HOME/dssefs, else
+    /// ~/.local/state/dssefs]
     #[arg(long, env = "DSSEFS_SPILL_DIR", value_name = "DIR", help_heading = "Budgets")]
     pub spill_dir: Option<PathBuf>,
 
     /// Whose keys the spill is sealed with
     #[arg(long, env = "DSSEFS_SPILL_KEYS", value_enum, default_value_t, help_heading = "Budgets")]
     pub spill_keys: SpillKeys,
-    /// A KMS key that wraps the spill's keys; given twice, the first is for the inner layer and the second for the outer [default: the key of
-    /// the objects]
+    /// A KMS key that wraps the spill's keys; given twice, the first is for the inner layer and the second for the
+    /// outer [default: the key of the objects]
     #[arg(long, env = "DSSEFS_SPILL_KMS_KEY_ID", value_name = "KEY", help_heading = "Budgets")]
     pub spill_kms_key_id: Vec<String>,
     /// How long the keys of --spill-keys kms are sealed with before new ones take their place: 1s to 24h [default: 24h]
@@ -91,8 +92,8 @@ pub struct RawConfig {
     #[arg(long, env = "DSSEFS_COMMIT", value_enum, default_value_t, help_heading = "Budgets")]
     pub commit: Commit,
 
-    /// At the end of the mount: how long the store may give no sign of life before unsaved changes are given up, or left to the journal:
-    /// 100ms to 24h
+    /// At the end of the mount: how long the store may give no sign of life before unsaved changes are given up, or
+    /// left to the journal: 100ms to 24h
     #[arg(long, env = "DSSEFS_STOP_TIMEOUT", value_name = "TIME", default_value = "30s", help_heading = "Budgets")]
     pub stop_timeout: String,
 
@@ -145,8 +146,8 @@ pub struct RawStore {
     /// How long one try may take, 100ms to 24h: 500ms, 30s, 2m; those that move much are given more
     #[arg(long, env = "DSSEFS_ATTEMPT_TIMEOUT", value_name = "TIME", default_value = "30s", help_heading = "Store")]
     pub attempt_timeout: String,
-    /// How long a request may take with all its tries, and so the longest that a program waits for it, 100ms to 24h; those that
-    /// move much are given more
+    /// How long a request may take with all its tries, and so the longest that a program waits for it, 100ms to 24h;
+    /// those that move much are given more
     #[arg(long, env = "DSSEFS_OPERATION_TIMEOUT", value_name = "TIME", default_value = "3m", help_heading = "Store")]
     pub operation_timeout: String,
     /// Requests in a second that cost a call to KMS, whose quota the whole account shares; 0: as many as there are

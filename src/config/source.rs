@@ -31,7 +31,8 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Reads `BUCKET`, `BUCKET/PREFIX`, either with `s3://` before it, or the ARN of an access point in the bucket's place.
+    /// Reads `BUCKET`, `BUCKET/PREFIX`, either with `s3://` before it, or the ARN of an access point in the bucket's
+    /// place.
     ///
     /// # Errors
     /// [`SourceError`] says what is wrong and what to do.

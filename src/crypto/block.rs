@@ -27,8 +27,8 @@ pub struct BlockId {
     pub generation: u64,
 }
 
-/// A block as it may go to a disk: ciphertext of both layers. Only a seal makes one; what a disk returns is only claimed to be one
-/// until it is opened.
+/// A block as it may go to a disk: ciphertext of both layers. Only a seal makes one; what a disk returns is only
+/// claimed to be one until it is opened.
 pub struct SealedBlock(Vec<u8>);
 
 impl SealedBlock {

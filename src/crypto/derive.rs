@@ -1,5 +1,5 @@
-//! Keys that do not depend on KMS alone: what is sealed under a data key is sealed under a key derived from it and from a salt of this
-//! host, so that a KMS that gives one key twice does not make a nonce repeat.
+//! Keys that do not depend on KMS alone: what is sealed under a data key is sealed under a key derived from it and from
+//! a salt of this host, so that a KMS that gives one key twice does not make a nonce repeat.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -19,7 +19,8 @@ pub const SALT_BYTES: usize = 32;
 /// Random, drawn once for each pair of data keys, and not secret.
 pub type Salt = [u8; SALT_BYTES];
 
-/// What begins the `info` of a layer's key. The layer's own field follows, so that equal data keys give two layers unequal keys.
+/// What begins the `info` of a layer's key. The layer's own field follows, so that equal data keys give two layers
+/// unequal keys.
 const LAYER_INFO: &[u8] = b"dssefs journal v2 ";
 /// The `info` of the mark of a key that was seen.
 const MARK_INFO: &[u8] = b"dssefs seen key";
@@ -50,8 +51,8 @@ fn derive(salt: &Salt, secret: &[u8], info: &[&[u8]]) -> Result<Key, Error> {
     })
 }
 
-/// The keys that this process has seen, by marks in locked memory: HKDF-SHA-256 of each under a salt that no other process has. They tell
-/// whether a key comes back, and nothing else of it. The oldest mark goes when there are 1,024.
+/// The keys that this process has seen, by marks in locked memory: HKDF-SHA-256 of each under a salt that no other
+/// process has. They tell whether a key comes back, and nothing else of it. The oldest mark goes when there are 1,024.
 #[derive(Default)]
 pub struct SeenKeys {
     salt: OnceLock<Salt>,

@@ -26,8 +26,9 @@ impl Envelope {
         Ok(Envelope { file, inner: LayerKey::generate()?, outer: LayerKey::generate()? })
     }
 
-    /// A new identity under keys derived from two data keys and a new salt, which [`Opener::derived`] asks for. So the keys have never sealed
-    /// anything, and the counters of nonces may begin at zero, even if the data keys were given before.
+    /// A new identity under keys derived from two data keys and a new salt, which [`Opener::derived`] asks for. So the
+    /// keys have never sealed anything, and the counters of nonces may begin at zero, even if the data keys were given
+    /// before.
     ///
     /// # Errors
     /// [`Error::NoRandomness`], [`Error::OutOfMemory`].
@@ -94,7 +95,8 @@ impl Envelope {
 pub struct Opener(Envelope);
 
 impl Opener {
-    /// For what an [`Envelope`] of this identity has sealed that was made [under these data keys](Envelope::under_data_keys) with this salt.
+    /// For what an [`Envelope`] of this identity has sealed that was made [under these data
+    /// keys](Envelope::under_data_keys) with this salt.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -103,7 +105,8 @@ impl Opener {
         Opener::new(file, &inner, &outer)
     }
 
-    /// For what was sealed under these keys themselves, as earlier versions of this program did with the data keys of their journals.
+    /// For what was sealed under these keys themselves, as earlier versions of this program did with the data keys of
+    /// their journals.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].

@@ -11,7 +11,8 @@ use super::{Error, Layer, LayerKey, NonceSource, Tag};
 /// The layer next to the plaintext.
 pub enum Inner {}
 
-/// Whether the inner cipher uses the processor's AES instructions. Without them it is right, but some fifty times slower.
+/// Whether the inner cipher uses the processor's AES instructions. Without them it is right, but some fifty times
+/// slower.
 pub fn hardware_accelerated() -> bool {
     aes_gcm::aes::hardware_accelerated()
 }
@@ -71,7 +72,8 @@ fn pair<'i, 'o>(input: &'i [u8], output: &'o mut [u8]) -> Result<InOutBuf<'i, 'o
 #[allow(clippy::needless_pass_by_value)]
 fn seal(cipher: &Aes256Gcm, nonce: Nonce, aad: &[u8], text: InOutBuf<'_, '_, u8>) -> Result<Tag, Error> {
     let bytes = text.len();
-    // On processors with wide AES instructions the library lays the expanded key out on the stack, each part of it twice.
+    // On processors with wide AES instructions the library lays the expanded key out on the stack, each part of it
+    // twice.
     let tag = on_wiped_stack(|| cipher.encrypt_inout_detached(nonce.bytes().into(), aad, text));
     Ok(tag.map_err(|_| Error::TooLong { bytes })?.into())
 }

@@ -59,9 +59,9 @@ pub trait Layer {
 
 /// The key of one layer, with its counter of nonces.
 ///
-/// It is expanded once, into locked memory, and not for each block: an AES-256 key schedule begins with the key itself, and the
-/// stack on which it would be expanded again is neither locked nor out of core dumps. A FIPS module keeps what it expands in its own heap; what
-/// is locked here then only points there.
+/// It is expanded once, into locked memory, and not for each block: an AES-256 key schedule begins with the key itself,
+/// and the stack on which it would be expanded again is neither locked nor out of core dumps. A FIPS module keeps what
+/// it expands in its own heap; what is locked here then only points there.
 pub struct LayerKey<L: Layer> {
     cipher: Locked<L::Cipher>,
     nonces: NonceCounter,

@@ -1,4 +1,5 @@
-//! HMAC-SHA-256 (RFC 2104, FIPS 198-1): proves who wrote a text that is no secret. The library is that of the outer layer.
+//! HMAC-SHA-256 (RFC 2104, FIPS 198-1): proves who wrote a text that is no secret. The library is that of the outer
+//! layer.
 
 #[cfg(feature = "fips")]
 use aws_lc_rs::hmac;
@@ -49,7 +50,8 @@ impl MacKey {
         self.0.expose()
     }
 
-    /// The code of `parts`. Each part is preceded by its length (8 bytes, little-endian), so no other division has the same code.
+    /// The code of `parts`. Each part is preceded by its length (8 bytes, little-endian), so no other division has the
+    /// same code.
     #[must_use]
     pub fn mac(&self, parts: &[&[u8]]) -> [u8; MAC_BYTES] {
         on_wiped_stack(|| {
@@ -62,8 +64,8 @@ impl MacKey {
         })
     }
 
-    /// Whether `mac` is the code of `parts`, in a time that does not depend on where they differ: the codes of both codes are compared,
-    /// by the library, since it compares none that it has not computed.
+    /// Whether `mac` is the code of `parts`, in a time that does not depend on where they differ: the codes of both
+    /// codes are compared, by the library, since it compares none that it has not computed.
     #[must_use]
     pub fn verifies(&self, parts: &[&[u8]], mac: &[u8; MAC_BYTES]) -> bool {
         let own = self.mac(parts);

@@ -1,5 +1,5 @@
-//! Nonces by the deterministic construction of SP 800-38D, 8.2.1: a fixed field of 32 bits and a counter of 64 bits. Where a library
-//! insists on drawing them itself (8.2.2), they are only counted here.
+//! Nonces by the deterministic construction of SP 800-38D, 8.2.1: a fixed field of 32 bits and a counter of 64 bits.
+//! Where a library insists on drawing them itself (8.2.2), they are only counted here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,8 +8,8 @@ use super::Error;
 /// Bytes of a nonce: the 96 bits that GCM takes without hashing them.
 pub const NONCE_BYTES: usize = 12;
 
-/// A number used once. It can be neither copied nor cloned, comes only from the counter of a key, and is moved into the seal
-/// that uses it up.
+/// A number used once. It can be neither copied nor cloned, comes only from the counter of a key, and is moved into the
+/// seal that uses it up.
 pub struct Nonce([u8; NONCE_BYTES]);
 
 /// How often a key may seal under nonces drawn at random (SP 800-38D, 8.3).

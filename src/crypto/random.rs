@@ -1,5 +1,5 @@
-//! Randomness: getrandom(2), through ring, which waits until the system's generator is seeded. With the feature `fips`, the DRBG of
-//! the FIPS module (SP 800-90A), which seeds itself.
+//! Randomness: getrandom(2), through ring, which waits until the system's generator is seeded. With the feature `fips`,
+//! the DRBG of the FIPS module (SP 800-90A), which seeds itself.
 
 #[cfg(feature = "fips")]
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};

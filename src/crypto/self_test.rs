@@ -5,9 +5,9 @@ use crate::secret::Key;
 use super::nonce::NonceCounter;
 use super::{Error, Inner, Layer, NonceSource, Outer, Tag};
 
-/// Checks both libraries on this machine: the published vectors, what each makes of the other's seal, and that a changed text is
-/// refused. Takes well below a millisecond, so that it can run at every start. A FIPS module has passed its own tests before, or it would
-/// have ended the process; here it must be in FIPS mode.
+/// Checks both libraries on this machine: the published vectors, what each makes of the other's seal, and that a
+/// changed text is refused. Takes well below a millisecond, so that it can run at every start. A FIPS module has passed
+/// its own tests before, or it would have ended the process; here it must be in FIPS mode.
 ///
 /// # Errors
 /// [`Error::SelfTest`] names what is wrong. Nothing may be sealed after that.
@@ -25,7 +25,8 @@ pub fn self_test() -> Result<(), Error> {
     Ok(())
 }
 
-/// Short of, at and beyond the widths at which the libraries change from one inner loop to the next, up to a whole block.
+/// Short of, at and beyond the widths at which the libraries change from one inner loop to the next, up to a whole
+/// block.
 const CROSS_CHECKED_LENGTHS: [usize; 6] = [1, 16, 257, 1024, 4099, 64 * 1024];
 
 /// A case of "The Galois/Counter Mode of Operation" (McGrew and Viega, 2005), appendix B, which NIST took over.

@@ -25,13 +25,15 @@ use super::{StartError, VERSION, recover, sessions};
 
 /// How many nodes are kept that neither the kernel nor an open file refers to: some 300 bytes each.
 const NODES_MAX: usize = 200_000;
-/// What names of listings and open directories may take together, however small --memory is: 64 MiB, or some 150,000 names.
+/// What names of listings and open directories may take together, however small --memory is: 64 MiB, or some 150,000
+/// names.
 const NAMES_BYTES_MIN: u64 = 64 << 20;
 /// HEADs under way ahead of a program that goes through a directory.
 const HEADS_IN_FLIGHT_MAX: usize = 64;
 /// Three signs of life of a mount that renames a directory are missed before another takes it over.
 const RENAME_LEASE: Duration = Duration::from_secs(60);
-/// How the name begins of the object that the proof of permission begins to upload and never makes. The rest of it is random.
+/// How the name begins of the object that the proof of permission begins to upload and never makes. The rest of it is
+/// random.
 const PROBE_NAME: &str = ".dssefs-probe";
 
 /// What the daemon serves.
@@ -49,7 +51,8 @@ pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: Str
     let key = resolve(&kms, &config.key).await?;
     let policy = Policy { key: key.clone(), context: config.context.clone() };
     let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));
-    // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled have to fit.
+    // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled
+    // have to fit.
     let reading = config.memory_bytes_max / 4;
     let writing = config.memory_bytes_max - reading;
     let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
@@ -79,8 +82,9 @@ fn managed(pinned: &Option<KeyArn>) -> String {
     pinned.as_ref().map_or_else(|| "the AWS managed key aws/s3".to_owned(), |arn| format!("aws/s3, which is {arn}"))
 }
 
-/// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it, and that no
-/// write can replace what another host stored meanwhile. The upload that proves it is judged and aborted, so nothing is left.
+/// Proves that the bucket is there and, for a mount that writes, that S3 and KMS let us write DSSE-KMS objects into it,
+/// and that no write can replace what another host stored meanwhile. The upload that proves it is judged and aborted,
+/// so nothing is left.
 async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError> {
     let bucket = &config.bucket;
     let missing = |error| StartError::store(&format!("the bucket {bucket} cannot be used"), &error);
@@ -109,8 +113,8 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
     }
 }
 
-/// Some stores keep the conditions of writes and not those of copies. That is no reason not to mount: what content there is no copy replaces
-/// in place, as the store holds its source against the version that it was made of.
+/// Some stores keep the conditions of writes and not those of copies. That is no reason not to mount: what content
+/// there is no copy replaces in place, as the store holds its source against the version that it was made of.
 async fn prove_copies(config: &Config, gateway: &Arc<Gateway>, key: &Key) {
     match gateway.probe_copies(config.prefix.as_str(), key).await {
         Ok(Some(Conditions::Broken(how))) => tracing::warn!(

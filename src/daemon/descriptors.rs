@@ -2,8 +2,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one. Each file with spilled changes has a descriptor, as has each request under way, and the
-/// soft limit is often 1,024 for the sake of programs that use select(2) (systemd.exec(5), LimitNOFILE).
+/// Raises the soft limit to the hard one. Each file with spilled changes has a descriptor, as has each request under
+/// way, and the soft limit is often 1,024 for the sake of programs that use select(2) (systemd.exec(5), LimitNOFILE).
 pub(super) fn raise_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {

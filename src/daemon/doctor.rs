@@ -25,8 +25,8 @@ pub enum Finding {
     Bad(StartError),
 }
 
-/// Looks at the store, the key, and what is left on this host. Makes no object. With `abort_leftovers` the uploads that crashed mounts of
-/// this host left are aborted; without, they are counted.
+/// Looks at the store, the key, and what is left on this host. Makes no object. With `abort_leftovers` the uploads that
+/// crashed mounts of this host left are aborted; without, they are counted.
 ///
 /// # Errors
 /// There are no credentials or no Region, or the runtime cannot be started. All else is a [`Finding`].

@@ -26,10 +26,12 @@ impl Identity {
         geteuid().as_raw() == self.user
     }
 
-    /// Does `work` with the rights of this user over files, and no others: in a thread of its own, whose credentials end with it.
+    /// Does `work` with the rights of this user over files, and no others: in a thread of its own, whose credentials
+    /// end with it.
     ///
-    /// The thread changes its *effective* ids alone. With the real ids as well, the user could send it signals, and on hosts with
-    /// `fs.suid_dumpable=1` read the memory of this process (ptrace(2)). File access goes by the effective ids.
+    /// The thread changes its *effective* ids alone. With the real ids as well, the user could send it signals, and on
+    /// hosts with `fs.suid_dumpable=1` read the memory of this process (ptrace(2)). File access goes by the effective
+    /// ids.
     ///
     /// # Errors
     /// Those of `work`; or this process may not become that user.

@@ -1,12 +1,14 @@
 //! What became of unsaved changes at the end of a mount, reported to the process that has unmounted it.
 //!
-//! That is another process, and not the daemon's parent, so it does not learn the exit code. It lays a slip for the daemon into the spill
-//! directory, where both may write. The daemon notes in it that the kernel let go of the mount and that it saves, and then how that ended.
-//! The process that laid it reads and removes it. A daemon that finds none writes none, so that nothing is left behind. A slip has numbers
-//! and no names, which must not rest on the disk in clear.
+//! That is another process, and not the daemon's parent, so it does not learn the exit code. It lays a slip for the
+//! daemon into the spill directory, where both may write. The daemon notes in it that the kernel let go of the mount
+//! and that it saves, and then how that ended. The process that laid it reads and removes it. A daemon that finds none
+//! writes none, so that nothing is left behind. A slip has numbers and no names, which must not rest on the disk in
+//! clear.
 //!
-//! Root may lay a slip for another user's daemon. The path comes from that user then, who may change what it leads to at any moment. So the
-//! directory is opened once, with the user's rights, its owner is checked on the descriptor, and everything is done relative to that.
+//! Root may lay a slip for another user's daemon. The path comes from that user then, who may change what it leads to
+//! at any moment. So the directory is opened once, with the user's rights, its owner is checked on the descriptor, and
+//! everything is done relative to that.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -52,7 +54,8 @@ fn name_of(pid: u32) -> String {
     format!("ended-{pid}")
 }
 
-/// Notes in the slip of this process, if there is one, that the kernel let go of the mount: from here on the daemon only saves.
+/// Notes in the slip of this process, if there is one, that the kernel let go of the mount: from here on the daemon
+/// only saves.
 pub(super) fn tell_saving(directory: &Path) {
     append(directory, SAVING);
 }
@@ -76,12 +79,12 @@ impl LastWord {
 }
 
 impl Slip {
-    /// A slip for the daemon `pid` of the user `mounter`, whose spill directory is `directory`. One of an earlier process of that number is
-    /// replaced.
+    /// A slip for the daemon `pid` of the user `mounter`, whose spill directory is `directory`. One of an earlier
+    /// process of that number is replaced.
     ///
     /// # Errors
-    /// The directory is not there, or does not belong to the mounter (root's daemon may have another user's), or others may write to it,
-    /// or its owner may not.
+    /// The directory is not there, or does not belong to the mounter (root's daemon may have another user's), or others
+    /// may write to it, or its owner may not.
     pub fn lay(directory: &Path, pid: u32, mounter: Identity) -> io::Result<Slip> {
         let is_own = mounter.is_own();
         let directory = mounter.run(|| open_directory(directory, is_own))?;
@@ -124,8 +127,9 @@ fn open_directory(path: &Path, is_own: bool) -> io::Result<OwnedFd> {
     Ok(open(path, if is_own { flags } else { flags | OFlags::NOFOLLOW }, Mode::empty())?)
 }
 
-/// With whose rights the slip is laid: those of the directory's owner, who is the mounter. The daemon of root may have been given another
-/// user's directory; that user could then have root write elsewhere, so root becomes that user for it.
+/// With whose rights the slip is laid: those of the directory's owner, who is the mounter. The daemon of root may have
+/// been given another user's directory; that user could then have root write elsewhere, so root becomes that user for
+/// it.
 fn owner_of(directory: &OwnedFd, mounter: Identity) -> io::Result<Identity> {
     let found = fstat(directory)?;
     if found.st_uid != mounter.user && mounter.user != 0 {

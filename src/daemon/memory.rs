@@ -22,7 +22,8 @@ pub(super) struct Protected {
     pub(super) keys: Result<(), KeysUnlocked>,
 }
 
-/// Protects the memory, and warns of what does not hold. To be called before there are keys: memory that was refused is not asked for again.
+/// Protects the memory, and warns of what does not hold. To be called before there are keys: memory that was refused is
+/// not asked for again.
 pub(super) fn protect() -> Protected {
     let hardening = harden_process();
     for (measure, error) in hardening.failures() {
@@ -89,7 +90,8 @@ fn is_safe(sys: &Path, area: &Path) -> bool {
     directory.is_ok_and(|directory| is_safe_device(&directory, DEVICES_DEEP_MAX))
 }
 
-/// Whether a block device, by its directory in sysfs, is dm-crypt or memory, or lies on nothing but such devices (LVM and the like).
+/// Whether a block device, by its directory in sysfs, is dm-crypt or memory, or lies on nothing but such devices (LVM
+/// and the like).
 fn is_safe_device(directory: &Path, deep_max: usize) -> bool {
     let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_default();
     let name = directory.file_name().unwrap_or_default().to_string_lossy();

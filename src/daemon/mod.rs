@@ -1,4 +1,5 @@
-//! Builds the house from bottom to top, proves that the store can do what is promised, serves, and takes the house down again.
+//! Builds the house from bottom to top, proves that the store can do what is promised, serves, and takes the house down
+//! again.
 //!
 //! Nothing here knows what a file is. It may use every room below it.
 
@@ -148,8 +149,8 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
 }
 
 impl House {
-    /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have files open
-    /// had their time to close them. Then makes safe what is left.
+    /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have
+    /// files open had their time to close them. Then makes safe what is left.
     fn serve(self, owner: Arc<dyn Owner>) -> Result<(), StartError> {
         let House { runtime, vfs, ending, journal, server, unmounter, mut signals } = self;
         let unmounter = Arc::new(unmounter);

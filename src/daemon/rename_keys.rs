@@ -1,9 +1,10 @@
 //! The keys that sign journals of directories' renames: a data key of KMS, or else one that this host keeps.
 //!
-//! The journals lie in the bucket, where more people may write than may use the KMS key directly. A data key is made at the first rename,
-//! and each journal has it in wrapped form; KMS gives it back only for the same source and purpose. Where KMS cannot be had, because
-//! the mount has no key of its own (`aws/s3`) or may not call KMS directly, 32 random bytes in the spill directory take its place. They
-//! lie there in the clear: what they prove is "a mount of this user on this host", and that user reads the directory anyhow.
+//! The journals lie in the bucket, where more people may write than may use the KMS key directly. A data key is made at
+//! the first rename, and each journal has it in wrapped form; KMS gives it back only for the same source and purpose.
+//! Where KMS cannot be had, because the mount has no key of its own (`aws/s3`) or may not call KMS directly, 32 random
+//! bytes in the spill directory take its place. They lie there in the clear: what they prove is "a mount of this user
+//! on this host", and that user reads the directory anyhow.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -134,8 +135,8 @@ impl RenameKeys {
         Ok(Named { name: KeyName::Kms { arn: arn.to_string(), wrapped }, key })
     }
 
-    /// At most one kms:Decrypt for each wrapped key. It is asked for under this mount's own KMS key alone: a key that an attacker has
-    /// would unwrap what the attacker has wrapped.
+    /// At most one kms:Decrypt for each wrapped key. It is asked for under this mount's own KMS key alone: a key that
+    /// an attacker has would unwrap what the attacker has wrapped.
     async fn unwrap(&self, arn: &str, wrapped: &str, root: &Prefix) -> Result<Arc<MacKey>, NoKey> {
         let Some(own) = self.arn.as_ref().filter(|own| own.as_str() == arn) else {
             return Err(NoKey::Elsewhere(format!(
@@ -286,7 +287,8 @@ fn require_own(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the key's file under another name, so that no mount ever reads a half of it. Of two mounts that begin together one wins.
+/// Makes the key's file under another name, so that no mount ever reads a half of it. Of two mounts that begin together
+/// one wins.
 fn make_key(directory: &Path) -> io::Result<MacKey> {
     let key = MacKey::random().map_err(io::Error::other)?;
     let mut file = tempfile::Builder::new().prefix(".rename-key-").tempfile_in(directory)?;

@@ -26,8 +26,8 @@ const BUSY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long from one look at such a session to the next.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
-/// What [`journal::sessions_of`] finds of `source` in `directory`. A mount of `source` that is ending may still have acknowledged files that the store
-/// does not have: without them, a name that a program has closed would not be there.
+/// What [`journal::sessions_of`] finds of `source` in `directory`. A mount of `source` that is ending may still have
+/// acknowledged files that the store does not have: without them, a name that a program has closed would not be there.
 pub(super) async fn ended(
     source: &str,
     directory: &Path,
@@ -78,8 +78,8 @@ pub(super) async fn begin(
     Ok(Journal::create(directory, NewSession { source: source.to_owned(), name, keys }, budget)?)
 }
 
-/// Gives `journal` new keys whenever their lifetime has passed, for as long as somebody else holds it. While KMS gives none, the present
-/// ones stay in use: what programs write has to be kept.
+/// Gives `journal` new keys whenever their lifetime has passed, for as long as somebody else holds it. While KMS gives
+/// none, the present ones stay in use: what programs write has to be kept.
 pub(super) async fn renew(kms: Kms, JournalKeys { wrapping, lifetime }: JournalKeys, journal: Weak<Journal>) {
     let mut pause = lifetime;
     // One that failed has used its number up: KMS may have bound keys to it.
@@ -120,15 +120,16 @@ pub(super) async fn open(kms: &Kms, session: Session) -> Result<Left, StartError
     Ok(Left::read(session, &keys)?)
 }
 
-/// The session that data keys are bound to: KMS gives them back only for the same mount and session, so that no session passes for another's.
+/// The session that data keys are bound to: KMS gives them back only for the same mount and session, so that no session
+/// passes for another's.
 struct Bound<'a> {
     source: &'a str,
     session: &'a str,
 }
 
 impl Bound<'_> {
-    /// The encryption context of one key. With `number`, which keys of version 1 do not have, no key passes for that of the other layer or
-    /// of another time either.
+    /// The encryption context of one key. With `number`, which keys of version 1 do not have, no key passes for that of
+    /// the other layer or of another time either.
     fn context(&self, layer: Layer, number: Option<u32>) -> Vec<(&'static str, String)> {
         let mut pairs = vec![("dssefs:source", self.source.to_owned()), ("dssefs:session", self.session.to_owned())];
         if let Some(number) = number {
@@ -145,8 +146,8 @@ async fn new_keys(kms: &Kms, wrapping: &[KeyChoice; 2], bound: &Bound<'_>, numbe
     Ok(NewKeys { number, wrapped: [wrapped_inner, wrapped_outer], inner, outer })
 }
 
-/// One kms:GenerateDataKey. A key that came before, for the other layer or at another time, is refused: KMS or what answers in its name does
-/// not draw keys at random.
+/// One kms:GenerateDataKey. A key that came before, for the other layer or at another time, is refused: KMS or what
+/// answers in its name does not draw keys at random.
 async fn new_key(
     kms: &Kms,
     choice: &KeyChoice,

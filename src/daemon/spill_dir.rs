@@ -1,10 +1,12 @@
 //! The spill directory: this user's, and out of the reach of every other user but root.
 //!
-//! What is in it is sealed. But a user who may write to it, or to a directory above it, could put sessions and lists of uploads there, take
-//! them away, or put another directory in its place. A user who may open it can hold its lock, for which mounts wait.
+//! What is in it is sealed. But a user who may write to it, or to a directory above it, could put sessions and lists of
+//! uploads there, take them away, or put another directory in its place. A user who may open it can hold its lock, for
+//! which mounts wait.
 //!
-//! The rules are those of OpenSSH (`StrictModes`), held on descriptors: the path is walked once, each component is opened relative to the one
-//! before it, and links are followed by hand. What comes out is a path without links that no other user can change.
+//! The rules are those of OpenSSH (`StrictModes`), held on descriptors: the path is walked once, each component is
+//! opened relative to the one before it, and links are followed by hand. What comes out is a path without links that no
+//! other user can change.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -38,8 +40,8 @@ pub(super) struct SpillDir {
 }
 
 impl SpillDir {
-    /// Opens the directory, and makes it with mode 0700 where it is missing, with the directories above it that are missing. Nothing is made
-    /// below a directory that another user may change.
+    /// Opens the directory, and makes it with mode 0700 where it is missing, with the directories above it that are
+    /// missing. Nothing is made below a directory that another user may change.
     ///
     /// # Errors
     /// [`StartError::Argument`] names the component that cannot be used or trusted, its owner and its mode.
@@ -108,8 +110,9 @@ impl Aim {
     }
 }
 
-/// Where the log's file is, by a path without links above it that no other user can change. Asked by root alone, whose log would else be
-/// opened where the owner of a directory above it likes. A directory that is not there is told by who opens the file.
+/// Where the log's file is, by a path without links above it that no other user can change. Asked by root alone, whose
+/// log would else be opened where the owner of a directory above it likes. A directory that is not there is told by who
+/// opens the file.
 ///
 /// # Errors
 /// [`StartError::Argument`] names the component that cannot be trusted.
@@ -128,7 +131,8 @@ fn spill(walked: Result<Option<Place>, String>) -> Result<Option<SpillDir>, Stri
     Ok(Some(SpillDir { path, directory: descriptor }))
 }
 
-/// Walks an absolute path. An error is a sentence for a person. The rules of a spill directory itself are harder, and come after this.
+/// Walks an absolute path. An error is a sentence for a person. The rules of a spill directory itself are harder, and
+/// come after this.
 fn walk(path: &Path, make: bool, aim: Aim) -> Result<Option<Place>, String> {
     let (user, wanted) = (geteuid().as_raw(), shown(path));
     let mut places = vec![root(user, &wanted, aim)?];
@@ -208,7 +212,8 @@ fn enter(parent: &Place, name: &OsStr, make: bool, aim: Aim) -> Result<Option<Pl
     Ok(Some(Place { path, descriptor, mount }))
 }
 
-/// A user's FUSE file system shows what that user wants: owners and modes are not to be believed, and may change from one look to the next.
+/// A user's FUSE file system shows what that user wants: owners and modes are not to be believed, and may change from
+/// one look to the next.
 fn refuse_mounts_of_others(place: &Place, user: u32, aim: Aim) -> Result<(), String> {
     let mount = Mount::with_id(place.mount).map_err(|error| format!("the table of mounts cannot be read: {error}"))?;
     match mount.and_then(|mount| mount.user).filter(|owner| ![ROOT, user].contains(owner)) {

@@ -14,12 +14,14 @@ use crate::vfs::{KeptPart, Unsaved, Vfs};
 
 use super::{Hangup, LastWord, Owner, StartError, last_word};
 
-/// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the last commit.
+/// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the
+/// last commit.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// What makes the end of a mount come in a bounded time, also when the store is dead. As long as that gives a sign of life, by an answer
-/// to any request or by a byte that it takes, saving goes on; after `silence_max` without one, each request has another second and then
-/// fails, so that its file goes where failed commits go: into the journal, if there is one, or into the list of what was lost.
+/// What makes the end of a mount come in a bounded time, also when the store is dead. As long as that gives a sign of
+/// life, by an answer to any request or by a byte that it takes, saving goes on; after `silence_max` without one, each
+/// request has another second and then fails, so that its file goes where failed commits go: into the journal, if there
+/// is one, or into the list of what was lost.
 pub(super) struct Ending {
     pub(super) gateway: Arc<Gateway>,
     pub(super) silence_max: Duration,
@@ -33,7 +35,8 @@ impl Ending {
     }
 }
 
-/// SIGTERM, SIGINT, and SIGHUP as its owner wants it. Made before anybody learns that the mount is there: from then on they end it and not the process.
+/// SIGTERM, SIGINT, and SIGHUP as its owner wants it. Made before anybody learns that the mount is there: from then on
+/// they end it and not the process.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -81,15 +84,16 @@ pub(super) async fn reopen_log(mut hangups: Signal, unmounter: Arc<Unmounter>, o
     }
 }
 
-/// Waits for a signal that ends the mount, makes all changes safe, and unmounts; returns when programs that still had files open had their time
-/// to close them. A second signal cuts each wait short.
+/// Waits for a signal that ends the mount, makes all changes safe, and unmounts; returns when programs that still had
+/// files open had their time to close them. A second signal cuts each wait short.
 pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Ending, unmounter: Arc<Unmounter>) {
     signals.next().await;
     // A terminal that goes is told of by the kernel and by the shell. That is no second wish.
     signals.hangup = None;
     ending.begin();
     tracing::info!(unsaved = vfs.unsaved_count(), "asked to stop: saving changes and unmounting");
-    // A task of its own: to drop a commit in its middle is to lose sight of an upload that may have the only copy of its parts.
+    // A task of its own: to drop a commit in its middle is to lose sight of an upload that may have the only copy of
+    // its parts.
     let mut saving = tokio::spawn(async move { vfs.save_all().await });
     tokio::select! { _ = &mut saving => {}, () = signals.next() => {} }
     // Whether or not the kernel lets go, the daemon ends, and the connection with it.

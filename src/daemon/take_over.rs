@@ -10,8 +10,9 @@ use crate::write::{Engine, Kept};
 use super::recover::{Outcome, send_all, usable};
 use super::{StartError, sessions};
 
-/// Sends what earlier mounts of `source` left. What cannot be sent now goes over into `journal`, sealed under new keys, for the next
-/// start or for `dssefs recover`. When this returns, nothing in the sessions that are given back is of use any more.
+/// Sends what earlier mounts of `source` left. What cannot be sent now goes over into `journal`, sealed under new keys,
+/// for the next start or for `dssefs recover`. When this returns, nothing in the sessions that are given back is of use
+/// any more.
 ///
 /// # Errors
 /// A session cannot be opened, or has no room in `journal`. All that went over is still where it came from.
@@ -42,7 +43,8 @@ pub(super) async fn take_over(
     Ok(lefts)
 }
 
-/// Seals an entry again, under the keys of `journal`. A description that this version cannot read is carried over as it is.
+/// Seals an entry again, under the keys of `journal`. A description that this version cannot read is carried over as it
+/// is.
 fn carry_over(left: &Left, entry: EntryId, reason: &str, journal: &Journal) -> Result<(), StartError> {
     let Some((_, entry)) = left.entries().find(|(id, _)| *id == entry) else { return Ok(()) };
     let told = |kept| Kept { reason: Some(reason.to_owned()), ..kept }.encode();

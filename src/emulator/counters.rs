@@ -56,8 +56,8 @@ impl Counters {
 
 /// The live counts of the S3 side.
 ///
-/// The map is locked once for each request, to find its meter; the meter itself is lock-free, because it is fed with every
-/// frame of a body.
+/// The map is locked once for each request, to find its meter; the meter itself is lock-free, because it is fed with
+/// every frame of a body.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     meters: Mutex<BTreeMap<&'static str, Arc<Meter>>>,
@@ -85,7 +85,8 @@ impl Tally {
         meters.iter().map(|(name, meter)| ((*name).to_owned(), meter.count())).collect()
     }
 
-    /// Starts from zero. Requests that are under way go on feeding the old meters, so they do not leak into the new counts.
+    /// Starts from zero. Requests that are under way go on feeding the old meters, so they do not leak into the new
+    /// counts.
     pub(super) fn reset(&self) {
         self.meters.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -1,11 +1,11 @@
 //! The embedded S3 + KMS endpoint behind `dssefs serve` and `dssefs demo`, and under the tests.
 //!
-//! What it does: behaves at the wire as S3 and KMS do for DSSE-KMS objects, keeps its data in one directory, counts what it
-//! is asked, and fails on purpose when told to. What it refuses to do: protect data. Its keys lie beside its objects, so it is
-//! for development, demonstrations and tests.
+//! What it does: behaves at the wire as S3 and KMS do for DSSE-KMS objects, keeps its data in one directory, counts
+//! what it is asked, and fails on purpose when told to. What it refuses to do: protect data. Its keys lie beside its
+//! objects, so it is for development, demonstrations and tests.
 //!
-//! It uses no other room of this crate. It is an independent mirror: were a header name or an algorithm wrong in the client,
-//! the same mistake imported here would confirm it.
+//! It uses no other room of this crate. It is an independent mirror: were a header name or an algorithm wrong in the
+//! client, the same mistake imported here would confirm it.
 
 pub mod counters;
 pub mod faults;
@@ -125,7 +125,8 @@ pub enum Error {
     Certificate(#[from] CertificateError),
 }
 
-/// A running endpoint. Dropping it stops it too, without waiting; its directory is free again once its requests have ended.
+/// A running endpoint. Dropping it stops it too, without waiting; its directory is free again once its requests have
+/// ended.
 pub struct Server {
     address: SocketAddr,
     certificate_pem: Option<String>,

@@ -51,8 +51,8 @@ pub fn has_key(name: &str) -> bool {
     lists || ROWS.iter().any(|row| row.name == name && row.level == Level::Object)
 }
 
-/// The bucket in a virtual-host style `Host` header: what stands before `.s3.localhost` or `.localhost`, with or without a
-/// port. `None` means path style.
+/// The bucket in a virtual-host style `Host` header: what stands before `.s3.localhost` or `.localhost`, with or
+/// without a port. `None` means path style.
 #[must_use]
 pub fn bucket_of_host(host: &str) -> Option<&str> {
     let name =

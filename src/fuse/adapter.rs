@@ -25,8 +25,8 @@ use crate::vfs::{
     is_for_the_owner,
 };
 
-/// Requests that the kernel may have open in the background (read-ahead, direct I/O), and the number from which on it calls the
-/// device congested. The kernel's own 12 would leave fast stores idle.
+/// Requests that the kernel may have open in the background (read-ahead, direct I/O), and the number from which on it
+/// calls the device congested. The kernel's own 12 would leave fast stores idle.
 const BACKGROUND_MAX: u16 = 64;
 
 /// Answers the kernel out of a [`Vfs`].
@@ -37,7 +37,8 @@ pub struct Adapter {
     style: ErrnoStyle,
 }
 
-/// The most that one copy_file_range may answer, in bytes: the answer has 32 bits, and whole pages leave the next one aligned.
+/// The most that one copy_file_range may answer, in bytes: the answer has 32 bits, and whole pages leave the next one
+/// aligned.
 const COPY_BYTES_MAX: u64 = 0xFFFF_F000;
 
 /// The inode numbers of a mount are never reused, so all are of one generation.
@@ -71,7 +72,8 @@ impl Adapter {
         }
     }
 
-    /// A handle that can only write needs no pages in the kernel, and without them a write costs a third of the CPU time.
+    /// A handle that can only write needs no pages in the kernel, and without them a write costs a third of the CPU
+    /// time.
     fn open_flags(flags: OpenFlags, keep_cache: bool) -> FopenFlags {
         let mut answer = FopenFlags::empty();
         if flags.acc_mode() == OpenAccMode::O_WRONLY {
@@ -107,16 +109,17 @@ macro_rules! checked_name {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Set-user-id bits are cleared here, as the kernel asks for with each write (and the mount is nosuid), so the kernel need not ask for security.capability before
-        // each one. A file that is opened with O_TRUNC is emptied by its open, and stored when it is closed, not twice.
+        // Set-user-id bits are cleared here, as the kernel asks for with each write (and the mount is nosuid), so the
+        // kernel need not ask for security.capability before each one. A file that is opened with O_TRUNC is emptied by
+        // its open, and stored when it is closed, not twice.
         let wanted = [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_AUTO_INVAL_DATA,
         ];
-        // Not FUSE_ASYNC_DIO: the kernel would send the pieces of one large write with O_DIRECT all at once, and where the file was opened with
-        // O_APPEND nobody could say in which order they are to be appended.
+        // Not FUSE_ASYNC_DIO: the kernel would send the pieces of one large write with O_DIRECT all at once, and where
+        // the file was opened with O_APPEND nobody could say in which order they are to be appended.
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel does not offer this");
@@ -555,8 +558,8 @@ fn is_hidden_from(request: &Request, attribute: &[u8]) -> bool {
     is_for_the_owner(attribute) && !is_owner
 }
 
-/// What truncate(2) and O_TRUNC do to set-user-id bits. The kernel says with each such request whether the caller has CAP_FSETID, but
-/// fuser does not hand that on; root has it as a rule, and nobody else.
+/// What truncate(2) and O_TRUNC do to set-user-id bits. The kernel says with each such request whether the caller has
+/// CAP_FSETID, but fuser does not hand that on; root has it as a rule, and nobody else.
 fn privileges_of(request: &Request) -> Privileges {
     if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop }
 }
@@ -578,7 +581,8 @@ fn sized(reply: ReplyXattr, value: &[u8], size: u32) {
     }
 }
 
-/// As many entries from `offset` on as fit. An entry's offset is its place; the next one is what the kernel asks for then.
+/// As many entries from `offset` on as fit. An entry's offset is its place; the next one is what the kernel asks for
+/// then.
 fn fill(mut reply: ReplyDirectory, dots: [(Ino, &str); 2], entries: &[DirEntry], offset: u64) {
     let dots = dots.map(|(ino, name)| (ino, Kind::Directory, name));
     let listed = entries.iter().map(|entry| (entry.ino, entry.kind, entry.name.as_str()));

@@ -15,8 +15,8 @@ const EVERYBODY_WRITES: u32 = 0o002;
 /// The device /dev/null (Linux's admin-guide/devices.txt).
 const NULL_DEVICE: (u32, u32) = (1, 3);
 
-/// Where the log is. The directory is held, and the last name followed nowhere: whoever may make names in the directory would else choose
-/// by a link what is opened here, or by a fifo that nobody reads how long the process waits.
+/// Where the log is. The directory is held, and the last name followed nowhere: whoever may make names in the directory
+/// would else choose by a link what is opened here, or by a fifo that nobody reads how long the process waits.
 #[derive(Debug)]
 pub struct LogFile {
     directory: io::Result<OwnedFd>,
@@ -32,11 +32,12 @@ impl LogFile {
         LogFile { directory, name: path.file_name().unwrap_or_default().to_owned() }
     }
 
-    /// Opens the file for appending, and makes it with mode 0600 where it is missing. Takes a regular file, a terminal and /dev/null. Never
-    /// waits.
+    /// Opens the file for appending, and makes it with mode 0600 where it is missing. Takes a regular file, a terminal
+    /// and /dev/null. Never waits.
     ///
     /// # Errors
-    /// It cannot be opened, is something else, or belongs to another user in a directory where everybody may make files.
+    /// It cannot be opened, is something else, or belongs to another user in a directory where everybody may make
+    /// files.
     pub fn open(&self) -> io::Result<File> {
         let directory = self.directory.as_ref().map_err(|error| match error.raw_os_error() {
             Some(errno) => io::Error::from_raw_os_error(errno),
@@ -81,7 +82,8 @@ fn is_null(stat: &Stat) -> bool {
     (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == NULL_DEVICE
 }
 
-/// Where everybody may make files, another user may have put one there to read the log, or a second name of a file that is none.
+/// Where everybody may make files, another user may have put one there to read the log, or a second name of a file that
+/// is none.
 fn require_own(directory: &Stat, file: &Stat) -> io::Result<()> {
     let own = file.st_uid == geteuid().as_raw() && file.st_nlink == 1;
     if directory.st_mode & EVERYBODY_WRITES != 0 && !own {

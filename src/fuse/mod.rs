@@ -1,9 +1,9 @@
 //! The kernel's door: decodes a request, hands it with its reply to a task, and encodes the answer.
 //!
-//! The kernel's threads never wait for the network: each request becomes a task that owns its reply. A task that is lost answers
-//! EIO, because a dropped reply does, so it cannot hang a program. Mounting
-//! itself is left to a porter, a process beside the daemon. This room decides nothing about files. It may use `vfs`, `mounts`,
-//! and `secret` for the bytes of a write that its task carries.
+//! The kernel's threads never wait for the network: each request becomes a task that owns its reply. A task that is
+//! lost answers EIO, because a dropped reply does, so it cannot hang a program. Mounting itself is left to a porter, a
+//! process beside the daemon. This room decides nothing about files. It may use `vfs`, `mounts`, and `secret` for the
+//! bytes of a write that its task carries.
 
 mod adapter;
 mod convert;

@@ -43,7 +43,8 @@ pub(super) fn mount(directory: &OwnedFd, options: &MountOptions) -> io::Result<M
     if getuid().is_root() { as_root(directory, options) } else { by_helper(directory, options) }
 }
 
-/// By the mount API of Linux 5.2, which takes a descriptor for the place, and gives one of the mount before anybody can reach it.
+/// By the mount API of Linux 5.2, which takes a descriptor for the place, and gives one of the mount before anybody can
+/// reach it.
 fn as_root(directory: &OwnedFd, options: &MountOptions) -> io::Result<Made> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -81,7 +82,8 @@ fn shown_source(source: &str) -> &str {
     source.get(..source.floor_char_boundary(SOURCE_BYTES_MAX)).unwrap_or_default()
 }
 
-/// The set-user-id helper of libfuse takes names. Its working directory is the directory itself, and what it made is compared with it.
+/// The set-user-id helper of libfuse takes names. Its working directory is the directory itself, and what it made is
+/// compared with it.
 fn by_helper(directory: &OwnedFd, options: &MountOptions) -> io::Result<Made> {
     let before: BTreeSet<u64> = Mount::all()?.into_iter().map(|mount| mount.id).collect();
     let (ours, theirs) = UnixStream::pair()?;
@@ -120,8 +122,8 @@ fn elsewhere() -> io::Error {
     )
 }
 
-/// Where the mount is, if that is on the directory and on no other mount above it. The kernel tells where both are by name, so both are
-/// asked for twice: a rename in between makes no two names alike that are not.
+/// Where the mount is, if that is on the directory and on no other mount above it. The kernel tells where both are by
+/// name, so both are asked for twice: a rename in between makes no two names alike that are not.
 fn require_at(directory: &OwnedFd, identity: &Identity) -> io::Result<PathBuf> {
     let below = mounts::id_of(directory)?;
     for _ in 0..8 {
@@ -136,8 +138,8 @@ fn require_at(directory: &OwnedFd, identity: &Identity) -> io::Result<PathBuf> {
     Err(elsewhere())
 }
 
-/// Whether the mount is met under its last name in the parent of the directory, which is found without names. A user may own a directory
-/// whose parent is closed to them, and then sees no more than the names.
+/// Whether the mount is met under its last name in the parent of the directory, which is found without names. A user
+/// may own a directory whose parent is closed to them, and then sees no more than the names.
 fn is_met_beside(directory: &OwnedFd, mount: &Mount) -> io::Result<bool> {
     let Some(name) = mount.point.file_name() else { return Ok(false) };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -149,8 +151,8 @@ fn is_met_beside(directory: &OwnedFd, mount: &Mount) -> io::Result<bool> {
     }
 }
 
-/// Takes this mount out of the tree, and no other. Programs that have files open keep them until they close them. A mount that is gone already
-/// is as wanted.
+/// Takes this mount out of the tree, and no other. Programs that have files open keep them until they close them. A
+/// mount that is gone already is as wanted.
 ///
 /// # Errors
 /// Another mount covers it, its name leads elsewhere, or the kernel or fusermount3 refuse.
@@ -166,7 +168,8 @@ pub(super) fn unmount(identity: &Identity) -> io::Result<()> {
     if getuid().is_root() {
         return Ok(rustix::mount::unmount(mounts::by_descriptor(&root), UnmountFlags::DETACH)?);
     }
-    // The helper takes names only. It is brought to the parent that was looked at, so that only the last name is left to it.
+    // The helper takes names only. It is brought to the parent that was looked at, so that only the last name is left
+    // to it.
     drop(root);
     let (parent, name) = held(&mount)?;
     fusermount(&parent, &["-u".as_ref(), "-z".as_ref(), "--".as_ref(), name], None)?;
@@ -190,7 +193,8 @@ fn held(mount: &Mount) -> io::Result<(OwnedFd, &OsStr)> {
     Ok((mounts::open_directory(parent)?, name))
 }
 
-/// As fusermount3 takes them. A comma would be taken for the beginning of another option, and a backslash for part of an escape.
+/// As fusermount3 takes them. A comma would be taken for the beginning of another option, and a backslash for part of
+/// an escape.
 fn helper_options(options: &MountOptions) -> String {
     let is_plain = |character: char| !matches!(character, ',' | '\\') && !character.is_control();
     let source = options.source.chars().map(|character| if is_plain(character) { character } else { '_' });
@@ -200,7 +204,8 @@ fn helper_options(options: &MountOptions) -> String {
     format!("fsname={source},subtype={SUBTYPE},default_permissions,nodev,nosuid,noatime{read_only}{allow_other}")
 }
 
-/// The set-user-id helper of libfuse, which mounts for everybody; `socket` is where it sends the device (fusermount3(1)).
+/// The set-user-id helper of libfuse, which mounts for everybody; `socket` is where it sends the device
+/// (fusermount3(1)).
 fn fusermount(directory: &OwnedFd, arguments: &[&OsStr], socket: Option<UnixStream>) -> io::Result<()> {
     let mut command = Command::new("fusermount3");
     command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::null());

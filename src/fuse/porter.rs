@@ -1,13 +1,14 @@
 //! The porter: a small process that mounts and unmounts for a daemon which has given up the right to.
 //!
-//! The kernel lets nobody under Landlock change mounts, and a thread that was left outside would share its memory with those inside: no
-//! sandbox at all. So it is another process, which never hears from the network, holds no secret, gets no environment, and is told at
-//! its start what to mount where and which log to open: the directory as a descriptor, which came before the daemon heard from anybody, and the
-//! rest by its arguments. The daemon can ask it for three things, each in one byte: to mount, to unmount
-//! again, and to open the log anew when that was renamed, whose directory is outside of the sandbox too.
+//! The kernel lets nobody under Landlock change mounts, and a thread that was left outside would share its memory with
+//! those inside: no sandbox at all. So it is another process, which never hears from the network, holds no secret, gets
+//! no environment, and is told at its start what to mount where and which log to open: the directory as a descriptor,
+//! which came before the daemon heard from anybody, and the rest by its arguments. The daemon can ask it for three
+//! things, each in one byte: to mount, to unmount again, and to open the log anew when that was renamed, whose
+//! directory is outside of the sandbox too.
 //!
-//! It ends with the daemon, however that ends, and leaves the mount of a daemon that crashed as it is. A program that goes on writing
-//! there gets errors, which is better than a directory in the clear.
+//! It ends with the daemon, however that ends, and leaves the mount of a daemon that crashed as it is. A program that
+//! goes on writing there gets errors, which is better than a directory in the clear.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -46,8 +47,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub struct Porter(Mutex<UnixStream>);
 
 impl Porter {
-    /// Starts the porter of one mount, and hands it the directory to mount on. Needs nothing else of it yet, so this can be done before
-    /// anything else.
+    /// Starts the porter of one mount, and hands it the directory to mount on. Needs nothing else of it yet, so this
+    /// can be done before anything else.
     ///
     /// # Errors
     /// This program cannot be started again.
@@ -155,8 +156,8 @@ pub fn attend(options: &MountOptions, log_file: Option<&Path>) -> io::Result<()>
     Ok(())
 }
 
-/// The answer is the device and where the mount is. No descriptor stays: one of the device would keep the connection of a dead daemon alive,
-/// and one on the mount would have umount(8) call it busy.
+/// The answer is the device and where the mount is. No descriptor stays: one of the device would keep the connection of
+/// a dead daemon alive, and one on the mount would have umount(8) call it busy.
 fn mount(
     directory: Option<OwnedFd>,
     options: &MountOptions,
@@ -174,8 +175,8 @@ fn open_log(log: Option<&LogFile>, socket: &UnixStream) -> io::Result<()> {
     send(b"0", log.open()?, socket)
 }
 
-/// Mounting and umount(2) ask for `CAP_SYS_ADMIN`, a mount point in somebody's home for the right to search it, and a log that belongs to
-/// somebody else for the right to write.
+/// Mounting and umount(2) ask for `CAP_SYS_ADMIN`, a mount point in somebody's home for the right to search it, and a
+/// log that belongs to somebody else for the right to write.
 fn needed(logs: bool) -> CapabilitySet {
     let log = if logs { CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
     CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_READ_SEARCH | log

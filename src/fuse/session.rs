@@ -35,7 +35,8 @@ pub struct Unmounter(Porter);
 /// Has the porter mount, and returns when the kernel has shaken hands.
 ///
 /// # Errors
-/// The directory or /dev/fuse cannot be used, something else was mounted there meanwhile, or fusermount3 is needed and missing.
+/// The directory or /dev/fuse cannot be used, something else was mounted there meanwhile, or fusermount3 is needed and
+/// missing.
 pub fn mount(adapter: Adapter, porter: Porter, options: &MountOptions) -> io::Result<Mounted> {
     let (device, point) = porter.mount()?;
     let config = config(options);

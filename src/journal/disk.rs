@@ -1,5 +1,5 @@
-//! The calls by which a segment or a description gets to the disk and off it. All of them are here, so that a test can tell what a loss of power leaves
-//! of them: it may take any write that was not followed by a sync.
+//! The calls by which a segment or a description gets to the disk and off it. All of them are here, so that a test can
+//! tell what a loss of power leaves of them: it may take any write that was not followed by a sync.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -107,7 +107,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A regular file to be read. What else has taken its place, a link or a pipe that would be waited at for ever, is an error.
+/// A regular file to be read. What else has taken its place, a link or a pipe that would be waited at for ever, is an
+/// error.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

@@ -50,7 +50,8 @@ impl Layer {
 
 /// Two data keys, new from KMS.
 pub struct NewKeys {
-    /// Which pair of its session it is; the caller binds both keys to it. No two pairs of a session have the same number.
+    /// Which pair of its session it is; the caller binds both keys to it. No two pairs of a session have the same
+    /// number.
     pub number: u32,
     /// Both as KMS has wrapped them, the inner one first.
     pub wrapped: [WrappedKey; 2],
@@ -92,8 +93,8 @@ impl Epoch {
         Ok((Epoch { identity: envelope.file(), keys: wrapped, derivation, first_segment }, envelope))
     }
 
-    /// What both data keys are bound to beside the session: the number of the pair, and to each its layer. None for a session of version 1,
-    /// whose keys are bound to the session alone.
+    /// What both data keys are bound to beside the session: the number of the pair, and to each its layer. None for a
+    /// session of version 1, whose keys are bound to the session alone.
     #[must_use]
     pub fn number(&self) -> Option<u32> {
         self.derivation.map(|derivation| derivation.epoch)
@@ -123,8 +124,8 @@ impl Epoch {
         Ok(Epoch { first_segment, ..epoch.checked(&path, is_derived)? })
     }
 
-    /// Takes it from the disk again: it did not begin. When this returns it does not come back after a loss of power, beside a segment of
-    /// its number that other keys have sealed.
+    /// Takes it from the disk again: it did not begin. When this returns it does not come back after a loss of power,
+    /// beside a segment of its number that other keys have sealed.
     pub(super) fn remove(&self, session: &Path) -> io::Result<()> {
         match disk::remove(&path(session, self.first_segment)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -144,8 +145,9 @@ impl Epoch {
     }
 }
 
-/// All epochs of a session that begins with `first`, oldest first, without those of whose segments none is left. These are not looked
-/// into either: one that was being stored when the power went is there in part, and nothing was sealed under it.
+/// All epochs of a session that begins with `first`, oldest first, without those of whose segments none is left. These
+/// are not looked into either: one that was being stored when the power went is there in part, and nothing was sealed
+/// under it.
 pub(super) fn epochs(session: &Path, first: &Epoch) -> Result<Vec<Epoch>, Error> {
     let segments = numbers(session, segment::number)?;
     let later = numbers(session, epoch_number)?;

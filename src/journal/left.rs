@@ -19,8 +19,8 @@ use super::{EntryId, Epoch, Error, Session};
 /// Something that is not as it was written. The entries that it does not concern are as good as ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Damage {
-    /// The newest segment ends in bytes that are no record: the process died while it wrote, or they were changed. An entry whose
-    /// end they were was not acknowledged, unless somebody changed them.
+    /// The newest segment ends in bytes that are no record: the process died while it wrote, or they were changed. An
+    /// entry whose end they were was not acknowledged, unless somebody changed them.
     TornEnd {
         /// The segment.
         path: PathBuf,
@@ -113,8 +113,8 @@ struct Partial {
 struct Reading {
     /// The segment that is being read.
     segment: u32,
-    /// The number that the next record has if none was taken away. None before this one is believed any more: a segment that somebody has
-    /// copied or renamed opens record by record, and would bring back what was settled.
+    /// The number that the next record has if none was taken away. None before this one is believed any more: a segment
+    /// that somebody has copied or renamed opens record by record, and would bring back what was settled.
     record_next: u64,
     /// Where each segment ends that was read to its end.
     ends: BTreeMap<u32, End>,
@@ -185,8 +185,9 @@ impl Left {
         Content { left: self, pieces: entry.pieces.iter() }
     }
 
-    /// Every entry was dealt with: removes the session from the disk. One that is damaged, and not only torn at its end as a crash
-    /// leaves it, is set aside instead, for whoever looks into it; its entries are not met again by the next mount.
+    /// Every entry was dealt with: removes the session from the disk. One that is damaged, and not only torn at its end
+    /// as a crash leaves it, is set aside instead, for whoever looks into it; its entries are not met again by the next
+    /// mount.
     ///
     /// # Errors
     /// It cannot be removed or renamed.
@@ -234,15 +235,15 @@ impl Openers {
 }
 
 impl Reading {
-    /// The segments that are not there and should be. The newest list is the whole truth: what was reclaimed before it is not in it, and the
-    /// records that said so may be gone.
+    /// The segments that are not there and should be. The newest list is the whole truth: what was reclaimed before it
+    /// is not in it, and the records that said so may be gone.
     fn missing(&self, numbers: &BTreeSet<u32>) -> BTreeSet<u32> {
         let named = self.older.values().next_back().into_iter().flat_map(BTreeMap::keys);
         named.filter(|number| !numbers.contains(number) && !self.reclaimed.contains(number)).copied().collect()
     }
 
-    /// A segment that is there although it was reclaimed was not removed in time, or put back by somebody. What it says is of the past,
-    /// and what settled its entries may be gone.
+    /// A segment that is there although it was reclaimed was not removed in time, or put back by somebody. What it says
+    /// is of the past, and what settled its entries may be gone.
     fn forget_reclaimed(&mut self) {
         let Reading { complete, older, reclaimed, .. } = self;
         let later = |number| older.range((Bound::Excluded(number), Bound::Unbounded));
@@ -314,7 +315,8 @@ impl Reading {
         Ok(())
     }
 
-    /// A segment that ends before the record with which it was left was cut between two of them. The newest one alone may end anywhere.
+    /// A segment that ends before the record with which it was left was cut between two of them. The newest one alone
+    /// may end anywhere.
     fn tell_cuts(&mut self) {
         let left: BTreeMap<u32, u64> = self.older.values().flatten().map(|(number, end)| (*number, *end)).collect();
         for (number, End { path, offset, record_next }) in &self.ends {
@@ -351,7 +353,8 @@ impl Reading {
     }
 }
 
-/// Whether the disk has lost what was to be read. Any other failure may pass, and is no reason to go on without the rest.
+/// Whether the disk has lost what was to be read. Any other failure may pass, and is no reason to go on without the
+/// rest.
 fn is_worn(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if Errno::from_io_error(source) == Some(Errno::IO))
 }

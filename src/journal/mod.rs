@@ -1,8 +1,10 @@
-//! What must outlive this process: changes of files that were acknowledged, or that could not be stored, sealed on the local disk.
+//! What must outlive this process: changes of files that were acknowledged, or that could not be stored, sealed on the
+//! local disk.
 //!
-//! A [`Journal`] is one process's append-only log. An entry is a description and some content; it stands when it is complete and on
-//! the disk, and is settled when the store has it or nobody wants it any more. [`Left`] is what a process left behind, found by
-//! [`sessions`] and read back under the keys that KMS unwraps. `docs/FORMAT.md` draws the bytes.
+//! A [`Journal`] is one process's append-only log. An entry is a description and some content; it stands when it is
+//! complete and on the disk, and is settled when the store has it or nobody wants it any more. [`Left`] is what a
+//! process left behind, found by [`sessions`] and read back under the keys that KMS unwraps. `docs/FORMAT.md` draws the
+//! bytes.
 //!
 //! ```text
 //!   DIR/session-<name>/                     locked while its mount serves
@@ -10,12 +12,13 @@
 //!                         /segment-00000000 sealed records, each opening only at its own place in the sequence
 //!                         /keys-00000007.json the wrapped keys of segment 7 and those that follow it
 //!   DIR/half-...                            a session that was being made or removed when its process died; of no use
-//!   DIR/damaged-...                         a session that was changed by somebody else; what was whole in it has been dealt with
+//!   DIR/damaged-...                         a session that another program changed;
+//!                                           what was whole in it has been dealt with
 //! ```
 //!
-//! The room refuses to put a description or a byte of content on the disk unsealed, to seal under keys that were ever used before,
-//! to take a record that was changed, moved, repeated or left out, and to trust a disk after it failed to sync. It does not know
-//! what the descriptions mean.
+//! The room refuses to put a description or a byte of content on the disk unsealed, to seal under keys that were ever
+//! used before, to take a record that was changed, moved, repeated or left out, and to trust a disk after it failed to
+//! sync. It does not know what the descriptions mean.
 //!
 //! It may use `crypto`, `sealed` (for its budget) and `secret`.
 

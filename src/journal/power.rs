@@ -1,8 +1,9 @@
 //! Loss of power at every point: what was acknowledged is found again, exactly, and nothing that was never written.
 //!
-//! A session is made and its journal driven at random, its keys renewed among the rest, while all calls to the disk are taped. Then the power is cut after any number of them: of the names
-//! made or removed since their directory was synced any may be there, and of the bytes appended since their file was synced any
-//! sectors may be there, read as zeros or as something else, in a file of any length between. The next process reads what is left.
+//! A session is made and its journal driven at random, its keys renewed among the rest, while all calls to the disk are
+//! taped. Then the power is cut after any number of them: of the names made or removed since their directory was synced
+//! any may be there, and of the bytes appended since their file was synced any sectors may be there, read as zeros or
+//! as something else, in a file of any length between. The next process reads what is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;

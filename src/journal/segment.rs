@@ -27,8 +27,8 @@ pub(super) fn number(name: &str) -> Option<u32> {
     path(Path::new(""), number).as_os_str().eq(name).then_some(number)
 }
 
-/// The record that follows the one before `after`, with `cut_off` numbers between them that were given to others. So each says which one it
-/// follows.
+/// The record that follows the one before `after`, with `cut_off` numbers between them that were given to others. So
+/// each says which one it follows.
 pub(super) fn block(after: u64, cut_off: u64) -> BlockId {
     BlockId { index: after + cut_off, generation: cut_off }
 }

@@ -17,9 +17,11 @@ const VERSION: u32 = 2;
 /// What can still be read.
 const VERSION_MIN: u32 = 1;
 const PREFIX: &str = "session-";
-/// Before the name of a session that is not whole yet, or not any more. Only who has the directory's lock makes or removes one.
+/// Before the name of a session that is not whole yet, or not any more. Only who has the directory's lock makes or
+/// removes one.
 const HALF: &str = "half-";
-/// In the place of [`PREFIX`]: everything that stands in it was dealt with, and it stays for whoever wants to know what was changed.
+/// In the place of [`PREFIX`]: everything that stands in it was dealt with, and it stays for whoever wants to know what
+/// was changed.
 const ASIDE: &str = "damaged-";
 const DESCRIPTION: &str = "session.json";
 
@@ -54,14 +56,16 @@ pub struct Session {
     pub name: String,
     /// The keys of its segments, oldest first. Those of a session that is being written are those that it began with.
     pub epochs: Vec<Epoch>,
-    /// Whether its process lives, or somebody deals with what it left: what is read of it may be half written, or go meanwhile.
+    /// Whether its process lives, or somebody deals with what it left: what is read of it may be half written, or go
+    /// meanwhile.
     pub(super) in_use: bool,
     lock: File,
     /// The directory, locked by the process that made it for as long as its mount serves.
     serving: Option<File>,
 }
 
-/// The sessions in `directory` whose processes have ended, oldest first, and why others cannot be had. None if it does not exist.
+/// The sessions in `directory` whose processes have ended, oldest first, and why others cannot be had. None if it does
+/// not exist.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -69,7 +73,8 @@ pub fn sessions(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
     all(directory, &[PREFIX], Session::open)
 }
 
-/// The same, of `source` alone. Those of other mounts are not kept from anybody meanwhile: they are among those that cannot be had.
+/// The same, of `source` alone. Those of other mounts are not kept from anybody meanwhile: they are among those that
+/// cannot be had.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -77,7 +82,8 @@ pub fn sessions_of(directory: &Path, source: &str) -> Result<(Vec<Session>, Vec<
     all(directory, &[PREFIX], |session| Session::open_of(session, source))
 }
 
-/// The same as [`sessions_to_discard`], to be counted and not to be changed: but for a moment, nobody is kept from them.
+/// The same as [`sessions_to_discard`], to be counted and not to be changed: but for a moment, nobody is kept from
+/// them.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -85,8 +91,9 @@ pub fn sessions_to_count(directory: &Path) -> Result<(Vec<Session>, Vec<Error>),
     all(directory, &[PREFIX, ASIDE], Session::glance)
 }
 
-/// Whether the session in `directory` is one of `source` and in use by somebody who will soon be through with it: a mount that is
-/// ending, one that starts and sends what another has left, `dssefs recover`, or who looks at it for a moment. Not a mount that serves.
+/// Whether the session in `directory` is one of `source` and in use by somebody who will soon be through with it: a
+/// mount that is ending, one that starts and sends what another has left, `dssefs recover`, or who looks at it for a
+/// moment. Not a mount that serves.
 #[must_use]
 pub fn is_about_to_be_free(directory: &Path, source: &str) -> bool {
     let is_of_source = || Session::look(directory.to_owned()).is_ok_and(|session| session.source == source);
@@ -149,7 +156,8 @@ fn is_gone(error: &std::io::Error) -> bool {
 }
 
 impl Session {
-    /// Begins a session in a directory of its own, which stands on the disk when this returns. Whoever dies before leaves no session.
+    /// Begins a session in a directory of its own, which stands on the disk when this returns. Whoever dies before
+    /// leaves no session.
     pub(super) fn create(directory: &Path, new: NewSession) -> Result<(Session, Envelope), Error> {
         let NewSession { source, name, keys } = new;
         let (first, envelope) = Epoch::begin(0, keys)?;
@@ -182,7 +190,8 @@ impl Session {
         }
     }
 
-    /// As it is once nobody else has it: a moment before, its process may have renewed its keys, or another one have removed it.
+    /// As it is once nobody else has it: a moment before, its process may have renewed its keys, or another one have
+    /// removed it.
     fn locked(self) -> Result<Session, Error> {
         let Session { directory, lock, .. } = self;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -231,8 +240,8 @@ impl Session {
         }
     }
 
-    /// Removes it from the disk, with all that is in it. It is gone as a whole: whoever dies here, or loses power, leaves no session
-    /// with a part of its segments.
+    /// Removes it from the disk, with all that is in it. It is gone as a whole: whoever dies here, or loses power,
+    /// leaves no session with a part of its segments.
     ///
     /// # Errors
     /// It cannot be removed.

@@ -71,8 +71,9 @@ impl Kms {
     }
 }
 
-/// Moves a key into locked memory and wipes the SDK's copy. The body of the answer, from which the SDK has read it, is wiped by the heap: at
-/// once, and what the connection holds of it when that is closed. So it must not be kept for the next request (`s3::without_reuse`).
+/// Moves a key into locked memory and wipes the SDK's copy. The body of the answer, from which the SDK has read it, is
+/// wiped by the heap: at once, and what the connection holds of it when that is closed. So it must not be kept for the
+/// next request (`s3::without_reuse`).
 fn locked(arn: &str, plain: Blob) -> Result<Key, Error> {
     let plain = Zeroizing::new(plain.into_inner());
     let bytes: &[u8; KEY_BYTES] =

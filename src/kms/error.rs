@@ -80,8 +80,8 @@ pub enum Error {
     Unavailable {
         /// The name that was asked for.
         key: String,
-        /// What went wrong, with its causes. They are told and not kept: what the SDK makes of an answer that it cannot read has the answer
-        /// in it, and that may have a data key.
+        /// What went wrong, with its causes. They are told and not kept: what the SDK makes of an answer that it cannot
+        /// read has the answer in it, and that may have a data key.
         message: String,
     },
 }
@@ -124,7 +124,8 @@ where
     }
 }
 
-/// KMS's own words, or what went wrong and why. Only what is written for people: the SDK's `Debug` prints the body of the answer.
+/// KMS's own words, or what went wrong and why. Only what is written for people: the SDK's `Debug` prints the body of
+/// the answer.
 fn said<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,

@@ -1,8 +1,8 @@
-//! The few calls that go to KMS directly: finding out what key a name means and whether S3 can use it, and data keys for what has to
-//! outlive the process on the local disk.
+//! The few calls that go to KMS directly: finding out what key a name means and whether S3 can use it, and data keys
+//! for what has to outlive the process on the local disk.
 //!
-//! S3 answers with the ARN of a key, so only an ARN can be compared with its answers; ids and aliases are resolved here, once, at
-//! the start. This room lets KMS encrypt keys and nothing else. It may use `policy` and `secret`.
+//! S3 answers with the ARN of a key, so only an ARN can be compared with its answers; ids and aliases are resolved
+//! here, once, at the start. This room lets KMS encrypt keys and nothing else. It may use `policy` and `secret`.
 
 mod data_key;
 mod error;
@@ -23,8 +23,8 @@ pub struct Kms {
 }
 
 impl Kms {
-    /// Makes no request. `endpoint` is another address than AWS's own. No connection of `config` may outlive an answer, which may have a
-    /// key in it.
+    /// Makes no request. `endpoint` is another address than AWS's own. No connection of `config` may outlive an answer,
+    /// which may have a key in it.
     #[must_use]
     pub fn new(config: &SdkConfig, endpoint: Option<&str>) -> Kms {
         let mut builder = aws_sdk_kms::config::Builder::from(config);
@@ -34,8 +34,8 @@ impl Kms {
         Kms { client: Client::from_conf(builder.build()) }
     }
 
-    /// The ARN of the key that `text` names (by id, ARN, alias or alias ARN), if S3 can encrypt with it: enabled, symmetric, for
-    /// encryption. Rule: "Using server-side encryption with AWS KMS keys", S3 User Guide.
+    /// The ARN of the key that `text` names (by id, ARN, alias or alias ARN), if S3 can encrypt with it: enabled,
+    /// symmetric, for encryption. Rule: "Using server-side encryption with AWS KMS keys", S3 User Guide.
     ///
     /// # Errors
     /// [`Error`] says what is wrong with the key, or why KMS could not tell (DescribeKey, KMS API reference).

@@ -75,7 +75,8 @@ pub struct StoreCounters {
 /// The counters at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct StoreSnapshot {
-    /// Requests by the operation's name; retries are not counted again, and operations that were never used are left out.
+    /// Requests by the operation's name; retries are not counted again, and operations that were never used are left
+    /// out.
     pub requests: BTreeMap<String, u64>,
     /// See [`StoreCounters::failures`].
     pub failures: u64,

@@ -1,7 +1,8 @@
 //! The kernel's table of mounts: what is mounted where, and which mount a descriptor is on.
 //!
-//! A path names a mount only until somebody renames a directory above it. So a mount is known here by its [`Identity`], which is read
-//! from a descriptor. The room only reads: it mounts and unmounts nothing, and sends no request to any file system. It uses no other room.
+//! A path names a mount only until somebody renames a directory above it. So a mount is known here by its [`Identity`],
+//! which is read from a descriptor. The room only reads: it mounts and unmounts nothing, and sends no request to any
+//! file system. It uses no other room.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -71,8 +72,9 @@ impl Mount {
         Ok(Mount::all()?.into_iter().find(|mount| mount.id == id))
     }
 
-    /// Whether dssefs mounted it, as far as type and source tell: any user can name them so. fusermount3 and fsopen(2) add the subtype to
-    /// the type; mount(2), which earlier versions used for root, leaves plain `fuse`, and the source tells.
+    /// Whether dssefs mounted it, as far as type and source tell: any user can name them so. fusermount3 and fsopen(2)
+    /// add the subtype to the type; mount(2), which earlier versions used for root, leaves plain `fuse`, and the source
+    /// tells.
     #[must_use]
     pub fn is_named_dssefs(&self) -> bool {
         self.kind == "fuse.dssefs" || (self.kind == "fuse" && self.source.as_bytes().starts_with(b"s3://"))
@@ -179,8 +181,8 @@ impl Identity {
     }
 }
 
-/// Opens a directory by its name once, through links, for whatever is done with it later. Sends no request to a file system that is mounted
-/// on it.
+/// Opens a directory by its name once, through links, for whatever is done with it later. Sends no request to a file
+/// system that is mounted on it.
 ///
 /// # Errors
 /// It is not there, is no directory, or may not be reached.
@@ -188,8 +190,8 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Opens a directory that is to be mounted on, through links. Unlike [`open_directory`] it sets off no automount: the trigger itself is opened.
-/// The caller has to see that it is a directory.
+/// Opens a directory that is to be mounted on, through links. Unlike [`open_directory`] it sets off no automount: the
+/// trigger itself is opened. The caller has to see that it is a directory.
 ///
 /// # Errors
 /// It is not there, or may not be reached.
@@ -199,8 +201,8 @@ pub fn open_place(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// A path by which the kernel reaches what the descriptor is of, wherever that is by now. It holds for this process and for as long as the
-/// descriptor.
+/// A path by which the kernel reaches what the descriptor is of, wherever that is by now. It holds for this process and
+/// for as long as the descriptor.
 #[must_use]
 pub fn by_descriptor(descriptor: impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd()))

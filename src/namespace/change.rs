@@ -27,13 +27,13 @@ impl Original {
 }
 
 impl Namespace {
-    /// Changes attributes and answers the new ones. A clean file is copied onto itself, with everything carried over, a directory's
-    /// marker is put again; changes of a file that is local, or unlinked, are kept here for its commit. Nothing is sent
-    /// when nothing would differ.
+    /// Changes attributes and answers the new ones. A clean file is copied onto itself, with everything carried over, a
+    /// directory's marker is put again; changes of a file that is local, or unlinked, are kept here for its commit.
+    /// Nothing is sent when nothing would differ.
     ///
     /// # Errors
-    /// [`Error::NotPermitted`] where attributes come from listings, and for the root of a bucket; [`Error::Stale`] for a
-    /// version that lost its name; [`Error::NotFound`], and the store's.
+    /// [`Error::NotPermitted`] where attributes come from listings, and for the root of a bucket; [`Error::Stale`] for
+    /// a version that lost its name; [`Error::NotFound`], and the store's.
     pub async fn set_attributes(self: &Arc<Self>, ino: Ino, change: &Change) -> Result<Attributes, Error> {
         let _turn = self.turns.take(ino).await;
         if let Some(attributes) = self.change_here(ino, change)? {
@@ -50,8 +50,8 @@ impl Namespace {
         self.rewrite(ino, &original, user).await
     }
 
-    /// Changes an extended attribute in the store, in the same way. Answers the attributes then; None for a file that is local or
-    /// unlinked, whose metadata is the caller's to keep.
+    /// Changes an extended attribute in the store, in the same way. Answers the attributes then; None for a file that
+    /// is local or unlinked, whose metadata is the caller's to keep.
     ///
     /// # Errors
     /// [`Error::Xattr`] where the change cannot be made; otherwise as [`Namespace::set_attributes`].

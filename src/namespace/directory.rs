@@ -26,7 +26,8 @@ impl Namespace {
     /// the name up before.
     ///
     /// # Errors
-    /// [`Error::Exists`], also when another host was faster; [`Error::Name`], [`Error::NotADirectory`], and the store's.
+    /// [`Error::Exists`], also when another host was faster; [`Error::Name`], [`Error::NotADirectory`], and the
+    /// store's.
     pub async fn mkdir(
         self: &Arc<Self>,
         parent: Ino,
@@ -57,8 +58,8 @@ impl Namespace {
     /// Removes an empty directory: one LIST, then one DELETE of its marker if there is one.
     ///
     /// # Errors
-    /// [`Error::NotEmpty`], also for what is not in the store yet and for keys that cannot be names; [`Error::NotFound`],
-    /// [`Error::NotADirectory`], and the store's.
+    /// [`Error::NotEmpty`], also for what is not in the store yet and for keys that cannot be names;
+    /// [`Error::NotFound`], [`Error::NotADirectory`], and the store's.
     pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<(), Error> {
         let ino = self.at_hand(parent, name).await?;
         let _turn = self.turns.take(ino).await;
@@ -77,7 +78,8 @@ impl Namespace {
         Ok(())
     }
 
-    /// Gives a directory that may have lost its last file a marker, unless it has one. Failing that it is kept alive here.
+    /// Gives a directory that may have lost its last file a marker, unless it has one. Failing that it is kept alive
+    /// here.
     pub(super) async fn keep_alive(self: &Arc<Self>, ino: Ino) {
         let Some(key) = self.marker_in_need(ino) else { return };
         if let Err(error) = self.write_marker_if_empty(ino, &key).await {
@@ -165,7 +167,8 @@ impl Namespace {
 }
 
 impl Table {
-    /// The node of a directory whose marker was just made, and whether it is new: a listing may have shown the directory already.
+    /// The node of a directory whose marker was just made, and whether it is new: a listing may have shown the
+    /// directory already.
     fn directory_made(&mut self, parent: Ino, name: &Name, attributes: Attributes) -> Result<(Ino, bool), Error> {
         match self.child(parent, name)? {
             Some(ino) if self.entry(ino)?.is_directory() => {

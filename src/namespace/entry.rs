@@ -26,7 +26,8 @@ pub(super) struct Entry {
     pub(super) kernel: u64,
     /// Open files of it.
     pub(super) open: u32,
-    /// Exists here whatever the store says: a file with changes that are not in the store yet, or a directory kept alive.
+    /// Exists here whatever the store says: a file with changes that are not in the store yet, or a directory kept
+    /// alive.
     pub(super) local: bool,
     pub(super) attributes: Attributes,
     /// What HEAD, GET or PUT said of the object, or of a directory's marker.
@@ -109,7 +110,8 @@ impl Entry {
         self.local || within(self.seen, now, ttl)
     }
 
-    /// Whether its attributes need no question: for a file, the object's facts are known and fresh; for a directory, the marker's.
+    /// Whether its attributes need no question: for a file, the object's facts are known and fresh; for a directory,
+    /// the marker's.
     pub(super) fn has_facts(&self, now: Instant, ttl: Duration) -> bool {
         match &self.directory {
             Some(directory) => self.local || within(directory.marker_checked, now, ttl),
@@ -127,7 +129,8 @@ impl Entry {
         self.object.as_ref().map(|head| &head.meta.version.etag).or(self.listed.as_ref())
     }
 
-    /// This mount turned the version `from` into `to`, with the same content. Only open files have readers who must know.
+    /// This mount turned the version `from` into `to`, with the same content. Only open files have readers who must
+    /// know.
     pub(super) fn note_copy(&mut self, from: &ETag, to: &ETag) {
         if self.open > 0 {
             if self.copies.len() == COPIES_MAX {
@@ -137,8 +140,9 @@ impl Entry {
         }
     }
 
-    /// The attributes with the link count that is true now. A directory of which not all is known shows 1, as file systems do that do
-    /// not count subdirectories: programs that descend by that count (fts(3), find) would take 2 for "there are none".
+    /// The attributes with the link count that is true now. A directory of which not all is known shows 1, as file
+    /// systems do that do not count subdirectories: programs that descend by that count (fts(3), find) would take 2 for
+    /// "there are none".
     pub(super) fn shown(&self) -> Attributes {
         let nlink = match &self.directory {
             Some(directory) if self.attributes.nlink > 0 && directory.listed.is_none() => 1,

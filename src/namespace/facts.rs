@@ -12,7 +12,8 @@ use crate::object::Name;
 use crate::s3::Head;
 
 impl Namespace {
-    /// What stat(2) tells: cached while fresh, else by one HEAD. An open file whose object is gone keeps its last attributes.
+    /// What stat(2) tells: cached while fresh, else by one HEAD. An open file whose object is gone keeps its last
+    /// attributes.
     ///
     /// # Errors
     /// [`Error::NotFound`], and the store's.
@@ -26,8 +27,8 @@ impl Namespace {
         }
     }
 
-    /// The facts for extended attributes: cached up to `ttl`, else by one HEAD that all who ask meanwhile share. Of a directory,
-    /// those of its marker. Never a KMS call.
+    /// The facts for extended attributes: cached up to `ttl`, else by one HEAD that all who ask meanwhile share. Of a
+    /// directory, those of its marker. Never a KMS call.
     ///
     /// # Errors
     /// [`Error::NotFound`] for files that are not in the store yet and directories without a marker; the store's.
@@ -47,8 +48,8 @@ impl Namespace {
     /// The version to pin for an open file, confirmed at most `ttl` ago.
     ///
     /// # Errors
-    /// [`Error::Stale`] when the name belongs to a newer version under another number: look it up again. [`Error::IsADirectory`],
-    /// and as [`Namespace::head`].
+    /// [`Error::Stale`] when the name belongs to a newer version under another number: look it up again.
+    /// [`Error::IsADirectory`], and as [`Namespace::head`].
     pub async fn open(self: &Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
         {
             let table = self.table();
@@ -75,8 +76,8 @@ impl Namespace {
         }
     }
 
-    /// The version that is known of `ino` turned out not to be in the store any more: the next open asks, however young the answer
-    /// is that told of it.
+    /// The version that is known of `ino` turned out not to be in the store any more: the next open asks, however young
+    /// the answer is that told of it.
     pub fn doubt(&self, ino: Ino) {
         if let Ok(entry) = self.table().entry_mut(ino) {
             entry.seen = None;
@@ -88,7 +89,8 @@ impl Namespace {
         self.heads.join(ino, || Arc::clone(self).ask_for_facts(ino).boxed()).await
     }
 
-    /// Begins the HEADs of the entries ahead of a program that goes through the directory `parent` in its listing's order.
+    /// Begins the HEADs of the entries ahead of a program that goes through the directory `parent` in its listing's
+    /// order.
     pub(super) fn fetch_ahead(self: &Arc<Self>, parent: Ino, name: &Name) {
         let wanted = self.entries_ahead(parent, name).unwrap_or_default();
         for ino in wanted {
@@ -119,7 +121,8 @@ impl Namespace {
     }
 
     async fn ask_for_facts(self: Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
-        // The answer to an earlier question may have landed after our caller looked and before this question took its place.
+        // The answer to an earlier question may have landed after our caller looked and before this question took its
+        // place.
         if let Some(head) = self.head_at_hand(ino)? {
             return Ok(head);
         }

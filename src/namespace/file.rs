@@ -12,11 +12,13 @@ use crate::object::{Name, Version};
 use crate::s3::Head;
 
 impl Namespace {
-    /// A new file that is not in the store yet, with one reference of the kernel. This mount sees it at once, and listings leave
-    /// it alone until it is committed, discarded or unlinked. The caller has looked the name up before. No request.
+    /// A new file that is not in the store yet, with one reference of the kernel. This mount sees it at once, and
+    /// listings leave it alone until it is committed, discarded or unlinked. The caller has looked the name up before.
+    /// No request.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::Name`], [`Error::NotADirectory`], and [`Error::NotFound`] in a directory that is gone.
+    /// [`Error::Exists`], [`Error::Name`], [`Error::NotADirectory`], and [`Error::NotFound`] in a directory that is
+    /// gone.
     pub fn create(&self, parent: Ino, name: &Name, attributes: Attributes) -> Result<Node, Error> {
         refuse_reserved(name)?;
         let mut table = self.table();
@@ -73,8 +75,9 @@ impl Namespace {
         }
     }
 
-    /// Removes a file: by one DELETE, or by none when it never was in the store. Open files of it live on under its number. A
-    /// directory without a marker that loses its last file is given one, so that it does not vanish under who works in it.
+    /// Removes a file: by one DELETE, or by none when it never was in the store. Open files of it live on under its
+    /// number. A directory without a marker that loses its last file is given one, so that it does not vanish under who
+    /// works in it.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::IsADirectory`], and the store's.
@@ -97,8 +100,9 @@ impl Namespace {
         Ok(ino)
     }
 
-    /// Where the content of `version` of an open file is now: own copies (rename, chmod) give it another key and another ETag. Waits
-    /// for those that are under way. None when this mount did not move it: somebody else replaced it.
+    /// Where the content of `version` of an open file is now: own copies (rename, chmod) give it another key and
+    /// another ETag. Waits for those that are under way. None when this mount did not move it: somebody else replaced
+    /// it.
     ///
     /// A reader that is told 412 or 404 asks this before it gives up.
     pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(crate::object::Key, Version)> {

@@ -22,7 +22,8 @@ use crate::s3::{ListPage, ListRequest, Listed};
 /// The most that ListObjectsV2 gives at once.
 const PAGE_ENTRIES_MAX: u16 = 1000;
 
-/// What a name takes while its directory is listed, beside its text, in bytes: an entry of a tree, an ETag, and an entry of the snapshot.
+/// What a name takes while its directory is listed, beside its text, in bytes: an entry of a tree, an ETag, and an
+/// entry of the snapshot.
 const SEEN_BYTES: u64 = 320;
 
 /// What a key that cannot be a name counts for, in bytes.
@@ -58,11 +59,12 @@ struct Listing {
 }
 
 impl Namespace {
-    /// The whole directory, sorted by name: from its listing while that is fresh, else by LIST pages of 1,000. The entries have
-    /// numbers but no references of the kernel. The answer is a snapshot that later changes leave alone.
+    /// The whole directory, sorted by name: from its listing while that is fresh, else by LIST pages of 1,000. The
+    /// entries have numbers but no references of the kernel. The answer is a snapshot that later changes leave alone.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::NotADirectory`], [`Error::NoRoomForNames`], [`Error::EndlessListing`], and the store's.
+    /// [`Error::NotFound`], [`Error::NotADirectory`], [`Error::NoRoomForNames`], [`Error::EndlessListing`], and the
+    /// store's.
     pub async fn list(self: &Arc<Self>, ino: Ino) -> Result<Arc<Snapshot>, Error> {
         let fresh = self.table().directory(ino)?.is_complete(self.now(), self.settings.ttl);
         let entries = if fresh { self.known_entries(ino)? } else { self.refresh(ino, Extent::Whole).await? };
@@ -95,7 +97,8 @@ impl Namespace {
         Ok(snapshot)
     }
 
-    /// The entries with their kinds, after one HEAD for each that the listing left in doubt. What cannot be asked shows as a file.
+    /// The entries with their kinds, after one HEAD for each that the listing left in doubt. What cannot be asked shows
+    /// as a file.
     async fn with_kinds(self: &Arc<Self>, ino: Ino, entries: Arc<Snapshot>) -> Result<Arc<Snapshot>, Error> {
         let doubtful: Vec<Ino> = {
             let table = self.table();
@@ -233,7 +236,8 @@ impl Listing {
         }
     }
 
-    /// In the mount's root the name is the mount's own. Elsewhere it hides what another program has put there, which counts.
+    /// In the mount's root the name is the mount's own. Elsewhere it hides what another program has put there, which
+    /// counts.
     fn hide_reserved(&mut self, key: &str, prefix: &Prefix, settings: &Settings) -> u64 {
         if *prefix == settings.prefix { 0 } else { self.hide(key) }
     }
@@ -254,7 +258,8 @@ impl Listing {
         }
     }
 
-    /// Counts a key that cannot be a name. It takes no memory; that it counts in the budget lets a listing of nothing else have an end.
+    /// Counts a key that cannot be a name. It takes no memory; that it counts in the budget lets a listing of nothing
+    /// else have an end.
     fn hide(&mut self, key: &str) -> u64 {
         self.hidden += 1;
         if key <= self.hidden_last.as_str() {

@@ -37,8 +37,8 @@ enum Below {
 impl Namespace {
     /// The node of `name`, with one more reference of the kernel.
     ///
-    /// Served from a listing or node that is fresh; else one HEAD of the key and one LIST below it at the same time. A directory
-    /// wins over a file of the same name.
+    /// Served from a listing or node that is fresh; else one HEAD of the key and one LIST below it at the same time. A
+    /// directory wins over a file of the same name.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotADirectory`], and the store's.

@@ -1,12 +1,12 @@
 //! Names, numbers and attributes: which nodes there are, where their objects are kept, and what stat(2) says of them.
 //!
-//! The table of nodes is a cache of the store with one exception: what is *local* (a file with changes that are not in the store
-//! yet) exists whatever the store says. Answers of the store are merged into it by rule, and an answer never undoes an own
-//! change that is younger than the question (`moment`). Listings and facts are believed for `ttl`; own changes update
-//! them in place without making them younger.
+//! The table of nodes is a cache of the store with one exception: what is *local* (a file with changes that are not in
+//! the store yet) exists whatever the store says. Answers of the store are merged into it by rule, and an answer never
+//! undoes an own change that is younger than the question (`moment`). Listings and facts are believed for `ttl`; own
+//! changes update them in place without making them younger.
 //!
-//! This room never reads or writes content, except the empty body of a directory marker, the target of a symbolic link and the journal
-//! of a directory's rename (`moving`). It may use `object`, `policy` and `s3`.
+//! This room never reads or writes content, except the empty body of a directory marker, the target of a symbolic link
+//! and the journal of a directory's rename (`moving`). It may use `object`, `policy` and `s3`.
 
 mod change;
 mod directory;
@@ -73,7 +73,8 @@ pub struct Settings {
     pub defaults: Defaults,
     /// How long an answer of the store is believed.
     pub ttl: Duration,
-    /// Up to how many nodes are kept that neither the kernel nor an open file refers to, those that are in use counted too.
+    /// Up to how many nodes are kept that neither the kernel nor an open file refers to, those that are in use counted
+    /// too.
     pub entries_max: usize,
     /// How many bytes the names of listings and of open directories may take together.
     pub names_bytes_max: u64,
@@ -81,11 +82,12 @@ pub struct Settings {
     pub attributes: AttributeSource,
     /// How many HEADs may be under way ahead of a program that goes through a directory.
     pub heads_in_flight_max: usize,
-    /// How long the journal of a directory's rename may go without a sign of life before any mount takes it over. Some seconds at
-    /// least, as the store tells times to the second; the same for all mounts of a bucket.
+    /// How long the journal of a directory's rename may go without a sign of life before any mount takes it over. Some
+    /// seconds at least, as the store tells times to the second; the same for all mounts of a bucket.
     pub rename_lease: Duration,
-    /// Whether what is made or changed must not replace what somebody else has stored meanwhile; false for stores that do not know
-    /// conditional writes. Renames that must not replace anything, and the journals of directories' renames, need them in any case.
+    /// Whether what is made or changed must not replace what somebody else has stored meanwhile; false for stores that
+    /// do not know conditional writes. Renames that must not replace anything, and the journals of directories'
+    /// renames, need them in any case.
     pub conditional: bool,
     /// Who signs the journals of directories' renames, and proves those that are found.
     pub authenticator: Arc<dyn Authenticator>,
@@ -184,14 +186,15 @@ impl Namespace {
         self.table().unpin(ino);
     }
 
-    /// The key behind a node now: a file's own, a directory's marker. None for the root of a bucket and for what is unlinked.
+    /// The key behind a node now: a file's own, a directory's marker. None for the root of a bucket and for what is
+    /// unlinked.
     #[must_use]
     pub fn key(&self, ino: Ino) -> Option<Key> {
         self.table().key(ino).ok()
     }
 
-    /// The group of what is made in the directory `ino`, where that has set-group-id (inode(7)); None: that of who makes it. No request:
-    /// the kernel has just asked for the attributes, to see whether names may be made there.
+    /// The group of what is made in the directory `ino`, where that has set-group-id (inode(7)); None: that of who
+    /// makes it. No request: the kernel has just asked for the attributes, to see whether names may be made there.
     #[must_use]
     pub fn inherited_group(&self, ino: Ino) -> Option<u32> {
         let table = self.table();
@@ -206,7 +209,8 @@ impl Namespace {
         table.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map_or(ino, |(parent, _)| *parent)
     }
 
-    /// How many keys cannot be names (`//`, `.`, `..`, NUL, a component over 255 bytes), in the directories listed so far.
+    /// How many keys cannot be names (`//`, `.`, `..`, NUL, a component over 255 bytes), in the directories listed so
+    /// far.
     #[must_use]
     pub fn hidden(&self) -> u64 {
         self.table().hidden

@@ -1,9 +1,10 @@
 //! Own changes against answers that were asked for before them.
 //!
-//! A listing takes a while. A name that this mount makes or removes meanwhile may be missing in the listing, or still in it, and
-//! the listing must not undo what was done. So each question to the store notes the moment it was asked, each own change
-//! advances the moment, and an answer says nothing of a name that changed after the question. Names that exist carry the moment
-//! of their change in their node; this keeps those that were removed, only for as long as an older question is open.
+//! A listing takes a while. A name that this mount makes or removes meanwhile may be missing in the listing, or still
+//! in it, and the listing must not undo what was done. So each question to the store notes the moment it was asked,
+//! each own change advances the moment, and an answer says nothing of a name that changed after the question. Names
+//! that exist carry the moment of their change in their node; this keeps those that were removed, only for as long as
+//! an older question is open.
 
 use std::collections::{BTreeMap, HashMap};
 

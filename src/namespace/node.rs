@@ -28,7 +28,8 @@ pub enum Kind {
     Fifo,
     /// A socket; the kernel does its work.
     Socket,
-    /// A character device, by its number as the kernel's `new_encode_dev` has it. The mount's `nodev` keeps it from being used.
+    /// A character device, by its number as the kernel's `new_encode_dev` has it. The mount's `nodev` keeps it from
+    /// being used.
     CharacterDevice(u32),
     /// A block device, likewise.
     BlockDevice(u32),
@@ -107,7 +108,8 @@ pub struct Node {
     pub ino: Ino,
     /// What stat(2) tells.
     pub attributes: Attributes,
-    /// What HEAD or PUT said. None for implicit directories, and for files that are not in the store yet or were only listed.
+    /// What HEAD or PUT said. None for implicit directories, and for files that are not in the store yet or were only
+    /// listed.
     pub object: Option<Arc<Head>>,
 }
 
@@ -138,7 +140,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// `attributes` with this change made at the time `now`. Whoever gives a file away gives no privileges with it (chown(2)).
+    /// `attributes` with this change made at the time `now`. Whoever gives a file away gives no privileges with it
+    /// (chown(2)).
     #[must_use]
     pub fn applied(&self, attributes: Attributes, now: Timestamp) -> Attributes {
         let given_away = (self.uid.is_some() || self.gid.is_some()) && attributes.kind != Kind::Directory;
@@ -161,8 +164,8 @@ impl Change {
     }
 }
 
-/// The permission bits `mode` without set-user-id, and without set-group-id where the group may execute: elsewhere that bit has
-/// meant mandatory locking (inode(7)).
+/// The permission bits `mode` without set-user-id, and without set-group-id where the group may execute: elsewhere that
+/// bit has meant mandatory locking (inode(7)).
 #[must_use]
 pub fn without_privileges(mode: u32) -> u32 {
     let set_group = if mode & 0o010 != 0 { 0o2000 } else { 0 };

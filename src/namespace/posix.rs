@@ -1,4 +1,5 @@
-//! Attributes from user metadata and back, in the forms that s3fs, geesefs, rclone, s3sync and gcsfuse read and write. Pure.
+//! Attributes from user metadata and back, in the forms that s3fs, geesefs, rclone, s3sync and gcsfuse read and write.
+//! Pure.
 //!
 //! | key | value | written by |
 //! |---|---|---|
@@ -57,8 +58,9 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
 
 /// `user` with the attributes recorded in it; what else is there stays.
 ///
-/// `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole seconds and the store's
-/// clock, so that a file which shows it would seem to change once more when the mount asks again, and git, tar and backups look.
+/// `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole seconds and
+/// the store's clock, so that a file which shows it would seem to change once more when the mount asks again, and git,
+/// tar and backups look.
 #[must_use]
 pub fn metadata(mut user: UserMetadata, attributes: &Attributes) -> UserMetadata {
     user.insert("mode".into(), (type_bits(attributes.kind) | attributes.mode & PERMISSION_BITS).to_string());
@@ -138,8 +140,8 @@ fn mode(user: &UserMetadata) -> Option<u32> {
     first.or_else(|| u32::from_str_radix(user.get("goog-reserved-posix-mode")?, 8).ok())
 }
 
-/// Decimal as s3fs and geesefs write it; octal, as rclone does, where the decimal reading is no `st_mode`: `100644` is past 16
-/// bits, `40755` has no type of file that exists, and a leading zero says so itself.
+/// Decimal as s3fs and geesefs write it; octal, as rclone does, where the decimal reading is no `st_mode`: `100644` is
+/// past 16 bits, `40755` has no type of file that exists, and a leading zero says so itself.
 fn mode_from(text: &str) -> Option<u32> {
     let decimal = text.parse().ok().filter(|mode| !text.starts_with('0') && is_mode(*mode));
     decimal.or_else(|| u32::from_str_radix(text, 8).ok().filter(|mode| is_mode(*mode)))

@@ -28,8 +28,8 @@ impl Progress {
 }
 
 impl Namespace {
-    /// The first `count` objects (at most 1,000) whose keys begin with `prefix`, or all if there are fewer. A page may have fewer than were
-    /// asked for, and none at all, with more behind it. One LIST where it has as many.
+    /// The first `count` objects (at most 1,000) whose keys begin with `prefix`, or all if there are fewer. A page may
+    /// have fewer than were asked for, and none at all, with more behind it. One LIST where it has as many.
     ///
     /// # Errors
     /// As S3 answers, and [`Error::EndlessListing`].

@@ -24,11 +24,12 @@ struct Plan {
 }
 
 impl Namespace {
-    /// Renames a file: one copy that carries everything over, then one DELETE. A file that is not in the store yet only changes its
-    /// name. The caller has looked both names up before.
+    /// Renames a file: one copy that carries everything over, then one DELETE. A file that is not in the store yet only
+    /// changes its name. The caller has looked both names up before.
     ///
-    /// The name moves between the copy and the delete, so that a reader always finds one of both. When the delete fails, both
-    /// names are in the store, and the error says so. What another host puts under the old key in between stays there.
+    /// The name moves between the copy and the delete, so that a reader always finds one of both. When the delete
+    /// fails, both names are in the store, and the error says so. What another host puts under the old key in between
+    /// stays there.
     ///
     /// # Errors
     /// [`Error::Exists`] when `no_replace` and the name is taken; [`Error::IsADirectory`] when a directory has it,

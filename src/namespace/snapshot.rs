@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::error::Error;
 use super::node::DirEntry;
 
-/// What one entry of a snapshot takes beside its name, in bytes: the entry itself, and what the allocator adds to the name.
+/// What one entry of a snapshot takes beside its name, in bytes: the entry itself, and what the allocator adds to the
+/// name.
 const ENTRY_BYTES: u64 = 64;
 
-/// How many bytes the names of listings that are under way and of directories that programs have open may take together.
+/// How many bytes the names of listings that are under way and of directories that programs have open may take
+/// together.
 ///
-/// The store decides how long a listing is, and programs decide how many directories they have open, so neither may decide how much
-/// memory that takes.
+/// The store decides how long a listing is, and programs decide how many directories they have open, so neither may
+/// decide how much memory that takes.
 #[derive(Debug)]
 pub struct NamesBudget {
     bytes_max: u64,
@@ -73,7 +75,8 @@ impl Drop for Share {
     }
 }
 
-/// The entries of a directory at one moment, sorted by name. All who read the directory while it stays as it is have the same one.
+/// The entries of a directory at one moment, sorted by name. All who read the directory while it stays as it is have
+/// the same one.
 #[derive(Debug)]
 pub struct Snapshot {
     entries: Vec<DirEntry>,

@@ -1,9 +1,10 @@
 //! Symbolic links, fifos, sockets and devices.
 //!
-//! A link is kept in s3fs's form: its target is the object's body, and its mode says what it is. geesefs's form (an empty body, the
-//! target in metadata) is read too. A listing tells neither modes nor metadata, but it names the algorithm of each object's checksum:
-//! what is made here has a SHA-1, which nothing else that this program writes has. So a listing shows which of its entries need a HEAD
-//! before their kind is told, and a directory of files alone costs none.
+//! A link is kept in s3fs's form: its target is the object's body, and its mode says what it is. geesefs's form (an
+//! empty body, the target in metadata) is read too. A listing tells neither modes nor metadata, but it names the
+//! algorithm of each object's checksum: what is made here has a SHA-1, which nothing else that this program writes has.
+//! So a listing shows which of its entries need a HEAD before their kind is told, and a directory of files alone costs
+//! none.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -22,10 +23,12 @@ use crate::s3::{Condition, Head, NewObject, WithSha1};
 pub(super) const TARGET_BYTES_MAX: u64 = 4095;
 
 impl Namespace {
-    /// A new symbolic link to `target`, with one reference of the kernel: one PUT. The caller has looked the name up before.
+    /// A new symbolic link to `target`, with one reference of the kernel: one PUT. The caller has looked the name up
+    /// before.
     ///
     /// # Errors
-    /// [`Error::TargetTooLong`]; [`Error::Exists`], also when another host was faster; [`Error::Name`], and the store's.
+    /// [`Error::TargetTooLong`]; [`Error::Exists`], also when another host was faster; [`Error::Name`], and the
+    /// store's.
     pub async fn symlink(
         self: &Arc<Self>,
         parent: Ino,

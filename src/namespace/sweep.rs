@@ -1,8 +1,8 @@
 //! Which neighbours of an asked entry will be asked for next. Pure.
 //!
-//! `ls -l` and its like ask for each entry of a directory in the order of its listing. One HEAD after another would take a round
-//! trip for each; so once that pattern shows, the entries ahead are fetched too. A lone stat(2) fetches nothing beside itself,
-//! except of the first entry, with which all sweeps begin.
+//! `ls -l` and its like ask for each entry of a directory in the order of its listing. One HEAD after another would
+//! take a round trip for each; so once that pattern shows, the entries ahead are fetched too. A lone stat(2) fetches
+//! nothing beside itself, except of the first entry, with which all sweeps begin.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};

@@ -1,7 +1,7 @@
 //! Turns: the store is asked for one change of a node at a time.
 //!
-//! Two chmods of one file would both copy the same version, and the second would find it replaced. A turn is not a lock on
-//! state: nobody who reads the table waits for it.
+//! Two chmods of one file would both copy the same version, and the second would find it replaced. A turn is not a lock
+//! on state: nobody who reads the table waits for it.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};

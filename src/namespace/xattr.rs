@@ -6,8 +6,9 @@
 //! | `xattr`: percent-encoded JSON of names to values in Base64 | each name in it that begins with `user.` | s3fs |
 //! | any other, as others wrote it | `user.NAME` | |
 //!
-//! S3 takes header names for metadata, and gives them back in lower case. So what would not survive in a name is percent-encoded
-//! (with lower-case digits), and `user.Foo` and `user.foo` are two; so are the first letters of names that are taken for other things.
+//! S3 takes header names for metadata, and gives them back in lower case. So what would not survive in a name is
+//! percent-encoded (with lower-case digits), and `user.Foo` and `user.foo` are two; so are the first letters of names
+//! that are taken for other things.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,10 +16,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 
 use crate::object::UserMetadata;
 
-/// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User Guide).
+/// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
+/// Guide).
 const METADATA_BYTES_MAX: usize = 2048;
-/// What mode, owner, group, three times and a device number take at most, names included: 29 bytes of names, 5 for a mode, 10 for
-/// each id and for a device, 30 for each time. Kept free for them, so that chmod(2) works on a file with attributes.
+/// What mode, owner, group, three times and a device number take at most, names included: 29 bytes of names, 5 for a
+/// mode, 10 for each id and for a device, 30 for each time. Kept free for them, so that chmod(2) works on a file with
+/// attributes.
 const OWN_BYTES_MAX: usize = 29 + 5 + 3 * 10 + 3 * 30;
 /// What is left for everything else.
 const ROOM_BYTES: usize = METADATA_BYTES_MAX - OWN_BYTES_MAX;
@@ -135,7 +138,8 @@ impl Edit {
     /// `user` with this change made to it.
     ///
     /// # Errors
-    /// Nothing is changed when what the edit expects is not so, and when the attribute leaves no room for mode, owner and times.
+    /// Nothing is changed when what the edit expects is not so, and when the attribute leaves no room for mode, owner
+    /// and times.
     pub fn applied(&self, user: &UserMetadata) -> Result<UserMetadata, Error> {
         let present = value(user, self.name()).is_some();
         match self {
@@ -153,7 +157,9 @@ impl Edit {
     }
 }
 
-/// Whether `user.NAME` is a name under which the mount alone reports: it begins with `user.dsse.`, in capitals and small letters alike. A person who reads a list of attributes, and a tool that ignores case, takes `user.DSSE.verdict` for the mount's word.
+/// Whether `user.NAME` is a name under which the mount alone reports: it begins with `user.dsse.`, in capitals and
+/// small letters alike. A person who reads a list of attributes, and a tool that ignores case, takes
+/// `user.DSSE.verdict` for the mount's word.
 #[must_use]
 pub fn is_reported(name: &[u8]) -> bool {
     name.get(..REPORTED.len()).is_some_and(|start| start.eq_ignore_ascii_case(REPORTED))
@@ -190,8 +196,8 @@ fn with(user: &UserMetadata, name: &[u8], value: &[u8]) -> Result<UserMetadata, 
     fitting(after, user).ok_or(if too_large { Error::TooLarge } else { Error::NoRoom })
 }
 
-/// `after`, unless it takes more room than there is and more than `user` took: a blob that somebody wrote without escapes grows by being
-/// written again.
+/// `after`, unless it takes more room than there is and more than `user` took: a blob that somebody wrote without
+/// escapes grows by being written again.
 fn fitting(after: UserMetadata, user: &UserMetadata) -> Option<UserMetadata> {
     (room_taken(&after) <= ROOM_BYTES.max(room_taken(user))).then_some(after)
 }

@@ -4,9 +4,10 @@ use std::fmt;
 
 /// The name of a general purpose bucket, or the ARN of an access point on one.
 ///
-/// Rule: "General purpose bucket naming rules" of the S3 User Guide: 3 to 63 of `a-z`, `0-9`, `.` and `-`, beginning and
-/// ending with a letter or digit. Buckets that were made in us-east-1 before March 2018, and those of other stores, may have up to 255 of
-/// `A-Z`, `a-z`, `0-9`, `.`, `-` and `_`; such a name can be no name of a host, and [`Bucket::needs_path_style`] says so.
+/// Rule: "General purpose bucket naming rules" of the S3 User Guide: 3 to 63 of `a-z`, `0-9`, `.` and `-`, beginning
+/// and ending with a letter or digit. Buckets that were made in us-east-1 before March 2018, and those of other stores,
+/// may have up to 255 of `A-Z`, `a-z`, `0-9`, `.`, `-` and `_`; such a name can be no name of a host, and
+/// [`Bucket::needs_path_style`] says so.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bucket(String);
 

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-/// Whether `host`, a name or an address without brackets, is this host itself: `localhost` and the names below it (RFC 6761, 6.3), in any
-/// case and with a closing dot or without, and the addresses that RFC 1122 and RFC 4291 keep for it. An address counts in its standard
-/// spelling alone: `127.1`, `0x7f.1` and `2130706433` are names to some readers of URLs, and names are asked of DNS.
+/// Whether `host`, a name or an address without brackets, is this host itself: `localhost` and the names below it (RFC
+/// 6761, 6.3), in any case and with a closing dot or without, and the addresses that RFC 1122 and RFC 4291 keep for it.
+/// An address counts in its standard spelling alone: `127.1`, `0x7f.1` and `2130706433` are names to some readers of
+/// URLs, and names are asked of DNS.
 #[must_use]
 pub fn is_loopback(host: &str) -> bool {
     is_localhost(host) || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 /// An entity tag, with its quotes as S3 sends it.
 ///
-/// For objects under KMS it is not a digest of the content and not stable between copies ("Checking object integrity", S3 User
-/// Guide): it names a version, nothing more.
+/// For objects under KMS it is not a digest of the content and not stable between copies ("Checking object integrity",
+/// S3 User Guide): it names a version, nothing more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ETag(String);
 
@@ -58,8 +58,8 @@ pub struct Version {
     pub id: Option<VersionId>,
 }
 
-/// `x-amz-meta-*`: names in lower case without that prefix, and their values. Together at most 2 KB ("Working with object
-/// metadata", S3 User Guide).
+/// `x-amz-meta-*`: names in lower case without that prefix, and their values. Together at most 2 KB ("Working with
+/// object metadata", S3 User Guide).
 pub type UserMetadata = BTreeMap<String, String>;
 
 /// What a HEAD or GET says of an object beside its encryption.

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-/// Name and value pairs that KMS binds to each data key as additional authenticated data, and writes to CloudTrail. S3 adds
-/// the pair `aws:s3:arn` by itself. Not secret, and never shown again by GET or HEAD ("Encryption context", S3 User Guide).
+/// Name and value pairs that KMS binds to each data key as additional authenticated data, and writes to CloudTrail. S3
+/// adds the pair `aws:s3:arn` by itself. Not secret, and never shown again by GET or HEAD ("Encryption context", S3
+/// User Guide).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncryptionContext(BTreeMap<String, String>);
 
-/// The longest header value that carries a context, in bytes: a quarter of the 8 KB that S3 allows for all headers of a PUT.
+/// The longest header value that carries a context, in bytes: a quarter of the 8 KB that S3 allows for all headers of a
+/// PUT.
 const HEADER_BYTES_MAX: usize = 2048;
 
-/// The pair that S3 adds by itself. Its value is not compared: through an access point it names another resource than the request.
+/// The pair that S3 adds by itself. Its value is not compared: through an access point it names another resource than
+/// the request.
 const DEFAULT_PAIR: &str = "aws:s3:arn";
 
 /// Why some pairs cannot be an encryption context.
@@ -65,8 +68,8 @@ impl EncryptionContext {
         (!self.0.is_empty()).then(|| base64_simd::STANDARD.encode_to_string(self.json().as_bytes()))
     }
 
-    /// The context that the header of an answer names, without the pair of the object's ARN that S3 adds. None when the header is not
-    /// Base64 of a JSON object of texts.
+    /// The context that the header of an answer names, without the pair of the object's ARN that S3 adds. None when the
+    /// header is not Base64 of a JSON object of texts.
     #[must_use]
     pub fn answered(header: &str) -> Option<EncryptionContext> {
         let json = base64_simd::STANDARD.decode_to_vec(header).ok()?;

@@ -4,10 +4,12 @@ use std::sync::OnceLock;
 
 use super::{Algorithm, EncryptionContext, Facts, KeyArn, Policy, Verdict};
 
-/// Holds answers of the store against a [`Policy`], and remembers the one thing that only an answer can tell: the ARN of `aws/s3`.
+/// Holds answers of the store against a [`Policy`], and remembers the one thing that only an answer can tell: the ARN
+/// of `aws/s3`.
 ///
-/// AWS has one such key for each account and Region, and its ARN never changes, also not when the key's material is rotated. So the first
-/// answer to a write pins it for the life of this value, and every other ARN is a wrong key from then on.
+/// AWS has one such key for each account and Region, and its ARN never changes, also not when the key's material is
+/// rotated. So the first answer to a write pins it for the life of this value, and every other ARN is a wrong key from
+/// then on.
 #[derive(Debug, Default)]
 pub struct Judge {
     policy: Policy,
@@ -33,8 +35,8 @@ impl Judge {
         self.policy.key.as_ref().or_else(|| self.pinned.get())
     }
 
-    /// The verdict on an object that is there. Before any write under `aws/s3`, as on a read-only mount, nothing tells which key to expect,
-    /// so every key that is named by its ARN will do.
+    /// The verdict on an object that is there. Before any write under `aws/s3`, as on a read-only mount, nothing tells
+    /// which key to expect, so every key that is named by its ARN will do.
     #[must_use]
     pub fn judge(&self, facts: &Facts) -> Verdict {
         match facts.algorithm {

@@ -20,7 +20,8 @@ pub const ALGORITHM: &str = "aws:kms:dsse";
 /// What a mount asks of the store, and holds its answers to. There is no way to ask for less than DSSE-KMS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The key that answers must name. None: the AWS managed key `aws/s3`, whose ARN the first answer to a write tells (see [`Judge`]).
+    /// The key that answers must name. None: the AWS managed key `aws/s3`, whose ARN the first answer to a write tells
+    /// (see [`Judge`]).
     pub key: Option<KeyArn>,
     /// What is bound to each data key beside the object's ARN; often empty.
     pub context: EncryptionContext,

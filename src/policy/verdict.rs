@@ -47,7 +47,8 @@ pub struct Facts {
     pub key_arn: Option<String>,
     /// `x-amz-server-side-encryption-bucket-key-enabled`; DSSE-KMS never uses one.
     pub bucket_key: bool,
-    /// `x-amz-server-side-encryption-context`, as it came: only answers to PutObject, CopyObject and CreateMultipartUpload may have it.
+    /// `x-amz-server-side-encryption-context`, as it came: only answers to PutObject, CopyObject and
+    /// CreateMultipartUpload may have it.
     pub context: Option<String>,
 }
 
@@ -128,7 +129,8 @@ pub enum Verdict {
     NotDsse,
     /// DSSE-KMS under another key than the mount's, or under one that the answer does not name.
     WrongKey,
-    /// DSSE-KMS under the expected key, and with another encryption context than was asked for. Only answers to writes tell.
+    /// DSSE-KMS under the expected key, and with another encryption context than was asked for. Only answers to writes
+    /// tell.
     WrongContext,
     /// There are changes that are not in the store yet.
     Pending,

@@ -10,8 +10,9 @@ const IDLE_AFTER: Duration = Duration::from_secs(2);
 
 /// How many bytes all readers together may hold or have under way.
 ///
-/// Reading ahead asks and is refused when the budget is used up, after idle readers gave up theirs. What a program waits for is
-/// always granted, so that no reader waits for another: the budget is exceeded by at most one read for each that waits.
+/// Reading ahead asks and is refused when the budget is used up, after idle readers gave up theirs. What a program
+/// waits for is always granted, so that no reader waits for another: the budget is exceeded by at most one read for
+/// each that waits.
 pub struct ReadBudget {
     bytes_max: u64,
     bytes: AtomicU64,
@@ -21,8 +22,8 @@ pub struct ReadBudget {
 
 /// Who holds bytes of the budget.
 pub(super) trait Holder: Send + Sync {
-    /// Gives up what is held, if nobody has read since `before`. Must not wait for anything: the caller may hold another holder's
-    /// lock.
+    /// Gives up what is held, if nobody has read since `before`. Must not wait for anything: the caller may hold
+    /// another holder's lock.
     fn give_up_if_idle(&self, before: Instant);
 }
 

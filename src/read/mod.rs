@@ -1,11 +1,11 @@
 //! Reading one version of an object: which ranges to ask for, how far ahead, and whom to give the bytes.
 //!
-//! Each GET of a DSSE-KMS object is a call of KMS, so ranges are few and large where a program reads on, and small where it
-//! jumps. `prefetch` decides that, purely; `window` keeps the bytes that came; `Reader` puts both to work; `ReadBudget` limits
-//! the memory of all readers together.
+//! Each GET of a DSSE-KMS object is a call of KMS, so ranges are few and large where a program reads on, and small
+//! where it jumps. `prefetch` decides that, purely; `window` keeps the bytes that came; `Reader` puts both to work;
+//! `ReadBudget` limits the memory of all readers together.
 //!
-//! This room never mixes versions: each GET is pinned to one, and an answer of 412 is an error. It knows no names and no files
-//! being written. It may use `object` and `s3`.
+//! This room never mixes versions: each GET is pinned to one, and an answer of 412 is an error. It knows no names and
+//! no files being written. It may use `object` and `s3`.
 
 mod budget;
 mod error;

@@ -1,11 +1,13 @@
 //! From the pattern of a program's reads to the ranges to ask for. Pure.
 //!
-//! A read at the start of an object, or after a jump, asks for about as much as the program did. When the reads go on from there,
-//! ranges double from one to the next, up to 32 MiB, and several of them are under way ahead of the program: one connection
-//! to S3 carries about 90 MB/s. From the start of an object the first step leads straight to 8 MiB, for most programs that open
-//! a file read all of it; after a jump each step only doubles, for most of them jump again.
+//! A read at the start of an object, or after a jump, asks for about as much as the program did. When the reads go on
+//! from there, ranges double from one to the next, up to 32 MiB, and several of them are under way ahead of the
+//! program: one connection to S3 carries about 90 MB/s. From the start of an object the first step leads straight to 8
+//! MiB, for most programs that open a file read all of it; after a jump each step only doubles, for most of them jump
+//! again.
 //!
-//! Reads are asked for by the kernel, several at a time and out of order; so a read near the expected place continues the run.
+//! Reads are asked for by the kernel, several at a time and out of order; so a read near the expected place continues
+//! the run.
 
 use std::ops::Range;
 
@@ -49,7 +51,8 @@ pub struct Pattern {
 /// What to ask for, beside what is asked for already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Missing bytes are asked for from here: the read's own start, except where a read before it is most probably on its way.
+    /// Missing bytes are asked for from here: the read's own start, except where a read before it is most probably on
+    /// its way.
     pub from: u64,
     /// Missing bytes are asked for up to here.
     pub reach: u64,
@@ -66,8 +69,8 @@ impl Pattern {
         Pattern { size, cursor: None, stream: false, grow_at: 0, range_bytes: 0, ahead_bytes: 0 }
     }
 
-    /// Takes note of a read of `wanted`, which is not empty and within the object. `frontier` tells, for an offset, how far the
-    /// bytes from there on are asked for already.
+    /// Takes note of a read of `wanted`, which is not empty and within the object. `frontier` tells, for an offset, how
+    /// far the bytes from there on are asked for already.
     pub fn read(&mut self, wanted: &Range<u64>, frontier: impl Fn(u64) -> u64) -> Plan {
         match self.cursor {
             Some(cursor) if is_near(cursor, frontier(cursor), wanted.start) => {
@@ -114,8 +117,8 @@ impl Pattern {
     }
 }
 
-/// Whether a read at `start` continues a run whose program is at `cursor` and whose bytes are asked for up to `frontier`: what is
-/// on its way already may be skipped to, for the store need not be asked again.
+/// Whether a read at `start` continues a run whose program is at `cursor` and whose bytes are asked for up to
+/// `frontier`: what is on its way already may be skipped to, for the store need not be asked again.
 fn is_near(cursor: u64, frontier: u64, start: u64) -> bool {
     (cursor.saturating_sub(BEHIND_BYTES)..=frontier.saturating_add(SKIP_BYTES)).contains(&start)
 }

@@ -81,12 +81,12 @@ impl Reader {
         Reader { shared }
     }
 
-    /// The bytes from `offset` on: `len` of them, or fewer at the end of the object. A read is answered as soon as its bytes are
-    /// there, except of an object of up to [`WHOLE_BYTES_MAX`], which is proved by its checksum first.
+    /// The bytes from `offset` on: `len` of them, or fewer at the end of the object. A read is answered as soon as its
+    /// bytes are there, except of an object of up to [`WHOLE_BYTES_MAX`], which is proved by its checksum first.
     ///
     /// # Errors
-    /// The store's, given to each read that waits for the GET that failed. The next read tries afresh. After an error of the kind
-    /// `PreconditionFailed` the version is gone, unless this mount moved it: see [`Reader::relocate`].
+    /// The store's, given to each read that waits for the GET that failed. The next read tries afresh. After an error
+    /// of the kind `PreconditionFailed` the version is gone, unless this mount moved it: see [`Reader::relocate`].
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes, Error> {
         let wanted = offset..offset.saturating_add(len).min(self.shared.size);
         if wanted.is_empty() {
@@ -172,7 +172,8 @@ impl Shared {
         Place { shared: self, read }
     }
 
-    /// The answer to a read, if there is one by now. Asks again for bytes that were given up, or lost with another's GET.
+    /// The answer to a read, if there is one by now. Asks again for bytes that were given up, or lost with another's
+    /// GET.
     fn answer(self: &Arc<Self>, read: u64, wanted: &Range<u64>) -> Option<Result<Bytes, Error>> {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -317,8 +318,9 @@ async fn fetch(reader: Weak<Shared>, id: u64, range: Option<ByteRange>) {
     }
 }
 
-/// Asks for a segment until its bytes are there: a body that breaks is asked for again from where it broke, or, of a whole object that is to
-/// be proved, from its beginning. The version is the same, wherever this mount has moved it meanwhile.
+/// Asks for a segment until its bytes are there: a body that breaks is asked for again from where it broke, or, of a
+/// whole object that is to be proved, from its beginning. The version is the same, wherever this mount has moved it
+/// meanwhile.
 async fn stream(reader: &Weak<Shared>, id: u64, range: Option<ByteRange>) -> Result<(), Error> {
     let Some(gateway) = reader.upgrade().map(|shared| Arc::clone(&shared.gateway)) else { return Ok(()) };
     let (mut tries, mut range) = (gateway.tries(), range);

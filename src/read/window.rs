@@ -1,4 +1,5 @@
-//! The bytes that were asked for and not given up yet: one segment for each GET. No I/O; the tasks that fetch are only held.
+//! The bytes that were asked for and not given up yet: one segment for each GET. No I/O; the tasks that fetch are only
+//! held.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -82,8 +83,8 @@ impl Window {
         true
     }
 
-    /// The GET of segment `id` broke off. What is to be asked for again: all of one that does not stream, for what has come of it is not
-    /// proved. None when nobody wants it any more.
+    /// The GET of segment `id` broke off. What is to be asked for again: all of one that does not stream, for what has
+    /// come of it is not proved. None when nobody wants it any more.
     pub(super) fn resume(&mut self, id: u64) -> Option<Range<u64>> {
         let index = self.position(id)?;
         let segment = &mut self.segments[index];
@@ -181,7 +182,8 @@ impl Window {
         self.segments.retain(|segment| segment.range.end - segment.range.start <= bytes_max || segment.touches(wanted));
     }
 
-    /// Drops the segments that were not used for longest and touch none of `wanted`, until [`SEGMENTS_MAX`] others are left.
+    /// Drops the segments that were not used for longest and touch none of `wanted`, until [`SEGMENTS_MAX`] others are
+    /// left.
     pub(super) fn drop_oldest(&mut self, wanted: &[Range<u64>]) {
         let mut others: Vec<u64> = self.segments.iter().filter(|s| !s.touches(wanted)).map(|s| s.used).collect();
         if others.len() > SEGMENTS_MAX {

@@ -1,7 +1,9 @@
-//! Limits on what a server may answer, whatever it says: bytes, elements and headers, and the time that content may take.
+//! Limits on what a server may answer, whatever it says: bytes, elements and headers, and the time that content may
+//! take.
 //!
-//! They stand in the HTTP client, below the SDK, so that they hold for S3, KMS and the providers of credentials alike. Only the content
-//! of an object is as long as the object; the SDK reads every other body into memory as a whole and then parses it.
+//! They stand in the HTTP client, below the SDK, so that they hold for S3, KMS and the providers of credentials alike.
+//! Only the content of an object is as long as the object; the SDK reads every other body into memory as a whole and
+//! then parses it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,20 +25,22 @@ use tokio::time::{Instant, Sleep};
 
 use super::aws::extra_time;
 
-/// The longest answer that tells of no list, in bytes: 1 MiB. AWS's longest is an error of a few KiB; JSON of KMS, STS and SSO is
-/// shorter than 64 KiB.
+/// The longest answer that tells of no list, in bytes: 1 MiB. AWS's longest is an error of a few KiB; JSON of KMS, STS
+/// and SSO is shorter than 64 KiB.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
-/// What one entry of a list adds, in bytes: a key of 1,024 bytes ("Naming Amazon S3 objects", S3 User Guide), each byte as `%XX` or as
-/// `&#x1F;`, and 2 KiB for its other elements (ListObjectsV2, ListMultipartUploads, S3 API reference).
+/// What one entry of a list adds, in bytes: a key of 1,024 bytes ("Naming Amazon S3 objects", S3 User Guide), each byte
+/// as `%XX` or as `&#x1F;`, and 2 KiB for its other elements (ListObjectsV2, ListMultipartUploads, S3 API reference).
 const ENTRY_BYTES_MAX: u64 = 6 * 1024 + 2048;
-/// The most tags of XML in an answer that tells of no list. Parsed, an empty element can be thirty times as large as its text.
+/// The most tags of XML in an answer that tells of no list. Parsed, an empty element can be thirty times as large as
+/// its text.
 const ANSWER_TAGS_MAX: u64 = 4096;
 /// What one entry of a list adds in tags: S3 uses 28 at most, for an object with an owner and a restored copy.
 const ENTRY_TAGS_MAX: u64 = 64;
 /// Entries of a list whose request names no number ("max-uploads", ListMultipartUploads, S3 API reference).
 const ENTRIES_MAX: u64 = 1000;
-/// All headers of an answer, in bytes: 16 KiB. S3 takes 8 KB of them with a request, 2 KB of that user metadata ("Working with
-/// object metadata", S3 User Guide), and adds few of its own. The HTTP library itself stops at 100 headers and 408 KiB.
+/// All headers of an answer, in bytes: 16 KiB. S3 takes 8 KB of them with a request, 2 KB of that user metadata
+/// ("Working with object metadata", S3 User Guide), and adds few of its own. The HTTP library itself stops at 100
+/// headers and 408 KiB.
 const HEADERS_BYTES_MAX: u64 = 16 << 10;
 
 /// An answer that is longer than any honest one.
@@ -61,7 +65,8 @@ pub(in crate::s3) struct TooSlow {
     allowed: Duration,
 }
 
-/// `http` with limits on its answers; content may take `attempt_timeout` from its request on, and more where it is long.
+/// `http` with limits on its answers; content may take `attempt_timeout` from its request on, and more where it is
+/// long.
 pub(in crate::s3) fn bounded(http: SharedHttpClient, attempt_timeout: Duration) -> SharedHttpClient {
     SharedHttpClient::new(BoundedClient { http, attempt_timeout })
 }
@@ -230,7 +235,8 @@ impl Body for Content {
     }
 }
 
-/// How long a reader has waited. Only time counts during which it waits for the server: one that asks for nothing is slow itself.
+/// How long a reader has waited. Only time counts during which it waits for the server: one that asks for nothing is
+/// slow itself.
 struct Patience {
     waited: Duration,
     allowed: Duration,

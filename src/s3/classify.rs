@@ -1,13 +1,14 @@
 //! From status, code and message of an answer to its meaning: one pure table.
 //!
-//! S3 has no types for KMS trouble: it arrives as a code (`KMS.*`), or only in the text of an ordinary code. Sources: "Error
-//! responses" of the S3 API reference, "Required permissions" and "Using dual-layer server-side encryption" of the S3 User
-//! Guide.
+//! S3 has no types for KMS trouble: it arrives as a code (`KMS.*`), or only in the text of an ordinary code. Sources:
+//! "Error responses" of the S3 API reference, "Required permissions" and "Using dual-layer server-side encryption" of
+//! the S3 User Guide.
 
 use super::error::Kind;
 use crate::metrics::Operation;
 
-/// The meaning of an answer with an error in it. `status` is 200 for the operations that can fail after their first byte.
+/// The meaning of an answer with an error in it. `status` is 200 for the operations that can fail after their first
+/// byte.
 pub(super) fn classify(operation: Operation, status: u16, code: Option<&str>, message: Option<&str>) -> Kind {
     let message = message.unwrap_or_default();
     match code {

@@ -1,5 +1,5 @@
-//! Credentials as every AWS program finds them, and found again when their files change: a mount outlives the keys that a tool writes
-//! into `~/.aws/credentials` for some hours, and the SDK reads a profile once.
+//! Credentials as every AWS program finds them, and found again when their files change: a mount outlives the keys that
+//! a tool writes into `~/.aws/credentials` for some hours, and the SDK reads a profile once.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -13,10 +13,11 @@ use tokio::sync::Mutex;
 
 use super::connect::{Loader, Source};
 
-/// How long credentials that tell no end are used before this is asked again, which then looks at the files. The SDK asks some ten seconds
-/// earlier.
+/// How long credentials that tell no end are used before this is asked again, which then looks at the files. The SDK
+/// asks some ten seconds earlier.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
-/// And before they are fetched anew all the same: the SDK's own limit. It may cost the start of a program (`credential_process`).
+/// And before they are fetched anew all the same: the SDK's own limit. It may cost the start of a program
+/// (`credential_process`).
 const ENDLESS: Duration = Duration::from_secs(15 * 60);
 
 /// Gives the credentials of the chain of providers that stands for the files as they are.
@@ -35,7 +36,8 @@ struct State {
     source: Option<Source>,
 }
 
-/// What is different when a file was changed or replaced: inode, length in bytes, and time of the change in nanoseconds.
+/// What is different when a file was changed or replaced: inode, length in bytes, and time of the change in
+/// nanoseconds.
 type Stamp = (u64, u64, i64, i64);
 
 impl Renewed {
@@ -114,8 +116,8 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
     files.iter().map(stamp).collect()
 }
 
-/// The shared configuration files of the AWS SDKs, which hold profiles ("Shared config and credentials files", AWS SDKs and Tools
-/// Reference Guide), whether they exist or not.
+/// The shared configuration files of the AWS SDKs, which hold profiles ("Shared config and credentials files", AWS SDKs
+/// and Tools Reference Guide), whether they exist or not.
 #[must_use]
 pub fn profile_files() -> Vec<PathBuf> {
     let of = |variable, name| named_by(variable).or_else(|| Some(named_by("HOME")?.join(".aws").join(name)));

@@ -10,8 +10,8 @@ use crate::metrics::Operation;
 use crate::object::{Bucket, Key, Version};
 use crate::policy::Verdict;
 
-/// What a failure means to the caller. The sources of the rules are the S3 API reference ("Error responses") and the texts
-/// that S3 sends for KMS trouble.
+/// What a failure means to the caller. The sources of the rules are the S3 API reference ("Error responses") and the
+/// texts that S3 sends for KMS trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// KMS does not know the key, or knows it in another Region only.

@@ -1,7 +1,7 @@
 //! The multipart uploads that this process has under way, by the store's ids, for whoever comes after a crash.
 //!
-//! A file of its own for each process, locked for as long as that lives. It holds no names: an upload's id says which object it is for
-//! to the store alone.
+//! A file of its own for each process, locked for as long as that lives. It holds no names: an upload's id says which
+//! object it is for to the store alone.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -148,16 +148,16 @@ impl Leftover {
     }
 }
 
-/// Waits until nobody else begins a ledger in `directory`, or looks for those of others: an unlocked one without its first line is then
-/// that of a process which has ended.
+/// Waits until nobody else begins a ledger in `directory`, or looks for those of others: an unlocked one without its
+/// first line is then that of a process which has ended.
 fn take_turn(directory: &Path) -> io::Result<File> {
     let turn = File::open(directory)?;
     flock(&turn, FlockOperation::LockExclusive)?;
     Ok(turn)
 }
 
-/// The next line without its end, read over `line`; None at the end. What is no text is a line that means nothing, and what is too long
-/// is taken for several.
+/// The next line without its end, read over `line`; None at the end. What is no text is a line that means nothing, and
+/// what is too long is taken for several.
 fn next_line<'a>(text: &mut impl BufRead, line: &'a mut Vec<u8>) -> io::Result<Option<&'a str>> {
     line.clear();
     if text.take(LINE_BYTES_MAX).read_until(b'\n', line)? == 0 {

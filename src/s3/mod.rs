@@ -1,12 +1,12 @@
 //! The way to the store: S3's verbs, each write asked for as DSSE-KMS and each answer judged.
 //!
-//! Everything goes through the [`Gateway`]. It asks for DSSE-KMS on each request that creates an object, holds every answer
-//! against the mount's policy, and hands out a [`Verified`] receipt only for answers that prove what was asked. It never sends
-//! encryption headers on GET or HEAD (S3 answers 400), never asks for a bucket key (DSSE-KMS has none), never reports a stored
-//! object that was not judged, and never returns fewer bytes than it announced without an error.
+//! Everything goes through the [`Gateway`]. It asks for DSSE-KMS on each request that creates an object, holds every
+//! answer against the mount's policy, and hands out a [`Verified`] receipt only for answers that prove what was asked.
+//! It never sends encryption headers on GET or HEAD (S3 answers 400), never asks for a bucket key (DSSE-KMS has none),
+//! never reports a stored object that was not judged, and never returns fewer bytes than it announced without an error.
 //!
-//! Requests that cost a KMS call keep a pace (`pace`), since the quota is shared with everybody else in the account. When the mount ends,
-//! a store that gives no sign of life any more (`pulse`) is given up.
+//! Requests that cost a KMS call keep a pace (`pace`), since the quota is shared with everybody else in the account.
+//! When the mount ends, a store that gives no sign of life any more (`pulse`) is given up.
 //!
 //! What it does not do: cache, plan parts, or decide on errno values.
 //!
@@ -14,9 +14,9 @@
 //!
 //! What a server may answer at most, and how long content may take, is decided in the HTTP client (`bounds`).
 //!
-//! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up (as whom, by which way, what never goes in the clear),
-//! and `credentials` finds the caller's again when they were renewed. This room may use `object`, `policy` and
-//! `metrics`.
+//! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up (as whom, by which way, what never
+//! goes in the clear), and `credentials` finds the caller's again when they were renewed. This room may use `object`,
+//! `policy` and `metrics`.
 
 mod attempt;
 mod aws;

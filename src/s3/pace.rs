@@ -1,8 +1,9 @@
 //! Sparing KMS: how fast requests that cost a KMS call may follow each other.
 //!
-//! DSSE-KMS has no bucket keys, so each request on an object's content is a call to KMS, out of a quota that the whole account shares
-//! ("Request quotas", KMS developer guide). Each such request takes the next free slot, first come, first served; when KMS throttles all
-//! the same, slots move apart (half the rate) and come back together slowly. Time is an argument, so that this can be tested.
+//! DSSE-KMS has no bucket keys, so each request on an object's content is a call to KMS, out of a quota that the whole
+//! account shares ("Request quotas", KMS developer guide). Each such request takes the next free slot, first come,
+//! first served; when KMS throttles all the same, slots move apart (half the rate) and come back together slowly. Time
+//! is an argument, so that this can be tested.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,8 @@ use tokio::time::Instant;
 
 use crate::metrics::Operation;
 
-/// No throttling makes it slower than this, in requests per second: a thousandth of the smallest quota, at which a person can still work.
+/// No throttling makes it slower than this, in requests per second: a thousandth of the smallest quota, at which a
+/// person can still work.
 const PER_SECOND_MIN: f64 = 10.0;
 /// Slots that nobody took are kept for so long.
 const BURST: Duration = Duration::from_millis(100);
@@ -20,12 +22,12 @@ const SIGN: Duration = Duration::from_secs(1);
 /// The rate grows by this part of itself each second, and by no more than [`GROWTH_OF_MAX`] of the highest.
 const GROWTH: f64 = 0.1;
 const GROWTH_OF_MAX: f64 = 1.0 / 60.0;
-/// How far ahead retries may take slots. They take theirs whatever it costs others, and a storm of them must not keep those waiting who come
-/// after it.
+/// How far ahead retries may take slots. They take theirs whatever it costs others, and a storm of them must not keep
+/// those waiting who come after it.
 const CHARGED_AHEAD_MAX: Duration = Duration::from_secs(2);
 
-/// Whether S3 calls KMS for a request on a DSSE-KMS object ("Required permissions for Amazon S3 API operations", S3 User Guide). A HEAD
-/// does in checksum mode alone, which is rare here.
+/// Whether S3 calls KMS for a request on a DSSE-KMS object ("Required permissions for Amazon S3 API operations", S3
+/// User Guide). A HEAD does in checksum mode alone, which is rare here.
 pub(super) fn calls_kms(operation: Operation) -> bool {
     matches!(
         operation,
@@ -49,7 +51,8 @@ impl Pace {
         Pace((per_second_max > 0).then(|| Mutex::new(Rate::new(per_second_max, Instant::now()))))
     }
 
-    /// Waits for a slot; false when there is none within `wait_max`, and then none is taken. True at once without a limit.
+    /// Waits for a slot; false when there is none within `wait_max`, and then none is taken. True at once without a
+    /// limit.
     pub(super) async fn turn(&self, wait_max: Duration) -> bool {
         let wait = match self.rate() {
             None => return true,
@@ -152,15 +155,15 @@ impl Rate {
         }
     }
 
-    /// The queue gets shorter by one. Its last slot goes to whoever comes next, and the one that was given up stays empty: on the whole
-    /// no more get through.
+    /// The queue gets shorter by one. Its last slot goes to whoever comes next, and the one that was given up stays
+    /// empty: on the whole no more get through.
     fn give_back(&mut self, now: Instant) {
         let shorter = self.next.checked_sub(Duration::from_secs_f64(1.0 / self.per_second));
         self.next = shorter.map_or(self.next, |next| next.max(now)).min(self.next);
     }
 
-    /// Halves what was really asked of KMS lately, which may be far less than what was allowed. The new rate, or None when a refusal of
-    /// the same moment did it already.
+    /// Halves what was really asked of KMS lately, which may be far less than what was allowed. The new rate, or None
+    /// when a refusal of the same moment did it already.
     fn lower(&mut self, now: Instant) -> Option<f64> {
         if self.lowered.is_some_and(|last| now.duration_since(last) < SIGN) {
             return None;

@@ -20,7 +20,8 @@ const COLLECTED_BYTES_MAX: u64 = 64 * 1024;
 pub enum Checksum {
     /// CRC-64/NVME, which S3 computes of everything by itself.
     Crc64(u64),
-    /// SHA-1. Listings name the algorithm, so objects can be told apart by it; it guards against accidents, not against people.
+    /// SHA-1. Listings name the algorithm, so objects can be told apart by it; it guards against accidents, not against
+    /// people.
     Sha1([u8; 20]),
 }
 
@@ -30,7 +31,8 @@ pub struct WithSha1(pub Bytes);
 
 /// Content that can be sent more than once, because requests are retried.
 ///
-/// `chunks` runs on the tasks that serve the network. It may read the page cache and decipher; it must not wait for anyone.
+/// `chunks` runs on the tasks that serve the network. It may read the page cache and decipher; it must not wait for
+/// anyone.
 pub trait Payload: Send + Sync + 'static {
     /// How many bytes there are.
     fn len(&self) -> u64;
@@ -131,7 +133,8 @@ impl Broken {
 }
 
 impl Outgoing {
-    /// `in_memory`: collect the body whatever its length, so that the SDK can sign its digest. `pulse` hears of each chunk that is taken.
+    /// `in_memory`: collect the body whatever its length, so that the SDK can sign its digest. `pulse` hears of each
+    /// chunk that is taken.
     pub(super) fn new(payload: &Arc<dyn Payload>, in_memory: bool, pulse: &Arc<Pulse>) -> io::Result<Outgoing> {
         let checksum = payload.kept_checksum()?;
         let broken = Broken::default();
@@ -319,7 +322,8 @@ mod tests {
 
     #[test]
     fn checksums_are_base64_of_big_endian_bytes() {
-        // The check value of CRC-64/NVME for "123456789" is ae8b14860a799888 (catalogue of parametrised CRC algorithms).
+        // The check value of CRC-64/NVME for "123456789" is ae8b14860a799888 (catalogue of parametrised CRC
+        // algorithms).
         let crc64 = Bytes::from_static(b"123456789").crc64().unwrap();
         assert_eq!(crc64, 0xae8b_1486_0a79_9888);
         assert_eq!(encode_crc64(crc64), "rosUhgp5mIg=");

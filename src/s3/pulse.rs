@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 /// What a request is given in any case, however long the store was silent: it may have come back.
 const CHANCE: Duration = Duration::from_secs(1);
-/// How many times the silence may be stretched by a store that takes bytes and answers nothing. A slow line needs it; but bytes that are
-/// taken may have come no further than this host's own socket.
+/// How many times the silence may be stretched by a store that takes bytes and answers nothing. A slow line needs it;
+/// but bytes that are taken may have come no further than this host's own socket.
 const STRETCH: u32 = 4;
 
 /// When the store last gave an answer or took a byte, and how long it may be silent.
@@ -42,8 +42,8 @@ impl Pulse {
         signs.given_up = false;
     }
 
-    /// A piece of a body has gone out. A store that was given up needs to answer before this counts again: each new request sends its
-    /// first bytes into a socket whoever listens.
+    /// A piece of a body has gone out. A store that was given up needs to answer before this counts again: each new
+    /// request sends its first bytes into a socket whoever listens.
     pub(super) fn took(&self) {
         let mut signs = self.signs();
         if !signs.given_up {

@@ -73,7 +73,8 @@ impl Condition {
 pub struct Source {
     /// Its key, in the gateway's bucket.
     pub key: Key,
-    /// Which version; the copy fails with [`Kind::PreconditionFailed`](super::Kind::PreconditionFailed) when it is another now.
+    /// Which version; the copy fails with [`Kind::PreconditionFailed`](super::Kind::PreconditionFailed) when it is
+    /// another now.
     pub version: Version,
     /// Its length in bytes.
     pub size: u64,

@@ -15,12 +15,14 @@ use crate::secret::PlainBuf;
 use super::table::{Claim, Stored, Table};
 use super::{ByteBudget, Charge, Error};
 
-/// What a file system gives out at a time. A slot is a multiple of it, so that a discarded block returns all of its space.
+/// What a file system gives out at a time. A slot is a multiple of it, so that a discarded block returns all of its
+/// space.
 const PAGE_BYTES: usize = 4096;
 
 /// A file of sealed blocks without a name, under keys that exist only as long as this value.
 ///
-/// Any number of threads may use it. Two changes of one block wait for each other, everything else goes on side by side.
+/// Any number of threads may use it. Two changes of one block wait for each other, everything else goes on side by
+/// side.
 pub struct SealedFile {
     file: File,
     envelope: Envelope,
@@ -30,8 +32,8 @@ pub struct SealedFile {
 }
 
 impl SealedFile {
-    /// A new file in `directory`, readable by this user only and without a name (`O_TMPFILE`, or unlinked at once), with
-    /// new keys. Blocks have up to `block_bytes` of plaintext. What they take of the disk is charged to `budget`.
+    /// A new file in `directory`, readable by this user only and without a name (`O_TMPFILE`, or unlinked at once),
+    /// with new keys. Blocks have up to `block_bytes` of plaintext. What they take of the disk is charged to `budget`.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Directory`], [`Error::Crypto`].
@@ -46,10 +48,10 @@ impl SealedFile {
 
     /// Seals `plain` as the new content of `block`, and returns the generation that opens it.
     ///
-    /// When this fails, the old content stays valid, with one exception: a disk that fails in the middle of overwriting a block
-    /// that was sealed before leaves that block without content. Whoever seals still has the plaintext, and must keep it
-    /// until this has succeeded. A full disk is found out before anything is overwritten, on every file system that
-    /// allocates when it is asked to (not on btrfs with copy on write).
+    /// When this fails, the old content stays valid, with one exception: a disk that fails in the middle of overwriting
+    /// a block that was sealed before leaves that block without content. Whoever seals still has the plaintext, and
+    /// must keep it until this has succeeded. A full disk is found out before anything is overwritten, on every file
+    /// system that allocates when it is asked to (not on btrfs with copy on write).
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Io`], [`Error::Crypto`].
@@ -86,8 +88,8 @@ impl SealedFile {
         opened
     }
 
-    /// Drops the content of `block` and gives its space back to the disk and to the budget. A file system that cannot punch holes
-    /// keeps both until the place is sealed again or the file ends.
+    /// Drops the content of `block` and gives its space back to the disk and to the budget. A file system that cannot
+    /// punch holes keeps both until the place is sealed again or the file ends.
     pub fn discard(&self, block: u64) {
         let Ok(offset) = self.offset_of(block) else { return };
         let claim = self.table.claim(block);
@@ -111,7 +113,8 @@ impl SealedFile {
         self.table.len()
     }
 
-    /// Charges what the place of a block has to grow by. A place that has content is made longer before it is overwritten.
+    /// Charges what the place of a block has to grow by. A place that has content is made longer before it is
+    /// overwritten.
     fn charge_growth(&self, offset: u64, charged_bytes: u64, sealed_bytes: usize) -> Result<Charge, Error> {
         let needed_bytes = sealed_bytes.next_multiple_of(PAGE_BYTES) as u64;
         let growth_bytes = needed_bytes.saturating_sub(charged_bytes);
@@ -144,8 +147,9 @@ impl SealedFile {
     }
 }
 
-/// Without a name from the start, or unlinked at once where the file system cannot do that (the errors are those of open(2), `O_TMPFILE`).
-/// Made with its mode, which the sandbox lets nobody change, and which `tempfile` leaves to the umask where there is no name.
+/// Without a name from the start, or unlinked at once where the file system cannot do that (the errors are those of
+/// open(2), `O_TMPFILE`). Made with its mode, which the sandbox lets nobody change, and which `tempfile` leaves to the
+/// umask where there is no name.
 fn nameless_file(directory: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let nameless = options.read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory);

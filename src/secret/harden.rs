@@ -13,7 +13,8 @@ const CORE_FILTER: &str = "/proc/self/coredump_filter";
 /// What [`harden_process`] could not do. Empty is good.
 #[derive(Debug, Default)]
 pub struct Hardening {
-    /// `prctl(PR_SET_DUMPABLE, 0)` failed: other processes of this user can attach a debugger, and core dumps are possible.
+    /// `prctl(PR_SET_DUMPABLE, 0)` failed: other processes of this user can attach a debugger, and core dumps are
+    /// possible.
     pub dumpable: Option<io::Error>,
     /// `setrlimit(RLIMIT_CORE, 0)` failed: core dumps to a file are possible.
     pub core_limit: Option<io::Error>,
@@ -35,10 +36,12 @@ impl Hardening {
     }
 }
 
-/// Forbids core dumps and debuggers of the same user, for the rest of the process's life (prctl(2), getrlimit(2), core(5)).
+/// Forbids core dumps and debuggers of the same user, for the rest of the process's life (prctl(2), getrlimit(2),
+/// core(5)).
 ///
-/// All are wanted: a core pattern that pipes to a program ignores the limit, a change of credentials resets dumpable, and root's
-/// tools that take images of living processes respect the filter. A side effect of the second: `/proc/self` belongs to root.
+/// All are wanted: a core pattern that pipes to a program ignores the limit, a change of credentials resets dumpable,
+/// and root's tools that take images of living processes respect the filter. A side effect of the second: `/proc/self`
+/// belongs to root.
 pub fn harden_process() -> Hardening {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     Hardening {
@@ -59,8 +62,8 @@ pub enum Locking {
 
 /// Raises the limit of locked memory as far as this process may, and locks all memory if there is none left.
 ///
-/// With a limit, locking everything would make the next allocation beyond it fail; then keys and content are locked alone, as far as
-/// it goes. Call it before capabilities are dropped: root raises the limit by one of them.
+/// With a limit, locking everything would make the next allocation beyond it fail; then keys and content are locked
+/// alone, as far as it goes. Call it before capabilities are dropped: root raises the limit by one of them.
 ///
 /// # Errors
 /// The kernel refuses to lock although nothing limits it.
@@ -83,7 +86,8 @@ pub fn lock_memory() -> io::Result<Locking> {
 /// A limit below that counts as a refusal even for root, who may lock without one until capabilities are dropped.
 ///
 /// # Errors
-/// [`KeysUnlocked`]: what was refused, and the limit. The caller has to tell of it: this room tells of refusals once, and takes this one for told.
+/// [`KeysUnlocked`]: what was refused, and the limit. The caller has to tell of it: this room tells of refusals once,
+/// and takes this one for told.
 pub fn try_to_lock_keys() -> Result<(), KeysUnlocked> {
     let limit_bytes = getrlimit(Resource::Memlock).current;
     let refused = |source| {
@@ -96,8 +100,8 @@ pub fn try_to_lock_keys() -> Result<(), KeysUnlocked> {
     mapping::try_to_lock(KEYS_BYTES_MIN).map_err(refused)
 }
 
-/// What keys need of locked memory, in bytes: a chunk for each size of keys and ciphers, which is enough for some sixty files with changes on the
-/// local disk, and their journal.
+/// What keys need of locked memory, in bytes: a chunk for each size of keys and ciphers, which is enough for some sixty
+/// files with changes on the local disk, and their journal.
 pub const KEYS_BYTES_MIN: usize = 256 * 1024;
 
 /// Keys would lie in memory that may be swapped out.

@@ -1,8 +1,8 @@
 //! An allocator that wipes what is freed.
 //!
-//! Content, names and credentials pass through buffers of the SDK, of TLS and of the runtime that know nothing of [`super::PlainBuf`].
-//! This is for them: whatever was on the heap is overwritten when it is freed, so it does not wait there for the next who reads
-//! uninitialised memory.
+//! Content, names and credentials pass through buffers of the SDK, of TLS and of the runtime that know nothing of
+//! [`super::PlainBuf`]. This is for them: whatever was on the heap is overwritten when it is freed, so it does not wait
+//! there for the next who reads uninitialised memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
@@ -11,8 +11,8 @@ use std::ptr;
 #[derive(Debug, Clone, Copy)]
 pub struct WipingHeap;
 
-// SAFETY: every request goes to the system's allocator as it is, and memory is written to only between the caller's last use and its
-// release. `realloc` keeps the contract of `GlobalAlloc` by the means of the other methods.
+// SAFETY: every request goes to the system's allocator as it is, and memory is written to only between the caller's
+// last use and its release. `realloc` keeps the contract of `GlobalAlloc` by the means of the other methods.
 unsafe impl GlobalAlloc for WipingHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
@@ -25,8 +25,9 @@ unsafe impl GlobalAlloc for WipingHeap {
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: the caller hands over `layout.size()` bytes, and nobody uses them any more. The barrier is given the address alone,
-        // behind which the compiler must believe the bytes to be read: without it, writing to what is freed next would be left out.
+        // SAFETY: the caller hands over `layout.size()` bytes, and nobody uses them any more. The barrier is given the
+        // address alone, behind which the compiler must believe the bytes to be read: without it, writing to what is
+        // freed next would be left out.
         unsafe {
             ptr::write_bytes(place, 0, layout.size());
             zeroize::optimization_barrier(&place);
@@ -36,8 +37,8 @@ unsafe impl GlobalAlloc for WipingHeap {
 
     /// Never in place: the system's own would leave the old place behind as it was.
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
-        // SAFETY: the caller promises that this size and the old alignment make a layout, that both places are valid for the
-        // smaller of both sizes, and they cannot overlap.
+        // SAFETY: the caller promises that this size and the old alignment make a layout, that both places are valid
+        // for the smaller of both sizes, and they cannot overlap.
         unsafe {
             let new = self.alloc(Layout::from_size_align_unchecked(new_bytes, layout.align()));
             if !new.is_null() {
@@ -71,8 +72,8 @@ mod tests {
 
     const BYTES: usize = 1000;
 
-    /// What lies at an address of this process, as the kernel reads it, who does not ask whether it is ours. On the stack, as the heap would
-    /// give out the very place that is looked at.
+    /// What lies at an address of this process, as the kernel reads it, who does not ask whether it is ours. On the
+    /// stack, as the heap would give out the very place that is looked at.
     fn bytes_at(address: usize) -> [u8; BYTES] {
         use std::os::unix::fs::FileExt;
         let mut bytes = [0xff; BYTES];

@@ -5,11 +5,11 @@ use std::io;
 use rustix::fd::BorrowedFd;
 use rustix::io::{FdFlags, fcntl_getfd};
 
-/// Closes every descriptor beyond the three standard ones that this process was started with: a daemon that keeps one keeps the lock, the
-/// pipe or the file system of the starter busy.
+/// Closes every descriptor beyond the three standard ones that this process was started with: a daemon that keeps one
+/// keeps the lock, the pipe or the file system of the starter busy.
 ///
-/// They are told from our own by the close-on-exec flag. This process was started by execve(2), which leaves only those without it, and all
-/// that this program opens has it.
+/// They are told from our own by the close-on-exec flag. This process was started by execve(2), which leaves only those
+/// without it, and all that this program opens has it.
 ///
 /// # Errors
 /// /proc is not mounted.
@@ -18,10 +18,12 @@ pub fn close_inherited() -> io::Result<()> {
     let numbers = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     // A list first: the directory has a descriptor of its own while it is read.
     for number in numbers.collect::<Vec<_>>().into_iter().filter(|number| *number > 2) {
-        // SAFETY: the number is not negative, so not -1, and the borrow ends with the call. If it is not open any more, the call fails.
+        // SAFETY: the number is not negative, so not -1, and the borrow ends with the call. If it is not open any more,
+        // the call fails.
         let flags = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
         if flags.is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC)) {
-            // SAFETY: without the flag it was there before this program ran, so no value of this program owns it or borrows it.
+            // SAFETY: without the flag it was there before this program ran, so no value of this program owns it or
+            // borrows it.
             unsafe { rustix::io::close(number) };
         }
     }

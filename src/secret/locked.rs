@@ -1,7 +1,8 @@
 //! Pages for secrets, cut into slots.
 //!
-//! `RLIMIT_MEMLOCK` is 8 MiB by default and counts whole pages, so a page for each key would end at 2,048 keys. Slots of one size
-//! share a chunk of pages instead, and a chunk stays mapped for the life of the process: the next secret takes the slot.
+//! `RLIMIT_MEMLOCK` is 8 MiB by default and counts whole pages, so a page for each key would end at 2,048 keys. Slots
+//! of one size share a chunk of pages instead, and a chunk stays mapped for the life of the process: the next secret
+//! takes the slot.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -12,7 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::OutOfMemory;
 use super::mapping::{self, Tally};
 
-/// Bytes of one mapping: a whole number of pages on every page size that Linux has on x86-64 and most that it has elsewhere.
+/// Bytes of one mapping: a whole number of pages on every page size that Linux has on x86-64 and most that it has
+/// elsewhere.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// The smallest slot: one cache line, so that two secrets never share one.
@@ -21,7 +23,8 @@ const SLOT_BYTES_MIN: usize = 64;
 /// The largest slot, and with it the largest secret.
 const SLOT_BYTES_MAX: usize = 4096;
 
-/// Stack below the maker or the user of a secret that may have held copies of it. ring's and aes-gcm's expanded keys are below 2 KiB each.
+/// Stack below the maker or the user of a secret that may have held copies of it. ring's and aes-gcm's expanded keys
+/// are below 2 KiB each.
 const STACK_WIPED_BYTES: usize = 16 * 1024;
 
 static ARENA: Mutex<Arena> = Mutex::new(Arena::new());
@@ -43,12 +46,13 @@ impl<T> Locked<T> {
     /// The value passes over the stack once; that part of the stack is wiped before this returns.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when the system maps no more pages. Pages that it maps but refuses to lock are used, and counted in
-    /// [`super::protection`]: the caller decides whether that is good enough.
+    /// [`OutOfMemory`] when the system maps no more pages. Pages that it maps but refuses to lock are used, and counted
+    /// in [`super::protection`]: the caller decides whether that is good enough.
     pub fn new(make: impl FnOnce() -> T) -> Result<Self, OutOfMemory> {
         const { assert!(size_of::<T>() <= SLOT_BYTES_MAX && align_of::<T>() <= SLOT_BYTES_MIN) };
         let slot = arena().take(Self::SLOT_BYTES)?;
-        // SAFETY: the slot is ours, large enough and aligned: both were asserted above, and slots are aligned to their size.
+        // SAFETY: the slot is ours, large enough and aligned: both were asserted above, and slots are aligned to their
+        // size.
         unsafe { fill(slot.place.cast(), make) };
         zeroize::zeroize_stack::<STACK_WIPED_BYTES>();
         Ok(Locked { slot, value: PhantomData })
@@ -83,8 +87,8 @@ impl<T> Drop for Locked<T> {
     }
 }
 
-/// Does `work` on a part of the stack that is wiped before this returns, so that no copies of secrets stay there that a library has made:
-/// stacks are neither locked nor out of dumps.
+/// Does `work` on a part of the stack that is wiped before this returns, so that no copies of secrets stay there that a
+/// library has made: stacks are neither locked nor out of dumps.
 pub fn on_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
     let done = apart(work);
     zeroize::zeroize_stack::<STACK_WIPED_BYTES>();
@@ -97,7 +101,8 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Apart from `Locked::new` and never inlined, so that its copies of the value lie in the part of the stack that is wiped.
+/// Apart from `Locked::new` and never inlined, so that its copies of the value lie in the part of the stack that is
+/// wiped.
 ///
 /// # Safety
 /// `place` must be valid for writing a `T`.
@@ -115,7 +120,8 @@ struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // SAFETY: `bytes` bytes from here are mapped for ever and belong to this slot, in which no value lives any more.
+        // SAFETY: `bytes` bytes from here are mapped for ever and belong to this slot, in which no value lives any
+        // more.
         let memory = unsafe { std::slice::from_raw_parts_mut(self.place.as_ptr(), self.bytes) };
         memory.fill(0);
         zeroize::optimization_barrier(memory);
@@ -219,7 +225,8 @@ mod tests {
         assert_eq!(tally().unprotected_bytes, 0);
     }
 
-    /// Set for the process in which the test takes its limit away: it must be another one, because it could not undo this.
+    /// Set for the process in which the test takes its limit away: it must be another one, because it could not undo
+    /// this.
     const CHILD: &str = "DSSEFS_TEST_LOCKED_CHILD";
 
     #[test]

@@ -51,13 +51,13 @@ pub(super) fn map(bytes: usize) -> io::Result<NonNull<u8>> {
 /// # Safety
 /// `place` and `bytes` are those of one [`map`], and nobody uses its memory any more.
 pub(super) unsafe fn unmap(place: NonNull<u8>, bytes: usize) {
-    // SAFETY: the caller's promise. It fails only for what is no mapping, or when the kernel has no memory to split one, and this one is
-    // whole.
+    // SAFETY: the caller's promise. It fails only for what is no mapping, or when the kernel has no memory to split
+    // one, and this one is whole.
     unsafe { libc::munmap(place.as_ptr().cast(), bytes) };
 }
 
-/// Asks for all three protections, so that a refused one does not cost the others, and returns the first refusal. Without `lock` the
-/// locking counts as refused for want of room.
+/// Asks for all three protections, so that a refused one does not cost the others, and returns the first refusal.
+/// Without `lock` the locking counts as refused for want of room.
 pub(super) fn protect(place: NonNull<u8>, bytes: usize, lock: bool) -> io::Result<()> {
     let address = place.as_ptr().cast();
     // SAFETY: the range is one mapping of ours; neither of the two calls changes what it contains now.

@@ -1,18 +1,19 @@
 //! Keys and plaintext in memory that is locked, left out of core dumps and wiped.
 //!
-//! * [`Locked`] holds one value, such as a key or a cipher, in pages that are never swapped, never dumped, and empty in a
-//!   forked child. [`Key`] is 32 such bytes.
-//! * [`PlainBuf`] holds file content, in such pages too as far as the limit of locked memory goes. It is wiped when it is dropped,
-//!   cut or moved to a larger place.
+//! * [`Locked`] holds one value, such as a key or a cipher, in pages that are never swapped, never dumped, and empty in
+//!   a forked child. [`Key`] is 32 such bytes.
+//! * [`PlainBuf`] holds file content, in such pages too as far as the limit of locked memory goes. It is wiped when it
+//!   is dropped, cut or moved to a larger place.
 //! * [`WipingHeap`] is the program's allocator: what passes through buffers of others is wiped when they free it.
-//! * [`harden_process`] takes away the ways in which the kernel itself would write our memory to a disk, and [`lock_memory`] swap.
+//! * [`harden_process`] takes away the ways in which the kernel itself would write our memory to a disk, and
+//!   [`lock_memory`] swap.
 //! * [`close_inherited`] closes what the starter of this process has left open.
 //!
-//! The room refuses to show, copy, compare or serialise what it holds. It knows no cipher and draws no randomness. It is the
-//! only room with `unsafe` code, and uses no other room.
+//! The room refuses to show, copy, compare or serialise what it holds. It knows no cipher and draws no randomness. It
+//! is the only room with `unsafe` code, and uses no other room.
 //!
-//! Not protected: the registers, a debugger that is root, hibernation (the kernel writes locked pages too), and whoever can
-//! read this process's memory while it runs.
+//! Not protected: the registers, a debugger that is root, hibernation (the kernel writes locked pages too), and whoever
+//! can read this process's memory while it runs.
 
 #![allow(unsafe_code)]
 
@@ -46,7 +47,8 @@ pub struct Protection {
     pub content: Tally,
 }
 
-/// How the memory for secrets is protected at this moment. Ask again after the first keys were made: nothing is mapped before.
+/// How the memory for secrets is protected at this moment. Ask again after the first keys were made: nothing is mapped
+/// before.
 pub fn protection() -> Protection {
     Protection { keys: locked::tally(), content: pages::tally() }
 }

@@ -1,8 +1,9 @@
 //! Pages for file content, cut into slots.
 //!
-//! A system call and a page fault for each buffer would cost more than the ciphers do on small files. So chunks of 1 MiB are mapped and
-//! protected once, cut into slots of one size, and used again; a chunk of which no slot is in use may be cut anew for another size, and
-//! beyond a few of those goes back to the kernel. Larger buffers have a mapping each.
+//! A system call and a page fault for each buffer would cost more than the ciphers do on small files. So chunks of 1
+//! MiB are mapped and protected once, cut into slots of one size, and used again; a chunk of which no slot is in use
+//! may be cut anew for another size, and beyond a few of those goes back to the kernel. Larger buffers have a mapping
+//! each.
 //!
 //! Every slot that is handed out holds zeros: mappings begin so, and who releases one has wiped it.
 

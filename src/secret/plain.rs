@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::pages::Pages;
 
-/// A growable buffer of plaintext, in pages that are locked as far as the limit allows, left out of core dumps, and wiped before they
-/// are used again.
+/// A growable buffer of plaintext, in pages that are locked as far as the limit allows, left out of core dumps, and
+/// wiped before they are used again.
 ///
 /// It grows only when it is told to, because its capacity is what a memory budget is charged for.
 pub struct PlainBuf {
@@ -72,7 +72,8 @@ impl PlainBuf {
         }
     }
 
-    /// Puts `data` at `offset`, over what is there and beyond the end. A gap between the end and `offset` becomes zeros.
+    /// Puts `data` at `offset`, over what is there and beyond the end. A gap between the end and `offset` becomes
+    /// zeros.
     ///
     /// # Panics
     /// When the data ends beyond the capacity: the caller has forgotten to [`PlainBuf::grow`].
@@ -131,8 +132,8 @@ impl fmt::Debug for PlainBuf {
     }
 }
 
-/// Overwrites with zeros at the speed of memset: the barrier keeps the compiler from leaving it out, without the byte-by-byte
-/// volatile writes of `Zeroize`, which would cost as much as a cipher.
+/// Overwrites with zeros at the speed of memset: the barrier keeps the compiler from leaving it out, without the
+/// byte-by-byte volatile writes of `Zeroize`, which would cost as much as a cipher.
 fn wipe(bytes: &mut [u8]) {
     bytes.fill(0);
     zeroize::optimization_barrier(bytes);

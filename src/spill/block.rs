@@ -24,7 +24,8 @@ pub(super) struct InMemory {
     pub(super) content: Arc<Content>,
     /// Its place in the order of last changes.
     pub(super) turn: u64,
-    /// Whether an older content of this block is still on the disk, for snapshots to read and for this one to come back to.
+    /// Whether an older content of this block is still on the disk, for snapshots to read and for this one to come back
+    /// to.
     pub(super) older_on_disk: bool,
 }
 
@@ -50,8 +51,8 @@ impl Block {
 /// The bytes of a block in memory, what they have to be, and what they cost.
 pub(super) struct Content {
     plain: PlainBuf,
-    /// The checksum of the bytes as they came in. It is never taken of what is in memory now: a bit that flips there, or on the disk, is
-    /// one that the store refuses, or the next reader of the block.
+    /// The checksum of the bytes as they came in. It is never taken of what is in memory now: a bit that flips there,
+    /// or on the disk, is one that the store refuses, or the next reader of the block.
     crc: u64,
     pub(super) charge: Charge,
 }
@@ -109,8 +110,8 @@ impl Content {
         }
     }
 
-    /// Puts `data` over `part`, which begins within the bytes. Those beside it have to be read for the new checksum; if they were wrong
-    /// before, they stay so.
+    /// Puts `data` over `part`, which begins within the bytes. Those beside it have to be read for the new checksum; if
+    /// they were wrong before, they stay so.
     fn replace(&mut self, part: &Range<usize>, data: &[u8]) {
         let old = self.plain.as_slice();
         let (before, after) = (&old[..part.start], old.get(part.end..).unwrap_or_default());

@@ -22,9 +22,9 @@ pub enum Location {
 
 /// What was written to one file and may not be in S3 yet: any bytes at any offsets. Empty at first.
 ///
-/// All calls may be made from any thread; each is done as a whole before the next one begins. They do not wait for anything but the
-/// local disk and each other, and other tasks go on meanwhile, so that they may be made from an asynchronous task. Dropping the buffer drops its content,
-/// and its keys as soon as no snapshot needs them.
+/// All calls may be made from any thread; each is done as a whole before the next one begins. They do not wait for
+/// anything but the local disk and each other, and other tasks go on meanwhile, so that they may be made from an
+/// asynchronous task. Dropping the buffer drops its content, and its keys as soon as no snapshot needs them.
 pub struct Buffer {
     core: Arc<Core>,
 }
@@ -36,12 +36,13 @@ impl Buffer {
 
     /// Keeps `data` at `offset`, all of it or, on an error, nothing.
     ///
-    /// Under pressure this makes room first: it drops uploaded blocks of any buffer, then seals blocks of the buffers that
-    /// hold the most.
+    /// Under pressure this makes room first: it drops uploaded blocks of any buffer, then seals blocks of the buffers
+    /// that hold the most.
     ///
     /// # Errors
-    /// [`Error::Busy`]: wait for [`Pool::released`] and try again. [`Error::NoSpace`], [`Error::TooLong`], [`Error::BeyondEnd`].
-    /// [`Error::Tampered`] and [`Error::Io`] when a block of which a part is overwritten cannot be read back.
+    /// [`Error::Busy`]: wait for [`Pool::released`] and try again. [`Error::NoSpace`], [`Error::TooLong`],
+    /// [`Error::BeyondEnd`]. [`Error::Tampered`] and [`Error::Io`] when a block of which a part is overwritten cannot
+    /// be read back.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let (bytes, bytes_max) = (data.len() as u64, self.core.pool.write_bytes_max());
         if bytes > bytes_max {
@@ -51,8 +52,8 @@ impl Buffer {
         self.edit(offset..end, Edit::Write(data))
     }
 
-    /// Makes `range` zeros, whatever it was. They are present, and cost almost nothing: that they are zeros is known in memory, where
-    /// nobody can forge it. A hole is the same thing.
+    /// Makes `range` zeros, whatever it was. They are present, and cost almost nothing: that they are zeros is known in
+    /// memory, where nobody can forge it. A hole is the same thing.
     ///
     /// # Errors
     /// As for [`Buffer::write`]: blocks of which only a part becomes zero are changed in memory.
@@ -96,14 +97,14 @@ impl Buffer {
         Ok(Snapshot::new(range, pieces, self.core.pool.in_flight()))
     }
 
-    /// The bytes of `snapshot`, one of this buffer, are safely elsewhere. Those that were not changed since may be dropped under
-    /// pressure, and are then no longer present. Without pressure they stay.
+    /// The bytes of `snapshot`, one of this buffer, are safely elsewhere. Those that were not changed since may be
+    /// dropped under pressure, and are then no longer present. Without pressure they stay.
     pub fn mark_uploaded(&self, snapshot: &Snapshot) {
         self.core.change(|contents| contents.mark_uploaded(snapshot.start(), snapshot.pieces()));
     }
 
-    /// What is elsewhere of `range` will not be for long: what is present of it stays, under pressure too. The caller looks afterwards
-    /// what that is, since some of it may have been dropped before.
+    /// What is elsewhere of `range` will not be for long: what is present of it stays, under pressure too. The caller
+    /// looks afterwards what that is, since some of it may have been dropped before.
     pub fn unmark_uploaded(&self, range: Range<u64>) {
         self.core.change(|contents| contents.unmark_uploaded(range));
     }
@@ -120,7 +121,8 @@ impl Buffer {
         })
     }
 
-    /// Drops everything. The keys are wiped when the last snapshot is gone; what spills after this is sealed under new ones.
+    /// Drops everything. The keys are wiped when the last snapshot is gone; what spills after this is sealed under new
+    /// ones.
     pub fn clear(&self) {
         // The old content is dropped after the lock: closing a large file takes its time.
         drop(self.core.change(std::mem::take));
@@ -135,7 +137,8 @@ impl Buffer {
         }
         for _ in 0..RELIEF_ROUNDS_MAX {
             match self.core.relieve_with(|contents| try_edit(&self.core.pool, contents, range.clone(), edit)) {
-                // Nothing came of it that anybody could hope for: a notice would wake first of all who is about to wait here.
+                // Nothing came of it that anybody could hope for: a notice would wake first of all who is about to wait
+                // here.
                 Ok(Edited::Starved { needed_bytes }) => relieve(&self.core, needed_bytes)?,
                 Ok(Edited::Done) => {
                     self.core.pool.settle();
@@ -214,7 +217,8 @@ impl Core {
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
-        // After a panic in the middle of a change nobody knows what the content is. It must not be uploaded as if it were whole.
+        // After a panic in the middle of a change nobody knows what the content is. It must not be uploaded as if it
+        // were whole.
         self.contents.lock().expect("no thread has panicked while it changed this buffer")
     }
 }

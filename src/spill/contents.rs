@@ -42,7 +42,8 @@ impl Contents {
         self.file.as_ref()
     }
 
-    /// Memory that an edit of `range` will take, in bytes: never less, sometimes more, because a snapshot may end meanwhile.
+    /// Memory that an edit of `range` will take, in bytes: never less, sometimes more, because a snapshot may end
+    /// meanwhile.
     pub(super) fn memory_needed(&self, range: Range<u64>, edit: Edit<'_>) -> u64 {
         let parts = self.parts_edited(range, edit).into_iter();
         parts.map(|(index, part)| self.block_memory_needed(index, &part, edit) as u64).sum()
@@ -133,7 +134,8 @@ impl Contents {
         freed_bytes
     }
 
-    /// Drops uploaded blocks from the disk, and returns the bytes freed: at least `wanted_bytes`, or all that there are.
+    /// Drops uploaded blocks from the disk, and returns the bytes freed: at least `wanted_bytes`, or all that there
+    /// are.
     pub(super) fn drop_uploaded_disk(&mut self, wanted_bytes: u64) -> u64 {
         let sealed = self.blocks.iter().filter_map(|(index, block)| match block {
             Block::Sealed(block) => Some((*index, block.len as u64)),
@@ -144,7 +146,8 @@ impl Contents {
         freed_bytes
     }
 
-    /// Gives back the disk below blocks that are in memory again. A snapshot that still reads the older content there is superseded.
+    /// Gives back the disk below blocks that are in memory again. A snapshot that still reads the older content there
+    /// is superseded.
     pub(super) fn drop_older_on_disk(&mut self) -> bool {
         let mut dropped = false;
         for (index, block) in &mut self.blocks {
@@ -156,8 +159,9 @@ impl Contents {
         dropped
     }
 
-    /// Moves blocks from memory to the disk, least recently changed first, and returns the memory freed: at least `wanted_bytes`,
-    /// or all that no snapshot shares. An error after the first block is not reported: that memory was freed.
+    /// Moves blocks from memory to the disk, least recently changed first, and returns the memory freed: at least
+    /// `wanted_bytes`, or all that no snapshot shares. An error after the first block is not reported: that memory was
+    /// freed.
     pub(super) fn seal_oldest(&mut self, pool: &Pool, wanted_bytes: u64) -> Result<u64, Error> {
         let (mut freed_bytes, mut turn) = (0, 0);
         while freed_bytes < wanted_bytes
@@ -173,7 +177,8 @@ impl Contents {
         Ok(freed_bytes)
     }
 
-    /// The blocks that an edit has to look at. Zeros concern only blocks that exist: a hole of a terabyte costs nothing.
+    /// The blocks that an edit has to look at. Zeros concern only blocks that exist: a hole of a terabyte costs
+    /// nothing.
     fn parts_edited(&self, range: Range<u64>, edit: Edit<'_>) -> Vec<(u64, Range<usize>)> {
         match edit {
             Edit::Write(_) => parts_of(range).collect(),
@@ -200,7 +205,8 @@ impl Contents {
         }
     }
 
-    /// Opens the sealed blocks of which the edit leaves bytes as they are. There are two at most: the first and the last.
+    /// Opens the sealed blocks of which the edit leaves bytes as they are. There are two at most: the first and the
+    /// last.
     fn open_what_stays(&self, parts: &[(u64, Range<usize>)], edit: Edit<'_>) -> Result<BTreeMap<u64, PlainBuf>, Error> {
         let mut opened = BTreeMap::new();
         for (index, part) in parts {
@@ -216,7 +222,8 @@ impl Contents {
         Ok(opened)
     }
 
-    /// Cannot fail: a sealed block of which bytes stay is in `opened`, and `memory` holds what [`Contents::memory_needed`] said.
+    /// Cannot fail: a sealed block of which bytes stay is in `opened`, and `memory` holds what
+    /// [`Contents::memory_needed`] said.
     fn edit_block(
         &mut self,
         index: u64,
@@ -387,7 +394,8 @@ impl Contents {
     }
 }
 
-/// The content as one that may be changed and has room for the edit: the same when nobody shares it, else a copy of what stays.
+/// The content as one that may be changed and has room for the edit: the same when nobody shares it, else a copy of
+/// what stays.
 fn own(content: Arc<Content>, part: &Range<usize>, edit: Edit<'_>, stays: bool, memory: &mut Charge) -> Content {
     let capacity_bytes = |content: &Content| capacity_for(edit.len_after(content.plain().len(), part));
     match Arc::try_unwrap(content) {

@@ -15,7 +15,8 @@ pub(super) fn of(bytes: &[u8]) -> u64 {
     crc64_nvme(bytes)
 }
 
-/// The checksum of a text of which `crc` is the beginning's, followed by `bytes`. What has been checksummed is not looked at again.
+/// The checksum of a text of which `crc` is the beginning's, followed by `bytes`. What has been checksummed is not
+/// looked at again.
 pub(super) fn extend(crc: u64, bytes: &[u8]) -> u64 {
     // The checksum is the register with all bits inverted (NVM Command Set Specification 1.0, section 5.2.1.3.4).
     let mut digest = Digest::new_with_init_state(Crc64Nvme, !crc);
@@ -47,8 +48,9 @@ pub(super) fn of_zeros(len: u64) -> u64 {
 
 const WHOLE_BLOCK: u64 = BLOCK_BYTES as u64;
 
-/// What combining does to the first checksum when a whole block follows, as an affine map over GF(2): an image for each bit, and
-/// that of zero. Combining in general squares twenty matrices, which takes longer than opening the block would.
+/// What combining does to the first checksum when a whole block follows, as an affine map over GF(2): an image for each
+/// bit, and that of zero. Combining in general squares twenty matrices, which takes longer than opening the block
+/// would.
 static PAST_A_BLOCK: LazyLock<([u64; 64], u64)> = LazyLock::new(|| {
     let of_zero = checksum_combine(Crc64Nvme, 0, 0, WHOLE_BLOCK);
     let of_bit = |bit: usize| checksum_combine(Crc64Nvme, 1 << bit, 0, WHOLE_BLOCK) ^ of_zero;

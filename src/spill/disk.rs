@@ -3,8 +3,8 @@
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
-/// Does `work`, which waits for the disk, while the other tasks of this thread of the runtime go on in another thread. Anywhere else it
-/// is simply done.
+/// Does `work`, which waits for the disk, while the other tasks of this thread of the runtime go on in another thread.
+/// Anywhere else it is simply done.
 pub(super) fn beside_other_tasks<T>(work: impl FnOnce() -> T) -> T {
     let has_other_threads = |runtime: Handle| runtime.runtime_flavor() == RuntimeFlavor::MultiThread;
     if Handle::try_current().is_ok_and(has_other_threads) { block_in_place(work) } else { work() }

@@ -1,8 +1,8 @@
 //! The bytes of a file that are not in S3 yet.
 //!
-//! A [`Buffer`] holds what was written to one file: in memory first, and under pressure in a sealed file on the local disk. A
-//! [`Pool`] is the memory and the disk that all buffers of a mount share. A [`Snapshot`] is what an upload reads while the program
-//! goes on writing. [`RangeSet`] says which bytes a buffer has.
+//! A [`Buffer`] holds what was written to one file: in memory first, and under pressure in a sealed file on the local
+//! disk. A [`Pool`] is the memory and the disk that all buffers of a mount share. A [`Snapshot`] is what an upload
+//! reads while the program goes on writing. [`RangeSet`] says which bytes a buffer has.
 //!
 //! ```text
 //!   write ──> block in memory ──(pressure)──> sealed block on disk
@@ -11,9 +11,9 @@
 //!                 └──(uploaded, and pressure)──> gone, no longer present
 //! ```
 //!
-//! The room refuses to exceed its limits, to put plaintext on the disk, to lose a byte that it accepted and was not told is
-//! elsewhere, and to return anything else than what was written. It does not know S3, and waits for nothing but the disk, which
-//! keeps no other task waiting: a caller who is told [`Error::Busy`] waits for [`Pool::released`].
+//! The room refuses to exceed its limits, to put plaintext on the disk, to lose a byte that it accepted and was not
+//! told is elsewhere, and to return anything else than what was written. It does not know S3, and waits for nothing but
+//! the disk, which keeps no other task waiting: a caller who is told [`Error::Busy`] waits for [`Pool::released`].
 //!
 //! It may use `sealed`, and the buffers of `secret`.
 

@@ -43,8 +43,8 @@ pub struct Pool {
     memory: Arc<ByteBudget>,
     disk: Arc<ByteBudget>,
     released: Arc<Notify>,
-    /// Somebody found no memory since the last notice. Set before the buffers are searched for some, so that a buffer which is
-    /// busy during the search gives notice when it is done.
+    /// Somebody found no memory since the last notice. Set before the buffers are searched for some, so that a buffer
+    /// which is busy during the search gives notice when it is done.
     starving: AtomicBool,
     flights: Arc<Flights>,
     /// Every buffer, so that those can be relieved that nobody writes to.
@@ -53,8 +53,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool that spills into `directory`, which is made with mode 0700 if it is missing. A file is sealed there once, to see that
-    /// it can be done.
+    /// A pool that spills into `directory`, which is made with mode 0700 if it is missing. A file is sealed there once,
+    /// to see that it can be done.
     ///
     /// # Errors
     /// [`Error::MemoryTooSmall`], [`Error::Directory`], [`Error::NoSpace`], [`Error::Crypto`].
@@ -107,13 +107,14 @@ impl Pool {
         Usage { memory_bytes: self.memory.used_bytes(), spill_bytes: self.disk.used_bytes(), limits }
     }
 
-    /// The longest single write, in bytes: half of the memory, so that with the blocks at both ends it fits into the whole.
+    /// The longest single write, in bytes: half of the memory, so that with the blocks at both ends it fits into the
+    /// whole.
     pub fn write_bytes_max(&self) -> u64 {
         self.memory.bytes_max() / 2
     }
 
-    /// Completes when memory or disk came back, or may be had now, after this call. Take the future first and try then; when that is
-    /// [`Error::Busy`], wait for the future and begin again. So no notice is lost.
+    /// Completes when memory or disk came back, or may be had now, after this call. Take the future first and try then;
+    /// when that is [`Error::Busy`], wait for the future and begin again. So no notice is lost.
     pub fn released(&self) -> impl Future<Output = ()> + Send + use<> {
         Arc::clone(&self.released).notified_owned()
     }

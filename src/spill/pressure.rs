@@ -1,7 +1,7 @@
 //! Making room when memory is used up.
 //!
-//! Whoever needs memory searches for it himself, in his own thread, while he holds the lock of no buffer: so he may wait for
-//! the lock of any, one at a time, and no two searchers can wait for each other.
+//! Whoever needs memory searches for it himself, in his own thread, while he holds the lock of no buffer: so he may
+//! wait for the lock of any, one at a time, and no two searchers can wait for each other.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -11,14 +11,15 @@ use super::buffer::Core;
 use super::contents::Contents;
 use super::disk::beside_other_tasks;
 
-/// What a search frees at least, if it can, so that small writes do not search each time: 16 blocks, some 0.6 ms of sealing.
+/// What a search frees at least, if it can, so that small writes do not search each time: 16 blocks, some 0.6 ms of
+/// sealing.
 const RELIEF_BYTES_MIN: u64 = 1 << 20;
 
 /// Frees memory for `needed_bytes` on behalf of `own`. Success means that some was freed, or can be now: try again.
 ///
 /// # Errors
-/// [`Error::Busy`] when only the end of a snapshot, or of another call, can free memory. [`Error::NoSpace`] when there is no
-/// snapshot to wait for and the disk takes no more. Others when the disk fails.
+/// [`Error::Busy`] when only the end of a snapshot, or of another call, can free memory. [`Error::NoSpace`] when there
+/// is no snapshot to wait for and the disk takes no more. Others when the disk fails.
 pub(super) fn relieve(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
     beside_other_tasks(|| search(own, needed_bytes))
 }
@@ -81,9 +82,9 @@ fn seal_oldest(cores: &[Arc<Core>], wanted_bytes: u64) -> Result<u64, Error> {
     }
 }
 
-/// The disk is full: first what is in S3 goes from it, then older contents of blocks that are in memory again. A snapshot that
-/// ended during the search (`ended` was the count before it) may have left memory that the search had passed by: its notice is on
-/// the way, so that is not the end.
+/// The disk is full: first what is in S3 goes from it, then older contents of blocks that are in memory again. A
+/// snapshot that ended during the search (`ended` was the count before it) may have left memory that the search had
+/// passed by: its notice is on the way, so that is not the end.
 fn make_room_on_disk(own: &Arc<Core>, cores: &[Arc<Core>], wanted_bytes: u64, ended: u64) -> Result<(), Error> {
     let dropped_bytes = gather(cores, wanted_bytes, |core, wanted| {
         core.relieve_with(|contents| if contents.has_uploaded() { contents.drop_uploaded_disk(wanted) } else { 0 })

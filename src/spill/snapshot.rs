@@ -12,11 +12,11 @@ use super::block::{self, Content, OnDisk};
 use super::pool::InFlight;
 use super::{BLOCK_BYTES, Error, crc};
 
-/// A part of a buffer that does not change while the buffer goes on being written. It can be read any number of times, from any
-/// thread.
+/// A part of a buffer that does not change while the buffer goes on being written. It can be read any number of times,
+/// from any thread.
 ///
-/// What was in memory stays there, charged, for as long as the snapshot or one of its chunks lives. What was sealed is read from
-/// the disk; when it was replaced there since, reading it is [`Error::Superseded`].
+/// What was in memory stays there, charged, for as long as the snapshot or one of its chunks lives. What was sealed is
+/// read from the disk; when it was replaced there since, reading it is [`Error::Superseded`].
 pub struct Snapshot {
     start: u64,
     len: u64,
@@ -44,8 +44,9 @@ impl Snapshot {
         self.len == 0
     }
 
-    /// The CRC64NVME of the content, as it came in. Blocks that are in the snapshot as a whole are neither read nor opened for it, so that it
-    /// speaks of what was written and not of what memory and disk made of it; parts of blocks are, and must be right.
+    /// The CRC64NVME of the content, as it came in. Blocks that are in the snapshot as a whole are neither read nor
+    /// opened for it, so that it speaks of what was written and not of what memory and disk made of it; parts of blocks
+    /// are, and must be right.
     ///
     /// # Errors
     /// As for [`Snapshot::chunks`].
@@ -53,8 +54,8 @@ impl Snapshot {
         self.pieces.iter().try_fold(crc::EMPTY, |crc, piece| Ok(crc::append(crc, piece.crc64()?, piece.len)))
     }
 
-    /// The content in order, in chunks of 1 to [`BLOCK_BYTES`] bytes. Blocks in memory are not copied; sealed ones are opened when
-    /// their turn comes, into memory that is not charged: one block for each chunk that is kept.
+    /// The content in order, in chunks of 1 to [`BLOCK_BYTES`] bytes. Blocks in memory are not copied; sealed ones are
+    /// opened when their turn comes, into memory that is not charged: one block for each chunk that is kept.
     ///
     /// # Errors
     /// A chunk is [`Error::Superseded`], [`Error::Tampered`] or [`Error::Io`]; nothing follows it.
@@ -62,8 +63,8 @@ impl Snapshot {
         Chunks { pieces: Arc::clone(&self.pieces), at: 0, done_bytes: 0, in_flight: self.in_flight.clone() }
     }
 
-    /// Hands the content to `take` in order, each chunk with its offset in the file, and then proves that it was what came in: for those who
-    /// put it where nobody compares it with [`Snapshot::crc64`] any more.
+    /// Hands the content to `take` in order, each chunk with its offset in the file, and then proves that it was what
+    /// came in: for those who put it where nobody compares it with [`Snapshot::crc64`] any more.
     ///
     /// # Errors
     /// As for [`Snapshot::chunks`], [`Error::Tampered`] at the end when a bit has flipped, and those of `take`.

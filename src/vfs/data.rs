@@ -25,8 +25,8 @@ const TRIES_MAX: u32 = 8;
 /// How long a closed file waits for its next try to be saved; doubled from one to the next.
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// How long the saving of a file waits for those who have it open. Programs close several copies of a handle in a row, and each close is
-/// a promise: together they are one object.
+/// How long the saving of a file waits for those who have it open. Programs close several copies of a handle in a row,
+/// and each close is a promise: together they are one object.
 const IN_USE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a file is opened.
@@ -68,8 +68,8 @@ impl Vfs {
     /// Opens a file, and pins the version that its handles read.
     ///
     /// # Errors
-    /// The object is gone, cannot be looked at, was replaced while other handles are open (look the name up again), or is not
-    /// compliant and the mount refuses such reads.
+    /// The object is gone, cannot be looked at, was replaced while other handles are open (look the name up again), or
+    /// is not compliant and the mount refuses such reads.
     pub async fn open(&self, ino: Ino, access: Access) -> Result<Opened, Error> {
         let _passage = if access.truncate { Some(self.namespace.pass(ino).await) } else { None };
         let slot = self.handles.file_slot(access.uid)?;
@@ -95,7 +95,8 @@ impl Vfs {
         Ok(keep_cache)
     }
 
-    /// O_TRUNC, which changes the file's times even if it was empty before (open(2)): a shell's `>` renews the stamps that make(1) goes by.
+    /// O_TRUNC, which changes the file's times even if it was empty before (open(2)): a shell's `>` renews the stamps
+    /// that make(1) goes by.
     async fn empty(&self, file: &Arc<File>, privileges: Privileges) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
         self.change_content(file, || writer.resize(0)).await?;
@@ -176,8 +177,8 @@ impl Vfs {
         Ok(())
     }
 
-    /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing, and a handle that cannot
-    /// write does not publish what others are in the middle of writing.
+    /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing, and a
+    /// handle that cannot write does not publish what others are in the middle of writing.
     ///
     /// # Errors
     /// The changes are not safe. They are kept, and tried again.
@@ -215,8 +216,8 @@ impl Vfs {
         }
     }
 
-    /// Tries to make all changes safe, many files at a time; what that failed for, with the reason. For the end of the mount: the next
-    /// one waits for it from now on.
+    /// Tries to make all changes safe, many files at a time; what that failed for, with the reason. For the end of the
+    /// mount: the next one waits for it from now on.
     pub async fn save_all(&self) -> Vec<Unsaved> {
         if let Some(keeper) = &self.keeper {
             keeper.journal.note_end();
@@ -331,7 +332,8 @@ impl Vfs {
         Ok(self.files.enter(ino, || File::new(ino, attributes)))
     }
 
-    /// One user less. Changes that a closed file still has (its close failed, or a mapping wrote them after it) are made safe by a task.
+    /// One user less. Changes that a closed file still has (its close failed, or a mapping wrote them after it) are
+    /// made safe by a task.
     pub(super) async fn leave(&self, file: &Arc<File>) {
         self.files.leave(file);
         file.left.notify_waiters();
@@ -340,7 +342,8 @@ impl Vfs {
         self.namespace.unpin_open(file.ino);
     }
 
-    /// Begins the task that makes changes safe which somebody counts on, or which nobody else will, unless one is at it.
+    /// Begins the task that makes changes safe which somebody counts on, or which nobody else will, unless one is at
+    /// it.
     fn save_owed(&self, file: &Arc<File>) {
         if !file.is_dirty() || !file.begin_retrying() {
             return;
@@ -353,8 +356,9 @@ impl Vfs {
         });
     }
 
-    /// Tries until nothing is left to save, until what is left is only what those who have the file open have not closed yet, or until there
-    /// is no hope: a race that was lost stays lost, and a store that does not do as it is asked is not to be asked again on the quiet.
+    /// Tries until nothing is left to save, until what is left is only what those who have the file open have not
+    /// closed yet, or until there is no hope: a race that was lost stays lost, and a store that does not do as it is
+    /// asked is not to be asked again on the quiet.
     async fn keep_saving(&self, file: &Arc<File>) {
         let mut pause = if file.state().last_error.is_some() { RETRY_PAUSE_MIN } else { Duration::ZERO };
         loop {
@@ -407,8 +411,8 @@ impl Vfs {
         }
     }
 
-    /// The name belongs to somebody else's object from now on, and shows it. The changes that lost are kept until the mount ends, under
-    /// an inode that no name leads to.
+    /// The name belongs to somebody else's object from now on, and shows it. The changes that lost are kept until the
+    /// mount ends, under an inode that no name leads to.
     fn set_aside(&self, file: &Arc<File>, error: &Error) {
         let object = self.namespace.key(file.ino).map(|key| key.to_string());
         let fate = match file.kept_part() {
@@ -435,8 +439,8 @@ impl Vfs {
         WriterParts { engine: &self.engine, namespace: &self.namespace, gateway: &self.gateway, pages: &self.pages }
     }
 
-    /// Makes the file show the version that is in the store now; true when the kernel's pages are of that version. Waits for a rename
-    /// or a change of attributes that is replacing it.
+    /// Makes the file show the version that is in the store now; true when the kernel's pages are of that version.
+    /// Waits for a rename or a change of attributes that is replacing it.
     pub(super) async fn pin(&self, file: &Arc<File>) -> Result<bool, Error> {
         if file.is_dirty() {
             return Ok(true);
@@ -460,7 +464,8 @@ impl Vfs {
         self.read_moving(file, source, range).await
     }
 
-    /// Reads `source`, also when this mount itself gives those bytes another key or ETag meanwhile (a rename, a change of attributes).
+    /// Reads `source`, also when this mount itself gives those bytes another key or ETag meanwhile (a rename, a change
+    /// of attributes).
     async fn read_moving(&self, file: &Arc<File>, mut source: Source, range: Range<u64>) -> Result<Bytes, Error> {
         for _ in 0..TRIES_MAX {
             match self.read_source(file, &source, range.clone()).await {

@@ -16,8 +16,8 @@ use crate::write::{Aim, Destination, Engine, Target, Writer};
 use super::keeping::KeptAs;
 use super::pages::Pages;
 
-/// What a change of content does to set-user-id and set-group-id: it takes them away, unless who makes it has CAP_FSETID (write(2),
-/// capabilities(7)).
+/// What a change of content does to set-user-id and set-group-id: it takes them away, unless who makes it has
+/// CAP_FSETID (write(2), capabilities(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Privileges {
     /// They stay.
@@ -30,9 +30,11 @@ pub enum Privileges {
 /// An open or unsaved file. What a short mutex guards is consistent whenever it is free; requests are made without it.
 pub(crate) struct File {
     pub(crate) ino: Ino,
-    /// Held across the requests that replace the object itself: commits asked for by programs, changes of attributes, renames.
+    /// Held across the requests that replace the object itself: commits asked for by programs, changes of attributes,
+    /// renames.
     pub(crate) turn: tokio::sync::Mutex<()>,
-    /// Held while the journal takes the file's changes or lets them go. Nobody waits for the store or for another lock with it.
+    /// Held while the journal takes the file's changes or lets them go. Nobody waits for the store or for another lock
+    /// with it.
     pub(crate) keeping: tokio::sync::Mutex<()>,
     /// Tells each time that somebody has left the file.
     pub(crate) left: Notify,
@@ -44,7 +46,8 @@ pub(crate) struct FileState {
     pub(crate) users: usize,
     /// The object as it was opened, or as this mount made it since; none for a file that never was in the store.
     pub(crate) head: Option<Head>,
-    /// Where that object is. It stays when the name goes, so that open handles never read nothing where there was something.
+    /// Where that object is. It stays when the name goes, so that open handles never read nothing where there was
+    /// something.
     pub(crate) source: Option<Source>,
     /// What the file is now, changes included; its size is the writer's business while there is one.
     pub(crate) attributes: Attributes,
@@ -66,8 +69,8 @@ pub(crate) struct FileState {
     pub(crate) last_error: Option<String>,
     /// Whether the namespace knows that the file has changes, and so keeps its name whatever the store says.
     announced: bool,
-    /// The number of the last change that a task has to make safe also while handles are open: one that a close(2) has answered for, or
-    /// that a commit was asked for and failed. Later ones are for whoever makes them.
+    /// The number of the last change that a task has to make safe also while handles are open: one that a close(2) has
+    /// answered for, or that a commit was asked for and failed. Later ones are for whoever makes them.
     pub(crate) owed: Option<u64>,
     /// Whether a task tries to make the changes of this file safe.
     pub(crate) retrying: bool,
@@ -167,7 +170,8 @@ impl File {
         self.writer().filter(|writer| writer.is_dirty()).map(|_| self.attributes())
     }
 
-    /// The user metadata that its next object is to have, if there are changes that the store does not have, or no object.
+    /// The user metadata that its next object is to have, if there are changes that the store does not have, or no
+    /// object.
     pub(crate) fn changed_user(&self) -> Option<UserMetadata> {
         let is_dirty = self.is_dirty();
         let state = self.state();
@@ -212,8 +216,8 @@ impl File {
         self.state().head.as_ref().is_some_and(|shown| shown.meta.version == head.meta.version)
     }
 
-    /// Shows another version from now on, as long as nobody else has the file open: other handles read the version that they were
-    /// opened with, and a new lookup finds a new inode for this one.
+    /// Shows another version from now on, as long as nobody else has the file open: other handles read the version that
+    /// they were opened with, and a new lookup finds a new inode for this one.
     pub(crate) fn show(&self, key: &Key, head: &Head, attributes: Attributes) -> Result<(), super::Error> {
         let mut state = self.state();
         if state.users > 1 && state.head.is_some() {
@@ -268,15 +272,17 @@ impl File {
         self.state().reader = None;
     }
 
-    /// Whether the caller is the one to make the changes of this file safe, now that nobody uses it or somebody counts on them.
+    /// Whether the caller is the one to make the changes of this file safe, now that nobody uses it or somebody counts
+    /// on them.
     pub(crate) fn begin_retrying(&self) -> bool {
         let mut state = self.state();
         let is_owed = state.is_owed();
         state.begins_retrying(is_owed)
     }
 
-    /// Whether the task that makes the changes safe goes on. That is decided in one step with its end: whoever is the last to leave the
-    /// file, or promises something of it, either finds it going on, or becomes the one to begin another.
+    /// Whether the task that makes the changes safe goes on. That is decided in one step with its end: whoever is the
+    /// last to leave the file, or promises something of it, either finds it going on, or becomes the one to begin
+    /// another.
     pub(crate) fn goes_on_retrying(&self) -> bool {
         let mut state = self.state();
         let is_dirty = state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
@@ -357,7 +363,8 @@ impl Destination for Link {
     }
 }
 
-/// A new object for the file: what the old one carried, or the one that it was copied from, with the attributes as they are now.
+/// A new object for the file: what the old one carried, or the one that it was copied from, with the attributes as they
+/// are now.
 fn new_object(key: Key, state: &FileState) -> NewObject {
     let meta = state.meta();
     let tags = state.carried.as_ref().map_or(&state.tags, |carried| &carried.tags);
@@ -380,7 +387,8 @@ pub(crate) struct WriterParts<'a> {
 }
 
 impl WriterParts<'_> {
-    /// The writer of `file`, made now if it has none. One request when the object has tags, which a new object must carry on.
+    /// The writer of `file`, made now if it has none. One request when the object has tags, which a new object must
+    /// carry on.
     pub(crate) async fn writer_of(&self, file: &Arc<File>) -> Result<Arc<Writer>, super::Error> {
         loop {
             if let Some(writer) = file.writer() {
@@ -400,8 +408,8 @@ impl WriterParts<'_> {
         }
     }
 
-    /// None when `base` is not the file's object any more: this mount has changed its attributes or its name meanwhile, and the commit
-    /// of a writer over what it was would be refused.
+    /// None when `base` is not the file's object any more: this mount has changed its attributes or its name meanwhile,
+    /// and the commit of a writer over what it was would be refused.
     fn make_writer(&self, file: &Arc<File>, base: Option<Source>, tags: Option<String>) -> Option<Arc<Writer>> {
         let mut state = file.state();
         if state.source != base {
@@ -449,8 +457,8 @@ impl File {
 mod tests {
     use super::*;
 
-    /// The task found the file in use and ended; who closed it a moment before the task said so believed it going on, and nobody saved
-    /// what he had written.
+    /// The task found the file in use and ended; who closed it a moment before the task said so believed it going on,
+    /// and nobody saved what he had written.
     #[test]
     fn whoever_leaves_a_changed_file_last_finds_a_task_that_goes_on_or_begins_one() {
         let file = File::empty(Ino::ROOT);

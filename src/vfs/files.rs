@@ -14,8 +14,8 @@ pub(crate) struct Files(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     files: HashMap<Ino, Arc<File>>,
-    /// Those among them that have been copies of other objects since they came in. Each commit asks for them, so that nobody can look
-    /// through all files that are pending.
+    /// Those among them that have been copies of other objects since they came in. Each commit asks for them, so that
+    /// nobody can look through all files that are pending.
     copies: HashSet<Ino>,
 }
 
@@ -86,7 +86,8 @@ impl Files {
 
 impl Table {
     fn forget_idle(&mut self, file: &Arc<File>) {
-        // The task that saved it may come here when the file was forgotten long ago, and another one of its inode is in use.
+        // The task that saved it may come here when the file was forgotten long ago, and another one of its inode is in
+        // use.
         let is_known = self.files.get(&file.ino).is_some_and(|known| Arc::ptr_eq(known, file));
         if is_known && file.state().users == 0 && !file.is_dirty() {
             self.files.remove(&file.ino);

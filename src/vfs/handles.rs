@@ -50,7 +50,8 @@ pub(crate) struct Handles {
 }
 
 impl Handles {
-    /// Handles of a mount of the user `owner`, whose open directories may have names of `names_bytes_max` bytes together.
+    /// Handles of a mount of the user `owner`, whose open directories may have names of `names_bytes_max` bytes
+    /// together.
     pub(crate) fn new(owner: u32, names_bytes_max: u64) -> Handles {
         Handles {
             last: AtomicU64::default(),
@@ -86,8 +87,8 @@ impl Handles {
         Ok(fh)
     }
 
-    /// Keeps what `open` was found to hold until it is closed or read again. What others than root and the mount's user have open may take
-    /// half of what there is for names; of a snapshot that is open several times, once.
+    /// Keeps what `open` was found to hold until it is closed or read again. What others than root and the mount's user
+    /// have open may take half of what there is for names; of a snapshot that is open several times, once.
     ///
     /// # Errors
     /// [`Error::TooManyNames`].
@@ -118,7 +119,8 @@ impl Handles {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&fh).cloned().ok_or(Error::BadHandle)
     }
 
-    /// Whether a program may have the file mapped so that it writes through the mapping, which takes a handle for both (mmap(2)).
+    /// Whether a program may have the file mapped so that it writes through the mapping, which takes a handle for both
+    /// (mmap(2)).
     pub(crate) fn can_map(&self, file: &Arc<File>) -> bool {
         let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.values().any(|open| open.reads && open.writes && Arc::ptr_eq(&open.file, file))

@@ -1,4 +1,5 @@
-//! Changes that outlive the process: acknowledged from the local disk, or kept there because the store would not have them.
+//! Changes that outlive the process: acknowledged from the local disk, or kept there because the store would not have
+//! them.
 
 use std::sync::Arc;
 
@@ -9,8 +10,8 @@ use crate::write;
 use super::file::File;
 use super::{Error, Vfs};
 
-/// Files whose close returns before the store has them hold at most this much content that the store does not have, in bytes. Larger
-/// ones are uploaded while they are written, and their close waits for the rest.
+/// Files whose close returns before the store has them hold at most this much content that the store does not have, in
+/// bytes. Larger ones are uploaded while they are written, and their close waits for the rest.
 const BACKGROUND_BYTES_MAX: u64 = 16 << 20;
 /// Closed files that are made safe at the same time.
 pub(super) const SAVES_MAX: usize = 64;
@@ -108,8 +109,8 @@ impl Vfs {
         Ok(())
     }
 
-    /// After a commit: what the journal kept is of no use any more; or, when it failed, the journal keeps what the store would not have.
-    /// The caller has the file's turn.
+    /// After a commit: what the journal kept is of no use any more; or, when it failed, the journal keeps what the
+    /// store would not have. The caller has the file's turn.
     pub(super) async fn after_commit(&self, file: &Arc<File>, outcome: &Result<(), Error>) {
         match outcome {
             Ok(()) => {
@@ -125,8 +126,8 @@ impl Vfs {
         }
     }
 
-    /// The journal need not keep the changes of `file` any more. With `sync` they do not come back after a crash. The caller has the
-    /// file's turn.
+    /// The journal need not keep the changes of `file` any more. With `sync` they do not come back after a crash. The
+    /// caller has the file's turn.
     ///
     /// # Errors
     /// The journal could not note that. It still keeps them, and tries again before a name goes.
@@ -143,8 +144,8 @@ impl Vfs {
         settled.inspect_err(|_| file.state().kept = Some(kept))
     }
 
-    /// The name of `file`, which was `object`, is gone: what the journal keeps of it must not come back after a crash. The caller has the
-    /// file's turn.
+    /// The name of `file`, which was `object`, is gone: what the journal keeps of it must not come back after a crash.
+    /// The caller has the file's turn.
     ///
     /// # Errors
     /// The local disk failed at that, and the next mount may find the file there.
@@ -158,8 +159,9 @@ impl Vfs {
         })
     }
 
-    /// The name of `file` is about to go: what was settled under it must not come back after a loss of power, and what is kept under it
-    /// must not for want of a disk that takes a note of it. Nothing may be removed or renamed before this has succeeded.
+    /// The name of `file` is about to go: what was settled under it must not come back after a loss of power, and what
+    /// is kept under it must not for want of a disk that takes a note of it. Nothing may be removed or renamed before
+    /// this has succeeded.
     ///
     /// # Errors
     /// The local disk has failed.
@@ -174,8 +176,8 @@ impl Vfs {
         .await
     }
 
-    /// Attributes of a file that the journal keeps were changed: they are as safe as its content when this returns, unless that is too
-    /// much to be kept once more. The caller has the file's turn.
+    /// Attributes of a file that the journal keeps were changed: they are as safe as its content when this returns,
+    /// unless that is too much to be kept once more. The caller has the file's turn.
     pub(super) async fn keep_attributes(&self, file: &Arc<File>) -> Result<(), Error> {
         let (kept, reason) = {
             let state = file.state();
@@ -185,8 +187,8 @@ impl Vfs {
         self.keep_now(file, reason.filter(|_| kept.told)).await
     }
 
-    /// The name of `file` is another one now, and what the journal keeps of its changes is to be stored under that. The caller has the
-    /// file's turn.
+    /// The name of `file` is another one now, and what the journal keeps of its changes is to be stored under that. The
+    /// caller has the file's turn.
     ///
     /// # Errors
     /// The local disk failed, or is full; until the file is stored, a crash brings its changes back under the old name.
@@ -204,7 +206,8 @@ impl Vfs {
         })
     }
 
-    /// What the journal keeps of a copy, if it keeps anything, must not count on the object any more that was copied and is about to go.
+    /// What the journal keeps of a copy, if it keeps anything, must not count on the object any more that was copied
+    /// and is about to go.
     pub(super) async fn keep_again(&self, file: &Arc<File>) -> Result<(), Error> {
         let is_kept = file.state().kept.is_some();
         if !is_kept {
@@ -240,7 +243,8 @@ impl Vfs {
     }
 }
 
-/// Whether what the journal has to seal of a file's changes is so little that it can be done with each change of an attribute.
+/// Whether what the journal has to seal of a file's changes is so little that it can be done with each change of an
+/// attribute.
 fn is_small(writer: &write::Writer) -> bool {
     writer.size() <= BACKGROUND_BYTES_MAX || writer.can_be_kept(BACKGROUND_BYTES_MAX)
 }

@@ -88,11 +88,12 @@ impl Vfs {
         Ok(self.namespace.attributes(ino).await?)
     }
 
-    /// chmod, chown, utimens, truncate. A file with changes carries them in its next commit; any other is changed in the store at
-    /// once.
+    /// chmod, chown, utimens, truncate. A file with changes carries them in its next commit; any other is changed in
+    /// the store at once.
     ///
     /// # Errors
-    /// As the parts of it: nothing is reported as done that the store has not taken or will not take with the next commit.
+    /// As the parts of it: nothing is reported as done that the store has not taken or will not take with the next
+    /// commit.
     pub async fn set_attributes(&self, ino: Ino, change: SetAttributes) -> Result<Attributes, Error> {
         let _passage = self.namespace.pass(ino).await;
         if let Some(size) = change.size {
@@ -180,7 +181,8 @@ impl Vfs {
         Ok(attributes)
     }
 
-    /// A copy of the file onto itself that may have been made although it failed is no other writer's object to who has the file open.
+    /// A copy of the file onto itself that may have been made although it failed is no other writer's object to who has
+    /// the file open.
     pub(super) async fn note_tried(&self, file: &Arc<File>, error: &namespace::Error) {
         let namespace::Error::Store(error) = error else { return };
         let Aftermath::Doubt(attempt) = error.aftermath() else { return };

@@ -1,9 +1,9 @@
 //! The meaning of each file system call, in our own types: what a program is promised, without the kernel's protocol.
 //!
-//! Here the engines meet: `namespace` knows names and attributes, `read` one version of an object, `write` the changes of one
-//! file. This room ties them to open files, and turns every failure into an errno in one place. It sends no request of its own and
-//! knows nothing of FUSE. It may use `object`, `policy`, `secret`, `journal`, `s3`, `namespace`, `read`, `spill` and
-//! `write`.
+//! Here the engines meet: `namespace` knows names and attributes, `read` one version of an object, `write` the changes
+//! of one file. This room ties them to open files, and turns every failure into an errno in one place. It sends no
+//! request of its own and knows nothing of FUSE. It may use `object`, `policy`, `secret`, `journal`, `s3`, `namespace`,
+//! `read`, `spill` and `write`.
 
 mod data;
 mod errno;

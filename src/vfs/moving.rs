@@ -17,7 +17,8 @@ impl Vfs {
     /// Moves a directory. While that lasts, programs that change something below it wait, and those that read go on.
     ///
     /// # Errors
-    /// As the kernel knows them, and the store's: see [`Namespace::move_directory`](namespace::Namespace::move_directory).
+    /// As the kernel knows them, and the store's: see
+    /// [`Namespace::move_directory`](namespace::Namespace::move_directory).
     pub(super) async fn rename_directory(
         &self,
         from: (Ino, &Name),
@@ -54,8 +55,8 @@ impl Vfs {
         repinned
     }
 
-    /// Makes files safe whose changes are bound to an object or an upload under the old name, or kept by the journal under it. Any other
-    /// that never was in the store only changes its name.
+    /// Makes files safe whose changes are bound to an object or an upload under the old name, or kept by the journal
+    /// under it. Any other that never was in the store only changes its name.
     async fn settle_below(&self, directory: Ino) -> Result<(), Error> {
         let files = self.files_below(directory).into_iter().filter(|file| {
             let is_kept = file.state().kept.is_some();

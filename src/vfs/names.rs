@@ -43,7 +43,8 @@ impl Vfs {
     /// Removes a file's name. Programs that have it open go on reading and writing it.
     ///
     /// # Errors
-    /// It is not there or a directory, the store refused, or the bytes that open handles still need cannot be kept here.
+    /// It is not there or a directory, the store refused, or the bytes that open handles still need cannot be kept
+    /// here.
     pub async fn unlink(&self, parent: Ino, name: &Name) -> Result<(), Error> {
         let _passage = self.namespace.pass(parent).await;
         let node = self.namespace.lookup(parent, name).await?;
@@ -73,8 +74,8 @@ impl Vfs {
         self.let_go_of_removed(file, object.as_ref()).await
     }
 
-    /// Keeps the bytes that open handles need, and lets no commit of the file happen any more: one that came after the removal of the
-    /// name would bring it back.
+    /// Keeps the bytes that open handles need, and lets no commit of the file happen any more: one that came after the
+    /// removal of the name would bring it back.
     async fn part_with_name(&self, file: &Arc<File>) -> Result<(), Error> {
         if let Some(writer) = file.writer() {
             // An object whose answer was lost has to go with the name.
@@ -93,7 +94,8 @@ impl Vfs {
     /// Moves a name: that of a file, or that of a directory with all that is below it.
     ///
     /// # Errors
-    /// As unlink and create together; nothing is lost when it fails half-way: the object stands under its old name or under both.
+    /// As unlink and create together; nothing is lost when it fails half-way: the object stands under its old name or
+    /// under both.
     pub async fn rename(&self, from: (Ino, &Name), to: (Ino, &Name), mode: RenameMode) -> Result<(), Error> {
         let _passage = self.namespace.pass_both(from.0, to.0).await;
         let moved = self.namespace.lookup(from.0, from.1).await?;
@@ -211,15 +213,17 @@ impl Vfs {
         let_go
     }
 
-    /// A file that never was in the store and has no upload under way can simply take a free name, and what the journal keeps of it goes
-    /// with it. Any other is made safe under the old name first, because its object or its upload is bound to that, because what it
-    /// replaces is in the store, or because the journal would have too much to seal again.
+    /// A file that never was in the store and has no upload under way can simply take a free name, and what the journal
+    /// keeps of it goes with it. Any other is made safe under the old name first, because its object or its upload is
+    /// bound to that, because what it replaces is in the store, or because the journal would have too much to seal
+    /// again.
     async fn settle_before_rename(&self, file: &Arc<File>, target_exists: bool) -> Result<(), Error> {
         let stays = file.is_bound() || target_exists || !file.goes_with_its_name();
         if stays { self.commit(file).await } else { Ok(()) }
     }
 
-    /// Keeps the bytes of an open file that is about to lose its object. A version that can be named stays readable without that.
+    /// Keeps the bytes of an open file that is about to lose its object. A version that can be named stays readable
+    /// without that.
     async fn take_in(&self, file: &Arc<File>) -> Result<(), Error> {
         let (open, versioned, in_store) = {
             let state = file.state();

@@ -1,7 +1,9 @@
-//! `--on-noncompliant-read refuse`: content of unknown protection is not served, and not stored again as compliant either.
+//! `--on-noncompliant-read refuse`: content of unknown protection is not served, and not stored again as compliant
+//! either.
 //!
-//! A copy inside the store is under DSSE-KMS whatever its source is. So a move, a change of attributes or a write to a part of the file
-//! would turn an object that the mount refuses to read into one that it reads, and its verdict would say nothing of its past.
+//! A copy inside the store is under DSSE-KMS whatever its source is. So a move, a change of attributes or a write to a
+//! part of the file would turn an object that the mount refuses to read into one that it reads, and its verdict would
+//! say nothing of its past.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -45,8 +47,9 @@ impl Vfs {
         self.refuse_to_read(&source.key, head)
     }
 
-    /// Before a call stores the content of `file` again. A file with changes shows what programs have written through this mount, on nothing
-    /// or on an object that could be opened for it. No request where the mount serves everything.
+    /// Before a call stores the content of `file` again. A file with changes shows what programs have written through
+    /// this mount, on nothing or on an object that could be opened for it. No request where the mount serves
+    /// everything.
     ///
     /// # Errors
     /// [`Error::Noncompliant`], and the store cannot be asked.
@@ -54,8 +57,8 @@ impl Vfs {
         if file.is_dirty() { Ok(()) } else { self.refuse_to_rewrite_name(file.ino).await }
     }
 
-    /// The same of a name without content that programs could open: a link, a fifo. Directories may be: they are listed, and their
-    /// markers are never read.
+    /// The same of a name without content that programs could open: a link, a fifo. Directories may be: they are
+    /// listed, and their markers are never read.
     ///
     /// # Errors
     /// As [`Vfs::refuse_to_rewrite`].
@@ -72,8 +75,8 @@ impl Vfs {
         }
     }
 
-    /// Before a directory is moved: one HEAD for each object below it, all before the first copy. An object that another host puts there
-    /// after this is moved as any other.
+    /// Before a directory is moved: one HEAD for each object below it, all before the first copy. An object that
+    /// another host puts there after this is moved as any other.
     ///
     /// # Errors
     /// [`Error::Noncompliant`] of the first such object that is met, and the store cannot be asked.

@@ -18,7 +18,8 @@ pub enum Allocation {
     Grow,
     /// Set space aside, and leave the file as it is (FALLOC_FL_KEEP_SIZE).
     Reserve,
-    /// Make what the file has of the range read as zeros (FALLOC_FL_PUNCH_HOLE or FALLOC_FL_ZERO_RANGE, with FALLOC_FL_KEEP_SIZE).
+    /// Make what the file has of the range read as zeros (FALLOC_FL_PUNCH_HOLE or FALLOC_FL_ZERO_RANGE, with
+    /// FALLOC_FL_KEEP_SIZE).
     Clear,
     /// The same, and let the file reach to the range's end (FALLOC_FL_ZERO_RANGE).
     ClearAndGrow,
@@ -34,14 +35,15 @@ pub enum Sought {
 }
 
 impl Vfs {
-    /// copy_file_range(2), for what the store can do: notes that `length` bytes at `offset` of one file are those of another, at the
-    /// same offset, and returns how many they are, up to the source's end. The store copies them when the target is committed.
+    /// copy_file_range(2), for what the store can do: notes that `length` bytes at `offset` of one file are those of
+    /// another, at the same offset, and returns how many they are, up to the source's end. The store copies them when
+    /// the target is committed.
     ///
     /// With the first byte go the content type, content headers, tags, storage class and user metadata of the source.
     ///
     /// # Errors
-    /// [`Error::Unsupported`], upon which the kernel copies by reading and writing, when the source has changes that are not stored,
-    /// or the target is not empty and not a copy of the same object up to `offset`.
+    /// [`Error::Unsupported`], upon which the kernel copies by reading and writing, when the source has changes that
+    /// are not stored, or the target is not empty and not a copy of the same object up to `offset`.
     pub async fn copy_range(
         &self,
         from: (Fh, u64),
@@ -99,8 +101,8 @@ impl Vfs {
         Ok(Carried { meta, tags })
     }
 
-    /// Before this mount replaces or removes the object of `file`: unsaved files that are copies of it take in their bytes. The
-    /// caller holds the file's turn, so that no more of them come.
+    /// Before this mount replaces or removes the object of `file`: unsaved files that are copies of it take in their
+    /// bytes. The caller holds the file's turn, so that no more of them come.
     pub(super) async fn release_copies(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(key) = self.namespace.key(file.ino) else { return Ok(()) };
         let others = self.files.unsaved_copies().into_iter().filter(|copy| !Arc::ptr_eq(copy, file));
@@ -171,9 +173,11 @@ impl Vfs {
         Ok(())
     }
 
-    /// lseek(2) for data and holes. Holes are what nobody wrote of a file with changes; a stored object is data to its end.
+    /// lseek(2) for data and holes. Holes are what nobody wrote of a file with changes; a stored object is data to its
+    /// end.
     ///
-    /// While a handle exists that can map the file for writing, all of it is data: a mapping's pages reach this program only later.
+    /// While a handle exists that can map the file for writing, all of it is data: a mapping's pages reach this program
+    /// only later.
     ///
     /// # Errors
     /// [`Error::PastEnd`] when there is no data, or no file, from `offset` on.

@@ -20,7 +20,8 @@ pub const RETRY_ATTRIBUTE: &str = "user.dsse.mount.retry";
 const NAMED_MAX: usize = 10;
 /// Of each error that the report tells, in characters.
 const ERROR_CHARS_MAX: usize = 400;
-/// The report as JSON, in bytes; the kernel takes 64 KiB (xattr(7)), and names of control characters become six times as long.
+/// The report as JSON, in bytes; the kernel takes 64 KiB (xattr(7)), and names of control characters become six times
+/// as long.
 const JSON_BYTES_MAX: usize = 60_000;
 
 /// Which changes the store does not have.
@@ -51,8 +52,8 @@ pub struct UnsavedFile {
     pub error: Option<String>,
 }
 
-/// Whether the attribute is for who has mounted, and for root: it tells names of objects, which may lie in directories that others cannot
-/// look into.
+/// Whether the attribute is for who has mounted, and for root: it tells names of objects, which may lie in directories
+/// that others cannot look into.
 #[must_use]
 pub fn is_for_the_owner(attribute: &[u8]) -> bool {
     attribute == REPORT_ATTRIBUTE.as_bytes() || attribute == RETRY_ATTRIBUTE.as_bytes()
@@ -95,8 +96,8 @@ impl Vfs {
         self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string())
     }
 
-    /// Tries once more, in a task of its own, to make all closed files safe, also those that the mount has given up until they are closed
-    /// again: whoever asks has repaired something.
+    /// Tries once more, in a task of its own, to make all closed files safe, also those that the mount has given up
+    /// until they are closed again: whoever asks has repaired something.
     ///
     /// # Errors
     /// It is not the root that is asked.

@@ -15,8 +15,8 @@ impl Vfs {
     /// Sets an attribute. It is in the store when this returns; of a file with changes it joins their commit.
     ///
     /// # Errors
-    /// The name is ours or none that can be kept, the attribute is there or not there as `expect` forbids, it has no room, or the
-    /// store refused.
+    /// The name is ours or none that can be kept, the attribute is there or not there as `expect` forbids, it has no
+    /// room, or the store refused.
     pub async fn set_attribute(&self, ino: Ino, name: &[u8], value: &[u8], expect: Expect) -> Result<(), Error> {
         if name == super::RETRY_ATTRIBUTE.as_bytes() {
             return self.retry_unsaved(ino);

@@ -79,8 +79,8 @@ struct Known {
 }
 
 impl Vfs {
-    /// The names of the attributes, each followed by NUL: those that report, and those that programs have set. No request while the
-    /// object is known.
+    /// The names of the attributes, each followed by NUL: those that report, and those that programs have set. No
+    /// request while the object is known.
     ///
     /// # Errors
     /// The store cannot be asked: a list without the names that programs have set would be read as if there were none.
@@ -97,7 +97,8 @@ impl Vfs {
         Ok(list)
     }
 
-    /// The value of one attribute: one HEAD at most. Names that neither report nor begin with `user.` are answered from memory.
+    /// The value of one attribute: one HEAD at most. Names that neither report nor begin with `user.` are answered from
+    /// memory.
     ///
     /// # Errors
     /// [`Error::NoAttribute`], and the store cannot be asked.
@@ -215,8 +216,8 @@ impl Vfs {
         known.head.as_ref().map_or(Verdict::Unknown, |head| self.gateway.judge(&head.encryption.facts))
     }
 
-    /// The store never shows a context again. It is known of what this mount has written, if the answer to that named it; and where none
-    /// was asked for and none was answered.
+    /// The store never shows a context again. It is known of what this mount has written, if the answer to that named
+    /// it; and where none was asked for and none was answered.
     fn context(&self, known: &Known) -> String {
         use crate::policy::Evidence;
         let own = |head: &&Arc<Head>| !matches!(head.encryption.evidence, Evidence::Head | Evidence::Get);

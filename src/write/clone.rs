@@ -10,11 +10,12 @@ use super::commit::Moment;
 use super::{Aim, Base, Error, Target, Writer};
 
 impl Writer {
-    /// Makes the bytes `range` of `source` the same bytes of this file, without moving any, and then calls `taken`, before any
-    /// commit can begin. False, and nothing done, unless the file ends where `range` begins and is a copy of that same object up
-    /// to there; an empty file always is.
+    /// Makes the bytes `range` of `source` the same bytes of this file, without moving any, and then calls `taken`,
+    /// before any commit can begin. False, and nothing done, unless the file ends where `range` begins and is a copy of
+    /// that same object up to there; an empty file always is.
     ///
-    /// The caller sees to it that this mount does not replace or delete `source` before it has called [`Writer::let_go_of`].
+    /// The caller sees to it that this mount does not replace or delete `source` before it has called
+    /// [`Writer::let_go_of`].
     pub async fn adopt(&self, source: &Base, range: Range<u64>, taken: impl FnOnce()) -> bool {
         // A commit that is under way would end with its own object as the base.
         let _turn = self.turn.lock().await;
@@ -25,8 +26,8 @@ impl Writer {
         done
     }
 
-    /// The objects of other files whose keys `goes` names are about to be replaced or deleted: what is still to be copied from them is
-    /// taken onto this host. A version that can be named outlives its name.
+    /// The objects of other files whose keys `goes` names are about to be replaced or deleted: what is still to be
+    /// copied from them is taken onto this host. A version that can be named outlives its name.
     ///
     /// # Errors
     /// [`Error::Copy`]: the bytes cannot be read or kept; nothing is changed then.
@@ -43,7 +44,8 @@ impl Writer {
         }
         let Err(error) = Box::pin(self.find_or_take_in(leans)).await else { return Ok(()) };
         match leant_on() {
-            // By somebody else's doing the copy cannot be any more: nothing is left to be harmed, and its own commit tells of it.
+            // By somebody else's doing the copy cannot be any more: nothing is left to be harmed, and its own commit
+            // tells of it.
             Some(base) if error.is_lost_copy() && (self.gave_up_some() || self.is_gone(&base).await) => Ok(()),
             _ => {
                 let key = own.map_or_else(|| "a file without a name".to_owned(), |key| key.to_string());

@@ -27,9 +27,9 @@ pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
 /// How often a commit begins anew.
 const TRIES_MAX: u32 = 7;
-/// The pause after the first try during which another request for the same key was under way: S3 answers 409 ConditionalRequestConflict
-/// then, and who has lost the race is known only when the other one has ended ("Conditional writes", S3 User Guide). Doubled from one to
-/// the next, and halved at random: some seconds in all.
+/// The pause after the first try during which another request for the same key was under way: S3 answers 409
+/// ConditionalRequestConflict then, and who has lost the race is known only when the other one has ended ("Conditional
+/// writes", S3 User Guide). Doubled from one to the next, and halved at random: some seconds in all.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the file was when the commit began.
@@ -57,12 +57,12 @@ struct Assembly {
 }
 
 impl Writer {
-    /// Makes the store's object what the file is, and returns once the store has proved it; sends nothing when there is nothing to
-    /// make safe. Commits of one file take turns.
+    /// Makes the store's object what the file is, and returns once the store has proved it; sends nothing when there is
+    /// nothing to make safe. Commits of one file take turns.
     ///
     /// # Errors
-    /// The store refused or did not answer, or the bytes could not be read. All changes are still there, and the next commit
-    /// tries again.
+    /// The store refused or did not answer, or the bytes could not be read. All changes are still there, and the next
+    /// commit tries again.
     pub async fn commit(self: &Arc<Self>) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
         let _under_way = UnderWay::begin(&self.engine);
@@ -163,8 +163,8 @@ impl Writer {
         }
     }
 
-    /// Records the new object, and drops the buffer with its keys when nothing changed meanwhile; otherwise all of it that the object
-    /// has.
+    /// Records the new object, and drops the buffer with its keys when nothing changed meanwhile; otherwise all of it
+    /// that the object has.
     fn settle(&self, moment: &Moment, object: &NewObject, stored: Stored) {
         let version = stored.version.clone();
         let source = Source { key: object.key.clone(), version, size: moment.size };
@@ -211,8 +211,8 @@ impl Writer {
         Some(Begun { upload, target: stream.target.clone(), grid, sent: stream.sent_of(moment.size) })
     }
 
-    /// That the answer to a part was not what was asked, told once. Where parts are in the upload alone it goes on, and the next commit
-    /// sends this one again; any other upload is given up by `drop_stream`.
+    /// That the answer to a part was not what was asked, told once. Where parts are in the upload alone it goes on, and
+    /// the next commit sends this one again; any other upload is given up by `drop_stream`.
     fn refused_part(&self) -> Option<Error> {
         let mut state = self.state();
         let stream = state.stream.as_mut()?;
@@ -220,8 +220,8 @@ impl Writer {
         if alone { stream.failure.take_if(|error| error.is_mismatch()) } else { None }
     }
 
-    /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any case, and its
-    /// failure is the commit's.
+    /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any
+    /// case, and its failure is the commit's.
     pub(super) async fn drop_stream(&self) -> Result<(), Error> {
         let Some(mut stream) = self.state().stream.take() else { return Ok(()) };
         stream.keep_all_whole(&self.buffer);
@@ -253,8 +253,9 @@ impl Writer {
         }
     }
 
-    /// After a failed commit: the upload goes on to exist, with all parts that are whole, unless it is gone, or nobody needs it and the
-    /// store's answers to it were not what was asked. Parts that only it had are lost when it is gone, which is named.
+    /// After a failed commit: the upload goes on to exist, with all parts that are whole, unless it is gone, or nobody
+    /// needs it and the store's answers to it were not what was asked. Parts that only it had are lost when it is gone,
+    /// which is named.
     async fn keep_stream(&self, error: Error, upload: Option<Upload>) -> Error {
         let only_sent = |stream: &Stream| !stream.only_sent(&self.buffer).is_empty();
         let is_needed = self.state().stream.as_ref().is_some_and(only_sent);
@@ -285,8 +286,9 @@ impl Writer {
         if error.is_mismatch() { error } else { Error::PartsLost { key, lost } }
     }
 
-    /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy of the new object onto itself.
-    /// When that fails, the content is safe and the attributes are a change that the next commit has to store.
+    /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy of the new
+    /// object onto itself. When that fails, the content is safe and the attributes are a change that the next commit
+    /// has to store.
     async fn correct_metadata(&self, moment: &Moment, target: &Target) -> Result<(), Error> {
         let Some(source) = self.state().base.clone() else { return Ok(()) };
         let condition = match self.engine.settings.conditional {
@@ -379,7 +381,8 @@ impl Writer {
             .zip(ByteRange::new(range.start, range.end))
             .expect("only bytes of a base are planned to be copied");
         let part = upload.copy_part(number, base, range).await?;
-        // As the store tells it: these bytes were never here. With it S3 checks the whole object when the upload is completed.
+        // As the store tells it: these bytes were never here. With it S3 checks the whole object when the upload is
+        // completed.
         let crc64 = part.crc64;
         Ok((part, crc64))
     }
@@ -411,8 +414,8 @@ impl Writer {
         Err(Error::ChangedWhileSent { key: upload.key().to_string() })
     }
 
-    /// What was cut off since the commit took its plan reads as zeros here now, which the file never had there: neither before the cut
-    /// nor after it. The commit starts over with what the file is now.
+    /// What was cut off since the commit took its plan reads as zeros here now, which the file never had there: neither
+    /// before the cut nor after it. The commit starts over with what the file is now.
     fn refuse_if_cut(&self, moment: &Moment, key: &Key) -> Result<(), Error> {
         match self.state().plan.low_water < moment.size {
             true => Err(Error::ChangedWhileSent { key: key.to_string() }),

@@ -27,7 +27,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settings for writers that share `memory_bytes_max`: as many small parts under way as fit beside those being filled.
+    /// Settings for writers that share `memory_bytes_max`: as many small parts under way as fit beside those being
+    /// filled.
     #[must_use]
     pub fn for_memory(memory_bytes_max: u64, conditional: bool) -> Settings {
         let parts = usize::try_from(memory_bytes_max / SINGLE_PUT_BYTES_MAX).unwrap_or(usize::MAX);

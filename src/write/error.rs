@@ -47,7 +47,8 @@ pub enum Error {
         /// The bytes that are lost.
         lost: RangeSet,
     },
-    /// The bytes asked for are in an upload, or there is no room for more: [`super::Writer::commit`] helps, and then the same again.
+    /// The bytes asked for are in an upload, or there is no room for more: [`super::Writer::commit`] helps, and then
+    /// the same again.
     #[error("the bytes asked for are in an upload that has to be completed first; try again when the file is stored")]
     CommitFirst,
     /// Bytes that were written are neither on this host nor in the store. A guard: no path leads here.
@@ -80,7 +81,8 @@ pub enum Error {
         /// The key of what was to be copied.
         source_key: String,
     },
-    /// An unsaved copy of the object that is about to be replaced or removed has no bytes of its own yet, and could not be given them.
+    /// An unsaved copy of the object that is about to be replaced or removed has no bytes of its own yet, and could not
+    /// be given them.
     #[error("{key}, an unsaved copy of it, could not be given its bytes first: {error}")]
     Copy {
         /// The key of the copy.

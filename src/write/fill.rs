@@ -15,8 +15,8 @@ use super::{Base, Error, Writer};
 /// Gaps nearer to each other than this are read by one GET, in bytes: each GET is a call to KMS.
 const JOIN_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The right to take room for bytes of an object, until they are sent and given back. Those who have found room share it; who has found
-/// none takes it alone, so that parts that are half there do not keep each other from becoming whole.
+/// The right to take room for bytes of an object, until they are sent and given back. Those who have found room share
+/// it; who has found none takes it alone, so that parts that are half there do not keep each other from becoming whole.
 #[expect(dead_code, reason = "they are held, and not looked at")]
 pub(super) enum Filling<'a> {
     /// Nothing was missing.
@@ -26,7 +26,8 @@ pub(super) enum Filling<'a> {
 }
 
 impl Writer {
-    /// Makes all of `range` present, as [`Writer::make_present`] does, for a part that gives its room back by [`Writer::give_back`].
+    /// Makes all of `range` present, as [`Writer::make_present`] does, for a part that gives its room back by
+    /// [`Writer::give_back`].
     ///
     /// Where there is no room beside the parts of other commits, it waits for them, as a program that writes does.
     pub(super) async fn fill(
@@ -96,15 +97,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Drops what the buffer has of `range` only because a part needed it: what nobody wrote is in the object under the changes, or is a
-    /// hole. Otherwise a commit of a few bytes here and there would need room for all that lies between them.
+    /// Drops what the buffer has of `range` only because a part needed it: what nobody wrote is in the object under the
+    /// changes, or is a hole. Otherwise a commit of a few bytes here and there would need room for all that lies
+    /// between them.
     pub(super) fn give_back(&self, range: &Range<u64>) {
         let state = self.state();
         state.written.gaps(range.clone()).for_each(|filled| self.buffer.discard(filled));
     }
 
-    /// Makes what nobody wrote read as zeros. What somebody wrote and the buffer lacks is not a hole but a loss, which must never
-    /// be stored as zeros.
+    /// Makes what nobody wrote read as zeros. What somebody wrote and the buffer lacks is not a hole but a loss, which
+    /// must never be stored as zeros.
     fn fill_hole(&self, hole: &Range<u64>) -> Result<Result<(), Error>, spill::Error> {
         let state = self.state();
         // A program may have written into it meanwhile.

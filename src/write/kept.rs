@@ -1,4 +1,5 @@
-//! What is kept of a file's changes beyond the life of the process: what an entry of the journal says, and the way back.
+//! What is kept of a file's changes beyond the life of the process: what an entry of the journal says, and the way
+//! back.
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
@@ -20,8 +21,8 @@ use super::{Aim, Destination, Engine, Error, Target, Writer};
 
 /// Bytes that are read for the journal at a time.
 const RUN_BYTES: u64 = 4 << 20;
-/// The versions of what an entry says: the second one can name an upload, the third one bytes that are lost, the fourth one commits
-/// that may have succeeded. Each entry is of the first that can say what it has to.
+/// The versions of what an entry says: the second one can name an upload, the third one bytes that are lost, the fourth
+/// one commits that may have succeeded. Each entry is of the first that can say what it has to.
 const VERSIONS: RangeInclusive<u32> = 1..=4;
 const VERSION_WITH_UPLOAD: u32 = 2;
 const VERSION_WITH_LOSS: u32 = 3;
@@ -46,7 +47,8 @@ pub struct Kept {
     pub reason: Option<String>,
     /// Where the bytes are that are neither kept nor in the base.
     pub upload: Option<KeptUpload>,
-    /// Bytes that were written and are nowhere any more, because the upload is gone that had them: no holes, so such a file is never stored.
+    /// Bytes that were written and are nowhere any more, because the upload is gone that had them: no holes, so such a
+    /// file is never stored.
     pub lost: Vec<Range<u64>>,
     /// Commits of earlier changes that may have succeeded: what one of them made may be replaced as well.
     pub tried: Vec<KeptAttempt>,
@@ -76,7 +78,8 @@ pub struct KeptUpload {
     pub id: String,
     /// What it was begun with.
     pub object: NewObject,
-    /// Whether the object may have nothing but the metadata of [`Kept::object`]. Otherwise times that are older will do.
+    /// Whether the object may have nothing but the metadata of [`Kept::object`]. Otherwise times that are older will
+    /// do.
     pub exact: bool,
     /// How many of the file's first bytes it takes from the base.
     pub copied: u64,
@@ -256,7 +259,8 @@ impl KeptUpload {
         self.parts.iter().map(range).collect()
     }
 
-    /// With the parts that are there alone from now on. Another one may be sent again in its place, and is then not what the entry says.
+    /// With the parts that are there alone from now on. Another one may be sent again in its place, and is then not
+    /// what the entry says.
     fn of(stream: &Stream, buffer: &Buffer, id: &str, size: u64, exact: bool) -> KeptUpload {
         let part = |(number, sent): (u32, Sent)| KeptPart {
             number,
@@ -359,8 +363,9 @@ impl Destination for Recovered {
 }
 
 impl Writer {
-    /// Whether the changes can be kept by a journal at the cost of sealing at most `bytes_max` of content: not while parts of them
-    /// are on their way to the store, nor those to the copy of another object, which may be gone when they come back.
+    /// Whether the changes can be kept by a journal at the cost of sealing at most `bytes_max` of content: not while
+    /// parts of them are on their way to the store, nor those to the copy of another object, which may be gone when
+    /// they come back.
     #[must_use]
     pub fn can_be_kept(&self, bytes_max: u64) -> bool {
         let Aim::Object(target) = self.destination.aim() else { return false };
@@ -368,10 +373,12 @@ impl Writer {
         own && !self.is_streaming() && self.buffer.present().covered_bytes() <= bytes_max
     }
 
-    /// Appends the changes to `journal`, in the place of the entry `before`, and returns when they stand on the disk, with their number (see [`Writer::changes`]); None when
-    /// there are none that could be stored. Blocks. The changes stay changes.
+    /// Appends the changes to `journal`, in the place of the entry `before`, and returns when they stand on the disk,
+    /// with their number (see [`Writer::changes`]); None when there are none that could be stored. Blocks. The changes
+    /// stay changes.
     ///
-    /// Where parts of them are in an upload and not on this host, the entry names the upload, which then outlives this process.
+    /// Where parts of them are in an upload and not on this host, the entry names the upload, which then outlives this
+    /// process.
     ///
     /// # Errors
     /// The bytes cannot be read, or the journal cannot keep them; nothing is kept then.
@@ -407,8 +414,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Of a crash in between, or of a disk that fails here, an upload is left that nobody aborts; the other way round, an entry would count
-    /// on one that is aborted: this one, which may stand all the same, or the one that it was to replace.
+    /// Of a crash in between, or of a disk that fails here, an upload is left that nobody aborts; the other way round,
+    /// an entry would count on one that is aborted: this one, which may stand all the same, or the one that it was to
+    /// replace.
     fn finish(&self, draft: Draft<'_>, kept: &Kept) -> Result<EntryId, Error> {
         let gateway = &self.engine.gateway;
         let Some(upload) = &kept.upload else { return Ok(draft.finish()?) };
@@ -453,8 +461,8 @@ impl Writer {
             .then(|| KeptUpload::of(stream, &self.buffer, id, size, exact))
     }
 
-    /// A writer with the changes that `kept` describes, but for their bytes, which [`Writer::write`] puts back, and for the file's end,
-    /// to which [`Writer::resize`] then cuts or stretches it.
+    /// A writer with the changes that `kept` describes, but for their bytes, which [`Writer::write`] puts back, and for
+    /// the file's end, to which [`Writer::resize`] then cuts or stretches it.
     #[must_use]
     pub fn recovered(engine: &Arc<Engine>, kept: &Kept) -> Arc<Writer> {
         let exact = kept.upload.as_ref().is_none_or(|upload| upload.exact);

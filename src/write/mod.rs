@@ -1,10 +1,11 @@
 //! From written bytes to a proven object: one [`Writer`] for each file that has changes.
 //!
-//! A writer keeps the bytes in the spill's buffer, sends parts while the program goes on writing in sequence, and at `commit`
-//! makes one object of the changes and of the object they were made to. Only the gateway's `Verified` receipt ends a commit.
+//! A writer keeps the bytes in the spill's buffer, sends parts while the program goes on writing in sequence, and at
+//! `commit` makes one object of the changes and of the object they were made to. Only the gateway's `Verified` receipt
+//! ends a commit.
 //!
-//! This room reads nothing for programs and knows no paths, inodes or handles. It may use `object`, `policy`, `journal`, `spill`
-//! and `s3`.
+//! This room reads nothing for programs and knows no paths, inodes or handles. It may use `object`, `policy`,
+//! `journal`, `spill` and `s3`.
 
 mod clone;
 mod commit;

@@ -1,6 +1,7 @@
 //! Which bytes go into which part: pure arithmetic over S3's limits.
 //!
-//! "Amazon S3 multipart upload limits" (S3 User Guide): parts of 5 MiB to 5 GiB, the last one free, numbered 1 to 10,000.
+//! "Amazon S3 multipart upload limits" (S3 User Guide): parts of 5 MiB to 5 GiB, the last one free, numbered 1 to
+//! 10,000.
 
 use std::ops::Range;
 
@@ -15,32 +16,33 @@ pub(crate) const PART_BYTES_MIN: u64 = 5 * MIB;
 pub(crate) const PARTS_MAX: u64 = 10_000;
 /// A file up to this many bytes is sent with one PutObject.
 pub(crate) const SINGLE_PUT_BYTES_MAX: u64 = 16 * MIB;
-/// A run of unchanged bytes shorter than this is sent again instead of copied, because a copied part is one more request and
-/// its neighbours may have to borrow 5 MiB of it.
+/// A run of unchanged bytes shorter than this is sent again instead of copied, because a copied part is one more
+/// request and its neighbours may have to borrow 5 MiB of it.
 const COPY_BYTES_MIN: u64 = 2 * PART_BYTES_MIN;
 /// A copied part. S3 takes 5 GiB, smaller ones are copied side by side.
 const COPY_PART_BYTES: u64 = GIB;
 
-/// The parts of a file that is written from its beginning: the length of each, and how many of that length. Small ones first, so
-/// that the upload starts early; large ones later, so that 10,000 of them reach 5.6 TiB.
+/// The parts of a file that is written from its beginning: the length of each, and how many of that length. Small ones
+/// first, so that the upload starts early; large ones later, so that 10,000 of them reach 5.6 TiB.
 const SCHEDULE: [(u64, u64); 4] = [(16 * MIB, 1_000), (64 * MIB, 2_000), (256 * MIB, 2_000), (GIB, 5_000)];
 
 /// The largest file, in bytes: what 10,000 parts add up to (5.6 TiB).
 pub const OBJECT_BYTES_MAX: u64 = 16 * MIB * 1_000 + 64 * MIB * 2_000 + 256 * MIB * 2_000 + GIB * 5_000;
 
-/// The most that one part copies of what stands before a stream. S3 takes 5 GiB; with fewer, the copies of a large object would leave
-/// too few of the 10,000 parts for what follows it.
+/// The most that one part copies of what stands before a stream. S3 takes 5 GiB; with fewer, the copies of a large
+/// object would leave too few of the 10,000 parts for what follows it.
 const HEAD_PART_BYTES: u64 = 4 * GIB;
 
-/// The parts of a file that is written in sequence. Its first bytes may be those of an object, and are copied as the first parts; the
-/// schedule follows them.
+/// The parts of a file that is written in sequence. Its first bytes may be those of an object, and are copied as the
+/// first parts; the schedule follows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     copied: u64,
 }
 
 impl Grid {
-    /// Of a file whose first `copied` bytes come from an object; none where these are too few for a part that others follow.
+    /// Of a file whose first `copied` bytes come from an object; none where these are too few for a part that others
+    /// follow.
     pub(crate) fn behind(copied: u64) -> Option<Grid> {
         (copied == 0 || copied >= PART_BYTES_MIN).then_some(Grid { copied })
     }
@@ -55,7 +57,8 @@ impl Grid {
         self.copies() + 1
     }
 
-    /// The bytes of part `number` (1 to 10,000); none past the last part, which reaches to the largest file's end: at most 2 GiB.
+    /// The bytes of part `number` (1 to 10,000); none past the last part, which reaches to the largest file's end: at
+    /// most 2 GiB.
     pub(crate) fn part(self, number: u32) -> Option<Range<u64>> {
         if (1..=self.copies()).contains(&number) {
             return Some(piece(&(0..self.copied), self.copies().into(), u64::from(number) - 1));
@@ -135,9 +138,9 @@ impl Planned {
     }
 }
 
-/// How to make a file of `size` bytes out of an object, of which the first `base_len` bytes are still valid, and of `present`,
-/// the bytes that were written over it. The parts cover `0..size` in order and respect S3's limits; a `Put` may contain bytes of
-/// the object, which then must be read first.
+/// How to make a file of `size` bytes out of an object, of which the first `base_len` bytes are still valid, and of
+/// `present`, the bytes that were written over it. The parts cover `0..size` in order and respect S3's limits; a `Put`
+/// may contain bytes of the object, which then must be read first.
 pub(crate) fn plan(size: u64, base_len: u64, present: &RangeSet) -> Vec<Planned> {
     let unchanged = unchanged_runs(size, base_len, present);
     let mut copy_min = COPY_BYTES_MIN;
@@ -171,8 +174,8 @@ fn plan_with(size: u64, unchanged: &[Range<u64>], copy_min: u64) -> Vec<Planned>
     parts
 }
 
-/// What of the unchanged `run` can be copied, when the bytes since `sent_from` have to be sent before it: the bytes sent before
-/// must make 5 MiB, and so must those sent after it unless they are the last.
+/// What of the unchanged `run` can be copied, when the bytes since `sent_from` have to be sent before it: the bytes
+/// sent before must make 5 MiB, and so must those sent after it unless they are the last.
 fn copyable(run: &Range<u64>, sent_from: u64, size: u64) -> Option<Range<u64>> {
     let before = run.start - sent_from;
     let start = if before == 0 { run.start } else { run.start.max(sent_from + PART_BYTES_MIN) };
@@ -180,7 +183,8 @@ fn copyable(run: &Range<u64>, sent_from: u64, size: u64) -> Option<Range<u64>> {
     fits.then_some(start..run.end)
 }
 
-/// Cuts `range` into parts to send: none below 5 MiB unless it ends the file, none above what 10,000 parts of the file need.
+/// Cuts `range` into parts to send: none below 5 MiB unless it ends the file, none above what 10,000 parts of the file
+/// need.
 fn put_parts(range: Range<u64>, size: u64, parts: &mut Vec<Planned>) {
     let target = (16 * MIB).max(size.div_ceil(PARTS_MAX / 2).next_multiple_of(MIB));
     cut(range, target, |part| parts.push(Planned::Put(part)));
@@ -191,8 +195,8 @@ fn copy_parts(range: Range<u64>, size: u64, parts: &mut Vec<Planned>) {
     cut(range, target, |part| parts.push(Planned::Copy(part)));
 }
 
-/// Cuts `range` into equal pieces of at most `target` bytes. Pieces of one range differ by at most one byte, so that none falls
-/// below half of `target`, which is above 5 MiB.
+/// Cuts `range` into equal pieces of at most `target` bytes. Pieces of one range differ by at most one byte, so that
+/// none falls below half of `target`, which is above 5 MiB.
 fn cut(range: Range<u64>, target: u64, mut each: impl FnMut(Range<u64>)) {
     let length = range.end - range.start;
     let count = length.div_ceil(target);

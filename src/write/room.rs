@@ -15,7 +15,8 @@ impl Writer {
         self.with_room_after(|| false, attempt).await
     }
 
-    /// The same, and where there is no room at all, for as long as something is going on `meanwhile` that may give some back.
+    /// The same, and where there is no room at all, for as long as something is going on `meanwhile` that may give some
+    /// back.
     pub(super) async fn with_room_after<T>(
         &self,
         meanwhile: impl Fn() -> bool,
@@ -40,7 +41,8 @@ impl Writer {
         unreachable!("the deadline comes before so many tries")
     }
 
-    /// Waits for `released`, and no longer than until `deadline`, nor for a store that the end of the mount has given up.
+    /// Waits for `released`, and no longer than until `deadline`, nor for a store that the end of the mount has given
+    /// up.
     pub(super) async fn wait_for<T>(&self, released: impl Future<Output = T>, deadline: Instant) -> Result<T, Error> {
         let seconds = self.engine.settings.wait_max.as_secs();
         let stalled = async { timeout_at(deadline, released).await.map_err(|_| Error::Stalled { seconds }) };
@@ -86,7 +88,8 @@ async fn room_unless<T>(
     tokio::select! { outcome = room => outcome, () = is_given_up => Err(Error::GivenUp) }
 }
 
-/// Many may wait for the same room, and each search of it goes through the files of all: who was often too late waits a little longer.
+/// Many may wait for the same room, and each search of it goes through the files of all: who was often too late waits a
+/// little longer.
 fn pause_after(tries: u32) -> Option<Duration> {
     const NO_PAUSE_TRIES: u32 = 2;
     const DOUBLINGS_MAX: u32 = 8;

@@ -18,8 +18,8 @@ pub type Base = Source;
 pub struct Target {
     /// Key, metadata, content headers, storage class and tags.
     pub object: NewObject,
-    /// Whether all of the metadata has to be exact. Otherwise the times in it merely follow the writes, and an upload that was
-    /// begun with earlier times is good enough.
+    /// Whether all of the metadata has to be exact. Otherwise the times in it merely follow the writes, and an upload
+    /// that was begun with earlier times is good enough.
     pub exact: bool,
 }
 
@@ -88,7 +88,8 @@ pub(crate) struct Tried {
     pub(crate) plan: Plan,
 }
 
-/// Commits of different changes whose answers were lost one after the other. Of more than these the oldest is taken for one that failed.
+/// Commits of different changes whose answers were lost one after the other. Of more than these the oldest is taken for
+/// one that failed.
 pub(crate) const TRIED_MAX: usize = 8;
 
 pub(crate) struct State {
@@ -145,9 +146,9 @@ impl State {
         self.changes != self.committed
     }
 
-    /// The parts in which the file may be sent ahead, if it may: the object under it stands untouched before what was written, which is
-    /// too large for one PutObject. There often is an object: a shell's `>`, and each program that is started meanwhile, closes a copy
-    /// of the handle, upon which the file is committed as it is then.
+    /// The parts in which the file may be sent ahead, if it may: the object under it stands untouched before what was
+    /// written, which is too large for one PutObject. There often is an object: a shell's `>`, and each program that is
+    /// started meanwhile, closes a copy of the handle, upon which the file is committed as it is then.
     pub(crate) fn grid(&self) -> Option<Grid> {
         if self.streams() { Grid::behind(self.base_len) } else { None }
     }
@@ -189,8 +190,8 @@ impl State {
         }
     }
 
-    /// Takes the bytes `range` of `source` for the same bytes of the file, if the file so far is a copy of what comes before them and
-    /// nothing else.
+    /// Takes the bytes `range` of `source` for the same bytes of the file, if the file so far is a copy of what comes
+    /// before them and nothing else.
     pub(crate) fn adopt(&mut self, source: &Base, range: &Range<u64>) -> bool {
         let copied_so_far = self.base.as_ref() == Some(source) && self.base_len == self.size;
         let fits = range.start == self.size && range.start < range.end && range.end <= source.size;
@@ -214,8 +215,8 @@ impl State {
         self.tried.iter_mut().map(|tried| &mut tried.plan).chain(std::iter::once(&mut self.plan))
     }
 
-    /// After a commit that made an object of what the file was at change number `planned`: true when nothing has changed since,
-    /// so that the buffer can be dropped. Otherwise all of it can that is not `written` any more.
+    /// After a commit that made an object of what the file was at change number `planned`: true when nothing has
+    /// changed since, so that the buffer can be dropped. Otherwise all of it can that is not `written` any more.
     pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
         self.base_len = stored.size.min(self.plan.low_water);
         self.replaces = Some(stored.version.etag.clone());
@@ -265,7 +266,8 @@ impl State {
         }
     }
 
-    /// The object under the changes has become `stored` by this mount's doing. The bytes of it that the file still has are the same.
+    /// The object under the changes has become `stored` by this mount's doing. The bytes of it that the file still has
+    /// are the same.
     pub(crate) fn replaced_by(&mut self, stored: Base) {
         self.replaces = Some(stored.version.etag.clone());
         if self.base.as_ref().is_some_and(|base| base.key == stored.key) {
@@ -274,7 +276,8 @@ impl State {
         self.tried.clear();
     }
 
-    /// The object `key` was deleted by this mount's doing: what the file has of it has to be `here`. The bytes that are not are lost.
+    /// The object `key` was deleted by this mount's doing: what the file has of it has to be `here`. The bytes that are
+    /// not are lost.
     pub(crate) fn deleted(&mut self, key: &Key, here: &RangeSet) -> RangeSet {
         self.replaces = None;
         self.tried.clear();

@@ -12,8 +12,8 @@ use crate::spill::{Buffer, RangeSet};
 use super::parts::Grid;
 use super::{Error, Target};
 
-/// The upload of a file that is written in sequence: from its beginning, or on behind an object whose bytes stay as they are and are
-/// copied when the file is committed.
+/// The upload of a file that is written in sequence: from its beginning, or on behind an object whose bytes stay as
+/// they are and are copied when the file is committed.
 pub(crate) struct Stream {
     /// Begun by the first part's task. Shared with the tasks.
     pub(crate) upload: Arc<OnceCell<Upload>>,
@@ -54,8 +54,8 @@ impl Stream {
         Stream { upload, target, grid, parts, next, in_flight: 0, failure: None }
     }
 
-    /// Whether bytes of `range` are among those that the commit copies from the object. Once one of them changes, the upload is of no
-    /// use.
+    /// Whether bytes of `range` are among those that the commit copies from the object. Once one of them changes, the
+    /// upload is of no use.
     pub(crate) fn copies(&self, range: &Range<u64>) -> bool {
         !range.is_empty() && range.start < self.grid.copied()
     }
@@ -64,8 +64,8 @@ impl Stream {
         self.in_flight
     }
 
-    /// The next part that is wholly written and passed by, now marked as being sent. A part at the file's very end waits: it may
-    /// grow, and a file of one part needs no upload.
+    /// The next part that is wholly written and passed by, now marked as being sent. A part at the file's very end
+    /// waits: it may grow, and a file of one part needs no upload.
     pub(crate) fn begin_ripe(&mut self, size: u64, buffer: &Buffer) -> Option<(u32, Range<u64>)> {
         // Those that an earlier process has sent need not be the first ones.
         while self.parts.contains_key(&self.next) {
@@ -132,8 +132,8 @@ impl Stream {
         self.sent_over(range).any(|part| !present.contains(part))
     }
 
-    /// Prepares a change of `range`: the parts that it touches will have to be sent again, so all of their bytes have to stay on this
-    /// host from now on. False when some are gone already.
+    /// Prepares a change of `range`: the parts that it touches will have to be sent again, so all of their bytes have
+    /// to stay on this host from now on. False when some are gone already.
     pub(crate) fn keep_whole(&self, range: &Range<u64>, buffer: &Buffer) -> bool {
         self.sent_over(range).all(|part| {
             buffer.unmark_uploaded(part.clone());
@@ -146,7 +146,8 @@ impl Stream {
         self.keep_whole(&(0..u64::MAX), buffer)
     }
 
-    /// The bytes of the sent parts that `range` touches. The last one of a file that a commit has sent may be shorter than its place.
+    /// The bytes of the sent parts that `range` touches. The last one of a file that a commit has sent may be shorter
+    /// than its place.
     fn sent_over(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
         self.parts.range(self.grid.numbers(range)).filter_map(|(number, progress)| match progress {
             Progress::Sent(sent) => {
@@ -167,8 +168,9 @@ impl Stream {
         self.grid.parts(size).filter_map(sent).collect()
     }
 
-    /// Those of them that will not be sent again in their place, where they would become another part than the one that is here: this host
-    /// gives up what it has of full ones, so that they cannot change without a commit. The one that ends the file may grow, and stays here.
+    /// Those of them that will not be sent again in their place, where they would become another part than the one that
+    /// is here: this host gives up what it has of full ones, so that they cannot change without a commit. The one that
+    /// ends the file may grow, and stays here.
     pub(crate) fn sent_alone(&self, size: u64, buffer: &Buffer) -> BTreeMap<u32, Sent> {
         let is_alone = |number: u32| {
             let place = self.grid.part(number).unwrap_or(0..0);

@@ -1,5 +1,5 @@
-//! Commits that may have succeeded although they failed: the next one finds out, so that nobody takes the object of this mount for
-//! another writer's.
+//! Commits that may have succeeded although they failed: the next one finds out, so that nobody takes the object of
+//! this mount for another writer's.
 
 use std::sync::Arc;
 
@@ -25,7 +25,8 @@ impl Writer {
         }
     }
 
-    /// Notes that the object under the changes may have been replaced by this mount's doing, by one with the same bytes.
+    /// Notes that the object under the changes may have been replaced by this mount's doing, by one with the same
+    /// bytes.
     pub fn note_tried(&self, attempt: &Arc<Attempt>) {
         self.state().note_copy_in_doubt(attempt);
     }

@@ -20,7 +20,8 @@ use super::{Aim, Base, Engine, Error, Target};
 pub trait Destination: Send + Sync {
     /// What a commit that begins now has to make.
     fn aim(&self) -> Aim;
-    /// The store has proved a new object under `key`, and this is what a HEAD of it would say. Called in the order of the commits.
+    /// The store has proved a new object under `key`, and this is what a HEAD of it would say. Called in the order of
+    /// the commits.
     fn committed(&self, key: &Key, head: Head);
 }
 
@@ -53,8 +54,8 @@ enum Kept {
 }
 
 impl Writer {
-    /// A writer over `base`, of which the file has the first `size` bytes; `changed` when that alone is a change (a new file, or
-    /// one that was cut).
+    /// A writer over `base`, of which the file has the first `size` bytes; `changed` when that alone is a change (a new
+    /// file, or one that was cut).
     #[must_use]
     pub fn new(
         engine: &Arc<Engine>,
@@ -205,8 +206,8 @@ impl Writer {
         checked(size, 0).map(drop)
     }
 
-    /// This mount itself has replaced the object `from` by `base`, one with the same bytes (a rename, a change of attributes). Changes
-    /// that programs made meanwhile stand over the new one from now on.
+    /// This mount itself has replaced the object `from` by `base`, one with the same bytes (a rename, a change of
+    /// attributes). Changes that programs made meanwhile stand over the new one from now on.
     pub fn rebase(&self, from: &Version, base: Base) {
         let mut state = self.state();
         if state.replaces.as_ref() == Some(&from.etag) {
@@ -218,8 +219,8 @@ impl Writer {
         }
     }
 
-    /// Takes all bytes of the object under the changes onto this host, because the object is about to be deleted while programs
-    /// have the file open.
+    /// Takes all bytes of the object under the changes onto this host, because the object is about to be deleted while
+    /// programs have the file open.
     ///
     /// # Errors
     /// The bytes cannot be read or kept; nothing is changed then.
@@ -281,7 +282,8 @@ impl Writer {
         drop(self.turn.lock().await);
     }
 
-    /// Gives up all changes and the upload under way, at the end of the mount: each call that would answer for them fails from now on.
+    /// Gives up all changes and the upload under way, at the end of the mount: each call that would answer for them
+    /// fails from now on.
     pub async fn abandon(self: &Arc<Self>) {
         self.state().abandoned = true;
         self.discard().await;
@@ -345,7 +347,8 @@ impl Writer {
         Ok(Kept::Whole)
     }
 
-    /// What whoever needs bytes that only the upload has is told: what programs then see is what an fsync in between would show.
+    /// What whoever needs bytes that only the upload has is told: what programs then see is what an fsync in between
+    /// would show.
     pub(super) fn commit_first(&self) -> Error {
         match self.destination.aim() {
             Aim::Removed => Error::Deleted,
@@ -361,8 +364,8 @@ impl Writer {
         }
     }
 
-    /// Ends an upload that counts on bytes of the object which are about to change: gives it up where this host still has all that was
-    /// sent, and completes it otherwise.
+    /// Ends an upload that counts on bytes of the object which are about to change: gives it up where this host still
+    /// has all that was sent, and completes it otherwise.
     async fn leave_stream(self: &Arc<Self>) -> Result<(), Error> {
         let turn = self.turn.lock().await;
         self.state().committing = true;
@@ -374,7 +377,8 @@ impl Writer {
         if whole { left } else { Err(self.commit_first()) }
     }
 
-    /// The failure of a part sent ahead, reported once, to the next write, so that a program does not go on for hours in vain.
+    /// The failure of a part sent ahead, reported once, to the next write, so that a program does not go on for hours
+    /// in vain.
     fn refused_ahead(&self) -> Result<(), Error> {
         let mut state = self.state();
         let Some(stream) = &mut state.stream else { return Ok(()) };
@@ -501,7 +505,8 @@ impl Writer {
         }
     }
 
-    /// The bookkeeping. A panic elsewhere leaves it consistent, because each change of it is complete before anything can fail.
+    /// The bookkeeping. A panic elsewhere leaves it consistent, because each change of it is complete before anything
+    /// can fail.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

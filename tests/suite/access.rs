@@ -159,7 +159,8 @@ fn a_user_who_is_not_root_mounts_by_fusermount3() {
     });
 }
 
-/// Runs a command of the shell in the mount's namespace, with the mount point as $1. What it complained about, when it failed.
+/// Runs a command of the shell in the mount's namespace, with the mount point as $1. What it complained about, when it
+/// failed.
 fn inside(mount: &Mount, before: &[&str], command: &str) -> Result<(), String> {
     let mut entered = Command::new("nsenter");
     entered.args(["--target", &mount.pid().to_string(), "--mount"]).args(before).args(["sh", "-euc", command, "sh"]);

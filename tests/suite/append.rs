@@ -1,4 +1,5 @@
-//! Writing on behind a stored object: the object is copied within the store, and what follows it is sent while it is written.
+//! Writing on behind a stored object: the object is copied within the store, and what follows it is sent while it is
+//! written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -41,8 +42,9 @@ fn a_large_append_is_sent_while_it_is_written_and_its_object_copied() {
     });
 }
 
-/// A commit in between, as an fsync, a shell's `>` and each program started meanwhile cause, once ended the streaming of a file: the
-/// rest of it went to the local disk, and was sent when the file was closed. `first` bytes were committed.
+/// A commit in between, as an fsync, a shell's `>` and each program started meanwhile cause, once ended the streaming
+/// of a file: the rest of it went to the local disk, and was sent when the file was closed. `first` bytes were
+/// committed.
 fn streaming_goes_on_after_a_commit_of(first: usize) {
     deadline(MINUTE * 3, move || {
         let endpoint = Endpoint::start();
@@ -75,8 +77,8 @@ fn streaming_goes_on_after_a_commit_of_less_than_a_part() {
     streaming_goes_on_after_a_commit_of(MIB);
 }
 
-/// A change of bytes that the upload under way was to copy: while this host still has all parts that were sent, and after it gave
-/// them up.
+/// A change of bytes that the upload under way was to copy: while this host still has all parts that were sent, and
+/// after it gave them up.
 fn a_change_below_the_stream_is_kept(change: fn(&File, &mut Vec<u8>)) {
     for memory in ["32MiB", "256MiB"] {
         deadline(MINUTE * 3, move || {

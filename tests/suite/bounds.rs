@@ -1,4 +1,5 @@
-//! What a store that lies, and a user who may not harm others, can make the daemon hold in memory, and how long content may take.
+//! What a store that lies, and a user who may not harm others, can make the daemon hold in memory, and how long content
+//! may take.
 
 use std::fmt::Write as _;
 use std::fs;

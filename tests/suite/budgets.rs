@@ -1,4 +1,5 @@
-//! Memory and disk that run out: at any load, at any point, nothing that was acknowledged is lost, and the mount lives on.
+//! Memory and disk that run out: at any load, at any point, nothing that was acknowledged is lost, and the mount lives
+//! on.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -352,7 +353,8 @@ fn a_disk_that_is_full_at_any_point_of_the_journal_loses_no_closed_file() {
             disk.leave_all();
             let mut mount = Mount::with(&endpoint, &options);
             disk.leave(free_bytes);
-            // So slow that what is acknowledged early is acknowledged from the journal, and so quick that the rest can wait.
+            // So slow that what is acknowledged early is acknowledged from the journal, and so quick that the rest can
+            // wait.
             endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(700)).times(0)]);
             let content = |number: u64| noise(number ^ free_bytes, 10_000 * (number as usize % 5 + 1));
             let name = |number: u64| format!("{free_bytes}-{number}");

@@ -1,5 +1,5 @@
-//! A host whose clock is wrong: libfaketime tells the daemon another time than the endpoint has, which refuses what was signed more than a
-//! quarter of an hour before or after its own, as S3 does.
+//! A host whose clock is wrong: libfaketime tells the daemon another time than the endpoint has, which refuses what was
+//! signed more than a quarter of an hour before or after its own, as S3 does.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -48,8 +48,8 @@ fn a_clock_that_is_behind_is_put_right_by_the_answers_of_the_store() {
     a_mount_works_with_its_clock_off_by("-3d");
 }
 
-/// What was acknowledged had the times of what it was to replace, as happens within one tick of a clock, or when times are set back, and was
-/// taken for what the store has.
+/// What was acknowledged had the times of what it was to replace, as happens within one tick of a clock, or when times
+/// are set back, and was taken for what the store has.
 #[test]
 fn a_change_with_the_times_of_what_it_replaces_is_not_taken_for_stored() {
     deadline(MINUTE * 2, || {

@@ -1,5 +1,5 @@
-//! What operations cost, in requests and KMS calls. The mounts believe what they know for an hour, so that the clock of a busy
-//! machine does not count.
+//! What operations cost, in requests and KMS calls. The mounts believe what they know for an hour, so that the clock of
+//! a busy machine does not count.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -234,8 +234,8 @@ fn parts_are_uploaded_while_the_program_writes() {
         let mount = Mount::with(&endpoint, &PATIENT);
         names(&mount.path());
         endpoint.reset();
-        // A program of its own: a descriptor of this process is copied, and closed again, by each test that starts a program beside
-        // this one, and each such close commits what is there by then.
+        // A program of its own: a descriptor of this process is copied, and closed again, by each test that starts a
+        // program beside this one, and each such close commits what is there by then.
         let mut program = Command::new("python3")
             .args(["-c", WRITER])
             .arg(mount.join("stream"))

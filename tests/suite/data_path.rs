@@ -56,8 +56,9 @@ fn assert_reads(file: &File, model: &[u8], offsets: &[usize]) {
     }
 }
 
-/// Writes 40 MiB, lets `change` come when the store has the first part, writes 100 MiB more, reads back and closes. With 32 MiB of
-/// memory (half of it is for writers) the first part has left the host by then; with 94 MiB it might do so afterwards.
+/// Writes 40 MiB, lets `change` come when the store has the first part, writes 100 MiB more, reads back and closes.
+/// With 32 MiB of memory (half of it is for writers) the first part has left the host by then; with 94 MiB it might do
+/// so afterwards.
 fn change_of_a_sent_part_keeps_every_byte(change: fn(&File, &mut Vec<u8>)) {
     for memory in ["32MiB", "94MiB"] {
         deadline(MINUTE * 3, move || {
@@ -83,8 +84,8 @@ fn change_of_a_sent_part_keeps_every_byte(change: fn(&File, &mut Vec<u8>)) {
     }
 }
 
-/// A header was rewritten after its part had been sent. The part was forgotten, the local copy of its other bytes was given up
-/// under memory pressure, and the commit stored zeros in their place.
+/// A header was rewritten after its part had been sent. The part was forgotten, the local copy of its other bytes was
+/// given up under memory pressure, and the commit stored zeros in their place.
 #[test]
 fn a_header_rewritten_after_its_part_was_sent_keeps_the_rest_of_the_part() {
     change_of_a_sent_part_keeps_every_byte(|file, model| {
@@ -155,7 +156,8 @@ fn fsync_of_a_file_that_another_host_deleted_is_never_a_success() {
     });
 }
 
-/// Commits went unconditionally to the key: what another host had stored there meanwhile was overwritten and nobody was told.
+/// Commits went unconditionally to the key: what another host had stored there meanwhile was overwritten and nobody was
+/// told.
 #[test]
 fn what_another_host_stored_meanwhile_is_not_replaced_unseen() {
     deadline(MINUTE, || {
@@ -191,7 +193,8 @@ fn the_last_writer_wins_where_that_is_asked_for() {
     });
 }
 
-/// An object was deleted by another host while a program read it: from then on read(2) answered 0 bytes, which is the end of a file.
+/// An object was deleted by another host while a program read it: from then on read(2) answered 0 bytes, which is the
+/// end of a file.
 #[test]
 fn an_object_deleted_while_it_is_read_is_never_a_short_file() {
     deadline(MINUTE, || {
@@ -212,7 +215,8 @@ fn an_object_deleted_while_it_is_read_is_never_a_short_file() {
     });
 }
 
-/// In a versioned bucket, reads of a file that this mount had unlinked answered 0 bytes, although the version is still there.
+/// In a versioned bucket, reads of a file that this mount had unlinked answered 0 bytes, although the version is still
+/// there.
 #[test]
 fn a_file_unlinked_in_a_versioned_bucket_stays_readable_and_writable_for_who_has_it_open() {
     deadline(MINUTE, || {
@@ -313,7 +317,8 @@ with concurrent.futures.ThreadPoolExecutor() as pool:
     });
 }
 
-/// `--on-noncompliant-read refuse` was asked only of handles that could not write: O_RDWR read what O_RDONLY was refused.
+/// `--on-noncompliant-read refuse` was asked only of handles that could not write: O_RDWR read what O_RDONLY was
+/// refused.
 #[test]
 fn a_refused_object_is_not_read_through_a_handle_that_may_write_either() {
     deadline(MINUTE, || {
@@ -332,8 +337,9 @@ fn a_refused_object_is_not_read_through_a_handle_that_may_write_either() {
     });
 }
 
-/// A streamed object's mode is put right by a copy after its upload. When that copy was refused, the finished upload was taken for
-/// a lost one: the bytes that only the store had read as zeros. Later, the next fsync(2) succeeded with the mode as it was before.
+/// A streamed object's mode is put right by a copy after its upload. When that copy was refused, the finished upload
+/// was taken for a lost one: the bytes that only the store had read as zeros. Later, the next fsync(2) succeeded with
+/// the mode as it was before.
 #[test]
 fn a_refused_correction_of_a_streamed_files_mode_loses_nothing() {
     deadline(MINUTE * 2, || {
@@ -398,8 +404,8 @@ fn a_close_that_failed_is_made_good_by_the_mount_itself() {
     });
 }
 
-/// A mapping outlives the descriptor that it was made of. What was written to it after that descriptor's close was stored by
-/// nobody before the unmount.
+/// A mapping outlives the descriptor that it was made of. What was written to it after that descriptor's close was
+/// stored by nobody before the unmount.
 #[test]
 fn what_a_mapping_writes_after_the_close_is_stored() {
     const SCRIPT: &str = "
@@ -428,7 +434,8 @@ assert libc.munmap(pages, 8192) == 0, os.strerror(ctypes.get_errno())
     });
 }
 
-/// open(O_TRUNC) stored an empty object at once: two requests for one rewrite, and between them the old content was gone.
+/// open(O_TRUNC) stored an empty object at once: two requests for one rewrite, and between them the old content was
+/// gone.
 #[test]
 fn a_rewrite_is_one_put_and_nothing_is_published_before_its_close() {
     deadline(MINUTE, || {
@@ -464,8 +471,8 @@ fn chmod_keeps_the_sticky_bit() {
     });
 }
 
-/// Shells and dd(1) close a copy of their descriptor before the first write, which stores an empty object. A file that had an
-/// object was never streamed, so that the whole of it waited on this host for the close.
+/// Shells and dd(1) close a copy of their descriptor before the first write, which stores an empty object. A file that
+/// had an object was never streamed, so that the whole of it waited on this host for the close.
 #[test]
 fn a_stream_whose_descriptor_was_copied_first_is_uploaded_while_it_is_written() {
     deadline(MINUTE * 2, || {

@@ -1,5 +1,5 @@
-//! Writes whose answers are lost while the store cannot be asked what became of them: the mount never takes its own object for another
-//! writer's, and another writer's never for its own.
+//! Writes whose answers are lost while the store cannot be asked what became of them: the mount never takes its own
+//! object for another writer's, and another writer's never for its own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -28,7 +28,8 @@ fn mount(endpoint: &Endpoint, more: &[&str]) -> Mount {
     Mount::with(endpoint, &[&["--attempts", "2", "--operation-timeout", "20s"], more].concat())
 }
 
-/// The next such request is carried out and not answered; each further one fails, and the store does not tell what is there either.
+/// The next such request is carried out and not answered; each further one fails, and the store does not tell what is
+/// there either.
 fn lose_answer(endpoint: &Endpoint, operation: &str, then: &Fault) {
     let later = [operation, "HeadObject"].map(|operation| Rule::on(operation, then.clone()).times(0));
     endpoint.spoil([vec![Rule::on(operation, Fault::LoseAnswer)], later.to_vec()].concat());

@@ -19,8 +19,8 @@ fn sse(algorithm: &str, key: &str) -> Fault {
     Fault::Sse { algorithm: Some(algorithm.to_owned()), key: Some(key.to_owned()), bucket_key: None }
 }
 
-/// One operation answers with the wrong encryption: the writer gets an error, no object and no upload stays, and a file that is
-/// open meanwhile goes on.
+/// One operation answers with the wrong encryption: the writer gets an error, no object and no upload stays, and a file
+/// that is open meanwhile goes on.
 fn wrong_answer_fails_closed(operation: &'static str, size: usize, algorithm: &'static str) {
     deadline(MINUTE * 2, move || {
         let endpoint = Endpoint::start();
@@ -391,8 +391,8 @@ fn a_dead_store_does_not_keep_the_daemon_from_its_end() {
     });
 }
 
-/// Found with eight programs that were killed while they wrote: each new try of a request put its first bytes into a socket, which passed for
-/// a sign of life, and who waited for memory did so for two minutes.
+/// Found with eight programs that were killed while they wrote: each new try of a request put its first bytes into a
+/// socket, which passed for a sign of life, and who waited for memory did so for two minutes.
 #[test]
 fn programs_that_wait_for_memory_do_not_keep_the_daemon_from_its_end_either() {
     deadline(MINUTE * 3, || {

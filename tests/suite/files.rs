@@ -271,7 +271,8 @@ fn statfs_answers_and_names_the_file_system() {
     });
 }
 
-/// Any sequence of writes, truncations, reads, commits and re-openings is what the same sequence is on a vector of bytes.
+/// Any sequence of writes, truncations, reads, commits and re-openings is what the same sequence is on a vector of
+/// bytes.
 #[test]
 fn a_random_program_cannot_tell_the_mount_from_a_vector() {
     const SIZE_MAX: u64 = 3 << 20;

@@ -1,7 +1,7 @@
 //! `dssefs umount` by root of a file system that an unprivileged user serves, and that claims to be a mount of dssefs.
 //!
-//! The incident: its attributes named a process of that user and a spill directory that was a link, which the file system answered
-//! differently each time. Root made a file that belonged to the user in a directory of root.
+//! The incident: its attributes named a process of that user and a spill directory that was a link, which the file
+//! system answered differently each time. Root made a file that belonged to the user in a directory of root.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -44,7 +44,8 @@ struct Unanswered {
     status: Mutex<Vec<ReplyAttr>>,
 }
 
-/// A file system with one name in it: `link`, a symbolic link to the second directory at its second reading, else to the first.
+/// A file system with one name in it: `link`, a symbolic link to the second directory at its second reading, else to
+/// the first.
 struct Hostile {
     pid: u32,
     spill_dir: PathBuf,

@@ -1,5 +1,5 @@
-//! The gateway against the embedded endpoint: what goes over the wire, what is judged, and what is left behind when the store
-//! does not do as it was asked.
+//! The gateway against the embedded endpoint: what goes over the wire, what is judged, and what is left behind when the
+//! store does not do as it was asked.
 #![cfg(feature = "serve")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
 

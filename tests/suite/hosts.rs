@@ -1,5 +1,5 @@
-//! Several hosts on one bucket: what one of them did the others see in time, and none undoes another's work without hearing of it.
-//! Another host is a second mount, or an ordinary client of the endpoint.
+//! Several hosts on one bucket: what one of them did the others see in time, and none undoes another's work without
+//! hearing of it. Another host is a second mount, or an ordinary client of the endpoint.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -494,8 +494,8 @@ fn what_the_proof_costs() {
             ("CreateMultipartUpload", 1),
             ("GetBucketEncryption", 1),
             ("GetBucketVersioning", 1),
-            // Whether the prefix can be listed, whether a rename of a directory was left in the middle, and what could be copied to see
-            // whether copies keep conditions.
+            // Whether the prefix can be listed, whether a rename of a directory was left in the middle, and what could
+            // be copied to see whether copies keep conditions.
             ("ListObjectsV2", 3),
             ("PutObject", 1),
             ("UploadPart", 1),

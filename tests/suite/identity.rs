@@ -1,4 +1,5 @@
-//! As whom the store is asked: the same sources of credentials as the AWS CLI, in its order, and never another one unnoticed.
+//! As whom the store is asked: the same sources of credentials as the AWS CLI, in its order, and never another one
+//! unnoticed.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -150,7 +150,8 @@ fn a_pending_file_is_as_good_as_any_other_in_its_own_mount() {
     });
 }
 
-/// What the store has nothing of need not be there to be renamed; and a crash brings it back under the name that it has now.
+/// What the store has nothing of need not be there to be renamed; and a crash brings it back under the name that it has
+/// now.
 #[test]
 fn a_pending_file_takes_a_free_name_without_the_store_and_keeps_it_through_a_crash() {
     deadline(MINUTE, || {
@@ -455,8 +456,8 @@ fn take_down(mount: &Mount) {
     assert!(status.is_ok_and(|status| status.success()) || by_fuse());
 }
 
-/// A mount that was started while its predecessor was still saving took it for another one that lives, and served names without the files
-/// that had been acknowledged.
+/// A mount that was started while its predecessor was still saving took it for another one that lives, and served names
+/// without the files that had been acknowledged.
 #[test]
 fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
     const WAITS: &str = "waiting for another process";
@@ -509,7 +510,8 @@ fn of_two_states_of_a_file_that_two_mounts_have_kept_the_newer_one_is_stored() {
     });
 }
 
-/// A mount that was killed after it had taken over what another left, and before it could remove that, left two of each file.
+/// A mount that was killed after it had taken over what another left, and before it could remove that, left two of each
+/// file.
 #[test]
 fn what_was_taken_over_by_a_mount_that_was_killed_in_its_middle_is_there_once() {
     deadline(MINUTE, || {
@@ -557,7 +559,8 @@ fn a_mount_that_cannot_open_what_another_left_names_it_and_leaves_no_session_of_
     });
 }
 
-/// A mount that was starting locked the sessions of all mounts, and another one that started meanwhile served without its own.
+/// A mount that was starting locked the sessions of all mounts, and another one that started meanwhile served without
+/// its own.
 #[test]
 fn a_mount_that_sends_what_it_left_keeps_no_other_from_its_own() {
     deadline(MINUTE, || {
@@ -596,8 +599,8 @@ fn archive_of_500(content: impl Fn(usize) -> Vec<u8>) -> TempDir {
     dir
 }
 
-/// The claim is of 15 ms and 2 s. A busy machine takes what it takes, so that it is the round trips that are bounded here: with so long
-/// a delay, one for each file would not be done by far.
+/// The claim is of 15 ms and 2 s. A busy machine takes what it takes, so that it is the round trips that are bounded
+/// here: with so long a delay, one for each file would not be done by far.
 #[test]
 fn five_hundred_small_files_are_closed_in_two_seconds_and_all_are_sent_after_a_kill() {
     const DELAY: Duration = Duration::from_millis(100);

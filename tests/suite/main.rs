@@ -1,7 +1,8 @@
-//! The built program, mounted on the embedded endpoint: what users are promised in docs/SEMANTICS.md, and what it costs.
+//! The built program, mounted on the embedded endpoint: what users are promised in docs/SEMANTICS.md, and what it
+//! costs.
 //!
-//! Each test has an endpoint, a bucket, a key and a mount of its own, and a deadline: a process that waits for a hung mount
-//! cannot be killed, so a test that takes too long first detaches its mounts.
+//! Each test has an endpoint, a bucket, a key and a mount of its own, and a deadline: a process that waits for a hung
+//! mount cannot be killed, so a test that takes too long first detaches its mounts.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test, a panic is the report")]
 

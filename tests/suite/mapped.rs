@@ -137,8 +137,8 @@ os.close(file)";
     });
 }
 
-/// Each step of the program writes or reads through a mapping, a handle for both, one that can only write (which the kernel does not
-/// cache), or an O_DIRECT one, and compares with a bytearray.
+/// Each step of the program writes or reads through a mapping, a handle for both, one that can only write (which the
+/// kernel does not cache), or an O_DIRECT one, and compares with a bytearray.
 #[test]
 fn mappings_writes_and_reads_of_one_file_agree() {
     const SCRIPT: &str = "

@@ -1,4 +1,5 @@
-//! Every fault of the store at every operation: one table of what programs, the log, the bucket and the mount make of it.
+//! Every fault of the store at every operation: one table of what programs, the log, the bucket and the mount make of
+//! it.
 //!
 //! 275 rows. Rows of one operation share a mount. Each has fresh names, and its fault strikes these names alone.
 
@@ -115,7 +116,8 @@ fn trouble() -> Vec<Row> {
     ]
 }
 
-/// The same for requests that are given time for what they move: 16 s more for 16 MiB, which a silent store would take up.
+/// The same for requests that are given time for what they move: 16 s more for 16 MiB, which a silent store would take
+/// up.
 fn quick_trouble() -> Vec<Row> {
     trouble().into_iter().filter(|(_, fault, _)| *fault != Fault::Stall).collect()
 }
@@ -449,8 +451,8 @@ impl Scene {
             self.endpoint.assert_dsse(&key);
             assert_eq!(attribute(&self.file(name), "user.dsse.verdict").unwrap(), "compliant", "{what}");
             assert_eq!(attribute(&self.file(name), "user.dsse.local").unwrap(), "none", "{what}");
-            // One whose answer was lost has an id that nobody here knows, and one that is said to be gone is not aborted: these are for the
-            // bucket's lifecycle rules.
+            // One whose answer was lost has an id that nobody here knows, and one that is said to be gone is not
+            // aborted: these are for the bucket's lifecycle rules.
             let unknown = operation == "CreateMultipartUpload" && *fault == Fault::LoseAnswer;
             let unknown = unknown || matches!(fault, Fault::Failure { status: 404, .. });
             assert!(unknown || self.endpoint.uploads_of(&key) == 0, "{what}, healed: an upload stays");
@@ -624,7 +626,8 @@ fn what_the_store_refused_is_on_the_local_disk_with_the_reason_until_the_store_h
     );
 }
 
-/// Wrong words of the encryption of what is read are told by the verdict, and a mount that refuses such objects does not serve them.
+/// Wrong words of the encryption of what is read are told by the verdict, and a mount that refuses such objects does
+/// not serve them.
 #[test]
 fn a_wrong_word_of_encryption_in_the_answer_to_a_read_is_told_and_refused_where_that_is_asked_for() {
     deadline(MINUTE * 3, || {
@@ -668,8 +671,8 @@ fn a_wrong_word_of_encryption_in_the_answer_to_a_read_is_told_and_refused_where_
     });
 }
 
-/// A large file that becomes a small one needs its upload no more. It is stored whatever becomes of the abort, and what the store did not
-/// abort the next mount does.
+/// A large file that becomes a small one needs its upload no more. It is stored whatever becomes of the abort, and what
+/// the store did not abort the next mount does.
 #[test]
 fn every_fault_of_aborting_an_upload() {
     deadline(MINUTE * 5, || {

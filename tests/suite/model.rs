@@ -1,8 +1,8 @@
 //! Random work on the mount and the same on a local directory: each call must come to the same, errors among it.
 //!
-//! A case is a list of calls over a few names, which are now files and now directories, and a few handles; it ends with a remount, and a
-//! comparison of all that is left. What fails is shrunk to a short script. `DSSEFS_SEED` repeats a run, `DSSEFS_MODEL_CASES` makes
-//! it longer.
+//! A case is a list of calls over a few names, which are now files and now directories, and a few handles; it ends with
+//! a remount, and a comparison of all that is left. What fails is shrunk to a short script. `DSSEFS_SEED` repeats a
+//! run, `DSSEFS_MODEL_CASES` makes it longer.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -78,7 +78,8 @@ impl Place {
         Daemon { child, top: self.dir.path().to_owned() }
     }
 
-    /// The same by a user without privileges, to whom all of it then belongs, in a mount namespace where everybody may use the device.
+    /// The same by a user without privileges, to whom all of it then belongs, in a mount namespace where everybody may
+    /// use the device.
     fn start_by_user(&self, point: &Path) -> Daemon {
         const ENTER: &str =
             "mknod -m 666 \"$1/fuse\" c 10 229; mount --bind \"$1/fuse\" /dev/fuse; shift; exec setpriv \"$@\"";

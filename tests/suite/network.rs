@@ -309,7 +309,8 @@ fn connections_that_a_firewall_has_forgotten_are_no_failed_tries() {
     });
 }
 
-/// The first copy was carried out, and the connection was reset before its answer came: the second copy is refused because of the first.
+/// The first copy was carried out, and the connection was reset before its answer came: the second copy is refused
+/// because of the first.
 #[test]
 fn a_write_whose_first_copy_succeeded_on_a_dead_connection_is_no_other_writer() {
     deadline(MINUTE * 2, || {

@@ -1,5 +1,6 @@
-//! The reason for which this program exists: whatever programs do to an object, it stays under DSSE-KMS and its key, with all that it
-//! carried. The table is `tests/regression.tsv`, which `scripts/cross-check` goes through against another store as well.
+//! The reason for which this program exists: whatever programs do to an object, it stays under DSSE-KMS and its key,
+//! with all that it carried. The table is `tests/regression.tsv`, which `scripts/cross-check` goes through against
+//! another store as well.
 
 use std::fs;
 use std::path::Path;

@@ -51,7 +51,8 @@ fn store(endpoint: &Endpoint) -> BTreeMap<String, Vec<u8>> {
     endpoint.keys().into_iter().map(|key| (key.clone(), endpoint.content(&key))).collect()
 }
 
-/// Renames `old` to `new` in a thread of its own. The endpoint's counters begin anew: those of the mount's start are not the rename's.
+/// Renames `old` to `new` in a thread of its own. The endpoint's counters begin anew: those of the mount's start are
+/// not the rename's.
 fn rename_in_thread(endpoint: &Endpoint, mount: &Mount) -> JoinHandle<io::Result<()>> {
     endpoint.reset();
     let (from, to) = (mount.join("old"), mount.join("new"));
@@ -169,7 +170,8 @@ fn a_rename_costs_one_copy_and_one_delete_for_each_object_and_little_more() {
         assert_eq!(counted.requests("CopyObject"), objects);
         assert_eq!(counted.requests("DeleteObject"), objects + 1, "and the journal");
         assert_eq!(counted.requests("PutObject"), 2, "the journal: copying, then deleting");
-        // Two of the target, two of the source, one of the journals; the kernel's own question about `old` may be one more.
+        // Two of the target, two of the source, one of the journals; the kernel's own question about `old` may be one
+        // more.
         assert!((5..=6).contains(&counted.requests("ListObjectsV2")), "{counted:?}");
         assert!(counted.requests("HeadObject") <= 1, "{counted:?}");
         assert_eq!(counted.requests("GetObject"), 0);
@@ -292,7 +294,8 @@ fn who_writes_below_waits_and_writes_under_the_new_name() {
     });
 }
 
-/// The daemon is killed while `rule` holds a request back; the next mount finds all of the tree under one of both names.
+/// The daemon is killed while `rule` holds a request back; the next mount finds all of the tree under one of both
+/// names.
 fn killed(rule: Rule, struck: &str, requests: u64, expected: &str) {
     let endpoint = Endpoint::start();
     plant(&endpoint, "old");

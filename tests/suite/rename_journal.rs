@@ -60,7 +60,8 @@ fn rules(rules: &[(&str, Fault)]) -> Vec<Rule> {
     rules.iter().map(|(operation, fault)| Rule::on(operation, fault.clone()).times(0)).collect()
 }
 
-/// Kills the daemon while its rename of `old` to `new` waits for its second request of this kind, under these rules too.
+/// Kills the daemon while its rename of `old` to `new` waits for its second request of this kind, under these rules
+/// too.
 fn crash_in_rename(endpoint: &Endpoint, mount: Mount, operation: &str, more: Vec<Rule>) {
     let held = Rule::on(operation, Fault::Stall).nth(2).times(0);
     endpoint.reset();
@@ -113,8 +114,8 @@ fn the_reserved_name_is_hidden_and_refused_in_every_directory() {
     });
 }
 
-/// A user of a mount of the whole bucket, who may write to /team, put a journal there, and a mount of bucket/team on another host deleted
-/// the files of root.
+/// A user of a mount of the whole bucket, who may write to /team, put a journal there, and a mount of bucket/team on
+/// another host deleted the files of root.
 #[test]
 fn a_user_of_a_wider_mount_cannot_have_files_of_root_deleted() {
     if needs_root("another user writes to the mount") {
@@ -276,7 +277,8 @@ fn a_copy_whose_source_is_not_what_was_copied_is_not_taken_back() {
     });
 }
 
-/// An attacker who may read and write objects keeps the versions of a journal, and puts each back when the rename is done.
+/// An attacker who may read and write objects keeps the versions of a journal, and puts each back when the rename is
+/// done.
 #[test]
 fn an_older_version_of_a_journal_that_is_put_back_deletes_nothing() {
     deadline(MINUTE * 2, || {

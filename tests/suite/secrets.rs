@@ -279,7 +279,8 @@ fn regions(pid: u32) -> Vec<Region> {
     regions
 }
 
-/// Whether `needle` is in this process's memory, separately for what a core image may hold and what is marked to be left out.
+/// Whether `needle` is in this process's memory, separately for what a core image may hold and what is marked to be
+/// left out.
 fn in_memory(pid: u32, needle: &[u8]) -> (bool, bool) {
     const STEP: usize = 1 << 20;
     let memory = File::open(format!("/proc/{pid}/mem")).expect("root may look");
@@ -320,7 +321,8 @@ fn content_is_gone_from_the_daemons_memory_once_it_is_stored_or_read() {
         drop(file);
         assert!(fs::read(mount.join("read")).unwrap() == content(&read));
 
-        // The kernel's last requests stay in the buffers of the threads that took them, until the next ones of that length.
+        // The kernel's last requests stay in the buffers of the threads that took them, until the next ones of that
+        // length.
         let mut rounds = 0;
         eventually("later requests take the place of the last ones", MINUTE * 3, || {
             rounds += 1;
@@ -425,7 +427,8 @@ fn the_spill_of_a_living_daemon_holds_no_content() {
     });
 }
 
-/// Content, the plaintext of KMS's keys, and credentials, in the log of a mount that was asked for everything that a filter can name.
+/// Content, the plaintext of KMS's keys, and credentials, in the log of a mount that was asked for everything that a
+/// filter can name.
 fn search_the_fullest_log(format: &str) {
     const SMALL: &str = "CONTENT-of-the-planted-record-4715";
     const LARGE: &str = "CONTENT-of-the-planted-record-4716";
@@ -467,8 +470,9 @@ fn a_filter_that_asks_for_everything_gets_no_bodies_into_the_json() {
     deadline(MINUTE * 3, || search_the_fullest_log("json"));
 }
 
-/// What a core image of a process holds, as the kernel chooses it by `coredump_filter` (core(5)), of memory that can be written to: its own
-/// pages by bit 0, shared ones by bit 1, private ones of files by bit 2, shared ones of files by bit 3; nothing that is marked to be left out.
+/// What a core image of a process holds, as the kernel chooses it by `coredump_filter` (core(5)), of memory that can be
+/// written to: its own pages by bit 0, shared ones by bit 1, private ones of files by bit 2, shared ones of files by
+/// bit 3; nothing that is marked to be left out.
 fn core_image(pid: u32, filter: u32) -> Vec<u8> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("root may look");
     let memory = File::open(format!("/proc/{pid}/mem")).expect("root may look");
@@ -487,8 +491,9 @@ fn core_image(pid: u32, filter: u32) -> Vec<u8> {
     image
 }
 
-/// The kernel makes no image of a process that is not dumpable, so the tools' way is gone: what they take of a living process, by the filter
-/// that it has. The default filter shows that the search finds something where there is something to find.
+/// The kernel makes no image of a process that is not dumpable, so the tools' way is gone: what they take of a living
+/// process, by the filter that it has. The default filter shows that the search finds something where there is
+/// something to find.
 #[test]
 fn an_image_that_a_tool_takes_of_the_living_daemon_holds_nothing_of_it() {
     const DEFAULT: u32 = 0x33;
@@ -510,8 +515,8 @@ fn an_image_that_a_tool_takes_of_the_living_daemon_holds_nothing_of_it() {
     });
 }
 
-/// Tries to open what a debugger of the same user would, and tells of each file what became of it. The kernel keeps the last from whom it
-/// would keep ptrace(2) (proc_pid_syscall(5)).
+/// Tries to open what a debugger of the same user would, and tells of each file what became of it. The kernel keeps the
+/// last from whom it would keep ptrace(2) (proc_pid_syscall(5)).
 const INTRUDER: &str = "for name in mem environ syscall; do
     if (: <\"/proc/$1/$name\") 2>/dev/null; then echo $name open; else echo $name refused; fi
 done";
@@ -535,7 +540,8 @@ fn another_process_of_the_user_cannot_look_into_the_daemon() {
         let mount = Mount::by(&endpoint, 65_534);
         let status = fs::read_to_string(format!("/proc/{}/status", mount.pid())).unwrap();
         assert!(status.contains("Uid:\t65534\t65534"), "{status}");
-        // A process that does not defend itself shows what the intruder is able to, wherever the kernel leaves it to the owner.
+        // A process that does not defend itself shows what the intruder is able to, wherever the kernel leaves it to
+        // the owner.
         let asleep = ["--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "60"];
         let mut other = Command::new("setpriv").args(asleep).spawn().unwrap();
         let is_asleep =
@@ -604,7 +610,8 @@ fn kms_client(endpoint: &Endpoint) -> aws_sdk_kms::Client {
     aws_sdk_kms::Client::from_conf(config.build())
 }
 
-/// What KMS makes of a wrapped key for whoever names the mount, the session, this layer and this epoch. None if it refuses.
+/// What KMS makes of a wrapped key for whoever names the mount, the session, this layer and this epoch. None if it
+/// refuses.
 fn unwrapped(endpoint: &Endpoint, spill: &Path, wrapped: &str, layer: &str, epoch: u64) -> Option<Vec<u8>> {
     let session = fs::read_dir(spill).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
     let described: serde_json::Value =

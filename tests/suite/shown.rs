@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use crate::common::kept::{ask, background, kill, recover, refuse_uploads, told};
 use crate::common::{Endpoint, MINUTE, deadline};
 
-/// A name that sets the terminal's title, clears a line, begins a line that looks like a result, and turns its end around.
+/// A name that sets the terminal's title, clears a line, begins a line that looks like a result, and turns its end
+/// around.
 const NAME: &str = "file\u{1b}]0;title\u{7}\r\u{1b}[2K\ngood    all\u{9b}2K\u{202e}cod.\u{2066}\u{200b}";
 /// The same as it is printed.
 const SHOWN: &str = "file\\u{1b}]0;title\\u{7}\\r\\u{1b}[2K\\ngood    all\\u{9b}2K\\u{202e}cod.\\u{2066}\\u{200b}";

@@ -1,4 +1,5 @@
-//! Somebody who can write to the local disk: what he does to the spill and the journal, while the mount runs and while it is down.
+//! Somebody who can write to the local disk: what he does to the spill and the journal, while the mount runs and while
+//! it is down.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -209,8 +210,8 @@ fn forgeries(whole: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Sends a copy of what a mount left, with a forged segment in it, and takes what came into the store out again, as the next verb is to
-/// bring it once more. Gives the names. A copy, because what was dealt with goes or is set aside.
+/// Sends a copy of what a mount left, with a forged segment in it, and takes what came into the store out again, as the
+/// next verb is to bring it once more. Gives the names. A copy, because what was dealt with goes or is set aside.
 fn stored_of(endpoint: &Endpoint, session: &Path, verb: &str, forged: &[u8]) -> Vec<String> {
     let copy = TempDir::new().unwrap();
     let own = copy.path().join(session.file_name().unwrap());

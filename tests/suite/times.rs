@@ -13,8 +13,9 @@ fn times(path: &Path) -> (i64, i64) {
     (facts.mtime() * 1_000_000_000 + facts.mtime_nsec(), facts.ctime() * 1_000_000_000 + facts.ctime_nsec())
 }
 
-/// ctime was Last-Modified as soon as the mount asked the store again: in whole seconds, so each new file seemed to change once more. A
-/// new file's mtime was that of its creation at first, and that of a moment later once it was closed.
+/// ctime was Last-Modified as soon as the mount asked the store again: in whole seconds, so each new file seemed to
+/// change once more. A new file's mtime was that of its creation at first, and that of a moment later once it was
+/// closed.
 #[test]
 fn the_times_of_what_nobody_changes_stay_through_a_new_question_and_a_remount() {
     deadline(MINUTE, || {

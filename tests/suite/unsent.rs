@@ -74,8 +74,8 @@ fn an_upload_that_was_left_complete_but_for_its_end_is_completed_by_the_next_mou
     });
 }
 
-/// A file that was stored was reported as lost: its upload was complete and gone, and the mount that had completed it could not put its
-/// attributes right.
+/// A file that was stored was reported as lost: its upload was complete and gone, and the mount that had completed it
+/// could not put its attributes right.
 #[test]
 fn an_upload_that_was_completed_without_its_last_attributes_is_not_lost() {
     deadline(MINUTE * 4, || {
@@ -263,8 +263,8 @@ fn a_copy_that_is_kept_does_not_count_on_a_source_that_this_mount_removes() {
     });
 }
 
-/// The last part is short, and is sent again in its place once the file has grown. What the journal said of it was not so any more, and
-/// nothing of the file could be had.
+/// The last part is short, and is sent again in its place once the file has grown. What the journal said of it was not
+/// so any more, and nothing of the file could be had.
 #[test]
 fn what_is_appended_after_a_failed_commit_does_not_cost_what_is_kept() {
     deadline(MINUTE * 4, || {
@@ -288,8 +288,8 @@ fn what_is_appended_after_a_failed_commit_does_not_cost_what_is_kept() {
     });
 }
 
-/// The edit was kept nowhere while the copy of what was there before could not be saved; and then it was stored first, so that nothing
-/// was left to be copied.
+/// The edit was kept nowhere while the copy of what was there before could not be saved; and then it was stored first,
+/// so that nothing was left to be copied.
 #[test]
 fn an_edit_of_what_a_kept_copy_counts_on_is_kept_too_and_stored_after_the_copy() {
     deadline(MINUTE * 4, || {
@@ -346,7 +346,8 @@ fn a_copy_that_has_grown_and_lost_its_source_is_kept_like_any_file() {
     });
 }
 
-/// The copy had parts in its upload alone, and could not be completed to be read: whatever was done with the source was EIO.
+/// The copy had parts in its upload alone, and could not be completed to be read: whatever was done with the source was
+/// EIO.
 #[test]
 fn a_large_copy_that_cannot_be_made_any_more_does_not_hold_its_source() {
     deadline(MINUTE * 4, || {

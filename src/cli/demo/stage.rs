@@ -1,4 +1,5 @@
-//! What the tour needs: an endpoint with a bucket and a key, and the mount as a process of its own. All of it goes away again.
+//! What the tour needs: an endpoint with a bucket and a key, and the mount as a process of its own. All of it goes away
+//! again.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
@@ -181,7 +182,8 @@ impl<'a> Endpoint<'a> {
     }
 }
 
-/// The mount, as `dssefs mount --foreground` in a process group of its own, which Ctrl-C in this terminal does not reach.
+/// The mount, as `dssefs mount --foreground` in a process group of its own, which Ctrl-C in this terminal does not
+/// reach.
 struct Mount {
     daemon: Child,
     point: PathBuf,

@@ -1,4 +1,5 @@
-//! Names of files are in the log, and may hold any character. None of them begins a line of its own, or rules the terminal.
+//! Names of files are in the log, and may hold any character. None of them begins a line of its own, or rules the
+//! terminal.
 
 use crate::cli::shown::{shown, shown_json};
 

@@ -1,7 +1,7 @@
 //! The log: what is in it, where it goes, and that it holds nobody up.
 //!
-//! Nothing about the log may touch a file of the mount. A line that cannot be written is counted and not a panic, and who logs does not
-//! wait for a terminal that somebody has stopped.
+//! Nothing about the log may touch a file of the mount. A line that cannot be written is counted and not a panic, and
+//! who logs does not wait for a terminal that somebody has stopped.
 
 mod line;
 mod queue;
@@ -74,8 +74,8 @@ fn start_with(target: Target, format: LogFormat, directives: &str) -> Logging {
 }
 
 impl Logging {
-    /// From now on a thread of their own writes the lines. Not before this process is confined: a thread stays as free as the one that
-    /// starts it.
+    /// From now on a thread of their own writes the lines. Not before this process is confined: a thread stays as free
+    /// as the one that starts it.
     pub(super) fn start_thread(&self) {
         if let Err(error) = self.0.start_thread() {
             tracing::warn!(%error, "the log has no thread of its own: whoever logs waits for it");
@@ -100,7 +100,8 @@ impl Drop for Logging {
     }
 }
 
-/// What no filter can ask for: at the level TRACE, the SDK prints the bodies of requests and answers, which are content and keys.
+/// What no filter can ask for: at the level TRACE, the SDK prints the bodies of requests and answers, which are content
+/// and keys.
 fn discreet<S: Subscriber>() -> impl Layer<S> {
     filter_fn(is_discreet).with_max_level_hint(LevelFilter::TRACE)
 }

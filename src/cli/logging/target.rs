@@ -29,7 +29,8 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// In the background without a file: the system's log; where there is none, standard error, which is better than nowhere.
+    /// In the background without a file: the system's log; where there is none, standard error, which is better than
+    /// nowhere.
     pub(super) fn choose(file: Option<&Path>, place: Place) -> io::Result<Target> {
         Ok(match (file, place) {
             (Some(path), _) if is_standard_error(path) => Target::Terminal,
@@ -39,8 +40,9 @@ impl Target {
         })
     }
 
-    /// Whether somebody is told by it who started the program and has other things to read: a terminal, or the standard error that a daemon
-    /// in the background has of its starter. Standard error of a program in the foreground that goes to a file or a pipe is its log.
+    /// Whether somebody is told by it who started the program and has other things to read: a terminal, or the standard
+    /// error that a daemon in the background has of its starter. Standard error of a program in the foreground that
+    /// goes to a file or a pipe is its log.
     pub(super) fn is_for_a_person(&self, place: Place) -> bool {
         matches!(self, Target::Terminal) && (place == Place::Background || io::stderr().is_terminal())
     }
@@ -57,7 +59,8 @@ impl Target {
     }
 }
 
-/// Sends to whoever has the name now, if who had it before has gone. The socket stays: in the sandbox there are no new ones.
+/// Sends to whoever has the name now, if who had it before has gone. The socket stays: in the sandbox there are no new
+/// ones.
 fn send(socket: &UnixDatagram, name: &Path, message: &[u8]) -> io::Result<()> {
     let sent = match socket.send(message) {
         Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotConnected) => {

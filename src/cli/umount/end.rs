@@ -1,7 +1,7 @@
 //! The wait for the daemon's end, after the unmount.
 //!
-//! The daemon ends when the kernel has let go of the file system and what was left is saved. The kernel does not let go while another mount
-//! of it exists: then the wait would have no end.
+//! The daemon ends when the kernel has let go of the file system and what was left is saved. The kernel does not let go
+//! while another mount of it exists: then the wait would have no end.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use crate::mounts::Mount;
 
 /// After this time what holds the file system is told, and the wait ends.
 const HELD: Duration = Duration::from_secs(10);
-/// The same where it is held and nothing is seen that holds it: a daemon on a busy host needs a moment until it says that it saves.
+/// The same where it is held and nothing is seen that holds it: a daemon on a busy host needs a moment until it says
+/// that it saves.
 const HELD_UNSEEN: Duration = Duration::from_secs(30);
 /// How long a daemon may save. It gives up by itself when the store is silent (`--stop-timeout`).
 const SAVING: Duration = Duration::from_hours(1);

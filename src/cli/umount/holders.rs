@@ -1,4 +1,5 @@
-//! Other mounts of a file system, which keep it and its daemon alive: bind mounts, and copies in the mount namespaces of other processes.
+//! Other mounts of a file system, which keep it and its daemon alive: bind mounts, and copies in the mount namespaces
+//! of other processes.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -44,9 +45,9 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The mounts of the file system of `gone` that this process can see: its own, and one for each other mount namespace. Those of processes
-/// that it may not look into (proc(5), `hidepid`, ptrace(2)) stay unseen. A user can make namespaces and mounts without number, so the look ends
-/// after some seconds with what was found.
+/// The mounts of the file system of `gone` that this process can see: its own, and one for each other mount namespace.
+/// Those of processes that it may not look into (proc(5), `hidepid`, ptrace(2)) stay unseen. A user can make namespaces
+/// and mounts without number, so the look ends after some seconds with what was found.
 pub(super) fn of(gone: &Mount) -> Vec<Holder> {
     let end = Instant::now() + LOOK_MAX;
     let mut holders: Vec<Holder> = mounts("self", gone).map(Holder::here).collect();
@@ -64,7 +65,8 @@ pub(super) fn of(gone: &Mount) -> Vec<Holder> {
     holders
 }
 
-/// The kernel gives the device number of a file system that is gone to the next one: so type, source and user have to be the same as well.
+/// The kernel gives the device number of a file system that is gone to the next one: so type, source and user have to
+/// be the same as well.
 fn mounts(process: &str, gone: &Mount) -> impl Iterator<Item = PathBuf> {
     let is_same = |mount: &Mount| {
         let of = |mount: &Mount| (mount.device, mount.kind.clone(), mount.source.clone(), mount.user);

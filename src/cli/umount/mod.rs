@@ -1,7 +1,8 @@
 //! `dssefs umount`.
 //!
-//! Root may unmount what another user has mounted, also a file system of that user's own making. Its answers are believed no further than
-//! that user could go: they name a process and a directory, which must be that user's, and root works there with that user's rights.
+//! Root may unmount what another user has mounted, also a file system of that user's own making. Its answers are
+//! believed no further than that user could go: they name a process and a directory, which must be that user's, and
+//! root works there with that user's rights.
 
 mod end;
 mod error;
@@ -30,7 +31,8 @@ use watch::{Watched, supervise};
 /// The arguments of `dssefs umount`.
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Unmount also when changes cannot be stored and no journal keeps them: they are lost then, unless the daemon's last try stores them
+    /// Unmount also when changes cannot be stored and no journal keeps them: they are lost then, unless the daemon's
+    /// last try stores them
     #[arg(long)]
     force: bool,
     /// This process is the one that unmounts (see `watch`)
@@ -125,8 +127,8 @@ fn lay_slip(place: &Place, daemon: &Process, report: &UnsavedReport, watched: Wa
     })
 }
 
-/// What became of the last changes. That counts, and not what was unsaved before: the daemon tries everything once more at its end, and pages
-/// that a mapping has changed may come to it only then.
+/// What became of the last changes. That counts, and not what was unsaved before: the daemon tries everything once more
+/// at its end, and pages that a mapping has changed may come to it only then.
 fn verdict(path: PathBuf, report: Box<UnsavedReport>, slip: Result<&Slip, &str>) -> Result<(), UmountError> {
     match slip.map(Slip::read) {
         Ok(Some(LastWord { kept: 0, lost: 0 })) => Ok(()),

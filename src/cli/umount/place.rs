@@ -1,7 +1,8 @@
 //! The one mount that is asked, waited for and unmounted.
 //!
-//! A path may lead elsewhere at any moment. So it is resolved once: the directory that the mount point is in stays open, the mount is found by
-//! its id below that directory, its facts come from the kernel's list under the same id, and it is unmounted below that directory.
+//! A path may lead elsewhere at any moment. So it is resolved once: the directory that the mount point is in stays
+//! open, the mount is found by its id below that directory, its facts come from the kernel's list under the same id,
+//! and it is unmounted below that directory.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -94,8 +95,8 @@ impl Place {
         })
     }
 
-    /// The set-user-id helper unmounts only what this user has mounted. It takes a name, which is looked for in the directory that is held; what
-    /// it has done is looked at.
+    /// The set-user-id helper unmounts only what this user has mounted. It takes a name, which is looked for in the
+    /// directory that is held; what it has done is looked at.
     fn by_helper(&self) -> Result<(), UmountError> {
         let mut command = Command::new("fusermount3");
         command.current_dir(by_descriptor(&self.parent)).env("LC_ALL", "C").args(["-u", "--"]).arg(&self.name);

@@ -1,4 +1,5 @@
-//! The daemon's process: held by a descriptor, so that its number cannot become another process's, and believed only after a look at it.
+//! The daemon's process: held by a descriptor, so that its number cannot become another process's, and believed only
+//! after a look at it.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -20,7 +21,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process `pid`, if it is a daemon of the user `mounter`: its name begins so, and its real and effective user are that one.
+    /// The process `pid`, if it is a daemon of the user `mounter`: its name begins so, and its real and effective user
+    /// are that one.
     ///
     /// # Errors
     /// It is not, or has ended.
@@ -52,7 +54,8 @@ impl Process {
         self.ends_within(Duration::ZERO)
     }
 
-    /// Whether it ends within this time. A zombie has ended: that its parent has not waited for it is a matter between these two.
+    /// Whether it ends within this time. A zombie has ended: that its parent has not waited for it is a matter between
+    /// these two.
     pub(super) fn ends_within(&self, time: Duration) -> bool {
         let mut handle = [PollFd::new(&self.handle, PollFlags::IN)];
         let time = Timespec::try_from(time).ok();

@@ -15,7 +15,8 @@ use crate::daemon::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedReport};
 
 /// How long nothing may become of the files that are not stored, after each of them was tried again.
 const SAVES_STALL: Duration = Duration::from_secs(5);
-/// The same while they are being tried: a store that does not answer is given up by each request only after its own time.
+/// The same while they are being tried: a store that does not answer is given up by each request only after its own
+/// time.
 const SAVES_SILENCE: Duration = Duration::from_secs(60);
 /// How often is asked what is not stored.
 const SAVES_POLL: Duration = Duration::from_millis(500);
@@ -23,16 +24,17 @@ const SAVES_POLL: Duration = Duration::from_millis(500);
 const SAVES_OF_OTHERS: Duration = Duration::from_mins(10);
 /// How often it is told in full, and that the daemon has still not ended.
 pub(super) const TOLD_EVERY: Duration = Duration::from_secs(3);
-/// How long the file system may take for one attribute. A daemon answers these from memory, also when its store is dead.
+/// How long the file system may take for one attribute. A daemon answers these from memory, also when its store is
+/// dead.
 const ATTRIBUTE_WITHIN: Duration = Duration::from_secs(20);
 /// What an attribute has at most, in bytes (xattr(7)).
 const ATTRIBUTE_BYTES_MAX: usize = 64 << 10;
 /// The attribute of a mount's root that names the daemon.
 const PID_ATTRIBUTE: &str = "user.dsse.mount.pid";
 
-/// Files may be closed and still on their way to the store, or have been refused by it. All are tried once more, and waited for as long as
-/// something becomes of them. Then what the journal keeps need not keep the mount; anything else does, unless it is to be given up. Of a
-/// daemon that dies meanwhile, what it told last is what is known.
+/// Files may be closed and still on their way to the store, or have been refused by it. All are tried once more, and
+/// waited for as long as something becomes of them. Then what the journal keeps need not keep the mount; anything else
+/// does, unless it is to be given up. Of a daemon that dies meanwhile, what it told last is what is known.
 pub(super) fn wait_for_saves(place: &Place, force: bool, watched: Watched) -> Result<Known, UmountError> {
     let (mut progress, mut last) = (None::<Progress>, None);
     let end = (!place.mounter().is_own()).then(|| Instant::now() + SAVES_OF_OTHERS);

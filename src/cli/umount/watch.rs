@@ -1,9 +1,9 @@
 //! A limit on every wait.
 //!
-//! A call on a FUSE file system may wait for its server, and the kernel lets no signal end that wait once the server has read the request.
-//! A thread that waits so keeps its whole process from ending. So a second process makes all calls, and announces each with the time that it
-//! may take. The process that the caller waits for only listens: when a step takes longer, it kills the other, says so, and ends. The other
-//! one goes when its call returns.
+//! A call on a FUSE file system may wait for its server, and the kernel lets no signal end that wait once the server
+//! has read the request. A thread that waits so keeps its whole process from ending. So a second process makes all
+//! calls, and announces each with the time that it may take. The process that the caller waits for only listens: when a
+//! step takes longer, it kills the other, says so, and ends. The other one goes when its call returns.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -73,7 +73,8 @@ pub(super) fn supervise(arguments: &Arguments) -> Exit {
 fn follow(mut child: Child, arguments: &Arguments) -> Exit {
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else { return Exit::Internal };
     let steps = read_steps(stdout);
-    // Forwarded and not inherited: the caller may wait for the end of its pipe, and the other process may outlive this one.
+    // Forwarded and not inherited: the caller may wait for the end of its pipe, and the other process may outlive this
+    // one.
     let told = forward(stderr);
     let (mut limit, mut what) = (START_WITHIN, "starting".to_owned());
     loop {

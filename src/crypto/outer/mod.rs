@@ -1,5 +1,5 @@
-//! The outer layer, next to the disk. The build decides which library it is: ring, or with the feature `fips` the FIPS module of
-//! AWS-LC. Both are of one lineage, so only one of them may stand beside the inner layer.
+//! The outer layer, next to the disk. The build decides which library it is: ring, or with the feature `fips` the FIPS
+//! module of AWS-LC. Both are of one lineage, so only one of them may stand beside the inner layer.
 
 #[cfg(feature = "fips")]
 mod with_fips;

@@ -1,7 +1,8 @@
 //! AES-256-GCM of the FIPS module of AWS-LC.
 //!
-//! The module approves of a seal only when it has drawn the nonce itself (SP 800-38D, 8.2.2 and 9.1; its service indicator says so),
-//! and therefore it does: the nonce comes back with the tag and is kept in the block. Opening takes the nonce from the block.
+//! The module approves of a seal only when it has drawn the nonce itself (SP 800-38D, 8.2.2 and 9.1; its service
+//! indicator says so), and therefore it does: the nonce comes back with the tag and is kept in the block. Opening takes
+//! the nonce from the block.
 //!
 //! Its expanded keys lie in the module's own heap, which wipes what it frees but is not locked by itself.
 
@@ -23,7 +24,8 @@ const _: () = {
     assert!(matches!(linked, b"3.1.0\0"), "this is not the validated FIPS module; build with scripts/fips");
 };
 
-/// Refuses a module that does not run in FIPS mode. One whose code is not what was built ends the process before `main`.
+/// Refuses a module that does not run in FIPS mode. One whose code is not what was built ends the process before
+/// `main`.
 ///
 /// # Errors
 /// [`Error::NotFips`].

@@ -1,9 +1,9 @@
 //! System calls that the daemon never makes, refused by seccomp(2).
 //!
-//! A list of what is denied, and not of what is allowed: the C library and the runtime change the calls that they make with their
-//! versions, and one that is missing from a list of allowed ones would fail in the middle of somebody's write. For the same reason a
-//! denied call gets EPERM and does not kill. What is on the list ([`super::denied`]) is what an intruder needs to get at other processes, at the
-//! kernel, or out of the other layers.
+//! A list of what is denied, and not of what is allowed: the C library and the runtime change the calls that they make
+//! with their versions, and one that is missing from a list of allowed ones would fail in the middle of somebody's
+//! write. For the same reason a denied call gets EPERM and does not kill. What is on the list ([`super::denied`]) is
+//! what an intruder needs to get at other processes, at the kernel, or out of the other layers.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,8 @@ use super::denied::{
 };
 use super::grants::Grants;
 
-/// Calls of the x32 ABI have this bit in their number (`__X32_SYSCALL_BIT` of the kernel's unistd.h). Some have numbers of their own there.
+/// Calls of the x32 ABI have this bit in their number (`__X32_SYSCALL_BIT` of the kernel's unistd.h). Some have numbers
+/// of their own there.
 #[cfg(target_arch = "x86_64")]
 const OTHER_NUMBERING: u32 = 0x4000_0000;
 
@@ -35,8 +36,8 @@ pub(super) fn restrict(grants: &Grants) -> Result<String, Lack> {
     #[cfg(target_arch = "x86_64")]
     deny_other_numbering()?;
     install(denied(grants).map_err(|error| refused(&error))?, libc::EPERM, arch)?;
-    // The flags of clone3(2) lie in memory, where no filter sees them. The C library falls back to clone(2) when the kernel seems not
-    // to know it; containers have relied on that since it came.
+    // The flags of clone3(2) lie in memory, where no filter sees them. The C library falls back to clone(2) when the
+    // kernel seems not to know it; containers have relied on that since it came.
     install(always(&[libc::SYS_clone3]).collect(), libc::ENOSYS, arch)?;
     Ok("on".to_owned())
 }
@@ -47,7 +48,8 @@ fn denied(grants: &Grants) -> Result<Denied, BackendError> {
     denied.insert(libc::SYS_fcntl, each(FCNTL.iter().copied(), |command| vec![is(1, command)])?);
     denied.insert(libc::SYS_prctl, each(PRCTL.iter().copied(), |option| vec![is(0, option)])?);
     denied.insert(libc::SYS_ioctl, terminals()?);
-    // Of itself alone a program changes limits and scheduling. For setpriority(2) and ioprio_set(2), a process is the kind 0 and 1.
+    // Of itself alone a program changes limits and scheduling. For setpriority(2) and ioprio_set(2), a process is the
+    // kind 0 and 1.
     denied.insert(libc::SYS_prlimit64, any([is_not(0, &[0])])?);
     for call in SCHEDULING {
         denied.insert(call, any([is_not(0, &[0])])?);
@@ -160,7 +162,8 @@ fn is_some(argument: u8) -> Condition {
     SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)
 }
 
-/// A program of three instructions, which seccompiler has no words for: the number of the call, a comparison, a verdict.
+/// A program of three instructions, which seccompiler has no words for: the number of the call, a comparison, a
+/// verdict.
 #[cfg(target_arch = "x86_64")]
 fn deny_other_numbering() -> Result<(), Lack> {
     // The number is the first field of `seccomp_data` (seccomp(2)), at 0.

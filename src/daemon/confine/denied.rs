@@ -1,7 +1,8 @@
 //! The system calls that the filters refuse, and the arguments of those that they refuse in part.
 //!
-//! Every call of x86-64 and of the other architectures (Linux 6.18, numbers up to 471) was looked at once. What is left acts on this process,
-//! on its own descriptors, on files that Landlock has left, or only tells something; or it is a call that no kernel has any more.
+//! Every call of x86-64 and of the other architectures (Linux 6.18, numbers up to 471) was looked at once. What is left
+//! acts on this process, on its own descriptors, on files that Landlock has left, or only tells something; or it is a
+//! call that no kernel has any more.
 
 use libc::c_long;
 
@@ -59,8 +60,8 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_ptrace,
-    // Objects that every process of the host finds by a number or a name, and that Landlock does not know of: those of System V, and
-    // the message queues of POSIX.
+    // Objects that every process of the host finds by a number or a name, and that Landlock does not know of: those of
+    // System V, and the message queues of POSIX.
     libc::SYS_mq_getsetattr,
     libc::SYS_mq_notify,
     libc::SYS_mq_open,
@@ -126,8 +127,8 @@ pub(super) const WITHOUT_PROGRAMS: &[c_long] = &[
     libc::SYS_io_setup,
     libc::SYS_io_submit,
     libc::SYS_name_to_handle_at,
-    // Changes to owner, times and attributes of files, which Landlock lets pass. Root may make them without any capability where it owns
-    // the file.
+    // Changes to owner, times and attributes of files, which Landlock lets pass. Root may make them without any
+    // capability where it owns the file.
     FCHMODAT2,
     FILE_SETATTR,
     REMOVEXATTRAT,
@@ -145,7 +146,8 @@ pub(super) const WITHOUT_PROGRAMS: &[c_long] = &[
     libc::SYS_utimensat,
 ];
 
-/// Calls that the C library's list does not have yet on every architecture. Numbers as recent as these are the same on all of them.
+/// Calls that the C library's list does not have yet on every architecture. Numbers as recent as these are the same on
+/// all of them.
 const FCHMODAT2: c_long = 452;
 const SETXATTRAT: c_long = 463;
 const REMOVEXATTRAT: c_long = 466;
@@ -188,15 +190,16 @@ pub(super) const MODE_OF_TOKENS: u64 = 0o600;
 pub(super) const SCHEDULING: [c_long; 4] =
     [libc::SYS_sched_setaffinity, libc::SYS_sched_setattr, libc::SYS_sched_setparam, libc::SYS_sched_setscheduler];
 
-/// Commands of fcntl(2) by which the kernel sends signals to another process, holds up another one that opens a file, or tells of changes.
+/// Commands of fcntl(2) by which the kernel sends signals to another process, holds up another one that opens a file,
+/// or tells of changes.
 pub(super) const FCNTL: &[u64] =
     &[F_SETSIG, F_SETOWN_EX, libc::F_SETOWN as u64, libc::F_SETLEASE as u64, libc::F_NOTIFY as u64];
 /// From the kernel's asm-generic/fcntl.h; the C library's list does not have them.
 const F_SETSIG: u64 = 10;
 const F_SETOWN_EX: u64 = 15;
 
-/// Requests of ioctl(2) by which the kernel sends signals to another process (FIOSETOWN, SIOCSPGRP, FIOASYNC), and those that put input
-/// into a terminal, or take one over.
+/// Requests of ioctl(2) by which the kernel sends signals to another process (FIOSETOWN, SIOCSPGRP, FIOASYNC), and
+/// those that put input into a terminal, or take one over.
 pub(super) const IOCTL: &[u64] = &[
     FIOSETOWN,
     SIOCSPGRP,
@@ -219,7 +222,8 @@ pub(super) const IOCTL_CLASS: u64 = 0xFFFF_FF00;
 pub(super) const PRCTL: &[u64] = &[libc::PR_SET_PTRACER as u64, PR_SCHED_CORE];
 const PR_SCHED_CORE: u64 = 62;
 
-/// Options of a socket that hand a BPF program to the kernel: SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF.
+/// Options of a socket that hand a BPF program to the kernel: SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF
+/// and _EBPF.
 pub(super) const ATTACH: [u64; 4] = [26, 50, 51, 52];
 
 /// The flags of clone(2) for new namespaces. In a new user namespace a process has all capabilities again.
@@ -235,8 +239,9 @@ pub(super) const NAMESPACES: [u64; 7] = [
 /// The flag of clone(2) for a thread.
 pub(super) const THREAD: u64 = libc::CLONE_THREAD as u64;
 
-/// What a daemon talks over that runs no programs: TCP, UDP for DNS, and the kernel's answers to which addresses there are. A socket with a
-/// name in the file system would lead to services that run programs for root; Landlock does not know of them (as of its version 6).
+/// What a daemon talks over that runs no programs: TCP, UDP for DNS, and the kernel's answers to which addresses there
+/// are. A socket with a name in the file system would lead to services that run programs for root; Landlock does not
+/// know of them (as of its version 6).
 pub(super) const FAMILIES: [u64; 3] = [INET, INET6, NETLINK];
 /// Programs have services of the host to ask as well.
 pub(super) const FAMILIES_OF_PROGRAMS: [u64; 4] = [INET, INET6, NETLINK, UNIX];
@@ -252,8 +257,8 @@ pub(super) const DGRAM: u64 = libc::SOCK_DGRAM as u64;
 pub(super) const RAW: u64 = libc::SOCK_RAW as u64;
 /// Bits of types that are none of stream, datagram and raw.
 pub(super) const TYPE_OTHERS: [u64; 2] = [4, 8];
-/// The bit that `SOCK_DGRAM` and `SOCK_RAW`, which is the same between Unix sockets, have and `SOCK_STREAM` and `SOCK_SEQPACKET` have not; the
-/// two are 2 and 3, the others 1 and 5.
+/// The bit that `SOCK_DGRAM` and `SOCK_RAW`, which is the same between Unix sockets, have and `SOCK_STREAM` and
+/// `SOCK_SEQPACKET` have not; the two are 2 and 3, the others 1 and 5.
 pub(super) const DATAGRAMS: u64 = DGRAM;
 
 /// The protocols of a stream: 0 stands for TCP. MPTCP, which Landlock does not take for TCP, is none of them.
@@ -266,6 +271,6 @@ pub(super) const NETLINK_PROTOCOLS: [u64; 1] = [libc::NETLINK_ROUTE as u64];
 pub(super) const NETLINK_PROTOCOLS_OF_PROGRAMS: [u64; 2] =
     [libc::NETLINK_ROUTE as u64, libc::NETLINK_KOBJECT_UEVENT as u64];
 
-/// Bytes of a netlink address. The C library binds such a socket before it asks for addresses. The addresses of all other families of
-/// [`FAMILIES`] are longer, and the kernel takes no shorter ones for them (ip(7), ipv6(7)).
+/// Bytes of a netlink address. The C library binds such a socket before it asks for addresses. The addresses of all
+/// other families of [`FAMILIES`] are longer, and the kernel takes no shorter ones for them (ip(7), ipv6(7)).
 pub(super) const NETLINK_ADDRESS_BYTES: u64 = size_of::<libc::sockaddr_nl>() as u64;

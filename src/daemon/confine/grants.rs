@@ -7,9 +7,10 @@ use crate::s3::{named_by, profile_files};
 
 use super::profile::{Needs, Profiles};
 
-/// Read by the C library, by TLS and by whatever they load, at any time: names of hosts, certificates, shared libraries, limits of
-/// control groups. `/proc`: the journal of renames asks whether another mount's process lives; other processes' memory and
-/// environment stay closed there, as Landlock denies them (ptrace(2), access mode checking).
+/// Read by the C library, by TLS and by whatever they load, at any time: names of hosts, certificates, shared
+/// libraries, limits of control groups. `/proc`: the journal of renames asks whether another mount's process lives;
+/// other processes' memory and environment stay closed there, as Landlock denies them (ptrace(2), access mode
+/// checking).
 const SYSTEM: [&str; 11] = [
     "/etc",
     "/gnu/store",
@@ -94,8 +95,8 @@ fn certificates() -> impl Iterator<Item = PathBuf> {
     directories.into_iter().filter(|directory| !directory.as_os_str().is_empty())
 }
 
-/// What programs may write below /dev besides: terminals, what keeps nothing, and the way to tokens and to the TPM. Not disks, input
-/// devices, or `/dev/shm`, which has memory that other processes share.
+/// What programs may write below /dev besides: terminals, what keeps nothing, and the way to tokens and to the TPM. Not
+/// disks, input devices, or `/dev/shm`, which has memory that other processes share.
 const DEVICES_OF_PROGRAMS: [&str; 7] =
     ["/dev/zero", "/dev/full", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/bus/usb", "/dev/tpmrm0"];
 
@@ -104,8 +105,8 @@ fn written_by_programs() -> impl Iterator<Item = PathBuf> {
     named.chain(["/tmp", "/var/tmp"].map(PathBuf::from))
 }
 
-/// Files are replaced by new ones of the same name, and a grant belongs to the old one: the directory is what stays. Links lead
-/// elsewhere, so the directory of the target is granted with that of the link. A device needs neither.
+/// Files are replaced by new ones of the same name, and a grant belongs to the old one: the directory is what stays.
+/// Links lead elsewhere, so the directory of the target is granted with that of the link. A device needs neither.
 fn directories_of(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let target = file.canonicalize().ok().filter(|target| target != file);
     let paths = std::iter::once(file.to_owned()).chain(target).filter(|path| !path.starts_with("/dev"));

@@ -8,13 +8,16 @@ use landlock::{
 use super::Lack;
 use super::grants::Grants;
 
-/// The version whose rights are asked for. Older kernels give what they know; newer ones nothing that was not tried here.
+/// The version whose rights are asked for. Older kernels give what they know; newer ones nothing that was not tried
+/// here.
 const VERSION: ABI = ABI::V6;
 
-/// The first version whose protection of files has no gap (truncation came last); with less the layer counts as partial.
+/// The first version whose protection of files has no gap (truncation came last); with less the layer counts as
+/// partial.
 const VERSION_WHOLE: ABI = ABI::V3;
 
-/// Leaves this thread and those that it will start what `grants` names. Rights of descriptors that are open already stay as they are.
+/// Leaves this thread and those that it will start what `grants` names. Rights of descriptors that are open already
+/// stay as they are.
 pub(super) fn restrict(grants: &Grants) -> Result<String, Lack> {
     let status = apply(grants).map_err(|error| Lack::Refused(error.to_string()))?;
     match status {
@@ -31,7 +34,8 @@ fn apply(grants: &Grants) -> Result<RulesetStatus, RulesetError> {
     // Processes that this one starts are within the scope, so a program can end those that it has started itself.
     ruleset = ruleset.scope(Scope::Signal)?;
     if !grants.runs_programs {
-        // The daemon takes no address. A program that it runs may do so, and ask services of the host by abstract names.
+        // The daemon takes no address. A program that it runs may do so, and ask services of the host by abstract
+        // names.
         ruleset = ruleset.handle_access(AccessNet::BindTcp)?.scope(Scope::AbstractUnixSocket)?;
     }
     let reading = (AccessFs::ReadFile | AccessFs::ReadDir) & handled;
@@ -47,7 +51,8 @@ fn apply(grants: &Grants) -> Result<RulesetStatus, RulesetError> {
     Ok(created.restrict_self()?.ruleset)
 }
 
-/// A program that is run is not ours to know: what it has to read and to execute cannot be listed, so only writing is restricted.
+/// A program that is run is not ours to know: what it has to read and to execute cannot be listed, so only writing is
+/// restricted.
 fn handled(grants: &Grants) -> BitFlags<AccessFs> {
     if grants.runs_programs { AccessFs::from_write(VERSION) } else { AccessFs::from_all(VERSION) }
 }
@@ -79,7 +84,8 @@ mod tests {
         }
         let grants = Grants { read: vec![PathBuf::from("/proc")], write: vec![granted.clone()], ..Grants::default() };
         let mut other_process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        // Not `environ`: whoever still has CAP_PERFMON, as this test may, reads that whatever Landlock says (Linux 6.18, mm_access).
+        // Not `environ`: whoever still has CAP_PERFMON, as this test may, reads that whatever Landlock says (Linux
+        // 6.18, mm_access).
         let memory = format!("/proc/{}/mem", other_process.id());
         assert!(fs::File::open(&memory).is_ok());
         let confined = std::thread::spawn(move || {

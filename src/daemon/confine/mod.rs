@@ -1,15 +1,17 @@
 //! Giving up what a mounted daemon does not need, before it has threads and before it hears from the network.
 //!
-//! A daemon that a bad answer from the network could take over would still hold everybody's content, but nothing else of this host:
+//! A daemon that a bad answer from the network could take over would still hold everybody's content, but nothing else
+//! of this host:
 //!
 //! * its capabilities go, all of them if it can read and write its own files without ([`privileges`]);
 //! * Landlock leaves it the directories that [`grants`] names;
 //! * seccomp refuses the system calls that a file system never makes ([`calls`]).
 //!
-//! Whoever confines one thread confines those that it starts later and no other, so this comes before the runtime. What cannot be
-//! done from inside, mounting and unmounting, a porter does (`fuse`), who stays outside.
+//! Whoever confines one thread confines those that it starts later and no other, so this comes before the runtime. What
+//! cannot be done from inside, mounting and unmounting, a porter does (`fuse`), who stays outside.
 //!
-//! The module refuses to end a mount because a kernel lacks a layer, unless `--sandbox require` says so; it tells what is lacking.
+//! The module refuses to end a mount because a kernel lacks a layer, unless `--sandbox require` says so; it tells what
+//! is lacking.
 
 mod calls;
 mod denied;
@@ -25,7 +27,8 @@ use super::StartError;
 
 use grants::Grants;
 
-/// Confines this thread and all that it will start, for the rest of their lives. Returns what holds now, in a few words.
+/// Confines this thread and all that it will start, for the rest of their lives. Returns what holds now, in a few
+/// words.
 ///
 /// # Errors
 /// A layer is lacking, or keys lie in memory that cannot be locked, and `--sandbox require` insists on both.

@@ -12,8 +12,8 @@ use rustix::thread::{
 use super::Lack;
 use super::grants::Grants;
 
-/// Drops all capabilities, also those that an executed program would get. A daemon of root whose files belong to somebody else keeps
-/// the one by which it reaches them, or its mount would end when the credentials are read again.
+/// Drops all capabilities, also those that an executed program would get. A daemon of root whose files belong to
+/// somebody else keeps the one by which it reaches them, or its mount would end when the credentials are read again.
 pub(super) fn drop_unneeded(grants: &Grants) -> Result<String, Lack> {
     let kept = needed(grants).map_err(refused)?;
     keep_only(kept).map_err(refused)?;
@@ -26,7 +26,8 @@ fn keep_only(kept: CapabilitySet) -> Result<(), Errno> {
     // Kernels without ambient capabilities have none to clear.
     clear_ambient_capability_set().or_else(|errno| if errno == Errno::INVAL { Ok(()) } else { Err(errno) })?;
     for capability in CapabilitySet::all().iter() {
-        // Who may not lower the bound has nothing that it could give: no program that is executed gains anything from here on.
+        // Who may not lower the bound has nothing that it could give: no program that is executed gains anything from
+        // here on.
         let _ = remove_capability_from_bounding_set(capability);
     }
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })

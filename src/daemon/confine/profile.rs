@@ -1,7 +1,8 @@
 //! What the shared configuration files of AWS make the SDK open or run later, each time credentials are renewed.
 //!
-//! The format is that of "Shared config and credentials files" (AWS SDKs and Tools Reference Guide). The SDK itself reads the files;
-//! here they are only searched for the three settings that matter, in the profile and those that it draws from.
+//! The format is that of "Shared config and credentials files" (AWS SDKs and Tools Reference Guide). The SDK itself
+//! reads the files; here they are only searched for the three settings that matter, in the profile and those that it
+//! draws from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,7 +21,8 @@ pub(super) struct Needs {
 }
 
 impl Profiles {
-    /// Adds the profiles of one file: sections `[profile NAME]` or `[NAME]`. Sections of other kinds have a kind before their name.
+    /// Adds the profiles of one file: sections `[profile NAME]` or `[NAME]`. Sections of other kinds have a kind before
+    /// their name.
     pub(super) fn add(&mut self, text: &str) {
         let mut current = None;
         for line in text.lines() {

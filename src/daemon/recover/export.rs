@@ -46,11 +46,12 @@ struct Match {
     kept: Kept,
 }
 
-/// Writes the file that was to be stored under a key to the new local file `to`, in clear: its newest state, those of damaged sessions
-/// last. Bytes that it has in common with an object come from there.
+/// Writes the file that was to be stored under a key to the new local file `to`, in clear: its newest state, those of
+/// damaged sessions last. Bytes that it has in common with an object come from there.
 ///
 /// # Errors
-/// As [`super::list`]; no such file is left, or several mounts left one; `to` exists or cannot be written; the object is not what it was.
+/// As [`super::list`]; no such file is left, or several mounts left one; `to` exists or cannot be written; the object
+/// is not what it was.
 pub fn export(
     store: &config::Connection,
     directory: &Path,
@@ -112,7 +113,8 @@ impl Wanted<'_> {
         Some(Match { left, entry, kept })
     }
 
-    /// Two mounts that left something under one key may mean two buckets, or two states that nobody can put in an order.
+    /// Two mounts that left something under one key may mean two buckets, or two states that nobody can put in an
+    /// order.
     fn newest(&self, matches: Vec<Match>) -> Result<Option<Match>, StartError> {
         let sources: BTreeSet<&str> = matches.iter().map(|found| found.left.session().source.as_str()).collect();
         if sources.len() > 1 {
@@ -172,8 +174,8 @@ fn unsent(key: &str, error: &SendError) -> StartError {
     }
 }
 
-/// A file that could not be written whole does not stay, unless this process is killed: nobody is to take it for the real one, and it is
-/// in clear.
+/// A file that could not be written whole does not stay, unless this process is killed: nobody is to take it for the
+/// real one, and it is in clear.
 async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) -> Result<u64, StartError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
     let file = file.map_err(|error| StartError::Argument(format!("{} cannot be made: {error}", to.display())))?;

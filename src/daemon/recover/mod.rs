@@ -28,8 +28,8 @@ pub(super) use send::{Outcome, send_all};
 
 /// Memory for the bytes of files that are recovered, in bytes.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
-/// What may be sealed once more on the local disk while it is sent or written out, in bytes: as much as a mount may unless it is told
-/// otherwise, or twice what the session keeps, where that is more.
+/// What may be sealed once more on the local disk while it is sent or written out, in bytes: as much as a mount may
+/// unless it is told otherwise, or twice what the session keeps, where that is more.
 const SPILL_BYTES_MAX: u64 = 16 << 30;
 
 /// What one session left.
@@ -86,8 +86,8 @@ pub struct Sent {
     pub failed: Vec<(PathBuf, StartError)>,
 }
 
-/// Lists what is left below `directory`, also by mounts that live. Asks KMS for the keys, and S3 nothing. A session that cannot be
-/// opened is [`Found::error`], and hides no other.
+/// Lists what is left below `directory`, also by mounts that live. Asks KMS for the keys, and S3 nothing. A session
+/// that cannot be opened is [`Found::error`], and hides no other.
 ///
 /// # Errors
 /// The directory cannot be read, or there are no credentials.
@@ -109,8 +109,9 @@ pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, 
     })
 }
 
-/// Sends what is left below `directory` by mounts that have ended, under the keys that it was to be stored under. What cannot be sent
-/// stays. Uploads that mounts of the same sources, or this command, had under way when they were killed are aborted first.
+/// Sends what is left below `directory` by mounts that have ended, under the keys that it was to be stored under. What
+/// cannot be sent stays. Uploads that mounts of the same sources, or this command, had under way when they were killed
+/// are aborted first.
 ///
 /// # Errors
 /// As [`list`].
@@ -324,8 +325,8 @@ impl<'a> Engines<'a> {
     }
 }
 
-/// On the disk that the mount was given, as it has room for such things; where that is full or cannot be written, on that for temporary
-/// files.
+/// On the disk that the mount was given, as it has room for such things; where that is full or cannot be written, on
+/// that for temporary files.
 fn pool(directory: &Path, limits: Limits) -> Result<Arc<Pool>, StartError> {
     let elsewhere = |error| {
         tracing::warn!(%error, "what has no room in memory is sealed in the system's directory for temporary files");
@@ -339,7 +340,8 @@ pub(super) fn engine(gateway: Arc<Gateway>, pool: Arc<Pool>, memory_bytes_max: u
     Engine::new(gateway, pool, Settings::for_memory(memory_bytes_max, true))
 }
 
-/// For commands without a mount. Their memory is protected as a mount's is: they hold the journal's keys, content and credentials.
+/// For commands without a mount. Their memory is protected as a mount's is: they hold the journal's keys, content and
+/// credentials.
 pub(super) fn runtime() -> Result<Runtime, StartError> {
     started(&memory::protect())
 }

@@ -1,4 +1,5 @@
-//! The sending of what was left: each entry under the condition of its own write, of several states of one file the newest first.
+//! The sending of what was left: each entry under the condition of its own write, of several states of one file the
+//! newest first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -65,8 +66,8 @@ pub(super) enum SendError {
     CopyWaits,
 }
 
-/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `lefts` are of one source, the oldest
-/// first; so are the outcomes.
+/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `lefts` are of one
+/// source, the oldest first; so are the outcomes.
 pub(in crate::daemon) async fn send_all(
     lefts: &[Left],
     mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,
@@ -107,17 +108,17 @@ pub(in crate::daemon) async fn send_all(
 /// By the keys of their objects.
 type Jobs<'a> = BTreeMap<Key, Vec<Job<'a>>>;
 
-/// Those that replace no object of which another one is a copy that the store has yet to make, and the rest. A circle, which no mount
-/// makes, holds nothing up.
+/// Those that replace no object of which another one is a copy that the store has yet to make, and the rest. A circle,
+/// which no mount makes, holds nothing up.
 fn ready(jobs: Jobs<'_>) -> (Jobs<'_>, Jobs<'_>) {
     let needed: BTreeSet<Key> = jobs.values().flatten().filter_map(Job::needs).collect();
     let (needed, ready): (Jobs<'_>, Jobs<'_>) = jobs.into_iter().partition(|(key, _)| needed.contains(key));
     if ready.is_empty() { (needed, ready) } else { (ready, needed) }
 }
 
-/// Sends the entries of one key, which come oldest first, one after the other and the newest first: what was acknowledged last is what
-/// the store is to have. Those that it has overtaken are refused by their own conditions then, and kept as what others overtake is.
-/// While the newest may still be stored later, no older one takes its place.
+/// Sends the entries of one key, which come oldest first, one after the other and the newest first: what was
+/// acknowledged last is what the store is to have. Those that it has overtaken are refused by their own conditions
+/// then, and kept as what others overtake is. While the newest may still be stored later, no older one takes its place.
 async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
     let mut nth = 0;
     while nth < jobs.len() {
@@ -130,7 +131,8 @@ async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
     }
     let (mut outcomes, mut unsent, are_several) = (Vec::new(), Vec::new(), jobs.len() > 1);
     for job in jobs {
-        // Seen before a newer one is stored in its place: it was stored, and the journal not told in time. Who cannot tell asks again.
+        // Seen before a newer one is stored in its place: it was stored, and the journal not told in time. Who cannot
+        // tell asks again.
         match are_several && job.is_stored().await.unwrap_or(false) {
             true => outcomes.push(job.outcome(None)),
             false => unsent.push(job),
@@ -179,8 +181,8 @@ impl Job<'_> {
         self.kept.base.as_ref().filter(foreign).map(|base| base.key.clone())
     }
 
-    /// Whether `other` is the same entry once more: a mount carried it over into its own session and was killed before it could remove
-    /// this one.
+    /// Whether `other` is the same entry once more: a mount carried it over into its own session and was killed before
+    /// it could remove this one.
     fn was_carried_over_as(&self, other: &Job<'_>) -> bool {
         let said = |job: &Job<'_>| Kept { reason: None, ..job.kept.clone() };
         let mut pieces = self.left.content(self.entry).zip(other.left.content(other.entry));
@@ -238,13 +240,14 @@ fn parts_lost(kept: &Kept, lost: &[Range<u64>]) -> SendError {
     write::Error::PartsLost { key: kept.object.key.to_string(), lost }.into()
 }
 
-/// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal. The times in
-/// the metadata, to the nanosecond, with the owner, the mode and the size tell one state of a file from all others; where all of its
-/// content is kept, the store's checksum has to be that of the content as well, if it tells one. What the file was to replace it is not,
-/// whatever its times say: those of a write that was just being made may not be in the journal yet.
+/// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal.
+/// The times in the metadata, to the nanosecond, with the owner, the mode and the size tell one state of a file from
+/// all others; where all of its content is kept, the store's checksum has to be that of the content as well, if it
+/// tells one. What the file was to replace it is not, whatever its times say: those of a write that was just being made
+/// may not be in the journal yet.
 ///
-/// An upload that could not be begun with the last word on the file's attributes may be complete, and its metadata not yet put right.
-/// That is done here: the content is not on this host any more.
+/// An upload that could not be begun with the last word on the file's attributes may be complete, and its metadata not
+/// yet put right. That is done here: the content is not on this host any more.
 async fn is_stored(gateway: &Arc<Gateway>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<bool, SendError> {
     let (head, checksums) = match head_of(gateway, &kept.object.key).await {
         Err(error) if error.kind == Kind::NotFound => return Ok(false),
@@ -281,7 +284,8 @@ async fn head_of(gateway: &Gateway, key: &Key) -> Result<(Head, Vec<Checksum>), 
     }
 }
 
-/// The CRC-64/NVME of the whole file; None where parts of it are in the object that it was made from, or were never written.
+/// The CRC-64/NVME of the whole file; None where parts of it are in the object that it was made from, or were never
+/// written.
 fn crc64_of(left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<Option<u64>, SendError> {
     let mut pieces = BTreeMap::new();
     for piece in left.content(entry) {

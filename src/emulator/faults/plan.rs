@@ -22,8 +22,8 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// The S3 operation, such as `PutObject`; `*` for all of S3; `kms:Decrypt` for a KMS call that a client makes itself;
-    /// `kms:*` for all of those.
+    /// The S3 operation, such as `PutObject`; `*` for all of S3; `kms:Decrypt` for a KMS call that a client makes
+    /// itself; `kms:*` for all of those.
     pub operation: String,
     /// Strikes only requests whose key (for a listing: prefix) contains this text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,18 +80,20 @@ pub enum Fault {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         body: Option<String>,
     },
-    /// The lowest bit of the byte at this offset of the request's body is flipped on its way in; then the work is done, or refused.
+    /// The lowest bit of the byte at this offset of the request's body is flipped on its way in; then the work is done,
+    /// or refused.
     FlipRequestByte(u64),
     /// The work is done, and the connection is closed instead of an answer.
     LoseAnswer,
     /// The KMS calls that S3 makes for this request fail with 503 `SlowDown`, in the words of KMS throttling.
     ThrottleKms,
-    /// The write or read is carried out whatever its `If-Match` and `If-None-Match` ask for, as stores do that do not know them.
+    /// The write or read is carried out whatever its `If-Match` and `If-None-Match` ask for, as stores do that do not
+    /// know them.
     IgnoreConditions,
     /// A write that asks for a condition is answered 501, as by stores that do not know them; any other is carried out.
     RefuseConditions,
-    /// As for credentials that may list only below this prefix (a condition on `s3:prefix`): other questions about the bucket and other
-    /// keys are denied, and an object that is not there is answered 403 in place of 404.
+    /// As for credentials that may list only below this prefix (a condition on `s3:prefix`): other questions about the
+    /// bucket and other keys are denied, and an object that is not there is answered 403 in place of 404.
     OnlyBelow(String),
     /// Answered 200 with an `<Error>` body before any work, as copies and completions may be.
     OkWithErrorBody {
@@ -271,7 +273,8 @@ impl Fault {
         }
     }
 
-    /// Why the fault can never happen to the operation, if so. `*` stands for at least one operation that it can happen to.
+    /// Why the fault can never happen to the operation, if so. `*` stands for at least one operation that it can happen
+    /// to.
     fn obstacle(&self, operation: &str) -> Option<&'static str> {
         let any = operation == "*";
         match self {

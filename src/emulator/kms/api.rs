@@ -1,4 +1,5 @@
-//! The KMS API as clients speak it: one JSON document in, one out (AWS JSON 1.1, `X-Amz-Target: TrentService.<Action>`).
+//! The KMS API as clients speak it: one JSON document in, one out (AWS JSON 1.1, `X-Amz-Target:
+//! TrentService.<Action>`).
 
 use std::collections::BTreeMap;
 

@@ -9,8 +9,8 @@
 //! +--------+------------+---------+---------+---------------------+
 //! ```
 //!
-//! Everything before the nonce, and the context, is authenticated. Nonces are random: NIST SP 800-38D (8.3) allows 2^32 of
-//! them for one key, far more than an endpoint for development and tests ever makes.
+//! Everything before the nonce, and the context, is authenticated. Nonces are random: NIST SP 800-38D (8.3) allows 2^32
+//! of them for one key, far more than an endpoint for development and tests ever makes.
 
 use std::collections::BTreeMap;
 

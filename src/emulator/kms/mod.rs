@@ -1,8 +1,9 @@
 //! The KMS of the endpoint: keys with states, aliases, and the calls of S3 and of clients upon them.
 //!
-//! What it does: keeps keys in one file that survives a crash, refuses with the codes and the texts of AWS, really encrypts
-//! (AES-256-GCM, the encryption context authenticated), and keeps a short trail of who called with which context. What it
-//! refuses to do: asymmetric cryptography and MACs; such keys exist as metadata only, so that their misuse can be provoked.
+//! What it does: keeps keys in one file that survives a crash, refuses with the codes and the texts of AWS, really
+//! encrypts (AES-256-GCM, the encryption context authenticated), and keeps a short trail of who called with which
+//! context. What it refuses to do: asymmetric cryptography and MACs; such keys exist as metadata only, so that their
+//! misuse can be provoked.
 //!
 //! S3 calls [`Kms::generate_data_key`] and [`Kms::decrypt`]; clients come in over HTTP through `api`.
 
@@ -35,7 +36,8 @@ use trail::Trail;
 /// The alias of the AWS managed key of S3.
 const MANAGED_ALIAS: &str = "alias/aws/s3";
 
-/// The shortest and the longest waiting period before a key is deleted, in days (KMS API reference, ScheduleKeyDeletion).
+/// The shortest and the longest waiting period before a key is deleted, in days (KMS API reference,
+/// ScheduleKeyDeletion).
 const PENDING_DAYS: std::ops::RangeInclusive<u64> = 7..=30;
 
 /// All keys and aliases of one account in one Region.
@@ -81,7 +83,8 @@ impl Kms {
         Ok(DataKey { key_arn: key.arn })
     }
 
-    /// As S3 does when it reads an object or takes a part. `key_arn` is the ARN kept with the object. Counts one KMS call.
+    /// As S3 does when it reads an object or takes a part. `key_arn` is the ARN kept with the object. Counts one KMS
+    /// call.
     ///
     /// # Errors
     /// As [`Kms::generate_data_key`].
@@ -132,7 +135,8 @@ impl Kms {
     /// Finds a key by id, ARN, alias or alias ARN, in whatever state it is.
     ///
     /// # Errors
-    /// `NotFoundException` with the text that belongs to the form of the name; `AccessDeniedException` for another account.
+    /// `NotFoundException` with the text that belongs to the form of the name; `AccessDeniedException` for another
+    /// account.
     pub fn find(&self, name: &str) -> Result<Key, Exception> {
         self.look_up(name, Action::DescribeKey.name())
     }

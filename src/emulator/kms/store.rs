@@ -1,4 +1,5 @@
-//! The keys and aliases in one JSON file, replaced as a whole by a rename, so that a crash leaves the old or the new one.
+//! The keys and aliases in one JSON file, replaced as a whole by a rename, so that a crash leaves the old or the new
+//! one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::TlsAcceptor;
 
-/// The names that the certificate holds for. TLS libraries take no wildcard right under a top-level domain, which is why
-/// `*.s3.localhost` stands beside `*.localhost`.
+/// The names that the certificate holds for. TLS libraries take no wildcard right under a top-level domain, which is
+/// why `*.s3.localhost` stands beside `*.localhost`.
 const NAMES: [&str; 5] = ["localhost", "*.localhost", "*.s3.localhost", "127.0.0.1", "::1"];
 
 const VALIDITY: Duration = Duration::days(3_650);

@@ -122,8 +122,8 @@ where
 
 /// A TCP stream that ends with a reset when it was asked to.
 ///
-/// SO_LINGER with a time of zero makes close(2) send RST, but it must be set on the socket, which is deep inside of TLS and
-/// HTTP when a fault wants it; so the wish travels in a flag, and the drop of the stream looks at it.
+/// SO_LINGER with a time of zero makes close(2) send RST, but it must be set on the socket, which is deep inside of TLS
+/// and HTTP when a fault wants it; so the wish travels in a flag, and the drop of the stream looks at it.
 struct Wire {
     stream: TcpStream,
     reset: Arc<AtomicBool>,

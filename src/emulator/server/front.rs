@@ -135,7 +135,8 @@ impl Front {
         spoil::after(fault, answer, Some(meter)).await
     }
 
-    /// The answer to credentials that may be limited to a prefix ("GetObject" and "HeadObject", S3 API reference, on 403 and 404).
+    /// The answer to credentials that may be limited to a prefix ("GetObject" and "HeadObject", S3 API reference, on
+    /// 403 and 404).
     async fn permitted(&self, request: Request<Body>, fault: Option<&Fault>, key: Option<&str>) -> HttpResponse {
         let denied = || Protocol::S3.error(403, "AccessDenied", "Access Denied");
         let Some(Fault::OnlyBelow(prefix)) = fault else { return self.call_s3(request).await };

@@ -1,7 +1,9 @@
-//! Who may use the endpoint's own addresses: programs on this host that know the keys, and no pages of other sites in a browser.
+//! Who may use the endpoint's own addresses: programs on this host that know the keys, and no pages of other sites in a
+//! browser.
 //!
-//! A browser on this host sends requests here for any page that it shows. What gives such a page away is its `Origin`, or what
-//! `Sec-Fetch-Site` says. A page whose own name was pointed at this host (DNS rebinding) is given away by `Host`, which is that name.
+//! A browser on this host sends requests here for any page that it shows. What gives such a page away is its `Origin`,
+//! or what `Sec-Fetch-Site` says. A page whose own name was pointed at this host (DNS rebinding) is given away by
+//! `Host`, which is that name.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -53,8 +55,8 @@ fn is_from_no_other_page(headers: &HeaderMap, port: u16) -> bool {
     origins && sites
 }
 
-/// Whether `host` (with a port, unless that is the scheme's own) is this endpoint by a name that cannot be anything but the loopback:
-/// `localhost` (RFC 6761, 6.3) or an address, not a name that some DNS server resolves to one.
+/// Whether `host` (with a port, unless that is the scheme's own) is this endpoint by a name that cannot be anything but
+/// the loopback: `localhost` (RFC 6761, 6.3) or an address, not a name that some DNS server resolves to one.
 fn is_own(host: &str, port: u16) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');

@@ -24,8 +24,8 @@ pub(super) fn write_record<T: Serialize>(path: &Path, record: &T) -> io::Result<
     fs::rename(&unfinished, path)
 }
 
-/// Makes a directory, and those above it, that no other user can look into; content rests here in the clear. One that is there already, and
-/// belongs to this process's user alone, is closed to others.
+/// Makes a directory, and those above it, that no other user can look into; content rests here in the clear. One that
+/// is there already, and belongs to this process's user alone, is closed to others.
 pub(in crate::emulator) fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let facts = fs::metadata(path)?;

@@ -22,8 +22,8 @@ const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
 /// A segment of this many bytes is given up as soon as nothing in the journal is of use any more.
 const IDLE_BYTES_MAX: u64 = SEGMENT_BYTES_MAX / 16;
 
-/// Room that is kept free behind the last record, in bytes: for the page of a new segment, so that an idle one can be given up on a
-/// full disk.
+/// Room that is kept free behind the last record, in bytes: for the page of a new segment, so that an idle one can be
+/// given up on a full disk.
 const SPARE_BYTES: u64 = 8 << 10;
 /// Room that is kept free for each entry, in bytes: a record that settles it, and one that its segment is reclaimed.
 const SETTLE_BYTES: u64 = 256;
@@ -81,8 +81,8 @@ struct Log {
     settled: u64,
     /// The number that follows that of the last record.
     record_next: u64,
-    /// How many numbers from there on belong to records that were cut off again. None is used twice: whoever has copied the disk before
-    /// could put what was cut off in the place of what followed.
+    /// How many numbers from there on belong to records that were cut off again. None is used twice: whoever has copied
+    /// the disk before could put what was cut off in the place of what followed.
     cut_off: u64,
     entry_next: u64,
     /// The segments on the disk, and what each costs.
@@ -98,8 +98,8 @@ struct Log {
     broken: Option<String>,
 }
 
-/// Where a settled entry begins, and where that lies which settles it, and without any part of which it would come back: a record, or the
-/// whole of the entry that replaced it.
+/// Where a settled entry begins, and where that lies which settles it, and without any part of which it would come
+/// back: a record, or the whole of the entry that replaced it.
 struct Dead {
     begun: u32,
     settled: RangeInclusive<u32>,
@@ -158,7 +158,8 @@ impl Journal {
             let mut log = self.log();
             let entry = EntryId(log.entry_next);
             log.entry_next += 1;
-            // It may reach over any segment that comes, until it is finished, and begins in this one or, if that is full, in the next.
+            // It may reach over any segment that comes, until it is finished, and begins in this one or, if that is
+            // full, in the next.
             let segment = log.segment;
             log.live.insert(entry, segment..=u32::MAX);
             entry
@@ -169,13 +170,15 @@ impl Journal {
         Ok(draft)
     }
 
-    /// The entry is of no use any more: the store has it, or its file is gone. After a crash it may come back unless `sync` is asked
-    /// for, and returns when this is on the disk.
+    /// The entry is of no use any more: the store has it, or its file is gone. After a crash it may come back unless
+    /// `sync` is asked for, and returns when this is on the disk.
     ///
     /// # Errors
-    /// As [`Journal::draft`]; the entry then comes back at the next start, unless [`Journal::sync_settled`] succeeds later.
+    /// As [`Journal::draft`]; the entry then comes back at the next start, unless [`Journal::sync_settled`] succeeds
+    /// later.
     pub fn settle(&self, entry: EntryId, sync: bool) -> Result<(), Error> {
-        // In one step: whoever gives segments back must not meet an entry whose settling lies in one of them and is not known yet.
+        // In one step: whoever gives segments back must not meet an entry whose settling lies in one of them and is not
+        // known yet.
         let noted = self.append_and(&Record::Settled { entry }, |log, place| {
             log.settled = log.appended;
             log.bury(entry, place.segment..=place.segment);
@@ -190,7 +193,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Seals what is appended from now on under new data keys, in a new segment. What stands stays as it is, and opens under its own.
+    /// Seals what is appended from now on under new data keys, in a new segment. What stands stays as it is, and opens
+    /// under its own.
     ///
     /// # Errors
     /// As [`Journal::draft`]; the present keys then stay in use.
@@ -207,8 +211,8 @@ impl Journal {
         begun
     }
 
-    /// Returns when all that was settled, or was to be, is so on the disk, and does not come back after a loss of power. Costs nothing
-    /// when it is.
+    /// Returns when all that was settled, or was to be, is so on the disk, and does not come back after a loss of
+    /// power. Costs nothing when it is.
     ///
     /// # Errors
     /// As [`Journal::draft`].
@@ -221,7 +225,8 @@ impl Journal {
         if self.synced().records < wanted { self.sync() } else { Ok(()) }
     }
 
-    /// The mount has begun to end: one that starts now waits for what this one still has to do. See [`super::is_about_to_be_free`].
+    /// The mount has begun to end: one that starts now waits for what this one still has to do. See
+    /// [`super::is_about_to_be_free`].
     pub fn note_end(&self) {
         self.session.note_end();
     }
@@ -239,7 +244,8 @@ impl Journal {
         self.log().live.len()
     }
 
-    /// Ends the journal of a process that ends in order: a session in which everything is settled leaves nothing behind.
+    /// Ends the journal of a process that ends in order: a session in which everything is settled leaves nothing
+    /// behind.
     ///
     /// # Errors
     /// It cannot be removed.
@@ -275,9 +281,10 @@ impl Journal {
         Ok(place)
     }
 
-    /// Returns when all that was appended before is on the disk. Whoever comes while another one syncs waits for its end, and then one of
-    /// those who have waited syncs for all of them. They wait for the end and not for a lock: that would go on to the thread which has it,
-    /// again and again, before it wakes one of the others, and each would sync for himself.
+    /// Returns when all that was appended before is on the disk. Whoever comes while another one syncs waits for its
+    /// end, and then one of those who have waited syncs for all of them. They wait for the end and not for a lock: that
+    /// would go on to the thread which has it, again and again, before it wakes one of the others, and each would sync
+    /// for himself.
     fn sync(&self) -> Result<(), Error> {
         let wanted = self.log().appended;
         let mut synced = self.synced();
@@ -315,8 +322,8 @@ impl Journal {
         self.rotate(log, envelope)
     }
 
-    /// Goes on in a new segment, which begins by naming those before it, and where they end: one that is missing later, or shorter, was
-    /// removed or cut by somebody else. It and those that follow are sealed by `envelope`.
+    /// Goes on in a new segment, which begins by naming those before it, and where they end: one that is missing later,
+    /// or shorter, was removed or cut by somebody else. It and those that follow are sealed by `envelope`.
     fn rotate(&self, log: &mut Log, envelope: Arc<Envelope>) -> Result<(), Error> {
         log.usable()?;
         let next = log.segment + 1;
@@ -381,7 +388,8 @@ impl Journal {
             };
             if is_first {
                 disk::remove(&path).map_err(at(&path))?;
-                // The next one may be what says that entries of this one are settled: it must not be gone before this one is.
+                // The next one may be what says that entries of this one are settled: it must not be gone before this
+                // one is.
                 sync_directory(&self.session.directory)?;
                 self.log().dead.retain(|_, dead| dead.begun != number);
             }
@@ -389,7 +397,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Says once more of the entries of other segments that they are settled, where only segments say so that are about to go.
+    /// Says once more of the entries of other segments that they are settled, where only segments say so that are about
+    /// to go.
     fn settle_again(&self, idle: &[u32]) -> Result<(), Error> {
         let goes = |number: u32| idle.contains(&number);
         let entries: Vec<EntryId> = {
@@ -442,8 +451,8 @@ impl Log {
         Ok(log)
     }
 
-    /// Seals a record into its place, for which there is room before it is written. One that could not be written whole all the same is
-    /// cut off again.
+    /// Seals a record into its place, for which there is room before it is written. One that could not be written whole
+    /// all the same is cut off again.
     fn append(&mut self, budget: &Arc<ByteBudget>, record: &Record<'_>) -> Result<End, Error> {
         self.usable()?;
         let sealed = self.envelope.seal(segment::block(self.record_next, self.cut_off), record.encode().as_slice())?;
@@ -476,8 +485,8 @@ impl Log {
         SPARE_BYTES + SETTLE_BYTES * self.live.len() as u64 + SETTLE_AGAIN_BYTES * self.dead.len() as u64
     }
 
-    /// Sees to it that the segment can grow to `bytes` and has `spare_bytes` left then. The disk is asked first, so that a full one is
-    /// found out before anything is written; one that cannot be asked is found full by writing.
+    /// Sees to it that the segment can grow to `bytes` and has `spare_bytes` left then. The disk is asked first, so
+    /// that a full one is found out before anything is written; one that cannot be asked is found full by writing.
     fn reserve(&mut self, budget: &Arc<ByteBudget>, bytes: u64, spare_bytes: u64) -> Result<(), Error> {
         let needed = bytes + spare_bytes;
         if needed <= self.reserved {
@@ -499,8 +508,8 @@ impl Log {
         End { segment: self.segment, bytes: self.bytes, record_next: self.record_next, cut_off: self.cut_off }
     }
 
-    /// Cuts off what was appended since `end`, and gives its room back but for `spare_bytes`: those never stop being charged, so that
-    /// nobody else can have them.
+    /// Cuts off what was appended since `end`, and gives its room back but for `spare_bytes`: those never stop being
+    /// charged, so that nobody else can have them.
     fn cut(&mut self, end: End, spare_bytes: u64) {
         if let Err(worse) = self.file.cut(end.bytes) {
             self.broken = Some(worse.to_string());

@@ -102,7 +102,8 @@ fn neither_names_nor_content_are_on_the_disk_in_clear() {
     }
 }
 
-/// unlink(2) said that a pending file was gone, and a local disk that had failed at noting it had the next mount store the file.
+/// unlink(2) said that a pending file was gone, and a local disk that had failed at noting it had the next mount store
+/// the file.
 #[test]
 fn what_could_not_be_settled_is_not_forgotten_and_settled_before_the_next_name_goes() {
     let directory = tempfile::tempdir().unwrap();

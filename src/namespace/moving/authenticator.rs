@@ -1,4 +1,5 @@
-//! Who may have written a journal. The keys are made and kept outside of this room, by the daemon; here they have names.
+//! Who may have written a journal. The keys are made and kept outside of this room, by the daemon; here they have
+//! names.
 
 use std::fmt;
 use std::sync::Arc;

@@ -46,7 +46,8 @@ pub(super) struct Copies {
     from: Prefix,
     to: Prefix,
     made: Mutex<BTreeMap<String, Copy>>,
-    /// Paths that stay under the old name: other hosts made them, and they were not copied any more, or took their copies away.
+    /// Paths that stay under the old name: other hosts made them, and they were not copied any more, or took their
+    /// copies away.
     unsettled: Mutex<Vec<String>>,
     /// Whether the store has refused the claim of the target, so that nothing that is there can be this move's.
     refused: AtomicBool,
@@ -104,9 +105,9 @@ impl Copies {
         self.journal.all_copied().await
     }
 
-    /// Looks at the target before the journal says that all copies stand: a source whose copy another host has deleted or replaced
-    /// stays. Whoever would take the copies back has to take the journal over first, and then it cannot say so any more. Programs of
-    /// this mount cannot have changed them: the directory is closed.
+    /// Looks at the target before the journal says that all copies stand: a source whose copy another host has deleted
+    /// or replaced stays. Whoever would take the copies back has to take the journal over first, and then it cannot say
+    /// so any more. Programs of this mount cannot have changed them: the directory is closed.
     async fn leave_where_the_copy_is_gone(&self) -> Result<(), Error> {
         let found = self.namespace.objects_below(&self.to).await?;
         let there: BTreeMap<String, ETag> = found.into_iter().map(|object| (object.key, object.etag)).collect();
@@ -122,7 +123,8 @@ impl Copies {
         Ok(())
     }
 
-    /// Leaves the source alone: the copies are taken back, and the journal ends. What cannot be taken back now is left to the journal.
+    /// Leaves the source alone: the copies are taken back, and the journal ends. What cannot be taken back now is left
+    /// to the journal.
     pub(super) async fn give_up(&self, error: &Error) {
         let (from, to) = (&self.from, &self.to);
         tracing::warn!(%error, %from, %to, "the directory could not be renamed; the copies are deleted again");
@@ -176,8 +178,8 @@ impl Copies {
         }
     }
 
-    /// Copies what is there, and then what other hosts change meanwhile, until nothing changes any more. What goes on changing stays
-    /// at the source, because each is deleted only as the version that was copied.
+    /// Copies what is there, and then what other hosts change meanwhile, until nothing changes any more. What goes on
+    /// changing stays at the source, because each is deleted only as the version that was copied.
     async fn follow(&self, found: Vec<Listed>) -> Result<(), Error> {
         let mut steps = self.steps(found);
         for _ in 0..ROUNDS_MAX {
@@ -233,7 +235,8 @@ impl Copies {
         }
     }
 
-    /// A source that another host replaced or deleted meanwhile is left to the next round; a target that another host made ends it.
+    /// A source that another host replaced or deleted meanwhile is left to the next round; a target that another host
+    /// made ends it.
     async fn copy_settled(&self, object: &Listed, condition: &Condition) -> Result<(), Error> {
         match self.copy(object, condition).await {
             Err(Error::Store(error)) if error.kind == Kind::NotFound => Ok(()),
@@ -264,7 +267,8 @@ impl Copies {
     }
 }
 
-/// Whether a claim certainly did nothing. A store that did not answer, or had trouble of its own, may have done it all the same.
+/// Whether a claim certainly did nothing. A store that did not answer, or had trouble of its own, may have done it all
+/// the same.
 fn is_refusal(error: &Error) -> bool {
     match error {
         Error::NotEmpty => true,
@@ -273,7 +277,8 @@ fn is_refusal(error: &Error) -> bool {
     }
 }
 
-/// Deletes each source if it still is the version that was copied. The paths of those that other hosts have replaced, which stay.
+/// Deletes each source if it still is the version that was copied. The paths of those that other hosts have replaced,
+/// which stay.
 pub(super) async fn delete_sources(
     gateway: &Gateway,
     from: &Prefix,
@@ -312,8 +317,8 @@ async fn duplicate(
     Ok(gateway.duplicate(&source, to, storage_class, condition).await?.into_inner())
 }
 
-/// Does all, some at a time. After a failure nothing new is begun, but what is under way is waited for: a copy whose answer nobody
-/// reads would be made all the same, and by then nobody would take it back.
+/// Does all, some at a time. After a failure nothing new is begun, but what is under way is waited for: a copy whose
+/// answer nobody reads would be made all the same, and by then nobody would take it back.
 pub(super) async fn at_most_until_one_fails<T, F>(all: Vec<T>, work: impl Fn(T) -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,

@@ -1,8 +1,9 @@
 //! Fences: nothing changes below a directory while it is moved, and nothing is moved while something below it changes.
 //!
-//! The kernel locks the two parents of a rename, not what is below the directory. So each change of a program takes a passage of
-//! the nodes it concerns, all at once and only once, and a move closes its directory: it waits for the passages below it, and
-//! new ones wait for it. Who holds a passage never waits for another, so nobody waits in a circle.
+//! The kernel locks the two parents of a rename, not what is below the directory. So each change of a program takes a
+//! passage of the nodes it concerns, all at once and only once, and a move closes its directory: it waits for the
+//! passages below it, and new ones wait for it. Who holds a passage never waits for another, so nobody waits in a
+//! circle.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,8 +42,8 @@ pub struct Closed {
 }
 
 impl Namespace {
-    /// Waits until no move is under way that `node` is part of. To be taken by each call of a program that changes something, before
-    /// anything else, and not a second time by what it calls.
+    /// Waits until no move is under way that `node` is part of. To be taken by each call of a program that changes
+    /// something, before anything else, and not a second time by what it calls.
     pub async fn pass(self: &Arc<Self>, node: Ino) -> Passage {
         self.pass_all([Some(node), None]).await
     }

@@ -62,8 +62,9 @@ impl Proved {
 }
 
 impl Namespace {
-    /// Reads the first line of the journal at `key`, of a mount of `root`, and proves it. Only one that was stored as this mount stores
-    /// is acted on. One HEAD came before; one GET of at most [`LINE_BYTES_MAX`], and what the authenticator asks of KMS.
+    /// Reads the first line of the journal at `key`, of a mount of `root`, and proves it. Only one that was stored as
+    /// this mount stores is acted on. One HEAD came before; one GET of at most [`LINE_BYTES_MAX`], and what the
+    /// authenticator asks of KMS.
     pub(super) async fn prove(&self, key: &Key, head: &Head, root: &Prefix) -> Result<Proved, Unreadable> {
         let verdict = self.gateway.judge(&head.encryption.facts);
         if verdict != Verdict::Compliant {

@@ -1,7 +1,8 @@
 //! What a journal says: what is moved where, how far it came, and by whom. Pure.
 //!
-//! The heading tells of the move, and the objects of what was copied when the text was written, by the path below the two prefixes: the
-//! ETag of the source, and of its copy. While the phase is `copying` the objects may be behind what was done; in `deleting` they are complete.
+//! The heading tells of the move, and the objects of what was copied when the text was written, by the path below the
+//! two prefixes: the ETag of the source, and of its copy. While the phase is `copying` the objects may be behind what
+//! was done; in `deleting` they are complete.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -18,12 +18,12 @@ use crate::s3::{Condition, Gateway, Kind, NewObject};
 const CONTENT_TYPE: &str = "application/octet-stream";
 /// A new journal's name: the kernel's random numbers as text (random(4)).
 const RANDOM_NAME: &str = "/proc/sys/kernel/random/uuid";
-/// Seconds since the boot, those included during which the host was suspended (proc_uptime(5)): the store's clock goes on meanwhile,
-/// and Rust's does not.
+/// Seconds since the boot, those included during which the host was suspended (proc_uptime(5)): the store's clock goes
+/// on meanwhile, and Rust's does not.
 const UPTIME: &str = "/proc/uptime";
 
-/// A journal that this process holds. It is written anew every third of the lease; nobody else touches it for as long as that
-/// succeeds. One that is dropped before its end is left to whoever looks next.
+/// A journal that this process holds. It is written anew every third of the lease; nobody else touches it for as long
+/// as that succeeds. One that is dropped before its end is left to whoever looks next.
 pub(super) struct Journal {
     gateway: Arc<Gateway>,
     root: Prefix,
@@ -56,7 +56,8 @@ impl Journal {
         Self::hold(gateway, settings, key, (Intent::new(heading), None), Condition::Absent).await
     }
 
-    /// Makes somebody else's journal this process's, if it still is the version `etag`. Its holder made no copies after `until`.
+    /// Makes somebody else's journal this process's, if it still is the version `etag`. Its holder made no copies after
+    /// `until`.
     pub(super) async fn take_over(
         gateway: &Arc<Gateway>,
         settings: &Settings,
@@ -125,8 +126,9 @@ impl Journal {
         age.is_some_and(|age| age < self.lease * 2 / 3)
     }
 
-    /// Stores that all copies stand. After an error the move can be undone, and the journal says so; where even that cannot be stored,
-    /// nobody knows which of both it says, the error is [`Error::Overtaken`], and the journal decides when it is looked at next.
+    /// Stores that all copies stand. After an error the move can be undone, and the journal says so; where even that
+    /// cannot be stored, nobody knows which of both it says, the error is [`Error::Overtaken`], and the journal decides
+    /// when it is looked at next.
     pub(super) async fn all_copied(&self) -> Result<(), Error> {
         self.intent().heading.phase = Phase::Deleting;
         let Err(error) = self.write().await else { return Ok(()) };

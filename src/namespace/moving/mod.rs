@@ -1,16 +1,19 @@
-//! rename of directories: each object is copied by the store, then each source is deleted, under a journal in the bucket itself.
+//! rename of directories: each object is copied by the store, then each source is deleted, under a journal in the
+//! bucket itself.
 //!
-//! S3 cannot rename a prefix, so a move has a middle. The journal ([`intent`]) makes sure that it does not last: an object under the
-//! mount's prefix says what is moved where and how far it came. While it says `copying`, no source has been touched, and the move can
-//! be undone by deleting the copies; from `deleting` on all copies stand, and it can only be finished. Whoever finds a journal that
-//! nobody keeps alive does the one or the other ([`recover`]). It is DSSE-KMS as everything, survives the loss of the host, and puts
-//! no name on a local disk. Whoever may write objects can put one there, so it is signed ([`signed`]) under a key that only mounts
-//! have ([`authenticator`]), and nothing is done on the word of one that is not proved ([`found`]).
+//! S3 cannot rename a prefix, so a move has a middle. The journal ([`intent`]) makes sure that it does not last: an
+//! object under the mount's prefix says what is moved where and how far it came. While it says `copying`, no source has
+//! been touched, and the move can be undone by deleting the copies; from `deleting` on all copies stand, and it can
+//! only be finished. Whoever finds a journal that nobody keeps alive does the one or the other ([`recover`]). It is
+//! DSSE-KMS as everything, survives the loss of the host, and puts no name on a local disk. Whoever may write objects
+//! can put one there, so it is signed ([`signed`]) under a key that only mounts have ([`authenticator`]), and nothing
+//! is done on the word of one that is not proved ([`found`]).
 //!
-//! Two rules make every step safe to repeat, by anybody, also by an attacker who puts an old version of a journal back: a source is
-//! deleted only as the version that was copied, and only where its target is proved to be its copy; a copy is taken back only when its
-//! source is there, and it is the very version that the move made of that source, or proved to equal it. As two moves of one directory to
-//! one place could not tell their copies apart, there is never more than one at work ([`others`]).
+//! Two rules make every step safe to repeat, by anybody, also by an attacker who puts an old version of a journal back:
+//! a source is deleted only as the version that was copied, and only where its target is proved to be its copy; a copy
+//! is taken back only when its source is there, and it is the very version that the move made of that source, or proved
+//! to equal it. As two moves of one directory to one place could not tell their copies apart, there is never more than
+//! one at work ([`others`]).
 //!
 //! This never reads content, except to prove two objects equal.
 
@@ -52,7 +55,8 @@ const KEY_BYTES_MAX: usize = 1024;
 /// The most that ListObjectsV2 gives at once.
 const PAGE_ENTRIES_MAX: u16 = 1000;
 
-/// A directory that has moved: all names are under the new one, in the store and here; the sources are still to be deleted.
+/// A directory that has moved: all names are under the new one, in the store and here; the sources are still to be
+/// deleted.
 #[must_use = "the sources are deleted by finish_move"]
 #[derive(Debug)]
 pub struct Moving {
@@ -69,19 +73,22 @@ struct Plan {
 }
 
 impl Namespace {
-    /// The first half of the rename of a directory: copies all that is below it, whatever it is and whether its keys can be names or
-    /// not, and then moves the names here. The numbers of the nodes stay. What is not in the store yet only changes its name. On an
-    /// error nothing has changed: copies that were made are taken back, by the next mount if not by this one.
+    /// The first half of the rename of a directory: copies all that is below it, whatever it is and whether its keys
+    /// can be names or not, and then moves the names here. The numbers of the nodes stay. What is not in the store yet
+    /// only changes its name. On an error nothing has changed: copies that were made are taken back, by the next mount
+    /// if not by this one.
     ///
-    /// The caller has looked both names up, holds passages of both parents, has closed the directory itself, and has committed
-    /// the files below it that have changes to an object in the store.
+    /// The caller has looked both names up, holds passages of both parents, has closed the directory itself, and has
+    /// committed the files below it that have changes to an object in the store.
     ///
-    /// Three LISTs for each 1,000 objects, one LIST of the target, one LIST and two PUTs of journals, one CopyObject for each object.
+    /// Three LISTs for each 1,000 objects, one LIST of the target, one LIST and two PUTs of journals, one CopyObject
+    /// for each object.
     ///
     /// # Errors
-    /// [`Error::NotADirectory`], [`Error::IntoItself`], [`Error::NotEmpty`] (also when another host makes a name in the target
-    /// meanwhile), [`Error::Exists`] when `no_replace` and the name is taken, [`Error::Name`] when a key would become too long,
-    /// [`Error::TooLargeToRename`], [`Error::Reserved`], [`Error::BeingRenamed`], [`Error::Overtaken`], and the store's.
+    /// [`Error::NotADirectory`], [`Error::IntoItself`], [`Error::NotEmpty`] (also when another host makes a name in the
+    /// target meanwhile), [`Error::Exists`] when `no_replace` and the name is taken, [`Error::Name`] when a key would
+    /// become too long, [`Error::TooLargeToRename`], [`Error::Reserved`], [`Error::BeingRenamed`],
+    /// [`Error::Overtaken`], and the store's.
     pub async fn move_directory(
         self: &Arc<Self>,
         from: (Ino, &Name),
@@ -108,8 +115,9 @@ impl Namespace {
     /// The second half: deletes the sources, each only as the version that was copied.
     ///
     /// # Errors
-    /// The directory has its new name whatever this says. [`Error::LeftBehind`] when other hosts changed objects below the old
-    /// name meanwhile, which stay there; the store's error when some could not be deleted, which the journal keeps in mind.
+    /// The directory has its new name whatever this says. [`Error::LeftBehind`] when other hosts changed objects below
+    /// the old name meanwhile, which stay there; the store's error when some could not be deleted, which the journal
+    /// keeps in mind.
     pub async fn finish_move(self: &Arc<Self>, moving: Moving) -> Result<(), Error> {
         let (parent, name) = &moving.from;
         let outcome = moving.copies.delete_sources().await;
@@ -163,7 +171,8 @@ impl Namespace {
         Ok(Plan { source, from, to: to_prefix })
     }
 
-    /// Begins a journal, unless another move is in its way. One that was left in the middle is settled in the background.
+    /// Begins a journal, unless another move is in its way. One that was left in the middle is settled in the
+    /// background.
     async fn begin_alone(self: &Arc<Self>, heading: Heading) -> Result<Arc<Journal>, Error> {
         let journal = Journal::begin(&self.gateway, &self.settings, heading).await?;
         match self.give_way_to_all(&journal).await {
@@ -234,14 +243,14 @@ impl Namespace {
     }
 }
 
-/// Refuses the name of the directory that has the journals of renames. It is reserved at every level: what is a directory here is the
-/// root of another mount, which reads its journals there.
+/// Refuses the name of the directory that has the journals of renames. It is reserved at every level: what is a
+/// directory here is the root of another mount, which reads its journals there.
 pub(super) fn refuse_reserved(name: &Name) -> Result<(), Error> {
     if is_reserved(name) { Err(Error::Reserved) } else { Ok(()) }
 }
 
-/// Whether this name is reserved: hidden from listings and lookups in every directory. Keys are compared byte by byte, so other cases
-/// are other names.
+/// Whether this name is reserved: hidden from listings and lookups in every directory. Keys are compared byte by byte,
+/// so other cases are other names.
 pub(super) fn is_reserved(name: &Name) -> bool {
     name.as_str() == RESERVED_NAME
 }

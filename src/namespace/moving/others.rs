@@ -1,12 +1,13 @@
 //! The journals of a mount, and how two moves keep out of each other's way.
 //!
-//! Whoever begins a move, or takes one over to undo or finish it, writes its journal first and looks for others then. So of two that
-//! overlap at least one sees the other, and gives way. Of moves that were left in the middle all but one give way: first come those of
-//! which all copies stand, then the names of the journals decide, so that nobody waits in a circle.
+//! Whoever begins a move, or takes one over to undo or finish it, writes its journal first and looks for others then.
+//! So of two that overlap at least one sees the other, and gives way. Of moves that were left in the middle all but one
+//! give way: first come those of which all copies stand, then the names of the journals decide, so that nobody waits in
+//! a circle.
 //!
-//! An attacker may put any number of objects of any size where the journals are. So each look has a limit, and a version of an object that
-//! is no journal is remembered and not looked at again. A move gives way to a journal that this mount cannot prove, as long as it is young:
-//! that costs time, and nothing is deleted on the word of one.
+//! An attacker may put any number of objects of any size where the journals are. So each look has a limit, and a
+//! version of an object that is no journal is remembered and not looked at again. A move gives way to a journal that
+//! this mount cannot prove, as long as it is young: that costs time, and nothing is deleted on the word of one.
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -80,7 +81,8 @@ impl Seen {
 }
 
 impl Namespace {
-    /// The objects below the journals' prefix, without those that were found to be no journals. One LIST when there are few.
+    /// The objects below the journals' prefix, without those that were found to be no journals. One LIST when there are
+    /// few.
     pub(super) async fn journals(&self) -> Result<Journals, Error> {
         let prefix = Prefix::new(&format!("{}{JOURNAL_PREFIX}", self.settings.prefix.as_str()))?;
         let (mut objects, mut next, mut progress) = (Vec::new(), None, Progress::default());
@@ -130,8 +132,8 @@ impl Namespace {
         Ok(looks.into_iter().flatten().collect())
     }
 
-    /// Reads the journal at `key` of a mount of `root`, and finds out whether its owner may be at work: not when that is known to be gone,
-    /// and not when the journal was not written for `rename_lease` by the store's own clock.
+    /// Reads the journal at `key` of a mount of `root`, and finds out whether its owner may be at work: not when that
+    /// is known to be gone, and not when the journal was not written for `rename_lease` by the store's own clock.
     pub(super) async fn look_at(&self, key: &Key, root: &Prefix) -> Result<Look, Error> {
         for _ in 0..READS_MAX {
             let (head, age) = match self.gateway.head_with_age(key).await {
@@ -158,14 +160,15 @@ impl Namespace {
         Ok(Look::Changing)
     }
 
-    /// For a move that has just begun: [`Error::BeingRenamed`] when any other overlaps it, also one that was left in the middle.
+    /// For a move that has just begun: [`Error::BeingRenamed`] when any other overlaps it, also one that was left in
+    /// the middle.
     pub(super) async fn give_way_to_all(&self, journal: &Journal) -> Result<(), Error> {
         let heading = journal.intent().heading.clone();
         self.give_way(journal.key(), &heading, |_| true).await
     }
 
-    /// For a move that is to be undone or finished: [`Error::BeingRenamed`] while one overlaps it that is under way, or is to be settled
-    /// first.
+    /// For a move that is to be undone or finished: [`Error::BeingRenamed`] while one overlaps it that is under way, or
+    /// is to be settled first.
     pub(super) async fn give_way_to_first(&self, key: &Key, heading: &Heading) -> Result<(), Error> {
         self.give_way(key, heading, |other| other.living || other.comes_before(key, heading)).await
     }
@@ -184,8 +187,8 @@ impl Namespace {
         if looks.iter().any(|(_, look)| in_the_way(look)) { Err(Error::BeingRenamed) } else { Ok(()) }
     }
 
-    /// Refuses to move a directory below which another mount, whose root is there, is renaming something: its journal would be of no use
-    /// under another name. What only passes for a journal moves along, and is none there either.
+    /// Refuses to move a directory below which another mount, whose root is there, is renaming something: its journal
+    /// would be of no use under another name. What only passes for a journal moves along, and is none there either.
     pub(super) async fn require_no_journal_below(&self, from: &Prefix, found: &[Listed]) -> Result<(), Error> {
         let nested: Vec<(Key, Prefix)> =
             found.iter().filter_map(|object| journal_below(from, &object.key)).take(NESTED_MAX + 1).collect();

@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Owner {
     /// The host's name.
     host: String,
-    /// The installed system (machine-id(5)): where it and the name are the same, another boot is one after which nothing runs any more.
-    /// The name has to be as well, because systems made from one image may have one id. Older journals do not have it.
+    /// The installed system (machine-id(5)): where it and the name are the same, another boot is one after which
+    /// nothing runs any more. The name has to be as well, because systems made from one image may have one id. Older
+    /// journals do not have it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     machine: String,
     /// The running system (boot_id, random(4)).
     boot: String,
-    /// The namespace of process numbers (pid_namespaces(7)): the same number means another process in another container.
+    /// The namespace of process numbers (pid_namespaces(7)): the same number means another process in another
+    /// container.
     numbering: String,
     /// The process's number.
     process: u32,
@@ -39,8 +41,8 @@ impl Owner {
         }
     }
 
-    /// Whether it is proved that the process does not run any more: only for one of this very system, or of this machine before it
-    /// was booted.
+    /// Whether it is proved that the process does not run any more: only for one of this very system, or of this
+    /// machine before it was booted.
     pub(super) fn is_gone(&self) -> bool {
         self.is_gone_by(&Owner::this())
     }

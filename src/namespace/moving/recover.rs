@@ -54,10 +54,10 @@ struct Tally {
 }
 
 impl Namespace {
-    /// Looks for directory renames that a mount left in the middle, and undoes or finishes each whose mount is gone: at once where
-    /// that is known (a process of this very system that has ended), else when its journal was not written for `rename_lease` by
-    /// the store's own clock. To be called before the mount serves anything. What cannot be settled yet is looked at again in the
-    /// background; each is told in the log. One LIST when there is nothing.
+    /// Looks for directory renames that a mount left in the middle, and undoes or finishes each whose mount is gone: at
+    /// once where that is known (a process of this very system that has ended), else when its journal was not written
+    /// for `rename_lease` by the store's own clock. To be called before the mount serves anything. What cannot be
+    /// settled yet is looked at again in the background; each is told in the log. One LIST when there is nothing.
     pub async fn recover(self: &Arc<Self>) {
         if !self.settle_renames().await {
             self.look_again_later();
@@ -81,7 +81,8 @@ impl Namespace {
         });
     }
 
-    /// True when nothing is left to look at again. A move that had to wait for another is looked at again once that is settled.
+    /// True when nothing is left to look at again. A move that had to wait for another is looked at again once that is
+    /// settled.
     async fn settle_renames(self: &Arc<Self>) -> bool {
         loop {
             let Tally { settled, waiting, .. } = self.settle_each().await;
@@ -213,8 +214,8 @@ impl Namespace {
         Ok(Found::Settled)
     }
 
-    /// Deletes the copies of a move of which no source was touched, the claim of the target last, and then its journal. The caller has
-    /// given way: what another move has copied to the same place would be taken for copies of this one.
+    /// Deletes the copies of a move of which no source was touched, the claim of the target last, and then its journal.
+    /// The caller has given way: what another move has copied to the same place would be taken for copies of this one.
     pub(super) async fn undo(self: &Arc<Self>, journal: &Arc<Journal>) -> Result<(), Error> {
         let (from, to, replaces) = {
             let intent = journal.intent();
@@ -232,10 +233,10 @@ impl Namespace {
         journal.end().await
     }
 
-    /// Deletes a copy, if it is one and the source is there: the very version that the journal names as the copy of the version that the
-    /// source is, or, of what the journal had not noted yet, an object that the move can have made and that is proved to equal its
-    /// source. Anything else stays: another program made it, or it is all that there is. An old version of a journal that an attacker
-    /// puts back says nothing that could undo this.
+    /// Deletes a copy, if it is one and the source is there: the very version that the journal names as the copy of the
+    /// version that the source is, or, of what the journal had not noted yet, an object that the move can have made and
+    /// that is proved to equal its source. Anything else stays: another program made it, or it is all that there is. An
+    /// old version of a journal that an attacker puts back says nothing that could undo this.
     async fn take_back(&self, journal: &Journal, sources: &Sources, object: Listed) -> Result<(), Error> {
         let (from, to, noted, made) = {
             let intent = journal.intent();
@@ -259,8 +260,8 @@ impl Namespace {
         Ok(self.gateway.expunge(&key, &Version { etag: object.etag, id: None }).await?)
     }
 
-    /// Deletes the sources of a move whose copies all stand. A source whose target is not proved to be its copy stays: since the names
-    /// have moved, a program may have changed the target, or another have put something there.
+    /// Deletes the sources of a move whose copies all stand. A source whose target is not proved to be its copy stays:
+    /// since the names have moved, a program may have changed the target, or another have put something there.
     async fn finish(&self, journal: &Arc<Journal>) -> Result<(), Error> {
         let (from, to, objects) = {
             let intent = journal.intent();
@@ -286,7 +287,8 @@ impl Namespace {
         journal.end().await
     }
 
-    /// Whether the object `etag` at `copy` is proved to be a copy of `source`: of the version `original`, where that is known.
+    /// Whether the object `etag` at `copy` is proved to be a copy of `source`: of the version `original`, where that is
+    /// known.
     async fn is_proved(&self, source: &Key, copy: &Key, original: Option<&ETag>, etag: &ETag) -> Result<bool, Error> {
         match self.gateway.proved_copy(source, copy).await {
             Ok(proved) => Ok(proved.is_some_and(|(a, b)| {

@@ -5,8 +5,9 @@
 //! {"x/y":{"source":"\"e1\"","copy":"\"e2\""}}
 //! ```
 //!
-//! The first code proves the rest of its line, with the bucket, the mount's prefix and the journal's own key. So a reader
-//! believes nothing before it has read at most [`LINE_BYTES_MAX`], and reads no more objects than a mount has written.
+//! The first code proves the rest of its line, with the bucket, the mount's prefix and the journal's own key. So a
+//! reader believes nothing before it has read at most [`LINE_BYTES_MAX`], and reads no more objects than a mount has
+//! written.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,8 @@ use super::authenticator::{JournalKey, KeyName, Mac};
 use super::intent::{Heading, Intent, seconds};
 use crate::object::{Key, Prefix};
 
-/// The longest first line that is read, in bytes. Two prefixes of 1,024 bytes take up to 12,288 in JSON, a wrapped key 8,192.
+/// The longest first line that is read, in bytes. Two prefixes of 1,024 bytes take up to 12,288 in JSON, a wrapped key
+/// 8,192.
 pub const LINE_BYTES_MAX: u64 = 32 * 1024;
 /// The objects of the largest move take some 40 MB; no more are read, in bytes.
 const TEXT_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -26,8 +28,9 @@ const MAGIC: &str = "dssefs-rename ";
 const VERSION: &str = "2";
 /// How the journals of version 1 begin, which was JSON as a whole.
 const VERSION_1: &[u8] = b"{\"version\":1,";
-/// How far the store's time of a journal may be from the one that the journal tells. S3 refuses a request that was signed more than 15
-/// minutes before ("Authenticating Requests", S3 API reference), so what was stored later was not stored by its writer.
+/// How far the store's time of a journal may be from the one that the journal tells. S3 refuses a request that was
+/// signed more than 15 minutes before ("Authenticating Requests", S3 API reference), so what was stored later was not
+/// stored by its writer.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 const LABEL_OF_LINE: &[u8] = b"dssefs rename journal 2, line";
@@ -184,8 +187,8 @@ impl Line {
         self.believed(text)
     }
 
-    /// As [`Line::intent`], without the proof: what `text` would mean under this line. For tests of hostile bytes, which a holder of
-    /// the key may sign as well.
+    /// As [`Line::intent`], without the proof: what `text` would mean under this line. For tests of hostile bytes,
+    /// which a holder of the key may sign as well.
     ///
     /// # Errors
     /// [`FormError::Json`].

@@ -64,7 +64,8 @@ impl Table {
         local.map(|(_, path)| path.len()).max().unwrap_or(0)
     }
 
-    /// All nodes from `root` down with their paths below it, as keys have them: a directory's ends with a slash, `root`'s is empty.
+    /// All nodes from `root` down with their paths below it, as keys have them: a directory's ends with a slash,
+    /// `root`'s is empty.
     fn below(&self, root: Ino) -> Vec<(Ino, String)> {
         let mut found = vec![(root, String::new())];
         let mut next = 0;

@@ -63,7 +63,8 @@ fn by_connector(error: &ConnectorError) -> Kind {
     if error.is_user() { Kind::Local } else { Kind::Unreachable }
 }
 
-/// The store's own words, or the whole chain of causes where it said none; and the Region to use where the bucket is in another.
+/// The store's own words, or the whole chain of causes where it said none; and the Region to use where the bucket is in
+/// another.
 fn explanation<E>(error: &SdkError<E, HttpResponse>, kind: Kind) -> String
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -81,8 +82,8 @@ where
     }
 }
 
-/// The Region of the bucket, which S3 tells in a header, and else in the body ("Error responses", S3 API reference). An answer to HEAD has
-/// no body.
+/// The Region of the bucket, which S3 tells in a header, and else in the body ("Error responses", S3 API reference). An
+/// answer to HEAD has no body.
 fn region_of(answer: &HttpResponse) -> Option<String> {
     let header = answer.headers().get("x-amz-bucket-region");
     let body = || std::str::from_utf8(answer.body().bytes()?).ok().and_then(|text| element(text, "Region"));
@@ -113,7 +114,8 @@ fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
     })
 }
 
-/// The meaning of a body that broke while it was read. The SDK's types for a wrong checksum and a stalled stream are private.
+/// The meaning of a body that broke while it was read. The SDK's types for a wrong checksum and a stalled stream are
+/// private.
 pub(in crate::s3) fn of_broken_body(error: &(dyn StdError + 'static)) -> Kind {
     let says = |text: &str| causes(error).any(|cause| cause.to_string().contains(text));
     if says("checksum mismatch") {

@@ -169,8 +169,8 @@ impl Store {
         }
     }
 
-    /// From now on a request is given up as soon as the store has given no sign of life for `silence_max`: no answer to any request, and
-    /// no byte taken.
+    /// From now on a request is given up as soon as the store has given no sign of life for `silence_max`: no answer to
+    /// any request, and no byte taken.
     pub(super) fn hurry(&self, silence_max: Duration) {
         self.pulse.expect(silence_max);
     }
@@ -250,21 +250,23 @@ fn etag(text: &str) -> Option<ETag> {
     (!text.trim_matches('"').is_empty()).then(|| ETag::new(text))
 }
 
-/// The version id of an answer. `null` is no version's own name: the next write in a bucket without versioning, or with suspended
-/// versioning, replaces what it stands for. There the ETag alone tells versions apart.
+/// The version id of an answer. `null` is no version's own name: the next write in a bucket without versioning, or with
+/// suspended versioning, replaces what it stands for. There the ETag alone tells versions apart.
 fn version_id(text: &str) -> Option<VersionId> {
     (!text.is_empty() && text != "null").then(|| VersionId::new(text))
 }
 
-/// What `bytes` that are moved add to the time of a request, `most` at most: a second for each MiB from 8 MiB on, and nothing below.
+/// What `bytes` that are moved add to the time of a request, `most` at most: a second for each MiB from 8 MiB on, and
+/// nothing below.
 pub(super) fn extra_time(bytes: u64, most: Duration) -> Duration {
     let extra = Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
     if extra < Duration::from_secs(8) { Duration::ZERO } else { extra.min(most) }
 }
 
-/// Retries without a ration. The SDK's standard one takes 5 of 500 tokens for each retry, and gives 1 back for each success: a hundred
-/// retries, which one minute of throttling takes from a busy mount, and programs get EIO at the first refusal for long after. The number
-/// of attempts and the time of each operation bound retries here, their backoff has jitter, and those that need KMS keep a pace.
+/// Retries without a ration. The SDK's standard one takes 5 of 500 tokens for each retry, and gives 1 back for each
+/// success: a hundred retries, which one minute of throttling takes from a busy mount, and programs get EIO at the
+/// first refusal for long after. The number of attempts and the time of each operation bound retries here, their
+/// backoff has jitter, and those that need KMS keep a pace.
 fn unrationed() -> RetryPartition {
     RetryPartition::custom("dssefs").token_bucket(TokenBucket::unlimited()).build()
 }

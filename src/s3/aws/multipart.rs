@@ -147,7 +147,8 @@ impl Store {
         Ok(Answered::new(answer.e_tag(), answer.version_id(), encryption))
     }
 
-    /// One page of the uploads that are neither completed nor aborted: key and id of each, and where the next page begins.
+    /// One page of the uploads that are neither completed nor aborted: key and id of each, and where the next page
+    /// begins.
     pub(in crate::s3) async fn uploads(
         &self,
         prefix: &str,

@@ -18,7 +18,8 @@ use crate::s3::error::{Error, Failure, Kind};
 use crate::s3::payload::{Checksum, decode_crc64, decode_sha1};
 use crate::s3::request::{Head, ListPage, ListRequest, Listed};
 
-/// The longest continuation token that is sent back, in bytes. S3's have some hundred; other stores put a key into theirs.
+/// The longest continuation token that is sent back, in bytes. S3's have some hundred; other stores put a key into
+/// theirs.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
 /// The longest ETag that a listing may have, in bytes: S3's have 38 at most, and each is kept with its name.
 const ETAG_BYTES_MAX: usize = 1 << 10;
@@ -92,7 +93,8 @@ impl Store {
         Ok(head!(self, Operation::HeadObject, Evidence::Head, key, answer, size))
     }
 
-    /// A plain HEAD, and how long ago the object was stored by the store's own clock; None where the store does not tell the time.
+    /// A plain HEAD, and how long ago the object was stored by the store's own clock; None where the store does not
+    /// tell the time.
     pub(in crate::s3) async fn head_with_age(&self, key: &Key) -> Result<(Head, Option<Duration>), Error> {
         let time = StoreTime::default();
         let request = self.client.head_object().bucket(self.bucket.as_str()).key(key.as_str());
@@ -162,7 +164,8 @@ impl Store {
         Ok((!pairs.is_empty()).then(|| pairs.join("&")))
     }
 
-    /// What a listing says, if it answers the question: everybody relies on each key to begin with the prefix, and on an end.
+    /// What a listing says, if it answers the question: everybody relies on each key to begin with the prefix, and on
+    /// an end.
     fn page(&self, wanted: &ListRequest<'_>, answer: &ListObjectsV2Output) -> Result<ListPage, Error> {
         let incomplete = |what| self.protocol(Operation::ListObjectsV2, None, format!("the listing has {what}"));
         let escaped = answer.encoding_type() == Some(&EncodingType::Url);
@@ -229,7 +232,8 @@ impl Store {
     }
 }
 
-/// What asks for the page after this one; none at the end, which has to be said: half a listing would pass for the whole.
+/// What asks for the page after this one; none at the end, which has to be said: half a listing would pass for the
+/// whole.
 fn next_page(answer: &ListObjectsV2Output, asked: Option<&str>) -> Result<Option<String>, &'static str> {
     match answer.next_continuation_token() {
         None if answer.is_truncated() == Some(true) => Err("more pages, and does not say how to ask for them"),

@@ -79,8 +79,9 @@ impl Intercept for Watch {
     }
 }
 
-/// Never tries again what answered more than it may. Tries again what the store has refused without doing it, and the SDK would not try again: content that was damaged on its way, and
-/// trouble of the store's own that it tells of within a 200 (CopyObject and CompleteMultipartUpload, S3 API reference).
+/// Never tries again what answered more than it may. Tries again what the store has refused without doing it, and the
+/// SDK would not try again: content that was damaged on its way, and trouble of the store's own that it tells of within
+/// a 200 (CopyObject and CompleteMultipartUpload, S3 API reference).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refused;
 
@@ -108,8 +109,8 @@ fn named(name: &str) -> Option<Operation> {
     Operation::ALL.into_iter().find(|operation| operation.to_string() == name)
 }
 
-/// What the body of an error means, if the SDK has kept it: the types of its errors are one for each operation, the text is one for all
-/// ("Error responses", S3 API reference).
+/// What the body of an error means, if the SDK has kept it: the types of its errors are one for each operation, the
+/// text is one for all ("Error responses", S3 API reference).
 fn meaning(response: &HttpResponse) -> Option<Kind> {
     let text = std::str::from_utf8(response.body().bytes()?).ok()?;
     let (code, message) = (element(text, "Code"), element(text, "Message"));
@@ -206,9 +207,10 @@ impl Said {
     }
 }
 
-/// Whether some attempt at a write ended so that the write may have happened all the same: without an answer, or with an error
-/// of the server that is not a plain refusal (503); or because the request went out twice. And what the successful answers said of
-/// encryption: one whose rest cannot be read is an error to the SDK, but the object may be there.
+/// Whether some attempt at a write ended so that the write may have happened all the same: without an answer, or with
+/// an error of the server that is not a plain refusal (503); or because the request went out twice. And what the
+/// successful answers said of encryption: one whose rest cannot be read is an error to the SDK, but the object may be
+/// there.
 #[derive(Clone, Debug, Default)]
 pub(in crate::s3) struct Doubt {
     raised: Arc<AtomicBool>,

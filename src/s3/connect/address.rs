@@ -1,11 +1,12 @@
-//! Where a request may go in the clear: which host a URL names, as the HTTP client reads it, and what that host is to this one.
+//! Where a request may go in the clear: which host a URL names, as the HTTP client reads it, and what that host is to
+//! this one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::object::is_loopback;
 
-/// The addresses at which cloud machines and containers are given credentials over plain http, as the AWS SDKs have them: those of EC2's
-/// instance metadata, of ECS and of EKS. They do not leave the machine's own link.
+/// The addresses at which cloud machines and containers are given credentials over plain http, as the AWS SDKs have
+/// them: those of EC2's instance metadata, of ECS and of EKS. They do not leave the machine's own link.
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
@@ -100,8 +101,8 @@ fn endpoint(url: &str) -> String {
     format!("{scheme}://{}", authority(url)).escape_debug().to_string()
 }
 
-/// The host of what follows `://`, an IPv6 address without its brackets. None where two readers of a URL may see two hosts in it: with a
-/// user before it, with a backslash, or with escaped characters.
+/// The host of what follows `://`, an IPv6 address without its brackets. None where two readers of a URL may see two
+/// hosts in it: with a user before it, with a backslash, or with escaped characters.
 fn host(rest: &str) -> Option<&str> {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let is_plain = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));

@@ -16,8 +16,8 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<u8>, ConnectError> {
     }
 }
 
-/// Whether `text` has at least one `CERTIFICATE` block and each is Base64 of something that begins as DER certificates do,
-/// with a SEQUENCE (RFC 7468, X.690).
+/// Whether `text` has at least one `CERTIFICATE` block and each is Base64 of something that begins as DER certificates
+/// do, with a SEQUENCE (RFC 7468, X.690).
 fn is_certificates(text: &str) -> bool {
     let blocks: Vec<&str> = text.split("-----BEGIN CERTIFICATE-----").skip(1).collect();
     let decodes = |block: &&str| {

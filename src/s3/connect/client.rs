@@ -1,4 +1,5 @@
-//! The HTTP client: it refuses what would go in the clear, chooses the way of each request, and says which host a failure is about.
+//! The HTTP client: it refuses what would go in the clear, chooses the way of each request, and says which host a
+//! failure is about.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -27,7 +28,8 @@ use super::resolve::Resolver;
 use super::{ConnectError, Connection};
 use crate::s3::bounds::bounded;
 
-/// With the feature `fips`, TLS takes all of its cryptography from the FIPS module, and offers only what FIPS 140-3 approves of.
+/// With the feature `fips`, TLS takes all of its cryptography from the FIPS module, and offers only what FIPS 140-3
+/// approves of.
 #[cfg(feature = "fips")]
 const TLS: CryptoMode = CryptoMode::AwsLcFips;
 #[cfg(not(feature = "fips"))]

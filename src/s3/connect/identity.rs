@@ -1,8 +1,9 @@
-//! As whom requests are made: the same sources of credentials as the AWS CLI, in its order, and never another one unnoticed.
+//! As whom requests are made: the same sources of credentials as the AWS CLI, in its order, and never another one
+//! unnoticed.
 //!
-//! A profile that is named explicitly wins over keys in the environment, and one that does not exist is an error (botocore,
-//! `create_credential_resolver` and `ProfileNotFound`). Of a key in the environment both halves must be there: with one of them the SDK
-//! would go on to the profile, and then to the instance's role.
+//! A profile that is named explicitly wins over keys in the environment, and one that does not exist is an error
+//! (botocore, `create_credential_resolver` and `ProfileNotFound`). Of a key in the environment both halves must be
+//! there: with one of them the SDK would go on to the profile, and then to the instance's role.
 
 use std::fmt;
 
@@ -69,7 +70,8 @@ pub(super) async fn check(given: Option<&str>) -> Result<(), IdentityError> {
 }
 
 async fn find(name: String, by: &'static str) -> Result<(), IdentityError> {
-    // The names of these types are deprecated or of other crates, and their defaults are the files and the environment of this process.
+    // The names of these types are deprecated or of other crates, and their defaults are the files and the environment
+    // of this process.
     let loaded = aws_config::profile::load(&Default::default(), &Default::default(), &Default::default(), None).await;
     let files = profile_files().iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(" and ");
     match loaded {
@@ -79,8 +81,8 @@ async fn find(name: String, by: &'static str) -> Result<(), IdentityError> {
     }
 }
 
-/// The credentials of a profile that is named explicitly: what it says, or, when it says nothing of credentials, those of the container or
-/// of the instance. The environment is not asked.
+/// The credentials of a profile that is named explicitly: what it says, or, when it says nothing of credentials, those
+/// of the container or of the instance. The environment is not asked.
 pub(super) fn of_profile(name: &str, config: &SdkConfig) -> SharedCredentialsProvider {
     let mut settings = ProviderConfig::without_region()
         .with_region(config.region().cloned())

@@ -1,4 +1,5 @@
-//! Setting the SDK up: credentials, Region, TLS, retries, time limits. Everything that can be wrong is said before the mount.
+//! Setting the SDK up: credentials, Region, TLS, retries, time limits. Everything that can be wrong is said before the
+//! mount.
 
 mod address;
 mod certificates;
@@ -53,7 +54,8 @@ pub struct Connection {
     pub force_path_style: bool,
     /// Certificates (PEM) trusted beside the system's.
     pub ca_bundle: Option<PathBuf>,
-    /// Allow plain http to hosts other than this one: object content and KMS data keys go over the network in the clear.
+    /// Allow plain http to hosts other than this one: object content and KMS data keys go over the network in the
+    /// clear.
     pub allow_insecure_endpoint: bool,
     /// Attempts at each request, the first included; 1 or more.
     pub attempts_max: u32,
@@ -63,8 +65,9 @@ pub struct Connection {
     pub operation_timeout: Duration,
     /// Requests in a second that cost a KMS call, retries included; 0: as many as there are.
     pub kms_requests_per_second_max: u32,
-    /// Sign a digest of each body, as bucket policies may demand (`s3:x-amz-content-sha256`). It takes a second of CPU for each
-    /// GB, and each body is held in memory as a whole. Without it bodies rely on TLS, their checksum is signed nevertheless.
+    /// Sign a digest of each body, as bucket policies may demand (`s3:x-amz-content-sha256`). It takes a second of CPU
+    /// for each GB, and each body is held in memory as a whole. Without it bodies rely on TLS, their checksum is signed
+    /// nevertheless.
     pub sign_payload: bool,
 }
 
@@ -135,8 +138,9 @@ pub enum ConnectError {
     Tls(String),
 }
 
-/// Settles the configuration that S3 and KMS share, with the credentials that every AWS program would find: environment,
-/// profile, SSO, process, web identity, container, instance. Asks their provider once, and makes no other request.
+/// Settles the configuration that S3 and KMS share, with the credentials that every AWS program would find:
+/// environment, profile, SSO, process, web identity, container, instance. Asks their provider once, and makes no other
+/// request.
 ///
 /// # Errors
 /// [`ConnectError`] says what is missing or wrong and what to do.
@@ -179,8 +183,9 @@ async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Resul
     Ok(config)
 }
 
-/// `config` for requests whose answers have keys in them: each has a connection of its own, which ends with the answer. One that is kept for
-/// the next request has the last answer in its buffers until then; what is closed is freed, and thereby wiped.
+/// `config` for requests whose answers have keys in them: each has a connection of its own, which ends with the answer.
+/// One that is kept for the next request has the last answer in its buffers until then; what is closed is freed, and
+/// thereby wiped.
 ///
 /// # Errors
 /// As [`load`].
@@ -189,7 +194,8 @@ pub fn without_reuse(config: &SdkConfig, connection: &Connection) -> Result<SdkC
     Ok(config.to_builder().http_client(http).build())
 }
 
-/// What every SDK configuration of this connection begins with, and how it is loaded again when the files of profiles have changed.
+/// What every SDK configuration of this connection begins with, and how it is loaded again when the files of profiles
+/// have changed.
 pub(super) struct Loader {
     connection: Connection,
     http: SharedHttpClient,

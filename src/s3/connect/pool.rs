@@ -1,7 +1,8 @@
 //! Connections that are kept for later requests, and what happens when some of them are dead.
 //!
-//! A firewall or a NAT that forgets idle connections answers the next packet on each with a reset, all of them at once. The store is
-//! healthy, so such a reset is no failed try: the request goes out again on a connection of a new pool, and the old pool goes.
+//! A firewall or a NAT that forgets idle connections answers the next packet on each with a reset, all of them at once.
+//! The store is healthy, so such a reset is no failed try: the request goes out again on a connection of a new pool,
+//! and the old pool goes.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -14,13 +15,14 @@ use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
-/// Connections to one host that wait for the next request, at most. More requests than that at once are rare, and each connection costs
-/// some 50 KB of buffers; those beyond it are closed behind their answer.
+/// Connections to one host that wait for the next request, at most. More requests than that at once are rare, and each
+/// connection costs some 50 KB of buffers; those beyond it are closed behind their answer.
 pub(super) const IDLE_CONNECTIONS_MAX: usize = 64;
-/// How long a connection may wait for its next request, in seconds. The firewalls and NATs that forget soonest do so after a minute, and a
-/// new connection costs two or three round trips.
+/// How long a connection may wait for its next request, in seconds. The firewalls and NATs that forget soonest do so
+/// after a minute, and a new connection costs two or three round trips.
 pub(super) const IDLE_SECONDS_MAX: u64 = 30;
-/// How many connections are remembered as having answered. Beyond that all are forgotten, and at worst a reset counts as a try.
+/// How many connections are remembered as having answered. Beyond that all are forgotten, and at worst a reset counts
+/// as a try.
 const REMEMBERED_MAX: usize = 4096;
 
 /// The first copy of the request that this answers may have been carried out as well: it broke without an answer.
@@ -48,8 +50,8 @@ impl Pool {
         Pool { make: Box::new(make), current: Mutex::new(first) }
     }
 
-    /// Sends a request; once more on a new connection if one that had waited for it turns out to be dead. The answer then is marked with
-    /// [`SentTwice`].
+    /// Sends a request; once more on a new connection if one that had waited for it turns out to be dead. The answer
+    /// then is marked with [`SentTwice`].
     ///
     /// # Errors
     /// As the connection fails; also when the second one does.

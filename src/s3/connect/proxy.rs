@@ -1,5 +1,6 @@
-//! Proxies as other AWS tools take them from the environment: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, each also in lower
-//! case, which wins. Requests over https go through a tunnel (CONNECT), so a proxy sees their host and never their content.
+//! Proxies as other AWS tools take them from the environment: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`,
+//! each also in lower case, which wins. Requests over https go through a tunnel (CONNECT), so a proxy sees their host
+//! and never their content.
 
 use aws_smithy_http_client::proxy::ProxyConfig;
 
@@ -103,8 +104,8 @@ impl Proxy {
     }
 }
 
-/// The name and the value of a variable, in lower case or else in upper case. One that is set and empty counts as none. In a CGI program
-/// `HTTP_PROXY` is a header of the request (CVE-2016-5385).
+/// The name and the value of a variable, in lower case or else in upper case. One that is set and empty counts as none.
+/// In a CGI program `HTTP_PROXY` is a header of the request (CVE-2016-5385).
 fn either(get: &dyn Fn(&str) -> Option<String>, lower: &str) -> Option<(String, String)> {
     let upper = lower.to_ascii_uppercase();
     let is_header = upper == "HTTP_PROXY" && get("REQUEST_METHOD").is_some();

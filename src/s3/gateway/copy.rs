@@ -23,17 +23,17 @@ const PARTS_MAX: u64 = 10_000;
 const PARTS_AT_ONCE_MAX: usize = 8;
 
 impl Gateway {
-    /// Copies one version of an object to `new.key`, which may be the source's own key. User metadata, content type, content
-    /// headers and storage class are those of `new`; tags are the source's unless `new` has its own; the copy is under DSSE-KMS
-    /// whatever the source is.
+    /// Copies one version of an object to `new.key`, which may be the source's own key. User metadata, content type,
+    /// content headers and storage class are those of `new`; tags are the source's unless `new` has its own; the copy
+    /// is under DSSE-KMS whatever the source is.
     ///
-    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is looked at: it is
-    /// known again as [`Gateway::find`] does.
+    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is
+    /// looked at: it is known again as [`Gateway::find`] does.
     ///
     /// # Errors
-    /// As S3 answers. [`PreconditionFailed`](crate::s3::Kind::PreconditionFailed) when the source is another version now, or when
-    /// `condition` is not met. After [`Mismatch`](crate::s3::Kind::Mismatch) the copy was deleted again; one in place, in a bucket that
-    /// keeps no versions, stays, because the content is nowhere else.
+    /// As S3 answers. [`PreconditionFailed`](crate::s3::Kind::PreconditionFailed) when the source is another version
+    /// now, or when `condition` is not met. After [`Mismatch`](crate::s3::Kind::Mismatch) the copy was deleted again;
+    /// one in place, in a bucket that keeps no versions, stays, because the content is nowhere else.
     pub async fn copy(
         self: &Arc<Self>,
         source: &Source,
@@ -52,11 +52,12 @@ impl Gateway {
         self.settle(&write, answer, &doubt, attempt).await
     }
 
-    /// Copies one version of an object to `to` with everything it has, and asks nothing about it before: the store carries metadata,
-    /// content headers and tags over by itself. The storage class it does not, so `storage_class` has to say it (listings do).
+    /// Copies one version of an object to `to` with everything it has, and asks nothing about it before: the store
+    /// carries metadata, content headers and tags over by itself. The storage class it does not, so `storage_class` has
+    /// to say it (listings do).
     ///
-    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is looked at: if
-    /// it is proved to be one (see [`Gateway::twins`]), the call has succeeded.
+    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is
+    /// looked at: if it is proved to be one (see [`Gateway::twins`]), the call has succeeded.
     ///
     /// # Errors
     /// As [`Gateway::copy`].

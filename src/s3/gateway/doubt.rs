@@ -12,9 +12,9 @@ use crate::s3::error::{Aftermath, Error, Kind};
 use crate::s3::request::{Head, NewObject, Source, Stored};
 
 impl Gateway {
-    /// The object, if it is what `attempt` was to make: by its metadata, and by length and checksum, or, for a copy, by the content of
-    /// its source; one in place, whose source is gone, by having been stored since it was asked for, by the store's own clock. None when
-    /// it is another, or when that cannot be proved. One KMS call, or two.
+    /// The object, if it is what `attempt` was to make: by its metadata, and by length and checksum, or, for a copy, by
+    /// the content of its source; one in place, whose source is gone, by having been stored since it was asked for, by
+    /// the store's own clock. None when it is another, or when that cannot be proved. One KMS call, or two.
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`]; such an object stays.
@@ -28,8 +28,8 @@ impl Gateway {
         self.verify(operation, &attempt.object.key, stored).await.map(Some)
     }
 
-    /// What is to be believed of a write that failed with `error` after it may have been carried out. That the store could not be asked
-    /// just now is no proof of somebody else's write.
+    /// What is to be believed of a write that failed with `error` after it may have been carried out. That the store
+    /// could not be asked just now is no proof of somebody else's write.
     pub(super) async fn decide(&self, attempt: Attempt, error: Error) -> Result<Stored, Error> {
         // An answer of success that cannot be read is no refusal, whatever the SDK makes of it.
         let unread = error.status.is_some_and(|status| (200..300).contains(&status));

@@ -17,8 +17,8 @@ const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// An object, or a range of it, that is being read.
 ///
-/// The last chunk is handed out only after the body has ended as announced, and, for a whole object with a checksum, after that
-/// was found right. So whoever has got all bytes has got the right ones.
+/// The last chunk is handed out only after the body has ended as announced, and, for a whole object with a checksum,
+/// after that was found right. So whoever has got all bytes has got the right ones.
 pub struct Download {
     /// What the answer says of the object; its size is that of the whole object.
     pub head: Head,

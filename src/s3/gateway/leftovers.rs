@@ -8,12 +8,13 @@ use super::Gateway;
 use crate::s3::error::{Error, Kind};
 use crate::s3::ledger::{Ledger, Leftover};
 
-/// Pages of uploads that are looked through, 1,000 uploads each: a store that always has one more must not hold up a mount's start.
+/// Pages of uploads that are looked through, 1,000 uploads each: a store that always has one more must not hold up a
+/// mount's start.
 const PAGES_MAX: u32 = 1000;
 
 impl Gateway {
-    /// Notes uploads from now on in a file of `directory`, so that the next process can end those that this one leaves. `source` is
-    /// what this process mounts. Once for each gateway.
+    /// Notes uploads from now on in a file of `directory`, so that the next process can end those that this one leaves.
+    /// `source` is what this process mounts. Once for each gateway.
     ///
     /// # Errors
     /// The file cannot be made.
@@ -24,7 +25,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// Returns when the next process does not abort the upload `id` that this one may leave: a record that outlives it counts on it.
+    /// Returns when the next process does not abort the upload `id` that this one may leave: a record that outlives it
+    /// counts on it.
     ///
     /// # Errors
     /// The file of [`Gateway::keep_ledger`] cannot be written; the upload is aborted then.
@@ -32,8 +34,8 @@ impl Gateway {
         self.ledger.get().map_or(Ok(()), |ledger| ledger.let_outlive(id))
     }
 
-    /// Aborts the uploads that earlier processes of `source` left under way according to `directory`; how many. Asks the store nothing
-    /// when there are none. What cannot be done now is tried again by the next start.
+    /// Aborts the uploads that earlier processes of `source` left under way according to `directory`; how many. Asks
+    /// the store nothing when there are none. What cannot be done now is tried again by the next start.
     pub async fn abort_leftovers(&self, directory: &Path, source: &str, prefix: &str) -> usize {
         let leftovers = match Leftover::find(directory, source) {
             Ok(leftovers) => leftovers,
@@ -59,8 +61,8 @@ impl Gateway {
         aborted
     }
 
-    /// How many uploads earlier processes of `source` left under way according to `directory`. The store is not asked: some may have ended
-    /// since.
+    /// How many uploads earlier processes of `source` left under way according to `directory`. The store is not asked:
+    /// some may have ended since.
     ///
     /// # Errors
     /// The directory cannot be read.

@@ -65,7 +65,8 @@ impl Gateway {
         self.judge.judge(facts)
     }
 
-    /// The key that answers must name; with `aws/s3` the one that the first answer to a write has named, None before that.
+    /// The key that answers must name; with `aws/s3` the one that the first answer to a write has named, None before
+    /// that.
     #[must_use]
     pub fn expected_key(&self) -> Option<&KeyArn> {
         self.judge.expected_key()
@@ -77,13 +78,14 @@ impl Gateway {
         self.store.counters().snapshot()
     }
 
-    /// For the end of a mount: from now on a request fails as soon as the store has given no sign of life for `silence_max`, whatever time
-    /// it would have otherwise. Only the first call counts.
+    /// For the end of a mount: from now on a request fails as soon as the store has given no sign of life for
+    /// `silence_max`, whatever time it would have otherwise. Only the first call counts.
     pub fn hurry(&self, silence_max: Duration) {
         self.store.hurry(silence_max);
     }
 
-    /// Returns when requests fail because of [`Gateway::hurry`], so that nobody waits any longer for what only an answer can bring.
+    /// Returns when requests fail because of [`Gateway::hurry`], so that nobody waits any longer for what only an
+    /// answer can bring.
     pub async fn is_given_up(&self) {
         self.store.is_given_up().await;
     }
@@ -96,12 +98,13 @@ impl Gateway {
         self.store.list(request).await
     }
 
-    /// What the store says of an object, without a call to KMS. Not judged: reading an object that is not under DSSE-KMS is for
-    /// the caller to allow or refuse.
+    /// What the store says of an object, without a call to KMS. Not judged: reading an object that is not under
+    /// DSSE-KMS is for the caller to allow or refuse.
     ///
     /// # Errors
-    /// As S3 answers. A 400 or 403 has no body on HEAD, so its reason is found out with a GET of one byte. An object that is not there is
-    /// [`Kind::NotFound`] also where the credentials may list a prefix alone, for which S3 answers 403.
+    /// As S3 answers. A 400 or 403 has no body on HEAD, so its reason is found out with a GET of one byte. An object
+    /// that is not there is [`Kind::NotFound`] also where the credentials may list a prefix alone, for which S3 answers
+    /// 403.
     pub async fn head(&self, key: &Key) -> Result<Head, Error> {
         match self.store.head(key).await {
             Err(error) if matches!(error.status, Some(400 | 403)) && error.code.is_none() => {
@@ -125,8 +128,8 @@ impl Gateway {
         }
     }
 
-    /// [`Gateway::head`], and how long ago the object was stored by the store's own clock, to the second; None where the store does
-    /// not tell the time. The clock of this host has no part in it.
+    /// [`Gateway::head`], and how long ago the object was stored by the store's own clock, to the second; None where
+    /// the store does not tell the time. The clock of this host has no part in it.
     ///
     /// # Errors
     /// As S3 answers.
@@ -137,14 +140,15 @@ impl Gateway {
         }
     }
 
-    /// The time by the store's own clock, to the second, as its newest answer told it; this host's time where the store tells none.
+    /// The time by the store's own clock, to the second, as its newest answer told it; this host's time where the store
+    /// tells none.
     #[must_use]
     pub fn time(&self) -> SystemTime {
         self.store.clock().now().unwrap_or_else(SystemTime::now)
     }
 
-    /// Begins to read an object: all of it, or `range`, which may end beyond the object's end but must begin inside it. With a
-    /// `pin` the version must be that one.
+    /// Begins to read an object: all of it, or `range`, which may end beyond the object's end but must begin inside it.
+    /// With a `pin` the version must be that one.
     ///
     /// # Errors
     /// As S3 answers; [`Kind::PreconditionFailed`] when the object is not the pinned version any more, and
@@ -159,8 +163,9 @@ impl Gateway {
 
     /// Writes a whole object in one request (PutObject; S3 takes up to 5 GiB this way).
     ///
-    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the object is looked
-    /// up: if its content (by length and checksum) and its metadata are those that were sent, the write has succeeded.
+    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the object is
+    /// looked up: if its content (by length and checksum) and its metadata are those that were sent, the write has
+    /// succeeded.
     ///
     /// # Errors
     /// As S3 answers. What is left in the store then is the error's [`Aftermath`](super::Aftermath).
@@ -180,8 +185,8 @@ impl Gateway {
         self.settle(&write, answer, &doubt, attempt).await
     }
 
-    /// Deletes an object. S3's delete succeeds as well when there is none, and in a bucket with versioning the old versions
-    /// remain.
+    /// Deletes an object. S3's delete succeeds as well when there is none, and in a bucket with versioning the old
+    /// versions remain.
     ///
     /// # Errors
     /// As S3 answers.
@@ -189,8 +194,8 @@ impl Gateway {
         self.store.delete(key, None, None).await
     }
 
-    /// An object's tags in the form of `x-amz-tagging` (`a=1&b=2`), for rewrites that must carry them over; None when it has
-    /// none.
+    /// An object's tags in the form of `x-amz-tagging` (`a=1&b=2`), for rewrites that must carry them over; None when
+    /// it has none.
     ///
     /// # Errors
     /// As S3 answers.
@@ -198,18 +203,20 @@ impl Gateway {
         self.store.tags(key, None).await
     }
 
-    /// Whether the bucket exists and may be used below `prefix`: one object there is asked for. Nothing is asked of the bucket as a whole,
-    /// as credentials may be limited to a prefix (`s3:prefix`). HEAD of the bucket needs the same permission and has no body to tell why.
+    /// Whether the bucket exists and may be used below `prefix`: one object there is asked for. Nothing is asked of the
+    /// bucket as a whole, as credentials may be limited to a prefix (`s3:prefix`). HEAD of the bucket needs the same
+    /// permission and has no body to tell why.
     ///
     /// # Errors
-    /// [`Kind::NoSuchBucket`], [`Kind::AccessDenied`], and [`Kind::Configuration`] with the bucket's Region in the message when
-    /// it is in another one.
+    /// [`Kind::NoSuchBucket`], [`Kind::AccessDenied`], and [`Kind::Configuration`] with the bucket's Region in the
+    /// message when it is in another one.
     pub async fn reach(&self, prefix: &str) -> Result<(), Error> {
         let one = ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max: 1 };
         self.list(&one).await.map(drop)
     }
 
-    /// What the bucket is configured to do, as far as the caller may know. Whatever cannot be found out is unknown, and logged.
+    /// What the bucket is configured to do, as far as the caller may know. Whatever cannot be found out is unknown, and
+    /// logged.
     pub async fn bucket_facts(&self) -> BucketFacts {
         let (encryption, versioning) = tokio::join!(self.store.default_encryption(), self.store.versioning());
         let unknown = |error: &Error| tracing::info!(%error, "the bucket's configuration is not known in full");
@@ -219,15 +226,16 @@ impl Gateway {
         }
     }
 
-    /// Why a HEAD without a body in its answer was refused: a GET has one. None when the GET was answered otherwise, so that the HEAD is
-    /// worth another try: where the reason was this host's clock, the SDK has put it right by then.
+    /// Why a HEAD without a body in its answer was refused: a GET has one. None when the GET was answered otherwise, so
+    /// that the HEAD is worth another try: where the reason was this host's clock, the SDK has put it right by then.
     async fn reason_of(&self, key: &Key, refused: &Error) -> Option<Error> {
         let reason = self.store.get(key, None, ByteRange::new(0, 1)).await.err()?;
         (reason.code.is_some() && reason.status == refused.status).then_some(reason)
     }
 
-    /// What a denial means. To credentials that may list only below a prefix, S3 answers 403 for an object that is not there ("HeadObject",
-    /// S3 API reference); a listing of the key, which they may ask for, tells the two apart. The key is the first of those that begin with it.
+    /// What a denial means. To credentials that may list only below a prefix, S3 answers 403 for an object that is not
+    /// there ("HeadObject", S3 API reference); a listing of the key, which they may ask for, tells the two apart. The
+    /// key is the first of those that begin with it.
     async fn or_absent(&self, key: &Key, error: Error) -> Error {
         if error.kind != (Kind::AccessDenied { kms: false }) {
             return error;

@@ -30,8 +30,8 @@ pub enum Conditions {
 }
 
 impl Gateway {
-    /// Proves that objects like `key` can be written as the policy asks, without writing one: a multipart upload is begun,
-    /// judged and aborted. Needs kms:GenerateDataKey.
+    /// Proves that objects like `key` can be written as the policy asks, without writing one: a multipart upload is
+    /// begun, judged and aborted. Needs kms:GenerateDataKey.
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`].
@@ -39,9 +39,9 @@ impl Gateway {
         self.start_upload(&NewObject::at(key.clone())).await?.abort().await
     }
 
-    /// The same, and finds out whether the store keeps conditions: PutObject and CompleteMultipartUpload are asked for under one that
-    /// cannot hold. `key` must be a name that nobody uses, because a store that keeps no conditions makes an object of it, which
-    /// is deleted again at once.
+    /// The same, and finds out whether the store keeps conditions: PutObject and CompleteMultipartUpload are asked for
+    /// under one that cannot hold. `key` must be a name that nobody uses, because a store that keeps no conditions
+    /// makes an object of it, which is deleted again at once.
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`].
@@ -57,8 +57,9 @@ impl Gateway {
         })
     }
 
-    /// Whether the store keeps the conditions of CopyObject as well: a copy of some small object below `prefix` to `key` is asked for under
-    /// one that cannot hold. `key` is as for [`Gateway::probe_conditions`]. None when there is nothing to copy, or nothing that may be read.
+    /// Whether the store keeps the conditions of CopyObject as well: a copy of some small object below `prefix` to
+    /// `key` is asked for under one that cannot hold. `key` is as for [`Gateway::probe_conditions`]. None when there is
+    /// nothing to copy, or nothing that may be read.
     ///
     /// # Errors
     /// A copy that should not have been made could not be deleted again.
@@ -127,8 +128,8 @@ fn never() -> Condition {
     Condition::Matches(ETag::new(NO_ETAG))
 }
 
-/// What a refusal tells. S3 answers 404 where there is no object, and 412 where there is another; it answers 403 to those who may
-/// not read, because the answer would tell them what is there ("Conditional writes", S3 User Guide).
+/// What a refusal tells. S3 answers 404 where there is no object, and 412 where there is another; it answers 403 to
+/// those who may not read, because the answer would tell them what is there ("Conditional writes", S3 User Guide).
 fn judged(error: Error, operation: &str) -> Result<Conditions, Error> {
     match error.kind {
         Kind::NotFound | Kind::NoSuchUpload | Kind::PreconditionFailed | Kind::Conflict => Ok(Conditions::Kept),

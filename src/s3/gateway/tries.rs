@@ -15,8 +15,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// What shows that a line is slow and not dead: 1 MiB.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
-/// How often, and for how long, content is asked for again whose body broke. The SDK's attempts at a GET end with the head of its answer, so
-/// what follows is tried again by whoever knows what has arrived of it, under the same limits.
+/// How often, and for how long, content is asked for again whose body broke. The SDK's attempts at a GET end with the
+/// head of its answer, so what follows is tried again by whoever knows what has arrived of it, under the same limits.
 pub struct Tries<'a> {
     gateway: &'a Gateway,
     left: u32,
@@ -36,8 +36,8 @@ impl Gateway {
 }
 
 impl Tries<'_> {
-    /// Takes note of `bytes` that came and need not come again. Over a slow line a long range takes several attempts; as long as each brings
-    /// [`PROGRESS_BYTES`], they are not counted as failures.
+    /// Takes note of `bytes` that came and need not come again. Over a slow line a long range takes several attempts;
+    /// as long as each brings [`PROGRESS_BYTES`], they are not counted as failures.
     pub fn brought(&mut self, bytes: u64) {
         self.brought += bytes;
         if self.brought >= PROGRESS_BYTES {
@@ -45,8 +45,8 @@ impl Tries<'_> {
         }
     }
 
-    /// Whether the content is to be asked for again after a body broke with `error`; returns after a pause if so. Not for errors of
-    /// [`Gateway::get`], which has made its own attempts.
+    /// Whether the content is to be asked for again after a body broke with `error`; returns after a pause if so. Not
+    /// for errors of [`Gateway::get`], which has made its own attempts.
     pub async fn again(&mut self, error: &Error) -> bool {
         if !passes(error.kind) || self.left == 0 || Instant::now() >= self.end {
             return false;

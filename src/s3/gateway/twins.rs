@@ -23,12 +23,12 @@ pub(super) enum Proof {
 }
 
 impl Gateway {
-    /// Whether `copy` is proved to be a DSSE-KMS copy of `original` under the mount's key: the same content, by the checksums that the
-    /// store keeps of both, or else by reading both; and the same metadata. The facts of both if so. An ETag proves nothing here,
-    /// as it is another for each copy. Two KMS calls.
+    /// Whether `copy` is proved to be a DSSE-KMS copy of `original` under the mount's key: the same content, by the
+    /// checksums that the store keeps of both, or else by reading both; and the same metadata. The facts of both if so.
+    /// An ETag proves nothing here, as it is another for each copy. Two KMS calls.
     ///
-    /// The checksums guard against accidents: an attacker can make another content of the same CRC. Where an attacker may have put
-    /// `copy` there and `original` is deleted then, [`Gateway::proved_copy`] is needed.
+    /// The checksums guard against accidents: an attacker can make another content of the same CRC. Where an attacker
+    /// may have put `copy` there and `original` is deleted then, [`Gateway::proved_copy`] is needed.
     ///
     /// # Errors
     /// As S3 answers. An object that is not there is no error: the answer is None.
@@ -36,8 +36,8 @@ impl Gateway {
         self.same_content(original, copy, Proof::Checksums, |a, b| self.is_copied(a, b)).await
     }
 
-    /// As [`Gateway::twins`], but both contents are read and compared, byte by byte, unless their checksums differ. An object of more than
-    /// 1 GiB is never proved.
+    /// As [`Gateway::twins`], but both contents are read and compared, byte by byte, unless their checksums differ. An
+    /// object of more than 1 GiB is never proved.
     ///
     /// # Errors
     /// As [`Gateway::twins`].

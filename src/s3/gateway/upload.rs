@@ -11,8 +11,8 @@ use crate::s3::error::{Error, Kind};
 use crate::s3::payload::{Checksum, Payload};
 use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
 
-/// A multipart upload that is under way. It ends by being completed or aborted; one that is dropped remains in the bucket until
-/// a lifecycle rule removes it.
+/// A multipart upload that is under way. It ends by being completed or aborted; one that is dropped remains in the
+/// bucket until a lifecycle rule removes it.
 #[must_use = "an upload that is neither completed nor aborted stays in the bucket, unseen and billed"]
 pub struct Upload {
     gateway: Arc<Gateway>,
@@ -65,8 +65,8 @@ impl Gateway {
         }
     }
 
-    /// Takes up an upload that an earlier run of the program began for the same object, by its id. Makes no request: what
-    /// it has become is judged when it is completed.
+    /// Takes up an upload that an earlier run of the program began for the same object, by its id. Makes no request:
+    /// what it has become is judged when it is completed.
     pub fn resume_upload(self: &Arc<Self>, new: &NewObject, id: String) -> Upload {
         let about = About { id, new: new.clone(), doubt: Doubt::default(), context: None };
         Upload { gateway: Arc::clone(self), shared: Box::new(about) }
@@ -86,8 +86,8 @@ impl Upload {
         &self.shared.new.key
     }
 
-    /// Sends part `number` (1 to 10,000). Parts may be sent in any order, at the same time, and again. All but the last have
-    /// 5 MiB to 5 GiB.
+    /// Sends part `number` (1 to 10,000). Parts may be sent in any order, at the same time, and again. All but the last
+    /// have 5 MiB to 5 GiB.
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`], after which the upload should be aborted.
@@ -116,15 +116,15 @@ impl Upload {
         answer.part.ok_or_else(|| nameless().into())
     }
 
-    /// Makes the object out of `parts`, in the order of their numbers. `size` is the whole's length in bytes, `crc64` its
-    /// CRC-64/NVME if it is known; S3 compares both.
+    /// Makes the object out of `parts`, in the order of their numbers. `size` is the whole's length in bytes, `crc64`
+    /// its CRC-64/NVME if it is known; S3 compares both.
     ///
-    /// When the answer to a first try was lost, the object is looked up, and the upload has succeeded if that is what was
-    /// sent: proved by length, CRC-64 and metadata. Without a CRC-64 it cannot be proved, and the error stands.
+    /// When the answer to a first try was lost, the object is looked up, and the upload has succeeded if that is what
+    /// was sent: proved by length, CRC-64 and metadata. Without a CRC-64 it cannot be proved, and the error stands.
     ///
     /// # Errors
-    /// [`Unfinished`] has the reason, and the upload if it can still be completed. After [`Kind::Mismatch`] the object was
-    /// deleted again, unless `backing` forbids it.
+    /// [`Unfinished`] has the reason, and the upload if it can still be completed. After [`Kind::Mismatch`] the object
+    /// was deleted again, unless `backing` forbids it.
     pub async fn complete(
         self,
         mut parts: Vec<Part>,
@@ -193,8 +193,8 @@ impl Upload {
                 self.abandon().await;
                 Unfinished { error, upload: None }
             }
-            // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict"). Where nobody else has its
-            // parts there can be no other, and whether this one is gone the next try tells.
+            // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict"). Where
+            // nobody else has its parts there can be no other, and whether this one is gone the next try tells.
             Kind::Conflict if backing != Backing::Nowhere => {
                 self.abandon().await;
                 Unfinished { error, upload: None }

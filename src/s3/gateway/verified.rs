@@ -32,8 +32,8 @@ impl<T> Deref for Verified<T> {
     }
 }
 
-/// Who else has the content of an object that is being stored: it is deleted again if its encryption proves wrong, unless that would lose
-/// what was acknowledged.
+/// Who else has the content of an object that is being stored: it is deleted again if its encryption proves wrong,
+/// unless that would lose what was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
     /// This host, or another object.
@@ -77,8 +77,9 @@ pub(super) enum Made {
 }
 
 impl Gateway {
-    /// What is to be believed of a write. The encryption is judged first, also that of an answer whose rest is missing or cannot be read;
-    /// what was stored under another is taken back. Then the version is made out, by the answer or else by the object.
+    /// What is to be believed of a write. The encryption is judged first, also that of an answer whose rest is missing
+    /// or cannot be read; what was stored under another is taken back. Then the version is made out, by the answer or
+    /// else by the object.
     pub(super) async fn settle(
         &self,
         write: &Write<'_>,
@@ -177,7 +178,8 @@ impl Gateway {
         doubt.said().into_iter().find(|said| self.judge(&said.facts) != Verdict::Compliant)
     }
 
-    /// `error`, unless an answer of success came before it that could not be read in full, and whose headers name a wrong encryption.
+    /// `error`, unless an answer of success came before it that could not be read in full, and whose headers name a
+    /// wrong encryption.
     pub(super) fn unread_answer(&self, operation: Operation, key: &Key, error: Error, doubt: &Doubt) -> Error {
         let bad = doubt.said().into_iter().find(|said| !self.part_fits(&said.facts));
         match bad {
@@ -205,7 +207,8 @@ impl Gateway {
         };
         let (undone, aftermath) = match (version, named.id) {
             (Ok(Some(version)), _) => self.take_back(write, &version, Some(made)).await,
-            // A version that has a name of its own: what was there before is untouched. Where it may be the only copy, it stays.
+            // A version that has a name of its own: what was there before is untouched. Where it may be the only copy,
+            // it stays.
             (_, Some(id)) if write.backing != Backing::Nowhere => {
                 match self.store.delete(write.key, Some(&id), None).await {
                     Ok(()) => ("the object was deleted again".to_owned(), Aftermath::Nothing),
@@ -235,7 +238,8 @@ impl Gateway {
         }
     }
 
-    /// Another version is there than the answer has named: another writer's, or ours under an ETag that the answer did not tell.
+    /// Another version is there than the answer has named: another writer's, or ours under an ETag that the answer did
+    /// not tell.
     async fn take_back_other(
         &self,
         write: &Write<'_>,
@@ -303,8 +307,8 @@ impl Gateway {
         error
     }
 
-    /// Takes back exactly this version, which this mount has stored: by its id for good, or, without one, only as long as it is the
-    /// object. Another writer's object that replaced it stays.
+    /// Takes back exactly this version, which this mount has stored: by its id for good, or, without one, only as long
+    /// as it is the object. Another writer's object that replaced it stays.
     ///
     /// # Errors
     /// As S3 answers.
@@ -320,9 +324,9 @@ impl Gateway {
         }
     }
 
-    /// Deletes an object if it still is this version, as [`Gateway::delete`] does: old versions remain in a bucket that keeps them.
-    /// True when nothing is there afterwards, false when it is another version now, which stays. A store that does not know
-    /// conditional deletes is asked first what the object is.
+    /// Deletes an object if it still is this version, as [`Gateway::delete`] does: old versions remain in a bucket that
+    /// keeps them. True when nothing is there afterwards, false when it is another version now, which stays. A store
+    /// that does not know conditional deletes is asked first what the object is.
     ///
     /// # Errors
     /// As S3 answers.
@@ -330,7 +334,8 @@ impl Gateway {
         match self.store.delete(key, None, Some(etag)).await {
             Ok(()) => Ok(true),
             Err(error) if error.kind == Kind::NotFound => Ok(true),
-            // Also what a second attempt is told when the answer to the first was lost, in a bucket that keeps versions.
+            // Also what a second attempt is told when the answer to the first was lost, in a bucket that keeps
+            // versions.
             Err(error) if error.kind == Kind::PreconditionFailed => Ok(self.etag_now(key).await?.is_none()),
             Err(error) if error.kind == Kind::Unsupported => match self.etag_now(key).await? {
                 Some(now) if now == *etag => self.store.delete(key, None, None).await.map(|()| true),

@@ -37,7 +37,8 @@ impl Endpoint {
         Endpoint::start_in(tempfile::tempdir().expect("a temporary directory"), None)
     }
 
-    /// An endpoint that has these objects already, of a few bytes each: far more of them than could be put in the time of a test.
+    /// An endpoint that has these objects already, of a few bytes each: far more of them than could be put in the time
+    /// of a test.
     pub(crate) fn with_objects(keys: impl IntoIterator<Item = String>) -> Endpoint {
         const PATTERN: &str = "the key of the pattern";
         let mut endpoint = Endpoint::start();
@@ -182,8 +183,8 @@ impl Endpoint {
         self.put_repeated(key, gibibytes * 16);
     }
 
-    /// Puts an object of `times` times 64 MiB, of which the client sends 64 MiB, `noise(9, 64 MiB)`, and the endpoint links them again and
-    /// again.
+    /// Puts an object of `times` times 64 MiB, of which the client sends 64 MiB, `noise(9, 64 MiB)`, and the endpoint
+    /// links them again and again.
     pub(crate) fn put_repeated(&self, key: &'static str, times: i32) {
         self.put("seed", &super::noise(9, 64 << 20));
         let key_arn = self.key_arn.clone();

@@ -1,4 +1,5 @@
-//! A server between mount and endpoint that passes most requests on, and answers some by itself, as no honest store would.
+//! A server between mount and endpoint that passes most requests on, and answers some by itself, as no honest store
+//! would.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -134,7 +135,8 @@ pub(crate) fn whole(status: u16, headers: &str, body: &str) -> Lie {
     Box::new(move |client| client.write_all(text.as_bytes()))
 }
 
-/// An answer that begins with `head` and goes on with `piece` for `bytes_max` bytes, in chunks; the mount may hang up before.
+/// An answer that begins with `head` and goes on with `piece` for `bytes_max` bytes, in chunks; the mount may hang up
+/// before.
 pub(crate) fn endless(status: u16, head: &'static str, piece: &'static str, bytes_max: usize) -> Lie {
     Box::new(move |client| {
         write!(client, "HTTP/1.1 {status} Lie\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n")?;

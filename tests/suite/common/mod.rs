@@ -24,7 +24,8 @@ use rustix::process::geteuid;
 /// What most tests may take. Generous, because the machine may be busy; a test that hangs is what it is for.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
-/// Longer than twice the mount's default `--metadata-ttl`: what the mount believed for so long, the kernel may believe again.
+/// Longer than twice the mount's default `--metadata-ttl`: what the mount believed for so long, the kernel may believe
+/// again.
 pub(crate) const STALE: Duration = Duration::from_millis(2_200);
 
 /// Bytes that do not repeat, and are the same for the same seed.
@@ -42,7 +43,8 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// The seed of a randomised test: from the environment, else from the clock; printed, so that a failure can be repeated.
+/// The seed of a randomised test: from the environment, else from the clock; printed, so that a failure can be
+/// repeated.
 pub(crate) fn seed() -> u64 {
     let clock = || std::time::UNIX_EPOCH.elapsed().map_or(1, |now| now.subsec_nanos().into());
     let seed = std::env::var("DSSEFS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(clock);

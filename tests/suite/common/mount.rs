@@ -83,8 +83,9 @@ impl Mount {
         Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
     }
 
-    /// The same by another user, who then owns the mount point; only root can become another. In a mount namespace of its own, where
-    /// everybody may use the device, as udev has it, whatever it is on this machine: see [`Mount::pid`] to enter it.
+    /// The same by another user, who then owns the mount point; only root can become another. In a mount namespace of
+    /// its own, where everybody may use the device, as udev has it, whatever it is on this machine: see [`Mount::pid`]
+    /// to enter it.
     pub(crate) fn by(endpoint: &Endpoint, user: u32) -> Mount {
         const ENTER: &str =
             "mknod -m 666 \"$1/fuse\" c 10 229; mount --bind \"$1/fuse\" /dev/fuse; shift; exec setpriv \"$@\"";
@@ -145,8 +146,8 @@ impl Mount {
         Mount::start(dir, command, &[&["--kms-key-id", endpoint.key_arn()], options].concat())
     }
 
-    /// The same, of a mount that is killed as soon as `fatal` holds, or when it answers. It may also kill itself. Gives whether it came
-    /// to its end before it answered.
+    /// The same, of a mount that is killed as soon as `fatal` holds, or when it answers. It may also kill itself. Gives
+    /// whether it came to its end before it answered.
     pub(crate) fn killed_while_it_starts(
         endpoint: &Endpoint,
         options: &[&str],
@@ -269,8 +270,8 @@ impl Mount {
         self.daemon.id()
     }
 
-    /// What the daemon said so far. It writes its log by a thread of its own, so that a line may come a moment after the call that it tells
-    /// of has returned.
+    /// What the daemon said so far. It writes its log by a thread of its own, so that a line may come a moment after
+    /// the call that it tells of has returned.
     pub(crate) fn log(&self) -> String {
         std::thread::sleep(LOG_COMES_WITHIN);
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -349,7 +350,8 @@ fn register(path: PathBuf) {
     MOUNTS.lock().unwrap_or_else(PoisonError::into_inner).entry(test).or_default().push(path);
 }
 
-/// A mount point of a daemon in the background: no child of the test, so it is detached in the end, which ends the daemon.
+/// A mount point of a daemon in the background: no child of the test, so it is detached in the end, which ends the
+/// daemon.
 pub(crate) struct Detached(pub(crate) PathBuf);
 
 impl Drop for Detached {
@@ -370,8 +372,8 @@ fn detach(path: &Path) {
     }
 }
 
-/// fusectl: writing to `abort` fails every request under way. The connection's number is the device's minor number, which is
-/// read from the list of mounts, as stat(2) would hang.
+/// fusectl: writing to `abort` fails every request under way. The connection's number is the device's minor number,
+/// which is read from the list of mounts, as stat(2) would hang.
 fn abort(path: &Path) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let ours = mounts

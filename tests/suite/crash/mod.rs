@@ -1,13 +1,15 @@
-//! The daemon is killed at a chosen point and started again; what was acknowledged must be there, and nothing may be half.
+//! The daemon is killed at a chosen point and started again; what was acknowledged must be there, and nothing may be
+//! half.
 //!
-//! A trial is a workload, a way of mounting and a point: the n-th request to the store (before its work, or after it and before the
-//! answer) or the n-th change of the local disk (before it, in the middle of a write, after it). In some trials the next mount is
-//! killed as well, while it proves itself or while it recovers; in some, the store or KMS has a fault that passes when the last one
-//! starts. In the end a mount must come up by itself, and the bucket must be one of the worlds that the
-//! workload allows: that after all acknowledged deeds, or one that the deed under way could leave.
+//! A trial is a workload, a way of mounting and a point: the n-th request to the store (before its work, or after it
+//! and before the answer) or the n-th change of the local disk (before it, in the middle of a write, after it). In some
+//! trials the next mount is killed as well, while it proves itself or while it recovers; in some, the store or KMS has
+//! a fault that passes when the last one starts. In the end a mount must come up by itself, and the bucket must be one
+//! of the worlds that the workload allows: that after all acknowledged deeds, or one that the deed under way could
+//! leave.
 //!
-//! As an ordinary test a few seconds of seeded points; `scripts/crash` goes through all of them, and `DSSEFS_CRASH_ONLY` repeats
-//! those whose name contains its text.
+//! As an ordinary test a few seconds of seeded points; `scripts/crash` goes through all of them, and
+//! `DSSEFS_CRASH_ONLY` repeats those whose name contains its text.
 
 mod point;
 mod regressions;
@@ -270,8 +272,8 @@ fn trials(way: &'static Way, workloads: Vec<Workload>, seed: u64) -> Vec<Trial> 
     trials.into_iter().map(|(_, trial)| trial).collect()
 }
 
-/// In the proof of a start and its first steps, or at what it asks for the files that it recovers, the first requests more often: there
-/// may be no others.
+/// In the proof of a start and its first steps, or at what it asks for the files that it recovers, the first requests
+/// more often: there may be no others.
 fn second(starts: &[Point], dice: &mut Dice) -> Point {
     if dice.roll(2) == 0 {
         return starts[dice.roll(starts.len() as u64) as usize];
@@ -348,7 +350,8 @@ fn trial(way: &Way, meant: &Trial) -> Verdict {
     }
 }
 
-/// Of the store, while it works for a mount whose keys are renewed: so that there are files to be stored under older ones.
+/// Of the store, while it works for a mount whose keys are renewed: so that there are files to be stored under older
+/// ones.
 fn slowness(way: &Way) -> Vec<Rule> {
     way.renews.then(|| Rule::on("PutObject", Fault::DelayMs(SLOW_MS)).times(0)).into_iter().collect()
 }
@@ -365,7 +368,8 @@ fn start(endpoint: &Endpoint, disk: &Disk, way: &Way) -> Mount {
     Mount::with_variables(endpoint, &options(way, disk), &disk.environment())
 }
 
-/// Carries the workload out until the daemon has come to its point, or through; whether it came to the point. It is dead then.
+/// Carries the workload out until the daemon has come to its point, or through; whether it came to the point. It is
+/// dead then.
 fn work_until_killed(endpoint: &Endpoint, mount: &mut Mount, workload: &Arc<Workload>) -> (Progress, bool) {
     let first = World::new();
     let progress = Progress { allowed: vec![first.clone()], acknowledged: first, failure: None };
@@ -439,7 +443,8 @@ fn measured(way: &Way, workload: &Arc<Workload>) -> Length {
     Length { requests, steps: steps - steps_before, start_requests, start_steps }
 }
 
-/// Looks at the bucket and the local disk after a mount has started, which has to make everything good before it answers.
+/// Looks at the bucket and the local disk after a mount has started, which has to make everything good before it
+/// answers.
 fn check(endpoint: &Endpoint, disk: &Disk, mount: Mount, allowed: &[World]) -> Result<(), String> {
     let found = world(endpoint)?;
     let said = || format!("; the daemon said:\n{}", mount.log());
@@ -467,7 +472,8 @@ fn check(endpoint: &Endpoint, disk: &Disk, mount: Mount, allowed: &[World]) -> R
     }
     let left = fs::read_dir(disk.path()).map_err(|error| error.to_string())?;
     let left: Vec<_> = left.filter_map(Result::ok).map(|entry| entry.file_name()).collect();
-    // Of a pending file that was just being replaced or removed, the bytes are kept and named: nobody was told yet that they may go.
+    // Of a pending file that was just being replaced or removed, the bytes are kept and named: nobody was told yet that
+    // they may go.
     let under_way = allowed.len() > 1;
     match (left.is_empty(), told) {
         (true, _) => Ok(()),

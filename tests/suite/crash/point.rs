@@ -50,7 +50,8 @@ pub(super) fn all(requests: u64, steps: u64) -> Vec<Point> {
     (1..=requests).flat_map(request).chain((1..=steps).flat_map(step)).collect()
 }
 
-/// The local disk of daemons that die at a step: a directory to spill into, and the counter that the preloaded `steps.c` shares.
+/// The local disk of daemons that die at a step: a directory to spill into, and the counter that the preloaded
+/// `steps.c` shares.
 pub(super) struct Disk {
     directory: TempDir,
     plan: NamedTempFile,

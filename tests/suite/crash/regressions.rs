@@ -16,8 +16,8 @@ fn hold(endpoint: &Endpoint, operation: &str) {
     endpoint.spoil(vec![Rule::on(operation, Fault::Stall).times(0)]);
 }
 
-/// A commit was reading the object for its parts when the file was cut; what was cut off was stored as zeros, in a file of the old
-/// length. The crash that followed took the object for the file as it had been acknowledged.
+/// A commit was reading the object for its parts when the file was cut; what was cut off was stored as zeros, in a file
+/// of the old length. The crash that followed took the object for the file as it had been acknowledged.
 #[test]
 fn a_file_that_is_cut_while_it_is_stored_is_never_stored_with_zeros_in_the_place_of_its_end() {
     deadline(MINUTE * 2, || {
@@ -42,8 +42,8 @@ fn a_file_that_is_cut_while_it_is_stored_is_never_stored_with_zeros_in_the_place
     });
 }
 
-/// A session whose last record was torn was read again by every mount that followed, and what had been stored and then removed came
-/// back with each.
+/// A session whose last record was torn was read again by every mount that followed, and what had been stored and then
+/// removed came back with each.
 #[test]
 fn a_session_with_a_torn_end_is_sent_once_and_what_is_removed_later_stays_removed() {
     deadline(MINUTE * 2, || {

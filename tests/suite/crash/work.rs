@@ -12,7 +12,8 @@ use crate::common::{attribute, noise};
 
 /// Larger than what one PutObject carries, so that it is streamed.
 const LARGE: usize = 21 << 20;
-/// Larger than the memory of the mounts, so that its first parts are nowhere but in the store when its last ones are written.
+/// Larger than the memory of the mounts, so that its first parts are nowhere but in the store when its last ones are
+/// written.
 const STREAM: usize = 60 << 20;
 /// Files that are open at a time, of [`HELD`] bytes each: together more than the memory that mounts have for them.
 const OPEN: [&str; 7] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6"];
@@ -206,7 +207,8 @@ fn someone() -> u32 {
 }
 
 impl Deed {
-    /// Calls `acknowledged` with the number of outcomes that cannot be found any more, as often as it becomes larger on the way.
+    /// Calls `acknowledged` with the number of outcomes that cannot be found any more, as often as it becomes larger on
+    /// the way.
     pub(super) fn carry_out(&self, root: &Path, acknowledged: &dyn Fn(usize)) -> io::Result<()> {
         let at = |name: &str| root.join(named(name));
         match *self {
@@ -234,7 +236,8 @@ impl Deed {
         }
     }
 
-    /// What may be found when the deed was begun in `world` and not acknowledged; the last is what must be found once it was.
+    /// What may be found when the deed was begun in `world` and not acknowledged; the last is what must be found once
+    /// it was.
     pub(super) fn outcomes(&self, world: &World) -> Vec<World> {
         let mut after = world.clone();
         let mut outcomes = vec![world.clone()];
@@ -315,7 +318,8 @@ fn many_outcomes(world: &World, seed: u64, at_once: bool) -> Vec<World> {
     choices.into_iter().map(chosen).collect()
 }
 
-/// The rename stores what was written before it, or moves what was there before that; what is written after it is stored by the close.
+/// The rename stores what was written before it, or moves what was there before that; what is written after it is
+/// stored by the close.
 fn move_open_outcomes(world: &World, from: &str, to: &str, seed: u64) -> Vec<World> {
     let moved = |world: &World| {
         let (mut both, node) = (world.clone(), world[&named(from)].clone());
