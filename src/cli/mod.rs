@@ -46,7 +46,7 @@ enum Command {
     /// Unmount, and wait until everything is written and the daemon is gone
     Umount(umount::Arguments),
     /// List, send, copy out or give up what mounts could not store (needs --spill-keys kms there)
-    Recover(recover::Arguments),
+    Recover(Box<recover::Arguments>),
     /// Look at the store, the key and what crashed mounts have left, without mounting
     Doctor(Box<doctor::Arguments>),
     /// Mount and unmount for a daemon that has given up the right to; started by `mount`

@@ -44,7 +44,7 @@ pub(super) struct Place<'a> {
     pub(super) key: &'a Key,
 }
 
-/// The signed line, as it was read. Nothing in it is believed before [`Line::is_proved`].
+/// The signed line, as it was read. Nothing in it is believed before `Line::is_proved`.
 #[derive(Debug)]
 pub struct Line {
     json: Vec<u8>,
@@ -187,7 +187,7 @@ impl Line {
         self.believed(text)
     }
 
-    /// As [`Line::intent`], without the proof: what `text` would mean under this line. For tests of hostile bytes,
+    /// As `Line::intent`, without the proof: what `text` would mean under this line. For tests of hostile bytes,
     /// which a holder of the key may sign as well.
     ///
     /// # Errors

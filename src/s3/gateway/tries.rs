@@ -37,7 +37,7 @@ impl Gateway {
 
 impl Tries<'_> {
     /// Takes note of `bytes` that came and need not come again. Over a slow line a long range takes several attempts;
-    /// as long as each brings [`PROGRESS_BYTES`], they are not counted as failures.
+    /// as long as each brings `PROGRESS_BYTES`, they are not counted as failures.
     pub fn brought(&mut self, bytes: u64) {
         self.brought += bytes;
         if self.brought >= PROGRESS_BYTES {
