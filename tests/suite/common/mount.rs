@@ -335,8 +335,9 @@ impl Drop for Mount {
 
 /// Whether something is mounted there.
 pub(crate) fn mountinfo_has(path: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the list of mounts");
-    mounts.lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(path))
+    // Another test may have mounted on a name that is not UTF-8.
+    let mounts = std::fs::read("/proc/self/mountinfo").expect("the list of mounts");
+    String::from_utf8_lossy(&mounts).lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(path))
 }
 
 /// Detaches the mounts of a test that hangs.
@@ -375,7 +376,8 @@ fn detach(path: &Path) {
 /// fusectl: writing to `abort` fails every request under way. The connection's number is the device's minor number,
 /// which is read from the list of mounts, as stat(2) would hang.
 fn abort(path: &Path) {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = String::from_utf8_lossy(&mounts);
     let ours = mounts
         .lines()
         .map(|line| line.split(' ').collect::<Vec<_>>())
