@@ -209,7 +209,7 @@ fn root_takes_no_spill_directory_of_another_user_or_below_one() {
         refused(&endpoint, &spill, &["another user (65534, mode 0700)", "runs as user 0"]);
         chown(&spill, Some(0), None).unwrap();
         chown(&home, Some(NOBODY), None).unwrap();
-        let words = [&format!("{} belongs to user 65534", home.display()), "give a directory"];
+        let words = [&format!("{} belongs to user 65534", home.display()), "give a place with --spill-dir"];
         refused(&endpoint, &spill, &words);
         refused(&endpoint, &home.join("missing"), &words);
         assert!(!home.join("missing").exists(), "it was made");
