@@ -4,21 +4,13 @@
 //! `tests/tidy.rs` enforces.
 
 // The ground floor: values, and what is asked of the kernel alone.
-pub mod metrics;
 pub mod mounts;
-pub mod object;
-pub mod secret;
 
 // The rules.
-pub mod crypto;
-pub mod policy;
 
 // The outside world.
 pub mod config;
 pub mod journal;
-pub mod kms;
-pub mod s3;
-pub mod sealed;
 
 // The engines, one for each direction.
 pub mod namespace;
@@ -32,6 +24,4 @@ pub mod vfs;
 // The door.
 pub mod cli;
 pub mod daemon;
-#[cfg(feature = "serve")]
-pub mod emulator;
 pub mod fuse;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static HEAP: dssefs::secret::WipingHeap = dssefs::secret::WipingHeap;
+static HEAP: dssefs_seal::secret::WipingHeap = dssefs_seal::secret::WipingHeap;
 
 fn main() -> ExitCode {
     dssefs::cli::main()

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use dssefs::namespace::posix::{self, Form};
 use dssefs::namespace::xattr::{self, Edit, Error, Expect};
 use dssefs::namespace::{Defaults, Kind, LINE_BYTES_MAX, Line};
-use dssefs::object::{Prefix, UserMetadata};
+use dssefs_s3::object::{Prefix, UserMetadata};
 
 use super::input::Input;
 

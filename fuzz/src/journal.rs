@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dssefs::crypto::{BlockId, Envelope};
+use dssefs_seal::crypto::{BlockId, Envelope};
 use dssefs::journal::{Left, sessions_to_read};
 use serde_json::json;
 

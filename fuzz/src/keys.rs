@@ -1,7 +1,7 @@
 //! The answers of a KMS that lies.
 
-use dssefs::kms::{DataKey, Error};
-use dssefs::policy::KeyArn;
+use dssefs_s3::kms::{DataKey, Error};
+use dssefs_s3::policy::KeyArn;
 
 use super::input::Input;
 use super::liar::{Answer, KEY, with_liar};

@@ -4,10 +4,10 @@ use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dssefs::kms::Kms;
-use dssefs::object::Bucket;
-use dssefs::policy::{KeyArn, Policy};
-use dssefs::s3::{AccessKey, Connection, Gateway};
+use dssefs_s3::kms::Kms;
+use dssefs_s3::object::Bucket;
+use dssefs_s3::policy::{KeyArn, Policy};
+use dssefs_s3::s3::{AccessKey, Connection, Gateway};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -83,7 +83,7 @@ impl Liar {
         };
         runtime.spawn(serve(listener, Arc::clone(&script)));
         let access_key = AccessKey { id: "id".into(), secret: "secret".into() };
-        let config = runtime.block_on(dssefs::s3::load_as(&connection, access_key)).unwrap();
+        let config = runtime.block_on(dssefs_s3::s3::load_as(&connection, access_key)).unwrap();
         let policy = Policy { key: KeyArn::new(KEY).ok(), ..Policy::default() };
         let gateway = Arc::new(Gateway::new(&config, &connection, Bucket::new("data").unwrap(), policy));
         let kms = Kms::new(&config, connection.endpoint_url.as_deref());

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use dssefs::journal::{Draft, EntryId, Journal, Layer, Left, NewKeys, NewSession, WrappedKey, sessions_to_read};
-use dssefs::sealed::ByteBudget;
+use dssefs_seal::sealed::ByteBudget;
 
 use super::input::{Input, scratch};
 use super::journal::{Entry, State, ends, files, put, state};
@@ -145,7 +145,7 @@ fn new_keys(number: u8) -> NewKeys {
     NewKeys { number: number.into(), wrapped: [wrapped(Layer::Inner), wrapped(Layer::Outer)], inner, outer }
 }
 
-fn keys_of(number: u8) -> [dssefs::secret::Key; 2] {
+fn keys_of(number: u8) -> [dssefs_seal::secret::Key; 2] {
     [counting_key(number), counting_key(number ^ 0x80)]
 }
 

@@ -2,21 +2,21 @@
 
 use std::fs;
 
-use dssefs::crypto::{BlockId, Envelope, Error, OVERHEAD_BYTES, Opener, SealedBlock};
+use dssefs_seal::crypto::{BlockId, Envelope, Error, OVERHEAD_BYTES, Opener, SealedBlock};
 use dssefs::journal::sessions_to_read;
-use dssefs::secret::{Key, PlainBuf};
+use dssefs_seal::secret::{Key, PlainBuf};
 use dssefs::write::Kept;
 
 use super::input::{Input, scratch};
 
 /// The golden blocks of both formats and what they were sealed as.
 const GOLDEN: [(&[u8], BlockId); 6] = [
-    (include_bytes!("../../tests/golden/block-v1-empty.bin"), BlockId { index: 0, generation: 1 }),
-    (include_bytes!("../../tests/golden/block-v1-short.bin"), BlockId { index: 1, generation: 2 }),
-    (include_bytes!("../../tests/golden/block-v1-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
-    (include_bytes!("../../tests/golden/block-v2-empty.bin"), BlockId { index: 0, generation: 1 }),
-    (include_bytes!("../../tests/golden/block-v2-short.bin"), BlockId { index: 1, generation: 2 }),
-    (include_bytes!("../../tests/golden/block-v2-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
+    (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v1-empty.bin"), BlockId { index: 0, generation: 1 }),
+    (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v1-short.bin"), BlockId { index: 1, generation: 2 }),
+    (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v1-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
+    (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v2-empty.bin"), BlockId { index: 0, generation: 1 }),
+    (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v2-short.bin"), BlockId { index: 1, generation: 2 }),
+    (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v2-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
 ];
 
 /// Descriptions of keys that one session has here.

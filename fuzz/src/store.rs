@@ -9,9 +9,9 @@ use std::time::Duration;
 use dssefs::namespace::{
     AttributeSource, Authenticator, Defaults, Ino, JournalKey, KeyName, Namespace, NoKey, OwnKey, Settings,
 };
-use dssefs::object::{ByteRange, ETag, Key, Prefix, Version};
-use dssefs::policy::EncryptionContext;
-use dssefs::s3::{
+use dssefs_s3::object::{ByteRange, ETag, Key, Prefix, Version};
+use dssefs_s3::policy::EncryptionContext;
+use dssefs_s3::s3::{
     Backing, Condition, Error, Gateway, Kind, ListRequest, NewObject, Part, Payload, Source, Stored, Verified,
 };
 

@@ -2,8 +2,8 @@
 
 use clap::{Args, FromArgMatches};
 use dssefs::config::{Config, RawConfig, Source};
-use dssefs::object::{Bucket, Key, Name, Prefix};
-use dssefs::policy::{EncryptionContext, KeyArn};
+use dssefs_s3::object::{Bucket, Key, Name, Prefix};
+use dssefs_s3::policy::{EncryptionContext, KeyArn};
 
 /// A name, a prefix, a bucket or an ARN that is taken keeps its text and its rule, wherever it is put together with
 /// others.

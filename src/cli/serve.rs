@@ -11,7 +11,7 @@ use super::exit::Exit;
 use super::logging::{self, Place};
 use super::{complain, shown};
 use crate::config::{Log, LogFormat};
-use crate::emulator::{self, Options, Server, faults};
+use dssefs_emulator::{Options, Server, faults};
 
 /// The arguments of `dssefs serve`.
 #[derive(Args, Debug)]
@@ -58,7 +58,7 @@ enum ServeError {
     #[error("{} is not a plan of faults: {error}", path.display())]
     FaultsInvalid { path: PathBuf, error: serde_json::Error },
     #[error("the endpoint cannot start")]
-    Start(#[from] emulator::Error),
+    Start(#[from] dssefs_emulator::Error),
     #[error("the system refuses what the endpoint needs: {0}")]
     System(#[from] std::io::Error),
 }

@@ -13,8 +13,8 @@ use super::raw::{
 };
 use super::source::Source;
 use super::{endpoint, units};
-use crate::object::{Bucket, Prefix};
-use crate::policy::{EncryptionContext, KeyArn};
+use dssefs_s3::object::{Bucket, Prefix};
+use dssefs_s3::policy::{EncryptionContext, KeyArn};
 
 /// The settings of one mount, each of them checked.
 #[derive(Clone, Debug)]

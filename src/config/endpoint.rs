@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::object::is_loopback;
+use dssefs_s3::object::is_loopback;
 
 /// Why a URL cannot be an endpoint.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use super::checked::{Connection, KeyChoice, check_connection, check_key, check_s
 use super::problem::Problems;
 use super::raw::{RawStore, SpillKeys};
 use super::source::Source;
-use crate::policy::EncryptionContext;
+use dssefs_s3::policy::EncryptionContext;
 
 /// A mount as it would be, without a place in the tree.
 #[derive(Clone, Debug)]

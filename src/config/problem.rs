@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::endpoint::EndpointError;
 use super::source::SourceError;
 use super::units::{DurationError, ModeError, SizeError};
-use crate::object::Bucket;
-use crate::policy::{ContextError, KeyArnError};
+use dssefs_s3::object::Bucket;
+use dssefs_s3::policy::{ContextError, KeyArnError};
 
 /// One thing that is wrong, as a sentence that says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::object::{Bucket, BucketError, NameError, Prefix};
+use dssefs_s3::object::{Bucket, BucketError, NameError, Prefix};
 
 /// What is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Examined, Source};
-use crate::crypto;
+use dssefs_seal::crypto;
 use crate::journal;
-use crate::policy::{KeyArn, Policy};
-use crate::s3::{Conditions, Gateway};
+use dssefs_s3::policy::{KeyArn, Policy};
+use dssefs_s3::s3::{Conditions, Gateway};
 
 use super::build::{probe_key, resolve};
 use super::recover::{Asked, started, unreadable};

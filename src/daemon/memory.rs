@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::secret::{KeysUnlocked, Locking, harden_process, lock_memory, try_to_lock_keys};
+use dssefs_seal::secret::{KeysUnlocked, Locking, harden_process, lock_memory, try_to_lock_keys};
 
 /// The swap areas in use (proc_swaps(5)).
 const SWAPS: &str = "/proc/swaps";

@@ -32,12 +32,13 @@ use crate::config::Config;
 use crate::fuse::{self, Adapter, Porter};
 use crate::journal::Journal;
 use crate::vfs::{ErrnoStyle, Vfs};
-use crate::{config, crypto};
+use crate::config;
+use dssefs_seal::crypto;
 
 use spill_dir::SpillDir;
 
 pub use crate::fuse::{LogFile, MountOptions, attend};
-pub use crate::secret::close_inherited;
+pub use dssefs_seal::secret::close_inherited;
 pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use identity::Identity;
 pub use last_word::{LastWord, Slip};

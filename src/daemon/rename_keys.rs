@@ -21,11 +21,11 @@ use lru::LruCache;
 use rustix::process::geteuid;
 
 use crate::config::Source;
-use crate::crypto::{MAC_BYTES, MacKey};
-use crate::kms::{self, Kms};
+use dssefs_seal::crypto::{MAC_BYTES, MacKey};
+use dssefs_s3::kms::{self, Kms};
 use crate::namespace::{Authenticator, JournalKey, KeyName, Mac, NoKey, OwnKey};
-use crate::object::Prefix;
-use crate::policy::KeyArn;
+use dssefs_s3::object::Prefix;
+use dssefs_s3::policy::KeyArn;
 
 /// What the data keys are for, as KMS and CloudTrail have it.
 const PURPOSE: &str = "rename";

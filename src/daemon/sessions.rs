@@ -5,12 +5,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::{JournalKeys, KeyChoice};
-use crate::crypto::{self, SeenKeys};
+use dssefs_seal::crypto::{self, SeenKeys};
 use crate::journal::{self, Journal, Layer, Left, NewKeys, NewSession, Session, WrappedKey};
-use crate::kms::Kms;
-use crate::policy::KeyArn;
-use crate::sealed::ByteBudget;
-use crate::secret::Key;
+use dssefs_s3::kms::Kms;
+use dssefs_s3::policy::KeyArn;
+use dssefs_seal::sealed::ByteBudget;
+use dssefs_seal::secret::Key;
 
 use super::StartError;
 use super::build::resolve;

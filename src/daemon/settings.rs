@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use crate::config::{
     AttributeSource, Commit, Config, ErrnoStyle, KeyChoice, NoncompliantRead, Sandbox, without_credentials,
 };
-use crate::policy::KeyArn;
+use dssefs_s3::policy::KeyArn;
 
 /// A value with a blank or a line break could else write a setting of its own.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"');

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fuse::Unmounter;
 use crate::journal::Journal;
-use crate::s3::Gateway;
+use dssefs_s3::s3::Gateway;
 use crate::vfs::{KeptPart, Unsaved, Vfs};
 
 use super::{Hangup, LastWord, Owner, StartError, last_word};

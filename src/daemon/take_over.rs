@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::journal::{self, EntryId, Journal, Left};
-use crate::kms::Kms;
+use dssefs_s3::kms::Kms;
 use crate::write::{Engine, Kept};
 
 use super::recover::{Outcome, send_all, usable};

@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use super::convert::{
     allocation, expect, fh, file_attr, file_type, handle, ino, inode_number, name, sought, special_kind, time_change,
 };
-use crate::secret::PlainBuf;
+use dssefs_seal::secret::PlainBuf;
 use crate::vfs::{
     Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
     is_for_the_owner,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::{Envelope, FileId, Opener, Salt};
-use crate::secret::Key;
+use dssefs_seal::crypto::{Envelope, FileId, Opener, Salt};
+use dssefs_seal::secret::Key;
 
 use super::{Error, at, disk, segment, sync_directory};
 

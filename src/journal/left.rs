@@ -6,8 +6,8 @@ use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use crate::crypto::{BlockId, Opener};
-use crate::secret::{Key, PlainBuf};
+use dssefs_seal::crypto::{BlockId, Opener};
+use dssefs_seal::secret::{Key, PlainBuf};
 
 use rustix::io::Errno;
 

@@ -48,7 +48,7 @@ use session::sync_directory;
 use std::io;
 use std::path::PathBuf;
 
-use crate::crypto;
+use dssefs_seal::crypto;
 
 /// Why something was not kept or not found again.
 #[derive(Debug, thiserror::Error)]

@@ -54,7 +54,7 @@ struct Life {
 fn live(dice: &mut Dice) -> Life {
     let directory = tempfile::tempdir().unwrap();
     drop(tape::take());
-    let journal = Journal::create(directory.path(), new("one"), crate::sealed::ByteBudget::new(1 << 30)).unwrap();
+    let journal = Journal::create(directory.path(), new("one"), dssefs_seal::sealed::ByteBudget::new(1 << 30)).unwrap();
     let begun = tape::length();
     let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
     let mut standing: Vec<(String, EntryId)> = Vec::new();

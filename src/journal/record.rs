@@ -1,6 +1,6 @@
 //! Records: what one sealed block of a segment says.
 
-use crate::secret::PlainBuf;
+use dssefs_seal::secret::PlainBuf;
 
 use super::EntryId;
 

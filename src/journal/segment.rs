@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::crypto::{BlockId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
+use dssefs_seal::crypto::{BlockId, OVERHEAD_BYTES, PLAIN_BYTES_MAX, SealedBlock};
 
 use super::{Error, at, disk};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::Envelope;
+use dssefs_seal::crypto::Envelope;
 
 use super::keys::{Epoch, NewKeys, epochs, read, unreadable, write};
 use super::{Error, at, disk};

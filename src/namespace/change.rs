@@ -9,8 +9,8 @@ use super::error::Error;
 use super::node::{Attributes, Change, Ino, Kind};
 use super::posix;
 use super::xattr::{self, Edit};
-use crate::object::{ETag, Key, UserMetadata};
-use crate::s3::{self, Aftermath, Condition, Head, NewObject, Source};
+use dssefs_s3::object::{ETag, Key, UserMetadata};
+use dssefs_s3::s3::{self, Aftermath, Condition, Head, NewObject, Source};
 
 /// What a change of metadata begins with.
 struct Original {

@@ -12,8 +12,8 @@ use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::posix;
 use super::table::Table;
 use super::{Namespace, Question};
-use crate::object::{Key, Name, ObjectMeta, UserMetadata};
-use crate::s3::{self, Condition, Head, NewObject};
+use dssefs_s3::object::{Key, Name, ObjectMeta, UserMetadata};
+use dssefs_s3::s3::{self, Condition, Head, NewObject};
 
 /// The Content-Type that s3fs and the S3 console give a marker.
 const MARKER_TYPE: &str = "application/x-directory";

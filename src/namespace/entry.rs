@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::snapshot::Snapshot;
 use super::sweep::Sweep;
-use crate::object::{ETag, Key, Name};
-use crate::s3::{Attempt, Head};
+use dssefs_s3::object::{ETag, Key, Name};
+use dssefs_s3::s3::{Attempt, Head};
 
 /// How many own copies of an open file are remembered, so that readers of the version before find it.
 const COPIES_MAX: usize = 64;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::snapshot::NamesBudget;
 use super::special::TARGET_BYTES_MAX;
 use super::xattr;
-use crate::object::NameError;
-use crate::s3;
+use dssefs_s3::object::NameError;
+use dssefs_s3::s3;
 
 /// Why a call on the namespace failed. Cheap to clone, because several callers may wait for one request.
 #[derive(Clone, Debug, thiserror::Error)]

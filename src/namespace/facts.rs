@@ -8,8 +8,8 @@ use super::entry::Entry;
 use super::error::Error;
 use super::node::{Attributes, Ino};
 use super::{Namespace, is_not_found};
-use crate::object::Name;
-use crate::s3::Head;
+use dssefs_s3::object::Name;
+use dssefs_s3::s3::Head;
 
 impl Namespace {
     /// What stat(2) tells: cached while fresh, else by one HEAD. An open file whose object is gone keeps its last

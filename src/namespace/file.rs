@@ -8,8 +8,8 @@ use super::entry::Entry;
 use super::error::Error;
 use super::moving::refuse_reserved;
 use super::node::{Attributes, Ino, Node, Timestamp};
-use crate::object::{Name, Version};
-use crate::s3::Head;
+use dssefs_s3::object::{Name, Version};
+use dssefs_s3::s3::Head;
 
 impl Namespace {
     /// A new file that is not in the store yet, with one reference of the kernel. This mount sees it at once, and
@@ -105,7 +105,7 @@ impl Namespace {
     /// it.
     ///
     /// A reader that is told 412 or 404 asks this before it gives up.
-    pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(crate::object::Key, Version)> {
+    pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(dssefs_s3::object::Key, Version)> {
         let _turn = self.turns.take(ino).await;
         let table = self.table();
         let entry = table.entry(ino).ok()?;

@@ -16,8 +16,8 @@ use super::snapshot::{NamesBudget, Share, Snapshot};
 use super::special::TARGET_BYTES_MAX;
 use super::table::Table;
 use super::{Namespace, Settings, When};
-use crate::object::{ETag, Name, Prefix};
-use crate::s3::{ListPage, ListRequest, Listed};
+use dssefs_s3::object::{ETag, Name, Prefix};
+use dssefs_s3::s3::{ListPage, ListRequest, Listed};
 
 /// The most that ListObjectsV2 gives at once.
 const PAGE_ENTRIES_MAX: u16 = 1000;

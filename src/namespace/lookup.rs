@@ -10,8 +10,8 @@ use super::moving::is_reserved;
 use super::node::{Ino, Node};
 use super::observe::Marker;
 use super::{Namespace, Question, is_not_found};
-use crate::object::{Key, Name, Prefix};
-use crate::s3::{self, Head};
+use dssefs_s3::object::{Key, Name, Prefix};
+use dssefs_s3::s3::{self, Head};
 
 /// How often a lookup begins anew when its node is evicted before it could be referred to.
 const ATTEMPTS_MAX: usize = 4;

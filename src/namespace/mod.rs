@@ -52,8 +52,8 @@ use self::listing::Extent;
 use self::moving::Fences;
 use self::table::Table;
 use self::turn::Turns;
-use crate::object::{ETag, Key, Name, Prefix, UserMetadata};
-use crate::s3::{Condition, Gateway, Head};
+use dssefs_s3::object::{ETag, Key, Name, Prefix, UserMetadata};
+use dssefs_s3::s3::{Condition, Gateway, Head};
 
 /// Where attributes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,6 +287,6 @@ impl Settings {
     }
 }
 
-fn is_not_found(error: &crate::s3::Error) -> bool {
-    error.kind == crate::s3::Kind::NotFound
+fn is_not_found(error: &dssefs_s3::s3::Error) -> bool {
+    error.kind == dssefs_s3::s3::Kind::NotFound
 }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::node::Ino;
-use crate::object::Name;
+use dssefs_s3::object::Name;
 
 /// Counts own changes.
 #[derive(Debug, Default)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::object::Name;
-use crate::s3::Head;
+use dssefs_s3::object::Name;
+use dssefs_s3::s3::Head;
 
 /// The number of a node, the kernel's name for a file or directory. Never given out twice while the mount lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

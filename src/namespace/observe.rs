@@ -7,8 +7,8 @@ use super::error::Error;
 use super::node::{Attributes, Ino};
 use super::table::Table;
 use super::{Settings, When};
-use crate::object::{ETag, Name};
-use crate::s3::Head;
+use dssefs_s3::object::{ETag, Name};
+use dssefs_s3::s3::Head;
 
 /// What an answer about a name meets in the table.
 pub(super) enum Standing {

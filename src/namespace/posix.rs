@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::node::{Attributes, Defaults, Kind, Timestamp};
-use crate::object::UserMetadata;
+use dssefs_s3::object::UserMetadata;
 
 const TYPE_BITS: u32 = 0o170_000;
 const PERMISSION_BITS: u32 = 0o7777;

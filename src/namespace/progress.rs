@@ -2,7 +2,7 @@
 
 use super::Namespace;
 use super::error::Error;
-use crate::s3::{ListRequest, Listed};
+use dssefs_s3::s3::{ListRequest, Listed};
 
 /// Pages in a row that may bring nothing new. S3 gives empty ones where it passes over many deleted keys.
 const IDLE_PAGES_MAX: u32 = 1000;

@@ -10,8 +10,8 @@ use super::file::is_in_store;
 use super::moving::refuse_reserved;
 use super::node::{Ino, Timestamp};
 use super::posix;
-use crate::object::{ETag, Key, Name};
-use crate::s3::{Condition, Head};
+use dssefs_s3::object::{ETag, Key, Name};
+use dssefs_s3::s3::{Condition, Head};
 
 /// The two ends of a rename, as the table knows them.
 struct Plan {

@@ -118,7 +118,7 @@ impl Deref for Snapshot {
 mod tests {
     use super::*;
     use crate::namespace::{Ino, Kind};
-    use crate::object::Name;
+    use dssefs_s3::object::Name;
 
     fn entries(count: usize) -> Vec<DirEntry> {
         let entry = |n| DirEntry { ino: Ino(n), kind: Kind::File, name: Name::new(&format!("{n:06}")).unwrap() };

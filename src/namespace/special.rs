@@ -16,8 +16,8 @@ use super::error::Error;
 use super::moving::refuse_reserved;
 use super::node::{Attributes, Ino, Kind, Node};
 use super::{Namespace, posix};
-use crate::object::{Key, Name, UserMetadata};
-use crate::s3::{Condition, Head, NewObject, WithSha1};
+use dssefs_s3::object::{Key, Name, UserMetadata};
+use dssefs_s3::s3::{Condition, Head, NewObject, WithSha1};
 
 /// The longest target that Linux takes, in bytes (`PATH_MAX` without its NUL, limits.h).
 pub(super) const TARGET_BYTES_MAX: u64 = 4095;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use super::node::Ino;
-use crate::object::Name;
+use dssefs_s3::object::Name;
 
 /// How many entries a sweep may leave out and still be one.
 const SKIPPED_MAX: usize = 8;

@@ -8,7 +8,7 @@ use super::entry::{Directory, Entry};
 use super::error::Error;
 use super::moment::Moments;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
-use crate::object::{Key, Name, Prefix};
+use dssefs_s3::object::{Key, Name, Prefix};
 
 /// All nodes of a mount. Nodes that nobody refers to are evicted, oldest first, beyond `entries_max`.
 #[derive(Debug)]

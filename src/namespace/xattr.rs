@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use crate::object::UserMetadata;
+use dssefs_s3::object::UserMetadata;
 
 /// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
 /// Guide).

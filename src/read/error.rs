@@ -1,6 +1,6 @@
 //! Why a read failed.
 
-use crate::s3;
+use dssefs_s3::s3;
 
 /// Why bytes could not be given. Cheap to clone, because several reads may wait for one GET.
 #[derive(Clone, Debug, thiserror::Error)]

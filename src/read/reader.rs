@@ -13,8 +13,8 @@ use super::budget::{Holder, ReadBudget, Share};
 use super::error::Error;
 use super::prefetch::{AHEAD_RANGES_MAX, BEHIND_BYTES, Pattern, Plan, RANGE_BYTES_MIN, WHOLE_BYTES_MAX, clip};
 use super::window::Window;
-use crate::object::{ByteRange, Key, Version};
-use crate::s3::{self, Download, Gateway, Head};
+use dssefs_s3::object::{ByteRange, Key, Version};
+use dssefs_s3::s3::{self, Download, Gateway, Head};
 
 /// Where a version is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

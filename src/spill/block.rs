@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::sealed::{Charge, SealedFile};
-use crate::secret::PlainBuf;
+use dssefs_seal::sealed::{Charge, SealedFile};
+use dssefs_seal::secret::PlainBuf;
 
 use super::disk::beside_other_tasks;
 use super::{BLOCK_BYTES, Error, crc};
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_block_with_another_checksum_than_it_was_sealed_with_is_refused() {
-        let budget = crate::sealed::ByteBudget::new(1 << 20);
+        let budget = dssefs_seal::sealed::ByteBudget::new(1 << 20);
         let file = SealedFile::create(&std::env::temp_dir(), BLOCK_BYTES, budget).unwrap();
         let right = OnDisk { generation: file.seal(3, b"content").unwrap(), len: 7, crc: crc::of(b"content") };
         let mut plain = PlainBuf::default();

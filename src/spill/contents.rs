@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::sealed::{Charge, SealedFile};
-use crate::secret::PlainBuf;
+use dssefs_seal::sealed::{Charge, SealedFile};
+use dssefs_seal::secret::PlainBuf;
 
 use super::block::{
     self, Block, Content, Edit, InMemory, OnDisk, blocks_of, capacity_for, offsets_of, part_of, parts_of,

@@ -35,7 +35,7 @@ pub use snapshot::{Chunks, Snapshot};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::sealed;
+use dssefs_seal::sealed;
 
 /// Bytes of one block: what is sealed, shared and dropped as a whole.
 pub const BLOCK_BYTES: usize = 64 * 1024;

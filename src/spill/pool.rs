@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
-use crate::sealed::{ByteBudget, Charge, SealedFile};
+use dssefs_seal::sealed::{ByteBudget, Charge, SealedFile};
 
 use super::buffer::{Buffer, Core};
 use super::{BLOCK_BYTES, Error};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::sealed::SealedFile;
-use crate::secret::PlainBuf;
+use dssefs_seal::sealed::SealedFile;
+use dssefs_seal::secret::PlainBuf;
 
 use super::block::{self, Content, OnDisk};
 use super::pool::InFlight;

@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt, stream};
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
-use crate::object::Name;
+use dssefs_s3::object::Name;
 use crate::read::{self, Location, Reader};
-use crate::s3::{self, Source};
+use dssefs_s3::s3::{self, Source};
 use crate::write::{self, Piece, Writer};
 
 use super::file::{File, Privileges, WriterParts, has_content};

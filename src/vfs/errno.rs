@@ -1,7 +1,7 @@
 //! The one place with errno names.
 
-use crate::object::NameError;
-use crate::s3::{self, Kind};
+use dssefs_s3::object::NameError;
+use dssefs_s3::s3::{self, Kind};
 use crate::{journal, namespace, read, spill, write};
 
 use super::Error;

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
 use crate::namespace::{self, Attributes, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
-use crate::object::{Key, ObjectMeta, UserMetadata};
+use dssefs_s3::object::{Key, ObjectMeta, UserMetadata};
 use crate::read::Reader;
-use crate::s3::{Gateway, Head, NewObject, Source};
+use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
 use crate::spill::Location;
 use crate::write::{Aim, Destination, Engine, Target, Writer};
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::journal::{self, EntryId, Journal};
-use crate::object::Key;
+use dssefs_s3::object::Key;
 use crate::write;
 
 use super::file::File;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::namespace::{self, Attributes, Change, Ino, Node, Timestamp};
-use crate::object::Name;
-use crate::s3::Aftermath;
+use dssefs_s3::object::Name;
+use dssefs_s3::s3::Aftermath;
 
 use super::file::{File, Privileges, has_content};
 use super::{Error, Fh, Vfs};

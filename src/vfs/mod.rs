@@ -29,12 +29,12 @@ use std::sync::{Arc, Weak};
 
 use crate::namespace::Namespace;
 use crate::read::ReadBudget;
-use crate::s3::Gateway;
+use dssefs_s3::s3::Gateway;
 use crate::write::Engine;
 
 pub use crate::namespace::xattr::Expect;
 pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Timestamp};
-pub use crate::object::{Name, NameError};
+pub use dssefs_s3::object::{Name, NameError};
 pub use data::{Access, Opened, Place};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 
 use crate::namespace::{self, Ino, Kind, Node};
-use crate::object::Name;
+use dssefs_s3::object::Name;
 
 use super::file::File;
 use super::{Error, RenameMode, Vfs};

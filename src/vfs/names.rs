@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use crate::namespace::{Ino, Kind, Node, Snapshot};
-use crate::object::Name;
+use dssefs_s3::object::Name;
 
 use super::file::{File, has_content};
 use super::{Error, Fh, Vfs};

@@ -8,9 +8,9 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::namespace::{self, Ino, Kind};
-use crate::object::{Key, Prefix};
-use crate::policy::Verdict;
-use crate::s3::{self, Head};
+use dssefs_s3::object::{Key, Prefix};
+use dssefs_s3::policy::Verdict;
+use dssefs_s3::s3::{self, Head};
 
 use super::file::File;
 use super::{Error, NoncompliantRead, Vfs};

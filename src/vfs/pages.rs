@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use lru::LruCache;
 
 use crate::namespace::Ino;
-use crate::object::Version;
+use dssefs_s3::object::Version;
 
 /// How many files are remembered; the pages of others are dropped when they are opened again.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("it is not zero");

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::namespace::Ino;
-use crate::object::Key;
-use crate::s3::Source;
+use dssefs_s3::object::Key;
+use dssefs_s3::s3::Source;
 use crate::write::Writer;
 
 use super::file::{Carried, File, Privileges};

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
-use crate::object::Name;
+use dssefs_s3::object::Name;
 
 use super::{Error, Vfs};
 

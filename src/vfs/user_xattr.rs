@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::namespace::xattr::{self, Edit, Expect, is_reported};
 use crate::namespace::{self, Ino};
-use crate::object::UserMetadata;
+use dssefs_s3::object::UserMetadata;
 
 use super::file::{File, has_content};
 use super::xattr::USER;

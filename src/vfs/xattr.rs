@@ -9,8 +9,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::namespace::xattr::is_reported;
 use crate::namespace::{Ino, Kind};
-use crate::policy::{Algorithm, EncryptionContext, Verdict};
-use crate::s3::{BucketFacts, Head, Versioning};
+use dssefs_s3::policy::{Algorithm, EncryptionContext, Verdict};
+use dssefs_s3::s3::{BucketFacts, Head, Versioning};
 use crate::spill::Location;
 
 use super::file::File;
@@ -151,7 +151,7 @@ impl Vfs {
             super::REPORT_ATTRIBUTE => self.unsaved_report_json()?,
             "user.dsse.mount.version" => (*version).to_owned(),
             "user.dsse.mount.settings" => settings.clone(),
-            "user.dsse.mount.protection" => format!("{protection} {}", crate::secret::protection()),
+            "user.dsse.mount.protection" => format!("{protection} {}", dssefs_seal::secret::protection()),
             _ => return None,
         })
     }
@@ -219,7 +219,7 @@ impl Vfs {
     /// The store never shows a context again. It is known of what this mount has written, if the answer to that named
     /// it; and where none was asked for and none was answered.
     fn context(&self, known: &Known) -> String {
-        use crate::policy::Evidence;
+        use dssefs_s3::policy::Evidence;
         let own = |head: &&Arc<Head>| !matches!(head.encryption.evidence, Evidence::Head | Evidence::Get);
         let context = known.head.as_ref().filter(own).and_then(|head| match &head.encryption.facts.context {
             Some(header) => EncryptionContext::answered(header),

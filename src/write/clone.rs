@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::object::Key;
-use crate::s3::{Kind, Stored};
+use dssefs_s3::object::Key;
+use dssefs_s3::s3::{Kind, Stored};
 
 use super::commit::Moment;
 use super::{Aim, Base, Error, Target, Writer};

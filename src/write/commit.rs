@@ -12,8 +12,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
-use crate::object::{ByteRange, Key, ObjectMeta};
-use crate::s3::{Backing, Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
+use dssefs_s3::object::{ByteRange, Key, ObjectMeta};
+use dssefs_s3::s3::{Backing, Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
 
 use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{RwLock, Semaphore};
 
-use crate::s3::Gateway;
+use dssefs_s3::s3::Gateway;
 use crate::spill::{self, Pool};
 
 use super::parts::SINGLE_PUT_BYTES_MAX;

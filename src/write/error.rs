@@ -1,8 +1,9 @@
 //! What can go wrong between a written byte and its object.
 
-use crate::s3::{Aftermath, Kind};
+use dssefs_s3::s3::{Aftermath, Kind};
 use crate::spill::RangeSet;
-use crate::{journal, s3, spill};
+use crate::{journal, spill};
+use dssefs_s3::s3;
 
 /// Why a write or a commit did not succeed. The bytes that were written before stay in the writer.
 #[derive(Debug, thiserror::Error)]

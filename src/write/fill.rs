@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
-use crate::object::ByteRange;
+use dssefs_s3::object::ByteRange;
 use crate::spill;
 
 use super::{Base, Error, Writer};

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::{Draft, EntryId, Journal};
-use crate::object::{ETag, Key, KeyError, Version, VersionId};
-use crate::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
-use crate::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
+use dssefs_s3::object::{ETag, Key, KeyError, Version, VersionId};
+use dssefs_s3::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
+use dssefs_s3::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
 use crate::spill::{self, Buffer, RangeSet};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
@@ -359,7 +359,7 @@ impl Destination for Recovered {
         Aim::Object(self.0.clone())
     }
 
-    fn committed(&self, _: &Key, _: crate::s3::Head) {}
+    fn committed(&self, _: &Key, _: dssefs_s3::s3::Head) {}
 }
 
 impl Writer {

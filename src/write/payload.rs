@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::s3::Payload;
+use dssefs_s3::s3::Payload;
 use crate::spill::{self, Snapshot};
 
 /// Sends a snapshot chunk by chunk; sealed blocks are opened as they are sent, so a part never stands in memory whole.

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::object::{ETag, Key};
-use crate::s3::{Attempt, NewObject, Source};
+use dssefs_s3::object::{ETag, Key};
+use dssefs_s3::s3::{Attempt, NewObject, Source};
 use crate::spill::RangeSet;
 
 use super::parts::{Grid, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
@@ -297,8 +297,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::Version;
-    use crate::s3::Content;
+    use dssefs_s3::object::Version;
+    use dssefs_s3::s3::Content;
 
     fn base(size: u64) -> Base {
         Source { key: Key::new("k").unwrap(), version: Version { etag: ETag::new("e"), id: None }, size }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 
-use crate::s3::{Part, Upload};
+use dssefs_s3::s3::{Part, Upload};
 use crate::spill::{Buffer, RangeSet};
 
 use super::parts::Grid;

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::object::Key;
-use crate::s3::{Aftermath, Attempt, Kind, Stored, Upload};
+use dssefs_s3::object::Key;
+use dssefs_s3::s3::{Aftermath, Attempt, Kind, Stored, Upload};
 
 use super::stream::Stream;
 use super::writer::abort;

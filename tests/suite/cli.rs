@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use dssefs::emulator::faults::{Fault, Rule};
-use dssefs::emulator::kms::{Action, NewKey};
+use dssefs_emulator::faults::{Fault, Rule};
+use dssefs_emulator::kms::{Action, NewKey};
 
 use crate::common::{BUCKET, Detached, Endpoint, MINUTE, Mount, commit, deadline, dssefs, eventually, mountinfo_has};
 

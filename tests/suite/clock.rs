@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use dssefs::emulator::faults::Rule;
+use dssefs_emulator::faults::Rule;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use time::OffsetDateTime;

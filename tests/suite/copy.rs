@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use aws_sdk_s3::types::{BucketVersioningStatus, StorageClass, VersioningConfiguration};
-use dssefs::emulator::Counters;
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs_emulator::Counters;
+use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::copy_file_range;
 
 use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, deadline, denied, errno, noise, seed, sent_bytes};

@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-use dssefs::emulator::Counters;
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs_emulator::Counters;
+use dssefs_emulator::faults::{Fault, Rule};
 
 use crate::common::{Endpoint, MINUTE, Mount, deadline, eventually, names, noise, sent_bytes};
 

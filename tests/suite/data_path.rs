@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 
 use aws_sdk_s3::types::{BucketVersioningStatus, ServerSideEncryption, VersioningConfiguration};
-use dssefs::emulator::faults::Rule;
+use dssefs_emulator::faults::Rule;
 use rustix::fs::{Advice, fadvise};
 
 use crate::common::{

@@ -3,8 +3,8 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use dssefs::emulator::faults::{Fault, Rule};
-use dssefs::emulator::kms::Action;
+use dssefs_emulator::faults::{Fault, Rule};
+use dssefs_emulator::kms::Action;
 
 use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, errno, noise};
 

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
-use dssefs::emulator::faults::{Fault, Rule};
-use dssefs::emulator::kms::Action;
+use dssefs_emulator::faults::{Fault, Rule};
+use dssefs_emulator::kms::Action;
 
 use crate::common::{
     BUCKET, Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, errno, eventually, failure, noise,

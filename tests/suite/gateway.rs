@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use bytes::Bytes;
-use dssefs::emulator::faults::{Fault, Plan, Rule};
-use dssefs::emulator::kms::NewKey;
-use dssefs::emulator::{Options, Server};
-use dssefs::kms::Kms;
-use dssefs::object::{Bucket, ByteRange, Key};
-use dssefs::policy::{Algorithm, EncryptionContext, Evidence, KeyArn, Policy, Verdict};
-use dssefs::s3::{
+use dssefs_emulator::faults::{Fault, Plan, Rule};
+use dssefs_emulator::kms::NewKey;
+use dssefs_emulator::{Options, Server};
+use dssefs_s3::kms::Kms;
+use dssefs_s3::object::{Bucket, ByteRange, Key};
+use dssefs_s3::policy::{Algorithm, EncryptionContext, Evidence, KeyArn, Policy, Verdict};
+use dssefs_s3::s3::{
     AccessKey, Backing, Condition, Connection, Download, Error, Gateway, Kind, ListRequest, NewObject, Payload, Source,
     Versioning, load_as,
 };
@@ -83,7 +83,7 @@ impl World {
         &self,
         key: &str,
         content: impl Into<Bytes>,
-    ) -> Result<dssefs::s3::Verified<dssefs::s3::Stored>, Error> {
+    ) -> Result<dssefs_s3::s3::Verified<dssefs_s3::s3::Stored>, Error> {
         self.gateway.put(&new(key), Arc::new(content.into()), &Condition::None).await
     }
 
@@ -699,9 +699,9 @@ async fn kms_resolves_every_name_of_a_key_and_refuses_the_unusable() {
     for name in [world.key.as_str(), &id, "alias/data", alias] {
         assert_eq!(kms.resolve(name).await.unwrap(), world.key, "{name}");
     }
-    assert!(matches!(kms.resolve("alias/none").await, Err(dssefs::kms::Error::NotFound { .. })));
+    assert!(matches!(kms.resolve("alias/none").await, Err(dssefs_s3::kms::Error::NotFound { .. })));
     world.server.kms().disable(world.key.as_str()).unwrap();
-    assert!(matches!(kms.resolve("alias/data").await, Err(dssefs::kms::Error::Disabled(_))));
+    assert!(matches!(kms.resolve("alias/data").await, Err(dssefs_s3::kms::Error::Disabled(_))));
 }
 
 /// Some of the answer is replaced: headers, those that are None left out, and perhaps the body.

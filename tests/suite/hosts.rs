@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::common::{BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, errno, names, noise};

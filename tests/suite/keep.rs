@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dssefs::emulator::faults::{Fault, Rule};
-use dssefs::emulator::kms::{Caller, NewKey};
+use dssefs_emulator::faults::{Fault, Rule};
+use dssefs_emulator::kms::{Caller, NewKey};
 use tempfile::TempDir;
 
 use crate::common::kept::{

@@ -7,8 +7,8 @@ use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dssefs::emulator::Counters;
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs_emulator::Counters;
+use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::{RawDir, SeekFrom, seek};
 
 use crate::common::{Endpoint, MINUTE, Mount, deadline, names};

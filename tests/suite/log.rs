@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use dssefs::emulator::faults::Rule;
+use dssefs_emulator::faults::Rule;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs_emulator::faults::{Fault, Rule};
 use tempfile::TempDir;
 
 use crate::common::{

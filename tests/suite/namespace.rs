@@ -10,14 +10,14 @@ use crate::common::denied;
 use crate::common::journal::{Said, Signer, elsewhere};
 use crate::common::store::{Store, at, requests};
 use bytes::Bytes;
-use dssefs::emulator::faults::Fault;
+use dssefs_emulator::faults::Fault;
 use dssefs::namespace::{
     AttributeSource, Attributes, Authenticator, Change, Defaults, Error, Ino, JournalKey, KeyName, Kind, Mac,
     Namespace, NoKey, OwnKey, Settings, Timestamp,
 };
-use dssefs::object::{Name, Prefix};
-use dssefs::policy::{Algorithm, Evidence};
-use dssefs::s3::{Condition, NewObject, Source};
+use dssefs_s3::object::{Name, Prefix};
+use dssefs_s3::policy::{Algorithm, Evidence};
+use dssefs_s3::s3::{Condition, NewObject, Source};
 use futures_util::future::BoxFuture;
 
 const TTL: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs_emulator::faults::{Fault, Rule};
 
 use crate::common::{
     ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, commit, deadline, dssefs, eventually, needs_root, noise,

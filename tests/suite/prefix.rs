@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs_emulator::faults::{Fault, Rule};
 
 use crate::common::{ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, commit, deadline, dssefs, errno, names};
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::common::store::{Store, at, requests};
 use bytes::Bytes;
-use dssefs::emulator::faults::Fault;
+use dssefs_emulator::faults::Fault;
 use dssefs::read::{Error, Location, ReadBudget, Reader};
-use dssefs::s3::Kind;
+use dssefs_s3::s3::Kind;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

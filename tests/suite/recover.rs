@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process::{Output, Stdio};
 
-use dssefs::emulator::faults::{Fault, Rule};
-use dssefs::emulator::kms::{Action, NewKey};
+use dssefs_emulator::faults::{Fault, Rule};
+use dssefs_emulator::kms::{Action, NewKey};
 use tempfile::TempDir;
 
 use crate::common::kept::{ask, background, is_empty, kill, mount, recover, refuse_uploads, told};

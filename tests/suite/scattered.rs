@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use dssefs::emulator::faults::Rule;
+use dssefs_emulator::faults::Rule;
 
 use crate::common::{Endpoint, MINUTE, Mount, deadline, denied, errno, noise};
 

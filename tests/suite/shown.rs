@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Output;
 
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs_emulator::faults::{Fault, Rule};
 use tempfile::TempDir;
 
 use crate::common::kept::{ask, background, kill, recover, refuse_uploads, told};

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use aws_sdk_s3::types::ServerSideEncryption;
-use dssefs::emulator::Counters;
-use dssefs::emulator::faults::Fault;
+use dssefs_emulator::Counters;
+use dssefs_emulator::faults::Fault;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, makedev, mknodat, utimensat};
 
 use crate::common::{BUCKET, Endpoint, MINUTE, Mount, commit, deadline, errno};

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::thread;
 
-use dssefs::emulator::faults::{Fault, Rule};
+use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::copy_file_range;
 use rustix::process::Signal;
 use tempfile::TempDir;

@@ -12,9 +12,9 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 use bytes::Bytes;
-use dssefs::object::{Bucket, ByteRange, ETag, Key, Version};
-use dssefs::policy::{EncryptionContext, KeyArn, Policy};
-use dssefs::s3::{Backing, Condition, Connection, Gateway, NewObject, Source};
+use dssefs_s3::object::{Bucket, ByteRange, ETag, Key, Version};
+use dssefs_s3::policy::{EncryptionContext, KeyArn, Policy};
+use dssefs_s3::s3::{Backing, Condition, Connection, Gateway, NewObject, Source};
 
 const ARN: &str = "arn:aws:kms:us-east-1:111122223333:key/0a1b";
 const SSE: &str = "x-amz-server-side-encryption";

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aws_sdk_s3::types::ServerSideEncryption;
-use dssefs::emulator::Counters;
-use dssefs::emulator::faults::{Fault, Rule};
-use dssefs::emulator::kms::NewKey;
+use dssefs_emulator::Counters;
+use dssefs_emulator::faults::{Fault, Rule};
+use dssefs_emulator::kms::NewKey;
 use rustix::fs::{XattrFlags, setxattr};
 
 use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, commit, deadline, errno};

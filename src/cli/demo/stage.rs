@@ -18,8 +18,8 @@ use tokio::runtime::Runtime;
 use super::super::background::own_program;
 use super::super::exit::Exit;
 use super::super::shown;
-use crate::emulator::kms::NewKey;
-use crate::emulator::{self, Counters, Options, Server};
+use dssefs_emulator::kms::NewKey;
+use dssefs_emulator::{Counters, Options, Server};
 
 pub(super) const BUCKET: &str = "demo";
 pub(super) const REGION: &str = "us-east-1";
@@ -44,9 +44,9 @@ pub(super) enum StageError {
     #[error("{} cannot be made a mount point: {error}", path.display())]
     Mountpoint { path: PathBuf, error: io::Error },
     #[error("the endpoint cannot start")]
-    Endpoint(#[from] emulator::Error),
+    Endpoint(#[from] dssefs_emulator::Error),
     #[error("the endpoint gives no key")]
-    Key(#[from] emulator::kms::Exception),
+    Key(#[from] dssefs_emulator::kms::Exception),
     #[error("the mount did not come up; what it said is above")]
     Mount(Exit),
     #[error("the mount did not answer within {} s", MOUNT_WITHIN.as_secs())]

@@ -202,7 +202,7 @@ mod tests {
     use rustix::io::Errno;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket, socketpair};
 
-    use crate::secret::raw::{errno_of, errno_with};
+    use dssefs_seal::secret::raw::{errno_of, errno_with};
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::s3::{named_by, profile_files};
+use dssefs_s3::s3::{named_by, profile_files};
 
 use super::profile::{Needs, Profiles};
 

@@ -21,7 +21,7 @@ mod privileges;
 mod profile;
 
 use crate::config::{Config, Sandbox};
-use crate::secret::KeysUnlocked;
+use dssefs_seal::secret::KeysUnlocked;
 
 use super::StartError;
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::config::{self, Source};
 use crate::journal::{self, Damage, EntryId, Left, LeftEntry};
-use crate::object::ByteRange;
-use crate::s3;
+use dssefs_s3::object::ByteRange;
+use dssefs_s3::s3;
 use crate::write::{self, Engine, Kept, Piece, Writer};
 
 use super::super::spill_dir::SpillDir;

@@ -11,9 +11,9 @@ use tokio::runtime::Runtime;
 
 use crate::config::{self, Source};
 use crate::journal::{self, Left, LeftEntry};
-use crate::kms::Kms;
-use crate::policy::Policy;
-use crate::s3::{self, Gateway};
+use dssefs_s3::kms::Kms;
+use dssefs_s3::policy::Policy;
+use dssefs_s3::s3::{self, Gateway};
 use crate::spill::{Limits, Pool};
 use crate::write::{Engine, Kept, Settings};
 

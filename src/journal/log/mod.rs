@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::crypto::Envelope;
-use crate::sealed::{ByteBudget, Charge};
+use dssefs_seal::crypto::Envelope;
+use dssefs_seal::sealed::{ByteBudget, Charge};
 
 use super::disk::{self, SegmentFile};
 use super::keys::remove_unused;

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::*;
-use crate::sealed::ByteBudget;
-use crate::secret::Key;
+use dssefs_seal::sealed::ByteBudget;
+use dssefs_seal::secret::Key;
 
 const ROOM: u64 = 1 << 30;
 

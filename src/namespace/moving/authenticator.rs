@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::object::Prefix;
+use dssefs_s3::object::Prefix;
 
 /// A code that proves a text (HMAC-SHA-256).
 pub type Mac = [u8; 32];

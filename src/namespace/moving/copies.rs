@@ -14,8 +14,8 @@ use super::super::error::Error;
 use super::intent::Copied;
 use super::journal::Journal;
 use super::key_below;
-use crate::object::{ETag, Key, Prefix, Version};
-use crate::s3::{self, Condition, Gateway, Kind, Listed, Source, Stored};
+use dssefs_s3::object::{ETag, Key, Prefix, Version};
+use dssefs_s3::s3::{self, Condition, Gateway, Kind, Listed, Source, Stored};
 
 /// Requests of one move that are under way at the same time.
 const REQUESTS_MAX: usize = 16;

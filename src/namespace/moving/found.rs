@@ -9,9 +9,9 @@ use super::super::Namespace;
 use super::authenticator::{JournalKey, NoKey};
 use super::intent::{Heading, Intent};
 use super::signed::{FormError, LINE_BYTES_MAX, Line, Place};
-use crate::object::{ByteRange, Key, Prefix, Version};
-use crate::policy::Verdict;
-use crate::s3::{self, Gateway, Head};
+use dssefs_s3::object::{ByteRange, Key, Prefix, Version};
+use dssefs_s3::policy::Verdict;
+use dssefs_s3::s3::{self, Gateway, Head};
 
 /// A journal that a mount of `root` has written, with what is still to be read of it.
 pub(super) struct Proved {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::super::error::Error;
 use super::owner::Owner;
 use super::signed::FormError;
-use crate::object::{ETag, NameError, Prefix};
+use dssefs_s3::object::{ETag, NameError, Prefix};
 
 /// The name that is kept for journals in every directory.
 pub(super) const RESERVED_NAME: &str = ".dssefs";

@@ -11,8 +11,8 @@ use super::authenticator::{JournalKey, KeyName};
 use super::intent::{Copied, Heading, Intent, JOURNAL_PREFIX, Phase};
 use super::owner::Owner;
 use super::signed::{self, Place};
-use crate::object::{ETag, Key, Prefix};
-use crate::s3::{Condition, Gateway, Kind, NewObject};
+use dssefs_s3::object::{ETag, Key, Prefix};
+use dssefs_s3::s3::{Condition, Gateway, Kind, NewObject};
 
 /// No JSON as a whole: a signed line comes first.
 const CONTENT_TYPE: &str = "application/octet-stream";

@@ -39,8 +39,8 @@ use super::directory::is_taken;
 use super::error::Error;
 use super::node::Ino;
 use super::progress::Progress;
-use crate::object::{Key, Name, NameError, Prefix};
-use crate::s3::{ListRequest, Listed};
+use dssefs_s3::object::{Key, Name, NameError, Prefix};
+use dssefs_s3::s3::{ListRequest, Listed};
 
 pub use self::authenticator::{Authenticator, JournalKey, KeyName, Mac, NoKey, OwnKey};
 pub(super) use self::fence::Fences;

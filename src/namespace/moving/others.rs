@@ -22,8 +22,8 @@ use super::authenticator::NoKey;
 use super::found::{Proved, Unreadable};
 use super::intent::{Heading, JOURNAL_PREFIX, Phase};
 use super::journal::Journal;
-use crate::object::{ETag, Key, Prefix};
-use crate::s3::{Kind, ListRequest, Listed};
+use dssefs_s3::object::{ETag, Key, Prefix};
+use dssefs_s3::s3::{Kind, ListRequest, Listed};
 
 /// How often a journal is read that its owner keeps writing meanwhile.
 const READS_MAX: usize = 3;

@@ -18,8 +18,8 @@ use super::intent::{Copied, Heading, Intent, JOURNAL_PREFIX, Phase};
 use super::journal::Journal;
 use super::key_below;
 use super::others::{Journals, Look, Seen};
-use crate::object::{ETag, Key, Prefix, Version};
-use crate::s3::{Kind, Listed};
+use dssefs_s3::object::{ETag, Key, Prefix, Version};
+use dssefs_s3::s3::{Kind, Listed};
 
 /// Journals that one look tells of by themselves.
 const TOLD_MAX: usize = 20;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::authenticator::{JournalKey, KeyName, Mac};
 use super::intent::{Heading, Intent, seconds};
-use crate::object::{Key, Prefix};
+use dssefs_s3::object::{Key, Prefix};
 
 /// The longest first line that is read, in bytes. Two prefixes of 1,024 bytes take up to 12,288 in JSON, a wrapped key
 /// 8,192.
@@ -252,7 +252,7 @@ fn code(text: &str) -> Option<Mac> {
 mod tests {
     use super::super::intent::tests::intent;
     use super::*;
-    use crate::object::ETag;
+    use dssefs_s3::object::ETag;
 
     /// A stand-in for a code: the rooms of ciphers are not for this one.
     struct Sum(u8);

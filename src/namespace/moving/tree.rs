@@ -9,8 +9,8 @@ use super::super::node::{Ino, Kind};
 use super::super::table::Table;
 use super::Plan;
 use super::copies::{Copies, Copy};
-use crate::object::Name;
-use crate::s3::Head;
+use dssefs_s3::object::Name;
+use dssefs_s3::s3::Head;
 
 impl Namespace {
     /// Between the copies and the deletes, so that a reader always finds one of both.

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
-use crate::sealed::SealedFile;
+use dssefs_seal::sealed::SealedFile;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 

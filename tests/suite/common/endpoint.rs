@@ -11,9 +11,9 @@ use aws_sdk_s3::types::{
     BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, ServerSideEncryption, VersioningConfiguration,
 };
 use aws_smithy_http_client::Builder;
-use dssefs::emulator::faults::{Fault, Plan, Rule};
-use dssefs::emulator::kms::{Kms, NewKey};
-use dssefs::emulator::{Counters, Options, Server};
+use dssefs_emulator::faults::{Fault, Plan, Rule};
+use dssefs_emulator::kms::{Kms, NewKey};
+use dssefs_emulator::{Counters, Options, Server};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

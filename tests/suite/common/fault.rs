@@ -1,6 +1,6 @@
 //! Answers that many tests script.
 
-use dssefs::emulator::faults::Fault;
+use dssefs_emulator::faults::Fault;
 
 /// An error of the store or of KMS, by its status and its code.
 pub(crate) fn failure(status: u16, code: &str) -> Fault {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use dssefs::emulator::faults::Rule;
+use dssefs_emulator::faults::Rule;
 use rustix::process::Signal;
 use tempfile::TempDir;
 

@@ -18,7 +18,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dssefs::emulator::Counters;
+use dssefs_emulator::Counters;
 use rustix::process::geteuid;
 
 /// What most tests may take. Generous, because the machine may be busy; a test that hangs is what it is for.

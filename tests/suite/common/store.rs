@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dssefs::emulator::faults::{Fault, Plan, Rule};
-use dssefs::emulator::kms::NewKey;
-use dssefs::emulator::{Options, Server};
-use dssefs::object::{Bucket, Key, UserMetadata, Version};
-use dssefs::policy::{EncryptionContext, KeyArn, Policy};
-use dssefs::s3::{AccessKey, Condition, Connection, Gateway, Head, NewObject};
+use dssefs_emulator::faults::{Fault, Plan, Rule};
+use dssefs_emulator::kms::NewKey;
+use dssefs_emulator::{Options, Server};
+use dssefs_s3::object::{Bucket, Key, UserMetadata, Version};
+use dssefs_s3::policy::{EncryptionContext, KeyArn, Policy};
+use dssefs_s3::s3::{AccessKey, Condition, Connection, Gateway, Head, NewObject};
 use futures_util::StreamExt;
 
 /// The store of one test.
@@ -35,7 +35,7 @@ impl Store {
             ..Connection::default()
         };
         let access_key = AccessKey { id: "dssefs".into(), secret: "dssefs-secret".into() };
-        let config = dssefs::s3::load_as(&connection, access_key).await.unwrap();
+        let config = dssefs_s3::s3::load_as(&connection, access_key).await.unwrap();
         let builder = aws_sdk_s3::config::Builder::from(&config).endpoint_url(server.url()).force_path_style(true);
         let client = aws_sdk_s3::Client::from_conf(builder.build());
         client.create_bucket().bucket("data").send().await.unwrap();

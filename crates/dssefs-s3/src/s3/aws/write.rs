@@ -1,0 +1,179 @@
+//! Verbs that write and delete whole objects.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aws_sdk_s3::config::http::HttpRequest;
+use aws_sdk_s3::operation::RequestId;
+use aws_sdk_s3::types::{MetadataDirective, TaggingDirective};
+
+use super::watch::Doubt;
+use super::{Store, etag, facts, observed, signed, version_id};
+use crate::s3::metrics::{Operation, StoreCounters};
+use crate::object::{ETag, Key, Version, VersionId};
+use crate::policy::{Evidence, Observation, Policy};
+use crate::s3::error::Error;
+use crate::s3::payload::Payload;
+use crate::s3::request::{CONTENT_HEADERS, Condition, NewObject, Source};
+
+/// Says of a request that creates an object what it is to be: under DSSE-KMS, with everything of [`NewObject`] that has
+/// a field in the SDK. The header of bucket keys is never sent: DSSE-KMS has none.
+macro_rules! describe {
+    ($request:expr, $store:expr, $policy:expr, $new:expr) => {
+        $request
+            .bucket($store.bucket.as_str())
+            .key($new.key.as_str())
+            .server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::AwsKmsDsse)
+            .set_ssekms_key_id($policy.key.as_ref().map(|arn| arn.as_str().to_owned()))
+            .set_ssekms_encryption_context($policy.context.header())
+            .set_metadata(Some($new.user.iter().map(|(name, value)| (name.clone(), value.clone())).collect()))
+            .set_content_type($new.content_type.clone())
+            .set_storage_class($new.storage_class.as_deref().map(aws_sdk_s3::types::StorageClass::from))
+            .set_tagging($new.tags.clone())
+    };
+}
+pub(in crate::s3::aws) use describe;
+
+/// What the store answered to a write that it has carried out. The encryption is judged before anything else is asked
+/// of it, so that what is missing cannot hide it.
+pub(in crate::s3) struct Answered {
+    pub(in crate::s3) etag: Option<ETag>,
+    pub(in crate::s3) id: Option<VersionId>,
+    pub(in crate::s3) encryption: Observation,
+}
+
+impl Answered {
+    pub(super) fn new(tag: Option<&str>, id: Option<&str>, encryption: Observation) -> Answered {
+        Answered { etag: tag.and_then(etag), id: id.and_then(version_id), encryption }
+    }
+
+    /// Which version the object became; None where the answer does not tell.
+    pub(in crate::s3) fn version(&self) -> Option<Version> {
+        self.etag.clone().map(|etag| Version { etag, id: self.id.clone() })
+    }
+}
+
+impl Store {
+    pub(in crate::s3) async fn put(
+        &self,
+        policy: &Policy,
+        new: &NewObject,
+        payload: &Arc<dyn Payload>,
+        condition: &Condition,
+        doubt: &Doubt,
+    ) -> Result<Answered, Error> {
+        const PUT: Operation = Operation::PutObject;
+        let headers = self.content_headers(PUT, new)?;
+        let body = self.outgoing(PUT, &new.key, payload)?;
+        let request = describe!(self.client.put_object(), self, policy, new)
+            .set_if_match(condition.if_match())
+            .set_if_none_match(condition.if_none_match())
+            .content_length(signed(payload.len()))
+            .set_checksum_crc64_nvme(body.checksum.crc64_text())
+            .set_checksum_sha1(body.checksum.sha1_text())
+            .body(body.stream)
+            .customize()
+            .interceptor(doubt.clone())
+            .mutate_request(move |request| insert(request, &headers));
+        let request = if self.signs_bodies { request } else { request.disable_payload_signing() };
+        let sent = self.ask(PUT, Some(&new.key), self.patient(request, payload.len()).send()).await;
+        let sent = sent.inspect_err(|error| doubt.weigh(error));
+        let answer = sent.map_err(|error| self.blame(error, &body.broken))?;
+        StoreCounters::add(&self.counters.bytes_sent, payload.len());
+        let facts = facts!(answer, answer.sse_customer_algorithm(), answer.ssekms_encryption_context());
+        let encryption = observed(facts, Evidence::Put, answer.request_id());
+        Ok(Answered::new(answer.e_tag(), answer.version_id(), encryption))
+    }
+
+    /// For sources of up to 5 GiB. Tags are the source's, unless `new` has its own; so are metadata, content type and
+    /// content headers with [`MetadataDirective::Copy`], for which `new` says its key and storage class alone.
+    pub(in crate::s3) async fn copy(
+        &self,
+        policy: &Policy,
+        source: &Source,
+        new: &NewObject,
+        metadata: MetadataDirective,
+        condition: &Condition,
+        doubt: &Doubt,
+    ) -> Result<Answered, Error> {
+        const COPY: Operation = Operation::CopyObject;
+        let headers = self.content_headers(COPY, new)?;
+        let tagging = if new.tags.is_some() { TaggingDirective::Replace } else { TaggingDirective::Copy };
+        let request = describe!(self.client.copy_object(), self, policy, new)
+            .copy_source(self.copy_source(&source.key, &source.version))
+            .copy_source_if_match(source.version.etag.as_str())
+            .metadata_directive(metadata)
+            .tagging_directive(tagging)
+            .set_if_match(condition.if_match())
+            .set_if_none_match(condition.if_none_match())
+            .customize()
+            .interceptor(doubt.clone())
+            .mutate_request(move |request| insert(request, &headers));
+        let answer = self.ask(COPY, Some(&new.key), self.patient(request, source.size).send()).await;
+        let answer = answer.inspect_err(|error| doubt.weigh(error))?;
+        let etag = answer.copy_object_result().and_then(|result| result.e_tag());
+        let facts = facts!(answer, answer.sse_customer_algorithm(), answer.ssekms_encryption_context());
+        let encryption = observed(facts, Evidence::Copy, answer.request_id());
+        Ok(Answered::new(etag, answer.version_id(), encryption))
+    }
+
+    /// Deletes the object, or the one version; with an ETag only if that is the object's.
+    pub(in crate::s3) async fn delete(
+        &self,
+        key: &Key,
+        version: Option<&VersionId>,
+        if_match: Option<&ETag>,
+    ) -> Result<(), Error> {
+        let request = self
+            .client
+            .delete_object()
+            .bucket(self.bucket.as_str())
+            .key(key.as_str())
+            .set_version_id(version.map(|id| id.as_str().to_owned()))
+            .set_if_match(if_match.map(|etag| etag.as_str().to_owned()))
+            .send();
+        self.ask(Operation::DeleteObject, Some(key), request).await.map(drop)
+    }
+
+    /// The content headers of a new object, if S3 has all of them. They are set on the request itself: the SDK would
+    /// parse `Expires`, which need not be a date.
+    pub(super) fn content_headers(
+        &self,
+        operation: Operation,
+        new: &NewObject,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        match new.content_headers.iter().find(|(name, value)| !is_content_header(name, value)) {
+            None => Ok(new.content_headers.clone()),
+            Some((name, _)) => Err(self.protocol(
+                operation,
+                Some(&new.key),
+                format!("{name:?} is not a content header, or its value is not"),
+            )),
+        }
+    }
+}
+
+pub(super) fn insert(request: &mut HttpRequest, headers: &BTreeMap<String, String>) {
+    for (name, value) in headers {
+        request.headers_mut().insert(name.clone(), value.clone());
+    }
+}
+
+/// A header's value is visible ASCII, spaces and tabs (RFC 9110, 5.5).
+fn is_content_header(name: &str, value: &str) -> bool {
+    CONTENT_HEADERS.contains(&name) && value.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_content_headers_are_carried() {
+        assert!(is_content_header("expires", "0"));
+        assert!(is_content_header("cache-control", "max-age=60, public"));
+        assert!(!is_content_header("x-amz-acl", "public-read"));
+        assert!(!is_content_header("x-amz-server-side-encryption", "AES256"));
+        assert!(!is_content_header("cache-control", "a\r\nx-amz-acl: public-read"));
+    }
+}

@@ -1,0 +1,196 @@
+//! Copies inside the bucket, made by the store: renames, changes of metadata, re-encryption.
+
+use std::sync::Arc;
+
+use aws_sdk_s3::types::MetadataDirective;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
+
+use super::{Backing, Gateway, Made, Upload, Verified, Write};
+use crate::s3::metrics::Operation;
+use crate::object::{ByteRange, Key};
+use crate::s3::attempt::{Attempt, Content};
+use crate::s3::aws::Doubt;
+use crate::s3::error::{Error, Kind};
+use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
+
+/// CopyObject takes sources of up to 5 GiB ("Copying, moving, and renaming objects", S3 User Guide).
+const COPY_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// Parts of this length keep each request under a minute; larger objects have longer parts.
+const PART_BYTES_MIN: u64 = 512 * 1024 * 1024;
+/// "Amazon S3 multipart upload limits", S3 User Guide.
+const PARTS_MAX: u64 = 10_000;
+const PARTS_AT_ONCE_MAX: usize = 8;
+
+impl Gateway {
+    /// Copies one version of an object to `new.key`, which may be the source's own key. User metadata, content type,
+    /// content headers and storage class are those of `new`; tags are the source's unless `new` has its own; the copy
+    /// is under DSSE-KMS whatever the source is.
+    ///
+    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is
+    /// looked at: it is known again as [`Gateway::find`] does.
+    ///
+    /// # Errors
+    /// As S3 answers. [`PreconditionFailed`](crate::s3::Kind::PreconditionFailed) when the source is another version
+    /// now, or when `condition` is not met. After [`Mismatch`](crate::s3::Kind::Mismatch) the copy was deleted again;
+    /// one in place, in a bucket that keeps no versions, stays, because the content is nowhere else.
+    pub async fn copy(
+        self: &Arc<Self>,
+        source: &Source,
+        new: &NewObject,
+        condition: &Condition,
+    ) -> Result<Verified<Stored>, Error> {
+        if source.size > COPY_BYTES_MAX {
+            return self.copy_in_parts(source, new, condition).await;
+        }
+        let (replace, doubt) = (MetadataDirective::Replace, Doubt::default());
+        let content = Content::Copied(source.clone(), Instant::now());
+        let answer = self.store.copy(self.policy(), source, new, replace, condition, &doubt).await;
+        let attempt = || Made::By(Box::new(Attempt { object: new.clone(), size: source.size, content, upload: None }));
+        let backing = Backing::of_copy(&source.key, &new.key);
+        let write = Write { operation: Operation::CopyObject, key: &new.key, condition, backing };
+        self.settle(&write, answer, &doubt, attempt).await
+    }
+
+    /// Copies one version of an object to `to` with everything it has, and asks nothing about it before: the store
+    /// carries metadata, content headers and tags over by itself. The storage class it does not, so `storage_class` has
+    /// to say it (listings do).
+    ///
+    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is
+    /// looked at: if it is proved to be one (see [`Gateway::twins`]), the call has succeeded.
+    ///
+    /// # Errors
+    /// As [`Gateway::copy`].
+    pub async fn duplicate(
+        self: &Arc<Self>,
+        source: &Source,
+        to: &Key,
+        storage_class: Option<String>,
+        condition: &Condition,
+    ) -> Result<Verified<Stored>, Error> {
+        let new = NewObject { storage_class, ..NewObject::at(to.clone()) };
+        if source.size > COPY_BYTES_MAX {
+            let new = self.described_as(source, new).await?;
+            return self.copy_in_parts(source, &new, condition).await;
+        }
+        let (carry, doubt) = (MetadataDirective::Copy, Doubt::default());
+        let answer = self.store.copy(self.policy(), source, &new, carry, condition, &doubt).await;
+        let backing = Backing::of_copy(&source.key, to);
+        let write = Write { operation: Operation::CopyObject, key: to, condition, backing };
+        self.settle(&write, answer, &doubt, || Made::CopyOf(source.key.clone())).await
+    }
+
+    /// `new` with what HEAD says of `source`: a copy in parts is given everything anew.
+    async fn described_as(&self, source: &Source, new: NewObject) -> Result<NewObject, Error> {
+        let meta = self.head(&source.key).await?.meta;
+        if meta.version.etag != source.version.etag {
+            let failure = self.failure(Kind::PreconditionFailed, Operation::HeadObject, &source.key);
+            return Err(failure.because("the object is another version now").into());
+        }
+        let NewObject { key, storage_class, tags, .. } = new;
+        let (user, content_type, content_headers) = (meta.user, meta.content_type, meta.content_headers);
+        Ok(NewObject { key, user, content_type, content_headers, storage_class, tags })
+    }
+
+    pub(super) async fn recognise_copy(&self, from: &Key, to: &Key, error: Error) -> Result<Stored, Error> {
+        match self.twins(from, to).await {
+            Ok(Some((_, copy))) if from != to => {
+                tracing::info!(%error, "the answer to a copy was lost, and the copy is there");
+                Ok(Stored { version: copy.meta.version, encryption: copy.encryption })
+            }
+            // Trouble that passes is no proof of somebody else's write.
+            Err(unknown) if error.kind == Kind::PreconditionFailed => Err(unknown),
+            _ => Err(error),
+        }
+    }
+
+    /// A multipart copy carries nothing over by itself, so the tags are fetched and sent again.
+    async fn copy_in_parts(
+        self: &Arc<Self>,
+        source: &Source,
+        new: &NewObject,
+        condition: &Condition,
+    ) -> Result<Verified<Stored>, Error> {
+        let mut new = new.clone();
+        if new.tags.is_none() {
+            new.tags = self.store.tags(&source.key, Some(&source.version)).await?;
+        }
+        let upload = self.start_upload(&new).await?;
+        let parts = match copy_parts(&upload, source).await {
+            Ok(parts) => parts,
+            Err(error) => {
+                upload.abandon().await;
+                return Err(error);
+            }
+        };
+        let crc64 = combined(&parts);
+        let backing = Backing::of_copy(&source.key, &new.key);
+        match upload.complete(parts, source.size, crc64, condition, backing).await {
+            Ok(stored) => Ok(stored),
+            Err(unfinished) => {
+                if let Some(upload) = unfinished.upload {
+                    upload.abandon().await;
+                }
+                Err(unfinished.error)
+            }
+        }
+    }
+}
+
+async fn copy_parts(upload: &Upload, source: &Source) -> Result<Vec<Part>, Error> {
+    let copies =
+        ranges(source.size).into_iter().zip(1..).map(|(range, number)| upload.copy_part(number, source, range));
+    let mut parts: Vec<Part> = stream::iter(copies).buffer_unordered(PARTS_AT_ONCE_MAX).try_collect().await?;
+    parts.sort_by_key(|part| part.number);
+    Ok(parts)
+}
+
+/// Cuts an object into at most 10,000 ranges of equal length, the last one excepted.
+fn ranges(size: u64) -> Vec<ByteRange> {
+    let length = PART_BYTES_MIN.max(size.div_ceil(PARTS_MAX));
+    let cut = |number| ByteRange::new(number * length, size.min((number + 1) * length));
+    (0..size.div_ceil(length)).filter_map(cut).collect()
+}
+
+/// The CRC-64/NVME of the whole, if that of each part is known.
+fn combined(parts: &[Part]) -> Option<u64> {
+    let (first, rest) = parts.split_first()?;
+    rest.iter().try_fold(first.crc64?, |crc64, part| {
+        Some(crc_fast::checksum_combine(crc_fast::CrcAlgorithm::Crc64Nvme, crc64, part.crc64?, part.size))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::ETag;
+
+    #[test]
+    fn ranges_cover_the_object_once_and_never_exceed_the_limits() {
+        const GIB: u64 = 1 << 30;
+        for size in [1, PART_BYTES_MIN, PART_BYTES_MIN + 1, 5 * GIB + 1, 48 * 1024 * GIB, 48 * 1024 * GIB + 12_345] {
+            let ranges = ranges(size);
+            assert!(ranges.len() as u64 <= PARTS_MAX, "{size}");
+            assert_eq!(ranges.first().map(|range| range.start()), Some(0));
+            assert_eq!(ranges.last().map(|range| range.end()), Some(size));
+            assert!(ranges.windows(2).all(|pair| pair[0].end() == pair[1].start()), "{size}");
+            assert!(ranges.iter().all(|range| range.len() <= COPY_BYTES_MAX), "{size}");
+        }
+    }
+
+    #[test]
+    fn the_checksum_of_the_whole_comes_from_those_of_its_parts() {
+        let crc64 = |bytes: &[u8]| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
+        let part = |number, bytes: &[u8]| Part {
+            number,
+            etag: ETag::new("e"),
+            size: bytes.len() as u64,
+            crc64: Some(crc64(bytes)),
+        };
+        let mut parts = vec![part(1, b"1234"), part(2, b"56"), part(3, b"789")];
+        assert_eq!(combined(&parts), Some(crc64(b"123456789")));
+        parts[1].crc64 = None;
+        assert_eq!(combined(&parts), None);
+        assert_eq!(combined(&[]), None);
+    }
+}

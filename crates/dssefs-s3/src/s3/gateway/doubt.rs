@@ -1,0 +1,111 @@
+//! Writes whose answer was lost: is the object what was sent?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::twins::Proof;
+use super::{Gateway, Verified};
+use crate::s3::metrics::Operation;
+use crate::object::ObjectMeta;
+use crate::s3::attempt::{Attempt, Content};
+use crate::s3::error::{Aftermath, Error, Kind};
+use crate::s3::request::{Head, NewObject, Source, Stored};
+
+impl Gateway {
+    /// The object, if it is what `attempt` was to make: by its metadata, and by length and checksum, or, for a copy, by
+    /// the content of its source; one in place, whose source is gone, by having been stored since it was asked for, by
+    /// the store's own clock. None when it is another, or when that cannot be proved. One KMS call, or two.
+    ///
+    /// # Errors
+    /// As S3 answers, and [`Kind::Mismatch`]; such an object stays.
+    pub async fn find(&self, attempt: &Attempt) -> Result<Option<Verified<Stored>>, Error> {
+        let operation = match (&attempt.content, &attempt.upload) {
+            (Content::Copied(..), _) => Operation::CopyObject,
+            (_, Some(_)) => Operation::CompleteMultipartUpload,
+            (_, None) => Operation::PutObject,
+        };
+        let Some(stored) = self.look_for(attempt).await? else { return Ok(None) };
+        self.verify(operation, &attempt.object.key, stored).await.map(Some)
+    }
+
+    /// What is to be believed of a write that failed with `error` after it may have been carried out. That the store
+    /// could not be asked just now is no proof of somebody else's write.
+    pub(super) async fn decide(&self, attempt: Attempt, error: Error) -> Result<Stored, Error> {
+        // An answer of success that cannot be read is no refusal, whatever the SDK makes of it.
+        let unread = error.status.is_some_and(|status| (200..300).contains(&status));
+        let looked = unread || may_hide_success(error.kind);
+        let found = if looked { self.look_for(&attempt).await } else { Ok(None) };
+        let is_last_word = matches!(error.kind, Kind::PreconditionFailed | Kind::NoSuchUpload);
+        let doubt = Aftermath::Doubt(Arc::new(attempt));
+        match found {
+            Ok(Some(stored)) => {
+                tracing::info!(%error, "the answer to a write was lost, and the object is there as it was sent");
+                Ok(stored)
+            }
+            Ok(None) if is_last_word => Err(error),
+            Err(unknown) if is_last_word => Err(unknown.leaving(doubt)),
+            Ok(None) | Err(_) => Err(error.leaving(doubt)),
+        }
+    }
+
+    pub(super) async fn look_for(&self, attempt: &Attempt) -> Result<Option<Stored>, Error> {
+        let Attempt { object, size, content, .. } = attempt;
+        let found = match content {
+            Content::Unknown => None,
+            Content::Of(checksum) => {
+                let found = there(self.head_with_checksums(&object.key).await)?;
+                let same = |(head, checksums): (Head, Vec<_>)| checksums.contains(checksum).then_some(head);
+                found.and_then(same).filter(|head| head.meta.size == *size)
+            }
+            Content::Copied(source, _) if source.key != object.key => self.copied_from(source, object).await?,
+            Content::Copied(source, since) => {
+                // What the source's content was nobody can tell any more. The store tells times to the second.
+                let age_max = since.elapsed() + Duration::from_secs(1);
+                let is_newer = |(head, age): (Head, Option<Duration>)| {
+                    let is_other = head.meta.version.etag != source.version.etag && head.meta.size == source.size;
+                    (is_other && age.is_some_and(|age| age <= age_max)).then_some(head)
+                };
+                there(self.head_with_age(&object.key).await)?.and_then(is_newer)
+            }
+        };
+        let found = found.filter(|head| is_described(&head.meta, object));
+        Ok(found.map(|head| Stored { version: head.meta.version, encryption: head.encryption }))
+    }
+
+    /// The object that has the content which the source still has.
+    async fn copied_from(&self, source: &Source, copy: &NewObject) -> Result<Option<Head>, Error> {
+        let is_source = |original: &Head, _: &Head| original.meta.version.etag == source.version.etag;
+        Ok(self.same_content(&source.key, &copy.key, Proof::Checksums, is_source).await?.map(|(_, copy)| copy))
+    }
+}
+
+/// Whether a write that was in doubt before may have happened although it failed in this way.
+fn may_hide_success(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::PreconditionFailed
+            | Kind::Conflict
+            | Kind::NoSuchUpload
+            | Kind::Timeout
+            | Kind::Unreachable
+            | Kind::Unavailable
+            // An answer that cannot be read, or is longer than any honest one.
+            | Kind::Protocol
+    )
+}
+
+/// Whether the object is described as `new` asks. What `new` leaves to the store may be anything.
+fn is_described(meta: &ObjectMeta, new: &NewObject) -> bool {
+    meta.user == new.user
+        && meta.content_headers == new.content_headers
+        && (new.content_type.is_none() || new.content_type == meta.content_type)
+}
+
+/// What is not there is no failure.
+pub(super) fn there<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

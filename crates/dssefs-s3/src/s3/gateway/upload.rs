@@ -1,0 +1,211 @@
+//! Multipart uploads: judged before their first byte leaves, and at each answer after that.
+
+use std::sync::Arc;
+
+use super::{Backing, Gateway, Made, Verified, Write};
+use crate::s3::metrics::Operation;
+use crate::object::{ByteRange, Key};
+use crate::s3::attempt::{Attempt, Content};
+use crate::s3::aws::{Doubt, PartAnswer, Whole};
+use crate::s3::error::{Error, Kind};
+use crate::s3::payload::{Checksum, Payload};
+use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
+
+/// A multipart upload that is under way. It ends by being completed or aborted; one that is dropped remains in the
+/// bucket until a lifecycle rule removes it.
+#[must_use = "an upload that is neither completed nor aborted stays in the bucket, unseen and billed"]
+pub struct Upload {
+    gateway: Arc<Gateway>,
+    shared: Box<About>,
+}
+
+struct About {
+    id: String,
+    new: NewObject,
+    /// Outlives one try at completing: the answer to an earlier one may have been lost.
+    doubt: Doubt,
+    /// The encryption context that the store answered when the upload began: no later answer tells it.
+    context: Option<String>,
+}
+
+/// An upload that could not be completed.
+pub struct Unfinished {
+    /// Why.
+    pub error: Error,
+    /// The upload, as long as it can still be completed: later, or under another condition.
+    pub upload: Option<Upload>,
+}
+
+impl Gateway {
+    /// Begins a multipart upload. The store's answer is judged before any content leaves this host.
+    ///
+    /// # Errors
+    /// As S3 answers; on [`Kind::Mismatch`] the upload was aborted.
+    pub async fn start_upload(self: &Arc<Self>, new: &NewObject) -> Result<Upload, Error> {
+        const CREATE: Operation = Operation::CreateMultipartUpload;
+        let doubt = Doubt::default();
+        let created = self.store.create(self.policy(), new, &doubt).await;
+        let created = created.map_err(|error| self.unread_answer(CREATE, &new.key, error, &doubt))?;
+        let judged = self.verify_upload(CREATE, &new.key, &created.facts, created.request_id);
+        let Some(id) = created.id else {
+            let nameless = self.failure(Kind::Protocol, CREATE, &new.key).because("the answer has no upload id");
+            return Err(judged.err().unwrap_or_else(|| nameless.into()));
+        };
+        if let Some(ledger) = self.ledger.get() {
+            ledger.begun(&id);
+        }
+        let mut upload = self.resume_upload(new, id);
+        upload.shared.context = created.facts.context;
+        match judged {
+            Ok(()) => Ok(upload),
+            Err(error) => {
+                upload.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes up an upload that an earlier run of the program began for the same object, by its id. Makes no request:
+    /// what it has become is judged when it is completed.
+    pub fn resume_upload(self: &Arc<Self>, new: &NewObject, id: String) -> Upload {
+        let about = About { id, new: new.clone(), doubt: Doubt::default(), context: None };
+        Upload { gateway: Arc::clone(self), shared: Box::new(about) }
+    }
+}
+
+impl Upload {
+    /// The store's name for it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
+    /// Which object it will be.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.shared.new.key
+    }
+
+    /// Sends part `number` (1 to 10,000). Parts may be sent in any order, at the same time, and again. All but the last
+    /// have 5 MiB to 5 GiB.
+    ///
+    /// # Errors
+    /// As S3 answers, and [`Kind::Mismatch`], after which the upload should be aborted.
+    pub async fn put_part(&self, number: u32, body: Arc<dyn Payload>) -> Result<Part, Error> {
+        let doubt = Doubt::default();
+        let answer = self.gateway.store.put_part(self.key(), self.id(), number, &body, &doubt).await;
+        self.judged(Operation::UploadPart, answer, &doubt)
+    }
+
+    /// Makes part `number` of a range of an object in the same bucket, without moving it through this host.
+    ///
+    /// # Errors
+    /// As S3 answers; [`Kind::PreconditionFailed`] when the source is another version now; and [`Kind::Mismatch`].
+    pub async fn copy_part(&self, number: u32, source: &Source, range: ByteRange) -> Result<Part, Error> {
+        let doubt = Doubt::default();
+        let of = (source, range);
+        let answer = self.gateway.store.copy_part(self.key(), self.id(), number, of, &doubt).await;
+        self.judged(Operation::UploadPartCopy, answer, &doubt)
+    }
+
+    /// The part of an answer, once what the answer says of encryption is judged.
+    fn judged(&self, operation: Operation, answer: Result<PartAnswer, Error>, doubt: &Doubt) -> Result<Part, Error> {
+        let answer = answer.map_err(|error| self.gateway.unread_answer(operation, self.key(), error, doubt))?;
+        self.gateway.verify_part(operation, self.key(), &answer.facts)?;
+        let nameless = || self.gateway.failure(Kind::Protocol, operation, self.key()).because("the answer has no ETag");
+        answer.part.ok_or_else(|| nameless().into())
+    }
+
+    /// Makes the object out of `parts`, in the order of their numbers. `size` is the whole's length in bytes, `crc64`
+    /// its CRC-64/NVME if it is known; S3 compares both.
+    ///
+    /// When the answer to a first try was lost, the object is looked up, and the upload has succeeded if that is what
+    /// was sent: proved by length, CRC-64 and metadata. Without a CRC-64 it cannot be proved, and the error stands.
+    ///
+    /// # Errors
+    /// [`Unfinished`] has the reason, and the upload if it can still be completed. After [`Kind::Mismatch`] the object
+    /// was deleted again, unless `backing` forbids it.
+    pub async fn complete(
+        self,
+        mut parts: Vec<Part>,
+        size: u64,
+        crc64: Option<u64>,
+        condition: &Condition,
+        backing: Backing,
+    ) -> Result<Verified<Stored>, Unfinished> {
+        parts.sort_by_key(|part| part.number);
+        let About { id, new, doubt, context } = &*self.shared;
+        let whole = Whole { parts: &parts, size, crc64 };
+        // An earlier try may have been carried out. What its answer said was judged then.
+        doubt.forget_said();
+        let mut answer = self.gateway.store.complete(&new.key, id, &whole, condition, doubt).await;
+        if let Ok(answer) = &mut answer {
+            answer.encryption.facts.context.clone_from(context);
+        }
+        let was_completed = answer.is_ok();
+        let attempt = || {
+            let content = crc64.map_or(Content::Unknown, |crc64| Content::Of(Checksum::Crc64(crc64)));
+            Made::By(Box::new(Attempt { object: new.clone(), size, content, upload: Some(id.clone()) }))
+        };
+        let write = Write { operation: Operation::CompleteMultipartUpload, key: &new.key, condition, backing };
+        let settled = self.gateway.settle(&write, answer, doubt, attempt).await;
+        match settled {
+            Err(error) if !was_completed => Err(self.unfinished(error, backing).await),
+            settled => {
+                self.ended();
+                settled.map_err(|error| Unfinished { error, upload: None })
+            }
+        }
+    }
+
+    /// Ends the upload and discards its parts. One that is gone already is no error.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn abort(self) -> Result<(), Error> {
+        match self.gateway.store.abort(self.key(), self.id()).await {
+            Err(error) if error.kind != Kind::NoSuchUpload => Err(error),
+            _ => {
+                self.ended();
+                Ok(())
+            }
+        }
+    }
+
+    fn ended(&self) {
+        if let Some(ledger) = self.gateway.ledger.get() {
+            ledger.ended(self.id());
+        }
+    }
+
+    /// Aborts where another error is on its way to the caller already.
+    pub(super) async fn abandon(self) {
+        if let Err(error) = self.abort().await {
+            tracing::warn!(%error, "an upload could not be aborted and stays in the bucket");
+        }
+    }
+
+    async fn unfinished(self, error: Error, backing: Backing) -> Unfinished {
+        match error.kind {
+            Kind::NoSuchUpload => Unfinished { error, upload: None },
+            // A completion under another encryption than was asked for: no later one of the same upload can be better.
+            Kind::Mismatch { .. } if backing != Backing::Nowhere => {
+                self.abandon().await;
+                Unfinished { error, upload: None }
+            }
+            // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict"). Where
+            // nobody else has its parts there can be no other, and whether this one is gone the next try tells.
+            Kind::Conflict if backing != Backing::Nowhere => {
+                self.abandon().await;
+                Unfinished { error, upload: None }
+            }
+            _ => Unfinished { error, upload: Some(self) },
+        }
+    }
+}
+
+impl std::fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unfinished").field("error", &self.error).field("given_back", &self.upload.is_some()).finish()
+    }
+}

@@ -1,0 +1,438 @@
+//! Judging answers, and undoing what was stored wrongly.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::Gateway;
+use crate::s3::metrics::Operation;
+use crate::object::{ETag, Key, Version, VersionId};
+use crate::policy::{Algorithm, EncryptionContext, Facts, Judge, Verdict};
+use crate::s3::attempt::Attempt;
+use crate::s3::aws::{Answered, Doubt, Said};
+use crate::s3::error::{Aftermath, Error, Kind};
+use crate::s3::request::{Condition, Stored};
+
+/// What the store proved to be under DSSE-KMS and the expected key. Only the gateway can make one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified<T>(T);
+
+impl<T> Verified<T> {
+    /// The proved value.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Deref for Verified<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// Who else has the content of an object that is being stored: it is deleted again if its encryption proves wrong,
+/// unless that would lose what was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// This host, or another object.
+    Held,
+    /// The version that it replaces, so nobody in a bucket that keeps no versions.
+    Predecessor,
+    /// Nobody: parts were sent that this host has no copy of.
+    Nowhere,
+}
+
+impl Backing {
+    /// Of what is made out of `source` at `key`.
+    #[must_use]
+    pub fn of_copy(source: &Key, key: &Key) -> Backing {
+        if source == key { Backing::Predecessor } else { Backing::Held }
+    }
+
+    fn survives_without(self, version: &Version) -> bool {
+        match self {
+            Backing::Held => true,
+            Backing::Predecessor => version.id.is_some(),
+            Backing::Nowhere => false,
+        }
+    }
+}
+
+/// A write whose answer has come, or has not.
+pub(super) struct Write<'a> {
+    pub(super) operation: Operation,
+    pub(super) key: &'a Key,
+    pub(super) condition: &'a Condition,
+    pub(super) backing: Backing,
+}
+
+/// By what the object of a write is known again if the answer does not say which version it is.
+pub(super) enum Made {
+    /// By its content and its description.
+    By(Box<Attempt>),
+    /// As a copy of the object at this key, with everything that has.
+    CopyOf(Key),
+}
+
+impl Gateway {
+    /// What is to be believed of a write. The encryption is judged first, also that of an answer whose rest is missing
+    /// or cannot be read; what was stored under another is taken back. Then the version is made out, by the answer or
+    /// else by the object.
+    pub(super) async fn settle(
+        &self,
+        write: &Write<'_>,
+        answer: Result<Answered, Error>,
+        doubt: &Doubt,
+        made: impl FnOnce() -> Made,
+    ) -> Result<Verified<Stored>, Error> {
+        let answered = match answer {
+            Ok(answered) => answered,
+            Err(error) => {
+                if let Some(said) = self.bad_word(doubt) {
+                    let Said { facts, etag, id, request_id } = said;
+                    let named = Named { version: etag.map(|etag| Version { etag, id: id.clone() }), id };
+                    return Err(self.take_back_bad(write, &made(), &facts, request_id, named).await);
+                }
+                if !doubt.is_raised() {
+                    return Err(error);
+                }
+                let stored = match made() {
+                    Made::By(attempt) => self.decide(*attempt, error).await?,
+                    Made::CopyOf(original) => self.recognise_copy(&original, write.key, error).await?,
+                };
+                return self.verify_or_undo(write, stored).await;
+            }
+        };
+        let named = Named { version: answered.version(), id: answered.id };
+        let encryption = answered.encryption;
+        if self.judge.judge_write(&encryption.facts) != Verdict::Compliant {
+            return Err(self.take_back_bad(write, &made(), &encryption.facts, encryption.request_id, named).await);
+        }
+        match named.version {
+            Some(version) => Ok(Verified(Stored { version, encryption })),
+            None => self.find_unnamed(write, made(), encryption.request_id).await,
+        }
+    }
+
+    /// The object of a write that has succeeded under an answer without an ETag.
+    async fn find_unnamed(
+        &self,
+        write: &Write<'_>,
+        made: Made,
+        request_id: Option<String>,
+    ) -> Result<Verified<Stored>, Error> {
+        if let Ok(Some(stored)) = self.look_again(write, &made).await {
+            return self.verify_or_undo(write, stored).await;
+        }
+        let mut failure = self.failure(Kind::Protocol, write.operation, write.key).because("the answer has no ETag");
+        failure.request_id = request_id;
+        Err(match made {
+            Made::By(attempt) => Error::from(failure).leaving(Aftermath::Doubt(Arc::from(attempt))),
+            Made::CopyOf(_) => failure.into(),
+        })
+    }
+
+    /// The object that the write has made, proved by content and description; not what was there before.
+    async fn look_again(&self, write: &Write<'_>, made: &Made) -> Result<Option<Stored>, Error> {
+        let found = match made {
+            Made::By(attempt) => self.look_for(attempt).await?,
+            Made::CopyOf(original) if original == write.key => None,
+            Made::CopyOf(original) => self
+                .likeness(original, write.key)
+                .await?
+                .map(|head| Stored { version: head.meta.version, encryption: head.encryption }),
+        };
+        let was_there = |stored: &Stored| *write.condition == Condition::Matches(stored.version.etag.clone());
+        Ok(found.filter(|stored| !was_there(stored)))
+    }
+
+    /// Judges an object that was looked up, by what the store says of it now; it stays if it is bad.
+    pub(super) async fn verify(
+        &self,
+        operation: Operation,
+        key: &Key,
+        stored: Stored,
+    ) -> Result<Verified<Stored>, Error> {
+        let condition = &Condition::None;
+        self.verify_or_undo(&Write { operation, key, condition, backing: Backing::Nowhere }, stored).await
+    }
+
+    async fn verify_or_undo(&self, write: &Write<'_>, stored: Stored) -> Result<Verified<Stored>, Error> {
+        // What is looked up there is a write of this mount.
+        match self.judge.judge_write(&stored.encryption.facts) {
+            Verdict::Compliant => Ok(Verified(stored)),
+            verdict => {
+                let why = self.said(&stored.encryption.facts);
+                let (undone, aftermath) = self.take_back(write, &stored.version, None).await;
+                let request_id = stored.encryption.request_id;
+                let why = format!("{why}; {undone}");
+                Err(self.mismatch(write.operation, write.key, verdict, request_id, &why).leaving(aftermath))
+            }
+        }
+    }
+
+    /// The first answer of success among all attempts that was not as asked.
+    fn bad_word(&self, doubt: &Doubt) -> Option<Said> {
+        doubt.said().into_iter().find(|said| self.judge(&said.facts) != Verdict::Compliant)
+    }
+
+    /// `error`, unless an answer of success came before it that could not be read in full, and whose headers name a
+    /// wrong encryption.
+    pub(super) fn unread_answer(&self, operation: Operation, key: &Key, error: Error, doubt: &Doubt) -> Error {
+        let bad = doubt.said().into_iter().find(|said| !self.part_fits(&said.facts));
+        match bad {
+            None => error,
+            Some(said) => {
+                let verdict = self.judge(&said.facts);
+                self.mismatch(operation, key, verdict, said.request_id, &self.said(&said.facts))
+            }
+        }
+    }
+
+    /// Takes back what a bad answer tells of, and says so.
+    async fn take_back_bad(
+        &self,
+        write: &Write<'_>,
+        made: &Made,
+        facts: &Facts,
+        request_id: Option<String>,
+        named: Named,
+    ) -> Error {
+        let (verdict, why) = (self.judge(facts), self.said(facts));
+        let version = match named.version {
+            Some(version) => Ok(Some(version)),
+            None => self.look_again(write, made).await.map(|found| found.map(|stored| stored.version)),
+        };
+        let (undone, aftermath) = match (version, named.id) {
+            (Ok(Some(version)), _) => self.take_back(write, &version, Some(made)).await,
+            // A version that has a name of its own: what was there before is untouched. Where it may be the only copy,
+            // it stays.
+            (_, Some(id)) if write.backing != Backing::Nowhere => {
+                match self.store.delete(write.key, Some(&id), None).await {
+                    Ok(()) => ("the object was deleted again".to_owned(), Aftermath::Nothing),
+                    Err(error) => (left_there(&error.to_string()), in_doubt(made)),
+                }
+            }
+            (Ok(None), _) => (left_there("no object there is proved to be the one that was sent"), in_doubt(made)),
+            (Err(error), _) => (left_there(&error.to_string()), in_doubt(made)),
+        };
+        let why = format!("{why}; {undone}");
+        self.mismatch(write.operation, write.key, verdict, request_id, &why).leaving(aftermath)
+    }
+
+    /// Deletes what was stored wrongly, unless nobody else has its content. What has become of it.
+    async fn take_back(&self, write: &Write<'_>, version: &Version, made: Option<&Made>) -> (String, Aftermath) {
+        if !write.backing.survives_without(version) {
+            let text = "the object stays as it is, because nothing else has its content: store it again when the store encrypts as asked";
+            return (text.to_owned(), Aftermath::Stays(version.clone()));
+        }
+        // Where the store keeps versions, the one before is the object again.
+        let deleted = if version.id.is_some() { Aftermath::Nothing } else { Aftermath::Deleted };
+        let gone = ("the object was deleted again".to_owned(), deleted);
+        match self.expunge_version(write.key, version).await {
+            Ok(true) => gone,
+            Ok(false) => self.take_back_other(write, version, made, gone).await,
+            Err(error) => (stays(&error), Aftermath::Stays(version.clone())),
+        }
+    }
+
+    /// Another version is there than the answer has named: another writer's, or ours under an ETag that the answer did
+    /// not tell.
+    async fn take_back_other(
+        &self,
+        write: &Write<'_>,
+        named: &Version,
+        made: Option<&Made>,
+        gone: (String, Aftermath),
+    ) -> (String, Aftermath) {
+        let replaced = "another writer has replaced the object".to_owned();
+        let Some(made) = made else { return (replaced, Aftermath::Nothing) };
+        match self.look_again(write, made).await {
+            Ok(Some(ours)) if ours.version != *named => match self.expunge_version(write.key, &ours.version).await {
+                Ok(true) => gone,
+                Ok(false) => (replaced, Aftermath::Nothing),
+                Err(error) => (stays(&error), Aftermath::Stays(ours.version)),
+            },
+            Ok(_) => (replaced, Aftermath::Nothing),
+            Err(error) => (left_there(&error.to_string()), in_doubt(made)),
+        }
+    }
+
+    /// Judges an answer before anything was stored.
+    pub(super) fn verify_upload(
+        &self,
+        operation: Operation,
+        key: &Key,
+        facts: &Facts,
+        request_id: Option<String>,
+    ) -> Result<(), Error> {
+        match self.judge.judge_write(facts) {
+            Verdict::Compliant => Ok(()),
+            verdict => Err(self.mismatch(operation, key, verdict, request_id, &self.said(facts))),
+        }
+    }
+
+    /// Judges the answer to a part. Some servers say nothing there; what they do say must fit.
+    pub(super) fn verify_part(&self, operation: Operation, key: &Key, facts: &Facts) -> Result<(), Error> {
+        if self.part_fits(facts) {
+            return Ok(());
+        }
+        Err(self.mismatch(operation, key, self.judge(facts), None, &self.said(facts)))
+    }
+
+    /// Whether each header of a part's answer is absent or right.
+    fn part_fits(&self, facts: &Facts) -> bool {
+        part_fits(&self.judge, facts)
+    }
+
+    fn said(&self, facts: &Facts) -> String {
+        said(&self.judge, facts)
+    }
+
+    fn mismatch(
+        &self,
+        operation: Operation,
+        key: &Key,
+        verdict: Verdict,
+        request_id: Option<String>,
+        why: &str,
+    ) -> Error {
+        self.count_mismatch();
+        let mut failure = self.failure(Kind::Mismatch { verdict }, operation, key).because(why);
+        failure.request_id = request_id;
+        let error = Error::from(failure);
+        tracing::error!(%error, "the store did not prove what was asked of it");
+        error
+    }
+
+    /// Takes back exactly this version, which this mount has stored: by its id for good, or, without one, only as long
+    /// as it is the object. Another writer's object that replaced it stays.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn expunge(&self, key: &Key, version: &Version) -> Result<(), Error> {
+        self.expunge_version(key, version).await.map(drop)
+    }
+
+    /// The same; false when another version is there, which stays.
+    async fn expunge_version(&self, key: &Key, version: &Version) -> Result<bool, Error> {
+        match &version.id {
+            Some(id) => self.store.delete(key, Some(id), None).await.map(|()| true),
+            None => self.delete_version(key, &version.etag).await,
+        }
+    }
+
+    /// Deletes an object if it still is this version, as [`Gateway::delete`] does: old versions remain in a bucket that
+    /// keeps them. True when nothing is there afterwards, false when it is another version now, which stays. A store
+    /// that does not know conditional deletes is asked first what the object is.
+    ///
+    /// # Errors
+    /// As S3 answers.
+    pub async fn delete_version(&self, key: &Key, etag: &ETag) -> Result<bool, Error> {
+        match self.store.delete(key, None, Some(etag)).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind == Kind::NotFound => Ok(true),
+            // Also what a second attempt is told when the answer to the first was lost, in a bucket that keeps
+            // versions.
+            Err(error) if error.kind == Kind::PreconditionFailed => Ok(self.etag_now(key).await?.is_none()),
+            Err(error) if error.kind == Kind::Unsupported => match self.etag_now(key).await? {
+                Some(now) if now == *etag => self.store.delete(key, None, None).await.map(|()| true),
+                now => Ok(now.is_none()),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn etag_now(&self, key: &Key) -> Result<Option<ETag>, Error> {
+        match self.head(key).await {
+            Ok(head) => Ok(Some(head.meta.version.etag)),
+            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What an answer names of the version that it tells of.
+struct Named {
+    version: Option<Version>,
+    id: Option<VersionId>,
+}
+
+fn stays(error: &Error) -> String {
+    format!("the object is still there, because it could not be deleted again: {error}")
+}
+
+fn left_there(why: &str) -> String {
+    format!("the object may still be there, because it could not be deleted again: {why}; look at it, and delete it")
+}
+
+fn in_doubt(made: &Made) -> Aftermath {
+    match made {
+        Made::By(attempt) => Aftermath::Doubt(Arc::from(attempt.clone())),
+        Made::CopyOf(_) => Aftermath::Nothing,
+    }
+}
+
+fn part_fits(judge: &Judge, facts: &Facts) -> bool {
+    match judge.judge_write(facts) {
+        Verdict::Compliant => true,
+        Verdict::WrongKey => facts.key_arn.is_none(),
+        Verdict::NotDsse => facts.algorithm == Algorithm::None && facts.key_arn.is_none(),
+        Verdict::WrongContext | Verdict::Pending | Verdict::Unknown => false,
+    }
+}
+
+fn said(judge: &Judge, facts: &Facts) -> String {
+    let key = |arn: Option<&str>| arn.map_or(String::new(), |arn| format!(" under {arn}"));
+    let context = |header: &String| match EncryptionContext::answered(header) {
+        Some(context) => format!(" with the encryption context {}", context.json()),
+        None => " with an encryption context that cannot be read".to_owned(),
+    };
+    let asked = &judge.policy().context;
+    let answered_context = facts.context.as_ref().map_or_else(String::new, context);
+    let asked_context = if facts.context.is_some() { format!(" with {}", asked.json()) } else { String::new() };
+    let expected = match judge.expected_key() {
+        Some(arn) if judge.policy().key.is_none() => format!(" under aws/s3, which is {arn},"),
+        Some(arn) => format!(" under {arn}"),
+        None => " under a key that the answer names by its ARN".to_owned(),
+    };
+    format!(
+        "the store answered {}{}{answered_context}, and aws:kms:dsse{expected}{asked_context} was asked for",
+        facts.algorithm,
+        key(facts.key_arn.as_deref()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{KeyArn, Policy};
+
+    const ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/0a1b";
+
+    #[test]
+    fn a_parts_answer_may_be_silent_but_not_wrong() {
+        let judge = Judge::new(Policy { key: Some(KeyArn::new(ARN).unwrap()), ..Policy::default() });
+        let fits = |sse: Option<&str>, key: Option<&str>| part_fits(&judge, &Facts::from_headers(sse, key, None, None));
+        assert!(fits(Some("aws:kms:dsse"), Some(ARN)));
+        assert!(fits(Some("aws:kms:dsse"), None));
+        assert!(fits(None, None));
+        assert!(!fits(Some("aws:kms:dsse"), Some("arn:other")));
+        assert!(!fits(None, Some("arn:other")));
+        assert!(!fits(Some("AES256"), None));
+        assert!(!fits(Some("aws:kms"), Some(ARN)));
+        assert!(!part_fits(&judge, &Facts::from_headers(None, None, None, Some("AES256"))));
+        assert!(!part_fits(&judge, &Facts::unknown()));
+    }
+
+    #[test]
+    fn a_mismatch_names_what_was_said_and_what_was_asked() {
+        let judge = Judge::new(Policy { key: Some(KeyArn::new(ARN).unwrap()), ..Policy::default() });
+        assert_eq!(
+            said(&judge, &Facts::from_headers(Some("AES256"), None, None, None)),
+            format!("the store answered AES256, and aws:kms:dsse under {ARN} was asked for")
+        );
+    }
+}

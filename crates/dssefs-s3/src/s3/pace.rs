@@ -1,0 +1,312 @@
+//! Sparing KMS: how fast requests that cost a KMS call may follow each other.
+//!
+//! DSSE-KMS has no bucket keys, so each request on an object's content is a call to KMS, out of a quota that the whole
+//! account shares ("Request quotas", KMS developer guide). Each such request takes the next free slot, first come,
+//! first served; when KMS throttles all the same, slots move apart (half the rate) and come back together slowly. Time
+//! is an argument, so that this can be tested.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::s3::metrics::Operation;
+
+/// No throttling makes it slower than this, in requests per second: a thousandth of the smallest quota, at which a
+/// person can still work.
+const PER_SECOND_MIN: f64 = 10.0;
+/// Slots that nobody took are kept for so long.
+const BURST: Duration = Duration::from_millis(100);
+/// The refusals of one moment are one sign, not many.
+const SIGN: Duration = Duration::from_secs(1);
+/// The rate grows by this part of itself each second, and by no more than [`GROWTH_OF_MAX`] of the highest.
+const GROWTH: f64 = 0.1;
+const GROWTH_OF_MAX: f64 = 1.0 / 60.0;
+/// How far ahead retries may take slots. They take theirs whatever it costs others, and a storm of them must not keep
+/// those waiting who come after it.
+const CHARGED_AHEAD_MAX: Duration = Duration::from_secs(2);
+
+/// Whether S3 calls KMS for a request on a DSSE-KMS object ("Required permissions for Amazon S3 API operations", S3
+/// User Guide). A HEAD does in checksum mode alone, which is rare here.
+pub(super) fn calls_kms(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::GetObject
+            | Operation::PutObject
+            | Operation::CopyObject
+            | Operation::CreateMultipartUpload
+            | Operation::UploadPart
+            | Operation::UploadPartCopy
+            | Operation::CompleteMultipartUpload
+    )
+}
+
+/// The pace of one mount.
+#[derive(Debug)]
+pub(super) struct Pace(Option<Mutex<Rate>>);
+
+impl Pace {
+    /// At most `per_second_max` requests each second; 0 sets no limit at all.
+    pub(super) fn new(per_second_max: u32) -> Pace {
+        Pace((per_second_max > 0).then(|| Mutex::new(Rate::new(per_second_max, Instant::now()))))
+    }
+
+    /// Waits for a slot; false when there is none within `wait_max`, and then none is taken. True at once without a
+    /// limit.
+    pub(super) async fn turn(&self, wait_max: Duration) -> bool {
+        let wait = match self.rate() {
+            None => return true,
+            Some(mut rate) => rate.reserve(Instant::now(), wait_max),
+        };
+        match wait {
+            None => false,
+            Some(Duration::ZERO) => true,
+            Some(wait) => {
+                let mut slot = Slot { pace: self, is_used: false };
+                tokio::time::sleep(wait).await;
+                slot.is_used = true;
+                true
+            }
+        }
+    }
+
+    /// Takes a slot for a retry, which waits for a time of its own: those who come later make way for it.
+    pub(super) fn charge(&self) {
+        if let Some(mut rate) = self.rate() {
+            rate.charge(Instant::now());
+        }
+    }
+
+    /// KMS has throttled a request.
+    pub(super) fn throttled(&self) {
+        let lowered = self.rate().and_then(|mut rate| rate.lower(Instant::now()));
+        if let Some(per_second) = lowered {
+            tracing::warn!(
+                requests_per_second = per_second.round(),
+                "KMS throttles: requests that need it are slowed down; raise the account's KMS request quota, or lower --kms-requests-per-second"
+            );
+        }
+    }
+
+    fn rate(&self) -> Option<MutexGuard<'_, Rate>> {
+        self.0.as_ref().map(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A slot that somebody waits for. Who gives up waiting gives one back.
+struct Slot<'a> {
+    pace: &'a Pace,
+    is_used: bool,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if let (false, Some(mut rate)) = (self.is_used, self.pace.rate()) {
+            rate.give_back(Instant::now());
+        }
+    }
+}
+
+/// The rate and the slots that were given out.
+#[derive(Debug)]
+struct Rate {
+    per_second_max: f64,
+    per_second: f64,
+    /// The next free slot.
+    next: Instant,
+    grown: Instant,
+    lowered: Option<Instant>,
+    /// What was let through in the second that began then, and in the one before it.
+    second: (Instant, f64),
+    before: f64,
+}
+
+impl Rate {
+    fn new(per_second_max: u32, now: Instant) -> Rate {
+        let per_second_max = f64::from(per_second_max);
+        Rate {
+            per_second_max,
+            per_second: per_second_max,
+            next: now,
+            grown: now,
+            lowered: None,
+            second: (now, 0.0),
+            before: 0.0,
+        }
+    }
+
+    /// Takes the next slot, and says how far off it is; None when that is more than `wait_max`.
+    fn reserve(&mut self, now: Instant, wait_max: Duration) -> Option<Duration> {
+        self.grow(now);
+        let slot = now.checked_sub(BURST).map_or(self.next, |earliest| self.next.max(earliest));
+        let wait = slot.saturating_duration_since(now);
+        if wait > wait_max {
+            return None;
+        }
+        self.next = slot + Duration::from_secs_f64(1.0 / self.per_second);
+        self.count(now);
+        Some(wait)
+    }
+
+    /// Takes the next slot for a request that is sent whatever the pace, unless too many were taken so already.
+    fn charge(&mut self, now: Instant) {
+        if self.reserve(now, CHARGED_AHEAD_MAX).is_none() {
+            self.count(now);
+        }
+    }
+
+    /// The queue gets shorter by one. Its last slot goes to whoever comes next, and the one that was given up stays
+    /// empty: on the whole no more get through.
+    fn give_back(&mut self, now: Instant) {
+        let shorter = self.next.checked_sub(Duration::from_secs_f64(1.0 / self.per_second));
+        self.next = shorter.map_or(self.next, |next| next.max(now)).min(self.next);
+    }
+
+    /// Halves what was really asked of KMS lately, which may be far less than what was allowed. The new rate, or None
+    /// when a refusal of the same moment did it already.
+    fn lower(&mut self, now: Instant) -> Option<f64> {
+        if self.lowered.is_some_and(|last| now.duration_since(last) < SIGN) {
+            return None;
+        }
+        self.grow(now);
+        let asked = self.before.max(self.second.1);
+        self.per_second = (self.per_second.min(asked) / 2.0).max(PER_SECOND_MIN).min(self.per_second_max);
+        (self.lowered, self.grown) = (Some(now), now);
+        Some(self.per_second)
+    }
+
+    fn grow(&mut self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.grown).as_secs_f64();
+        let each_second = (self.per_second * GROWTH).min(self.per_second_max * GROWTH_OF_MAX);
+        self.per_second = (self.per_second + seconds * each_second).min(self.per_second_max);
+        self.grown = self.grown.max(now);
+    }
+
+    fn count(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.second.0);
+        if age >= SIGN {
+            self.before = if age < 2 * SIGN { self.second.1 } else { 0.0 };
+            self.second = (now, 0.0);
+        }
+        self.second.1 += 1.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(1000);
+
+    /// How many requests get through in `seconds`, when each comes as soon as the one before it has had its turn.
+    fn passed(rate: &mut Rate, from: Instant, seconds: u64) -> u32 {
+        let (mut now, mut passed) = (from, 0);
+        while now < from + Duration::from_secs(seconds) {
+            now += rate.reserve(now, LONG).unwrap();
+            passed += 1;
+        }
+        passed
+    }
+
+    #[test]
+    fn no_more_requests_than_allowed_get_through_and_no_fewer() {
+        let now = Instant::now();
+        let passed = passed(&mut Rate::new(50, now), now, 10);
+        assert!((500..=506).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn who_comes_first_is_served_first() {
+        let now = Instant::now();
+        let mut rate = Rate::new(10, now);
+        let waits: Vec<_> = (0..20).map(|_| rate.reserve(now, LONG).unwrap()).collect();
+        assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+        assert!(waits[19] <= Duration::from_secs(2), "{waits:?}");
+    }
+
+    #[test]
+    fn a_queue_that_is_too_long_is_refused_and_does_not_grow() {
+        let now = Instant::now();
+        let mut rate = Rate::new(1, now);
+        let taken = (0..100).filter(|_| rate.reserve(now, Duration::from_secs(5)).is_some()).count();
+        assert!((5..=6).contains(&taken), "{taken}");
+        assert!(rate.reserve(now + Duration::from_secs(10), Duration::ZERO).is_some(), "the queue is empty by then");
+    }
+
+    #[test]
+    fn throttling_halves_what_was_asked_and_not_what_was_allowed() {
+        let now = Instant::now();
+        let mut rate = Rate::new(1000, now);
+        for step in 0..100 {
+            rate.reserve(now + Duration::from_millis(10 * step), LONG);
+        }
+        let then = now + Duration::from_millis(999);
+        assert_eq!(rate.lower(then), Some(50.0));
+        assert_eq!(rate.lower(then + Duration::from_millis(500)), None, "one burst of refusals is one sign");
+    }
+
+    #[test]
+    fn the_rate_comes_back_slowly_and_never_ends() {
+        let now = Instant::now();
+        let mut rate = Rate::new(100, now);
+        for second in 0..50 {
+            rate.lower(now + Duration::from_secs(2 * second));
+        }
+        let then = now + Duration::from_secs(100);
+        assert!(rate.per_second >= PER_SECOND_MIN);
+        let soon = passed(&mut rate, then, 5);
+        assert!(soon <= 90, "{soon} requests in five seconds after the last refusal");
+        let now = then + Duration::from_secs(5);
+        passed(&mut rate, now, 180);
+        let later = passed(&mut rate, now + Duration::from_secs(180), 1);
+        assert!((100..=112).contains(&later), "{later}");
+    }
+
+    #[test]
+    fn a_storm_of_retries_does_not_keep_newcomers_waiting_for_long() {
+        let now = Instant::now();
+        let mut rate = Rate::new(2500, now);
+        for second in 0..10 {
+            let then = now + Duration::from_secs(second);
+            rate.lower(then);
+            (0..1000).for_each(|_| rate.charge(then));
+        }
+        let wait = rate.reserve(now + Duration::from_secs(10), LONG).unwrap();
+        assert!(wait <= 2 * CHARGED_AHEAD_MAX, "{wait:?}");
+    }
+
+    #[test]
+    fn slots_that_are_given_back_are_given_out_again() {
+        let now = Instant::now();
+        let mut rate = Rate::new(10, now);
+        assert!((0..100).all(|_| rate.reserve(now, LONG).is_some()));
+        (0..90).for_each(|_| rate.give_back(now));
+        let wait = rate.reserve(now, LONG).unwrap();
+        assert!((Duration::from_millis(800)..=Duration::from_millis(1100)).contains(&wait), "{wait:?}");
+        (0..100).for_each(|_| rate.give_back(now));
+        assert!(rate.next >= now, "nobody gets back more than was taken");
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_gives_the_slot_back() {
+        let pace = Pace::new(1);
+        assert!(pace.turn(LONG).await);
+        for _ in 0..50 {
+            let waiting = pace.turn(LONG);
+            assert!(tokio::time::timeout(Duration::from_millis(1), waiting).await.is_err());
+        }
+        let wait = pace.rate().unwrap().reserve(Instant::now(), LONG).unwrap();
+        assert!(wait <= Duration::from_secs(2), "{wait:?}");
+    }
+
+    #[tokio::test]
+    async fn without_a_limit_nobody_waits() {
+        let pace = Pace::new(0);
+        pace.throttled();
+        let start = Instant::now();
+        for _ in 0..10_000 {
+            assert!(pace.turn(Duration::ZERO).await);
+        }
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+}
