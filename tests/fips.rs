@@ -8,10 +8,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use dssefs_seal::crypto::{self, BlockId, Envelope, SealedBlock};
 use dssefs_s3::object::Bucket;
 use dssefs_s3::policy::Policy;
 use dssefs_s3::s3::{AccessKey, Connection, Gateway, load_as};
+use dssefs_seal::crypto::{self, BlockId, Envelope, SealedBlock};
 use dssefs_seal::secret::PlainBuf;
 use rustls::server::Acceptor;
 use rustls::{CipherSuite, NamedGroup};

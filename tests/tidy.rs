@@ -1,5 +1,5 @@
-//! The house rules that a compiler does not check: who may use whom, where a crate may be named, how long a file may
-//! be.
+//! The house rules that a compiler does not check: which room may use which, where a crate may be named within its
+//! crate, how long a file may be. Which crate may use which is Cargo's to enforce.
 //!
 //! The rules are pure functions from texts to complaints, and each is shown to complain below. The tables are those of
 //! docs/ARCHITECTURE.md, so that the page cannot be wrong.
@@ -10,6 +10,15 @@ use std::process::Command;
 
 /// A room (or crate) and the names beside it in a table.
 type Table = BTreeMap<String, BTreeSet<String>>;
+
+/// The crates that have rooms: how a path starts that leads into one from another crate, and where its files are. The
+/// endpoint has none: Cargo knows that it uses no other crate of dssefs.
+const CRATES: [(&str, &str); 4] = [
+    ("dssefs", "src/"),
+    ("dssefs_fs", "crates/dssefs-fs/src/"),
+    ("dssefs_s3", "crates/dssefs-s3/src/"),
+    ("dssefs_seal", "crates/dssefs-seal/src/"),
+];
 
 /// docs/STYLE.md: lines of a source file, its tests not counted.
 const LINES_MAX: usize = 600;
@@ -32,14 +41,11 @@ fn the_import_table_allows_nothing_that_no_room_needs() {
 fn the_import_table_has_no_cycle_and_names_every_room() {
     let table = table(&page(), "may use");
     assert_eq!(cycles(&table), Vec::<String>::new());
-    let lib = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
-    let rooms: BTreeSet<&str> =
-        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
-    assert_eq!(
-        rooms,
-        table.keys().map(String::as_str).collect(),
-        "src/lib.rs and docs/ARCHITECTURE.md name other rooms"
-    );
+    let libs = CRATES.map(|(_, source)| read_lossy(&format!("{source}lib.rs")));
+    let declared = libs.iter().flat_map(|lib| lib.lines());
+    let rooms: BTreeSet<&str> = declared.filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let named = table.keys().map(String::as_str).collect();
+    assert_eq!(rooms, named, "the lib.rs of the crates and docs/ARCHITECTURE.md name other rooms");
     assert!(table.len() > 10, "the table was not found: {table:?}");
 }
 
@@ -74,8 +80,11 @@ fn comments_are_as_narrow_as_code() {
 
 #[test]
 fn every_dependency_has_a_reason() {
-    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    assert_eq!(unexplained(&manifest), Vec::<String>::new());
+    let manifests: Vec<_> = tracked().into_iter().filter(|path| path.ends_with("Cargo.toml")).collect();
+    assert!(manifests.len() > 4, "the manifests were not found: {manifests:?}");
+    for path in manifests {
+        assert_eq!(unexplained(&read_lossy(&path)), Vec::<String>::new(), "{path}");
+    }
 }
 
 #[test]
@@ -93,9 +102,8 @@ fn imports(table: &Table, path: &str, text: &str) -> Vec<String> {
         return vec![format!("{path}: the room {room} is not in the import table")];
     };
     let (code, tests) = split(path, text);
-    let (used, used_by_tests) = (rooms_in(table, &code), rooms_in(table, &tests));
-    let own = |name: &&String| *name != room && !allowed.contains(*name);
-    let bad = used.iter().filter(own).chain(used_by_tests.iter().filter(own).filter(|name| *name != "emulator"));
+    let used = &rooms_in(table, &code) | &rooms_in(table, &tests);
+    let bad = used.iter().filter(|name| *name != room && !allowed.contains(*name));
     let mut complaints: Vec<String> = bad.map(|name| format!("{path}: {room} may not use {name}")).collect();
     complaints.extend(escapes(path, &code, 0).or_else(|| escapes(path, &tests, 1)));
     complaints
@@ -122,18 +130,27 @@ fn rooms_in(table: &Table, code: &str) -> BTreeSet<String> {
     mentioned_rooms(code).into_iter().filter(|name| table.contains_key(name)).collect()
 }
 
-/// The first segment of each path that starts at the crate's root, also inside `crate::{...}`.
+/// The first segment of each path that starts at the root of a crate with rooms, also inside `crate::{...}`.
 fn mentioned_rooms(code: &str) -> BTreeSet<String> {
     let code: String = code.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut names = BTreeSet::new();
-    for (at, found) in code.match_indices("crate::") {
-        let rest = &code[at + found.len()..];
+    let roots = CRATES.iter().map(|(name, _)| *name).chain(["crate"]);
+    let starts = roots.flat_map(|root| starts_of(&code, root)).collect::<Vec<_>>();
+    for at in starts {
+        let rest = &code[at..];
         match rest.strip_prefix('{') {
             None => names.extend(identifier(rest)),
             Some(list) => names.extend(first_segments(list)),
         }
     }
     names
+}
+
+/// Where the code goes on after each `root::` that starts a path.
+fn starts_of(code: &str, root: &str) -> Vec<usize> {
+    let root = format!("{root}::");
+    let starts_path = |at: &usize| !code[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+    code.match_indices(&root).map(|(at, _)| at).filter(starts_path).map(|at| at + root.len()).collect()
 }
 
 /// The leading identifiers of the members of a list up to its closing brace.
@@ -160,7 +177,8 @@ fn identifier(text: &str) -> Option<String> {
 
 /// A chain of `super` that leaves the room by its door: imports are to be written as `crate::ROOM`.
 fn escapes(path: &str, code: &str, inline_depth: usize) -> Option<String> {
-    let depth = path.strip_prefix("src/")?.trim_end_matches("/mod.rs").matches('/').count() + inline_depth;
+    let (_, source) = CRATES.iter().find(|(_, source)| path.starts_with(source))?;
+    let depth = path.strip_prefix(source)?.trim_end_matches("/mod.rs").matches('/').count() + inline_depth;
     let too_far = "super::".repeat(depth + 1);
     code.contains(&too_far).then(|| format!("{path}: {too_far} leaves the room; write crate::ROOM"))
 }
@@ -186,6 +204,9 @@ fn cycles(table: &Table) -> Vec<String> {
 
 /// Words that `path` uses outside of the rooms they are fenced to. Tests may use any crate, but nothing unsafe.
 fn trespasses(fences: &Table, path: &str, text: &str) -> Vec<String> {
+    if !CRATES.iter().any(|(_, source)| path.starts_with(source)) {
+        return Vec::new();
+    }
     let (code, tests) = split(path, text);
     let home = room(path).unwrap_or("the crate's root");
     let closed = fences.iter().filter(|(_, rooms)| !rooms.contains(home));
@@ -216,7 +237,7 @@ fn has_word(code: &str, word: &str) -> bool {
 
 /// See "Which room may use which crate" in docs/ARCHITECTURE.md.
 fn algorithm(path: &str, text: &str) -> Option<String> {
-    let homes = ["src/policy/", "src/emulator/", "src/cli/demo/"];
+    let homes = ["crates/dssefs-s3/src/policy/", "crates/dssefs-emulator/", "src/cli/demo/"];
     let production =
         text.lines().take(production_lines(path, text)).filter(|line| !line.trim_start().starts_with("//"));
     let named = production.into_iter().any(|line| line.contains("\"aws:kms:dsse\""));
@@ -230,7 +251,7 @@ fn length(path: &str, text: &str) -> Option<String> {
 }
 
 fn docs(path: &str, text: &str) -> Option<String> {
-    let must = path.ends_with("/mod.rs") || path == "src/lib.rs" || path == "src/main.rs";
+    let must = ["/mod.rs", "src/lib.rs", "src/main.rs"].iter().any(|name| path.ends_with(name));
     let says = text.lines().take_while(|line| line.starts_with("//!")).map(str::len).sum::<usize>();
     (must && !text.starts_with("#[cfg(test)]") && says < 30)
         .then(|| format!("{path}: say in //! what this is, what it refuses to do, and what it may use"))
@@ -250,7 +271,8 @@ fn twins(sources: &[(String, String)]) -> Vec<String> {
     paths.iter().filter(|path| twin(path)).map(|path| format!("{path}: move it into its folder as mod.rs")).collect()
 }
 
-/// Dependencies without a comment above them. A comment speaks for the lines up to the next blank one.
+/// Dependencies without a comment above them. A comment speaks for the lines up to the next blank one. What comes from
+/// the workspace has its reason there.
 fn unexplained(manifest: &str) -> Vec<String> {
     let (mut in_dependencies, mut explained, mut bare) = (false, false, Vec::new());
     for line in manifest.lines() {
@@ -258,7 +280,7 @@ fn unexplained(manifest: &str) -> Vec<String> {
             Some('[') => (in_dependencies, explained) = (line.contains("dependencies"), false),
             Some('#') => explained = true,
             None => explained = false,
-            Some(_) if in_dependencies && !explained => {
+            Some(_) if in_dependencies && !explained && !line.contains("workspace = true") => {
                 bare.extend(line.split_once('=').map(|(name, _)| name.trim().to_owned()));
             }
             Some(_) => {}
@@ -290,9 +312,10 @@ fn table(page: &str, heading: &str) -> Table {
     rows.filter_map(row).collect()
 }
 
-/// The room of `src/ROOM/...`.
+/// The room of `src/ROOM/...`, in the package or in a crate.
 fn room(path: &str) -> Option<&str> {
-    path.strip_prefix("src/")?.split_once('/').map(|(room, _)| room)
+    let inside = CRATES.iter().find_map(|(_, source)| path.strip_prefix(source))?;
+    inside.split_once('/').map(|(room, _)| room)
 }
 
 /// How many lines come before the tests, which stand last in a file.
@@ -380,11 +403,14 @@ fn read_lossy(path: &str) -> String {
     std::fs::read(root().join(path)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
-/// Every source file below `src`, by its path from the root.
+/// Every source file of the package and of its crates, by its path from the root.
 fn sources() -> Vec<(String, String)> {
-    let paths = files(&root().join("src")).into_iter().filter(|path| path.ends_with(".rs"));
-    let mut sources: Vec<_> = paths.map(|path| (path.clone(), read_lossy(&path))).collect();
-    assert!(sources.len() > 20, "src was not found");
+    let folders = ["src", "crates"].map(|folder| files(&root().join(folder)));
+    let paths = folders.iter().flatten().filter(|path| path.contains("src/") && path.ends_with(".rs"));
+    let mut sources: Vec<_> = paths.map(|path| (path.clone(), read_lossy(path))).collect();
+    for (_, source) in CRATES {
+        assert!(sources.iter().any(|(path, _)| path.starts_with(source)), "{source} was not found");
+    }
     let tests: BTreeSet<String> = sources.iter().flat_map(|(path, text)| test_files(path, text)).collect();
     for (_, text) in sources.iter_mut().filter(|(path, _)| tests.contains(path)) {
         text.insert_str(0, "#[cfg(test)]\nmod whole_file {\n");
@@ -430,7 +456,7 @@ fn tracked() -> Vec<String> {
         Ok(listed) if listed.status.success() && !listed.stdout.is_empty() => {
             String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect()
         }
-        _ => ["src", "tests", "docs", "scripts"].iter().flat_map(|dir| files(&root().join(dir))).collect(),
+        _ => ["src", "crates", "tests", "docs", "scripts"].iter().flat_map(|dir| files(&root().join(dir))).collect(),
     }
 }
 
@@ -438,7 +464,7 @@ fn tracked() -> Vec<String> {
 mod rules {
     use super::*;
 
-    const PAGE: &str = "| room | may use |\n|---|---|\n| `a` | |\n| `b` | `a` |\n| `emulator` | |\n\n| word | only in |\n|---|---|\n\
+    const PAGE: &str = "| room | may use |\n|---|---|\n| `a` | |\n| `b` | `a` |\n\n| word | only in |\n|---|---|\n\
                         | `unsafe` | `a` |\n| `ring` | `a` |\n";
 
     fn complaints(path: &str, text: &str) -> Vec<String> {
@@ -456,6 +482,8 @@ mod rules {
             "use crate::{a2, b};",
             "use crate::{\n    c::{d, e},\n    b::X,\n};",
             "fn f() { crate::b::g() }",
+            "use dssefs_fs::b::X;",
+            "fn f() -> dssefs_s3::b::X {}",
             "pub use super::super::b::X;",
             "#[cfg(test)]\nmod tests {\n    use crate::b;\n}",
         ] {
@@ -463,21 +491,21 @@ mod rules {
         }
         assert_eq!(complaints("src/a/mod.rs", "use super::b;").len(), 1);
         assert_eq!(complaints("src/c/mod.rs", "").len(), 1, "a room that is not in the table");
+        assert_eq!(complaints("crates/dssefs-fs/src/a/x.rs", "use crate::b::X;").len(), 1, "a room of a crate");
     }
 
     #[test]
     fn downward_imports_comments_and_strings_are_taken() {
         for text in [
             "use crate::a::X; use super::y;",
+            "use dssefs_s3::a::X; use other::crate_b::b::X;",
             "// use crate::c\nfn f() {}",
-            "/// [`crate::emulator`]\nconst X: &str = \"crate::emulator\";",
-            "const X: &str = r#\"crate::emulator \" \"#;",
-            "const QUOTE: char = '\"'; // crate::emulator\nfn f<'a>() {}",
-            "#[cfg(test)]\nmod tests {\n    use super::*;\n    use crate::emulator;\n}",
+            "/// [`crate::c`]\nconst X: &str = \"crate::c\";",
+            "const X: &str = r#\"crate::c \" \"#;",
+            "const QUOTE: char = '\"'; // crate::c\nfn f<'a>() {}",
         ] {
             assert_eq!(complaints("src/b/x.rs", text), Vec::<String>::new(), "{text}");
         }
-        assert_eq!(complaints("src/b/x.rs", "use crate::emulator;").len(), 1, "only tests may use the endpoint");
     }
 
     #[test]
@@ -517,6 +545,7 @@ mod rules {
             assert_eq!(trespass("src/a/x.rs", text), Vec::<String>::new(), "{text}");
         }
         assert_eq!(trespass("src/main.rs", "use ring::aead;").len(), 1);
+        assert_eq!(trespass("crates/dssefs-fs/src/b/x.rs", "use ring::aead;").len(), 1);
         assert_eq!(trespass("src/b/x.rs", "#[cfg(test)]\nmod tests { fn f() { unsafe { g() } } }").len(), 1);
         for text in [
             "use string::x;",
@@ -551,7 +580,7 @@ mod rules {
     fn the_literal_of_the_algorithm_is_refused_elsewhere() {
         let text = "const X: &str = \"aws:kms:dsse\";";
         assert!(algorithm("src/s3/aws.rs", text).is_some());
-        assert!(algorithm("src/policy/mod.rs", text).is_none());
+        assert!(algorithm("crates/dssefs-s3/src/policy/mod.rs", text).is_none());
         assert!(algorithm("src/s3/aws.rs", &format!("#[cfg(test)]\nmod tests {{ {text} }}")).is_none());
     }
 

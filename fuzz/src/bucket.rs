@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use dssefs::namespace::posix::{self, Form};
-use dssefs::namespace::xattr::{self, Edit, Error, Expect};
-use dssefs::namespace::{Defaults, Kind, LINE_BYTES_MAX, Line};
+use dssefs_fs::namespace::posix::{self, Form};
+use dssefs_fs::namespace::xattr::{self, Edit, Error, Expect};
+use dssefs_fs::namespace::{Defaults, Kind, LINE_BYTES_MAX, Line};
 use dssefs_s3::object::{Prefix, UserMetadata};
 
 use super::input::Input;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dssefs_fs::journal::{Left, sessions_to_read};
 use dssefs_seal::crypto::{BlockId, Envelope};
-use dssefs::journal::{Left, sessions_to_read};
 use serde_json::json;
 
 use super::input::{Input, scratch};
@@ -47,7 +47,7 @@ pub fn journal(data: &[u8]) {
 
 pub(super) fn state(left: &Left) -> State {
     let entry = |(_, entry): (_, &_)| {
-        let entry: &dssefs::journal::LeftEntry = entry;
+        let entry: &dssefs_fs::journal::LeftEntry = entry;
         let content: Vec<_> = left.content(entry).map(Result::unwrap).collect();
         let bytes: usize = content.iter().map(|(_, bytes)| bytes.len()).sum();
         assert_eq!(bytes as u64, entry.content_bytes);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use dssefs::journal::{Draft, EntryId, Journal, Layer, Left, NewKeys, NewSession, WrappedKey, sessions_to_read};
+use dssefs_fs::journal::{Draft, EntryId, Journal, Layer, Left, NewKeys, NewSession, WrappedKey, sessions_to_read};
 use dssefs_seal::sealed::ByteBudget;
 
 use super::input::{Input, scratch};
@@ -34,7 +34,7 @@ pub fn life(data: &[u8]) {
     let is_changed = files(&own) != last;
     let (mut whole, unusable) = sessions_to_read(directory.path()).unwrap();
     let Some(left) = whole.pop().map(|session| {
-        let number = |epoch: &dssefs::journal::Epoch| epoch.keys[0].wrapped.parse().unwrap();
+        let number = |epoch: &dssefs_fs::journal::Epoch| epoch.keys[0].wrapped.parse().unwrap();
         let keys: Vec<_> = session.epochs.iter().map(|epoch| keys_of(number(epoch))).collect();
         Left::read(session, &keys).expect("damage is no error")
     }) else {

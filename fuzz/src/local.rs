@@ -2,10 +2,10 @@
 
 use std::fs;
 
+use dssefs_fs::journal::sessions_to_read;
+use dssefs_fs::write::Kept;
 use dssefs_seal::crypto::{BlockId, Envelope, Error, OVERHEAD_BYTES, Opener, SealedBlock};
-use dssefs::journal::sessions_to_read;
 use dssefs_seal::secret::{Key, PlainBuf};
-use dssefs::write::Kept;
 
 use super::input::{Input, scratch};
 
@@ -13,10 +13,16 @@ use super::input::{Input, scratch};
 const GOLDEN: [(&[u8], BlockId); 6] = [
     (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v1-empty.bin"), BlockId { index: 0, generation: 1 }),
     (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v1-short.bin"), BlockId { index: 1, generation: 2 }),
-    (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v1-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
+    (
+        include_bytes!("../../crates/dssefs-seal/tests/golden/block-v1-page.bin"),
+        BlockId { index: 1 << 40, generation: (1 << 40) + 1 },
+    ),
     (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v2-empty.bin"), BlockId { index: 0, generation: 1 }),
     (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v2-short.bin"), BlockId { index: 1, generation: 2 }),
-    (include_bytes!("../../crates/dssefs-seal/tests/golden/block-v2-page.bin"), BlockId { index: 1 << 40, generation: (1 << 40) + 1 }),
+    (
+        include_bytes!("../../crates/dssefs-seal/tests/golden/block-v2-page.bin"),
+        BlockId { index: 1 << 40, generation: (1 << 40) + 1 },
+    ),
 ];
 
 /// Descriptions of keys that one session has here.

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dssefs::namespace::{
-    AttributeSource, Authenticator, Defaults, Ino, JournalKey, KeyName, Namespace, NoKey, OwnKey, Settings,
+use dssefs_fs::namespace::{
+    AttributeSource, Authenticator, Defaults, Ino, KeyName, Namespace, NoKey, OwnKey, Settings,
 };
 use dssefs_s3::object::{ByteRange, ETag, Key, Prefix, Version};
 use dssefs_s3::policy::EncryptionContext;
@@ -169,7 +169,11 @@ impl Authenticator for NoKeys {
         Box::pin(async { Err("a listing needs none".to_owned()) })
     }
 
-    fn find<'a>(&'a self, _: &'a KeyName, _: &'a Prefix) -> BoxFuture<'a, Result<Arc<dyn JournalKey>, NoKey>> {
+    fn find<'a>(
+        &'a self,
+        _: &'a KeyName,
+        _: &'a Prefix,
+    ) -> BoxFuture<'a, Result<Arc<dssefs_seal::crypto::MacKey>, NoKey>> {
         Box::pin(async { Err(NoKey::Unavailable("a listing needs none".to_owned())) })
     }
 }

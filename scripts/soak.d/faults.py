@@ -1,4 +1,4 @@
-"""What goes wrong in a soak: in plans for the endpoint (src/emulator/faults/plan.rs), and what the store and KMS promise to survive."""
+"""What goes wrong in a soak: in plans for the endpoint (crates/dssefs-emulator/src/faults/plan.rs), and what the store and KMS promise to survive."""
 
 
 def failure(status, code):

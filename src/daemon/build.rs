@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{self, Commit, Config, KeyChoice};
-use dssefs_seal::crypto;
-use crate::journal::Journal;
+use dssefs_fs::journal::Journal;
+use dssefs_fs::namespace;
+use dssefs_fs::namespace::{AttributeSource, Defaults, Namespace};
+use dssefs_fs::read::ReadBudget;
+use dssefs_fs::spill::{Limits, Pool};
+use dssefs_fs::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
+use dssefs_fs::write::{self, Engine};
 use dssefs_s3::kms::Kms;
-use crate::namespace;
-use crate::namespace::{AttributeSource, Defaults, Namespace};
 use dssefs_s3::object::{Key, Prefix};
 use dssefs_s3::policy::{KeyArn, Policy};
-use crate::read::ReadBudget;
 use dssefs_s3::s3::{self, BucketFacts, Conditions, Gateway};
-use crate::spill::{Limits, Pool};
-use crate::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
-use crate::write::{self, Engine};
+use dssefs_seal::crypto;
 
 use super::rename_keys::RenameKeys;
 use super::settings::summary;

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Examined, Source};
-use dssefs_seal::crypto;
-use crate::journal;
+use dssefs_fs::journal;
 use dssefs_s3::policy::{KeyArn, Policy};
 use dssefs_s3::s3::{Conditions, Gateway};
+use dssefs_seal::crypto;
 
 use super::build::{probe_key, resolve};
 use super::recover::{Asked, started, unreadable};

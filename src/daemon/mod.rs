@@ -28,18 +28,18 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+use crate::config;
 use crate::config::Config;
 use crate::fuse::{self, Adapter, Porter};
-use crate::journal::Journal;
-use crate::vfs::{ErrnoStyle, Vfs};
-use crate::config;
+use dssefs_fs::journal::Journal;
+use dssefs_fs::vfs::{ErrnoStyle, Vfs};
 use dssefs_seal::crypto;
 
 use spill_dir::SpillDir;
 
 pub use crate::fuse::{LogFile, MountOptions, attend};
+pub use dssefs_fs::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use dssefs_seal::secret::close_inherited;
-pub use crate::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use identity::Identity;
 pub use last_word::{LastWord, Slip};
 pub use spill_dir::trusted_log;

@@ -21,11 +21,11 @@ use lru::LruCache;
 use rustix::process::geteuid;
 
 use crate::config::Source;
-use dssefs_seal::crypto::{MAC_BYTES, MacKey};
+use dssefs_fs::namespace::{Authenticator, KeyName, NoKey, OwnKey};
 use dssefs_s3::kms::{self, Kms};
-use crate::namespace::{Authenticator, JournalKey, KeyName, Mac, NoKey, OwnKey};
 use dssefs_s3::object::Prefix;
 use dssefs_s3::policy::KeyArn;
+use dssefs_seal::crypto::{MAC_BYTES, MacKey};
 
 /// What the data keys are for, as KMS and CloudTrail have it.
 const PURPOSE: &str = "rename";
@@ -39,16 +39,6 @@ const KMS_PAUSE: Duration = Duration::from_secs(600);
 const REMEMBERED_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// The longest CiphertextBlob that KMS takes, in bytes (Decrypt, KMS API reference).
 const WRAPPED_BYTES_MAX: usize = 6144;
-
-impl JournalKey for MacKey {
-    fn mac(&self, parts: &[&[u8]]) -> Mac {
-        MacKey::mac(self, parts)
-    }
-
-    fn verifies(&self, parts: &[&[u8]], mac: &Mac) -> bool {
-        MacKey::verifies(self, parts, mac)
-    }
-}
 
 /// A key with its name.
 #[derive(Clone)]
@@ -219,17 +209,17 @@ impl Authenticator for RenameKeys {
                 Some(named) => named,
                 None => self.of_host()?,
             };
-            Ok((name, key as Arc<dyn JournalKey>))
+            Ok((name, key))
         }
         .boxed()
     }
 
-    fn find<'a>(&'a self, name: &'a KeyName, root: &'a Prefix) -> BoxFuture<'a, Result<Arc<dyn JournalKey>, NoKey>> {
+    fn find<'a>(&'a self, name: &'a KeyName, root: &'a Prefix) -> BoxFuture<'a, Result<Arc<MacKey>, NoKey>> {
         async move {
             Ok(match name {
                 KeyName::Kms { arn, wrapped } => self.unwrap(arn, wrapped, root).await?,
                 KeyName::Host { id } => self.find_host(id)?,
-            } as Arc<dyn JournalKey>)
+            })
         }
         .boxed()
     }

@@ -5,10 +5,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::{JournalKeys, KeyChoice};
-use dssefs_seal::crypto::{self, SeenKeys};
-use crate::journal::{self, Journal, Layer, Left, NewKeys, NewSession, Session, WrappedKey};
+use dssefs_fs::journal::{self, Journal, Layer, Left, NewKeys, NewSession, Session, WrappedKey};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::policy::KeyArn;
+use dssefs_seal::crypto::{self, SeenKeys};
 use dssefs_seal::sealed::ByteBudget;
 use dssefs_seal::secret::Key;
 

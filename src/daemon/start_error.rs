@@ -4,9 +4,9 @@ use std::io;
 use std::path::Path;
 
 use crate::config::{Config, Source};
-use dssefs_s3::s3::{self, ConnectError, Kind};
+use dssefs_fs::spill;
 use dssefs_s3::kms;
-use crate::spill;
+use dssefs_s3::s3::{self, ConnectError, Kind};
 
 /// By what a person can do about it. The text is one clear sentence or two.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fuse::Unmounter;
-use crate::journal::Journal;
+use dssefs_fs::journal::Journal;
+use dssefs_fs::vfs::{KeptPart, Unsaved, Vfs};
 use dssefs_s3::s3::Gateway;
-use crate::vfs::{KeptPart, Unsaved, Vfs};
 
 use super::{Hangup, LastWord, Owner, StartError, last_word};
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::journal::{self, EntryId, Journal, Left};
+use dssefs_fs::journal::{self, EntryId, Journal, Left};
+use dssefs_fs::write::{Engine, Kept};
 use dssefs_s3::kms::Kms;
-use crate::write::{Engine, Kept};
 
 use super::recover::{Outcome, send_all, usable};
 use super::{StartError, sessions};

@@ -19,11 +19,11 @@ use tokio::runtime::Handle;
 use super::convert::{
     allocation, expect, fh, file_attr, file_type, handle, ino, inode_number, name, sought, special_kind, time_change,
 };
-use dssefs_seal::secret::PlainBuf;
-use crate::vfs::{
+use dssefs_fs::vfs::{
     Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
     is_for_the_owner,
 };
+use dssefs_seal::secret::PlainBuf;
 
 /// Requests that the kernel may have open in the background (read-ahead, direct I/O), and the number from which on it
 /// calls the device congested. The kernel's own 12 would leave fast stores idle.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileHandle, FileType, INodeNo, TimeOrNow};
 
-use crate::vfs::{
+use dssefs_fs::vfs::{
     Allocation, Attributes, Expect, Fh, Ino, Kind, Name, NameError, Sought, SpecialKind, TimeChange, Timestamp,
 };
 

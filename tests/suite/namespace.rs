@@ -11,13 +11,14 @@ use crate::common::journal::{Said, Signer, elsewhere};
 use crate::common::store::{Store, at, requests};
 use bytes::Bytes;
 use dssefs_emulator::faults::Fault;
-use dssefs::namespace::{
-    AttributeSource, Attributes, Authenticator, Change, Defaults, Error, Ino, JournalKey, KeyName, Kind, Mac,
-    Namespace, NoKey, OwnKey, Settings, Timestamp,
+use dssefs_fs::namespace::{
+    AttributeSource, Attributes, Authenticator, Change, Defaults, Error, Ino, KeyName, Kind, Namespace, NoKey, OwnKey,
+    Settings, Timestamp,
 };
 use dssefs_s3::object::{Name, Prefix};
 use dssefs_s3::policy::{Algorithm, Evidence};
 use dssefs_s3::s3::{Condition, NewObject, Source};
+use dssefs_seal::crypto::MacKey;
 use futures_util::future::BoxFuture;
 
 const TTL: Duration = Duration::from_secs(1);
@@ -27,24 +28,20 @@ const DEFAULTS: Defaults = Defaults { uid: 7, gid: 8, file_mode: 0o640, dir_mode
 #[derive(Debug)]
 struct OneKey(Signer);
 
-impl JournalKey for OneKey {
-    fn mac(&self, parts: &[&[u8]]) -> Mac {
-        self.0.code(parts)
-    }
-
-    fn verifies(&self, parts: &[&[u8]], mac: &Mac) -> bool {
-        self.0.code(parts) == *mac
+impl OneKey {
+    fn key(&self) -> Arc<MacKey> {
+        Arc::new(MacKey::from_bytes(&self.0.key()).unwrap())
     }
 }
 
 impl Authenticator for OneKey {
     fn own(&self) -> BoxFuture<'_, Result<OwnKey, String>> {
-        let key: Arc<dyn JournalKey> = Arc::new(OneKey(self.0.clone()));
+        let key = self.key();
         Box::pin(async { Ok((KeyName::Host { id: "one".into() }, key)) })
     }
 
-    fn find<'a>(&'a self, _: &'a KeyName, _: &'a Prefix) -> BoxFuture<'a, Result<Arc<dyn JournalKey>, NoKey>> {
-        let key: Arc<dyn JournalKey> = Arc::new(OneKey(self.0.clone()));
+    fn find<'a>(&'a self, _: &'a KeyName, _: &'a Prefix) -> BoxFuture<'a, Result<Arc<MacKey>, NoKey>> {
+        let key = self.key();
         Box::pin(async { Ok(key) })
     }
 }
@@ -71,7 +68,7 @@ impl Mount {
         self.clock.fetch_add(1001, Ordering::Relaxed);
     }
 
-    async fn find(&self, path: &str) -> Result<dssefs::namespace::Node, Error> {
+    async fn find(&self, path: &str) -> Result<dssefs_fs::namespace::Node, Error> {
         let mut ino = Ino::ROOT;
         let (parents, last) = path.rsplit_once('/').map_or((None, path), |(parents, last)| (Some(parents), last));
         for component in parents.into_iter().flat_map(|parents| parents.split('/')) {

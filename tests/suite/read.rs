@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::store::{Store, at, requests};
 use bytes::Bytes;
 use dssefs_emulator::faults::Fault;
-use dssefs::read::{Error, Location, ReadBudget, Reader};
+use dssefs_fs::read::{Error, Location, ReadBudget, Reader};
 use dssefs_s3::s3::Kind;
 
 const KIB: u64 = 1024;

@@ -4,8 +4,10 @@
 //! what it is asked, and fails on purpose when told to. What it refuses to do: protect data. Its keys lie beside its
 //! objects, so it is for development, demonstrations and tests.
 //!
-//! It uses no other room of this crate. It is an independent mirror: were a header name or an algorithm wrong in the
+//! It uses no other crate of dssefs. It is an independent mirror: were a header name or an algorithm wrong in the
 //! client, the same mistake imported here would confirm it.
+
+#![forbid(unsafe_code)]
 
 pub mod counters;
 pub mod faults;

@@ -5,6 +5,8 @@
 //!
 //! The crate refuses to hand out an answer that was not judged. It caches nothing and knows no file system.
 
+#![forbid(unsafe_code)]
+
 pub mod kms;
 pub mod object;
 pub mod policy;

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{self, Source};
-use crate::journal::{self, Damage, EntryId, Left, LeftEntry};
+use dssefs_fs::journal::{self, Damage, EntryId, Left, LeftEntry};
+use dssefs_fs::write::{self, Engine, Kept, Piece, Writer};
 use dssefs_s3::object::ByteRange;
 use dssefs_s3::s3;
-use crate::write::{self, Engine, Kept, Piece, Writer};
 
 use super::super::spill_dir::SpillDir;
 use super::send::{SendError, Sending, put_back, refuse_lost, uploaded_bytes};

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use crate::config::{self, Source};
-use crate::journal::{self, Left, LeftEntry};
+use dssefs_fs::journal::{self, Left, LeftEntry};
+use dssefs_fs::spill::{Limits, Pool};
+use dssefs_fs::write::{Engine, Kept, Settings};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::policy::Policy;
 use dssefs_s3::s3::{self, Gateway};
-use crate::spill::{Limits, Pool};
-use crate::write::{Engine, Kept, Settings};
 
 use super::build::connection;
 use super::memory::{self, Protected};

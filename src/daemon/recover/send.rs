@@ -8,11 +8,11 @@ use std::sync::Arc;
 use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, stream};
 
-use crate::journal::{self, EntryId, Left, LeftEntry};
+use dssefs_fs::journal::{self, EntryId, Left, LeftEntry};
+use dssefs_fs::write::{self, Engine, Kept, KeptError, Writer};
 use dssefs_s3::object::Key;
 use dssefs_s3::policy::{Policy, Verdict};
 use dssefs_s3::s3::{self, Checksum, Condition, Gateway, Head, Kind};
-use crate::write::{self, Engine, Kept, KeptError, Writer};
 
 use super::StartError;
 

@@ -138,16 +138,16 @@ impl Signer {
 
     /// HMAC-SHA-256 over each part after its length, in hexadecimal.
     pub(crate) fn mac(&self, parts: &[&[u8]]) -> String {
-        hex(&self.code(parts))
-    }
-
-    pub(crate) fn code(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut message = Vec::new();
         for part in parts {
             message.extend_from_slice(&(part.len() as u64).to_le_bytes());
             message.extend_from_slice(part);
         }
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.key), &message).as_ref().try_into().unwrap()
+        hex(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.key), &message).as_ref())
+    }
+
+    pub(crate) fn key(&self) -> [u8; 32] {
+        self.key[..].try_into().unwrap()
     }
 }
 

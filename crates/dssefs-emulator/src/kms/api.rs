@@ -14,10 +14,10 @@ use super::key::{Action, Key, Manager, NewKey, Status};
 use super::trail::Caller;
 
 /// What stands before the action in `X-Amz-Target`.
-pub(in crate) const TARGET_PREFIX: &str = "TrentService.";
+pub(crate) const TARGET_PREFIX: &str = "TrentService.";
 
 /// The actions of this endpoint.
-pub(in crate) const ACTIONS: &[&str] = &[
+pub(crate) const ACTIONS: &[&str] = &[
     "DescribeKey",
     "GenerateDataKey",
     "GenerateDataKeyWithoutPlaintext",
@@ -47,7 +47,7 @@ type Answer = Result<Value, Exception>;
 ///
 /// # Errors
 /// The exception to answer with.
-pub(in crate) fn call(kms: &Kms, action: &str, body: &[u8]) -> Answer {
+pub(crate) fn call(kms: &Kms, action: &str, body: &[u8]) -> Answer {
     let request: Value = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
     record(kms, action, &request);
     match action {

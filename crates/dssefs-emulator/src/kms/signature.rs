@@ -19,9 +19,9 @@ const SKEW_MAX: Duration = Duration::from_secs(300);
 
 /// The one pair of credentials that the endpoint knows.
 #[derive(Clone)]
-pub(in crate) struct Credentials {
-    pub(in crate) access_key: String,
-    pub(in crate) secret_key: String,
+pub(crate) struct Credentials {
+    pub(crate) access_key: String,
+    pub(crate) secret_key: String,
 }
 
 /// Checks the `Authorization` header of a request for KMS.
@@ -29,7 +29,7 @@ pub(in crate) struct Credentials {
 /// # Errors
 /// `MissingAuthenticationTokenException`, `IncompleteSignatureException`, `UnrecognizedClientException` or
 /// `InvalidSignatureException`, as AWS answers them.
-pub(in crate) fn verify(
+pub(crate) fn verify(
     head: &Parts,
     body: &[u8],
     credentials: &Credentials,

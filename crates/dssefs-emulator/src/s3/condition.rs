@@ -20,7 +20,7 @@ tokio::task_local! {
 }
 
 /// Does `work` so that the conditions of the request in it, on this task, are not looked at.
-pub(in crate) async fn ignoring_conditions<F: Future>(work: F) -> F::Output {
+pub(crate) async fn ignoring_conditions<F: Future>(work: F) -> F::Output {
     IGNORED.scope((), work).await
 }
 

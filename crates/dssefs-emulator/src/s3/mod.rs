@@ -44,7 +44,7 @@ use std::sync::Arc;
 use s3s::{S3ErrorCode, S3Result};
 
 pub use access::Access;
-pub(in crate) use condition::ignoring_conditions;
+pub(crate) use condition::ignoring_conditions;
 
 use self::errors::refuse;
 use self::keys::KeyService;

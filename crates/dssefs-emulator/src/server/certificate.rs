@@ -53,14 +53,14 @@ pub enum CertificateError {
 }
 
 /// A certificate ready to serve.
-pub(in crate) struct Certificate {
+pub(crate) struct Certificate {
     pem: String,
     acceptor: TlsAcceptor,
 }
 
 impl Certificate {
     /// Loads `certificate.pem` and `certificate-key.pem` from `directory`, or makes them when one of them is missing.
-    pub(in crate) fn open(directory: &Path) -> Result<Certificate, CertificateError> {
+    pub(crate) fn open(directory: &Path) -> Result<Certificate, CertificateError> {
         let (certificate, key) = (directory.join("certificate.pem"), directory.join("certificate-key.pem"));
         if !(certificate.exists() && key.exists()) {
             make(&certificate, &key)?;
@@ -71,7 +71,7 @@ impl Certificate {
     }
 
     /// The certificate in PEM, and what speaks TLS with it.
-    pub(in crate) fn into_parts(self) -> (String, TlsAcceptor) {
+    pub(crate) fn into_parts(self) -> (String, TlsAcceptor) {
         (self.pem, self.acceptor)
     }
 }

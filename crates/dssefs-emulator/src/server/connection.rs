@@ -52,7 +52,7 @@ impl Peer {
 }
 
 /// Serves until `stop` changes or is dropped, then finishes what is under way, for at most [`GRACE`].
-pub(in crate) async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     front: Arc<Front>,

@@ -31,19 +31,19 @@ use super::spoil::{self, Lost};
 const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Everything that answers.
-pub(in crate) struct Front {
+pub(crate) struct Front {
     s3: S3Service,
     pub(super) credentials: Credentials,
     /// Where it listens.
     pub(super) port: u16,
     region: String,
-    pub(in crate) kms: Arc<Kms>,
-    pub(in crate) faults: Faults,
+    pub(crate) kms: Arc<Kms>,
+    pub(crate) faults: Faults,
     tally: Tally,
 }
 
 impl Front {
-    pub(in crate) fn new(
+    pub(crate) fn new(
         endpoint: Endpoint,
         kms: Arc<Kms>,
         credentials: Credentials,
@@ -57,12 +57,12 @@ impl Front {
         Front { s3: s3.build(), credentials, port, region, kms, faults, tally: Tally::default() }
     }
 
-    pub(in crate) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         let (kms_for_s3, kms_direct) = (self.kms.calls(Caller::S3), self.kms.calls(Caller::Client));
         Counters { s3: self.tally.snapshot(), kms_for_s3, kms_direct }
     }
 
-    pub(in crate) fn reset_counters(&self) {
+    pub(crate) fn reset_counters(&self) {
         self.tally.reset();
         self.kms.reset_trail();
     }

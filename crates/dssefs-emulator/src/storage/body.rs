@@ -24,7 +24,7 @@ struct Slice {
 
 /// The bytes of an object or a part, in order.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate) struct Body {
+pub(crate) struct Body {
     slices: Vec<Slice>,
     /// Where the files are that go with this body; `None` while a record names them.
     #[serde(skip)]
@@ -33,7 +33,7 @@ pub(in crate) struct Body {
 
 impl Body {
     /// Length in bytes.
-    pub(in crate) fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.slices.iter().map(|slice| slice.length).sum()
     }
 
@@ -113,7 +113,7 @@ impl Slice {
 
 /// Writes a new body. Dropped before [`finish`](BodyWriter::finish), it leaves nothing behind.
 #[derive(Debug)]
-pub(in crate) struct BodyWriter {
+pub(crate) struct BodyWriter {
     file: File,
     body: Body,
 }
@@ -127,21 +127,21 @@ impl BodyWriter {
     }
 
     /// Appends bytes.
-    pub(in crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.body.slices[0].length += bytes.len() as u64;
         Ok(())
     }
 
     /// The body as written so far.
-    pub(in crate) fn finish(self) -> Body {
+    pub(crate) fn finish(self) -> Body {
         self.body
     }
 }
 
 /// Reads a range of a body, chunk by chunk; at most one file is open at a time.
 #[derive(Debug)]
-pub(in crate) struct BodyReader {
+pub(crate) struct BodyReader {
     dir: Arc<Path>,
     slices: std::vec::IntoIter<Slice>,
     current: Option<io::Take<File>>,
@@ -156,12 +156,12 @@ impl BodyReader {
     }
 
     /// Bytes that are still to be read.
-    pub(in crate) fn remaining(&self) -> u64 {
+    pub(crate) fn remaining(&self) -> u64 {
         self.remaining
     }
 
     /// The next bytes, at most `bytes_max`; empty at the end.
-    pub(in crate) fn read(&mut self, bytes_max: u64) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&mut self, bytes_max: u64) -> io::Result<Vec<u8>> {
         let wanted = self.remaining.min(bytes_max);
         let mut chunk = Vec::with_capacity(usize::try_from(wanted).map_err(io::Error::other)?);
         while (chunk.len() as u64) < wanted {

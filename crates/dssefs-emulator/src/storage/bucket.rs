@@ -15,12 +15,12 @@ use super::record::{Content, Object, Settings, Upload, Version, Versioning};
 use super::{Error, recovery};
 
 /// Versions of one key, newest first; never empty in the index.
-pub(in crate) type Versions = Vec<Arc<Version>>;
+pub(crate) type Versions = Vec<Arc<Version>>;
 
 /// A bucket. Conditions are checked and changes committed under one lock, which is held for one small file write at
 /// most and never across an await; bodies are read and written without it.
 #[derive(Debug)]
-pub(in crate) struct Bucket {
+pub(crate) struct Bucket {
     name: String,
     pub(super) dir: PathBuf,
     pub(super) bodies: Arc<Path>,
@@ -38,11 +38,11 @@ pub(super) struct State {
 
 /// What a delete did.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate) struct Deleted {
+pub(crate) struct Deleted {
     /// Whether a delete marker was made or removed.
-    pub(in crate) marker: bool,
+    pub(crate) marker: bool,
     /// Id of the version removed or of the marker made; `None` where the answer names none.
-    pub(in crate) version_id: Option<String>,
+    pub(crate) version_id: Option<String>,
 }
 
 /// The record of one key as it lies on the disk.
@@ -90,17 +90,17 @@ impl Bucket {
     }
 
     /// The bucket's name.
-    pub(in crate) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// A copy of the settings.
-    pub(in crate) fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         self.lock().settings.clone()
     }
 
     /// Changes settings; they count for requests that come later.
-    pub(in crate) fn change_settings(&self, change: impl FnOnce(&mut Settings)) -> Result<(), Error> {
+    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut Settings)) -> Result<(), Error> {
         let mut state = self.living()?;
         let mut settings = state.settings.clone();
         change(&mut settings);
@@ -110,22 +110,22 @@ impl Bucket {
     }
 
     /// A writer of a new body, which belongs to nobody until an object or a part with it is put.
-    pub(in crate) fn writer(&self) -> io::Result<BodyWriter> {
+    pub(crate) fn writer(&self) -> io::Result<BodyWriter> {
         BodyWriter::create(&self.bodies)
     }
 
     /// A reader of bytes of a body of this bucket. The body must be held while it reads.
-    pub(in crate) fn reader(&self, body: &Body, range: Range<u64>) -> BodyReader {
+    pub(crate) fn reader(&self, body: &Body, range: Range<u64>) -> BodyReader {
         BodyReader::new(&self.bodies, body, range)
     }
 
     /// A body for this bucket with bytes of a body of `source`, made without moving bytes where the file system can.
-    pub(in crate) fn copy(&self, source: &Bucket, body: &Body, range: Range<u64>) -> io::Result<Body> {
+    pub(crate) fn copy(&self, source: &Bucket, body: &Body, range: Range<u64>) -> io::Result<Body> {
         body.copy(&source.bodies, &self.bodies, range)
     }
 
     /// The version of that id, or the newest one (a delete marker included).
-    pub(in crate) fn find(&self, key: &str, version_id: Option<&str>) -> Result<Arc<Version>, Error> {
+    pub(crate) fn find(&self, key: &str, version_id: Option<&str>) -> Result<Arc<Version>, Error> {
         let state = self.living()?;
         let versions = state.keys.get(key).ok_or(Error::NoSuchVersion)?;
         let found = match version_id {
@@ -136,12 +136,12 @@ impl Bucket {
     }
 
     /// Gives the index of keys to `read`, which must be quick: all other requests to the bucket wait for it.
-    pub(in crate) fn with_keys<T>(&self, read: impl FnOnce(&BTreeMap<String, Versions>) -> T) -> T {
+    pub(crate) fn with_keys<T>(&self, read: impl FnOnce(&BTreeMap<String, Versions>) -> T) -> T {
         read(&self.lock().keys)
     }
 
     /// Puts an object, if `check` agrees with the newest version there is. Check and change are one step.
-    pub(in crate) fn put<E: From<Error>>(
+    pub(crate) fn put<E: From<Error>>(
         &self,
         key: &str,
         modified: i64,
@@ -155,7 +155,7 @@ impl Bucket {
 
     /// Deletes a key, if `check` agrees: removes its null version, or lays a delete marker on it where versions are
     /// kept.
-    pub(in crate) fn delete<E: From<Error>>(
+    pub(crate) fn delete<E: From<Error>>(
         &self,
         key: &str,
         modified: i64,
@@ -172,7 +172,7 @@ impl Bucket {
     }
 
     /// Removes one version for good. A version that is not there counts as removed, as in S3.
-    pub(in crate) fn delete_version(&self, key: &str, version_id: &str) -> Result<Deleted, Error> {
+    pub(crate) fn delete_version(&self, key: &str, version_id: &str) -> Result<Deleted, Error> {
         let mut state = self.living()?;
         let removed = self.remove(&mut state, key, |version| version.id_or_null() == version_id)?;
         let marker = removed.is_some_and(|version| version.object().is_none());
@@ -180,7 +180,7 @@ impl Bucket {
     }
 
     /// Replaces the tags of a version that is an object.
-    pub(in crate) fn retag(
+    pub(crate) fn retag(
         &self,
         key: &str,
         version_id: Option<&str>,

@@ -26,7 +26,7 @@ pub(super) fn write_record<T: Serialize>(path: &Path, record: &T) -> io::Result<
 
 /// Makes a directory, and those above it, that no other user can look into; content rests here in the clear. One that
 /// is there already, and belongs to this process's user alone, is closed to others.
-pub(in crate) fn private_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let facts = fs::metadata(path)?;
     // Not a directory for all users, such as /tmp (sticky), nor one that belongs to another user.
@@ -38,7 +38,7 @@ pub(in crate) fn private_directory(path: &Path) -> io::Result<()> {
 }
 
 /// How a file is made that no other user can read.
-pub(in crate) fn private_file() -> OpenOptions {
+pub(crate) fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600);
     options
@@ -53,7 +53,7 @@ pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 }
 
 /// `2 * BYTES` hexadecimal digits from the system's generator: names of bodies, version ids, upload ids, ETags.
-pub(in crate) fn random_hex<const BYTES: usize>() -> io::Result<String> {
+pub(crate) fn random_hex<const BYTES: usize>() -> io::Result<String> {
     let mut bytes = [0; BYTES];
     let mut filled = 0;
     while filled < BYTES {
@@ -63,6 +63,6 @@ pub(in crate) fn random_hex<const BYTES: usize>() -> io::Result<String> {
 }
 
 /// Lower-case hexadecimal digits.
-pub(in crate) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,18 +5,18 @@ use std::ops::Bound;
 
 /// What a listing asks for.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate) struct Query<'a> {
+pub(crate) struct Query<'a> {
     /// Only keys that start so.
-    pub(in crate) prefix: &'a str,
+    pub(crate) prefix: &'a str,
     /// Keys that share the part up to the first delimiter behind the prefix are rolled up into one common prefix.
-    pub(in crate) delimiter: Option<&'a str>,
+    pub(crate) delimiter: Option<&'a str>,
     /// Only keys and common prefixes behind this one; a common prefix that the marker lies in was listed already.
-    pub(in crate) after: &'a str,
+    pub(crate) after: &'a str,
 }
 
 /// One entry of a listing.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate) enum Found<'a, V> {
+pub(crate) enum Found<'a, V> {
     /// A key.
     Key(&'a str, &'a V),
     /// A common prefix of at least one key.
@@ -26,7 +26,7 @@ pub(in crate) enum Found<'a, V> {
 /// An iterator over the entries in the order of their UTF-8 bytes. A common prefix costs one look-up, however many keys
 /// are in it.
 #[derive(Debug)]
-pub(in crate) struct Walk<'a, V, F> {
+pub(crate) struct Walk<'a, V, F> {
     keys: &'a BTreeMap<String, V>,
     visible: F,
     query: Query<'a>,
@@ -35,7 +35,7 @@ pub(in crate) struct Walk<'a, V, F> {
 
 impl<'a, V, F: Fn(&V) -> bool> Walk<'a, V, F> {
     /// Walks the keys whose value is `visible`.
-    pub(in crate) fn new(keys: &'a BTreeMap<String, V>, visible: F, query: Query<'a>) -> Self {
+    pub(crate) fn new(keys: &'a BTreeMap<String, V>, visible: F, query: Query<'a>) -> Self {
         let from = start(&query);
         Walk { keys, visible, query, from }
     }

@@ -9,7 +9,7 @@ use super::body::Body;
 
 /// Whether a bucket keeps old versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(in crate) enum Versioning {
+pub(crate) enum Versioning {
     /// Never switched on: each key has one version, the null version.
     #[default]
     Off,
@@ -21,33 +21,33 @@ pub(in crate) enum Versioning {
 
 /// Settings of a bucket.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(in crate) struct Settings {
+pub(crate) struct Settings {
     /// Seconds since 1970 at which the bucket was made.
-    pub(in crate) created: i64,
+    pub(crate) created: i64,
     /// Whether old versions are kept.
-    pub(in crate) versioning: Versioning,
+    pub(crate) versioning: Versioning,
     /// Default encryption: algorithm as in the API; `AES256` where nobody chose.
-    pub(in crate) default_algorithm: Option<String>,
+    pub(crate) default_algorithm: Option<String>,
     /// Default KMS key as the client named it; unchecked, as in S3.
-    pub(in crate) default_key: Option<String>,
+    pub(crate) default_key: Option<String>,
     /// Whether the default asks for a bucket key.
-    pub(in crate) default_bucket_key: bool,
+    pub(crate) default_bucket_key: bool,
 }
 
 /// One version of a key.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate) struct Version {
+pub(crate) struct Version {
     /// The version id; `None` is the null version.
-    pub(in crate) id: Option<String>,
+    pub(crate) id: Option<String>,
     /// Seconds since 1970.
-    pub(in crate) modified: i64,
+    pub(crate) modified: i64,
     /// An object, or the marker of its deletion.
-    pub(in crate) content: Content,
+    pub(crate) content: Content,
 }
 
 impl Version {
     /// The object, unless this is a delete marker.
-    pub(in crate) fn object(&self) -> Option<&Object> {
+    pub(crate) fn object(&self) -> Option<&Object> {
         match &self.content {
             Content::Object(object) => Some(object),
             Content::DeleteMarker => None,
@@ -61,14 +61,14 @@ impl Version {
     }
 
     /// The id as the API spells it.
-    pub(in crate) fn id_or_null(&self) -> &str {
+    pub(crate) fn id_or_null(&self) -> &str {
         self.id.as_deref().unwrap_or("null")
     }
 }
 
 /// What a version is.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate) enum Content {
+pub(crate) enum Content {
     /// The marker that a delete leaves in a versioned bucket.
     DeleteMarker,
     /// Bytes and their description.
@@ -77,114 +77,114 @@ pub(in crate) enum Content {
 
 /// An object: its bytes and all that is said about them. Clones share the bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(in crate) struct Object {
+pub(crate) struct Object {
     /// The ETag without its quotes.
-    pub(in crate) etag: String,
+    pub(crate) etag: String,
     /// The bytes.
     #[serde(with = "shared")]
-    pub(in crate) body: Arc<Body>,
+    pub(crate) body: Arc<Body>,
     /// The parts of a multipart object; empty for any other.
-    pub(in crate) parts: Vec<PartSummary>,
+    pub(crate) parts: Vec<PartSummary>,
     /// The upload that made it; its leftovers are recognised by this.
-    pub(in crate) upload_id: Option<String>,
+    pub(crate) upload_id: Option<String>,
     /// Content headers, user metadata and storage class.
-    pub(in crate) headers: Headers,
+    pub(crate) headers: Headers,
     /// Tags in the order given.
-    pub(in crate) tags: Vec<(String, String)>,
+    pub(crate) tags: Vec<(String, String)>,
     /// How it is encrypted.
-    pub(in crate) encryption: Encryption,
+    pub(crate) encryption: Encryption,
     /// The checksum that S3 would hold.
-    pub(in crate) checksum: Option<Checksum>,
+    pub(crate) checksum: Option<Checksum>,
 }
 
 /// Headers that are kept and given back with an object.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(in crate) struct Headers {
-    pub(in crate) cache_control: Option<String>,
-    pub(in crate) content_disposition: Option<String>,
-    pub(in crate) content_encoding: Option<String>,
-    pub(in crate) content_language: Option<String>,
-    pub(in crate) content_type: Option<String>,
+pub(crate) struct Headers {
+    pub(crate) cache_control: Option<String>,
+    pub(crate) content_disposition: Option<String>,
+    pub(crate) content_encoding: Option<String>,
+    pub(crate) content_language: Option<String>,
+    pub(crate) content_type: Option<String>,
     /// An HTTP date, as sent.
-    pub(in crate) expires: Option<String>,
-    pub(in crate) website_redirect_location: Option<String>,
+    pub(crate) expires: Option<String>,
+    pub(crate) website_redirect_location: Option<String>,
     /// `None` is STANDARD, which HEAD does not mention.
-    pub(in crate) storage_class: Option<String>,
+    pub(crate) storage_class: Option<String>,
     /// User metadata without the prefix `x-amz-meta-`.
-    pub(in crate) metadata: BTreeMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 /// How an object is encrypted, as its answers say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(in crate) struct Encryption {
+pub(crate) struct Encryption {
     /// Algorithm as in the API.
-    pub(in crate) algorithm: String,
+    pub(crate) algorithm: String,
     /// ARN of the KMS key; `None` with `AES256`.
-    pub(in crate) key_arn: Option<String>,
+    pub(crate) key_arn: Option<String>,
     /// Whether a bucket key is in use.
-    pub(in crate) bucket_key: bool,
+    pub(crate) bucket_key: bool,
     /// The context header as sent, which only the answers of writes repeat.
-    pub(in crate) context_header: Option<String>,
+    pub(crate) context_header: Option<String>,
     /// The pairs that KMS is called with, the default pair among them.
-    pub(in crate) context: BTreeMap<String, String>,
+    pub(crate) context: BTreeMap<String, String>,
 }
 
 /// A checksum as the API spells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate) struct Checksum {
+pub(crate) struct Checksum {
     /// `CRC32`, `CRC32C`, `CRC64NVME`, `SHA1` or `SHA256`.
-    pub(in crate) algorithm: String,
+    pub(crate) algorithm: String,
     /// Base64, with `-N` if it is the checksum of N parts' checksums.
-    pub(in crate) value: String,
+    pub(crate) value: String,
     /// `COMPOSITE` (of parts) or `FULL_OBJECT`.
-    pub(in crate) composite: bool,
+    pub(crate) composite: bool,
 }
 
 /// What is kept of a part once its object is complete.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(in crate) struct PartSummary {
+pub(crate) struct PartSummary {
     /// 1 to 10,000; gaps are allowed.
-    pub(in crate) number: u16,
+    pub(crate) number: u16,
     /// Bytes.
-    pub(in crate) size: u64,
+    pub(crate) size: u64,
     /// The part's own checksum in the upload's algorithm.
-    pub(in crate) checksum: Option<Checksum>,
+    pub(crate) checksum: Option<Checksum>,
 }
 
 /// A part of an upload in progress.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate) struct Part {
+pub(crate) struct Part {
     /// The ETag without its quotes.
-    pub(in crate) etag: String,
+    pub(crate) etag: String,
     /// Seconds since 1970.
-    pub(in crate) modified: i64,
+    pub(crate) modified: i64,
     /// The bytes.
     #[serde(with = "shared")]
-    pub(in crate) body: Arc<Body>,
+    pub(crate) body: Arc<Body>,
     /// The part's own checksum in the upload's algorithm.
-    pub(in crate) checksum: Option<Checksum>,
+    pub(crate) checksum: Option<Checksum>,
 }
 
 /// What CreateMultipartUpload fixed for the whole upload.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate) struct UploadRecord {
-    pub(in crate) key: String,
+pub(crate) struct UploadRecord {
+    pub(crate) key: String,
     /// Seconds since 1970.
-    pub(in crate) initiated: i64,
-    pub(in crate) headers: Headers,
-    pub(in crate) tags: Vec<(String, String)>,
-    pub(in crate) encryption: Encryption,
+    pub(crate) initiated: i64,
+    pub(crate) headers: Headers,
+    pub(crate) tags: Vec<(String, String)>,
+    pub(crate) encryption: Encryption,
     /// The checksum algorithm that the client named, if any.
-    pub(in crate) algorithm: Option<String>,
+    pub(crate) algorithm: Option<String>,
     /// Whether the object's checksum is made of the parts' checksums.
-    pub(in crate) composite: bool,
+    pub(crate) composite: bool,
 }
 
 /// An upload in progress and its parts by number.
 #[derive(Debug, Clone)]
-pub(in crate) struct Upload {
-    pub(in crate) record: Arc<UploadRecord>,
-    pub(in crate) parts: BTreeMap<u16, Arc<Part>>,
+pub(crate) struct Upload {
+    pub(crate) record: Arc<UploadRecord>,
+    pub(crate) parts: BTreeMap<u16, Arc<Part>>,
 }
 
 /// Serde of a shared body as if it were not shared; each record names its own files.

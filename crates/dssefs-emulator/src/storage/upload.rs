@@ -12,7 +12,7 @@ use super::record::{Content, Object, Part, Upload, UploadRecord, Version};
 
 impl Bucket {
     /// Starts an upload and answers its id.
-    pub(in crate) fn start_upload(&self, record: UploadRecord) -> Result<String, Error> {
+    pub(crate) fn start_upload(&self, record: UploadRecord) -> Result<String, Error> {
         let mut state = self.living()?;
         let id = random_hex::<32>()?;
         private_directory(&self.upload_dir(&id))?;
@@ -22,13 +22,13 @@ impl Bucket {
     }
 
     /// The upload of that id, if it is one for that key.
-    pub(in crate) fn upload(&self, key: &str, id: &str) -> Result<Upload, Error> {
+    pub(crate) fn upload(&self, key: &str, id: &str) -> Result<Upload, Error> {
         let state = self.living()?;
         state.uploads.get(id).filter(|upload| upload.record.key == key).cloned().ok_or(Error::NoSuchUpload)
     }
 
     /// All uploads with their ids, in the order of key, time and id.
-    pub(in crate) fn uploads(&self) -> Result<Vec<(String, Upload)>, Error> {
+    pub(crate) fn uploads(&self) -> Result<Vec<(String, Upload)>, Error> {
         let mut uploads: Vec<_> = self.living()?.uploads.clone().into_iter().collect();
         uploads.sort_by(|(a_id, a), (b_id, b)| {
             (&a.record.key, a.record.initiated, a_id).cmp(&(&b.record.key, b.record.initiated, b_id))
@@ -37,7 +37,7 @@ impl Bucket {
     }
 
     /// Puts a part; one of the same number is replaced.
-    pub(in crate) fn put_part(&self, id: &str, number: u16, part: Part) -> Result<Arc<Part>, Error> {
+    pub(crate) fn put_part(&self, id: &str, number: u16, part: Part) -> Result<Arc<Part>, Error> {
         let mut state = self.living()?;
         let upload = state.uploads.get_mut(id).ok_or(Error::NoSuchUpload)?;
         write_record(&self.upload_dir(id).join(format!("{number}.json")), &part)?;
@@ -51,7 +51,7 @@ impl Bucket {
 
     /// Turns an upload into an object: `assemble` picks its parts and describes the object, `check` judges the newest
     /// version there is; both run under the lock. The bytes stay where they are.
-    pub(in crate) fn complete<E: From<Error>>(
+    pub(crate) fn complete<E: From<Error>>(
         &self,
         key: &str,
         id: &str,
@@ -74,7 +74,7 @@ impl Bucket {
     }
 
     /// Ends an upload; its parts go.
-    pub(in crate) fn abort(&self, key: &str, id: &str) -> Result<(), Error> {
+    pub(crate) fn abort(&self, key: &str, id: &str) -> Result<(), Error> {
         let mut state = self.living()?;
         let upload = state.uploads.get(id).filter(|upload| upload.record.key == key).cloned();
         let upload = upload.ok_or(Error::NoSuchUpload)?;
@@ -103,7 +103,7 @@ impl Bucket {
 
 impl Body {
     /// The bytes of the parts in the order given, as one body.
-    pub(in crate) fn of_parts<'a>(parts: impl Iterator<Item = &'a Part>) -> Body {
+    pub(crate) fn of_parts<'a>(parts: impl Iterator<Item = &'a Part>) -> Body {
         Body::joined(parts.map(|part| part.body.as_ref()))
     }
 }

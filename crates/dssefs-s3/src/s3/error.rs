@@ -6,9 +6,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::attempt::Attempt;
-use crate::s3::metrics::Operation;
 use crate::object::{Bucket, Key, Version};
 use crate::policy::Verdict;
+use crate::s3::metrics::Operation;
 
 /// What a failure means to the caller. The sources of the rules are the S3 API reference ("Error responses") and the
 /// texts that S3 sends for KMS trouble.

@@ -187,9 +187,13 @@ impl SealedFile {
         &self.file
     }
 
-    /// Where a block lies on the disk.
+    /// Where a block lies on the disk, in bytes from the start of the file.
+    ///
+    /// # Panics
+    /// The block lies beyond the largest file.
+    #[must_use]
     pub fn place_on_disk(&self, block: u64) -> u64 {
-        self.offset_of(block).unwrap()
+        self.offset_of(block).expect("a test names a block of the file")
     }
 }
 

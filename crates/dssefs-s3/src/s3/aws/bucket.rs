@@ -3,9 +3,9 @@
 use aws_sdk_s3::types::BucketVersioningStatus;
 
 use super::Store;
-use crate::s3::metrics::Operation;
 use crate::policy::Facts;
 use crate::s3::error::Error;
+use crate::s3::metrics::Operation;
 use crate::s3::request::Versioning;
 
 impl Store {

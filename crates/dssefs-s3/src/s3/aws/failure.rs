@@ -7,12 +7,12 @@ use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 
 use super::watch::element;
-use crate::s3::metrics::Operation;
 use crate::object::{Bucket, Key};
 use crate::s3::bounds::{Exceeded, TooSlow};
 use crate::s3::classify::classify;
 use crate::s3::connect::InsecureEndpoint;
 use crate::s3::error::{Failure, Kind};
+use crate::s3::metrics::Operation;
 
 /// Gives a failed request its meaning.
 pub(super) fn describe<E>(

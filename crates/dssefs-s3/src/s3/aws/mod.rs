@@ -30,9 +30,9 @@ use super::error::{Error, Failure, Kind};
 use super::pace::{Pace, calls_kms};
 use super::payload::{Broken, Outgoing, Payload};
 use super::pulse::Pulse;
-use crate::s3::metrics::{Operation, StoreCounters};
 use crate::object::{Bucket, ETag, Key, Version, VersionId};
 use crate::policy::{Evidence, Facts, Observation};
+use crate::s3::metrics::{Operation, StoreCounters};
 
 pub(super) use failure::{caused_by, of_broken_body, told};
 pub(super) use multipart::{PartAnswer, Whole};

@@ -8,10 +8,10 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUploa
 use super::watch::Doubt;
 use super::write::{Answered, describe, insert};
 use super::{Store, etag, facts, observed, signed};
-use crate::s3::metrics::{Operation, StoreCounters};
 use crate::object::{ByteRange, ETag, Key};
 use crate::policy::{Evidence, Facts, Policy};
 use crate::s3::error::Error;
+use crate::s3::metrics::{Operation, StoreCounters};
 use crate::s3::payload::{Payload, decode_crc64, encode_crc64};
 use crate::s3::request::{Condition, NewObject, Part, Source};
 

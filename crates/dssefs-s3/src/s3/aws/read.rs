@@ -11,10 +11,10 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 
 use super::watch::StoreTime;
 use super::{Store, facts, observed};
-use crate::s3::metrics::Operation;
 use crate::object::{ByteRange, ETag, Key, ObjectMeta, Version};
 use crate::policy::Evidence;
 use crate::s3::error::{Error, Failure, Kind};
+use crate::s3::metrics::Operation;
 use crate::s3::payload::{Checksum, decode_crc64, decode_sha1};
 use crate::s3::request::{Head, ListPage, ListRequest, Listed};
 

@@ -16,13 +16,13 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
 use super::failure::caused_by;
-use crate::s3::metrics::{Operation, StoreCounters};
 use crate::object::{ETag, VersionId};
 use crate::policy::{Algorithm, Facts};
 use crate::s3::bounds::Exceeded;
 use crate::s3::classify::classify;
 use crate::s3::connect::SentTwice;
 use crate::s3::error::{Error, Kind};
+use crate::s3::metrics::{Operation, StoreCounters};
 use crate::s3::pace::{Pace, calls_kms};
 use crate::s3::pulse::Pulse;
 

@@ -9,10 +9,10 @@ use aws_sdk_s3::types::{MetadataDirective, TaggingDirective};
 
 use super::watch::Doubt;
 use super::{Store, etag, facts, observed, signed, version_id};
-use crate::s3::metrics::{Operation, StoreCounters};
 use crate::object::{ETag, Key, Version, VersionId};
 use crate::policy::{Evidence, Observation, Policy};
 use crate::s3::error::Error;
+use crate::s3::metrics::{Operation, StoreCounters};
 use crate::s3::payload::Payload;
 use crate::s3::request::{CONTENT_HEADERS, Condition, NewObject, Source};
 

@@ -7,11 +7,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::{Backing, Gateway, Made, Upload, Verified, Write};
-use crate::s3::metrics::Operation;
 use crate::object::{ByteRange, Key};
 use crate::s3::attempt::{Attempt, Content};
 use crate::s3::aws::Doubt;
 use crate::s3::error::{Error, Kind};
+use crate::s3::metrics::Operation;
 use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
 
 /// CopyObject takes sources of up to 5 GiB ("Copying, moving, and renaming objects", S3 User Guide).

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::twins::Proof;
 use super::{Gateway, Verified};
-use crate::s3::metrics::Operation;
 use crate::object::ObjectMeta;
 use crate::s3::attempt::{Attempt, Content};
 use crate::s3::error::{Aftermath, Error, Kind};
+use crate::s3::metrics::Operation;
 use crate::s3::request::{Head, NewObject, Source, Stored};
 
 impl Gateway {

@@ -6,10 +6,10 @@ use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::{Bytes, BytesMut};
 
-use crate::s3::metrics::{Operation, StoreCounters};
 use crate::object::{Bucket, ByteRange, Key};
 use crate::s3::aws::{Answer, of_broken_body};
 use crate::s3::error::{Error, Failure, Kind};
+use crate::s3::metrics::{Operation, StoreCounters};
 use crate::s3::request::Head;
 
 /// The most that is set aside for content before it comes, in bytes.

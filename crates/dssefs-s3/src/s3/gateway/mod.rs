@@ -22,9 +22,9 @@ use super::error::{Error, Failure, Kind};
 use super::ledger::Ledger;
 use super::payload::{Checksum, Payload};
 use super::request::{BucketFacts, Condition, Head, ListPage, ListRequest, NewObject, Stored, Versioning};
-use crate::s3::metrics::{Operation, StoreCounters, StoreSnapshot};
 use crate::object::{Bucket, ByteRange, Key, Version};
 use crate::policy::{Facts, Judge, KeyArn, Policy, Verdict};
+use crate::s3::metrics::{Operation, StoreCounters, StoreSnapshot};
 
 pub use download::Download;
 pub use probe::Conditions;

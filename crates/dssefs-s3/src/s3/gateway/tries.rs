@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Gateway;
-use crate::s3::metrics::StoreCounters;
 use crate::s3::error::{Error, Kind};
+use crate::s3::metrics::StoreCounters;
 
 /// Before the first attempt that is not the first, at most; it doubles from one to the next, as that of requests does.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

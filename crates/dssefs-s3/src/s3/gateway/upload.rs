@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{Backing, Gateway, Made, Verified, Write};
-use crate::s3::metrics::Operation;
 use crate::object::{ByteRange, Key};
 use crate::s3::attempt::{Attempt, Content};
 use crate::s3::aws::{Doubt, PartAnswer, Whole};
 use crate::s3::error::{Error, Kind};
+use crate::s3::metrics::Operation;
 use crate::s3::payload::{Checksum, Payload};
 use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
 

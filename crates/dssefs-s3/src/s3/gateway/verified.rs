@@ -4,12 +4,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Gateway;
-use crate::s3::metrics::Operation;
 use crate::object::{ETag, Key, Version, VersionId};
 use crate::policy::{Algorithm, EncryptionContext, Facts, Judge, Verdict};
 use crate::s3::attempt::Attempt;
 use crate::s3::aws::{Answered, Doubt, Said};
 use crate::s3::error::{Aftermath, Error, Kind};
+use crate::s3::metrics::Operation;
 use crate::s3::request::{Condition, Stored};
 
 /// What the store proved to be under DSSE-KMS and the expected key. Only the gateway can make one.

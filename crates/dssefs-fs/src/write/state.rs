@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::spill::RangeSet;
 use dssefs_s3::object::{ETag, Key};
 use dssefs_s3::s3::{Attempt, NewObject, Source};
-use crate::spill::RangeSet;
 
 use super::parts::{Grid, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
 use super::stream::Stream;

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::namespace::Ino;
+use crate::write::Writer;
 use dssefs_s3::object::Key;
 use dssefs_s3::s3::Source;
-use crate::write::Writer;
 
 use super::file::{Carried, File, Privileges};
 use super::{Error, Fh, Vfs};

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Instant, timeout_at};
 
+use crate::spill::{self, Buffer, Location, Snapshot};
 use dssefs_s3::object::{Key, Version};
 use dssefs_s3::s3::{Head, Kind, Upload};
-use crate::spill::{self, Buffer, Location, Snapshot};
 
 use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN};
 use super::payload::SnapshotPayload;

@@ -8,18 +8,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use dssefs_s3::object::Prefix;
-
-/// A code that proves a text (HMAC-SHA-256).
-pub type Mac = [u8; 32];
-
-/// A key under which journals are authenticated.
-pub trait JournalKey: Send + Sync {
-    /// The code of `parts`; another division of the same bytes has another one.
-    fn mac(&self, parts: &[&[u8]]) -> Mac;
-
-    /// Whether `mac` is the code of `parts`, in constant time.
-    fn verifies(&self, parts: &[&[u8]], mac: &Mac) -> bool;
-}
+use dssefs_seal::crypto::MacKey;
 
 /// What a journal says of its key. An attacker may have written it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,7 +43,7 @@ pub enum NoKey {
 }
 
 /// The key of a mount, with the name that its journals give it.
-pub type OwnKey = (KeyName, Arc<dyn JournalKey>);
+pub type OwnKey = (KeyName, Arc<MacKey>);
 
 /// Gives the keys of journals.
 pub trait Authenticator: Send + Sync + fmt::Debug {
@@ -68,5 +57,5 @@ pub trait Authenticator: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`NoKey`].
-    fn find<'a>(&'a self, name: &'a KeyName, root: &'a Prefix) -> BoxFuture<'a, Result<Arc<dyn JournalKey>, NoKey>>;
+    fn find<'a>(&'a self, name: &'a KeyName, root: &'a Prefix) -> BoxFuture<'a, Result<Arc<MacKey>, NoKey>>;
 }

@@ -9,9 +9,9 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::namespace::xattr::is_reported;
 use crate::namespace::{Ino, Kind};
+use crate::spill::Location;
 use dssefs_s3::policy::{Algorithm, EncryptionContext, Verdict};
 use dssefs_s3::s3::{BucketFacts, Head, Versioning};
-use crate::spill::Location;
 
 use super::file::File;
 use super::{Error, Vfs};

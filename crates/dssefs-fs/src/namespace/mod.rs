@@ -41,8 +41,7 @@ use tokio::sync::Semaphore;
 
 pub use self::error::Error;
 pub use self::moving::{
-    Authenticator, Closed, FormError, Heading, Intent, JournalKey, KeyName, LINE_BYTES_MAX, Line, Mac, Moving, NoKey,
-    OwnKey, Passage,
+    Authenticator, Closed, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey, Passage,
 };
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
 pub use self::snapshot::{NamesBudget, Snapshot};

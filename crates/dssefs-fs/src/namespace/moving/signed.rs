@@ -13,9 +13,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::authenticator::{JournalKey, KeyName, Mac};
+use dssefs_seal::crypto::{MAC_BYTES, MacKey};
+
+use super::authenticator::KeyName;
 use super::intent::{Heading, Intent, seconds};
 use dssefs_s3::object::{Key, Prefix};
+
+/// An HMAC-SHA-256.
+type Mac = [u8; MAC_BYTES];
 
 /// The longest first line that is read, in bytes. Two prefixes of 1,024 bytes take up to 12,288 in JSON, a wrapped key
 /// 8,192.
@@ -155,7 +160,7 @@ impl Line {
     /// [`FormError::Mac`], [`FormError::PutBack`], [`FormError::Length`], and those of a move that leaves the mount.
     pub(super) fn is_proved(
         &self,
-        key: &dyn JournalKey,
+        key: &MacKey,
         place: Place<'_>,
         size: u64,
         stored: SystemTime,
@@ -179,7 +184,7 @@ impl Line {
     ///
     /// # Errors
     /// [`FormError::Mac`], and [`FormError::Json`] where the holder of the key wrote what it does not mean.
-    pub(super) fn intent(self, key: &dyn JournalKey, place: Place<'_>, text: &[u8]) -> Result<Intent, FormError> {
+    pub(super) fn intent(self, key: &MacKey, place: Place<'_>, text: &[u8]) -> Result<Intent, FormError> {
         let mac = code(&self.content.text.mac).ok_or(FormError::Mac)?;
         if !key.verifies(&parts(LABEL_OF_TEXT, place, text), &mac) {
             return Err(FormError::Mac);
@@ -206,12 +211,7 @@ impl Line {
 }
 
 /// The bytes of the journal that is at `place`, written at `now`.
-pub(super) fn written(
-    intent: &Intent,
-    (name, key): (&KeyName, &dyn JournalKey),
-    place: Place<'_>,
-    now: SystemTime,
-) -> Vec<u8> {
+pub(super) fn written(intent: &Intent, (name, key): (&KeyName, &MacKey), place: Place<'_>, now: SystemTime) -> Vec<u8> {
     let text = intent.objects_text();
     let mac = hex(&key.mac(&parts(LABEL_OF_TEXT, place, &text)));
     let content = Content {
@@ -254,21 +254,8 @@ mod tests {
     use super::*;
     use dssefs_s3::object::ETag;
 
-    /// A stand-in for a code: the rooms of ciphers are not for this one.
-    struct Sum(u8);
-
-    impl JournalKey for Sum {
-        fn mac(&self, parts: &[&[u8]]) -> Mac {
-            let mut mac = [self.0; 32];
-            for (at, byte) in parts.join(&0xff).into_iter().enumerate() {
-                mac[at % 32] = mac[at % 32].wrapping_mul(31).wrapping_add(byte);
-            }
-            mac
-        }
-
-        fn verifies(&self, parts: &[&[u8]], mac: &Mac) -> bool {
-            self.mac(parts) == *mac
-        }
+    fn key_of(byte: u8) -> MacKey {
+        MacKey::from_bytes(&[byte; 32]).unwrap()
     }
 
     const NOW: SystemTime = UNIX_EPOCH;
@@ -281,7 +268,7 @@ mod tests {
         (Prefix::new("team").unwrap(), Key::new("team/.dssefs/rename/1").unwrap())
     }
 
-    fn read(bytes: &[u8], key: &dyn JournalKey, place: Place<'_>, stored: SystemTime) -> Result<Intent, FormError> {
+    fn read(bytes: &[u8], key: &MacKey, place: Place<'_>, stored: SystemTime) -> Result<Intent, FormError> {
         let line = Line::parse(bytes)?;
         line.is_proved(key, place, bytes.len() as u64, stored)?;
         let text = &bytes[line.length() as usize..];
@@ -293,8 +280,8 @@ mod tests {
         let (root, key) = keys();
         let place = Place { bucket: "b", root: &root, key: &key };
         let intent = intent("team/a/", "team/b/");
-        let bytes = written(&intent, (&name(), &Sum(1)), place, NOW);
-        let again = read(&bytes, &Sum(1), place, NOW).unwrap();
+        let bytes = written(&intent, (&name(), &key_of(1)), place, NOW);
+        let again = read(&bytes, &key_of(1), place, NOW).unwrap();
         assert_eq!(again, intent);
         assert_eq!(again.objects["x/y"].source(), ETag::new("e1"));
     }
@@ -303,13 +290,13 @@ mod tests {
     fn the_bytes_are_the_documented_ones() {
         let (root, key) = keys();
         let place = Place { bucket: "b", root: &root, key: &key };
-        let bytes = written(&intent("team/a/", "team/b/"), (&name(), &Sum(1)), place, NOW);
+        let bytes = written(&intent("team/a/", "team/b/"), (&name(), &key_of(1)), place, NOW);
         let text = String::from_utf8(bytes).unwrap();
         let (line, objects) = text.split_once('\n').unwrap();
         assert_eq!(objects, r#"{"x/y":{"source":"\"e1\"","copy":"\"e2\""}}"#);
         let content = line.strip_prefix("dssefs-rename 2 ").unwrap();
         assert_eq!(content.find(' '), Some(64));
-        let mac = hex(&Sum(1).mac(&parts(LABEL_OF_TEXT, place, objects.as_bytes())));
+        let mac = hex(&key_of(1).mac(&parts(LABEL_OF_TEXT, place, objects.as_bytes())));
         let owner = r#"{"host":"","boot":"","numbering":"","process":0,"started":0}"#;
         let moved = r#""phase":"deleting","from":"team/a/","to":"team/b/","replaces":false,"begun":1800000000"#;
         assert_eq!(
@@ -325,29 +312,29 @@ mod tests {
     fn a_changed_byte_another_place_and_another_key_are_refused() {
         let (root, key) = keys();
         let place = Place { bucket: "b", root: &root, key: &key };
-        let bytes = written(&intent("team/a/", "team/b/"), (&name(), &Sum(1)), place, NOW);
+        let bytes = written(&intent("team/a/", "team/b/"), (&name(), &key_of(1)), place, NOW);
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
-            assert!(read(&changed, &Sum(1), place, NOW).is_err(), "byte {at}");
+            assert!(read(&changed, &key_of(1), place, NOW).is_err(), "byte {at}");
         }
         let (whole, other) = (Prefix::root(), Key::new("team/.dssefs/rename/2").unwrap());
         for elsewhere in
             [Place { bucket: "c", ..place }, Place { root: &whole, ..place }, Place { key: &other, ..place }]
         {
-            assert!(matches!(read(&bytes, &Sum(1), elsewhere, NOW), Err(FormError::Mac)), "{elsewhere:?}");
+            assert!(matches!(read(&bytes, &key_of(1), elsewhere, NOW), Err(FormError::Mac)), "{elsewhere:?}");
         }
-        assert!(matches!(read(&bytes, &Sum(2), place, NOW), Err(FormError::Mac)));
+        assert!(matches!(read(&bytes, &key_of(2), place, NOW), Err(FormError::Mac)));
         let longer = [bytes.as_slice(), b" "].concat();
-        assert!(matches!(read(&longer, &Sum(1), place, NOW), Err(FormError::Length(_))));
+        assert!(matches!(read(&longer, &key_of(1), place, NOW), Err(FormError::Length(_))));
     }
 
     #[test]
     fn a_version_that_was_put_back_later_is_refused() {
         let (root, key) = keys();
         let place = Place { bucket: "b", root: &root, key: &key };
-        let bytes = written(&intent("team/a/", "team/b/"), (&name(), &Sum(1)), place, NOW + WRITTEN_WITHIN);
-        let refused = |seconds| read(&bytes, &Sum(1), place, NOW + Duration::from_secs(seconds)).is_err();
+        let bytes = written(&intent("team/a/", "team/b/"), (&name(), &key_of(1)), place, NOW + WRITTEN_WITHIN);
+        let refused = |seconds| read(&bytes, &key_of(1), place, NOW + Duration::from_secs(seconds)).is_err();
         assert!(!refused(0) && !refused(900) && !refused(1800) && refused(1801));
     }
 
@@ -371,7 +358,7 @@ mod tests {
         let path = |last: &str| format!("{long}/{long}/{long}/{}{last}/", "\u{1}".repeat(253));
         let name = KeyName::Kms { arn: "a".repeat(2048), wrapped: "w".repeat(8192) };
         let place = Place { bucket: "b", root: &root, key: &key };
-        let bytes = written(&intent(&path("a"), &path("b")), (&name, &Sum(1)), place, NOW);
-        assert!(read(&bytes, &Sum(1), place, NOW).is_ok());
+        let bytes = written(&intent(&path("a"), &path("b")), (&name, &key_of(1)), place, NOW);
+        assert!(read(&bytes, &key_of(1), place, NOW).is_ok());
     }
 }

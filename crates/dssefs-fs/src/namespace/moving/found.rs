@@ -6,7 +6,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::super::Namespace;
-use super::authenticator::{JournalKey, NoKey};
+use dssefs_seal::crypto::MacKey;
+
+use super::authenticator::NoKey;
 use super::intent::{Heading, Intent};
 use super::signed::{FormError, LINE_BYTES_MAX, Line, Place};
 use dssefs_s3::object::{ByteRange, Key, Prefix, Version};
@@ -18,7 +20,7 @@ pub(super) struct Proved {
     pub(super) key: Key,
     pub(super) version: Version,
     root: Prefix,
-    signer: Arc<dyn JournalKey>,
+    signer: Arc<MacKey>,
     line: Line,
     /// What was read together with the line.
     start: Bytes,
@@ -56,7 +58,7 @@ impl Proved {
             text.extend_from_slice(&range(gateway, &self.key, &self.version, rest).await?);
         }
         let place = Place { bucket: gateway.bucket().as_str(), root: &self.root, key: &self.key };
-        let intent = self.line.intent(&*self.signer, place, &text)?;
+        let intent = self.line.intent(&self.signer, place, &text)?;
         Ok((self.key, self.version, intent))
     }
 }
@@ -79,7 +81,7 @@ impl Namespace {
             Err(error) => return Err(Unreadable::Unproved { heading: Box::new(line.heading().clone()), error }),
         };
         let place = Place { bucket: self.gateway.bucket().as_str(), root, key };
-        line.is_proved(&*signer, place, size, stored.max(SystemTime::UNIX_EPOCH))?;
+        line.is_proved(&signer, place, size, stored.max(SystemTime::UNIX_EPOCH))?;
         Ok(Proved { key: key.clone(), version, root: root.clone(), signer, line, start, size })
     }
 }

@@ -8,10 +8,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt, stream};
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
-use dssefs_s3::object::Name;
 use crate::read::{self, Location, Reader};
-use dssefs_s3::s3::{self, Source};
 use crate::write::{self, Piece, Writer};
+use dssefs_s3::object::Name;
+use dssefs_s3::s3::{self, Source};
 
 use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;

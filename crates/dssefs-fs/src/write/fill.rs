@@ -7,8 +7,8 @@ use futures_util::FutureExt;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
-use dssefs_s3::object::ByteRange;
 use crate::spill;
+use dssefs_s3::object::ByteRange;
 
 use super::{Base, Error, Writer};
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use dssefs_s3::s3::Payload;
 use crate::spill::{self, Snapshot};
+use dssefs_s3::s3::Payload;
 
 /// Sends a snapshot chunk by chunk; sealed blocks are opened as they are sent, so a part never stands in memory whole.
 pub(crate) struct SnapshotPayload {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 
-use dssefs_s3::s3::{Part, Upload};
 use crate::spill::{Buffer, RangeSet};
+use dssefs_s3::s3::{Part, Upload};
 
 use super::parts::Grid;
 use super::{Error, Target};

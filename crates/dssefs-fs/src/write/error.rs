@@ -1,9 +1,9 @@
 //! What can go wrong between a written byte and its object.
 
-use dssefs_s3::s3::{Aftermath, Kind};
 use crate::spill::RangeSet;
 use crate::{journal, spill};
 use dssefs_s3::s3;
+use dssefs_s3::s3::{Aftermath, Kind};
 
 /// Why a write or a commit did not succeed. The bytes that were written before stay in the writer.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +163,7 @@ impl Error {
     }
 
     /// Whether a copy cannot be made any more: its source or its own name has been taken by another writer.
-    pub(crate) fn is_lost_copy(&self) -> bool {
+    pub fn is_lost_copy(&self) -> bool {
         self.is_of_a_version() || matches!(self, Error::SourceGone { .. } | Error::NameLost)
     }
 

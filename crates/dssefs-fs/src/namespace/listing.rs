@@ -378,9 +378,10 @@ mod tests {
     use std::time::{Duration, Instant, UNIX_EPOCH};
 
     use super::*;
+    use dssefs_seal::crypto::MacKey;
     use futures_util::future::BoxFuture;
 
-    use crate::namespace::{AttributeSource, Authenticator, Defaults, JournalKey, KeyName, NoKey, OwnKey};
+    use crate::namespace::{AttributeSource, Authenticator, Defaults, KeyName, NoKey, OwnKey};
 
     /// Nothing is renamed here.
     #[derive(Debug)]
@@ -391,7 +392,7 @@ mod tests {
             async { Err("a listing needs none".to_owned()) }.boxed()
         }
 
-        fn find<'a>(&'a self, _: &'a KeyName, _: &'a Prefix) -> BoxFuture<'a, Result<Arc<dyn JournalKey>, NoKey>> {
+        fn find<'a>(&'a self, _: &'a KeyName, _: &'a Prefix) -> BoxFuture<'a, Result<Arc<MacKey>, NoKey>> {
             async { Err(NoKey::Unavailable("a listing needs none".to_owned())) }.boxed()
         }
     }

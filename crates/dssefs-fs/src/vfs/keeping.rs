@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::journal::{self, EntryId, Journal};
-use dssefs_s3::object::Key;
 use crate::write;
+use dssefs_s3::object::Key;
 
 use super::file::File;
 use super::{Error, Vfs};

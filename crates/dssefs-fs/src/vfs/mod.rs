@@ -29,13 +29,13 @@ use std::sync::{Arc, Weak};
 
 use crate::namespace::Namespace;
 use crate::read::ReadBudget;
-use dssefs_s3::s3::Gateway;
 use crate::write::Engine;
+use dssefs_s3::s3::Gateway;
 
 pub use crate::namespace::xattr::Expect;
 pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Timestamp};
-pub use dssefs_s3::object::{Name, NameError};
 pub use data::{Access, Opened, Place};
+pub use dssefs_s3::object::{Name, NameError};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
 pub use file::Privileges;

@@ -42,7 +42,7 @@ use super::progress::Progress;
 use dssefs_s3::object::{Key, Name, NameError, Prefix};
 use dssefs_s3::s3::{ListRequest, Listed};
 
-pub use self::authenticator::{Authenticator, JournalKey, KeyName, Mac, NoKey, OwnKey};
+pub use self::authenticator::{Authenticator, KeyName, NoKey, OwnKey};
 pub(super) use self::fence::Fences;
 pub use self::fence::{Closed, Passage};
 pub use self::intent::{Heading, Intent};

@@ -1,8 +1,8 @@
 //! Everything that a call can fail with.
 
+use crate::{namespace, read, write};
 use dssefs_s3::object::NameError;
 use dssefs_s3::policy::Verdict;
-use crate::{namespace, read, write};
 use dssefs_s3::s3;
 
 /// Why a call did not succeed. `errno` gives each its number.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::{RwLock, Semaphore};
 
-use dssefs_s3::s3::Gateway;
 use crate::spill::{self, Pool};
+use dssefs_s3::s3::Gateway;
 
 use super::parts::SINGLE_PUT_BYTES_MAX;
 

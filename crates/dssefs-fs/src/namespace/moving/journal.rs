@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::super::Settings;
 use super::super::error::Error;
-use super::authenticator::{JournalKey, KeyName};
+use dssefs_seal::crypto::MacKey;
+
+use super::authenticator::KeyName;
 use super::intent::{Copied, Heading, Intent, JOURNAL_PREFIX, Phase};
 use super::owner::Owner;
 use super::signed::{self, Place};
@@ -41,7 +43,7 @@ pub(super) struct Journal {
 /// What this mount signs its journals with.
 struct Signing {
     name: KeyName,
-    key: Arc<dyn JournalKey>,
+    key: Arc<MacKey>,
 }
 
 impl Journal {

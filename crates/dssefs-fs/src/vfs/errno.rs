@@ -1,8 +1,8 @@
 //! The one place with errno names.
 
+use crate::{journal, namespace, read, spill, write};
 use dssefs_s3::object::NameError;
 use dssefs_s3::s3::{self, Kind};
-use crate::{journal, namespace, read, spill, write};
 
 use super::Error;
 

@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
 use crate::namespace::{self, Attributes, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
-use dssefs_s3::object::{Key, ObjectMeta, UserMetadata};
 use crate::read::Reader;
-use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
 use crate::spill::Location;
 use crate::write::{Aim, Destination, Engine, Target, Writer};
+use dssefs_s3::object::{Key, ObjectMeta, UserMetadata};
+use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
 
 use super::keeping::KeptAs;
 use super::pages::Pages;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::{Draft, EntryId, Journal};
+use crate::spill::{self, Buffer, RangeSet};
 use dssefs_s3::object::{ETag, Key, KeyError, Version, VersionId};
 use dssefs_s3::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
 use dssefs_s3::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
-use crate::spill::{self, Buffer, RangeSet};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::parts::Grid;
