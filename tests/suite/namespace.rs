@@ -669,7 +669,7 @@ async fn a_rename_that_takes_longer_than_the_lease_keeps_its_journal() {
     for key in ["old/", "old/a", "old/b"] {
         mount.store.put(key, key.to_owned(), &[]).await;
     }
-    mount.find("old").await.unwrap();
+    let moved = mount.find("old").await.unwrap();
     mount.store.fail("CopyObject", "new/b", 1, Fault::DelayMs(5_000));
     let (other, _) = namespace(&mount.store, |_| {});
     let (old, new) = (name("old"), name("new"));
@@ -677,8 +677,10 @@ async fn a_rename_that_takes_longer_than_the_lease_keeps_its_journal() {
         tokio::time::sleep(Duration::from_millis(3_500)).await;
         other.recover().await;
     };
-    let (moving, ()) = tokio::join!(mount.names.move_directory((Ino::ROOT, &old), (Ino::ROOT, &new), false), look);
-    mount.names.finish_move(moving.unwrap()).await.unwrap();
+    let closed = mount.names.close(moved.ino).await;
+    let renaming = mount.names.move_directory((Ino::ROOT, &old), (Ino::ROOT, &new), false, closed);
+    let (moving, ()) = tokio::join!(renaming, look);
+    mount.names.finish_move(moving.unwrap().0).await.unwrap();
     assert_eq!(there(&mount, &["old/", "old/a", "old/b"]).await, [false; 3]);
     assert_eq!(there(&mount, &["new/", "new/a", "new/b"]).await, [true; 3]);
 }

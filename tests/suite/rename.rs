@@ -413,6 +413,49 @@ fn a_copy_that_is_not_dsse_undoes_it() {
     });
 }
 
+/// The journal's first version is taken, and no later one: whether all copies stand cannot be said, nor taken back.
+fn rename_whose_journal_is_stuck(endpoint: &Endpoint, mount: &Mount) {
+    plant(endpoint, "old");
+    endpoint.spoil(vec![Rule::on("PutObject", denied()).key_contains(JOURNAL).nth(2).times(0)]);
+    assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EIO);
+    assert_eq!(endpoint.content("new/b"), b"second", "the copies cannot be taken back yet");
+}
+
+#[test]
+fn a_source_is_not_deleted_before_its_failed_rename_is_undone() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        rename_whose_journal_is_stuck(&endpoint, &mount);
+        let struck = endpoint.struck();
+        let path = mount.join("old/b");
+        let removing = std::thread::spawn(move || fs::remove_file(path));
+        eventually("the mount tries again to undo it", MINUTE, || endpoint.struck() > struck + 1);
+        assert!(endpoint.head("old/b").is_some(), "its copy would be the last one, and stay");
+        endpoint.heal();
+        removing.join().unwrap().unwrap();
+        let mut left = tree("old");
+        left.remove("old/b");
+        assert_eq!(store(&endpoint), left, "{}", mount.log());
+    });
+}
+
+#[test]
+fn a_failed_rename_that_is_not_undone_yet_is_undone_by_the_next_mount() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        rename_whose_journal_is_stuck(&endpoint, &mount);
+        let path = mount.join("old/b");
+        let removing = std::thread::spawn(move || fs::remove_file(path));
+        kill(mount);
+        assert!(removing.join().unwrap().is_err(), "it waited for the rename");
+        endpoint.heal();
+        let again = Mount::of(&endpoint);
+        assert_eq!(store(&endpoint), tree("old"), "{}", again.log());
+    });
+}
+
 #[test]
 fn answers_that_are_lost_are_found_out() {
     for (operation, text) in

@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// The journal was not kept fresh, and another mount may have taken it over.
     #[error(
-        "the store did not take the journal of the rename in time, so it is undone or finished by whoever looks at the journal next; nothing is lost, look at both names again in a minute"
+        "the store did not take the journal of the rename in time, so the rename is undone, or another mount finishes it; nothing is lost, look at both names again in a minute"
     )]
     Overtaken,
     /// The system gives no random numbers.

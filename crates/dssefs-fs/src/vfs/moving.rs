@@ -48,7 +48,7 @@ impl Vfs {
         self.settle_for_good(None).await?;
         self.release_copies_below(moved.ino).await?;
         self.refuse_to_rewrite_below(moved.ino).await?;
-        let moving = self.namespace.move_directory(from, to, no_replace).await?;
+        let (moving, closed) = self.namespace.move_directory(from, to, no_replace, closed).await?;
         let repinned = self.repin_below(moved.ino).await;
         drop(closed);
         self.namespace.finish_move(moving).await?;

@@ -123,21 +123,28 @@ impl Copies {
         Ok(())
     }
 
-    /// Leaves the source alone: the copies are taken back, and the journal ends. What cannot be taken back now is left
-    /// to the journal.
-    pub(super) async fn give_up(&self, error: &Error) {
+    /// Leaves the source alone: the copies are taken back, and the journal ends. False where they cannot be taken back
+    /// now, or the journal has to be read first because nobody knows what it says.
+    pub(super) async fn give_up(&self, error: &Error) -> bool {
         let (from, to) = (&self.from, &self.to);
         tracing::warn!(%error, %from, %to, "the directory could not be renamed; the copies are deleted again");
-        // Overtaken, it is for another to undo.
         if matches!(error, Error::Overtaken) || !self.journal.is_held() {
-            return;
+            return false;
         }
         if self.refused.load(Relaxed) {
-            return self.journal.end_untouched().await;
+            self.journal.end_untouched().await;
+            return true;
         }
-        if let Err(error) = self.take_back().await {
-            tracing::error!(%error, %from, %to, "copies of the directory could not be deleted; its source is whole, and the next look at the journal tries again");
+        let outcome = self.take_back().await;
+        if let Err(error) = &outcome {
+            tracing::error!(%error, %from, %to, "copies of the directory could not be deleted; its source is whole, and this is tried again");
         }
+        outcome.is_ok()
+    }
+
+    /// Where the journal is.
+    pub(super) fn journal_key(&self) -> &Key {
+        self.journal.key()
     }
 
     async fn take_back(&self) -> Result<(), Error> {

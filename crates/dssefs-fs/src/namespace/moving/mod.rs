@@ -76,7 +76,8 @@ impl Namespace {
     /// The first half of the rename of a directory: copies all that is below it, whatever it is and whether its keys
     /// can be names or not, and then moves the names here. The numbers of the nodes stay. What is not in the store yet
     /// only changes its name. On an error nothing has changed: copies that were made are taken back, by the next mount
-    /// if not by this one.
+    /// if not by this one. Where they cannot be taken back yet, the directory stays closed until they are, for at most
+    /// `rename_lease`: were a source deleted meanwhile, its copy would have to stay, as the last one there is.
     ///
     /// The caller has looked both names up, holds passages of both parents, has closed the directory itself, and has
     /// committed the files below it that have changes to an object in the store.
@@ -94,7 +95,8 @@ impl Namespace {
         from: (Ino, &Name),
         to: (Ino, &Name),
         no_replace: bool,
-    ) -> Result<Moving, Error> {
+        closed: Closed,
+    ) -> Result<(Moving, Closed), Error> {
         let source = self.at_hand(from.0, from.1).await?;
         let plan = self.plan_move(source, from, to, no_replace)?;
         let claim = self.claim(&plan, no_replace).await?;
@@ -104,12 +106,13 @@ impl Namespace {
         let journal = self.begin_alone(heading).await.inspect_err(|_| self.look_again_later())?;
         let copies = Arc::new(Copies::new(Arc::clone(self), journal, plan.from.clone(), plan.to.clone()));
         if let Err(error) = copies.make(found, claim).await {
-            copies.give_up(&error).await;
-            self.look_again_later();
+            if !copies.give_up(&error).await {
+                self.undo_soon(copies, closed);
+            }
             return Err(error);
         }
         self.move_tree(&plan, from, to, &copies).inspect_err(|_| self.look_again_later())?;
-        Ok(Moving { copies, from: (from.0, from.1.clone()) })
+        Ok((Moving { copies, from: (from.0, from.1.clone()) }, closed))
     }
 
     /// The second half: deletes the sources, each only as the version that was copied.

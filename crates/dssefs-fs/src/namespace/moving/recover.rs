@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -12,17 +12,22 @@ use super::super::Namespace;
 use super::super::directory::is_taken;
 use super::super::error::Error;
 use super::authenticator::NoKey;
-use super::copies::{at_most_until_one_fails, delete_sources};
+use super::copies::{Copies, at_most_until_one_fails, delete_sources};
+use super::fence::Closed;
 use super::found::Unreadable;
 use super::intent::{Copied, Heading, Intent, JOURNAL_PREFIX, Phase};
 use super::journal::Journal;
 use super::key_below;
 use super::others::{Journals, Look, Seen};
+use super::owner::Owner;
 use dssefs_s3::object::{ETag, Key, Prefix, Version};
 use dssefs_s3::s3::{Kind, Listed};
 
 /// Journals that one look tells of by themselves.
 const TOLD_MAX: usize = 20;
+/// How long a mount waits before it tries again to undo a rename of its own, at first and at most.
+const UNDO_PAUSE_MIN: Duration = Duration::from_millis(500);
+const UNDO_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Targets that are compared with their sources at the same time.
 const PROOFS_MAX: usize = 4;
 /// How far times of the store may be apart that are the same.
@@ -79,6 +84,49 @@ impl Namespace {
                 }
             }
         });
+    }
+
+    /// Undoes a move of this mount whose copies could not be taken back at once. `closed` opens when that is done, or
+    /// after `rename_lease`: then the directory is in use again, and the move is looked at from time to time.
+    pub(super) fn undo_soon(self: &Arc<Self>, copies: Arc<Copies>, closed: Closed) {
+        let (namespace, key) = (Arc::clone(self), copies.journal_key().clone());
+        // With it goes the journal, which would write itself anew.
+        drop(copies);
+        tokio::spawn(async move {
+            let _closed = closed;
+            let (end, mut pause) = (Instant::now() + namespace.settings.rename_lease, UNDO_PAUSE_MIN);
+            while let Err(error) = namespace.undo_own(&key).await {
+                if Instant::now() + pause >= end {
+                    tracing::error!(%error, journal = %key, "a rename that failed could not be undone in time; both names stay in between until the store takes it");
+                    return namespace.look_again_later();
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(UNDO_PAUSE_MAX);
+            }
+        });
+    }
+
+    /// Undoes a move of this mount, whatever the last version of its journal says: no source has been touched yet.
+    async fn undo_own(self: &Arc<Self>, key: &Key) -> Result<(), Error> {
+        let seen = match self.look_at(key, &self.settings.prefix).await? {
+            Look::Gone => return Ok(()),
+            Look::Journal(seen) if seen.heading().owner == Owner::this() => seen,
+            // Another mount has taken it over, and undoes or finishes it.
+            Look::Journal(_) => return Ok(()),
+            Look::Changing | Look::Strange(_) | Look::Unproved { .. } => return Err(Error::Overtaken),
+        };
+        let (key, version, mut intent) = match seen.proved.intent(&self.gateway).await {
+            Ok(found) => found,
+            Err(Unreadable::Store(error)) => return Err(error.into()),
+            Err(_) => return Err(Error::Overtaken),
+        };
+        self.give_way_to_first(&key, &intent.heading).await?;
+        intent.heading.phase = Phase::Copying;
+        let (from, to) = (intent.from()?, intent.to()?);
+        let held = (version.etag, self.gateway.time());
+        let journal = Journal::take_over(&self.gateway, &self.settings, key, intent, held).await?;
+        tracing::warn!(%from, %to, "the rename of this directory failed: it is undone now");
+        self.undo(&journal).await
     }
 
     /// True when nothing is left to look at again. A move that had to wait for another is looked at again once that is
