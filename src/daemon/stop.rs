@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -17,6 +17,8 @@ use super::{Hangup, LastWord, Owner, StartError, last_word};
 /// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the
 /// last commit.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
+/// How long from one look at who still holds the journal to the next.
+const HELD_PAUSE: Duration = Duration::from_millis(10);
 
 /// What makes the end of a mount come in a bounded time, also when the store is dead. As long as that gives a sign of
 /// life, by an answer to any request or by a byte that it takes, saving goes on; after `silence_max` without one, each
@@ -144,6 +146,11 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
 /// The journal goes when nothing in it is of use any more, and stays otherwise.
 pub(super) fn close(journal: Option<Arc<Journal>>) {
     let Some(journal) = journal else { return };
+    // A thread that has served the kernel may hold it a moment longer than the runtime.
+    let end = Instant::now() + GRACE;
+    while Arc::strong_count(&journal) > 1 && Instant::now() < end {
+        std::thread::sleep(HELD_PAUSE);
+    }
     let kept = journal.live_count();
     match Arc::into_inner(journal).map(Journal::close) {
         Some(Ok(())) | None if kept == 0 => {}
