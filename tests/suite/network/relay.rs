@@ -21,6 +21,7 @@ pub(super) struct Relay {
 struct Shared {
     /// One for each connection, dead or alive.
     connections: Mutex<Vec<Arc<AtomicBool>>>,
+    made: AtomicUsize,
     resets: AtomicUsize,
     lost: AtomicUsize,
     /// The beginning of the request whose answer is lost next.
@@ -58,6 +59,17 @@ impl Relay {
         connections.len()
     }
 
+    /// How many connections there were so far.
+    pub(super) fn made(&self) -> usize {
+        self.shared.made.load(Ordering::SeqCst)
+    }
+
+    /// How many connections are open.
+    pub(super) fn open(&self) -> usize {
+        let connections = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.iter().filter(|dead| Arc::strong_count(dead) > 1).count()
+    }
+
     /// The next request that begins so is carried out, and answered with a reset.
     pub(super) fn lose_the_answer_to(&self, request: &str) {
         *self.shared.losing.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.to_owned());
@@ -74,6 +86,7 @@ impl Relay {
 
 async fn forward(mut client: TcpStream, target: String, shared: Arc<Shared>) {
     let dead = Arc::<AtomicBool>::default();
+    shared.made.fetch_add(1, Ordering::SeqCst);
     shared.connections.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&dead));
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let (mut from_client, mut from_server) = (vec![0; 64 << 10], vec![0; 64 << 10]);
