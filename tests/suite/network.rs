@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use dssefs::emulator::faults::{Fault, Rule};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
     ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, commit, deadline, dssefs, eventually, needs_root, noise,
@@ -609,5 +610,27 @@ fn at_most_64_connections_wait_for_a_request_and_none_is_used_after_30_seconds()
         assert!(relay.made() > made, "those that waited for too long are not used");
         eventually("they are closed", Duration::from_secs(10), || relay.open() < 8);
         assert!(mount.end().success());
+    });
+}
+
+/// The buffers of a connection that is kept could hold a data key.
+#[test]
+fn each_request_to_kms_has_a_connection_of_its_own_that_is_closed_behind_the_answer() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let relay = Relay::to(&endpoint.url());
+        let point = dir.path().join("mnt");
+        fs::create_dir(&point).unwrap();
+        let mut command = with_keys(dssefs());
+        command.arg("mount").arg(BUCKET).arg(&point).args(["--foreground", "--region", "us-east-1"]);
+        command.args(["--force-path-style", "--endpoint-url", &endpoint.url(), "--kms-endpoint-url", relay.url()]);
+        command.args(["--kms-key-id", endpoint.key_arn(), "--spill-keys", "kms", "--spill-key-lifetime", "1s"]);
+        let mut daemon = command.arg("--spill-dir").arg(dir.path().join("spill")).spawn().unwrap();
+        let asked = || endpoint.counters().kms_direct.values().sum::<u64>();
+        eventually("KMS has given keys again and again", MINUTE, || asked() >= 6);
+        eventually("no connection stays open", Duration::from_secs(5), || relay.open() == 0);
+        kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+        assert!(daemon.wait().unwrap().success());
+        assert_eq!(relay.made() as u64, asked(), "connections and requests");
     });
 }

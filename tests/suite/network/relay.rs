@@ -50,6 +50,10 @@ impl Relay {
         Mount::at(endpoint, &self.url, options)
     }
 
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Forgets all connections: each answers the next byte with a reset. Gives how many there are.
     pub(super) fn forget(&self) -> usize {
         let mut connections = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
