@@ -3,13 +3,15 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use dssefs::emulator::faults::{Fault, Rule};
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
@@ -613,6 +615,20 @@ fn at_most_64_connections_wait_for_a_request_and_none_is_used_after_30_seconds()
     });
 }
 
+/// A daemon in the foreground, which goes away with its mount whatever happens.
+struct Daemon {
+    child: Child,
+    point: PathBuf,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = unmount(&self.point, UnmountFlags::DETACH);
+    }
+}
+
 /// The buffers of a connection that is kept could hold a data key.
 #[test]
 fn each_request_to_kms_has_a_connection_of_its_own_that_is_closed_behind_the_answer() {
@@ -625,12 +641,13 @@ fn each_request_to_kms_has_a_connection_of_its_own_that_is_closed_behind_the_ans
         command.arg("mount").arg(BUCKET).arg(&point).args(["--foreground", "--region", "us-east-1"]);
         command.args(["--force-path-style", "--endpoint-url", &endpoint.url(), "--kms-endpoint-url", relay.url()]);
         command.args(["--kms-key-id", endpoint.key_arn(), "--spill-keys", "kms", "--spill-key-lifetime", "1s"]);
-        let mut daemon = command.arg("--spill-dir").arg(dir.path().join("spill")).spawn().unwrap();
+        let child = command.arg("--spill-dir").arg(dir.path().join("spill")).spawn().unwrap();
+        let mut daemon = Daemon { child, point };
         let asked = || endpoint.counters().kms_direct.values().sum::<u64>();
         eventually("KMS has given keys again and again", MINUTE, || asked() >= 6);
         eventually("no connection stays open", Duration::from_secs(5), || relay.open() == 0);
-        kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
-        assert!(daemon.wait().unwrap().success());
+        kill_process(Pid::from_child(&daemon.child), Signal::TERM).unwrap();
+        assert!(daemon.child.wait().unwrap().success());
         assert_eq!(relay.made() as u64, asked(), "connections and requests");
     });
 }
