@@ -425,6 +425,29 @@ mod tests {
         assert!(opened.confirm().unwrap_err().to_string().contains("was replaced"));
     }
 
+    /// The kernel shows what a list gives to others in the group's bits (acl(5)), where the rules look.
+    #[test]
+    fn a_directory_that_an_access_control_list_opens_to_another_user_is_not_taken() {
+        const READ_WRITE_SEARCH: u16 = 7;
+        let (_parent, spill) = place();
+        // As the kernel's `posix_acl_xattr.h` has it: the version, then tag, rights and id of each entry, by tag.
+        let none = u32::MAX;
+        let entries = [(0x01, READ_WRITE_SEARCH, none), (0x02, READ_WRITE_SEARCH, OTHER), (0x04, 0, none)];
+        let closing = [(0x10, READ_WRITE_SEARCH, none), (0x20, 0, none)];
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in entries.into_iter().chain(closing) {
+            let (tag, rights): (u16, u16) = (tag, rights);
+            list.extend(tag.to_le_bytes().iter().chain(&rights.to_le_bytes()).chain(&id.to_le_bytes()));
+        }
+        let flags = rustix::fs::XattrFlags::empty();
+        match rustix::fs::setxattr(&spill, "system.posix_acl_access", &list, flags) {
+            // This file system has no such lists.
+            Err(Errno::OPNOTSUPP) => return,
+            set => set.unwrap(),
+        }
+        assert!(refusal(&spill).contains("mode 0770"), "{}", refusal(&spill));
+    }
+
     #[test]
     fn control_characters_in_a_refused_name_are_escaped() {
         let (_parent, spill) = place();

@@ -167,3 +167,23 @@ fn inside(mount: &Mount, before: &[&str], command: &str) -> Result<(), String> {
     let output = entered.arg(mount.path()).output().unwrap();
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
+
+/// Objects may claim to be set-user-id programs of root, or devices.
+#[test]
+fn a_mount_is_nosuid_and_nodev_whoever_mounts() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mut mounts = vec![Mount::of(&endpoint)];
+        // Only root can become another user; any other user is one already.
+        if geteuid().is_root() {
+            mounts.push(Mount::by(&endpoint, NOBODY));
+        }
+        for mount in mounts {
+            let (path, table) = (mount.path(), format!("/proc/{}/mountinfo", mount.pid()));
+            let table = fs::read_to_string(table).unwrap();
+            let line = table.lines().find(|line| line.split(' ').nth(4).map(Path::new) == Some(&path)).unwrap();
+            let options: Vec<&str> = line.split(' ').nth(5).unwrap().split(',').collect();
+            assert!(options.contains(&"nosuid") && options.contains(&"nodev"), "{line}");
+        }
+    });
+}

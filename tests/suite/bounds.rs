@@ -366,3 +366,61 @@ fn open_directories_of_one_user_hold_half_of_what_there_is_for_names() {
         assert_eq!(names(&mount.join("real")), ["file"], "others go on");
     });
 }
+
+#[test]
+fn an_answer_of_more_than_100_headers_is_refused() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        for key in ["few", "many"] {
+            endpoint.put(key, b"content");
+        }
+        let liar = Liar::before(&endpoint.url(), |asked| {
+            let answer = |headers: usize| {
+                let more: String = (0..headers).map(|n| format!("x-header-{n}: x\r\n")).collect();
+                whole(200, &format!("etag: \"e\"\r\nlast-modified: Mon, 30 Nov 2026 10:00:00 GMT\r\n{more}"), "")
+            };
+            let few = asked.is_of("HEAD", "few").then(|| answer(96));
+            few.or_else(|| asked.is_of("HEAD", "many").then(|| answer(97)))
+        });
+        let mount = small(&endpoint, &liar, &["--attempts", "1"]);
+        fs::metadata(mount.join("few")).unwrap();
+        assert_eq!(errno(fs::metadata(mount.join("many"))), libc::EIO, "one header more: {}", mount.log());
+    });
+}
+
+#[test]
+fn credentials_of_a_gigabyte_are_refused() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let liar = Liar::before(&endpoint.url(), |asked| {
+            asked.target.starts_with("/credentials").then(|| endless(200, "{\"AccessKeyId\":\"", "a", GIGABYTE))
+        });
+        let point = tempfile::tempdir().unwrap();
+        let mut command = Mount::command_through(&liar.url(), point.path());
+        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        command.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/credentials", liar.url()));
+        command.args(["--kms-key-id", endpoint.key_arn(), "--foreground", "--attempts", "1", "--spill-dir"]);
+        let output = command.arg(point.path().join("../spill-of-credentials")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(liar.lies() > 0, "{said}");
+        assert!(
+            !output.status.success() && said.contains("the most that an answer to this request can have"),
+            "{said}"
+        );
+    });
+}
+
+#[test]
+fn a_page_with_a_key_that_was_not_asked_for_is_refused() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("d/real", b"content");
+        let liar = Liar::before(&endpoint.url(), |asked| {
+            let is_page = asked.lists("d/") && asked.parameter("delimiter").is_some();
+            is_page.then(|| whole(200, "", &page("elsewhere/", 0, 1, "")))
+        });
+        let mount = small(&endpoint, &liar, &[]);
+        assert_eq!(errno(fs::read_dir(mount.join("d")).and_then(Iterator::collect::<Result<Vec<_>, _>>)), libc::EIO);
+        assert!(mount.log().contains("a key outside of the prefix that was asked for"), "{}", mount.log());
+    });
+}

@@ -598,3 +598,23 @@ fn a_long_prefix_is_mounted() {
         assert_eq!(place.endpoint.content(&format!("{prefix}/file")), b"content");
     });
 }
+
+/// Only root can: the directory was made, proved to be closed, and held open.
+#[test]
+fn a_spill_directory_replaced_while_the_bucket_is_proved_is_code_2() {
+    deadline(MINUTE * 2, || {
+        let place = Place::new();
+        let command = place.command(&place.at("a/mnt"));
+        let replace = || {
+            fs::rename(place.at("spill"), place.at("spill-before")).unwrap();
+            fs::create_dir(place.at("spill")).unwrap();
+            fs::set_permissions(place.at("spill"), fs::Permissions::from_mode(0o700)).unwrap();
+        };
+        let mut daemon = place.while_proving(|| place.start(command), replace);
+        assert_eq!(daemon.ended().code(), Some(2), "{}", place.log());
+        let said = format!("{}{}", place.log(), fs::read_to_string(place.at("err")).unwrap());
+        assert!(said.contains("was replaced while the mount started"), "{said}");
+        assert_eq!(fs::read_dir(place.at("spill")).unwrap().count(), 0, "nothing is left in the new one");
+        assert!(mounts_of("self", place.dir.path()).is_empty());
+    });
+}

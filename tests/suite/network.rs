@@ -3,13 +3,16 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use dssefs_emulator::faults::{Fault, Rule};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
     ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, commit, deadline, dssefs, eventually, needs_root, noise,
@@ -500,5 +503,151 @@ fn what_is_no_bucket_and_no_key_is_refused_at_once_with_what_to_give() {
         for key in bad_keys {
             refused("bucket", &["--kms-key-id", key], &["--kms-key-id", "alias/NAME"]);
         }
+    });
+}
+
+/// The first message of TLS, as a server reads it: the handshake without the header of its record (RFC 8446, 5.1).
+fn client_hello(listener: &TcpListener) -> Vec<u8> {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).unwrap();
+    let mut handshake = vec![0; u16::from_be_bytes([header[3], header[4]]).into()];
+    stream.read_exact(&mut handshake).unwrap();
+    handshake
+}
+
+/// The numbers in an extension of the client's first message (RFC 8446, 4.1.2), whose list has a length of
+/// `length_bytes`.
+fn numbers_in(hello: &[u8], extension: u16, length_bytes: usize) -> Vec<u16> {
+    let number = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
+    // Behind type, length, version and random: the session, the ciphers, the compressions, the extensions.
+    let mut rest = &hello[4 + 2 + 32..];
+    rest = &rest[1 + usize::from(rest[0])..];
+    rest = &rest[2 + usize::from(number(rest))..];
+    rest = &rest[1 + usize::from(rest[0]) + 2..];
+    while !rest.is_empty() {
+        let (kind, length) = (number(rest), usize::from(number(&rest[2..])));
+        if kind == extension {
+            return rest[4 + length_bytes..4 + length].chunks_exact(2).map(number).collect();
+        }
+        rest = &rest[4 + length..];
+    }
+    Vec::new()
+}
+
+#[test]
+fn tls_1_3_and_1_2_with_a_hybrid_key_exchange_are_offered_and_nothing_older() {
+    const SUPPORTED_GROUPS: u16 = 10;
+    const SUPPORTED_VERSIONS: u16 = 43;
+    const X25519MLKEM768: u16 = 0x11EC;
+    deadline(MINUTE, || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let heard = thread::spawn(move || client_hello(&listener));
+        with_keys(doctor()).args(["--endpoint-url", &url]).output().unwrap();
+        let hello = heard.join().unwrap();
+        assert_eq!(numbers_in(&hello, SUPPORTED_VERSIONS, 1), [0x0304, 0x0303]);
+        let groups = numbers_in(&hello, SUPPORTED_GROUPS, 2);
+        assert!(groups.contains(&X25519MLKEM768), "{groups:x?}");
+    });
+}
+
+#[test]
+fn what_kms_is_asked_does_not_go_in_the_clear_to_what_a_variable_names() {
+    deadline(MINUTE * 2, || {
+        let Some(own) = own_address() else {
+            println!("skipped: this host has no address beside the loopback");
+            return;
+        };
+        let endpoint = Endpoint::start();
+        let far = Recorder::on(SocketAddr::new(own, 0));
+        let url = format!("http://{}", far.address);
+        let ask = |insecure: bool| {
+            let mut command = with_keys(doctor());
+            command.args(["--endpoint-url", &endpoint.url(), "--force-path-style", "--kms-key-id", "alias/any"]);
+            command.args(insecure.then_some("--allow-insecure-endpoint"));
+            of(&command.env("AWS_ENDPOINT_URL_KMS", &url).output().unwrap())
+        };
+        let (code, said) = ask(false);
+        assert_ne!(code, 0, "{said}");
+        assert!(said.contains(&url) && said.contains("in the clear"), "{said}");
+        assert_eq!(far.heard(), "");
+        ask(true);
+        assert!(far.heard().contains("alias/any"), "with the option it goes there: {}", far.heard());
+    });
+}
+
+#[test]
+fn at_most_64_connections_wait_for_a_request_and_none_is_used_after_30_seconds() {
+    const READERS: u64 = 90;
+    deadline(MINUTE * 3, || {
+        let endpoint = Endpoint::start();
+        let relay = Relay::to(&endpoint.url());
+        for name in 0..READERS {
+            endpoint.put(&format!("{name}"), &noise(name, 3_000));
+        }
+        let mount = relay.mount(&endpoint, &[]);
+        // So slow that each has a connection of its own.
+        endpoint.spoil(vec![Rule::on("GetObject", Fault::DelayMs(3_000)).times(0)]);
+        let most = thread::scope(|scope| {
+            for name in 0..READERS {
+                let path = mount.join(&format!("{name}"));
+                scope.spawn(move || assert_eq!(fs::read(path).unwrap(), noise(name, 3_000)));
+            }
+            let sample = |_| {
+                thread::sleep(Duration::from_millis(20));
+                relay.open()
+            };
+            (0..150).map(sample).max().unwrap()
+        });
+        assert!(most > 64, "{most} connections at the same time are too few to see a limit");
+        eventually("no more than 64 wait", Duration::from_secs(10), || relay.open() <= 64);
+        endpoint.heal();
+        let (waiting, made) = (relay.open(), relay.made());
+        assert!(waiting > 32, "{waiting} connections wait for the next request");
+        commit(&mount.join("soon"), b"content").unwrap();
+        assert_eq!(relay.made(), made, "a connection that waits is used");
+        thread::sleep(Duration::from_secs(32));
+        commit(&mount.join("later"), b"content").unwrap();
+        assert!(relay.made() > made, "those that waited for too long are not used");
+        eventually("they are closed", Duration::from_secs(10), || relay.open() < 8);
+        assert!(mount.end().success());
+    });
+}
+
+/// A daemon in the foreground, which goes away with its mount whatever happens.
+struct Daemon {
+    child: Child,
+    point: PathBuf,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = unmount(&self.point, UnmountFlags::DETACH);
+    }
+}
+
+/// The buffers of a connection that is kept could hold a data key.
+#[test]
+fn each_request_to_kms_has_a_connection_of_its_own_that_is_closed_behind_the_answer() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let relay = Relay::to(&endpoint.url());
+        let point = dir.path().join("mnt");
+        fs::create_dir(&point).unwrap();
+        let mut command = with_keys(dssefs());
+        command.arg("mount").arg(BUCKET).arg(&point).args(["--foreground", "--region", "us-east-1"]);
+        command.args(["--force-path-style", "--endpoint-url", &endpoint.url(), "--kms-endpoint-url", relay.url()]);
+        command.args(["--kms-key-id", endpoint.key_arn(), "--spill-keys", "kms", "--spill-key-lifetime", "1s"]);
+        let child = command.arg("--spill-dir").arg(dir.path().join("spill")).spawn().unwrap();
+        let mut daemon = Daemon { child, point };
+        let asked = || endpoint.counters().kms_direct.values().sum::<u64>();
+        eventually("KMS has given keys again and again", MINUTE, || asked() >= 6);
+        eventually("no connection stays open", Duration::from_secs(5), || relay.open() == 0);
+        kill_process(Pid::from_child(&daemon.child), Signal::TERM).unwrap();
+        assert!(daemon.child.wait().unwrap().success());
+        assert_eq!(relay.made() as u64, asked(), "connections and requests");
     });
 }

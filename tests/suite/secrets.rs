@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,11 @@ const PROTECTION: &str = "user.dsse.mount.protection";
 
 /// The lines of every thread's status (proc_pid_status(5)) with one of these names.
 fn threads(mount: &Mount, names: &[&str]) -> Vec<BTreeMap<String, String>> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", mount.pid())).expect("the daemon runs");
+    threads_of(mount.pid(), names)
+}
+
+fn threads_of(pid: u32, names: &[&str]) -> Vec<BTreeMap<String, String>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the daemon runs");
     let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
     let pairs = |status: String| {
         let pairs = status.lines().filter_map(|line| line.split_once(":\t"));
@@ -836,4 +841,129 @@ fn under(starter: &[&str], program: &Command) -> Command {
         };
     }
     command
+}
+
+/// A store that never answers: what is seen then was given up before a word came from the network.
+#[test]
+fn the_sandbox_is_closed_before_the_first_answer_of_the_store() {
+    deadline(MINUTE, || {
+        let (store, dir) = (TcpListener::bind("127.0.0.1:0").unwrap(), tempfile::tempdir().unwrap());
+        let point = dir.path().join("mnt");
+        fs::create_dir(&point).unwrap();
+        let mut command = Mount::command_through(&format!("http://{}", store.local_addr().unwrap()), &point);
+        let key = "arn:aws:kms:us-east-1:111122223333:key/00000000-0000-0000-0000-000000000000";
+        command.args(["--foreground", "--sandbox", "require", "--kms-key-id", key, "--spill-dir"]);
+        command.arg(dir.path().join("spill"));
+        let mut daemon = command.spawn().unwrap();
+        let (_connection, _) = store.accept().unwrap();
+        let threads = threads_of(daemon.id(), &["CapPrm", "CapEff", "Seccomp", "NoNewPrivs"]);
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        assert!(!threads.is_empty());
+        for thread in threads {
+            assert_eq!((thread["Seccomp"].as_str(), thread["NoNewPrivs"].as_str()), ("2", "1"));
+            for set in ["CapPrm", "CapEff"] {
+                assert_eq!(u64::from_str_radix(&thread[set], 16), Ok(0), "{set} of {thread:?}");
+            }
+        }
+    });
+}
+
+/// The descriptors of a process that are sockets of the network, by the kernel's tables of them (proc_pid_net(5)).
+fn network_sockets(process: &Path) -> Vec<PathBuf> {
+    let tables = ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"];
+    let tables: String =
+        tables.iter().map(|table| fs::read_to_string(process.join("net").join(table)).unwrap_or_default()).collect();
+    let numbers: Vec<&str> = tables.lines().filter_map(|line| line.split_ascii_whitespace().nth(9)).collect();
+    let targets = fs::read_dir(process.join("fd")).unwrap().map(|entry| fs::read_link(entry.unwrap().path()).unwrap());
+    let is_of_network = |target: &PathBuf| {
+        let text = target.to_string_lossy().into_owned();
+        text.strip_prefix("socket:[").is_some_and(|rest| numbers.contains(&rest.trim_end_matches(']')))
+    };
+    targets.filter(is_of_network).collect()
+}
+
+#[test]
+fn the_porter_has_no_secrets_no_network_and_only_the_rights_to_mount() {
+    const DAC_OVERRIDE: u64 = 1 << 1;
+    const DAC_READ_SEARCH: u64 = 1 << 2;
+    const SYS_ADMIN: u64 = 1 << 21;
+    deadline(MINUTE, || {
+        if needs_root("only root can look at the porter's descriptors, and only its porter has capabilities") {
+            return;
+        }
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let log = dir.path().join("log");
+        for (options, more) in [(&[][..], 0), (&["--log-file", log.to_str().unwrap()][..], DAC_OVERRIDE)] {
+            let mount = Mount::with_environment(&endpoint, &[("AWS_SESSION_TOKEN_OF_A_TEST", Some("token"))], options);
+            commit(&mount.join("file"), b"content").unwrap();
+            let process = porter(&mount);
+            let environment = fs::read(process.join("environ")).unwrap();
+            let names: Vec<&[u8]> = environment
+                .split(|byte| *byte == 0)
+                .filter(|variable| !variable.is_empty())
+                .map(|variable| variable.split(|byte| *byte == b'=').next().unwrap())
+                .collect();
+            assert_eq!(names, [b"PATH"]);
+            let arguments = fs::read(process.join("cmdline")).unwrap();
+            for secret in [SECRET_KEY, endpoint.key_arn()] {
+                assert!(!holds(&arguments, secret.as_bytes()), "{secret} is among the arguments");
+            }
+            assert_eq!(network_sockets(&process), [] as [PathBuf; 0]);
+            let daemon = Path::new("/proc").join(mount.pid().to_string());
+            assert!(!network_sockets(&daemon).is_empty(), "those of the daemon are found");
+            let pid = process.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            for thread in threads_of(pid, &["CapPrm", "CapEff", "CapInh", "NoNewPrivs"]) {
+                let held = SYS_ADMIN | DAC_READ_SEARCH | more;
+                for (set, wanted) in [("CapPrm", held), ("CapEff", held), ("CapInh", 0)] {
+                    assert_eq!(u64::from_str_radix(&thread[set], 16), Ok(wanted), "{set} with {options:?}");
+                }
+                assert_eq!(thread["NoNewPrivs"], "1");
+            }
+            assert!(mount.end().success());
+        }
+    });
+}
+
+#[test]
+fn without_a_limit_of_locked_memory_all_memory_is_locked() {
+    deadline(MINUTE, || {
+        if needs_root("only root may lock all memory wherever the limit is low") {
+            return;
+        }
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        work(&mount);
+        let told = attribute(&mount.path(), PROTECTION).unwrap();
+        if !told.contains("memory-locked=all ") {
+            println!("skipped: root may not raise the limit of locked memory here: {told}");
+            return;
+        }
+        let regions = regions(mount.pid());
+        assert!(regions.len() > 10, "{} regions", regions.len());
+        let unlocked: Vec<_> = regions.iter().filter(|region| !region.flags.contains(" lo")).collect();
+        let bytes: u64 = unlocked.iter().map(|region| region.end - region.start).sum();
+        assert_eq!(unlocked.len(), 0, "{bytes} bytes are not locked");
+    });
+}
+
+#[test]
+fn a_limit_of_256_kib_of_locked_memory_is_enough_for_keys_and_less_is_not() {
+    deadline(MINUTE, || {
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let remarks = |limit: u64| {
+            let limit = format!("--memlock={limit}:{limit}");
+            let capabilities = ["setpriv", "--bounding-set", "-ipc_lock,-sys_resource"];
+            let mut starter = vec!["prlimit", &limit];
+            starter.extend(geteuid().is_root().then_some(capabilities).into_iter().flatten());
+            let mut doctor = dssefs();
+            doctor.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+            doctor.args(["doctor", BUCKET, "--region", "us-east-1", "--force-path-style", "--endpoint-url"]);
+            doctor.args([&endpoint.url(), "--spill-dir"]).arg(dir.path());
+            let output = under(&starter, &doctor).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).contains("the memory for keys cannot be locked")
+        };
+        assert!(remarks(256 * 1024 - 1));
+        assert!(!remarks(256 * 1024));
+    });
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use rustix::process::geteuid;
 
@@ -233,5 +233,62 @@ fn doctor_does_not_look_into_a_spill_directory_that_others_may_change() {
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.lines().any(|line| line.starts_with("bad ") && line.contains("chmod 700")), "{told}");
         assert!(!told.contains("notes no upload"), "it was looked into: {told}");
+    });
+}
+
+#[test]
+fn a_spill_directory_that_others_may_open_is_warned_of() {
+    deadline(MINUTE, || {
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let spill = dir.path().join("spill");
+        fs::create_dir(&spill).unwrap();
+        for (mode, is_warned_of) in [(0o700, false), (0o755, true), (0o750, true)] {
+            fs::set_permissions(&spill, Permissions::from_mode(mode)).unwrap();
+            let mount = Mount::with(&endpoint, &["--spill-dir", spill.to_str().unwrap()]);
+            let log = mount.log();
+            let warned = log.lines().any(|line| line.contains("WARN") && line.contains("could hold its lock"));
+            assert_eq!(warned, is_warned_of, "mode {mode:o}: {log}");
+            assert!(mount.end().success());
+        }
+    });
+}
+
+/// There the directories of the host's root belong to a user who stands for all that are unknown.
+#[test]
+fn in_a_user_namespace_without_root_a_spill_directory_below_those_of_root_is_refused() {
+    const USER: u32 = 1_000;
+    deadline(MINUTE, || {
+        if needs_root("only root can become another user") {
+            return;
+        }
+        let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
+        let spill = dir.path().join("spill");
+        fs::create_dir(&spill).unwrap();
+        fs::set_permissions(&spill, Permissions::from_mode(0o700)).unwrap();
+        for path in [dir.path(), &spill] {
+            chown(path, Some(USER), Some(USER)).unwrap();
+        }
+        let ask = |namespace: &[&str]| {
+            let mut command = dssefs();
+            let program = command.get_program().to_owned();
+            command = {
+                let mut starter = Command::new("setpriv");
+                starter.args([format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".to_owned()]);
+                starter.args(namespace).arg(program);
+                starter
+            };
+            command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+            command.args(["doctor", BUCKET, "--region", "us-east-1", "--force-path-style", "--spill-dir"]).arg(&spill);
+            command.args(["--endpoint-url", &endpoint.url()]).output().unwrap()
+        };
+        let outside = ask(&[]);
+        assert_eq!(outside.status.code(), Some(0), "{}", said(&outside));
+        let inside = ask(&["unshare", "--user", "--map-current-user"]);
+        if said(&inside).contains("unshare failed") {
+            println!("skipped: this system lets users make no namespaces");
+            return;
+        }
+        assert_eq!(inside.status.code(), Some(2), "{}", said(&inside));
+        assert!(said(&inside).contains("belongs to user 65534"), "{}", said(&inside));
     });
 }

@@ -33,6 +33,8 @@ pub(crate) struct Said<'a> {
     pub(crate) objects: Value,
     /// Seconds since it was written.
     pub(crate) age: u64,
+    /// Seconds from when it was written to when the move begins, as no honest mount says.
+    pub(crate) begun_in: u64,
 }
 
 impl Default for Said<'_> {
@@ -48,6 +50,7 @@ impl Default for Said<'_> {
             owner,
             objects,
             age: 0,
+            begun_in: 0,
         }
     }
 }
@@ -129,7 +132,7 @@ impl Signer {
             "text": { "bytes": text.len(), "mac": code("dssefs rename journal 2, objects", &text) },
             "move": {
                 "phase": said.phase, "from": said.from, "to": said.to, "replaces": false,
-                "begun": now - said.age - 10, "owner": said.owner,
+                "begun": now - said.age - 10 + said.begun_in, "owner": said.owner,
             },
         });
         let line = line.to_string();

@@ -21,6 +21,7 @@ pub(super) struct Relay {
 struct Shared {
     /// One for each connection, dead or alive.
     connections: Mutex<Vec<Arc<AtomicBool>>>,
+    made: AtomicUsize,
     resets: AtomicUsize,
     lost: AtomicUsize,
     /// The beginning of the request whose answer is lost next.
@@ -49,6 +50,10 @@ impl Relay {
         Mount::at(endpoint, &self.url, options)
     }
 
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Forgets all connections: each answers the next byte with a reset. Gives how many there are.
     pub(super) fn forget(&self) -> usize {
         let mut connections = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,6 +61,17 @@ impl Relay {
         connections.retain(|dead| Arc::strong_count(dead) > 1);
         connections.iter().for_each(|dead| dead.store(true, Ordering::SeqCst));
         connections.len()
+    }
+
+    /// How many connections there were so far.
+    pub(super) fn made(&self) -> usize {
+        self.shared.made.load(Ordering::SeqCst)
+    }
+
+    /// How many connections are open.
+    pub(super) fn open(&self) -> usize {
+        let connections = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.iter().filter(|dead| Arc::strong_count(dead) > 1).count()
     }
 
     /// The next request that begins so is carried out, and answered with a reset.
@@ -74,6 +90,7 @@ impl Relay {
 
 async fn forward(mut client: TcpStream, target: String, shared: Arc<Shared>) {
     let dead = Arc::<AtomicBool>::default();
+    shared.made.fetch_add(1, Ordering::SeqCst);
     shared.connections.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&dead));
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let (mut from_client, mut from_server) = (vec![0; 64 << 10], vec![0; 64 << 10]);
