@@ -24,9 +24,9 @@
 
 mod disk;
 mod keys;
-mod left;
 mod log;
 mod record;
+mod recovered_session;
 mod segment;
 mod session;
 
@@ -36,8 +36,8 @@ mod power;
 mod tests;
 
 pub use keys::{Epoch, Layer, NewKeys, WrappedKey};
-pub use left::{Content, Damage, Left, LeftEntry};
 pub use log::{Draft, EntryId, Journal};
+pub use recovered_session::{Content, Damage, Left, LeftEntry};
 pub use session::{
     NewSession, Session, is_about_to_be_free, sessions, sessions_of, sessions_to_count, sessions_to_discard,
     sessions_to_read,

@@ -15,10 +15,10 @@ use tokio::time::sleep;
 use dssefs_s3::object::{ByteRange, Key, ObjectMeta};
 use dssefs_s3::s3::{Backing, Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
 
+use super::early_upload::{Sent, Stream};
 use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
 use super::state::State;
-use super::stream::{Sent, Stream};
 use super::writer::{abort, abort_upload};
 use super::{Aim, Base, Engine, Error, Target, Writer};
 

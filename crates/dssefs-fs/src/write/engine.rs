@@ -51,7 +51,7 @@ pub struct Engine {
     pub(super) commits: AtomicUsize,
     /// Those among them that wait for `fills`.
     pub(super) blocked: AtomicUsize,
-    /// Held by each part that has taken room for bytes of an object: see [`super::fill::Filling`].
+    /// Held by each part that has taken room for bytes of an object: see [`super::read_modify_write::Filling`].
     pub(super) fills: RwLock<()>,
     pub(super) settings: Settings,
 }

@@ -7,24 +7,24 @@
 //! This room reads nothing for programs and knows no paths, inodes or handles. It may use `object`, `policy`,
 //! `journal`, `spill` and `s3`.
 
+mod aftermath;
+mod backpressure;
 mod clone;
 mod commit;
+mod early_upload;
 mod engine;
 mod error;
-mod fill;
-mod kept;
+mod extents;
 mod parts;
 mod payload;
-mod places;
-mod room;
+mod pending_changes;
+mod read_modify_write;
 mod state;
-mod stream;
-mod tried;
 mod writer;
 
 pub use engine::{Engine, Settings};
 pub use error::Error;
-pub use kept::{Kept, KeptAttempt, KeptError, KeptPart, KeptUpload};
 pub use parts::OBJECT_BYTES_MAX;
+pub use pending_changes::{Kept, KeptAttempt, KeptError, KeptPart, KeptUpload};
 pub use state::{Aim, Base, Piece, Target};
 pub use writer::{Destination, Writer};

@@ -7,8 +7,8 @@ use crate::spill::RangeSet;
 use dssefs_s3::object::{ETag, Key};
 use dssefs_s3::s3::{Attempt, NewObject, Source};
 
+use super::early_upload::Stream;
 use super::parts::{Grid, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
-use super::stream::Stream;
 
 /// The object that changes are made to.
 pub type Base = Source;

@@ -10,10 +10,10 @@ use crate::spill::{self, Buffer, Location, Snapshot};
 use dssefs_s3::object::{Key, Version};
 use dssefs_s3::s3::{Head, Kind, Upload};
 
+use super::early_upload::{Sent, Stream};
 use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN};
 use super::payload::SnapshotPayload;
 use super::state::State;
-use super::stream::{Sent, Stream};
 use super::{Aim, Base, Engine, Error, Target};
 
 /// What a writer's object is to be, and who hears of it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dssefs_s3::object::Key;
 use dssefs_s3::s3::{Aftermath, Attempt, Kind, Stored, Upload};
 
-use super::stream::Stream;
+use super::early_upload::Stream;
 use super::writer::abort;
 use super::{Aim, Base, Error, Writer};
 

@@ -14,9 +14,9 @@ use dssefs_s3::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Po
 use dssefs_s3::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
+use super::early_upload::{Sent, Stream};
 use super::parts::Grid;
 use super::state::{Plan, State, TRIED_MAX, Tried};
-use super::stream::{Sent, Stream};
 use super::{Aim, Destination, Engine, Error, Target, Writer};
 
 /// Bytes that are read for the journal at a time.
