@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dssefs_fs::journal::{Left, sessions_to_read};
+use dssefs_fs::journal::{RecoveredSession, sessions_to_read};
 use dssefs_seal::crypto::{BlockId, Envelope};
 use serde_json::json;
 
@@ -33,7 +33,7 @@ pub fn journal(data: &[u8]) {
     let is_unchanged = files(&own) == before;
 
     let session = sessions_to_read(directory.path()).unwrap().0.pop().expect("session.json is whole");
-    let left = Left::read(session, &[[counting_key(1), counting_key(101)]]).expect("damage is no error");
+    let left = RecoveredSession::read(session, &[[counting_key(1), counting_key(101)]]).expect("damage is no error");
     let found = state(&left);
     assert!(left.damage().iter().all(|damage| damage.to_string().contains("segment-")));
     if is_unchanged && written.all_known {
@@ -45,9 +45,9 @@ pub fn journal(data: &[u8]) {
     }
 }
 
-pub(super) fn state(left: &Left) -> State {
+pub(super) fn state(left: &RecoveredSession) -> State {
     let entry = |(_, entry): (_, &_)| {
-        let entry: &dssefs_fs::journal::LeftEntry = entry;
+        let entry: &dssefs_fs::journal::RecoveredEntry = entry;
         let content: Vec<_> = left.content(entry).map(Result::unwrap).collect();
         let bytes: usize = content.iter().map(|(_, bytes)| bytes.len()).sum();
         assert_eq!(bytes as u64, entry.content_bytes);

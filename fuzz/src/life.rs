@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use dssefs_fs::journal::{Draft, EntryId, Journal, Layer, Left, NewKeys, NewSession, WrappedKey, sessions_to_read};
+use dssefs_fs::journal::{
+    Draft, EntryId, Journal, Layer, NewKeys, NewSession, RecoveredSession, WrappedKey, sessions_to_read,
+};
 use dssefs_seal::sealed::ByteBudget;
 
 use super::input::{Input, scratch};
@@ -36,7 +38,7 @@ pub fn life(data: &[u8]) {
     let Some(left) = whole.pop().map(|session| {
         let number = |epoch: &dssefs_fs::journal::Epoch| epoch.keys[0].wrapped.parse().unwrap();
         let keys: Vec<_> = session.epochs.iter().map(|epoch| keys_of(number(epoch))).collect();
-        Left::read(session, &keys).expect("damage is no error")
+        RecoveredSession::read(session, &keys).expect("damage is no error")
     }) else {
         panic!("{unusable:?}")
     };

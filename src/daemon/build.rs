@@ -176,8 +176,8 @@ async fn journal(
     let (source, directory) = (config.source().to_string(), config.spill_dir.as_path());
     let journal = sessions::begin(kms, &keys.wrapping, &source, directory, pool.disk()).await?;
     let engine = recover::engine(Arc::clone(gateway), Arc::clone(pool), pool.usage().limits.memory_bytes_max);
-    let lefts = match take_over(kms, &engine, &source, directory, &journal).await {
-        Ok(lefts) => lefts,
+    let sessions = match take_over(kms, &engine, &source, directory, &journal).await {
+        Ok(sessions) => sessions,
         Err(error) => {
             // Each start that fails would leave one more copy of what went over.
             if let Err(error) = journal.give_up() {
@@ -186,7 +186,7 @@ async fn journal(
             return Err(error);
         }
     };
-    for left in lefts {
+    for left in sessions {
         left.dealt_with()?;
     }
     let journal = Arc::new(journal);

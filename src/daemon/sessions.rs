@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::{JournalKeys, KeyChoice};
-use dssefs_fs::journal::{self, Journal, Layer, Left, NewKeys, NewSession, Session, WrappedKey};
+use dssefs_fs::journal::{self, Journal, Layer, NewKeys, NewSession, RecoveredSession, Session, WrappedKey};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::policy::KeyArn;
 use dssefs_seal::crypto::{self, SeenKeys};
@@ -109,7 +109,7 @@ async fn renew_once(
 }
 
 /// Reads what `session` left. One kms:Decrypt for each layer and epoch.
-pub(super) async fn open(kms: &Kms, session: Session) -> Result<Left, StartError> {
+pub(super) async fn open(kms: &Kms, session: Session) -> Result<RecoveredSession, StartError> {
     let mut keys = Vec::new();
     for epoch in &session.epochs {
         let bound = Bound { source: &session.source, session: &session.name };
@@ -117,7 +117,7 @@ pub(super) async fn open(kms: &Kms, session: Session) -> Result<Left, StartError
         let number = epoch.number();
         keys.push([old_key(kms, inner, &bound, number).await?, old_key(kms, outer, &bound, number).await?]);
     }
-    Ok(Left::read(session, &keys)?)
+    Ok(RecoveredSession::read(session, &keys)?)
 }
 
 /// The session that data keys are bound to: KMS gives them back only for the same mount and session, so that no session

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dssefs_fs::journal::{self, EntryId, Journal, Left};
+use dssefs_fs::journal::{self, EntryId, Journal, RecoveredSession};
 use dssefs_fs::write::{Engine, Kept};
 use dssefs_s3::kms::Kms;
 
@@ -22,8 +22,8 @@ pub(super) async fn take_over(
     source: &str,
     directory: &Path,
     journal: &Journal,
-) -> Result<Vec<Left>, StartError> {
-    let mut lefts = Vec::new();
+) -> Result<Vec<RecoveredSession>, StartError> {
+    let mut recovered = Vec::new();
     let (sessions, mut unusable) = sessions::ended(source, directory).await?;
     unusable.retain(|error| !matches!(error, journal::Error::InUse(session) if session == journal.directory()));
     for session in usable((sessions, unusable)) {
@@ -33,19 +33,19 @@ pub(super) async fn take_over(
         if count > 0 {
             tracing::info!(files = count, session = %at.display(), "sending what an earlier mount left");
         }
-        lefts.push(left);
+        recovered.push(left);
     }
-    for Outcome { session, entry, key, error, .. } in send_all(&lefts, |_| Ok(Arc::clone(engine))).await? {
+    for Outcome { session, entry, key, error, .. } in send_all(&recovered, |_| Ok(Arc::clone(engine))).await? {
         let Some(reason) = error else { continue };
         tracing::error!(%key, %reason, "what an earlier mount left could not be stored; it is kept for dssefs recover");
-        carry_over(&lefts[session], entry, &reason, journal)?;
+        carry_over(&recovered[session], entry, &reason, journal)?;
     }
-    Ok(lefts)
+    Ok(recovered)
 }
 
 /// Seals an entry again, under the keys of `journal`. A description that this version cannot read is carried over as it
 /// is.
-fn carry_over(left: &Left, entry: EntryId, reason: &str, journal: &Journal) -> Result<(), StartError> {
+fn carry_over(left: &RecoveredSession, entry: EntryId, reason: &str, journal: &Journal) -> Result<(), StartError> {
     let Some((_, entry)) = left.entries().find(|(id, _)| *id == entry) else { return Ok(()) };
     let told = |kept| Kept { reason: Some(reason.to_owned()), ..kept }.encode();
     let description = entry.description.as_slice();

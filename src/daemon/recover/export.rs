@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{self, Source};
-use dssefs_fs::journal::{self, Damage, EntryId, Left, LeftEntry};
+use dssefs_fs::journal::{self, Damage, EntryId, RecoveredEntry, RecoveredSession};
 use dssefs_fs::write::{self, Engine, Kept, Piece, Writer};
 use dssefs_s3::object::ByteRange;
 use dssefs_s3::s3;
@@ -41,7 +41,7 @@ pub struct Exported {
 
 /// An entry that is what was wanted.
 struct Match {
-    left: Left,
+    left: RecoveredSession,
     entry: EntryId,
     kept: Kept,
 }
@@ -105,9 +105,10 @@ impl Wanted<'_> {
     }
 
     /// The newest, where a session has several.
-    fn find_in(&self, left: Left, source: &Source) -> Option<Match> {
+    fn find_in(&self, left: RecoveredSession, source: &Source) -> Option<Match> {
         let is_wanted = |key: &str| self.key == key || self.key == format!("s3://{}/{key}", source.bucket);
-        let read = |(id, entry): (EntryId, &LeftEntry)| Some((id, Kept::decode(entry.description.as_slice()).ok()?));
+        let read =
+            |(id, entry): (EntryId, &RecoveredEntry)| Some((id, Kept::decode(entry.description.as_slice()).ok()?));
         let newest = left.entries().filter_map(read).filter(|(_, kept)| is_wanted(kept.object.key.as_str())).last();
         let (entry, kept) = newest?;
         Some(Match { left, entry, kept })
@@ -134,15 +135,15 @@ impl Wanted<'_> {
 }
 
 /// In more than its end, which every crash may leave torn.
-fn is_damaged(left: &Left) -> bool {
+fn is_damaged(left: &RecoveredSession) -> bool {
     left.damage().iter().any(|damage| !matches!(damage, Damage::TornEnd { .. }))
 }
 
 async fn write_entry(
     asked: &Asked,
     directory: &Path,
-    left: &Left,
-    entry: &LeftEntry,
+    left: &RecoveredSession,
+    entry: &RecoveredEntry,
     kept: &Kept,
     to: &Path,
 ) -> Result<u64, StartError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, stream};
 
-use dssefs_fs::journal::{self, EntryId, Left, LeftEntry};
+use dssefs_fs::journal::{self, EntryId, RecoveredEntry, RecoveredSession};
 use dssefs_fs::write::{self, Engine, Kept, KeptError, Writer};
 use dssefs_s3::object::Key;
 use dssefs_s3::policy::{Policy, Verdict};
@@ -36,8 +36,8 @@ struct Job<'a> {
     session: usize,
     id: EntryId,
     engine: Arc<Engine>,
-    left: &'a Left,
-    entry: &'a LeftEntry,
+    left: &'a RecoveredSession,
+    entry: &'a RecoveredEntry,
     kept: Kept,
 }
 
@@ -66,14 +66,14 @@ pub(super) enum SendError {
     CopyWaits,
 }
 
-/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `lefts` are of one
+/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `sessions` are of one
 /// source, the oldest first; so are the outcomes.
 pub(in crate::daemon) async fn send_all(
-    lefts: &[Left],
+    sessions: &[RecoveredSession],
     mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,
 ) -> Result<Vec<Outcome>, StartError> {
     let (mut jobs, mut outcomes) = (BTreeMap::<Key, Vec<Job<'_>>>::new(), Vec::new());
-    for (session, left) in lefts.iter().enumerate() {
+    for (session, left) in sessions.iter().enumerate() {
         for damage in left.damage() {
             tracing::error!(%damage, "what an earlier mount left is not whole");
         }
@@ -248,7 +248,12 @@ fn parts_lost(kept: &Kept, lost: &[Range<u64>]) -> SendError {
 ///
 /// An upload that could not be begun with the last word on the file's attributes may be complete, and its metadata not
 /// yet put right. That is done here: the content is not on this host any more.
-async fn is_stored(gateway: &Arc<Gateway>, left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<bool, SendError> {
+async fn is_stored(
+    gateway: &Arc<Gateway>,
+    left: &RecoveredSession,
+    entry: &RecoveredEntry,
+    kept: &Kept,
+) -> Result<bool, SendError> {
     let (head, checksums) = match head_of(gateway, &kept.object.key).await {
         Err(error) if error.kind == Kind::NotFound => return Ok(false),
         answer => answer?,
@@ -286,7 +291,7 @@ async fn head_of(gateway: &Gateway, key: &Key) -> Result<(Head, Vec<Checksum>), 
 
 /// The CRC-64/NVME of the whole file; None where parts of it are in the object that it was made from, or were never
 /// written.
-fn crc64_of(left: &Left, entry: &LeftEntry, kept: &Kept) -> Result<Option<u64>, SendError> {
+fn crc64_of(left: &RecoveredSession, entry: &RecoveredEntry, kept: &Kept) -> Result<Option<u64>, SendError> {
     let mut pieces = BTreeMap::new();
     for piece in left.content(entry) {
         let (offset, bytes) = piece?;
@@ -318,8 +323,8 @@ pub(super) enum Sending {
 
 pub(super) async fn put_back(
     writer: &Arc<Writer>,
-    left: &Left,
-    entry: &LeftEntry,
+    left: &RecoveredSession,
+    entry: &RecoveredEntry,
     kept: &Kept,
     sending: Sending,
 ) -> Result<(), SendError> {

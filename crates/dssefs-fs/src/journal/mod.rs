@@ -2,7 +2,7 @@
 //! local disk.
 //!
 //! A [`Journal`] is one process's append-only log. An entry is a description and some content; it stands when it is
-//! complete and on the disk, and is settled when the store has it or nobody wants it any more. [`Left`] is what a
+//! complete and on the disk, and is settled when the store has it or nobody wants it any more. [`RecoveredSession`] is what a
 //! process left behind, found by [`sessions`] and read back under the keys that KMS unwraps. `docs/FORMAT.md` draws the
 //! bytes.
 //!
@@ -37,7 +37,7 @@ mod tests;
 
 pub use keys::{Epoch, Layer, NewKeys, WrappedKey};
 pub use log::{Draft, EntryId, Journal};
-pub use recovered_session::{Content, Damage, Left, LeftEntry};
+pub use recovered_session::{Content, Damage, RecoveredEntry, RecoveredSession};
 pub use session::{
     NewSession, Session, is_about_to_be_free, sessions, sessions_of, sessions_to_count, sessions_to_discard,
     sessions_to_read,

@@ -179,7 +179,7 @@ fn torn(medium: Medium, dice: &mut Dice) -> Vec<u8> {
     bytes
 }
 
-fn check(life: &Life, cut: usize, seen: &Left) -> Result<(), String> {
+fn check(life: &Life, cut: usize, seen: &RecoveredSession) -> Result<(), String> {
     let found: BTreeSet<String> = descriptions(seen).into_iter().collect();
     for (name, entry) in &life.entries {
         let before = |at: Option<usize>| at.is_some_and(|at| at <= cut);
@@ -233,7 +233,7 @@ fn lose_power(life: &Life, cut: usize, dice: &mut Dice) -> Result<(), String> {
     // The tests wrap a key as its number.
     let keys = |epoch: &Epoch| [0, 1].map(|layer: usize| key(epoch.keys[layer].wrapped.parse().unwrap()));
     let keys: Vec<_> = session.epochs.iter().map(keys).collect();
-    let seen = Left::read(session, &keys).unwrap();
+    let seen = RecoveredSession::read(session, &keys).unwrap();
     check(life, cut, &seen).map_err(|how| format!("{how}; {:?}", seen.damage()))?;
     let is_missed = seen.damage().iter().any(|damage| matches!(damage, Damage::Missing { .. }));
     if is_missed { Err(format!("{:?}", seen.damage())) } else { Ok(()) }

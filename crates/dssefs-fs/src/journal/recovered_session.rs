@@ -70,15 +70,15 @@ impl fmt::Display for Damage {
 }
 
 /// What a session left, opened.
-pub struct Left {
+pub struct RecoveredSession {
     session: Session,
     openers: Openers,
-    entries: BTreeMap<EntryId, LeftEntry>,
+    entries: BTreeMap<EntryId, RecoveredEntry>,
     damage: Vec<Damage>,
 }
 
 /// One entry: complete, and not settled.
-pub struct LeftEntry {
+pub struct RecoveredEntry {
     /// What was given to [`super::Journal::draft`].
     pub description: PlainBuf,
     /// Bytes of its content.
@@ -119,7 +119,7 @@ struct Reading {
     /// Where each segment ends that was read to its end.
     ends: BTreeMap<u32, End>,
     partial: BTreeMap<EntryId, Partial>,
-    complete: BTreeMap<EntryId, LeftEntry>,
+    complete: BTreeMap<EntryId, RecoveredEntry>,
     /// The segments that existed when each was begun, and the numbers that follow their last records.
     older: BTreeMap<u32, BTreeMap<u32, u64>>,
     reclaimed: BTreeSet<u32>,
@@ -134,12 +134,12 @@ struct End {
     record_next: Option<u64>,
 }
 
-impl Left {
+impl RecoveredSession {
     /// Reads what `session` left, under the inner and the outer key of each of its epochs.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Crypto`]. What was tampered with is [`Left::damage`] and no error.
-    pub fn read(session: Session, keys: &[[Key; 2]]) -> Result<Left, Error> {
+    /// [`Error::Io`], [`Error::Crypto`]. What was tampered with is [`RecoveredSession::damage`] and no error.
+    pub fn read(session: Session, keys: &[[Key; 2]]) -> Result<RecoveredSession, Error> {
         let opener = |(epoch, keys): (&Epoch, &[Key; 2])| Ok((epoch.first_segment, epoch.opener(keys)?));
         let openers = Openers(session.epochs.iter().zip(keys).map(opener).collect::<Result<_, Error>>()?);
         let numbers = numbers(&session.directory, segment::number)?;
@@ -162,7 +162,7 @@ impl Left {
             // Most often the record that is just being written.
             reading.damage.retain(|damage| !matches!(damage, Damage::TornEnd { .. }));
         }
-        Ok(Left { session, openers, entries: reading.complete, damage: reading.damage })
+        Ok(RecoveredSession { session, openers, entries: reading.complete, damage: reading.damage })
     }
 
     /// The session.
@@ -171,7 +171,7 @@ impl Left {
     }
 
     /// What stands and is not settled, oldest first.
-    pub fn entries(&self) -> impl Iterator<Item = (EntryId, &LeftEntry)> {
+    pub fn entries(&self) -> impl Iterator<Item = (EntryId, &RecoveredEntry)> {
         self.entries.iter().map(|(id, entry)| (*id, entry))
     }
 
@@ -181,7 +181,7 @@ impl Left {
     }
 
     /// The content of `entry`, piece by piece as it was added.
-    pub fn content<'a>(&'a self, entry: &'a LeftEntry) -> Content<'a> {
+    pub fn content<'a>(&'a self, entry: &'a RecoveredEntry) -> Content<'a> {
         Content { left: self, pieces: entry.pieces.iter() }
     }
 
@@ -199,7 +199,7 @@ impl Left {
 
 /// The content of an entry: offset and bytes.
 pub struct Content<'a> {
-    left: &'a Left,
+    left: &'a RecoveredSession,
     pieces: std::slice::Iter<'a, Piece>,
 }
 
@@ -211,7 +211,7 @@ impl Iterator for Content<'_> {
     }
 }
 
-impl Left {
+impl RecoveredSession {
     fn open(&self, piece: &Piece) -> Result<(u64, PlainBuf), Error> {
         let path = segment::path(&self.session.directory, piece.segment);
         let tampered = || Error::Tampered { path: path.clone(), offset: piece.at };
@@ -343,7 +343,7 @@ impl Reading {
                 let partial = self.partial.remove(&entry).filter(|partial| partial.content_bytes == content_bytes);
                 if let Some(Partial { description, replaces, pieces, segment, .. }) = partial {
                     replaces.and_then(|replaced| self.complete.remove(&replaced));
-                    self.complete.insert(entry, LeftEntry { description, content_bytes, pieces, segment });
+                    self.complete.insert(entry, RecoveredEntry { description, content_bytes, pieces, segment });
                 }
             }
             Record::Settled { entry } => drop(self.complete.remove(&entry)),

@@ -237,6 +237,6 @@ fn a_record_of_another_session_is_refused() {
     fs::copy(segment(directory.path(), 0), segment::path(&directory.path().join("session-two"), 0)).unwrap();
     let found = sessions(directory.path()).unwrap().0;
     let two = found.into_iter().find(|session| session.name == "two").unwrap();
-    let left = Left::read(two, &[[key(1), key(2)]]).unwrap();
+    let left = RecoveredSession::read(two, &[[key(1), key(2)]]).unwrap();
     assert_eq!((left.entries().count(), left.damage().len()), (0, 1));
 }

@@ -74,23 +74,23 @@ fn add_large(journal: &Journal, description: &str, replaces: Option<EntryId>) ->
     draft.finish().unwrap()
 }
 
-fn left(directory: &Path) -> Left {
+fn left(directory: &Path) -> RecoveredSession {
     left_under(directory, &[1])
 }
 
 /// `epochs`: the inner key of each.
-fn left_under(directory: &Path, epochs: &[u8]) -> Left {
+fn left_under(directory: &Path, epochs: &[u8]) -> RecoveredSession {
     let (mut found, unusable) = sessions(directory).unwrap();
     assert!(unusable.is_empty(), "{unusable:?}");
     let keys: Vec<[Key; 2]> = epochs.iter().map(|inner| [key(*inner), key(inner + 1)]).collect();
-    Left::read(found.pop().expect("a session is there"), &keys).unwrap()
+    RecoveredSession::read(found.pop().expect("a session is there"), &keys).unwrap()
 }
 
-pub(super) fn descriptions(left: &Left) -> Vec<String> {
+pub(super) fn descriptions(left: &RecoveredSession) -> Vec<String> {
     left.entries().map(|(_, entry)| String::from_utf8(entry.description.as_slice().to_vec()).unwrap()).collect()
 }
 
-pub(super) fn content(left: &Left, nth: usize) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+pub(super) fn content(left: &RecoveredSession, nth: usize) -> Result<Vec<(u64, Vec<u8>)>, Error> {
     let (_, entry) = left.entries().nth(nth).unwrap();
     left.content(entry).map(|piece| piece.map(|(offset, plain)| (offset, plain.as_slice().to_vec()))).collect()
 }

@@ -63,7 +63,7 @@ fn a_record_that_is_just_being_written_is_no_damage_while_its_process_lives() {
     fs::write(&path, [&bytes[..], &[0, 0, 0, 200, 1]].concat()).unwrap();
     let seen = || {
         let session = sessions_to_read(directory.path()).unwrap().0.pop().unwrap();
-        let left = Left::read(session, &[[key(1), key(2)]]).unwrap();
+        let left = RecoveredSession::read(session, &[[key(1), key(2)]]).unwrap();
         (descriptions(&left), left.damage().len())
     };
     assert_eq!(seen(), (vec!["first".to_owned()], 0));
