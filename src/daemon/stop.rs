@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fuse::Unmounter;
 use dssefs_fs::journal::Journal;
-use dssefs_fs::vfs::{KeptPart, Unsaved, Vfs};
+use dssefs_fs::vfs::{JournalCoverage, Unsaved, Vfs};
 use dssefs_s3::s3::Gateway;
 
 use super::{Hangup, LastWord, Owner, StartError, last_word};
@@ -122,13 +122,15 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
     let failed = vfs.save_all().await;
     for Unsaved { name, error, kept } in &failed {
         let fate = match kept {
-            KeptPart::All => "kept for the next mount",
-            KeptPart::Older => "lost with this process, but for an older state of them that is kept for the next mount",
-            KeptPart::Nothing => "lost with this process",
+            JournalCoverage::All => "kept for the next mount",
+            JournalCoverage::Older => {
+                "lost with this process, but for an older state of them that is kept for the next mount"
+            }
+            JournalCoverage::Nothing => "lost with this process",
         };
         tracing::error!(name, %error, remedy = error.remedy().unwrap_or_default(), "changes are {fate}");
     }
-    let kept = failed.iter().filter(|unsaved| unsaved.kept == KeptPart::All).count() as u64;
+    let kept = failed.iter().filter(|unsaved| unsaved.kept == JournalCoverage::All).count() as u64;
     LastWord { kept, lost: failed.len() as u64 - kept }.tell(&ending.spill_dir);
     vfs.abandon().await;
     let [Unsaved { name, error, .. }, ..] = failed.as_slice() else { return Ok(()) };
@@ -136,7 +138,7 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
         1 => format!("the changes of {name}"),
         many => format!("the changes of {many} files, {name} among them,"),
     };
-    let fate = match failed.iter().filter(|unsaved| unsaved.kept != KeptPart::All).count() {
+    let fate = match failed.iter().filter(|unsaved| unsaved.kept != JournalCoverage::All).count() {
         0 => "they are kept: the next mount sends them, and dssefs recover lists them".to_owned(),
         lost => format!("{lost} of them are lost"),
     };

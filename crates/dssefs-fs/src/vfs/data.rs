@@ -15,7 +15,7 @@ use dssefs_s3::s3::{self, Source};
 
 use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;
-use super::keeping::{KeptPart, SAVES_MAX, Unsaved};
+use super::keeping::{JournalCoverage, SAVES_MAX, Unsaved};
 use super::slots::Slot;
 use super::{Error, Fh, Vfs};
 use crate::namespace;
@@ -416,11 +416,11 @@ impl Vfs {
     fn set_aside(&self, file: &Arc<File>, error: &Error) {
         let object = self.namespace.key(file.ino).map(|key| key.to_string());
         let fate = match file.kept_part() {
-            KeptPart::All => "kept in the journal, where dssefs recover lists and exports them",
-            KeptPart::Older => {
+            JournalCoverage::All => "kept in the journal, where dssefs recover lists and exports them",
+            JournalCoverage::Older => {
                 "in memory until the mount ends; an older state of them is kept in the journal, where dssefs recover lists and exports it"
             }
-            KeptPart::Nothing => {
+            JournalCoverage::Nothing => {
                 "in memory until the mount ends, out of reach of any name; --spill-keys kms keeps such changes"
             }
         };

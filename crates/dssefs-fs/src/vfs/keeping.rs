@@ -17,7 +17,7 @@ const BACKGROUND_BYTES_MAX: u64 = 16 << 20;
 pub(super) const SAVES_MAX: usize = 64;
 
 /// The journal of a mount, and what it is used for.
-pub struct Keeper {
+pub struct JournalPolicy {
     /// Where changes are kept.
     pub journal: Arc<Journal>,
     /// Whether close(2) returns when they are (`--commit background`); otherwise only what the store refused is kept.
@@ -26,7 +26,7 @@ pub struct Keeper {
 
 /// What the journal keeps of one file.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct KeptAs {
+pub(crate) struct JournalRef {
     entry: EntryId,
     /// Which changes: see [`write::Writer::changes`].
     changes: u64,
@@ -53,12 +53,12 @@ pub struct Unsaved {
     /// Why it is not.
     pub error: Error,
     /// What the journal keeps of it for the next mount.
-    pub kept: KeptPart,
+    pub kept: JournalCoverage,
 }
 
 /// What the journal keeps of a file's changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeptPart {
+pub enum JournalCoverage {
     /// All of them.
     All,
     /// An older state: it could not take the file again since.
@@ -67,13 +67,13 @@ pub enum KeptPart {
     Nothing,
 }
 
-impl KeptPart {
+impl JournalCoverage {
     /// Of a file that has had so many `changes`, of which the journal has those up to number `kept`.
-    fn of(kept: Option<u64>, changes: u64) -> KeptPart {
+    fn of(kept: Option<u64>, changes: u64) -> JournalCoverage {
         match kept {
-            Some(kept) if kept == changes => KeptPart::All,
-            Some(_) => KeptPart::Older,
-            None => KeptPart::Nothing,
+            Some(kept) if kept == changes => JournalCoverage::All,
+            Some(_) => JournalCoverage::Older,
+            None => JournalCoverage::Nothing,
         }
     }
 }
@@ -86,10 +86,10 @@ impl File {
     }
 
     /// What the journal keeps of the changes.
-    pub(super) fn kept_part(&self) -> KeptPart {
+    pub(super) fn kept_part(&self) -> JournalCoverage {
         let state = self.state();
         let changes = state.writer.as_ref().map_or(0, |writer| writer.changes());
-        KeptPart::of(state.kept.map(|kept| kept.changes), changes)
+        JournalCoverage::of(state.kept.map(|kept| kept.changes), changes)
     }
 }
 
@@ -227,7 +227,7 @@ impl Vfs {
         let _keeping = file.keeping.lock().await;
         let Some((keeper, writer)) = self.keeper.as_ref().zip(file.writer()) else { return Ok(()) };
         let told = reason.is_some();
-        let suffices = |kept: KeptAs| kept.changes == writer.changes() && (kept.told || !told);
+        let suffices = |kept: JournalRef| kept.changes == writer.changes() && (kept.told || !told);
         if file.state().kept.is_some_and(suffices) {
             return Ok(());
         }
@@ -237,7 +237,7 @@ impl Vfs {
         let kept = tokio::task::spawn_blocking(keep).await;
         let kept = kept.map_err(|_| Error::Panicked("the task that keeps changes"))??;
         if let Some((entry, changes)) = kept {
-            file.state().kept = Some(KeptAs { entry, changes, told });
+            file.state().kept = Some(JournalRef { entry, changes, told });
         }
         Ok(())
     }
@@ -268,9 +268,9 @@ mod tests {
 
     #[test]
     fn an_older_state_in_the_journal_is_not_taken_for_the_file() {
-        assert_eq!(KeptPart::of(Some(3), 3), KeptPart::All);
-        assert_eq!(KeptPart::of(Some(2), 3), KeptPart::Older);
-        assert_eq!(KeptPart::of(None, 3), KeptPart::Nothing);
+        assert_eq!(JournalCoverage::of(Some(3), 3), JournalCoverage::All);
+        assert_eq!(JournalCoverage::of(Some(2), 3), JournalCoverage::Older);
+        assert_eq!(JournalCoverage::of(None, 3), JournalCoverage::Nothing);
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
 pub use file::Privileges;
 pub use handles::Fh;
-pub use keeping::{Keeper, KeptPart, Unsaved};
+pub use keeping::{JournalCoverage, JournalPolicy, Unsaved};
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
 pub use ranges::{Allocation, Sought};
@@ -82,7 +82,7 @@ pub struct Vfs {
     read_budget: Arc<ReadBudget>,
     settings: Settings,
     /// None: changes end with the process.
-    keeper: Option<Keeper>,
+    keeper: Option<JournalPolicy>,
     saves: tokio::sync::Semaphore,
     /// How many times somebody has asked for another try of all closed files, and it is under way.
     tries: AtomicUsize,
@@ -101,7 +101,7 @@ impl Vfs {
         engine: Arc<Engine>,
         read_budget: Arc<ReadBudget>,
         settings: Settings,
-        keeper: Option<Keeper>,
+        keeper: Option<JournalPolicy>,
     ) -> Arc<Vfs> {
         let (files, handles, pages) = (
             Files::default(),
