@@ -45,10 +45,10 @@ struct Ripe {
     snapshot: Arc<Snapshot>,
 }
 
-enum Kept {
+enum RangeState {
     Whole,
     /// Parts of the range are in the store only.
-    GaveUp,
+    Evicted,
     /// The upload under way counts on the range being what the object has there.
     Copied,
 }
@@ -164,24 +164,24 @@ impl Writer {
         checked(size, 0)?;
         loop {
             match self.resize_now(size) {
-                Kept::Whole => return Ok(()),
-                Kept::GaveUp => return Err(self.commit_first()),
-                Kept::Copied => self.leave_stream().await?,
+                RangeState::Whole => return Ok(()),
+                RangeState::Evicted => return Err(self.commit_first()),
+                RangeState::Copied => self.leave_stream().await?,
             }
         }
     }
 
-    fn resize_now(&self, size: u64) -> Kept {
+    fn resize_now(&self, size: u64) -> RangeState {
         let mut state = self.state();
         let cut = size..state.size.max(size);
         match &state.stream {
-            Some(stream) if stream.copies(&cut) => return Kept::Copied,
-            Some(stream) if size > 0 && !stream.keep_whole(&cut, &self.buffer) => return Kept::GaveUp,
+            Some(stream) if stream.copies(&cut) => return RangeState::Copied,
+            Some(stream) if size > 0 && !stream.keep_whole(&cut, &self.buffer) => return RangeState::Evicted,
             _ => {}
         }
         self.buffer.discard(cut);
         state.resized(size);
-        Kept::Whole
+        RangeState::Whole
     }
 
     /// Makes the file at least `size` bytes long; what it gains reads as zeros. True when it has grown.
@@ -317,9 +317,9 @@ impl Writer {
         self.refuse_if_abandoned()?;
         loop {
             match self.with_room_after(|| self.commits_are_under_way(), || self.change_now(range, &apply)).await {
-                Ok(Kept::Whole) => return Ok(()),
-                Ok(Kept::GaveUp) => return Err(self.commit_first()),
-                Ok(Kept::Copied) => self.leave_stream().await?,
+                Ok(RangeState::Whole) => return Ok(()),
+                Ok(RangeState::Evicted) => return Err(self.commit_first()),
+                Ok(RangeState::Copied) => self.leave_stream().await?,
                 // What this file has written can leave the host by a commit, as an fsync here would do it.
                 Err(Error::Spill(spill::Error::NoSpace)) if self.holds_much() => return Err(self.commit_first()),
                 Err(error) => return Err(error),
@@ -335,16 +335,16 @@ impl Writer {
         &self,
         range: &Range<u64>,
         apply: impl Fn() -> Result<(), spill::Error>,
-    ) -> Result<Kept, spill::Error> {
+    ) -> Result<RangeState, spill::Error> {
         let mut state = self.state();
         match &state.stream {
-            Some(stream) if stream.copies(range) => return Ok(Kept::Copied),
-            Some(stream) if !stream.keep_whole(range, &self.buffer) => return Ok(Kept::GaveUp),
+            Some(stream) if stream.copies(range) => return Ok(RangeState::Copied),
+            Some(stream) if !stream.keep_whole(range, &self.buffer) => return Ok(RangeState::Evicted),
             _ => {}
         }
         apply()?;
         state.changed(range);
-        Ok(Kept::Whole)
+        Ok(RangeState::Whole)
     }
 
     /// What whoever needs bytes that only the upload has is told: what programs then see is what an fsync in between
