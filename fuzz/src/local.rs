@@ -3,7 +3,7 @@
 use std::fs;
 
 use dssefs_fs::journal::sessions_to_read;
-use dssefs_fs::write::Kept;
+use dssefs_fs::write::PendingChanges;
 use dssefs_seal::crypto::{BlockId, Envelope, Error, OVERHEAD_BYTES, Opener, SealedBlock};
 use dssefs_seal::secret::{Key, PlainBuf};
 
@@ -132,9 +132,9 @@ pub fn session(data: &[u8]) {
 /// What describes the changes of a file means the same when it is written again, and names an object and a key that can
 /// be.
 pub fn kept(data: &[u8]) {
-    match Kept::decode(data) {
+    match PendingChanges::decode(data) {
         Ok(kept) => {
-            assert_eq!(Kept::decode(&kept.encode()).unwrap(), kept);
+            assert_eq!(PendingChanges::decode(&kept.encode()).unwrap(), kept);
             assert!((1..=1024).contains(&kept.object.key.as_str().len()));
             assert!(kept.policy.context.header().is_none_or(|header| header.len() <= 2048));
         }

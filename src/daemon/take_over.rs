@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dssefs_fs::journal::{self, EntryId, Journal, RecoveredSession};
-use dssefs_fs::write::{Engine, Kept};
+use dssefs_fs::write::{Engine, PendingChanges};
 use dssefs_s3::kms::Kms;
 
 use super::recover::{Outcome, send_all, usable};
@@ -47,9 +47,9 @@ pub(super) async fn take_over(
 /// is.
 fn carry_over(left: &RecoveredSession, entry: EntryId, reason: &str, journal: &Journal) -> Result<(), StartError> {
     let Some((_, entry)) = left.entries().find(|(id, _)| *id == entry) else { return Ok(()) };
-    let told = |kept| Kept { reason: Some(reason.to_owned()), ..kept }.encode();
+    let told = |kept| PendingChanges { reason: Some(reason.to_owned()), ..kept }.encode();
     let description = entry.description.as_slice();
-    let description = Kept::decode(description).map_or_else(|_| description.to_vec(), told);
+    let description = PendingChanges::decode(description).map_or_else(|_| description.to_vec(), told);
     let mut draft = journal.draft(&description, None)?;
     for piece in left.content(entry) {
         let (offset, bytes) = piece?;

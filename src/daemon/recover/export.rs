@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Source};
 use dssefs_fs::journal::{self, Damage, EntryId, RecoveredEntry, RecoveredSession};
-use dssefs_fs::write::{self, Engine, Kept, Piece, Writer};
+use dssefs_fs::write::{self, Engine, PendingChanges, Piece, Writer};
 use dssefs_s3::object::ByteRange;
 use dssefs_s3::s3;
 
@@ -43,7 +43,7 @@ pub struct Exported {
 struct Match {
     left: RecoveredSession,
     entry: EntryId,
-    kept: Kept,
+    kept: PendingChanges,
 }
 
 /// Writes the file that was to be stored under a key to the new local file `to`, in clear: its newest state, those of
@@ -107,8 +107,9 @@ impl Wanted<'_> {
     /// The newest, where a session has several.
     fn find_in(&self, left: RecoveredSession, source: &Source) -> Option<Match> {
         let is_wanted = |key: &str| self.key == key || self.key == format!("s3://{}/{key}", source.bucket);
-        let read =
-            |(id, entry): (EntryId, &RecoveredEntry)| Some((id, Kept::decode(entry.description.as_slice()).ok()?));
+        let read = |(id, entry): (EntryId, &RecoveredEntry)| {
+            Some((id, PendingChanges::decode(entry.description.as_slice()).ok()?))
+        };
         let newest = left.entries().filter_map(read).filter(|(_, kept)| is_wanted(kept.object.key.as_str())).last();
         let (entry, kept) = newest?;
         Some(Match { left, entry, kept })
@@ -144,7 +145,7 @@ async fn write_entry(
     directory: &Path,
     left: &RecoveredSession,
     entry: &RecoveredEntry,
-    kept: &Kept,
+    kept: &PendingChanges,
     to: &Path,
 ) -> Result<u64, StartError> {
     let key = kept.object.key.as_str();

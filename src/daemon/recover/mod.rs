@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use crate::config::{self, Source};
 use dssefs_fs::journal::{self, RecoveredEntry, RecoveredSession};
 use dssefs_fs::spill::{Limits, Pool};
-use dssefs_fs::write::{Engine, Kept, Settings};
+use dssefs_fs::write::{Engine, PendingChanges, Settings};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::policy::Policy;
 use dssefs_s3::s3::{self, Gateway};
@@ -227,7 +227,7 @@ fn strange(directory: &Path, error: &journal::Error) -> Found {
 }
 
 fn describe(left: &RecoveredSession) -> Found {
-    let file = |entry: &RecoveredEntry| match Kept::decode(entry.description.as_slice()) {
+    let file = |entry: &RecoveredEntry| match PendingChanges::decode(entry.description.as_slice()) {
         Ok(kept) => FoundFile {
             key: kept.object.key.to_string(),
             size: kept.size,

@@ -9,7 +9,7 @@ use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, stream};
 
 use dssefs_fs::journal::{self, EntryId, RecoveredEntry, RecoveredSession};
-use dssefs_fs::write::{self, Engine, Kept, KeptError, Writer};
+use dssefs_fs::write::{self, Engine, KeptError, PendingChanges, Writer};
 use dssefs_s3::object::Key;
 use dssefs_s3::policy::{Policy, Verdict};
 use dssefs_s3::s3::{self, Checksum, Condition, Gateway, Head, Kind};
@@ -38,7 +38,7 @@ struct Job<'a> {
     engine: Arc<Engine>,
     left: &'a RecoveredSession,
     entry: &'a RecoveredEntry,
-    kept: Kept,
+    kept: PendingChanges,
 }
 
 /// Why one file could not be sent.
@@ -78,7 +78,7 @@ pub(in crate::daemon) async fn send_all(
             tracing::error!(%damage, "what an earlier mount left is not whole");
         }
         for (id, entry) in left.entries() {
-            match Kept::decode(entry.description.as_slice()) {
+            match PendingChanges::decode(entry.description.as_slice()) {
                 Ok(kept) => {
                     let engine = engine(&kept.policy)?;
                     let job = Job { session, id, engine, left, entry, kept };
@@ -184,7 +184,7 @@ impl Job<'_> {
     /// Whether `other` is the same entry once more: a mount carried it over into its own session and was killed before
     /// it could remove this one.
     fn was_carried_over_as(&self, other: &Job<'_>) -> bool {
-        let said = |job: &Job<'_>| Kept { reason: None, ..job.kept.clone() };
+        let said = |job: &Job<'_>| PendingChanges { reason: None, ..job.kept.clone() };
         let mut pieces = self.left.content(self.entry).zip(other.left.content(other.entry));
         self.session != other.session
             && self.entry.content_bytes == other.entry.content_bytes
@@ -224,18 +224,18 @@ impl Job<'_> {
     }
 }
 
-pub(super) fn refuse_lost(kept: &Kept) -> Result<(), SendError> {
+pub(super) fn refuse_lost(kept: &PendingChanges) -> Result<(), SendError> {
     if kept.lost.is_empty() { Ok(()) } else { Err(parts_lost(kept, &kept.lost)) }
 }
 
 /// Of an upload that is gone, what was in it alone.
-fn told_by_loss(error: SendError, kept: &Kept) -> SendError {
+fn told_by_loss(error: SendError, kept: &PendingChanges) -> SendError {
     let is_gone = matches!(&error, SendError::Write(write::Error::Store(error)) if error.kind == Kind::NoSuchUpload);
     let lost = kept.upload.as_ref().filter(|_| is_gone).and_then(|upload| upload.sent_ranges(kept.size));
     lost.filter(|lost| !lost.is_empty()).map_or(error, |lost| parts_lost(kept, &lost))
 }
 
-fn parts_lost(kept: &Kept, lost: &[Range<u64>]) -> SendError {
+fn parts_lost(kept: &PendingChanges, lost: &[Range<u64>]) -> SendError {
     let lost = lost.iter().cloned().collect();
     write::Error::PartsLost { key: kept.object.key.to_string(), lost }.into()
 }
@@ -252,7 +252,7 @@ async fn is_stored(
     gateway: &Arc<Gateway>,
     left: &RecoveredSession,
     entry: &RecoveredEntry,
-    kept: &Kept,
+    kept: &PendingChanges,
 ) -> Result<bool, SendError> {
     let (head, checksums) = match head_of(gateway, &kept.object.key).await {
         Err(error) if error.kind == Kind::NotFound => return Ok(false),
@@ -291,7 +291,7 @@ async fn head_of(gateway: &Gateway, key: &Key) -> Result<(Head, Vec<Checksum>), 
 
 /// The CRC-64/NVME of the whole file; None where parts of it are in the object that it was made from, or were never
 /// written.
-fn crc64_of(left: &RecoveredSession, entry: &RecoveredEntry, kept: &Kept) -> Result<Option<u64>, SendError> {
+fn crc64_of(left: &RecoveredSession, entry: &RecoveredEntry, kept: &PendingChanges) -> Result<Option<u64>, SendError> {
     let mut pieces = BTreeMap::new();
     for piece in left.content(entry) {
         let (offset, bytes) = piece?;
@@ -325,7 +325,7 @@ pub(super) async fn put_back(
     writer: &Arc<Writer>,
     left: &RecoveredSession,
     entry: &RecoveredEntry,
-    kept: &Kept,
+    kept: &PendingChanges,
     sending: Sending,
 ) -> Result<(), SendError> {
     for piece in left.content(entry) {
@@ -342,6 +342,6 @@ pub(super) async fn put_back(
 }
 
 /// What stands in the upload of an entry that needs one.
-pub(super) fn uploaded_bytes(kept: &Kept) -> u64 {
+pub(super) fn uploaded_bytes(kept: &PendingChanges) -> u64 {
     kept.upload.iter().flat_map(|upload| &upload.parts).map(|part| part.size).sum()
 }

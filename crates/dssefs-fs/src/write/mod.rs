@@ -25,6 +25,6 @@ mod writer;
 pub use engine::{Engine, Settings};
 pub use error::Error;
 pub use parts::OBJECT_BYTES_MAX;
-pub use pending_changes::{Kept, KeptAttempt, KeptError, KeptPart, KeptUpload};
+pub use pending_changes::{KeptAttempt, KeptError, KeptUpload, KeptUploadPart, PendingChanges};
 pub use state::{Aim, Base, Piece, Target};
 pub use writer::{Destination, Writer};

@@ -30,7 +30,7 @@ const VERSION_WITH_TRIED: u32 = 4;
 
 /// The changes of one file, but for their bytes: what they are to become, and what they were made to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct PendingChanges {
     /// The object that they are to become.
     pub object: NewObject,
     /// The key and the context that it is to be encrypted under.
@@ -78,18 +78,18 @@ pub struct KeptUpload {
     pub id: String,
     /// What it was begun with.
     pub object: NewObject,
-    /// Whether the object may have nothing but the metadata of [`Kept::object`]. Otherwise times that are older will
+    /// Whether the object may have nothing but the metadata of [`PendingChanges::object`]. Otherwise times that are older will
     /// do.
     pub exact: bool,
     /// How many of the file's first bytes it takes from the base.
     pub copied: u64,
     /// The parts that the store has confirmed and this host has not whole.
-    pub parts: Vec<KeptPart>,
+    pub parts: Vec<KeptUploadPart>,
 }
 
 /// A part that the store has confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptPart {
+pub struct KeptUploadPart {
     /// 1 to 10,000.
     pub number: u32,
     /// The store's name for its content.
@@ -175,7 +175,7 @@ struct UploadText {
     object: ObjectText,
     exact: bool,
     copied: u64,
-    parts: Vec<KeptPart>,
+    parts: Vec<KeptUploadPart>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -186,11 +186,12 @@ struct BaseText {
     size: u64,
 }
 
-impl Kept {
+impl PendingChanges {
     /// What an entry of the journal is to say.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let Kept { object, policy, size, base, base_len, replaces, reason, upload, lost, tried } = self.clone();
+        let PendingChanges { object, policy, size, base, base_len, replaces, reason, upload, lost, tried } =
+            self.clone();
         let text = Text {
             version: match (tried.is_empty(), lost.is_empty(), &upload) {
                 (false, _, _) => VERSION_WITH_TRIED,
@@ -222,7 +223,7 @@ impl Kept {
     ///
     /// # Errors
     /// [`KeptError`] when this version did not write it.
-    pub fn decode(bytes: &[u8]) -> Result<Kept, KeptError> {
+    pub fn decode(bytes: &[u8]) -> Result<PendingChanges, KeptError> {
         let text: Text = serde_json::from_slice(bytes)?;
         if !VERSIONS.contains(&text.version) {
             return Err(KeptError::Version(text.version));
@@ -241,7 +242,7 @@ impl Kept {
             return Err(KeptError::Upload);
         }
         let tried = text.tried.into_iter().take(TRIED_MAX).map(AttemptText::into_attempt).collect::<Result<_, _>>()?;
-        Ok(Kept { object, policy, size, base, base_len, replaces, reason, upload, lost: text.lost, tried })
+        Ok(PendingChanges { object, policy, size, base, base_len, replaces, reason, upload, lost: text.lost, tried })
     }
 }
 
@@ -250,7 +251,7 @@ impl KeptUpload {
     #[must_use]
     pub fn sent_ranges(&self, size: u64) -> Option<Vec<Range<u64>>> {
         let grid = Grid::behind(self.copied)?;
-        let range = |part: &KeptPart| {
+        let range = |part: &KeptUploadPart| {
             let range = grid.part(part.number)?;
             let range = range.start..range.end.min(size);
             let sent_by_writer = part.number >= grid.first() && range.start < range.end;
@@ -262,7 +263,7 @@ impl KeptUpload {
     /// With the parts that are there alone from now on. Another one may be sent again in its place, and is then not
     /// what the entry says.
     fn of(stream: &Stream, buffer: &Buffer, id: &str, size: u64, exact: bool) -> KeptUpload {
-        let part = |(number, sent): (u32, Sent)| KeptPart {
+        let part = |(number, sent): (u32, Sent)| KeptUploadPart {
             number,
             etag: sent.part.etag.as_str().to_owned(),
             size: sent.part.size,
@@ -280,7 +281,7 @@ impl KeptUpload {
     /// The upload as a writer goes on with it. None when these cannot be its parts.
     fn into_stream(self, engine: &Engine) -> Option<Stream> {
         let KeptUpload { id, object, exact, copied, parts } = self;
-        let sent = parts.into_iter().map(|KeptPart { number, etag, size, crc64 }| Sent {
+        let sent = parts.into_iter().map(|KeptUploadPart { number, etag, size, crc64 }| Sent {
             part: Part { number, etag: ETag::new(&etag), size, crc64: Some(crc64) },
             crc64,
         });
@@ -417,7 +418,7 @@ impl Writer {
     /// Of a crash in between, or of a disk that fails here, an upload is left that nobody aborts; the other way round,
     /// an entry would count on one that is aborted: this one, which may stand all the same, or the one that it was to
     /// replace.
-    fn finish(&self, draft: Draft<'_>, kept: &Kept) -> Result<EntryId, Error> {
+    fn finish(&self, draft: Draft<'_>, kept: &PendingChanges) -> Result<EntryId, Error> {
         let gateway = &self.engine.gateway;
         let Some(upload) = &kept.upload else { return Ok(draft.finish()?) };
         let noted = gateway.let_outlive(&upload.id);
@@ -426,7 +427,7 @@ impl Writer {
     }
 
     /// What an entry is to say, the bytes that belong to it, and the number of the change that they are of.
-    fn to_keep(&self, target: &Target, reason: Option<&str>) -> Option<(Kept, RangeSet, u64)> {
+    fn to_keep(&self, target: &Target, reason: Option<&str>) -> Option<(PendingChanges, RangeSet, u64)> {
         let state = self.state();
         if !state.is_dirty() {
             return None;
@@ -438,7 +439,7 @@ impl Writer {
         lost.remove(state.size..u64::MAX);
         local.iter().chain(in_upload.iter().cloned()).for_each(|range| lost.remove(range));
         in_upload.into_iter().for_each(|range| local.remove(range));
-        let kept = Kept {
+        let kept = PendingChanges {
             object: target.object.clone(),
             policy: self.engine.gateway.policy().clone(),
             size: state.size,
@@ -464,7 +465,7 @@ impl Writer {
     /// A writer with the changes that `kept` describes, but for their bytes, which [`Writer::write`] puts back, and for
     /// the file's end, to which [`Writer::resize`] then cuts or stretches it.
     #[must_use]
-    pub fn recovered(engine: &Arc<Engine>, kept: &Kept) -> Arc<Writer> {
+    pub fn recovered(engine: &Arc<Engine>, kept: &PendingChanges) -> Arc<Writer> {
         let exact = kept.upload.as_ref().is_none_or(|upload| upload.exact);
         let destination = Recovered(Target { object: kept.object.clone(), exact });
         let mut state = State::new(kept.base.clone(), kept.base_len, true);
@@ -504,7 +505,7 @@ mod tests {
         object.user.insert("mode".to_owned(), "33188".to_owned());
         object.tags = Some("a=1".to_owned());
         let version = Version { etag: ETag::new("e"), id: Some(VersionId::new("v")) };
-        let kept = Kept {
+        let kept = PendingChanges {
             object,
             policy: Policy {
                 key: Some(KeyArn::new("arn:aws:kms:eu-west-1:111122223333:key/0a1b").unwrap()),
@@ -519,9 +520,9 @@ mod tests {
             lost: Vec::new(),
             tried: Vec::new(),
         };
-        assert_eq!(Kept::decode(&kept.encode()).unwrap(), kept);
-        let without = Kept { lost: vec![1..3, 5..7], ..kept.clone() };
-        assert_eq!(Kept::decode(&without.encode()).unwrap(), without);
+        assert_eq!(PendingChanges::decode(&kept.encode()).unwrap(), kept);
+        let without = PendingChanges { lost: vec![1..3, 5..7], ..kept.clone() };
+        assert_eq!(PendingChanges::decode(&without.encode()).unwrap(), without);
         let attempt = KeptAttempt {
             object: kept.object.clone(),
             size: 6,
@@ -530,22 +531,22 @@ mod tests {
             since: std::iter::once(1..3).collect(),
             low_water: 5,
         };
-        let tried = Kept { tried: vec![attempt], ..kept.clone() };
-        assert_eq!(Kept::decode(&tried.encode()).unwrap(), tried);
+        let tried = PendingChanges { tried: vec![attempt], ..kept.clone() };
+        assert_eq!(PendingChanges::decode(&tried.encode()).unwrap(), tried);
         let later = String::from_utf8(kept.encode()).unwrap().replace("\"version\":1", "\"version\":5");
-        assert!(matches!(Kept::decode(later.as_bytes()), Err(KeptError::Version(5))));
-        assert!(matches!(Kept::decode(b"{"), Err(KeptError::Json(_))));
+        assert!(matches!(PendingChanges::decode(later.as_bytes()), Err(KeptError::Version(5))));
+        assert!(matches!(PendingChanges::decode(b"{"), Err(KeptError::Json(_))));
     }
 
     #[test]
     fn an_entry_names_the_upload_that_it_needs_and_no_other_is_believed() {
         const MIB: u64 = 1 << 20;
-        let part = |number, size| KeptPart { number, etag: "e".to_owned(), size, crc64: u64::MAX };
+        let part = |number, size| KeptUploadPart { number, etag: "e".to_owned(), size, crc64: u64::MAX };
         let parts = vec![part(1, 16 * MIB), part(3, 8 * MIB)];
         let object = NewObject::at(Key::new("a").unwrap());
         let upload = KeptUpload { id: "u".to_owned(), object: object.clone(), exact: false, copied: 0, parts };
         let (policy, size) = (Policy { key: None, context: EncryptionContext::default() }, 40 * MIB);
-        let kept = |upload| Kept {
+        let kept = |upload| PendingChanges {
             object: object.clone(),
             policy: policy.clone(),
             size,
@@ -558,7 +559,7 @@ mod tests {
             tried: Vec::new(),
         };
         let possible = kept(upload.clone());
-        assert_eq!(Kept::decode(&possible.encode()).unwrap(), possible);
+        assert_eq!(PendingChanges::decode(&possible.encode()).unwrap(), possible);
         assert_eq!(upload.sent_ranges(size).unwrap(), [0..16 * MIB, 32 * MIB..40 * MIB]);
         for impossible in [
             KeptUpload { copied: 7, ..upload.clone() },
@@ -568,7 +569,7 @@ mod tests {
             KeptUpload { parts: vec![part(4, 0)], ..upload.clone() },
             KeptUpload { parts: vec![part(20_000, 5)], ..upload },
         ] {
-            assert!(matches!(Kept::decode(&kept(impossible).encode()), Err(KeptError::Upload)));
+            assert!(matches!(PendingChanges::decode(&kept(impossible).encode()), Err(KeptError::Upload)));
         }
     }
 
