@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use crate::namespace::{self, Attributes, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
 use crate::read::Reader;
 use crate::spill::Location;
-use crate::write::{Aim, Destination, Engine, Target, Writer};
+use crate::write::{CommitTarget, Destination, Engine, Target, Writer};
 use dssefs_s3::object::{Key, ObjectMeta, UserMetadata};
 use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
 
@@ -325,14 +325,14 @@ pub(crate) struct Link {
 }
 
 impl Destination for Link {
-    fn aim(&self) -> Aim {
-        let Some(file) = self.file.upgrade() else { return Aim::Removed };
+    fn commit_target(&self) -> CommitTarget {
+        let Some(file) = self.file.upgrade() else { return CommitTarget::Removed };
         if file.state().unlinked {
-            return Aim::Removed;
+            return CommitTarget::Removed;
         }
-        let Some(key) = self.namespace.key(file.ino) else { return Aim::Lost };
+        let Some(key) = self.namespace.key(file.ino) else { return CommitTarget::Lost };
         let state = file.state();
-        Aim::Object(Target { object: new_object(key, &state), exact: state.exact })
+        CommitTarget::Object(Target { object: new_object(key, &state), exact: state.exact })
     }
 
     fn committed(&self, key: &Key, head: Head) {

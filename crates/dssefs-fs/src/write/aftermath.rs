@@ -8,7 +8,7 @@ use dssefs_s3::s3::{Aftermath, Attempt, Kind, Stored, Upload};
 
 use super::early_upload::Stream;
 use super::writer::abort;
-use super::{Aim, Base, Error, Writer};
+use super::{Base, CommitTarget, Error, Writer};
 
 impl Writer {
     /// Notes what a commit has left in the store although it failed.
@@ -38,7 +38,7 @@ impl Writer {
     pub async fn find_tried(&self) -> Result<(), Error> {
         // The last one had the best reasons to succeed.
         let attempts: Vec<_> = self.state().tried.iter().rev().map(|tried| Arc::clone(&tried.attempt)).collect();
-        if attempts.is_empty() || !matches!(self.destination.aim(), Aim::Object(_)) {
+        if attempts.is_empty() || !matches!(self.destination.commit_target(), CommitTarget::Object(_)) {
             return Ok(());
         }
         for attempt in attempts {

@@ -7,7 +7,7 @@ use dssefs_s3::object::Key;
 use dssefs_s3::s3::{Kind, Stored};
 
 use super::commit::Moment;
-use super::{Aim, Base, Error, Target, Writer};
+use super::{Base, CommitTarget, Error, Target, Writer};
 
 impl Writer {
     /// Makes the bytes `range` of `source` the same bytes of this file, without moving any, and then calls `taken`,
@@ -33,9 +33,9 @@ impl Writer {
     /// [`Error::Copy`]: the bytes cannot be read or kept; nothing is changed then.
     pub async fn let_go_of(self: &Arc<Self>, goes: impl Fn(&Key) -> bool) -> Result<(), Error> {
         // Asked before the mutex is taken: the destination has one of its own.
-        let own = match self.destination.aim() {
-            Aim::Object(target) => Some(target.object.key),
-            Aim::Removed | Aim::Lost => None,
+        let own = match self.destination.commit_target() {
+            CommitTarget::Object(target) => Some(target.object.key),
+            CommitTarget::Removed | CommitTarget::Lost => None,
         };
         let leans = |base: &Base| own.as_ref() != Some(&base.key) && goes(&base.key) && base.version.id.is_none();
         let leant_on = || self.state().base.clone().filter(leans);

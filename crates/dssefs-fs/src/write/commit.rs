@@ -20,7 +20,7 @@ use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
 use super::state::State;
 use super::writer::{abort, abort_upload};
-use super::{Aim, Base, Engine, Error, Target, Writer};
+use super::{Base, CommitTarget, Engine, Error, Target, Writer};
 
 /// How often a part is read again because the program changed it while it was being sent.
 pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
@@ -91,11 +91,11 @@ impl Writer {
 
     async fn try_once(self: &Arc<Self>) -> Result<(), Error> {
         self.find_tried().await?;
-        match (self.moment(), self.destination.aim()) {
-            (_, Aim::Removed) => Ok(()),
+        match (self.moment(), self.destination.commit_target()) {
+            (_, CommitTarget::Removed) => Ok(()),
             (None, _) => self.refuse_if_abandoned(),
-            (Some(_), Aim::Lost) => Err(Error::NameLost),
-            (Some(moment), Aim::Object(target)) => match self.carry_out(&moment, &target).await {
+            (Some(_), CommitTarget::Lost) => Err(Error::NameLost),
+            (Some(moment), CommitTarget::Object(target)) => match self.carry_out(&moment, &target).await {
                 Err(error) => {
                     self.note_aftermath(&error, moment.size);
                     // Only now: what was read of an object that is gone with the wrong one is all that there is of it.

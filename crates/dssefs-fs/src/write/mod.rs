@@ -26,5 +26,5 @@ pub use engine::{Engine, Settings};
 pub use error::Error;
 pub use parts::OBJECT_BYTES_MAX;
 pub use pending_changes::{KeptAttempt, KeptError, KeptUpload, KeptUploadPart, PendingChanges};
-pub use state::{Aim, Base, Piece, Target};
+pub use state::{Base, CommitTarget, Piece, Target};
 pub use writer::{Destination, Writer};

@@ -17,7 +17,7 @@ use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::early_upload::{Sent, Stream};
 use super::parts::Grid;
 use super::state::{Plan, State, TRIED_MAX, Tried};
-use super::{Aim, Destination, Engine, Error, Target, Writer};
+use super::{CommitTarget, Destination, Engine, Error, Target, Writer};
 
 /// Bytes that are read for the journal at a time.
 const RUN_BYTES: u64 = 4 << 20;
@@ -356,8 +356,8 @@ impl BaseText {
 struct Recovered(Target);
 
 impl Destination for Recovered {
-    fn aim(&self) -> Aim {
-        Aim::Object(self.0.clone())
+    fn commit_target(&self) -> CommitTarget {
+        CommitTarget::Object(self.0.clone())
     }
 
     fn committed(&self, _: &Key, _: dssefs_s3::s3::Head) {}
@@ -369,7 +369,7 @@ impl Writer {
     /// they come back.
     #[must_use]
     pub fn can_be_kept(&self, bytes_max: u64) -> bool {
-        let Aim::Object(target) = self.destination.aim() else { return false };
+        let CommitTarget::Object(target) = self.destination.commit_target() else { return false };
         let own = self.state().base.as_ref().is_none_or(|base| base.key == target.object.key);
         own && !self.is_streaming() && self.buffer.present().covered_bytes() <= bytes_max
     }
@@ -391,7 +391,7 @@ impl Writer {
     ) -> Result<Option<(EntryId, u64)>, Error> {
         self.refuse_if_abandoned()?;
         for _ in 0..CHANGED_WHILE_SENT_MAX {
-            let Aim::Object(target) = self.destination.aim() else { return Ok(None) };
+            let CommitTarget::Object(target) = self.destination.commit_target() else { return Ok(None) };
             let Some((kept, local, changes)) = self.to_keep(&target, reason) else { return Ok(None) };
             let mut draft = journal.draft(&kept.encode(), before)?;
             match self.add_all(&local, kept.size, &mut draft) {
@@ -403,7 +403,7 @@ impl Writer {
                 return Ok(Some((self.finish(draft, &kept)?, changes)));
             }
         }
-        let Aim::Object(target) = self.destination.aim() else { return Ok(None) };
+        let CommitTarget::Object(target) = self.destination.commit_target() else { return Ok(None) };
         Err(Error::ChangedWhileSent { key: target.object.key.to_string() })
     }
 

@@ -54,7 +54,7 @@ pub enum Piece {
 
 /// What is to become of a file's changes.
 #[derive(Clone, Debug)]
-pub enum Aim {
+pub enum CommitTarget {
     /// They belong into this object.
     Object(Target),
     /// Its name was removed: they are never stored.

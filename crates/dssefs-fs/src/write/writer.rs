@@ -14,12 +14,12 @@ use super::early_upload::{Sent, Stream};
 use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN};
 use super::payload::SnapshotPayload;
 use super::state::State;
-use super::{Aim, Base, Engine, Error, Target};
+use super::{Base, CommitTarget, Engine, Error, Target};
 
 /// What a writer's object is to be, and who hears of it.
 pub trait Destination: Send + Sync {
     /// What a commit that begins now has to make.
-    fn aim(&self) -> Aim;
+    fn commit_target(&self) -> CommitTarget;
     /// The store has proved a new object under `key`, and this is what a HEAD of it would say. Called in the order of
     /// the commits.
     fn committed(&self, key: &Key, head: Head);
@@ -350,9 +350,9 @@ impl Writer {
     /// What whoever needs bytes that only the upload has is told: what programs then see is what an fsync in between
     /// would show.
     pub(super) fn commit_first(&self) -> Error {
-        match self.destination.aim() {
-            Aim::Removed => Error::Deleted,
-            Aim::Object(_) | Aim::Lost => Error::CommitFirst,
+        match self.destination.commit_target() {
+            CommitTarget::Removed => Error::Deleted,
+            CommitTarget::Object(_) | CommitTarget::Lost => Error::CommitFirst,
         }
     }
 
@@ -429,7 +429,7 @@ impl Writer {
             }
         }
         // The destination looks into other rooms, so it is asked without this mutex.
-        let Aim::Object(target) = self.destination.aim() else { return false };
+        let CommitTarget::Object(target) = self.destination.commit_target() else { return false };
         let mut state = self.state();
         if let Some(grid) = state.grid() {
             state.stream.get_or_insert_with(|| Stream::new(target, grid));
