@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dssefs_s3::object::Key;
 use dssefs_s3::s3::{Kind, Stored};
 
-use super::commit::Moment;
+use super::commit::CommitSnapshot;
 use super::{Base, CommitTarget, Error, Target, Writer};
 
 impl Writer {
@@ -65,20 +65,25 @@ impl Writer {
     }
 
     /// The object of which the whole file is an unchanged copy, if there is one.
-    pub(super) fn copied_whole<'a>(&self, moment: &'a Moment) -> Option<&'a Base> {
-        let base = moment.base.as_ref()?;
-        let whole = moment.size > 0 && moment.size == moment.base_len && moment.size == base.size;
+    pub(super) fn copied_whole<'a>(&self, commit: &'a CommitSnapshot) -> Option<&'a Base> {
+        let base = commit.base.as_ref()?;
+        let whole = commit.size > 0 && commit.size == commit.base_len && commit.size == base.size;
         (whole && self.buffer.present().is_empty()).then_some(base)
     }
 
-    pub(super) async fn copy_whole(&self, base: &Base, moment: &Moment, target: &Target) -> Result<Stored, Error> {
-        Ok(self.engine.gateway.copy(base, &target.object, &moment.condition).await?.into_inner())
+    pub(super) async fn copy_whole(
+        &self,
+        base: &Base,
+        commit: &CommitSnapshot,
+        target: &Target,
+    ) -> Result<Stored, Error> {
+        Ok(self.engine.gateway.copy(base, &target.object, &commit.condition).await?.into_inner())
     }
 
     /// Tells a lost source from a lost race for the file's own name: the store has one answer for both.
-    pub(super) async fn explained(&self, error: Error, moment: &Moment, target: &Target) -> Error {
+    pub(super) async fn explained(&self, error: Error, commit: &CommitSnapshot, target: &Target) -> Error {
         let foreign = |base: &&Base| base.key != target.object.key && base.version.id.is_none();
-        match (&error, moment.base.as_ref().filter(foreign)) {
+        match (&error, commit.base.as_ref().filter(foreign)) {
             (refused, Some(base)) if refused.is_of_a_version() && self.is_gone(base).await => {
                 Error::SourceGone { key: target.object.key.to_string(), source_key: base.key.to_string() }
             }

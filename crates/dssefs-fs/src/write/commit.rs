@@ -34,7 +34,7 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the file was when the commit began.
 #[derive(Clone)]
-pub(super) struct Moment {
+pub(super) struct CommitSnapshot {
     changes: u64,
     pub(super) condition: Condition,
     pub(super) size: u64,
@@ -91,16 +91,16 @@ impl Writer {
 
     async fn try_once(self: &Arc<Self>) -> Result<(), Error> {
         self.find_tried().await?;
-        match (self.moment(), self.destination.commit_target()) {
+        match (self.commit_snapshot(), self.destination.commit_target()) {
             (_, CommitTarget::Removed) => Ok(()),
             (None, _) => self.refuse_if_abandoned(),
             (Some(_), CommitTarget::Lost) => Err(Error::NameLost),
-            (Some(moment), CommitTarget::Object(target)) => match self.carry_out(&moment, &target).await {
+            (Some(commit), CommitTarget::Object(target)) => match self.carry_out(&commit, &target).await {
                 Err(error) => {
-                    self.note_aftermath(&error, moment.size);
+                    self.note_aftermath(&error, commit.size);
                     // Only now: what was read of an object that is gone with the wrong one is all that there is of it.
-                    self.give_back(&(0..moment.size));
-                    Err(self.explained(error, &moment, &target).await)
+                    self.give_back(&(0..commit.size));
+                    Err(self.explained(error, &commit, &target).await)
                 }
                 done => done,
             },
@@ -108,7 +108,7 @@ impl Writer {
     }
 
     /// The state to make safe; none when it is safe.
-    fn moment(&self) -> Option<Moment> {
+    fn commit_snapshot(&self) -> Option<CommitSnapshot> {
         let mut state = self.state();
         state.plan();
         let condition = match &state.replaces {
@@ -116,7 +116,7 @@ impl Writer {
             Some(etag) => Condition::Matches(etag.clone()),
             None => Condition::Absent,
         };
-        state.is_dirty().then(|| Moment {
+        state.is_dirty().then(|| CommitSnapshot {
             changes: state.changes,
             condition,
             size: state.size,
@@ -125,22 +125,22 @@ impl Writer {
         })
     }
 
-    async fn carry_out(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<(), Error> {
+    async fn carry_out(self: &Arc<Self>, commit: &CommitSnapshot, target: &Target) -> Result<(), Error> {
         if let Some(error) = self.refused_part() {
             return Err(error);
         }
-        if let Some(begun) = self.stream_to_finish(moment, target) {
+        if let Some(begun) = self.stream_to_finish(commit, target) {
             let begun_for = begun.target.clone();
-            match self.finish_stream(moment, begun).await {
+            match self.finish_stream(commit, begun).await {
                 Ok(stored) if begun_for.is_good_enough_for(target) => {
-                    self.settle(moment, &begun_for.object, stored);
+                    self.settle(commit, &begun_for.object, stored);
                     return Ok(());
                 }
                 Ok(stored) => {
                     // The content is safe; the attributes stay a change until they are, too.
                     self.touch();
-                    self.settle(moment, &begun_for.object, stored);
-                    return self.correct_metadata(moment, target).await;
+                    self.settle(commit, &begun_for.object, stored);
+                    return self.correct_metadata(commit, target).await;
                 }
                 // Somebody aborted the upload, and all of its bytes are still here.
                 Err(Error::Store(error)) if error.kind == Kind::NoSuchUpload => {}
@@ -148,28 +148,28 @@ impl Writer {
             }
         }
         self.drop_stream().await?;
-        let stored = self.store_anew(moment, target).await?;
-        self.settle(moment, &target.object, stored);
+        let stored = self.store_anew(commit, target).await?;
+        self.settle(commit, &target.object, stored);
         Ok(())
     }
 
-    async fn store_anew(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<Stored, Error> {
-        if let Some(base) = self.copied_whole(moment) {
-            self.copy_whole(base, moment, target).await
-        } else if moment.size <= SINGLE_PUT_BYTES_MAX {
-            self.put_whole(moment, target).await
+    async fn store_anew(self: &Arc<Self>, commit: &CommitSnapshot, target: &Target) -> Result<Stored, Error> {
+        if let Some(base) = self.copied_whole(commit) {
+            self.copy_whole(base, commit, target).await
+        } else if commit.size <= SINGLE_PUT_BYTES_MAX {
+            self.put_whole(commit, target).await
         } else {
-            self.put_parts(moment, target).await
+            self.put_parts(commit, target).await
         }
     }
 
     /// Records the new object, and drops the buffer with its keys when nothing changed meanwhile; otherwise all of it
     /// that the object has.
-    fn settle(&self, moment: &Moment, object: &NewObject, stored: Stored) {
+    fn settle(&self, commit: &CommitSnapshot, object: &NewObject, stored: Stored) {
         let version = stored.version.clone();
-        let source = Source { key: object.key.clone(), version, size: moment.size };
-        self.stand_on(&mut self.state(), source, moment.changes);
-        self.destination.committed(&object.key, head_of(object, moment.size, stored));
+        let source = Source { key: object.key.clone(), version, size: commit.size };
+        self.stand_on(&mut self.state(), source, commit.changes);
+        self.destination.committed(&object.key, head_of(object, commit.size, stored));
     }
 
     pub(super) fn stand_on(&self, state: &mut State, stored: Base, changes: u64) {
@@ -181,14 +181,14 @@ impl Writer {
         }
     }
 
-    async fn put_whole(&self, moment: &Moment, target: &Target) -> Result<Stored, Error> {
+    async fn put_whole(&self, commit: &CommitSnapshot, target: &Target) -> Result<Stored, Error> {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
-            let _filling = self.fill(&(0..moment.size), moment.base.as_ref(), moment.base_len).await?;
-            let snapshot = self.with_room(|| self.buffer.snapshot(0..moment.size)).await?;
-            self.refuse_if_cut(moment, &target.object.key)?;
+            let _filling = self.fill(&(0..commit.size), commit.base.as_ref(), commit.base_len).await?;
+            let snapshot = self.with_room(|| self.buffer.snapshot(0..commit.size)).await?;
+            self.refuse_if_cut(commit, &target.object.key)?;
             let payload: Arc<dyn Payload> = Arc::new(SnapshotPayload::new(Arc::new(snapshot)));
-            match self.engine.gateway.put(&target.object, payload, &moment.condition).await {
-                Err(error) if error.kind == Kind::Local && self.state().changes != moment.changes => {}
+            match self.engine.gateway.put(&target.object, payload, &commit.condition).await {
+                Err(error) if error.kind == Kind::Local && self.state().changes != commit.changes => {}
                 outcome => return Ok(outcome?.into_inner()),
             }
         }
@@ -196,19 +196,19 @@ impl Writer {
     }
 
     /// The upload that was begun while the program wrote, if it is the way to this commit; `keep_stream` puts it back.
-    fn stream_to_finish(&self, moment: &Moment, target: &Target) -> Option<Begun> {
+    fn stream_to_finish(&self, commit: &CommitSnapshot, target: &Target) -> Option<Begun> {
         let mut state = self.state();
         let stream = state.stream.as_mut()?;
         let same_key = stream.target.object.key == target.object.key;
         let refused = stream.failure.as_ref().is_some_and(Error::is_mismatch);
-        let worth_it = moment.size > SINGLE_PUT_BYTES_MAX || stream.gave_up(&(0..u64::MAX), &self.buffer.present());
+        let worth_it = commit.size > SINGLE_PUT_BYTES_MAX || stream.gave_up(&(0..u64::MAX), &self.buffer.present());
         if refused || !(same_key && worth_it && stream.upload.initialized()) {
             return None;
         }
         let upload = Arc::into_inner(std::mem::take(&mut stream.upload)).and_then(OnceCell::into_inner);
         let upload = upload.expect("it is initialised, and the tasks that shared it have settled");
         let grid = stream.grid;
-        Some(Begun { upload, target: stream.target.clone(), grid, sent: stream.sent_of(moment.size) })
+        Some(Begun { upload, target: stream.target.clone(), grid, sent: stream.sent_of(commit.size) })
     }
 
     /// That the answer to a part was not what was asked, told once. Where parts are in the upload alone it goes on, and
@@ -241,13 +241,13 @@ impl Writer {
     }
 
     /// Completes the upload that was begun while the program wrote.
-    async fn finish_stream(self: &Arc<Self>, moment: &Moment, begun: Begun) -> Result<Stored, Error> {
+    async fn finish_stream(self: &Arc<Self>, commit: &CommitSnapshot, begun: Begun) -> Result<Stored, Error> {
         // The object's bytes are all here instead when they were taken in meanwhile.
-        let is_copied = |range: &Range<u64>| range.end <= begun.grid.copied() && range.end <= moment.base_len;
+        let is_copied = |range: &Range<u64>| range.end <= begun.grid.copied() && range.end <= commit.base_len;
         let planned = |range| if is_copied(&range) { Planned::Copy(range) } else { Planned::Put(range) };
-        let parts = begun.grid.parts(moment.size).map(|(number, range)| (number, planned(range))).collect();
+        let parts = begun.grid.parts(commit.size).map(|(number, range)| (number, planned(range))).collect();
         let assembly = Assembly { parts, sent: begun.sent };
-        match self.assemble(moment, begun.upload, assembly, true).await {
+        match self.assemble(commit, begun.upload, assembly, true).await {
             Err((error, upload)) => Err(self.keep_stream(error, upload).await),
             Ok(stored) => Ok(stored),
         }
@@ -289,23 +289,23 @@ impl Writer {
     /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy of the new
     /// object onto itself. When that fails, the content is safe and the attributes are a change that the next commit
     /// has to store.
-    async fn correct_metadata(&self, moment: &Moment, target: &Target) -> Result<(), Error> {
+    async fn correct_metadata(&self, commit: &CommitSnapshot, target: &Target) -> Result<(), Error> {
         let Some(source) = self.state().base.clone() else { return Ok(()) };
         let condition = match self.engine.settings.conditional {
             true => Condition::Matches(source.version.etag.clone()),
             false => Condition::None,
         };
         let copied = self.engine.gateway.copy(&source, &target.object, &condition).await?.into_inner();
-        let corrected = Moment { changes: moment.changes + 1, ..moment.clone() };
+        let corrected = CommitSnapshot { changes: commit.changes + 1, ..commit.clone() };
         self.settle(&corrected, &target.object, copied);
         Ok(())
     }
 
-    async fn put_parts(self: &Arc<Self>, moment: &Moment, target: &Target) -> Result<Stored, Error> {
-        let planned = plan(moment.size, moment.base_len, &self.buffer.present());
+    async fn put_parts(self: &Arc<Self>, commit: &CommitSnapshot, target: &Target) -> Result<Stored, Error> {
+        let planned = plan(commit.size, commit.base_len, &self.buffer.present());
         let parts = (1..).zip(planned).collect();
         let upload = self.engine.gateway.start_upload(&target.object).await?;
-        match self.assemble(moment, upload, Assembly { parts, sent: BTreeMap::new() }, false).await {
+        match self.assemble(commit, upload, Assembly { parts, sent: BTreeMap::new() }, false).await {
             Ok(stored) => Ok(stored),
             Err((error, upload)) => {
                 if let Some(upload) = upload {
@@ -319,33 +319,33 @@ impl Writer {
     /// Sends or copies what is missing, and completes the upload. On failure the upload is given back while it lives.
     async fn assemble(
         &self,
-        moment: &Moment,
+        commit: &CommitSnapshot,
         upload: Upload,
         assembly: Assembly,
         streamed: bool,
     ) -> Result<Stored, (Error, Option<Upload>)> {
-        let parts = match self.send_missing(moment, &upload, &assembly, streamed).await {
+        let parts = match self.send_missing(commit, &upload, &assembly, streamed).await {
             Ok(parts) => parts,
             Err(Error::Store(error)) if error.kind == Kind::NoSuchUpload => return Err((error.into(), None)),
             Err(error) => return Err((error, Some(upload))),
         };
         let crc64 = whole_crc64(&assembly.parts, &parts);
         let parts = parts.into_iter().map(|(part, _)| part).collect();
-        let backing = self.backing(moment, upload.key(), &assembly);
-        match upload.complete(parts, moment.size, crc64, &moment.condition, backing).await {
+        let backing = self.backing(commit, upload.key(), &assembly);
+        match upload.complete(parts, commit.size, crc64, &commit.condition, backing).await {
             Ok(stored) => Ok(stored.into_inner()),
             Err(Unfinished { error, upload }) => Err((error.into(), upload)),
         }
     }
 
     /// Who has the content of the object besides the store, once it is made.
-    fn backing(&self, moment: &Moment, key: &Key, assembly: &Assembly) -> Backing {
+    fn backing(&self, commit: &CommitSnapshot, key: &Key, assembly: &Assembly) -> Backing {
         let only_sent = |stream: &Stream| !stream.only_sent(&self.buffer).is_empty();
         if self.state().stream.as_ref().is_some_and(only_sent) {
             return Backing::Nowhere;
         }
         let copies = assembly.parts.iter().any(|(_, part)| matches!(part, Planned::Copy(_)));
-        match moment.base.as_ref().filter(|_| copies) {
+        match commit.base.as_ref().filter(|_| copies) {
             Some(base) => Backing::of_copy(&base.key, key),
             None => Backing::Held,
         }
@@ -354,15 +354,15 @@ impl Writer {
     /// All parts in order, each with its checksum where it is known (a copied part's is where the store tells it).
     async fn send_missing(
         &self,
-        moment: &Moment,
+        commit: &CommitSnapshot,
         upload: &Upload,
         assembly: &Assembly,
         streamed: bool,
     ) -> Result<Vec<(Part, Option<u64>)>, Error> {
         let one = async |(number, part): &(u32, Planned)| match (assembly.sent.get(number), part) {
             (Some(sent), _) => Ok((sent.part.clone(), Some(sent.crc64))),
-            (None, Planned::Copy(range)) => self.copy_part(moment, upload, *number, range).await,
-            (None, Planned::Put(range)) => self.put_part(moment, upload, *number, range, streamed).await,
+            (None, Planned::Copy(range)) => self.copy_part(commit, upload, *number, range).await,
+            (None, Planned::Put(range)) => self.put_part(commit, upload, *number, range, streamed).await,
         };
         let most = self.engine.settings.file_parts_in_flight_max;
         stream::iter(&assembly.parts).map(one).buffered(most).try_collect().await
@@ -370,12 +370,12 @@ impl Writer {
 
     async fn copy_part(
         &self,
-        moment: &Moment,
+        commit: &CommitSnapshot,
         upload: &Upload,
         number: u32,
         range: &Range<u64>,
     ) -> Result<(Part, Option<u64>), Error> {
-        let (base, range) = moment
+        let (base, range) = commit
             .base
             .as_ref()
             .zip(ByteRange::new(range.start, range.end))
@@ -389,24 +389,24 @@ impl Writer {
 
     async fn put_part(
         &self,
-        moment: &Moment,
+        commit: &CommitSnapshot,
         upload: &Upload,
         number: u32,
         range: &Range<u64>,
         streamed: bool,
     ) -> Result<(Part, Option<u64>), Error> {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
-            let _filling = self.fill(range, moment.base.as_ref(), moment.base_len).await?;
+            let _filling = self.fill(range, commit.base.as_ref(), commit.base_len).await?;
             let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
-            self.refuse_if_cut(moment, upload.key())?;
+            self.refuse_if_cut(commit, upload.key())?;
             match self.send_part(upload, number, Arc::new(snapshot)).await {
-                Err(error) if error.is_local() && self.state().changes != moment.changes => {}
+                Err(error) if error.is_local() && self.state().changes != commit.changes => {}
                 outcome => {
                     let sent = outcome?;
                     if !streamed {
                         self.give_back(range);
                     }
-                    self.record(streamed, moment, number, &sent);
+                    self.record(streamed, commit, number, &sent);
                     return Ok((sent.part, Some(sent.crc64)));
                 }
             }
@@ -416,17 +416,17 @@ impl Writer {
 
     /// What was cut off since the commit took its plan reads as zeros here now, which the file never had there: neither
     /// before the cut nor after it. The commit starts over with what the file is now.
-    fn refuse_if_cut(&self, moment: &Moment, key: &Key) -> Result<(), Error> {
-        match self.state().plan.low_water < moment.size {
+    fn refuse_if_cut(&self, commit: &CommitSnapshot, key: &Key) -> Result<(), Error> {
+        match self.state().plan.low_water < commit.size {
             true => Err(Error::ChangedWhileSent { key: key.to_string() }),
             false => Ok(()),
         }
     }
 
     /// So that a commit that fails later need not send this part of the stream again.
-    fn record(&self, streamed: bool, moment: &Moment, number: u32, sent: &Sent) {
+    fn record(&self, streamed: bool, commit: &CommitSnapshot, number: u32, sent: &Sent) {
         let mut state = self.state();
-        let unchanged = state.changes == moment.changes;
+        let unchanged = state.changes == commit.changes;
         if let Some(stream) = state.stream.as_mut().filter(|_| streamed && unchanged) {
             stream.record(number, sent.clone());
         }
