@@ -52,7 +52,7 @@ impl Writer {
                 Err(error) if !self.engine.settings.conditional && matches!(error.kind, Kind::AccessDenied { .. }) => {}
                 Err(error) => {
                     let error = Error::from(error);
-                    let is_known = self.state().resume_plan(&attempt);
+                    let is_known = self.state().resume_mark(&attempt);
                     if is_known {
                         self.note_aftermath(&error, attempt.size);
                     }
@@ -76,10 +76,10 @@ impl Writer {
                 return;
             }
             // With what was written while the store was asked.
-            if !state.resume_plan(attempt) {
+            if !state.resume_mark(attempt) {
                 return;
             }
-            let (changes, stream) = (state.plan.changes, state.stream.take());
+            let (changes, stream) = (state.mark.changes, state.stream.take());
             self.stand_on(&mut state, base, changes);
             stream
         };
@@ -99,7 +99,7 @@ impl Writer {
             state.replaced_by(stored);
         } else {
             // Nobody but this object has the bytes of some parts.
-            let changes = state.plan.changes;
+            let changes = state.mark.changes;
             self.stand_on(&mut state, stored, changes);
             state.changes += 1;
         }

@@ -110,7 +110,7 @@ impl Writer {
     /// The state to make safe; none when it is safe.
     fn commit_snapshot(&self) -> Option<CommitSnapshot> {
         let mut state = self.state();
-        state.plan();
+        state.begin_commit();
         let condition = match &state.replaces {
             _ if !self.engine.settings.conditional => Condition::None,
             Some(etag) => Condition::Matches(etag.clone()),
@@ -417,7 +417,7 @@ impl Writer {
     /// What was cut off since the commit took its plan reads as zeros here now, which the file never had there: neither
     /// before the cut nor after it. The commit starts over with what the file is now.
     fn refuse_if_cut(&self, commit: &CommitSnapshot, key: &Key) -> Result<(), Error> {
-        match self.state().plan.low_water < commit.size {
+        match self.state().mark.low_water < commit.size {
             true => Err(Error::ChangedWhileSent { key: key.to_string() }),
             false => Ok(()),
         }

@@ -16,7 +16,7 @@ use dssefs_s3::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::early_upload::{Sent, Stream};
 use super::parts::Grid;
-use super::state::{Plan, State, TRIED_MAX, Tried};
+use super::state::{CommitMark, State, TRIED_MAX, Tried};
 use super::{CommitTarget, Destination, Engine, Error, Target, Writer};
 
 /// Bytes that are read for the journal at a time.
@@ -295,7 +295,7 @@ impl KeptAttempt {
     fn of(tried: &Tried) -> Option<KeptAttempt> {
         let Attempt { object, size, content, upload } = &*tried.attempt;
         let Content::Of(Checksum::Crc64(crc64)) = *content else { return None };
-        let Plan { since, low_water, .. } = &tried.plan;
+        let CommitMark { since, low_water, .. } = &tried.mark;
         let (object, upload) = (object.clone(), upload.clone());
         Some(KeptAttempt { object, size: *size, crc64, upload, since: since.iter().collect(), low_water: *low_water })
     }
@@ -304,8 +304,8 @@ impl KeptAttempt {
         let KeptAttempt { object, size, crc64, upload, since, low_water } = self;
         let attempt = Attempt { object, size, content: Content::Of(Checksum::Crc64(crc64)), upload };
         // Whatever it made, the file that is kept has changes to it.
-        let plan = Plan { changes: 0, since: since.into_iter().collect(), low_water };
-        Tried { attempt: Arc::new(attempt), plan }
+        let mark = CommitMark { changes: 0, since: since.into_iter().collect(), low_water };
+        Tried { attempt: Arc::new(attempt), mark }
     }
 }
 

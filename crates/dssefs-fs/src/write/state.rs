@@ -65,7 +65,7 @@ pub enum CommitTarget {
 
 /// What a commit is about to store, and what has become of the file since.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct CommitMark {
     /// The number of changes that it stores.
     pub(crate) changes: u64,
     /// What was written since, of what may be in the object: all that is left to do when the commit succeeds.
@@ -74,7 +74,7 @@ pub(crate) struct Plan {
     pub(crate) low_water: u64,
 }
 
-impl Plan {
+impl CommitMark {
     fn cut(&mut self, size: u64) {
         self.since.remove(size..u64::MAX);
         self.low_water = self.low_water.min(size);
@@ -85,7 +85,7 @@ impl Plan {
 #[derive(Clone, Debug)]
 pub(crate) struct Tried {
     pub(crate) attempt: Arc<Attempt>,
-    pub(crate) plan: Plan,
+    pub(crate) mark: CommitMark,
 }
 
 /// Commits of different changes whose answers were lost one after the other. Of more than these the oldest is taken for
@@ -112,7 +112,7 @@ pub(crate) struct State {
     /// What was ever written or zeroed since the base was made; a hole is never one of these.
     pub(crate) written: RangeSet,
     /// That of the commit under way, or of the last one.
-    pub(crate) plan: Plan,
+    pub(crate) mark: CommitMark,
     /// Earlier ones that may have succeeded since the last one that is known to.
     pub(crate) tried: Vec<Tried>,
     /// Whether a short base could not be taken in to be sent ahead; not tried again before the next commit.
@@ -135,7 +135,7 @@ impl State {
             committing: false,
             abandoned: false,
             written: RangeSet::default(),
-            plan: Plan { changes: 0, since: RangeSet::default(), low_water: size },
+            mark: CommitMark { changes: 0, since: RangeSet::default(), low_water: size },
             tried: Vec::new(),
             base_stays: false,
             stream: None,
@@ -168,7 +168,7 @@ impl State {
         self.size = self.size.max(range.end);
         self.changes += 1;
         self.written.insert(range.clone());
-        self.plans().for_each(|plan| plan.since.insert(range.clone()));
+        self.marks().for_each(|mark| mark.since.insert(range.clone()));
         if let Some(stream) = &mut self.stream {
             stream.touched(range);
         }
@@ -179,7 +179,7 @@ impl State {
         let old = self.size;
         self.size = size;
         self.written.remove(size..u64::MAX);
-        self.plans().for_each(|plan| plan.cut(size));
+        self.marks().for_each(|mark| mark.cut(size));
         self.base_len = self.base_len.min(size);
         if size == 0 {
             self.base = None;
@@ -206,24 +206,24 @@ impl State {
     }
 
     /// The commit under way takes its plan now: what is written from here on is for the next one.
-    pub(crate) fn plan(&mut self) {
-        self.plan = Plan { changes: self.changes, since: RangeSet::default(), low_water: self.size };
+    pub(crate) fn begin_commit(&mut self) {
+        self.mark = CommitMark { changes: self.changes, since: RangeSet::default(), low_water: self.size };
     }
 
     /// All plans of which something may be in the store.
-    fn plans(&mut self) -> impl Iterator<Item = &mut Plan> {
-        self.tried.iter_mut().map(|tried| &mut tried.plan).chain(std::iter::once(&mut self.plan))
+    fn marks(&mut self) -> impl Iterator<Item = &mut CommitMark> {
+        self.tried.iter_mut().map(|tried| &mut tried.mark).chain(std::iter::once(&mut self.mark))
     }
 
     /// After a commit that made an object of what the file was at change number `planned`: true when nothing has
     /// changed since, so that the buffer can be dropped. Otherwise all of it can that is not `written` any more.
     pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
-        self.base_len = stored.size.min(self.plan.low_water);
+        self.base_len = stored.size.min(self.mark.low_water);
         self.replaces = Some(stored.version.etag.clone());
         self.base = Some(stored);
         self.base_stays = false;
         self.committed = planned;
-        self.written = self.plan.since.clone();
+        self.written = self.mark.since.clone();
         self.tried.clear();
         !self.is_dirty()
     }
@@ -233,33 +233,33 @@ impl State {
         // The same once more is no other attempt; of a copy, the first one's time counts.
         let is_same = |tried: &Tried| {
             let Attempt { object, upload, .. } = &*tried.attempt;
-            tried.plan.changes == self.plan.changes && (object, upload) == (&attempt.object, &attempt.upload)
+            tried.mark.changes == self.mark.changes && (object, upload) == (&attempt.object, &attempt.upload)
         };
         if self.tried.iter().any(is_same) {
             return;
         }
-        self.push_tried(attempt, self.plan.clone());
+        self.push_tried(attempt, self.mark.clone());
     }
 
     /// The object under the changes may have been replaced by a copy of itself. None of the changes are in it.
     pub(crate) fn note_copy_in_doubt(&mut self, attempt: &Arc<Attempt>) {
-        let plan = Plan { changes: self.committed, since: self.written.clone(), low_water: self.base_len };
-        self.push_tried(attempt, plan);
+        let mark = CommitMark { changes: self.committed, since: self.written.clone(), low_water: self.base_len };
+        self.push_tried(attempt, mark);
     }
 
-    fn push_tried(&mut self, attempt: &Arc<Attempt>, plan: Plan) {
+    fn push_tried(&mut self, attempt: &Arc<Attempt>, mark: CommitMark) {
         if self.tried.len() == TRIED_MAX {
             self.tried.remove(0);
         }
-        self.tried.push(Tried { attempt: Arc::clone(attempt), plan });
+        self.tried.push(Tried { attempt: Arc::clone(attempt), mark });
     }
 
     /// Takes the plan of a commit in doubt for that of the last one; false when nobody is in doubt about it any more.
-    pub(crate) fn resume_plan(&mut self, attempt: &Arc<Attempt>) -> bool {
+    pub(crate) fn resume_mark(&mut self, attempt: &Arc<Attempt>) -> bool {
         let tried = self.tried.iter().find(|tried| Arc::ptr_eq(&tried.attempt, attempt));
         match tried {
             Some(tried) => {
-                self.plan = tried.plan.clone();
+                self.mark = tried.mark.clone();
                 true
             }
             None => false,
@@ -364,7 +364,7 @@ mod tests {
     fn changes_during_a_commit_stay_dirty() {
         let mut state = State::new(None, 0, true);
         state.changed(&(0..50));
-        let planned = begin_commit(&mut state);
+        let planned = commit_begins(&mut state);
         state.resized(20);
         state.changed(&(60..70));
         assert!(!state.settle(base(50), planned));
@@ -377,7 +377,7 @@ mod tests {
         const LONG: u64 = SINGLE_PUT_BYTES_MAX + 1;
         let mut state = State::new(None, 0, true);
         state.changed(&(0..LONG));
-        let planned = begin_commit(&mut state);
+        let planned = commit_begins(&mut state);
         state.changed(&(LONG..2 * LONG));
         state.changed(&(2 * LONG..3 * LONG));
         state.resized(2 * LONG + 5);
@@ -385,14 +385,14 @@ mod tests {
         state.committing = false;
         assert!(state.written.iter().eq(std::iter::once(LONG..2 * LONG + 5)));
         assert_eq!(state.grid(), Grid::behind(LONG), "the file is streamed behind what the commit has stored");
-        let planned = begin_commit(&mut state);
+        let planned = commit_begins(&mut state);
         assert!(state.settle(base(2 * LONG + 5), planned));
         assert!(state.written.is_empty());
     }
 
     /// A commit of the state as it is, whose answer is lost.
     fn try_in_vain(state: &mut State) {
-        begin_commit(state);
+        commit_begins(state);
         let object = NewObject::at(Key::new("k").unwrap());
         let attempt = Attempt { object, size: state.size, content: Content::Unknown, upload: None };
         state.note_doubt(&Arc::new(attempt));
@@ -411,7 +411,7 @@ mod tests {
         try_in_vain(&mut state);
         state.changed(&(90..95));
         let first = Arc::clone(&state.tried[0].attempt);
-        assert!(state.resume_plan(&first));
+        assert!(state.resume_mark(&first));
         let ours = Source { version: Version { etag: ETag::new("ours"), id: None }, ..base(100) };
         assert!(!state.settle(ours, 1));
         assert_eq!((state.size, state.base_len, state.replaces.clone()), (95, 80, Some(ETag::new("ours"))));
@@ -426,8 +426,8 @@ mod tests {
         let attempt = Arc::new(Attempt { object, size: 100, content: Content::Unknown, upload: None });
         state.note_copy_in_doubt(&attempt);
         state.changed(&(50..60));
-        assert!(state.resume_plan(&attempt));
-        assert!(!state.settle(base(100), state.plan.changes), "they are still to be stored");
+        assert!(state.resume_mark(&attempt));
+        assert!(!state.settle(base(100), state.mark.changes), "they are still to be stored");
         assert!(state.written.iter().eq([10..20, 50..60]) && state.base_len == 100);
     }
 
@@ -466,9 +466,9 @@ mod tests {
         assert!(state.written.contains(0..100), "what is lost is no hole");
     }
 
-    fn begin_commit(state: &mut State) -> u64 {
+    fn commit_begins(state: &mut State) -> u64 {
         state.committing = true;
-        state.plan();
+        state.begin_commit();
         state.changes
     }
 }
