@@ -16,7 +16,7 @@ use dssefs_s3::object::{ByteRange, Key, ObjectMeta};
 use dssefs_s3::s3::{Backing, Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
 
 use super::early_upload::{Sent, Stream};
-use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
+use super::parts::{AppendLayout, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
 use super::state::State;
 use super::writer::{abort, abort_upload};
@@ -46,7 +46,7 @@ pub(super) struct CommitSnapshot {
 struct Begun {
     upload: Upload,
     target: Target,
-    grid: Grid,
+    layout: AppendLayout,
     sent: BTreeMap<u32, Sent>,
 }
 
@@ -207,8 +207,8 @@ impl Writer {
         }
         let upload = Arc::into_inner(std::mem::take(&mut stream.upload)).and_then(OnceCell::into_inner);
         let upload = upload.expect("it is initialised, and the tasks that shared it have settled");
-        let grid = stream.grid;
-        Some(Begun { upload, target: stream.target.clone(), grid, sent: stream.sent_of(commit.size) })
+        let layout = stream.layout;
+        Some(Begun { upload, target: stream.target.clone(), layout, sent: stream.sent_of(commit.size) })
     }
 
     /// That the answer to a part was not what was asked, told once. Where parts are in the upload alone it goes on, and
@@ -243,9 +243,9 @@ impl Writer {
     /// Completes the upload that was begun while the program wrote.
     async fn finish_stream(self: &Arc<Self>, commit: &CommitSnapshot, begun: Begun) -> Result<Stored, Error> {
         // The object's bytes are all here instead when they were taken in meanwhile.
-        let is_copied = |range: &Range<u64>| range.end <= begun.grid.copied() && range.end <= commit.base_len;
+        let is_copied = |range: &Range<u64>| range.end <= begun.layout.copied() && range.end <= commit.base_len;
         let planned = |range| if is_copied(&range) { Planned::Copy(range) } else { Planned::Put(range) };
-        let parts = begun.grid.parts(commit.size).map(|(number, range)| (number, planned(range))).collect();
+        let parts = begun.layout.parts(commit.size).map(|(number, range)| (number, planned(range))).collect();
         let assembly = Assembly { parts, sent: begun.sent };
         match self.assemble(commit, begun.upload, assembly, true).await {
             Err((error, upload)) => Err(self.keep_stream(error, upload).await),

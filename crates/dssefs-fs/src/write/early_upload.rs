@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 use crate::spill::{Buffer, RangeSet};
 use dssefs_s3::s3::{Part, Upload};
 
-use super::parts::Grid;
+use super::parts::AppendLayout;
 use super::{Error, Target};
 
 /// The upload of a file that is written in sequence: from its beginning, or on behind an object whose bytes stay as
@@ -19,7 +19,7 @@ pub(crate) struct Stream {
     pub(crate) upload: Arc<OnceCell<Upload>>,
     /// What the upload was, or will be, begun with.
     pub(crate) target: Target,
-    pub(crate) grid: Grid,
+    pub(crate) layout: AppendLayout,
     parts: BTreeMap<u32, Progress>,
     next: u32,
     in_flight: usize,
@@ -40,24 +40,29 @@ enum Progress {
 }
 
 impl Stream {
-    pub(crate) fn new(target: Target, grid: Grid) -> Stream {
+    pub(crate) fn new(target: Target, layout: AppendLayout) -> Stream {
         let upload = Arc::new(OnceCell::new());
-        Stream { upload, target, grid, parts: BTreeMap::new(), next: grid.first(), in_flight: 0, failure: None }
+        Stream { upload, target, layout, parts: BTreeMap::new(), next: layout.first(), in_flight: 0, failure: None }
     }
 
     /// An upload that another process has begun, with the parts that it has sent.
-    pub(crate) fn resumed(target: Target, grid: Grid, upload: Upload, sent: impl IntoIterator<Item = Sent>) -> Stream {
+    pub(crate) fn resumed(
+        target: Target,
+        layout: AppendLayout,
+        upload: Upload,
+        sent: impl IntoIterator<Item = Sent>,
+    ) -> Stream {
         let parts: BTreeMap<u32, Progress> =
             sent.into_iter().map(|sent| (sent.part.number, Progress::Sent(sent))).collect();
-        let next = (grid.first()..).find(|number| !parts.contains_key(number)).unwrap_or(grid.first());
+        let next = (layout.first()..).find(|number| !parts.contains_key(number)).unwrap_or(layout.first());
         let upload = Arc::new(OnceCell::from(upload));
-        Stream { upload, target, grid, parts, next, in_flight: 0, failure: None }
+        Stream { upload, target, layout, parts, next, in_flight: 0, failure: None }
     }
 
     /// Whether bytes of `range` are among those that the commit copies from the object. Once one of them changes, the
     /// upload is of no use.
     pub(crate) fn copies(&self, range: &Range<u64>) -> bool {
-        !range.is_empty() && range.start < self.grid.copied()
+        !range.is_empty() && range.start < self.layout.copied()
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -72,7 +77,7 @@ impl Stream {
             self.next += 1;
         }
         let number = self.next;
-        let range = self.grid.part(number)?;
+        let range = self.layout.part(number)?;
         let ripe = self.failure.is_none() && range.end < size && buffer.contains(range.clone());
         ripe.then(|| {
             self.parts.insert(number, Progress::Sending { stale: false });
@@ -110,7 +115,7 @@ impl Stream {
     /// Forgets the parts that hold bytes of `range`, which has changed: they are sent again at the commit.
     pub(crate) fn touched(&mut self, range: &Range<u64>) {
         let mut changed = Vec::new();
-        for (number, progress) in self.parts.range_mut(self.grid.numbers(range)) {
+        for (number, progress) in self.parts.range_mut(self.layout.numbers(range)) {
             match progress {
                 Progress::Sending { stale } => *stale = true,
                 Progress::Sent(_) => changed.push(*number),
@@ -124,7 +129,7 @@ impl Stream {
     /// Forgets the parts that reach past `size`, where the file now ends.
     pub(crate) fn cut(&mut self, size: u64) {
         self.touched(&(size..u64::MAX));
-        self.next = self.next.min(self.grid.number_at(size));
+        self.next = self.next.min(self.layout.number_at(size));
     }
 
     /// Whether a part that `range` touches is in the store and not whole among what is `present` on this host.
@@ -149,9 +154,9 @@ impl Stream {
     /// The bytes of the sent parts that `range` touches. The last one of a file that a commit has sent may be shorter
     /// than its place.
     fn sent_over(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
-        self.parts.range(self.grid.numbers(range)).filter_map(|(number, progress)| match progress {
+        self.parts.range(self.layout.numbers(range)).filter_map(|(number, progress)| match progress {
             Progress::Sent(sent) => {
-                let place = self.grid.part(*number)?;
+                let place = self.layout.part(*number)?;
                 Some(place.start..place.end.min(place.start + sent.part.size))
             }
             Progress::Sending { .. } => None,
@@ -165,7 +170,7 @@ impl Stream {
             let sent = self.sent(number).filter(|sent| sent.part.size == range.end - range.start)?;
             Some((number, sent.clone()))
         };
-        self.grid.parts(size).filter_map(sent).collect()
+        self.layout.parts(size).filter_map(sent).collect()
     }
 
     /// Those of them that will not be sent again in their place, where they would become another part than the one that
@@ -173,7 +178,7 @@ impl Stream {
     /// ends the file may grow, and stays here.
     pub(crate) fn sent_alone(&self, size: u64, buffer: &Buffer) -> BTreeMap<u32, Sent> {
         let is_alone = |number: u32| {
-            let place = self.grid.part(number).unwrap_or(0..0);
+            let place = self.layout.part(number).unwrap_or(0..0);
             let range = place.start..place.end.min(size);
             if place.end <= size {
                 buffer.discard(range.clone());

@@ -36,15 +36,15 @@ const HEAD_PART_BYTES: u64 = 4 * GIB;
 /// The parts of a file that is written in sequence. Its first bytes may be those of an object, and are copied as the
 /// first parts; the schedule follows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Grid {
+pub(crate) struct AppendLayout {
     copied: u64,
 }
 
-impl Grid {
+impl AppendLayout {
     /// Of a file whose first `copied` bytes come from an object; none where these are too few for a part that others
     /// follow.
-    pub(crate) fn behind(copied: u64) -> Option<Grid> {
-        (copied == 0 || copied >= PART_BYTES_MIN).then_some(Grid { copied })
+    pub(crate) fn behind(copied: u64) -> Option<AppendLayout> {
+        (copied == 0 || copied >= PART_BYTES_MIN).then_some(AppendLayout { copied })
     }
 
     /// How many bytes come from the object.
@@ -260,16 +260,16 @@ mod tests {
 
     #[test]
     fn a_grid_is_cut_to_the_file() {
-        let grid = Grid::behind(0).unwrap();
-        assert_eq!(grid.parts(0).count(), 0);
-        assert_eq!(grid.parts(1).collect::<Vec<_>>(), [(1, 0..1)]);
-        assert_eq!(grid.parts(16 * MIB).collect::<Vec<_>>(), [(1, 0..16 * MIB)]);
-        assert_eq!(grid.parts(16 * MIB + 1).last(), Some((2, 16 * MIB..16 * MIB + 1)));
-        let behind = Grid::behind(10 * MIB).unwrap();
+        let layout = AppendLayout::behind(0).unwrap();
+        assert_eq!(layout.parts(0).count(), 0);
+        assert_eq!(layout.parts(1).collect::<Vec<_>>(), [(1, 0..1)]);
+        assert_eq!(layout.parts(16 * MIB).collect::<Vec<_>>(), [(1, 0..16 * MIB)]);
+        assert_eq!(layout.parts(16 * MIB + 1).last(), Some((2, 16 * MIB..16 * MIB + 1)));
+        let behind = AppendLayout::behind(10 * MIB).unwrap();
         let parts = [(1, 0..10 * MIB), (2, 10 * MIB..26 * MIB), (3, 26 * MIB..27 * MIB)];
         assert_eq!(behind.parts(27 * MIB).collect::<Vec<_>>(), parts);
         assert_eq!(behind.parts(10 * MIB).collect::<Vec<_>>(), [(1, 0..10 * MIB)]);
-        assert_eq!(Grid::behind(PART_BYTES_MIN - 1), None);
+        assert_eq!(AppendLayout::behind(PART_BYTES_MIN - 1), None);
     }
 
     #[test]
@@ -277,16 +277,16 @@ mod tests {
         for copied in
             [0, 5 * MIB, 16 * MIB + 1, GIB - 1, GIB, 4 * GIB, 4 * GIB + 1, 100 * GIB + 7, OBJECT_BYTES_MAX - 1]
         {
-            let grid = Grid::behind(copied).unwrap();
+            let layout = AppendLayout::behind(copied).unwrap();
             let mut end = 0;
-            for (number, part) in grid.parts(OBJECT_BYTES_MAX) {
+            for (number, part) in layout.parts(OBJECT_BYTES_MAX) {
                 assert_eq!(part.start, end, "part {number} behind {copied}");
                 assert!(part.end - part.start <= 5 * GIB, "part {number} behind {copied}");
                 assert!(part.end - part.start >= PART_BYTES_MIN || part.end == OBJECT_BYTES_MAX);
                 assert!(u64::from(number) <= PARTS_MAX);
-                assert_eq!(part.end <= copied, number < grid.first(), "part {number} behind {copied}");
-                if number >= grid.first() && u64::from(number) < PARTS_MAX {
-                    assert_eq!(grid.numbers(&part), number..number + 1);
+                assert_eq!(part.end <= copied, number < layout.first(), "part {number} behind {copied}");
+                if number >= layout.first() && u64::from(number) < PARTS_MAX {
+                    assert_eq!(layout.numbers(&part), number..number + 1);
                 }
                 end = part.end;
             }
@@ -296,10 +296,10 @@ mod tests {
 
     #[test]
     fn copied_bytes_have_no_number_among_the_parts_that_are_sent() {
-        let grid = Grid::behind(10 * MIB).unwrap();
-        assert!(grid.numbers(&(0..10 * MIB)).is_empty());
-        assert_eq!(grid.numbers(&(0..10 * MIB + 1)), 2..3);
-        assert_eq!(grid.numbers(&(26 * MIB - 1..26 * MIB + 1)), 2..4);
+        let layout = AppendLayout::behind(10 * MIB).unwrap();
+        assert!(layout.numbers(&(0..10 * MIB)).is_empty());
+        assert_eq!(layout.numbers(&(0..10 * MIB + 1)), 2..3);
+        assert_eq!(layout.numbers(&(26 * MIB - 1..26 * MIB + 1)), 2..4);
     }
 
     #[test]

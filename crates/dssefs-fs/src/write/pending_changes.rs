@@ -15,7 +15,7 @@ use dssefs_s3::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::early_upload::{Sent, Stream};
-use super::parts::Grid;
+use super::parts::AppendLayout;
 use super::state::{CommitMark, State, TRIED_MAX, Tried};
 use super::{CommitTarget, Destination, Engine, Error, Target, Writer};
 
@@ -250,11 +250,11 @@ impl KeptUpload {
     /// The bytes of a file of `size` bytes that are in the upload; None when these cannot be its parts.
     #[must_use]
     pub fn sent_ranges(&self, size: u64) -> Option<Vec<Range<u64>>> {
-        let grid = Grid::behind(self.copied)?;
+        let layout = AppendLayout::behind(self.copied)?;
         let range = |part: &KeptUploadPart| {
-            let range = grid.part(part.number)?;
+            let range = layout.part(part.number)?;
             let range = range.start..range.end.min(size);
-            let sent_by_writer = part.number >= grid.first() && range.start < range.end;
+            let sent_by_writer = part.number >= layout.first() && range.start < range.end;
             (sent_by_writer && range.end - range.start == part.size).then_some(range)
         };
         self.parts.iter().map(range).collect()
@@ -273,7 +273,7 @@ impl KeptUpload {
             id: id.to_owned(),
             object: stream.target.object.clone(),
             exact,
-            copied: stream.grid.copied(),
+            copied: stream.layout.copied(),
             parts: stream.sent_alone(size, buffer).into_iter().map(part).collect(),
         }
     }
@@ -286,7 +286,7 @@ impl KeptUpload {
             crc64,
         });
         let upload = engine.gateway.resume_upload(&object, id);
-        Some(Stream::resumed(Target { object, exact }, Grid::behind(copied)?, upload, sent))
+        Some(Stream::resumed(Target { object, exact }, AppendLayout::behind(copied)?, upload, sent))
     }
 }
 

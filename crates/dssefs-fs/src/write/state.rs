@@ -8,7 +8,7 @@ use dssefs_s3::object::{ETag, Key};
 use dssefs_s3::s3::{Attempt, NewObject, Source};
 
 use super::early_upload::Stream;
-use super::parts::{Grid, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
+use super::parts::{AppendLayout, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
 
 /// The object that changes are made to.
 pub type Base = Source;
@@ -149,8 +149,8 @@ impl State {
     /// The parts in which the file may be sent ahead, if it may: the object under it stands untouched before what was
     /// written, which is too large for one PutObject. There often is an object: a shell's `>`, and each program that is
     /// started meanwhile, closes a copy of the handle, upon which the file is committed as it is then.
-    pub(crate) fn grid(&self) -> Option<Grid> {
-        if self.streams() { Grid::behind(self.base_len) } else { None }
+    pub(crate) fn layout(&self) -> Option<AppendLayout> {
+        if self.streams() { AppendLayout::behind(self.base_len) } else { None }
     }
 
     /// Whether the file could be sent ahead, were the object under it not too short to be copied as a part of its own.
@@ -316,9 +316,9 @@ mod tests {
     fn a_file_that_was_committed_empty_streams_like_a_new_one() {
         let mut state = State::new(None, 0, true);
         assert!(state.settle(base(0), state.changes));
-        assert_eq!(state.grid(), None);
+        assert_eq!(state.layout(), None);
         state.changed(&(0..SINGLE_PUT_BYTES_MAX + 1));
-        assert_eq!(state.grid(), Grid::behind(0));
+        assert_eq!(state.layout(), AppendLayout::behind(0));
     }
 
     #[test]
@@ -326,14 +326,14 @@ mod tests {
         const LONG: u64 = SINGLE_PUT_BYTES_MAX + 1;
         let mut state = State::new(Some(base(LONG)), LONG, false);
         state.changed(&(LONG..2 * LONG - 1));
-        assert_eq!(state.grid(), None, "it is little yet");
+        assert_eq!(state.layout(), None, "it is little yet");
         state.changed(&(2 * LONG - 1..2 * LONG));
-        assert_eq!(state.grid(), Grid::behind(LONG));
+        assert_eq!(state.layout(), AppendLayout::behind(LONG));
         state.changed(&(0..1));
-        assert_eq!(state.grid(), None, "the object is not what it was");
+        assert_eq!(state.layout(), None, "the object is not what it was");
         let mut short = State::new(Some(base(100)), 100, false);
         short.changed(&(100..2 * LONG));
-        assert!(short.grid().is_none() && short.has_short_base());
+        assert!(short.layout().is_none() && short.has_short_base());
     }
 
     #[test]
@@ -384,7 +384,11 @@ mod tests {
         assert!(!state.settle(base(LONG), planned));
         state.committing = false;
         assert!(state.written.iter().eq(std::iter::once(LONG..2 * LONG + 5)));
-        assert_eq!(state.grid(), Grid::behind(LONG), "the file is streamed behind what the commit has stored");
+        assert_eq!(
+            state.layout(),
+            AppendLayout::behind(LONG),
+            "the file is streamed behind what the commit has stored"
+        );
         let planned = commit_begins(&mut state);
         assert!(state.settle(base(2 * LONG + 5), planned));
         assert!(state.written.is_empty());

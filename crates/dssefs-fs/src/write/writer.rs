@@ -245,7 +245,7 @@ impl Writer {
             let _turn = self.turn.lock().await;
             let (base, base_len) = {
                 let state = self.state();
-                let copies = |stream: &Stream| stream.grid.copied() > 0 && state.base.as_ref().is_some_and(&wanted);
+                let copies = |stream: &Stream| stream.layout.copied() > 0 && state.base.as_ref().is_some_and(&wanted);
                 let stands = |stream: &Stream| !copies(stream) && stream.keep_all_whole(&self.buffer);
                 if !state.stream.as_ref().is_none_or(stands) {
                     continue;
@@ -274,7 +274,8 @@ impl Writer {
     /// Whether an upload under way is to have bytes of the object, which is `wanted`.
     fn copies_from(&self, wanted: impl Fn(&Base) -> bool) -> bool {
         let state = self.state();
-        state.stream.as_ref().is_some_and(|stream| stream.grid.copied() > 0) && state.base.as_ref().is_some_and(wanted)
+        state.stream.as_ref().is_some_and(|stream| stream.layout.copied() > 0)
+            && state.base.as_ref().is_some_and(wanted)
     }
 
     /// Waits until no commit is under way.
@@ -424,15 +425,15 @@ impl Writer {
             if state.stream.is_some() {
                 return true;
             }
-            if state.grid().is_none() {
+            if state.layout().is_none() {
                 return false;
             }
         }
         // The destination looks into other rooms, so it is asked without this mutex.
         let CommitTarget::Object(target) = self.destination.commit_target() else { return false };
         let mut state = self.state();
-        if let Some(grid) = state.grid() {
-            state.stream.get_or_insert_with(|| Stream::new(target, grid));
+        if let Some(layout) = state.layout() {
+            state.stream.get_or_insert_with(|| Stream::new(target, layout));
         }
         state.stream.is_some()
     }
