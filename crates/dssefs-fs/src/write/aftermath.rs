@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dssefs_s3::object::Key;
 use dssefs_s3::s3::{Aftermath, Attempt, Kind, Stored, Upload};
 
-use super::early_upload::Stream;
+use super::early_upload::EarlyUpload;
 use super::writer::abort;
 use super::{Base, CommitTarget, Error, Writer};
 
@@ -70,7 +70,7 @@ impl Writer {
         let base = Base { key: object.key.clone(), version, size: attempt.size };
         let completed = {
             let mut state = self.state();
-            if state.stream.as_ref().is_some_and(|stream| !is_of(stream, attempt)) {
+            if state.early_upload.as_ref().is_some_and(|early_upload| !is_of(early_upload, attempt)) {
                 // Parts of another upload may be all that there is of what came later.
                 state.replaced_by(base);
                 return;
@@ -79,13 +79,13 @@ impl Writer {
             if !state.resume_mark(attempt) {
                 return;
             }
-            let (changes, stream) = (state.mark.changes, state.stream.take());
+            let (changes, early_upload) = (state.mark.changes, state.early_upload.take());
             self.stand_on(&mut state, base, changes);
-            stream
+            early_upload
         };
-        if let Some(stream) = completed {
+        if let Some(early_upload) = completed {
             // It is gone, and need not be ended any more by whoever comes after a crash.
-            abort(stream.upload).await;
+            abort(early_upload.upload).await;
         }
         self.destination.committed(&object.key, super::commit::head_of(object, attempt.size, stored));
     }
@@ -93,9 +93,10 @@ impl Writer {
     /// The object that a commit has made stays although it is not encrypted as was asked: the next one replaces it.
     fn stand_on_wrong(&self, stored: Base) {
         let mut state = self.state();
-        let has_all = state.stream.as_ref().is_none_or(|stream| stream.only_sent(&self.buffer).is_empty());
+        let has_all =
+            state.early_upload.as_ref().is_none_or(|early_upload| early_upload.only_sent(&self.buffer).is_empty());
         if has_all {
-            state.stream = None;
+            state.early_upload = None;
             state.replaced_by(stored);
         } else {
             // Nobody but this object has the bytes of some parts.
@@ -115,6 +116,6 @@ impl Writer {
     }
 }
 
-fn is_of(stream: &Stream, attempt: &Attempt) -> bool {
-    attempt.upload.is_some() && stream.upload.get().map(Upload::id) == attempt.upload.as_deref()
+fn is_of(early_upload: &EarlyUpload, attempt: &Attempt) -> bool {
+    attempt.upload.is_some() && early_upload.upload.get().map(Upload::id) == attempt.upload.as_deref()
 }

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use dssefs_s3::object::{ByteRange, Key, ObjectMeta};
 use dssefs_s3::s3::{Backing, Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
 
-use super::early_upload::{Sent, Stream};
+use super::early_upload::{EarlyUpload, Sent};
 use super::parts::{AppendLayout, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
 use super::state::State;
@@ -129,9 +129,9 @@ impl Writer {
         if let Some(error) = self.refused_part() {
             return Err(error);
         }
-        if let Some(begun) = self.stream_to_finish(commit, target) {
+        if let Some(begun) = self.early_upload_to_finish(commit, target) {
             let begun_for = begun.target.clone();
-            match self.finish_stream(commit, begun).await {
+            match self.finish_early_upload(commit, begun).await {
                 Ok(stored) if begun_for.is_good_enough_for(target) => {
                     self.settle(commit, &begun_for.object, stored);
                     return Ok(());
@@ -147,7 +147,7 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
-        self.drop_stream().await?;
+        self.drop_early_upload().await?;
         let stored = self.store_anew(commit, target).await?;
         self.settle(commit, &target.object, stored);
         Ok(())
@@ -173,7 +173,7 @@ impl Writer {
     }
 
     pub(super) fn stand_on(&self, state: &mut State, stored: Base, changes: u64) {
-        state.stream = None;
+        state.early_upload = None;
         if state.settle(stored, changes) {
             self.buffer.clear();
         } else {
@@ -195,40 +195,41 @@ impl Writer {
         Err(changed_too_often(target))
     }
 
-    /// The upload that was begun while the program wrote, if it is the way to this commit; `keep_stream` puts it back.
-    fn stream_to_finish(&self, commit: &CommitSnapshot, target: &Target) -> Option<Begun> {
+    /// The upload that was begun while the program wrote, if it is the way to this commit; `keep_early_upload` puts it back.
+    fn early_upload_to_finish(&self, commit: &CommitSnapshot, target: &Target) -> Option<Begun> {
         let mut state = self.state();
-        let stream = state.stream.as_mut()?;
-        let same_key = stream.target.object.key == target.object.key;
-        let refused = stream.failure.as_ref().is_some_and(Error::is_mismatch);
-        let worth_it = commit.size > SINGLE_PUT_BYTES_MAX || stream.gave_up(&(0..u64::MAX), &self.buffer.present());
-        if refused || !(same_key && worth_it && stream.upload.initialized()) {
+        let early_upload = state.early_upload.as_mut()?;
+        let same_key = early_upload.target.object.key == target.object.key;
+        let refused = early_upload.failure.as_ref().is_some_and(Error::is_mismatch);
+        let worth_it =
+            commit.size > SINGLE_PUT_BYTES_MAX || early_upload.gave_up(&(0..u64::MAX), &self.buffer.present());
+        if refused || !(same_key && worth_it && early_upload.upload.initialized()) {
             return None;
         }
-        let upload = Arc::into_inner(std::mem::take(&mut stream.upload)).and_then(OnceCell::into_inner);
+        let upload = Arc::into_inner(std::mem::take(&mut early_upload.upload)).and_then(OnceCell::into_inner);
         let upload = upload.expect("it is initialised, and the tasks that shared it have settled");
-        let layout = stream.layout;
-        Some(Begun { upload, target: stream.target.clone(), layout, sent: stream.sent_of(commit.size) })
+        let layout = early_upload.layout;
+        Some(Begun { upload, target: early_upload.target.clone(), layout, sent: early_upload.sent_of(commit.size) })
     }
 
     /// That the answer to a part was not what was asked, told once. Where parts are in the upload alone it goes on, and
-    /// the next commit sends this one again; any other upload is given up by `drop_stream`.
+    /// the next commit sends this one again; any other upload is given up by `drop_early_upload`.
     fn refused_part(&self) -> Option<Error> {
         let mut state = self.state();
-        let stream = state.stream.as_mut()?;
-        let alone = stream.gave_up(&(0..u64::MAX), &self.buffer.present());
-        if alone { stream.failure.take_if(|error| error.is_mismatch()) } else { None }
+        let early_upload = state.early_upload.as_mut()?;
+        let alone = early_upload.gave_up(&(0..u64::MAX), &self.buffer.present());
+        if alone { early_upload.failure.take_if(|error| error.is_mismatch()) } else { None }
     }
 
     /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any
     /// case, and its failure is the commit's.
-    pub(super) async fn drop_stream(&self) -> Result<(), Error> {
-        let Some(mut stream) = self.state().stream.take() else { return Ok(()) };
-        stream.keep_all_whole(&self.buffer);
-        let lost = stream.only_sent(&self.buffer);
-        let failure = stream.failure.take().filter(Error::is_mismatch);
-        let key = stream.target.object.key.to_string();
-        abort(stream.upload).await;
+    pub(super) async fn drop_early_upload(&self) -> Result<(), Error> {
+        let Some(mut early_upload) = self.state().early_upload.take() else { return Ok(()) };
+        early_upload.keep_all_whole(&self.buffer);
+        let lost = early_upload.only_sent(&self.buffer);
+        let failure = early_upload.failure.take().filter(Error::is_mismatch);
+        let key = early_upload.target.object.key.to_string();
+        abort(early_upload.upload).await;
         let lost = (!lost.is_empty()).then_some(Error::PartsLost { key, lost });
         match (failure, lost) {
             (None, None) => Ok(()),
@@ -241,14 +242,14 @@ impl Writer {
     }
 
     /// Completes the upload that was begun while the program wrote.
-    async fn finish_stream(self: &Arc<Self>, commit: &CommitSnapshot, begun: Begun) -> Result<Stored, Error> {
+    async fn finish_early_upload(self: &Arc<Self>, commit: &CommitSnapshot, begun: Begun) -> Result<Stored, Error> {
         // The object's bytes are all here instead when they were taken in meanwhile.
         let is_copied = |range: &Range<u64>| range.end <= begun.layout.copied() && range.end <= commit.base_len;
         let planned = |range| if is_copied(&range) { Planned::Copy(range) } else { Planned::Put(range) };
         let parts = begun.layout.parts(commit.size).map(|(number, range)| (number, planned(range))).collect();
         let assembly = Assembly { parts, sent: begun.sent };
         match self.assemble(commit, begun.upload, assembly, true).await {
-            Err((error, upload)) => Err(self.keep_stream(error, upload).await),
+            Err((error, upload)) => Err(self.keep_early_upload(error, upload).await),
             Ok(stored) => Ok(stored),
         }
     }
@@ -256,9 +257,9 @@ impl Writer {
     /// After a failed commit: the upload goes on to exist, with all parts that are whole, unless it is gone, or nobody
     /// needs it and the store's answers to it were not what was asked. Parts that only it had are lost when it is gone,
     /// which is named.
-    async fn keep_stream(&self, error: Error, upload: Option<Upload>) -> Error {
-        let only_sent = |stream: &Stream| !stream.only_sent(&self.buffer).is_empty();
-        let is_needed = self.state().stream.as_ref().is_some_and(only_sent);
+    async fn keep_early_upload(&self, error: Error, upload: Option<Upload>) -> Error {
+        let only_sent = |early_upload: &EarlyUpload| !early_upload.only_sent(&self.buffer).is_empty();
+        let is_needed = self.state().early_upload.as_ref().is_some_and(only_sent);
         let upload = match upload {
             Some(upload) if error.is_mismatch() && !is_needed => {
                 abort_upload(upload).await;
@@ -267,18 +268,18 @@ impl Writer {
             other => other,
         };
         let mut state = self.state();
-        let Some(stream) = &mut state.stream else { return error };
+        let Some(early_upload) = &mut state.early_upload else { return error };
         if error.is_of_object_that_stays() {
             return error;
         }
         if let Some(upload) = upload {
-            stream.upload = Arc::new(OnceCell::from(upload));
+            early_upload.upload = Arc::new(OnceCell::from(upload));
             return error;
         }
-        stream.keep_all_whole(&self.buffer);
-        let lost = stream.only_sent(&self.buffer);
-        let key = stream.target.object.key.to_string();
-        state.stream = None;
+        early_upload.keep_all_whole(&self.buffer);
+        let lost = early_upload.only_sent(&self.buffer);
+        let key = early_upload.target.object.key.to_string();
+        state.early_upload = None;
         if lost.is_empty() {
             return error;
         }
@@ -340,8 +341,8 @@ impl Writer {
 
     /// Who has the content of the object besides the store, once it is made.
     fn backing(&self, commit: &CommitSnapshot, key: &Key, assembly: &Assembly) -> Backing {
-        let only_sent = |stream: &Stream| !stream.only_sent(&self.buffer).is_empty();
-        if self.state().stream.as_ref().is_some_and(only_sent) {
+        let only_sent = |early_upload: &EarlyUpload| !early_upload.only_sent(&self.buffer).is_empty();
+        if self.state().early_upload.as_ref().is_some_and(only_sent) {
             return Backing::Nowhere;
         }
         let copies = assembly.parts.iter().any(|(_, part)| matches!(part, Planned::Copy(_)));
@@ -427,8 +428,8 @@ impl Writer {
     fn record(&self, streamed: bool, commit: &CommitSnapshot, number: u32, sent: &Sent) {
         let mut state = self.state();
         let unchanged = state.changes == commit.changes;
-        if let Some(stream) = state.stream.as_mut().filter(|_| streamed && unchanged) {
-            stream.record(number, sent.clone());
+        if let Some(early_upload) = state.early_upload.as_mut().filter(|_| streamed && unchanged) {
+            early_upload.record(number, sent.clone());
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{Error, Target};
 
 /// The upload of a file that is written in sequence: from its beginning, or on behind an object whose bytes stay as
 /// they are and are copied when the file is committed.
-pub(crate) struct Stream {
+pub(crate) struct EarlyUpload {
     /// Begun by the first part's task. Shared with the tasks.
     pub(crate) upload: Arc<OnceCell<Upload>>,
     /// What the upload was, or will be, begun with.
@@ -39,10 +39,18 @@ enum Progress {
     Sent(Sent),
 }
 
-impl Stream {
-    pub(crate) fn new(target: Target, layout: AppendLayout) -> Stream {
+impl EarlyUpload {
+    pub(crate) fn new(target: Target, layout: AppendLayout) -> EarlyUpload {
         let upload = Arc::new(OnceCell::new());
-        Stream { upload, target, layout, parts: BTreeMap::new(), next: layout.first(), in_flight: 0, failure: None }
+        EarlyUpload {
+            upload,
+            target,
+            layout,
+            parts: BTreeMap::new(),
+            next: layout.first(),
+            in_flight: 0,
+            failure: None,
+        }
     }
 
     /// An upload that another process has begun, with the parts that it has sent.
@@ -51,12 +59,12 @@ impl Stream {
         layout: AppendLayout,
         upload: Upload,
         sent: impl IntoIterator<Item = Sent>,
-    ) -> Stream {
+    ) -> EarlyUpload {
         let parts: BTreeMap<u32, Progress> =
             sent.into_iter().map(|sent| (sent.part.number, Progress::Sent(sent))).collect();
         let next = (layout.first()..).find(|number| !parts.contains_key(number)).unwrap_or(layout.first());
         let upload = Arc::new(OnceCell::from(upload));
-        Stream { upload, target, layout, parts, next, in_flight: 0, failure: None }
+        EarlyUpload { upload, target, layout, parts, next, in_flight: 0, failure: None }
     }
 
     /// Whether bytes of `range` are among those that the commit copies from the object. Once one of them changes, the

@@ -25,7 +25,7 @@ impl Writer {
         let state = self.state();
         let range = range.start..range.end.min(state.size);
         let present = self.buffer.present();
-        if state.stream.as_ref().is_some_and(|stream| stream.gave_up(&range, &present)) {
+        if state.early_upload.as_ref().is_some_and(|early_upload| early_upload.gave_up(&range, &present)) {
             return Ok(None);
         }
         Ok(Some((pieces(&state, &present, &range)?, state.base.clone())))
@@ -34,7 +34,10 @@ impl Writer {
     /// Whether some bytes are in the store's upload only.
     pub(super) fn gave_up_some(&self) -> bool {
         let state = self.state();
-        state.stream.as_ref().is_some_and(|stream| stream.gave_up(&(0..u64::MAX), &self.buffer.present()))
+        state
+            .early_upload
+            .as_ref()
+            .is_some_and(|early_upload| early_upload.gave_up(&(0..u64::MAX), &self.buffer.present()))
     }
 
     /// Copies bytes of a `Local` piece; false when they were given up since it was located.

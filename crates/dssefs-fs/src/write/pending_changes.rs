@@ -14,7 +14,7 @@ use dssefs_s3::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Po
 use dssefs_s3::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
-use super::early_upload::{Sent, Stream};
+use super::early_upload::{EarlyUpload, Sent};
 use super::parts::AppendLayout;
 use super::state::{CommitMark, State, TRIED_MAX, Tried};
 use super::{CommitTarget, Destination, Engine, Error, Target, Writer};
@@ -262,7 +262,7 @@ impl KeptUpload {
 
     /// With the parts that are there alone from now on. Another one may be sent again in its place, and is then not
     /// what the entry says.
-    fn of(stream: &Stream, buffer: &Buffer, id: &str, size: u64, exact: bool) -> KeptUpload {
+    fn of(early_upload: &EarlyUpload, buffer: &Buffer, id: &str, size: u64, exact: bool) -> KeptUpload {
         let part = |(number, sent): (u32, Sent)| KeptUploadPart {
             number,
             etag: sent.part.etag.as_str().to_owned(),
@@ -271,22 +271,22 @@ impl KeptUpload {
         };
         KeptUpload {
             id: id.to_owned(),
-            object: stream.target.object.clone(),
+            object: early_upload.target.object.clone(),
             exact,
-            copied: stream.layout.copied(),
-            parts: stream.sent_alone(size, buffer).into_iter().map(part).collect(),
+            copied: early_upload.layout.copied(),
+            parts: early_upload.sent_alone(size, buffer).into_iter().map(part).collect(),
         }
     }
 
     /// The upload as a writer goes on with it. None when these cannot be its parts.
-    fn into_stream(self, engine: &Engine) -> Option<Stream> {
+    fn into_early_upload(self, engine: &Engine) -> Option<EarlyUpload> {
         let KeptUpload { id, object, exact, copied, parts } = self;
         let sent = parts.into_iter().map(|KeptUploadPart { number, etag, size, crc64 }| Sent {
             part: Part { number, etag: ETag::new(&etag), size, crc64: Some(crc64) },
             crc64,
         });
         let upload = engine.gateway.resume_upload(&object, id);
-        Some(Stream::resumed(Target { object, exact }, AppendLayout::behind(copied)?, upload, sent))
+        Some(EarlyUpload::resumed(Target { object, exact }, AppendLayout::behind(copied)?, upload, sent))
     }
 }
 
@@ -432,7 +432,10 @@ impl Writer {
         if !state.is_dirty() {
             return None;
         }
-        let upload = state.stream.as_ref().and_then(|stream| self.needed_upload(stream, state.size, target.exact));
+        let upload = state
+            .early_upload
+            .as_ref()
+            .and_then(|early_upload| self.needed_upload(early_upload, state.size, target.exact));
         let mut local = self.buffer.present();
         let in_upload = upload.as_ref().and_then(|upload| upload.sent_ranges(state.size)).unwrap_or_default();
         let mut lost = state.written.clone();
@@ -455,11 +458,11 @@ impl Writer {
     }
 
     /// The upload under way, if parts of the file are in it alone. Otherwise what is here stays here from now on.
-    fn needed_upload(&self, stream: &Stream, size: u64, exact: bool) -> Option<KeptUpload> {
-        let id = stream.upload.get()?.id();
-        let gave_up = || stream.gave_up(&(0..u64::MAX), &self.buffer.present());
-        (gave_up() || !stream.keep_all_whole(&self.buffer))
-            .then(|| KeptUpload::of(stream, &self.buffer, id, size, exact))
+    fn needed_upload(&self, early_upload: &EarlyUpload, size: u64, exact: bool) -> Option<KeptUpload> {
+        let id = early_upload.upload.get()?.id();
+        let gave_up = || early_upload.gave_up(&(0..u64::MAX), &self.buffer.present());
+        (gave_up() || !early_upload.keep_all_whole(&self.buffer))
+            .then(|| KeptUpload::of(early_upload, &self.buffer, id, size, exact))
     }
 
     /// A writer with the changes that `kept` describes, but for their bytes, which [`Writer::write`] puts back, and for
@@ -480,7 +483,7 @@ impl Writer {
             state.size = kept.size;
             // Should the upload be gone, they must not be taken for holes.
             sent.into_iter().for_each(|range| state.written.insert(range));
-            state.stream = upload.into_stream(engine);
+            state.early_upload = upload.into_early_upload(engine);
         }
         Writer::over(engine, state, Box::new(destination))
     }

@@ -7,7 +7,7 @@ use crate::spill::RangeSet;
 use dssefs_s3::object::{ETag, Key};
 use dssefs_s3::s3::{Attempt, NewObject, Source};
 
-use super::early_upload::Stream;
+use super::early_upload::EarlyUpload;
 use super::parts::{AppendLayout, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
 
 /// The object that changes are made to.
@@ -118,7 +118,7 @@ pub(crate) struct State {
     /// Whether a short base could not be taken in to be sent ahead; not tried again before the next commit.
     pub(crate) base_stays: bool,
     /// Parts sent ahead while the program writes in sequence.
-    pub(crate) stream: Option<Stream>,
+    pub(crate) early_upload: Option<EarlyUpload>,
 }
 
 impl State {
@@ -138,7 +138,7 @@ impl State {
             mark: CommitMark { changes: 0, since: RangeSet::default(), low_water: size },
             tried: Vec::new(),
             base_stays: false,
-            stream: None,
+            early_upload: None,
         }
     }
 
@@ -169,8 +169,8 @@ impl State {
         self.changes += 1;
         self.written.insert(range.clone());
         self.marks().for_each(|mark| mark.since.insert(range.clone()));
-        if let Some(stream) = &mut self.stream {
-            stream.touched(range);
+        if let Some(early_upload) = &mut self.early_upload {
+            early_upload.touched(range);
         }
     }
 
@@ -185,8 +185,8 @@ impl State {
             self.base = None;
         }
         self.changes += 1;
-        if let (Some(stream), true) = (&mut self.stream, size < old) {
-            stream.cut(size);
+        if let (Some(early_upload), true) = (&mut self.early_upload, size < old) {
+            early_upload.cut(size);
         }
     }
 
@@ -196,7 +196,7 @@ impl State {
         let copied_so_far = self.base.as_ref() == Some(source) && self.base_len == self.size;
         let fits = range.start == self.size && range.start < range.end && range.end <= source.size;
         // What an object that was tried has to do with such a copy nobody could tell later.
-        if !fits || !(self.size == 0 || copied_so_far) || self.stream.is_some() || !self.tried.is_empty() {
+        if !fits || !(self.size == 0 || copied_so_far) || self.early_upload.is_some() || !self.tried.is_empty() {
             return false;
         }
         self.base = Some(source.clone());

@@ -10,7 +10,7 @@ use crate::spill::{self, Buffer, Location, Snapshot};
 use dssefs_s3::object::{Key, Version};
 use dssefs_s3::s3::{Head, Kind, Upload};
 
-use super::early_upload::{Sent, Stream};
+use super::early_upload::{EarlyUpload, Sent};
 use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN};
 use super::payload::SnapshotPayload;
 use super::state::State;
@@ -105,7 +105,7 @@ impl Writer {
     /// Whether an upload of the file has begun, which is bound to the key it had then.
     #[must_use]
     pub fn is_streaming(&self) -> bool {
-        self.state().stream.is_some()
+        self.state().early_upload.is_some()
     }
 
     /// Whether a commit that failed may have made an object all the same; see [`Writer::find_tried`].
@@ -166,7 +166,7 @@ impl Writer {
             match self.resize_now(size) {
                 RangeState::Whole => return Ok(()),
                 RangeState::Evicted => return Err(self.commit_first()),
-                RangeState::Copied => self.leave_stream().await?,
+                RangeState::Copied => self.leave_early_upload().await?,
             }
         }
     }
@@ -174,9 +174,11 @@ impl Writer {
     fn resize_now(&self, size: u64) -> RangeState {
         let mut state = self.state();
         let cut = size..state.size.max(size);
-        match &state.stream {
-            Some(stream) if stream.copies(&cut) => return RangeState::Copied,
-            Some(stream) if size > 0 && !stream.keep_whole(&cut, &self.buffer) => return RangeState::Evicted,
+        match &state.early_upload {
+            Some(early_upload) if early_upload.copies(&cut) => return RangeState::Copied,
+            Some(early_upload) if size > 0 && !early_upload.keep_whole(&cut, &self.buffer) => {
+                return RangeState::Evicted;
+            }
             _ => {}
         }
         self.buffer.discard(cut);
@@ -236,7 +238,7 @@ impl Writer {
             }
             if self.copies_from(&wanted) {
                 // What it counts on is no base any more soon.
-                match self.leave_stream().await {
+                match self.leave_early_upload().await {
                     Err(Error::CommitFirst) => continue,
                     left => left?,
                 }
@@ -245,9 +247,12 @@ impl Writer {
             let _turn = self.turn.lock().await;
             let (base, base_len) = {
                 let state = self.state();
-                let copies = |stream: &Stream| stream.layout.copied() > 0 && state.base.as_ref().is_some_and(&wanted);
-                let stands = |stream: &Stream| !copies(stream) && stream.keep_all_whole(&self.buffer);
-                if !state.stream.as_ref().is_none_or(stands) {
+                let copies = |early_upload: &EarlyUpload| {
+                    early_upload.layout.copied() > 0 && state.base.as_ref().is_some_and(&wanted)
+                };
+                let stands =
+                    |early_upload: &EarlyUpload| !copies(early_upload) && early_upload.keep_all_whole(&self.buffer);
+                if !state.early_upload.as_ref().is_none_or(stands) {
                     continue;
                 }
                 (state.base.clone(), state.base_len)
@@ -274,7 +279,7 @@ impl Writer {
     /// Whether an upload under way is to have bytes of the object, which is `wanted`.
     fn copies_from(&self, wanted: impl Fn(&Base) -> bool) -> bool {
         let state = self.state();
-        state.stream.as_ref().is_some_and(|stream| stream.layout.copied() > 0)
+        state.early_upload.as_ref().is_some_and(|early_upload| early_upload.layout.copied() > 0)
             && state.base.as_ref().is_some_and(wanted)
     }
 
@@ -298,14 +303,14 @@ impl Writer {
     pub async fn discard(self: &Arc<Self>) {
         let _turn = self.turn.lock().await;
         self.parts_settled().await;
-        let stream = {
+        let early_upload = {
             let mut state = self.state();
             state.committed = state.changes;
-            state.stream.take()
+            state.early_upload.take()
         };
         self.buffer.clear();
-        if let Some(stream) = stream {
-            abort(stream.upload).await;
+        if let Some(early_upload) = early_upload {
+            abort(early_upload.upload).await;
         }
     }
 
@@ -320,7 +325,7 @@ impl Writer {
             match self.with_room_after(|| self.commits_are_under_way(), || self.change_now(range, &apply)).await {
                 Ok(RangeState::Whole) => return Ok(()),
                 Ok(RangeState::Evicted) => return Err(self.commit_first()),
-                Ok(RangeState::Copied) => self.leave_stream().await?,
+                Ok(RangeState::Copied) => self.leave_early_upload().await?,
                 // What this file has written can leave the host by a commit, as an fsync here would do it.
                 Err(Error::Spill(spill::Error::NoSpace)) if self.holds_much() => return Err(self.commit_first()),
                 Err(error) => return Err(error),
@@ -338,9 +343,9 @@ impl Writer {
         apply: impl Fn() -> Result<(), spill::Error>,
     ) -> Result<RangeState, spill::Error> {
         let mut state = self.state();
-        match &state.stream {
-            Some(stream) if stream.copies(range) => return Ok(RangeState::Copied),
-            Some(stream) if !stream.keep_whole(range, &self.buffer) => return Ok(RangeState::Evicted),
+        match &state.early_upload {
+            Some(early_upload) if early_upload.copies(range) => return Ok(RangeState::Copied),
+            Some(early_upload) if !early_upload.keep_whole(range, &self.buffer) => return Ok(RangeState::Evicted),
             _ => {}
         }
         apply()?;
@@ -367,12 +372,13 @@ impl Writer {
 
     /// Ends an upload that counts on bytes of the object which are about to change: gives it up where this host still
     /// has all that was sent, and completes it otherwise.
-    async fn leave_stream(self: &Arc<Self>) -> Result<(), Error> {
+    async fn leave_early_upload(self: &Arc<Self>) -> Result<(), Error> {
         let turn = self.turn.lock().await;
         self.state().committing = true;
         self.parts_settled().await;
-        let whole = self.state().stream.as_ref().is_none_or(|stream| stream.keep_all_whole(&self.buffer));
-        let left = if whole { self.drop_stream().await } else { Ok(()) };
+        let whole =
+            self.state().early_upload.as_ref().is_none_or(|early_upload| early_upload.keep_all_whole(&self.buffer));
+        let left = if whole { self.drop_early_upload().await } else { Ok(()) };
         self.state().committing = false;
         drop(turn);
         if whole { left } else { Err(self.commit_first()) }
@@ -382,11 +388,11 @@ impl Writer {
     /// in vain.
     fn refused_ahead(&self) -> Result<(), Error> {
         let mut state = self.state();
-        let Some(stream) = &mut state.stream else { return Ok(()) };
-        match stream.failure.take() {
+        let Some(early_upload) = &mut state.early_upload else { return Ok(()) };
+        match early_upload.failure.take() {
             // This one stays: the commit has to give up the upload.
             Some(Error::Store(error)) if matches!(error.kind, Kind::Mismatch { .. }) => {
-                stream.failure = Some(Error::Store(error.clone()));
+                early_upload.failure = Some(Error::Store(error.clone()));
                 Err(error.into())
             }
             Some(error) if !error.is_transient() => Err(error),
@@ -402,7 +408,7 @@ impl Writer {
             self.state().base_stays = true;
             tracing::warn!(%error, "a short object could not be read to be sent again with what follows it; that waits for the commit");
         }
-        if !self.stream_has_begun() {
+        if !self.early_upload_has_begun() {
             return;
         }
         while let Some(ripe) = self.next_ripe() {
@@ -419,10 +425,10 @@ impl Writer {
     }
 
     /// Begins to stream a file once what was written to it is too large for one PutObject.
-    fn stream_has_begun(&self) -> bool {
+    fn early_upload_has_begun(&self) -> bool {
         {
             let state = self.state();
-            if state.stream.is_some() {
+            if state.early_upload.is_some() {
                 return true;
             }
             if state.layout().is_none() {
@@ -433,9 +439,9 @@ impl Writer {
         let CommitTarget::Object(target) = self.destination.commit_target() else { return false };
         let mut state = self.state();
         if let Some(layout) = state.layout() {
-            state.stream.get_or_insert_with(|| Stream::new(target, layout));
+            state.early_upload.get_or_insert_with(|| EarlyUpload::new(target, layout));
         }
-        state.stream.is_some()
+        state.early_upload.is_some()
     }
 
     fn next_ripe(&self) -> Option<Ripe> {
@@ -443,18 +449,18 @@ impl Writer {
         let (size, committing) = (state.size, state.committing);
         // A completion that is still under way would leave out what is sent now.
         let in_doubt = !state.tried.is_empty();
-        let stream = state.stream.as_mut().filter(|_| !committing && !in_doubt)?;
-        let (number, range) = stream.begin_ripe(size, &self.buffer)?;
+        let early_upload = state.early_upload.as_mut().filter(|_| !committing && !in_doubt)?;
+        let (number, range) = early_upload.begin_ripe(size, &self.buffer)?;
         match self.buffer.snapshot(range) {
             Ok(snapshot) => Some(Ripe {
                 number,
-                upload: Arc::clone(&stream.upload),
-                target: stream.target.clone(),
+                upload: Arc::clone(&early_upload.upload),
+                target: early_upload.target.clone(),
                 snapshot: Arc::new(snapshot),
             }),
             Err(error) => {
                 tracing::warn!(part = number, %error, "a part could not be read for sending ahead; the commit tries again");
-                stream.forget(number);
+                early_upload.forget(number);
                 None
             }
         }
@@ -493,7 +499,7 @@ impl Writer {
     }
 
     fn parts_under_way(&self) -> usize {
-        self.state().stream.as_ref().map_or(0, Stream::in_flight)
+        self.state().early_upload.as_ref().map_or(0, EarlyUpload::in_flight)
     }
 
     pub(super) async fn parts_settled(&self) {
@@ -523,8 +529,8 @@ struct Settlement<'a> {
 impl Settlement<'_> {
     fn settle(mut self, outcome: Result<Sent, Error>, snapshot: &Snapshot) {
         self.done = true;
-        if let Some(stream) = &mut self.writer.state().stream
-            && stream.settle(self.number, outcome)
+        if let Some(early_upload) = &mut self.writer.state().early_upload
+            && early_upload.settle(self.number, outcome)
         {
             self.writer.buffer.mark_uploaded(snapshot);
         }
@@ -534,8 +540,8 @@ impl Settlement<'_> {
 impl Drop for Settlement<'_> {
     fn drop(&mut self) {
         if !self.done {
-            if let Some(stream) = &mut self.writer.state().stream {
-                stream.forget(self.number);
+            if let Some(early_upload) = &mut self.writer.state().early_upload {
+                early_upload.forget(self.number);
             }
             self.writer.settled.notify_waiters();
         }
