@@ -162,7 +162,7 @@ impl File {
     /// Whether its object, or one that it may have, or its upload are bound to the name that it has.
     pub(crate) fn is_bound(&self) -> bool {
         let is_stored = self.state().head.is_some();
-        is_stored || self.writer().is_some_and(|writer| writer.is_streaming() || writer.is_in_doubt())
+        is_stored || self.writer().is_some_and(|writer| writer.is_streaming() || writer.has_ambiguous_commits())
     }
 
     /// What the file is now, if it differs from what the store has.

@@ -190,7 +190,7 @@ impl Vfs {
             return;
         }
         match self.writer_parts().writer_of(file).await {
-            Ok(writer) => writer.note_tried(attempt),
+            Ok(writer) => writer.note_ambiguous_copy(attempt),
             Err(error) => tracing::warn!(%error, "whoever has the file open may have to open it again"),
         }
     }

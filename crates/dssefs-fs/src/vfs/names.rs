@@ -79,7 +79,7 @@ impl Vfs {
     async fn part_with_name(&self, file: &Arc<File>) -> Result<(), Error> {
         if let Some(writer) = file.writer() {
             // An object whose answer was lost has to go with the name.
-            writer.find_tried().await?;
+            writer.resolve_ambiguous_commits().await?;
         }
         self.release_copies(file).await?;
         self.take_in(file).await?;

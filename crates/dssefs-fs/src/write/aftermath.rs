@@ -17,7 +17,7 @@ impl Writer {
         let Some(key) = &error.key else { return };
         match error.aftermath() {
             Aftermath::Nothing => {}
-            Aftermath::Doubt(attempt) => self.state().note_doubt(attempt),
+            Aftermath::Doubt(attempt) => self.state().note_ambiguous_commit(attempt),
             Aftermath::Deleted => self.note_deletion(key),
             Aftermath::Stays(version) => {
                 self.stand_on_wrong(Base { key: key.clone(), version: version.clone(), size });
@@ -27,17 +27,17 @@ impl Writer {
 
     /// Notes that the object under the changes may have been replaced by this mount's doing, by one with the same
     /// bytes.
-    pub fn note_tried(&self, attempt: &Arc<Attempt>) {
-        self.state().note_copy_in_doubt(attempt);
+    pub fn note_ambiguous_copy(&self, attempt: &Arc<Attempt>) {
+        self.state().note_ambiguous_copy(attempt);
     }
 
     /// Looks for what earlier commits may have made. The one that is found is what the file stands on from now on.
     ///
     /// # Errors
     /// The store cannot be asked. Nobody knows then who has made what is there, and nothing is to be decided by it.
-    pub async fn find_tried(&self) -> Result<(), Error> {
+    pub async fn resolve_ambiguous_commits(&self) -> Result<(), Error> {
         // The last one had the best reasons to succeed.
-        let attempts: Vec<_> = self.state().tried.iter().rev().map(|tried| Arc::clone(&tried.attempt)).collect();
+        let attempts: Vec<_> = self.state().ambiguous.iter().rev().map(|commit| Arc::clone(&commit.attempt)).collect();
         if attempts.is_empty() || !matches!(self.destination.commit_target(), CommitTarget::Object(_)) {
             return Ok(());
         }

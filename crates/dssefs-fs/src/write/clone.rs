@@ -59,7 +59,7 @@ impl Writer {
         {
             // A commit under way counts on what it has found itself.
             let _turn = self.turn.lock().await;
-            self.find_tried().await?;
+            self.resolve_ambiguous_commits().await?;
         }
         self.take_in_if(leans).await
     }

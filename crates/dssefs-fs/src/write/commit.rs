@@ -79,7 +79,7 @@ impl Writer {
             let Err(error) = self.try_once().await else { break };
             if error.is_conflict() && tries < TRIES_MAX {
                 sleep(pause_after(tries)).await;
-            } else if error.may_be_our_own() && !looked_again && !self.state().tried.is_empty() {
+            } else if error.may_be_our_own() && !looked_again && !self.state().ambiguous.is_empty() {
                 // An earlier commit, long under way, may have got there since it was looked for.
                 looked_again = true;
             } else if !(matches!(error, Error::ChangedWhileSent { .. }) && tries < TRIES_MAX) {
@@ -90,7 +90,7 @@ impl Writer {
     }
 
     async fn try_once(self: &Arc<Self>) -> Result<(), Error> {
-        self.find_tried().await?;
+        self.resolve_ambiguous_commits().await?;
         match (self.commit_snapshot(), self.destination.commit_target()) {
             (_, CommitTarget::Removed) => Ok(()),
             (None, _) => self.refuse_if_abandoned(),

@@ -16,7 +16,7 @@ use dssefs_s3::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::early_upload::{EarlyUpload, Sent};
 use super::parts::AppendLayout;
-use super::state::{CommitMark, State, TRIED_MAX, Tried};
+use super::state::{AMBIGUOUS_COMMITS_MAX, AmbiguousCommit, CommitMark, State};
 use super::{CommitTarget, Destination, Engine, Error, Target, Writer};
 
 /// Bytes that are read for the journal at a time.
@@ -241,7 +241,12 @@ impl PendingChanges {
         if !upload.as_ref().is_none_or(possible) {
             return Err(KeptError::Upload);
         }
-        let tried = text.tried.into_iter().take(TRIED_MAX).map(AttemptText::into_attempt).collect::<Result<_, _>>()?;
+        let tried = text
+            .tried
+            .into_iter()
+            .take(AMBIGUOUS_COMMITS_MAX)
+            .map(AttemptText::into_attempt)
+            .collect::<Result<_, _>>()?;
         Ok(PendingChanges { object, policy, size, base, base_len, replaces, reason, upload, lost: text.lost, tried })
     }
 }
@@ -292,20 +297,20 @@ impl KeptUpload {
 
 impl KeptAttempt {
     /// None of one that would not be known again.
-    fn of(tried: &Tried) -> Option<KeptAttempt> {
-        let Attempt { object, size, content, upload } = &*tried.attempt;
+    fn of(commit: &AmbiguousCommit) -> Option<KeptAttempt> {
+        let Attempt { object, size, content, upload } = &*commit.attempt;
         let Content::Of(Checksum::Crc64(crc64)) = *content else { return None };
-        let CommitMark { since, low_water, .. } = &tried.mark;
+        let CommitMark { since, low_water, .. } = &commit.mark;
         let (object, upload) = (object.clone(), upload.clone());
         Some(KeptAttempt { object, size: *size, crc64, upload, since: since.iter().collect(), low_water: *low_water })
     }
 
-    fn into_tried(self) -> Tried {
+    fn into_ambiguous_commit(self) -> AmbiguousCommit {
         let KeptAttempt { object, size, crc64, upload, since, low_water } = self;
         let attempt = Attempt { object, size, content: Content::Of(Checksum::Crc64(crc64)), upload };
         // Whatever it made, the file that is kept has changes to it.
         let mark = CommitMark { changes: 0, since: since.into_iter().collect(), low_water };
-        Tried { attempt: Arc::new(attempt), mark }
+        AmbiguousCommit { attempt: Arc::new(attempt), mark }
     }
 }
 
@@ -452,7 +457,7 @@ impl Writer {
             reason: reason.map(str::to_owned),
             upload,
             lost: lost.iter().collect(),
-            tried: state.tried.iter().filter_map(KeptAttempt::of).collect(),
+            tried: state.ambiguous.iter().filter_map(KeptAttempt::of).collect(),
         };
         Some((kept, local, state.changes))
     }
@@ -473,7 +478,7 @@ impl Writer {
         let destination = Recovered(Target { object: kept.object.clone(), exact });
         let mut state = State::new(kept.base.clone(), kept.base_len, true);
         state.replaces.clone_from(&kept.replaces);
-        state.tried = kept.tried.iter().cloned().map(KeptAttempt::into_tried).collect();
+        state.ambiguous = kept.tried.iter().cloned().map(KeptAttempt::into_ambiguous_commit).collect();
         if !kept.lost.is_empty() {
             state.size = kept.size;
             kept.lost.iter().cloned().for_each(|range| state.written.insert(range));

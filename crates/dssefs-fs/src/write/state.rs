@@ -83,14 +83,14 @@ impl CommitMark {
 
 /// A commit that may have succeeded although it failed.
 #[derive(Clone, Debug)]
-pub(crate) struct Tried {
+pub(crate) struct AmbiguousCommit {
     pub(crate) attempt: Arc<Attempt>,
     pub(crate) mark: CommitMark,
 }
 
 /// Commits of different changes whose answers were lost one after the other. Of more than these the oldest is taken for
 /// one that failed.
-pub(crate) const TRIED_MAX: usize = 8;
+pub(crate) const AMBIGUOUS_COMMITS_MAX: usize = 8;
 
 pub(crate) struct State {
     /// The file's length in bytes.
@@ -114,7 +114,7 @@ pub(crate) struct State {
     /// That of the commit under way, or of the last one.
     pub(crate) mark: CommitMark,
     /// Earlier ones that may have succeeded since the last one that is known to.
-    pub(crate) tried: Vec<Tried>,
+    pub(crate) ambiguous: Vec<AmbiguousCommit>,
     /// Whether a short base could not be taken in to be sent ahead; not tried again before the next commit.
     pub(crate) base_stays: bool,
     /// Parts sent ahead while the program writes in sequence.
@@ -136,7 +136,7 @@ impl State {
             abandoned: false,
             written: RangeSet::default(),
             mark: CommitMark { changes: 0, since: RangeSet::default(), low_water: size },
-            tried: Vec::new(),
+            ambiguous: Vec::new(),
             base_stays: false,
             early_upload: None,
         }
@@ -196,7 +196,7 @@ impl State {
         let copied_so_far = self.base.as_ref() == Some(source) && self.base_len == self.size;
         let fits = range.start == self.size && range.start < range.end && range.end <= source.size;
         // What an object that was tried has to do with such a copy nobody could tell later.
-        if !fits || !(self.size == 0 || copied_so_far) || self.early_upload.is_some() || !self.tried.is_empty() {
+        if !fits || !(self.size == 0 || copied_so_far) || self.early_upload.is_some() || !self.ambiguous.is_empty() {
             return false;
         }
         self.base = Some(source.clone());
@@ -212,7 +212,7 @@ impl State {
 
     /// All plans of which something may be in the store.
     fn marks(&mut self) -> impl Iterator<Item = &mut CommitMark> {
-        self.tried.iter_mut().map(|tried| &mut tried.mark).chain(std::iter::once(&mut self.mark))
+        self.ambiguous.iter_mut().map(|commit| &mut commit.mark).chain(std::iter::once(&mut self.mark))
     }
 
     /// After a commit that made an object of what the file was at change number `planned`: true when nothing has
@@ -224,42 +224,42 @@ impl State {
         self.base_stays = false;
         self.committed = planned;
         self.written = self.mark.since.clone();
-        self.tried.clear();
+        self.ambiguous.clear();
         !self.is_dirty()
     }
 
     /// The commit under way may have made an object that its answer does not tell of.
-    pub(crate) fn note_doubt(&mut self, attempt: &Arc<Attempt>) {
+    pub(crate) fn note_ambiguous_commit(&mut self, attempt: &Arc<Attempt>) {
         // The same once more is no other attempt; of a copy, the first one's time counts.
-        let is_same = |tried: &Tried| {
-            let Attempt { object, upload, .. } = &*tried.attempt;
-            tried.mark.changes == self.mark.changes && (object, upload) == (&attempt.object, &attempt.upload)
+        let is_same = |commit: &AmbiguousCommit| {
+            let Attempt { object, upload, .. } = &*commit.attempt;
+            commit.mark.changes == self.mark.changes && (object, upload) == (&attempt.object, &attempt.upload)
         };
-        if self.tried.iter().any(is_same) {
+        if self.ambiguous.iter().any(is_same) {
             return;
         }
-        self.push_tried(attempt, self.mark.clone());
+        self.push_ambiguous(attempt, self.mark.clone());
     }
 
     /// The object under the changes may have been replaced by a copy of itself. None of the changes are in it.
-    pub(crate) fn note_copy_in_doubt(&mut self, attempt: &Arc<Attempt>) {
+    pub(crate) fn note_ambiguous_copy(&mut self, attempt: &Arc<Attempt>) {
         let mark = CommitMark { changes: self.committed, since: self.written.clone(), low_water: self.base_len };
-        self.push_tried(attempt, mark);
+        self.push_ambiguous(attempt, mark);
     }
 
-    fn push_tried(&mut self, attempt: &Arc<Attempt>, mark: CommitMark) {
-        if self.tried.len() == TRIED_MAX {
-            self.tried.remove(0);
+    fn push_ambiguous(&mut self, attempt: &Arc<Attempt>, mark: CommitMark) {
+        if self.ambiguous.len() == AMBIGUOUS_COMMITS_MAX {
+            self.ambiguous.remove(0);
         }
-        self.tried.push(Tried { attempt: Arc::clone(attempt), mark });
+        self.ambiguous.push(AmbiguousCommit { attempt: Arc::clone(attempt), mark });
     }
 
     /// Takes the plan of a commit in doubt for that of the last one; false when nobody is in doubt about it any more.
     pub(crate) fn resume_mark(&mut self, attempt: &Arc<Attempt>) -> bool {
-        let tried = self.tried.iter().find(|tried| Arc::ptr_eq(&tried.attempt, attempt));
-        match tried {
-            Some(tried) => {
-                self.mark = tried.mark.clone();
+        let commit = self.ambiguous.iter().find(|commit| Arc::ptr_eq(&commit.attempt, attempt));
+        match commit {
+            Some(commit) => {
+                self.mark = commit.mark.clone();
                 true
             }
             None => false,
@@ -273,14 +273,14 @@ impl State {
         if self.base.as_ref().is_some_and(|base| base.key == stored.key) {
             self.base = Some(stored);
         }
-        self.tried.clear();
+        self.ambiguous.clear();
     }
 
     /// The object `key` was deleted by this mount's doing: what the file has of it has to be `here`. The bytes that are
     /// not are lost.
     pub(crate) fn deleted(&mut self, key: &Key, here: &RangeSet) -> RangeSet {
         self.replaces = None;
-        self.tried.clear();
+        self.ambiguous.clear();
         if !self.base.as_ref().is_some_and(|base| base.key == *key && base.version.id.is_none()) {
             return RangeSet::default();
         }
@@ -399,7 +399,7 @@ mod tests {
         commit_begins(state);
         let object = NewObject::at(Key::new("k").unwrap());
         let attempt = Attempt { object, size: state.size, content: Content::Unknown, upload: None };
-        state.note_doubt(&Arc::new(attempt));
+        state.note_ambiguous_commit(&Arc::new(attempt));
         state.committing = false;
     }
 
@@ -409,17 +409,17 @@ mod tests {
         state.changed(&(10..20));
         try_in_vain(&mut state);
         try_in_vain(&mut state);
-        assert_eq!(state.tried.len(), 1, "the same once more");
+        assert_eq!(state.ambiguous.len(), 1, "the same once more");
         state.changed(&(50..60));
         state.resized(80);
         try_in_vain(&mut state);
         state.changed(&(90..95));
-        let first = Arc::clone(&state.tried[0].attempt);
+        let first = Arc::clone(&state.ambiguous[0].attempt);
         assert!(state.resume_mark(&first));
         let ours = Source { version: Version { etag: ETag::new("ours"), id: None }, ..base(100) };
         assert!(!state.settle(ours, 1));
         assert_eq!((state.size, state.base_len, state.replaces.clone()), (95, 80, Some(ETag::new("ours"))));
-        assert!(state.written.iter().eq([50..60, 90..95]) && state.tried.is_empty());
+        assert!(state.written.iter().eq([50..60, 90..95]) && state.ambiguous.is_empty());
     }
 
     #[test]
@@ -428,7 +428,7 @@ mod tests {
         state.changed(&(10..20));
         let object = NewObject::at(Key::new("k").unwrap());
         let attempt = Arc::new(Attempt { object, size: 100, content: Content::Unknown, upload: None });
-        state.note_copy_in_doubt(&attempt);
+        state.note_ambiguous_copy(&attempt);
         state.changed(&(50..60));
         assert!(state.resume_mark(&attempt));
         assert!(!state.settle(base(100), state.mark.changes), "they are still to be stored");
@@ -438,12 +438,12 @@ mod tests {
     #[test]
     fn of_commits_in_doubt_no_more_are_remembered_than_the_limit() {
         let mut state = State::new(None, 0, true);
-        for n in 0..TRIED_MAX as u64 + 3 {
+        for n in 0..AMBIGUOUS_COMMITS_MAX as u64 + 3 {
             state.changed(&(n..n + 1));
             try_in_vain(&mut state);
         }
-        assert_eq!(state.tried.len(), TRIED_MAX);
-        assert_eq!(state.tried.last().unwrap().attempt.size, TRIED_MAX as u64 + 3);
+        assert_eq!(state.ambiguous.len(), AMBIGUOUS_COMMITS_MAX);
+        assert_eq!(state.ambiguous.last().unwrap().attempt.size, AMBIGUOUS_COMMITS_MAX as u64 + 3);
     }
 
     #[test]

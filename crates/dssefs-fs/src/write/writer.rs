@@ -108,10 +108,10 @@ impl Writer {
         self.state().early_upload.is_some()
     }
 
-    /// Whether a commit that failed may have made an object all the same; see [`Writer::find_tried`].
+    /// Whether a commit that failed may have made an object all the same; see [`Writer::resolve_ambiguous_commits`].
     #[must_use]
-    pub fn is_in_doubt(&self) -> bool {
-        !self.state().tried.is_empty()
+    pub fn has_ambiguous_commits(&self) -> bool {
+        !self.state().ambiguous.is_empty()
     }
 
     /// Where the bytes are that the store does not have yet.
@@ -214,7 +214,7 @@ impl Writer {
         let mut state = self.state();
         if state.replaces.as_ref() == Some(&from.etag) {
             state.replaces = Some(base.version.etag.clone());
-            state.tried.clear();
+            state.ambiguous.clear();
         }
         if state.base.as_ref().is_some_and(|old| old.version == *from) {
             state.base = Some(base);
@@ -448,7 +448,7 @@ impl Writer {
         let mut state = self.state();
         let (size, committing) = (state.size, state.committing);
         // A completion that is still under way would leave out what is sent now.
-        let in_doubt = !state.tried.is_empty();
+        let in_doubt = !state.ambiguous.is_empty();
         let early_upload = state.early_upload.as_mut().filter(|_| !committing && !in_doubt)?;
         let (number, range) = early_upload.begin_ripe(size, &self.buffer)?;
         match self.buffer.snapshot(range) {
