@@ -237,7 +237,7 @@ impl Vfs {
             return Ok(());
         }
         let writer = self.writer_parts().writer_of(file).await?;
-        Ok(writer.take_in().await?)
+        Ok(writer.materialize_base().await?)
     }
 
     /// The directory that a directory is in; the root is in itself.

@@ -20,7 +20,7 @@ impl Writer {
             Aftermath::Doubt(attempt) => self.state().note_ambiguous_commit(attempt),
             Aftermath::Deleted => self.note_deletion(key),
             Aftermath::Stays(version) => {
-                self.stand_on_wrong(Base { key: key.clone(), version: version.clone(), size });
+                self.rebase_onto_noncompliant(Base { key: key.clone(), version: version.clone(), size });
             }
         }
     }
@@ -80,7 +80,7 @@ impl Writer {
                 return;
             }
             let (changes, early_upload) = (state.mark.changes, state.early_upload.take());
-            self.stand_on(&mut state, base, changes);
+            self.rebase_onto(&mut state, base, changes);
             early_upload
         };
         if let Some(early_upload) = completed {
@@ -91,7 +91,7 @@ impl Writer {
     }
 
     /// The object that a commit has made stays although it is not encrypted as was asked: the next one replaces it.
-    fn stand_on_wrong(&self, stored: Base) {
+    fn rebase_onto_noncompliant(&self, stored: Base) {
         let mut state = self.state();
         let has_all =
             state.early_upload.as_ref().is_none_or(|early_upload| early_upload.only_sent(&self.buffer).is_empty());
@@ -101,7 +101,7 @@ impl Writer {
         } else {
             // Nobody but this object has the bytes of some parts.
             let changes = state.mark.changes;
-            self.stand_on(&mut state, stored, changes);
+            self.rebase_onto(&mut state, stored, changes);
             state.changes += 1;
         }
     }

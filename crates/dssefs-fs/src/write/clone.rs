@@ -42,11 +42,11 @@ impl Writer {
         if leant_on().is_none() {
             return Ok(());
         }
-        let Err(error) = Box::pin(self.find_or_take_in(leans)).await else { return Ok(()) };
+        let Err(error) = Box::pin(self.resolve_or_materialize(leans)).await else { return Ok(()) };
         match leant_on() {
             // By somebody else's doing the copy cannot be any more: nothing is left to be harmed, and its own commit
             // tells of it.
-            Some(base) if error.is_lost_copy() && (self.gave_up_some() || self.is_gone(&base).await) => Ok(()),
+            Some(base) if error.is_lost_copy() && (self.has_evicted() || self.is_gone(&base).await) => Ok(()),
             _ => {
                 let key = own.map_or_else(|| "a file without a name".to_owned(), |key| key.to_string());
                 Err(Error::Copy { key, error: Box::new(error) })
@@ -55,13 +55,13 @@ impl Writer {
     }
 
     /// A copy that the store has made unseen would not be known any more without its source.
-    async fn find_or_take_in(self: &Arc<Self>, leans: impl Fn(&Base) -> bool) -> Result<(), Error> {
+    async fn resolve_or_materialize(self: &Arc<Self>, leans: impl Fn(&Base) -> bool) -> Result<(), Error> {
         {
             // A commit under way counts on what it has found itself.
             let _turn = self.turn.lock().await;
             self.resolve_ambiguous_commits().await?;
         }
-        self.take_in_if(leans).await
+        self.materialize_base_if(leans).await
     }
 
     /// The object of which the whole file is an unchanged copy, if there is one.

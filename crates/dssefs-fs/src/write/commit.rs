@@ -99,7 +99,7 @@ impl Writer {
                 Err(error) => {
                     self.note_aftermath(&error, commit.size);
                     // Only now: what was read of an object that is gone with the wrong one is all that there is of it.
-                    self.give_back(&(0..commit.size));
+                    self.release(&(0..commit.size));
                     Err(self.explained(error, &commit, &target).await)
                 }
                 done => done,
@@ -168,11 +168,11 @@ impl Writer {
     fn settle(&self, commit: &CommitSnapshot, object: &NewObject, stored: Stored) {
         let version = stored.version.clone();
         let source = Source { key: object.key.clone(), version, size: commit.size };
-        self.stand_on(&mut self.state(), source, commit.changes);
+        self.rebase_onto(&mut self.state(), source, commit.changes);
         self.destination.committed(&object.key, head_of(object, commit.size, stored));
     }
 
-    pub(super) fn stand_on(&self, state: &mut State, stored: Base, changes: u64) {
+    pub(super) fn rebase_onto(&self, state: &mut State, stored: Base, changes: u64) {
         state.early_upload = None;
         if state.settle(stored, changes) {
             self.buffer.clear();
@@ -202,7 +202,7 @@ impl Writer {
         let same_key = early_upload.target.object.key == target.object.key;
         let refused = early_upload.failure.as_ref().is_some_and(Error::is_mismatch);
         let worth_it =
-            commit.size > SINGLE_PUT_BYTES_MAX || early_upload.gave_up(&(0..u64::MAX), &self.buffer.present());
+            commit.size > SINGLE_PUT_BYTES_MAX || early_upload.evicted(&(0..u64::MAX), &self.buffer.present());
         if refused || !(same_key && worth_it && early_upload.upload.initialized()) {
             return None;
         }
@@ -217,7 +217,7 @@ impl Writer {
     fn refused_part(&self) -> Option<Error> {
         let mut state = self.state();
         let early_upload = state.early_upload.as_mut()?;
-        let alone = early_upload.gave_up(&(0..u64::MAX), &self.buffer.present());
+        let alone = early_upload.evicted(&(0..u64::MAX), &self.buffer.present());
         if alone { early_upload.failure.take_if(|error| error.is_mismatch()) } else { None }
     }
 
@@ -405,7 +405,7 @@ impl Writer {
                 outcome => {
                     let sent = outcome?;
                     if !streamed {
-                        self.give_back(range);
+                        self.release(range);
                     }
                     self.record(streamed, commit, number, &sent);
                     return Ok((sent.part, Some(sent.crc64)));

@@ -141,7 +141,7 @@ impl EarlyUpload {
     }
 
     /// Whether a part that `range` touches is in the store and not whole among what is `present` on this host.
-    pub(crate) fn gave_up(&self, range: &Range<u64>, present: &RangeSet) -> bool {
+    pub(crate) fn evicted(&self, range: &Range<u64>, present: &RangeSet) -> bool {
         self.sent_over(range).any(|part| !present.contains(part))
     }
 

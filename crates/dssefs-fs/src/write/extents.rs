@@ -25,19 +25,19 @@ impl Writer {
         let state = self.state();
         let range = range.start..range.end.min(state.size);
         let present = self.buffer.present();
-        if state.early_upload.as_ref().is_some_and(|early_upload| early_upload.gave_up(&range, &present)) {
+        if state.early_upload.as_ref().is_some_and(|early_upload| early_upload.evicted(&range, &present)) {
             return Ok(None);
         }
         Ok(Some((pieces(&state, &present, &range)?, state.base.clone())))
     }
 
     /// Whether some bytes are in the store's upload only.
-    pub(super) fn gave_up_some(&self) -> bool {
+    pub(super) fn has_evicted(&self) -> bool {
         let state = self.state();
         state
             .early_upload
             .as_ref()
-            .is_some_and(|early_upload| early_upload.gave_up(&(0..u64::MAX), &self.buffer.present()))
+            .is_some_and(|early_upload| early_upload.evicted(&(0..u64::MAX), &self.buffer.present()))
     }
 
     /// Copies bytes of a `Local` piece; false when they were given up since it was located.

@@ -465,8 +465,8 @@ impl Writer {
     /// The upload under way, if parts of the file are in it alone. Otherwise what is here stays here from now on.
     fn needed_upload(&self, early_upload: &EarlyUpload, size: u64, exact: bool) -> Option<KeptUpload> {
         let id = early_upload.upload.get()?.id();
-        let gave_up = || early_upload.gave_up(&(0..u64::MAX), &self.buffer.present());
-        (gave_up() || !early_upload.keep_all_whole(&self.buffer))
+        let evicted = || early_upload.evicted(&(0..u64::MAX), &self.buffer.present());
+        (evicted() || !early_upload.keep_all_whole(&self.buffer))
             .then(|| KeptUpload::of(early_upload, &self.buffer, id, size, exact))
     }
 

@@ -27,7 +27,7 @@ pub(super) enum Filling<'a> {
 
 impl Writer {
     /// Makes all of `range` present, as [`Writer::make_present`] does, for a part that gives its room back by
-    /// [`Writer::give_back`].
+    /// [`Writer::release`].
     ///
     /// Where there is no room beside the parts of other commits, it waits for them, as a program that writes does.
     pub(super) async fn fill(
@@ -54,7 +54,7 @@ impl Writer {
             outcome => return outcome.map(|()| Filling::Beside(beside)),
         }
         drop(beside);
-        self.give_back(range);
+        self.release(range);
         let alone = {
             let _blocked = self.engine.blocked();
             self.wait_for(self.engine.fills.write(), deadline).await?
@@ -100,7 +100,7 @@ impl Writer {
     /// Drops what the buffer has of `range` only because a part needed it: what nobody wrote is in the object under the
     /// changes, or is a hole. Otherwise a commit of a few bytes here and there would need room for all that lies
     /// between them.
-    pub(super) fn give_back(&self, range: &Range<u64>) {
+    pub(super) fn release(&self, range: &Range<u64>) {
         let state = self.state();
         state.written.gaps(range.clone()).for_each(|filled| self.buffer.discard(filled));
     }

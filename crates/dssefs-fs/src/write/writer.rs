@@ -226,14 +226,14 @@ impl Writer {
     ///
     /// # Errors
     /// The bytes cannot be read or kept; nothing is changed then.
-    pub async fn take_in(self: &Arc<Self>) -> Result<(), Error> {
-        self.take_in_if(|_| true).await
+    pub async fn materialize_base(self: &Arc<Self>) -> Result<(), Error> {
+        self.materialize_base_if(|_| true).await
     }
 
     /// The same, if the object is `wanted` when all parts sent ahead are readable, which may take a commit.
-    pub(super) async fn take_in_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
+    pub(super) async fn materialize_base_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
         loop {
-            if self.gave_up_some() {
+            if self.has_evicted() {
                 self.commit_for_access().await?;
             }
             if self.copies_from(&wanted) {
@@ -261,7 +261,7 @@ impl Writer {
                 return Ok(());
             }
             let present = self.make_present(0..base_len, base.as_ref(), base_len).await;
-            present.inspect_err(|_| self.give_back(&(0..base_len)))?;
+            present.inspect_err(|_| self.release(&(0..base_len)))?;
             let mut state = self.state();
             // They are changes now: the buffer has the only copy of them that this file may count on.
             let taken = 0..state.base_len;
@@ -403,7 +403,7 @@ impl Writer {
     /// Sends the parts that are complete, and slows the caller down while too many are under way.
     async fn send_ahead(self: &Arc<Self>) {
         if self.state().has_short_base()
-            && let Err(error) = self.take_in().await
+            && let Err(error) = self.materialize_base().await
         {
             self.state().base_stays = true;
             tracing::warn!(%error, "a short object could not be read to be sent again with what follows it; that waits for the commit");
