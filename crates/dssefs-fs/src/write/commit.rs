@@ -415,7 +415,7 @@ impl Writer {
         Err(Error::ChangedWhileSent { key: upload.key().to_string() })
     }
 
-    /// What was cut off since the commit took its plan reads as zeros here now, which the file never had there: neither
+    /// What was cut off since the commit set its mark reads as zeros here now, which the file never had there: neither
     /// before the cut nor after it. The commit starts over with what the file is now.
     fn refuse_if_cut(&self, commit: &CommitSnapshot, key: &Key) -> Result<(), Error> {
         match self.state().mark.low_water < commit.size {

@@ -101,7 +101,7 @@ pub(crate) struct State {
     pub(crate) replaces: Option<ETag>,
     /// How many of the base's first bytes are still part of the file.
     pub(crate) base_len: u64,
-    /// Counts changes; a commit that finds the count of its plan has made everything safe.
+    /// Counts changes; a commit that finds the count of its mark has made everything safe.
     pub(crate) changes: u64,
     /// The count at the last commit.
     pub(crate) committed: u64,
@@ -205,7 +205,7 @@ impl State {
         true
     }
 
-    /// The commit under way takes its plan now: what is written from here on is for the next one.
+    /// The commit under way sets its mark now: what is written from here on is for the next one.
     pub(crate) fn begin_commit(&mut self) {
         self.mark = CommitMark { changes: self.changes, since: RangeSet::default(), low_water: self.size };
     }
@@ -254,7 +254,7 @@ impl State {
         self.ambiguous.push(AmbiguousCommit { attempt: Arc::clone(attempt), mark });
     }
 
-    /// Takes the plan of a commit in doubt for that of the last one; false when nobody is in doubt about it any more.
+    /// Takes the mark of an ambiguous commit for that of the last one. False when the commit is no longer ambiguous.
     pub(crate) fn resume_mark(&mut self, attempt: &Arc<Attempt>) -> bool {
         let commit = self.ambiguous.iter().find(|commit| Arc::ptr_eq(&commit.attempt, attempt));
         match commit {
