@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dssefs_s3::object::Key;
-use dssefs_s3::s3::{Kind, Stored};
+use dssefs_s3::s3::Stored;
 
 use super::commit::CommitSnapshot;
 use super::{Base, CommitTarget, Error, Target, Writer};
@@ -78,23 +78,5 @@ impl Writer {
         target: &Target,
     ) -> Result<Stored, Error> {
         Ok(self.engine.gateway.copy(base, &target.object, &commit.condition).await?.into_inner())
-    }
-
-    /// Tells a lost source from a lost race for the file's own name: the store has one answer for both.
-    pub(super) async fn explained(&self, error: Error, commit: &CommitSnapshot, target: &Target) -> Error {
-        let foreign = |base: &&Base| base.key != target.object.key && base.version.id.is_none();
-        match (&error, commit.base.as_ref().filter(foreign)) {
-            (refused, Some(base)) if refused.is_of_a_version() && self.is_gone(base).await => {
-                Error::SourceGone { key: target.object.key.to_string(), source_key: base.key.to_string() }
-            }
-            _ => error,
-        }
-    }
-
-    async fn is_gone(&self, base: &Base) -> bool {
-        match self.engine.gateway.head(&base.key).await {
-            Ok(head) => head.meta.version.etag != base.version.etag,
-            Err(error) => error.kind == Kind::NotFound,
-        }
     }
 }

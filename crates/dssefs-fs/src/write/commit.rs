@@ -96,12 +96,7 @@ impl Writer {
             (None, _) => self.refuse_if_abandoned(),
             (Some(_), CommitTarget::Lost) => Err(Error::NameLost),
             (Some(commit), CommitTarget::Object(target)) => match self.carry_out(&commit, &target).await {
-                Err(error) => {
-                    self.note_aftermath(&error, commit.size);
-                    // Only now: what was read of an object that is gone with the wrong one is all that there is of it.
-                    self.release(&(0..commit.size));
-                    Err(self.explained(error, &commit, &target).await)
-                }
+                Err(error) => Err(self.after_failure(error, &commit, &target).await),
                 done => done,
             },
         }
@@ -252,39 +247,6 @@ impl Writer {
             Err((error, upload)) => Err(self.keep_early_upload(error, upload).await),
             Ok(stored) => Ok(stored),
         }
-    }
-
-    /// After a failed commit: the upload goes on to exist, with all parts that are whole, unless it is gone, or nobody
-    /// needs it and the store's answers to it were not what was asked. Parts that only it had are lost when it is gone,
-    /// which is named.
-    async fn keep_early_upload(&self, error: Error, upload: Option<Upload>) -> Error {
-        let only_sent = |early_upload: &EarlyUpload| !early_upload.only_sent(&self.buffer).is_empty();
-        let is_needed = self.state().early_upload.as_ref().is_some_and(only_sent);
-        let upload = match upload {
-            Some(upload) if error.is_mismatch() && !is_needed => {
-                abort_upload(upload).await;
-                None
-            }
-            other => other,
-        };
-        let mut state = self.state();
-        let Some(early_upload) = &mut state.early_upload else { return error };
-        if error.is_of_object_that_stays() {
-            return error;
-        }
-        if let Some(upload) = upload {
-            early_upload.upload = Arc::new(OnceCell::from(upload));
-            return error;
-        }
-        early_upload.keep_all_whole(&self.buffer);
-        let lost = early_upload.only_sent(&self.buffer);
-        let key = early_upload.target.object.key.to_string();
-        state.early_upload = None;
-        if lost.is_empty() {
-            return error;
-        }
-        tracing::error!(%key, %error, "an upload is gone together with parts that this host has no copy of");
-        if error.is_mismatch() { error } else { Error::PartsLost { key, lost } }
     }
 
     /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy of the new

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::spill::RangeSet;
-use dssefs_s3::object::{ETag, Key};
+use dssefs_s3::object::ETag;
 use dssefs_s3::s3::{Attempt, NewObject, Source};
 
 use super::early_upload::EarlyUpload;
@@ -81,16 +81,16 @@ impl CommitMark {
     }
 }
 
-/// A commit that may have succeeded although it failed.
+/// How many ambiguous commits a file remembers. Each is of other changes, and their answers were lost one after the
+/// other. The oldest one above this number counts as failed.
+pub(crate) const AMBIGUOUS_COMMITS_MAX: usize = 8;
+
+/// A commit whose answer was lost: it may have succeeded although it failed.
 #[derive(Clone, Debug)]
 pub(crate) struct AmbiguousCommit {
     pub(crate) attempt: Arc<Attempt>,
     pub(crate) mark: CommitMark,
 }
-
-/// Commits of different changes whose answers were lost one after the other. Of more than these the oldest is taken for
-/// one that failed.
-pub(crate) const AMBIGUOUS_COMMITS_MAX: usize = 8;
 
 pub(crate) struct State {
     /// The file's length in bytes.
@@ -227,78 +227,12 @@ impl State {
         self.ambiguous.clear();
         !self.is_dirty()
     }
-
-    /// The commit under way may have made an object that its answer does not tell of.
-    pub(crate) fn note_ambiguous_commit(&mut self, attempt: &Arc<Attempt>) {
-        // The same once more is no other attempt; of a copy, the first one's time counts.
-        let is_same = |commit: &AmbiguousCommit| {
-            let Attempt { object, upload, .. } = &*commit.attempt;
-            commit.mark.changes == self.mark.changes && (object, upload) == (&attempt.object, &attempt.upload)
-        };
-        if self.ambiguous.iter().any(is_same) {
-            return;
-        }
-        self.push_ambiguous(attempt, self.mark.clone());
-    }
-
-    /// The object under the changes may have been replaced by a copy of itself. None of the changes are in it.
-    pub(crate) fn note_ambiguous_copy(&mut self, attempt: &Arc<Attempt>) {
-        let mark = CommitMark { changes: self.committed, since: self.written.clone(), low_water: self.base_len };
-        self.push_ambiguous(attempt, mark);
-    }
-
-    fn push_ambiguous(&mut self, attempt: &Arc<Attempt>, mark: CommitMark) {
-        if self.ambiguous.len() == AMBIGUOUS_COMMITS_MAX {
-            self.ambiguous.remove(0);
-        }
-        self.ambiguous.push(AmbiguousCommit { attempt: Arc::clone(attempt), mark });
-    }
-
-    /// Takes the mark of an ambiguous commit for that of the last one. False when the commit is no longer ambiguous.
-    pub(crate) fn resume_mark(&mut self, attempt: &Arc<Attempt>) -> bool {
-        let commit = self.ambiguous.iter().find(|commit| Arc::ptr_eq(&commit.attempt, attempt));
-        match commit {
-            Some(commit) => {
-                self.mark = commit.mark.clone();
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// The object under the changes has become `stored` by this mount's doing. The bytes of it that the file still has
-    /// are the same.
-    pub(crate) fn replaced_by(&mut self, stored: Base) {
-        self.replaces = Some(stored.version.etag.clone());
-        if self.base.as_ref().is_some_and(|base| base.key == stored.key) {
-            self.base = Some(stored);
-        }
-        self.ambiguous.clear();
-    }
-
-    /// The object `key` was deleted by this mount's doing: what the file has of it has to be `here`. The bytes that are
-    /// not are lost.
-    pub(crate) fn deleted(&mut self, key: &Key, here: &RangeSet) -> RangeSet {
-        self.replaces = None;
-        self.ambiguous.clear();
-        if !self.base.as_ref().is_some_and(|base| base.key == *key && base.version.id.is_none()) {
-            return RangeSet::default();
-        }
-        let taken = 0..self.base_len;
-        let lost = here.gaps(taken.clone()).filter(|gap| self.written.intersection(gap.clone()).next().is_none());
-        let lost = lost.collect();
-        self.written.insert(taken);
-        (self.base, self.base_len) = (None, 0);
-        self.changes += 1;
-        lost
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dssefs_s3::object::Version;
-    use dssefs_s3::s3::Content;
+    use dssefs_s3::object::{Key, Version};
 
     fn base(size: u64) -> Base {
         Source { key: Key::new("k").unwrap(), version: Version { etag: ETag::new("e"), id: None }, size }
@@ -392,82 +326,6 @@ mod tests {
         let planned = commit_begins(&mut state);
         assert!(state.settle(base(2 * LONG + 5), planned));
         assert!(state.written.is_empty());
-    }
-
-    /// A commit of the state as it is, whose answer is lost.
-    fn try_in_vain(state: &mut State) {
-        commit_begins(state);
-        let object = NewObject::at(Key::new("k").unwrap());
-        let attempt = Attempt { object, size: state.size, content: Content::Unknown, upload: None };
-        state.note_ambiguous_commit(&Arc::new(attempt));
-        state.committing = false;
-    }
-
-    #[test]
-    fn what_an_unseen_commit_has_stored_is_what_the_file_stands_on_and_later_changes_are_all_that_is_left() {
-        let mut state = State::new(Some(base(100)), 100, false);
-        state.changed(&(10..20));
-        try_in_vain(&mut state);
-        try_in_vain(&mut state);
-        assert_eq!(state.ambiguous.len(), 1, "the same once more");
-        state.changed(&(50..60));
-        state.resized(80);
-        try_in_vain(&mut state);
-        state.changed(&(90..95));
-        let first = Arc::clone(&state.ambiguous[0].attempt);
-        assert!(state.resume_mark(&first));
-        let ours = Source { version: Version { etag: ETag::new("ours"), id: None }, ..base(100) };
-        assert!(!state.settle(ours, 1));
-        assert_eq!((state.size, state.base_len, state.replaces.clone()), (95, 80, Some(ETag::new("ours"))));
-        assert!(state.written.iter().eq([50..60, 90..95]) && state.ambiguous.is_empty());
-    }
-
-    #[test]
-    fn a_copy_of_the_object_onto_itself_has_none_of_the_changes() {
-        let mut state = State::new(Some(base(100)), 100, false);
-        state.changed(&(10..20));
-        let object = NewObject::at(Key::new("k").unwrap());
-        let attempt = Arc::new(Attempt { object, size: 100, content: Content::Unknown, upload: None });
-        state.note_ambiguous_copy(&attempt);
-        state.changed(&(50..60));
-        assert!(state.resume_mark(&attempt));
-        assert!(!state.settle(base(100), state.mark.changes), "they are still to be stored");
-        assert!(state.written.iter().eq([10..20, 50..60]) && state.base_len == 100);
-    }
-
-    #[test]
-    fn of_commits_in_doubt_no_more_are_remembered_than_the_limit() {
-        let mut state = State::new(None, 0, true);
-        for n in 0..AMBIGUOUS_COMMITS_MAX as u64 + 3 {
-            state.changed(&(n..n + 1));
-            try_in_vain(&mut state);
-        }
-        assert_eq!(state.ambiguous.len(), AMBIGUOUS_COMMITS_MAX);
-        assert_eq!(state.ambiguous.last().unwrap().attempt.size, AMBIGUOUS_COMMITS_MAX as u64 + 3);
-    }
-
-    #[test]
-    fn a_file_in_doubt_takes_no_bytes_of_another_object_unread() {
-        let mut state = State::new(None, 0, true);
-        try_in_vain(&mut state);
-        assert!(!state.adopt(&base(100), &(0..60)));
-    }
-
-    #[test]
-    fn of_an_object_that_was_deleted_the_file_has_its_own_bytes_or_they_are_named() {
-        let changed = || {
-            let mut state = State::new(Some(base(100)), 100, false);
-            state.changed(&(10..20));
-            state
-        };
-        let all: RangeSet = std::iter::once(0..100).collect();
-        let key = Key::new("k").unwrap();
-        assert!(changed().deleted(&key, &all).is_empty());
-        let mut state = changed();
-        let some: RangeSet = [0..50, 60..100].into_iter().collect();
-        assert!(state.deleted(&key, &some).iter().eq(std::iter::once(50..60)));
-        assert_eq!((state.base.clone(), state.base_len, state.replaces.clone()), (None, 0, None));
-        assert!(state.written.contains(0..100), "what is lost is no hole");
     }
 
     fn commit_begins(state: &mut State) -> u64 {
