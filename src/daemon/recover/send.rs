@@ -9,7 +9,7 @@ use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, stream};
 
 use dssefs_fs::journal::{self, EntryId, RecoveredEntry, RecoveredSession};
-use dssefs_fs::write::{self, Engine, KeptError, PendingChanges, Writer};
+use dssefs_fs::write::{self, Disposition, Engine, KeptError, PendingChanges, Writer};
 use dssefs_s3::object::Key;
 use dssefs_s3::policy::{Policy, Verdict};
 use dssefs_s3::s3::{self, Checksum, Condition, Gateway, Head, Kind};
@@ -155,7 +155,10 @@ impl SendError {
     /// Whether no later try can succeed.
     fn is_final(&self) -> bool {
         match self {
-            SendError::Write(error) => error.is_lost_copy() || matches!(error, write::Error::PartsLost { .. }),
+            SendError::Write(error) => {
+                let disposition = error.disposition();
+                disposition.is_lost_copy() || disposition == Disposition::PartsLost
+            }
             SendError::Kept(_) => true,
             SendError::Journal(_)
             | SendError::Store(_)

@@ -65,36 +65,13 @@ impl Error {
     /// Whether the object is no longer the one that the changes were made to.
     #[must_use]
     pub(super) fn is_lost_race(&self) -> bool {
-        match self {
-            Error::Write(write::Error::Store(error)) => matches!(error.kind, Kind::PreconditionFailed | Kind::NotFound),
-            Error::Write(error) => matches!(error, write::Error::NameLost),
-            _ => false,
-        }
+        matches!(self, Error::Write(error) if error.disposition().is_lost_race())
     }
 
     /// Whether trying the same again cannot help.
     #[must_use]
     pub(super) fn is_final(&self) -> bool {
-        match self {
-            Error::Write(write::Error::Store(error)) => {
-                matches!(error.kind, Kind::Mismatch { .. } | Kind::TooLarge)
-            }
-            Error::Write(error) => {
-                let room = matches!(error, write::Error::Spill(spill::Error::NoSpace | spill::Error::Busy));
-                let later = matches!(
-                    error,
-                    write::Error::ChangedWhileSent { .. }
-                        | write::Error::Stalled { .. }
-                        | write::Error::GivenUp
-                        | write::Error::Copy { .. }
-                        // Of the local disk, about another file perhaps, which may be in the store by the next try.
-                        | write::Error::Journal(_)
-                        | write::Error::Ledger { .. }
-                );
-                !room && !later
-            }
-            _ => false,
-        }
+        matches!(self, Error::Write(error) if error.disposition().is_final())
     }
 
     /// What to do about it, where that is known beyond the error's own sentence.

@@ -149,7 +149,7 @@ impl Writer {
         let is_needed = self.state().early_upload.as_ref().is_some_and(only_sent);
         // 1. The store's answers were not as asked, and this host has all bytes: abort the upload.
         let upload = match upload {
-            Some(upload) if error.is_mismatch() && !is_needed => {
+            Some(upload) if error.is_noncompliant() && !is_needed => {
                 abort_upload(upload).await;
                 None
             }
@@ -158,7 +158,7 @@ impl Writer {
         let mut state = self.state();
         let Some(early_upload) = &mut state.early_upload else { return error };
         // 2. The object is there, though not as asked: `note_aftermath` decides.
-        if error.is_of_object_that_stays() {
+        if error.leaves_object() {
             return error;
         }
         // 3. The upload lives: it stays, with all parts that are whole.
@@ -175,14 +175,14 @@ impl Writer {
             return error;
         }
         tracing::error!(%key, %error, "an upload is gone together with parts that this host has no copy of");
-        if error.is_mismatch() { error } else { Error::PartsLost { key, lost } }
+        if error.is_noncompliant() { error } else { Error::PartsLost { key, lost } }
     }
 
     /// Tells the lost source of a copy from a lost race for the file's own name: the store has one answer for both.
     async fn explained(&self, error: Error, commit: &CommitSnapshot, target: &Target) -> Error {
         let foreign = |base: &&Base| base.key != target.object.key && base.version.id.is_none();
         match (&error, commit.base.as_ref().filter(foreign)) {
-            (refused, Some(base)) if refused.is_of_a_version() && self.is_gone(base).await => {
+            (refused, Some(base)) if refused.disposition().is_of_a_version() && self.is_gone(base).await => {
                 Error::SourceGone { key: target.object.key.to_string(), source_key: base.key.to_string() }
             }
             _ => error,

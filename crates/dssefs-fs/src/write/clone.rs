@@ -46,7 +46,9 @@ impl Writer {
         match leant_on() {
             // By somebody else's doing the copy cannot be any more: nothing is left to be harmed, and its own commit
             // tells of it.
-            Some(base) if error.is_lost_copy() && (self.has_evicted() || self.is_gone(&base).await) => Ok(()),
+            Some(base) if error.disposition().is_lost_copy() && (self.has_evicted() || self.is_gone(&base).await) => {
+                Ok(())
+            }
             _ => {
                 let key = own.map_or_else(|| "a file without a name".to_owned(), |key| key.to_string());
                 Err(Error::Copy { key, error: Box::new(error) })

@@ -20,7 +20,7 @@ use super::parts::{AppendLayout, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
 use super::state::State;
 use super::writer::{abort, abort_upload};
-use super::{Base, CommitTarget, Engine, Error, Target, Writer};
+use super::{Base, CommitTarget, Disposition, Engine, Error, Target, Writer};
 
 /// How often a part is read again because the program changed it while it was being sent.
 pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
@@ -77,12 +77,13 @@ impl Writer {
         let mut looked_again = false;
         for tries in 1.. {
             let Err(error) = self.try_once().await else { break };
-            if error.is_conflict() && tries < TRIES_MAX {
+            let disposition = error.disposition();
+            if disposition == Disposition::Conflict && tries < TRIES_MAX {
                 sleep(pause_after(tries)).await;
-            } else if error.may_be_our_own() && !looked_again && !self.state().ambiguous.is_empty() {
+            } else if disposition.may_be_our_own() && !looked_again && !self.state().ambiguous.is_empty() {
                 // An earlier commit, long under way, may have got there since it was looked for.
                 looked_again = true;
-            } else if !(matches!(error, Error::ChangedWhileSent { .. }) && tries < TRIES_MAX) {
+            } else if !(disposition == Disposition::ChangedWhileSent && tries < TRIES_MAX) {
                 return Err(error);
             }
         }
@@ -195,7 +196,7 @@ impl Writer {
         let mut state = self.state();
         let early_upload = state.early_upload.as_mut()?;
         let same_key = early_upload.target.object.key == target.object.key;
-        let refused = early_upload.failure.as_ref().is_some_and(Error::is_mismatch);
+        let refused = early_upload.failure.as_ref().is_some_and(Error::is_noncompliant);
         let worth_it =
             commit.size > SINGLE_PUT_BYTES_MAX || early_upload.evicted(&(0..u64::MAX), &self.buffer.present());
         if refused || !(same_key && worth_it && early_upload.upload.initialized()) {
@@ -213,7 +214,7 @@ impl Writer {
         let mut state = self.state();
         let early_upload = state.early_upload.as_mut()?;
         let alone = early_upload.evicted(&(0..u64::MAX), &self.buffer.present());
-        if alone { early_upload.failure.take_if(|error| error.is_mismatch()) } else { None }
+        if alone { early_upload.failure.take_if(|error| error.is_noncompliant()) } else { None }
     }
 
     /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any
@@ -222,7 +223,7 @@ impl Writer {
         let Some(mut early_upload) = self.state().early_upload.take() else { return Ok(()) };
         early_upload.keep_all_whole(&self.buffer);
         let lost = early_upload.only_sent(&self.buffer);
-        let failure = early_upload.failure.take().filter(Error::is_mismatch);
+        let failure = early_upload.failure.take().filter(Error::is_noncompliant);
         let key = early_upload.target.object.key.to_string();
         abort(early_upload.upload).await;
         let lost = (!lost.is_empty()).then_some(Error::PartsLost { key, lost });
@@ -363,7 +364,7 @@ impl Writer {
             let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
             self.refuse_if_cut(commit, upload.key())?;
             match self.send_part(upload, number, Arc::new(snapshot)).await {
-                Err(error) if error.is_local() && self.state().changes != commit.changes => {}
+                Err(error) if error.disposition().is_unread() && self.state().changes != commit.changes => {}
                 outcome => {
                     let sent = outcome?;
                     if !streamed {

@@ -118,61 +118,292 @@ fn listed(ranges: &RangeSet) -> String {
     texts.join(", ")
 }
 
-impl Error {
-    /// Whether the same may succeed in a while without anybody's doing.
-    pub(crate) fn is_transient(&self) -> bool {
+/// What a failure means for the changes and for the next try: each failure is classified once, by
+/// [`Error::disposition`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The store gave no answer, or had no time: it may answer the same request in a while.
+    Transient,
+    /// The bytes to send could not be read on this host, which they cannot be while the program changes them.
+    Unread,
+    /// A snapshot is out of date, because the program wrote the same block again.
+    Superseded,
+    /// The program changed the file each time that the commit read it.
+    ChangedWhileSent,
+    /// Another request for the same key was under way.
+    Conflict,
+    /// The object is not the one that the changes were made to: a lost race, or an ambiguous commit of this mount.
+    Overtaken,
+    /// The object that the changes were made to is gone.
+    BaseGone,
+    /// The upload is gone: another process ended it, or an ambiguous commit of this mount did.
+    UploadGone,
+    /// The upload is gone, with parts that this host has no copy of.
+    PartsLost,
+    /// The file's name belongs to another writer, or is gone.
+    NameLost,
+    /// The source of a copy is gone.
+    SourceGone,
+    /// The store did not prove the encryption that was asked for.
+    Noncompliant,
+    /// Neither memory nor disk has room.
+    NoRoom,
+    /// The spill cannot give the bytes back, or cannot keep them.
+    SpillBroken,
+    /// A later try may succeed, after an administrator has acted or the host has room again.
+    Later,
+    /// No later try can succeed.
+    Final,
+}
+
+impl Disposition {
+    /// Whether no later try can help.
+    #[must_use]
+    pub fn is_final(self) -> bool {
         match self {
-            Error::Store(error) => {
-                matches!(
-                    error.kind,
-                    Kind::Timeout | Kind::Unreachable | Kind::Unavailable | Kind::Throttled { .. } | Kind::Local
-                )
-            }
-            Error::Spill(error) => matches!(error, spill::Error::Superseded { .. }),
-            _ => false,
+            Disposition::Noncompliant
+            | Disposition::PartsLost
+            | Disposition::NameLost
+            | Disposition::SourceGone
+            | Disposition::Superseded
+            | Disposition::SpillBroken
+            | Disposition::Final => true,
+            Disposition::Transient
+            | Disposition::Unread
+            | Disposition::ChangedWhileSent
+            | Disposition::Conflict
+            | Disposition::Overtaken
+            | Disposition::BaseGone
+            | Disposition::UploadGone
+            | Disposition::NoRoom
+            | Disposition::Later => false,
         }
     }
 
-    /// Whether the store answered with another encryption than was asked for.
-    pub(crate) fn is_mismatch(&self) -> bool {
-        matches!(self, Error::Store(error) if matches!(error.kind, Kind::Mismatch { .. }))
+    /// Whether another writer has replaced or removed the object that the changes were made to.
+    #[must_use]
+    pub fn is_lost_race(self) -> bool {
+        matches!(self, Disposition::Overtaken | Disposition::BaseGone | Disposition::NameLost)
     }
 
-    /// Whether the store wants to be asked again, because of another request for the same key.
-    pub(crate) fn is_conflict(&self) -> bool {
-        matches!(self, Error::Store(error) if error.kind == Kind::Conflict)
+    /// Whether a copy can no longer be made, because another writer has taken its source or its own name.
+    #[must_use]
+    pub fn is_lost_copy(self) -> bool {
+        self.is_lost_race() || self == Disposition::SourceGone
     }
 
-    /// Whether what stood in the way may have been an earlier commit of the same file.
-    pub(crate) fn may_be_our_own(&self) -> bool {
-        match self {
-            Error::Store(error) => matches!(error.kind, Kind::PreconditionFailed | Kind::NoSuchUpload),
-            Error::PartsLost { .. } => true,
-            _ => false,
-        }
-    }
-
-    /// Whether the store has an object with the file's bytes that is not encrypted as was asked for.
-    pub(crate) fn is_of_object_that_stays(&self) -> bool {
-        matches!(self, Error::Store(error) if matches!(error.aftermath(), Aftermath::Stays(_)))
-    }
-
-    /// Whether the store did not have the version that was asked for.
-    pub(crate) fn is_of_a_version(&self) -> bool {
-        matches!(self, Error::Store(error) if matches!(error.kind, Kind::PreconditionFailed | Kind::NotFound))
-    }
-
-    /// Whether a copy cannot be made any more: its source or its own name has been taken by another writer.
-    pub fn is_lost_copy(&self) -> bool {
-        self.is_of_a_version() || matches!(self, Error::SourceGone { .. } | Error::NameLost)
+    /// Whether the same may succeed in a while although no person acts.
+    pub(crate) fn is_transient(self) -> bool {
+        matches!(self, Disposition::Transient | Disposition::Unread | Disposition::Superseded)
     }
 
     /// Whether the bytes could not be read on this host, as happens when they change while they are being sent.
-    pub(crate) fn is_local(&self) -> bool {
+    pub(crate) fn is_unread(self) -> bool {
+        matches!(self, Disposition::Unread | Disposition::Superseded | Disposition::NoRoom | Disposition::SpillBroken)
+    }
+
+    /// Whether the store did not have the version that was asked for.
+    pub(crate) fn is_of_a_version(self) -> bool {
+        matches!(self, Disposition::Overtaken | Disposition::BaseGone)
+    }
+
+    /// Whether an ambiguous commit of the same file may be the cause.
+    pub(crate) fn may_be_our_own(self) -> bool {
+        matches!(self, Disposition::Overtaken | Disposition::UploadGone | Disposition::PartsLost)
+    }
+}
+
+impl Error {
+    /// What the failure means for the changes and for the next try. The one place that classifies failures.
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
         match self {
-            Error::Store(error) => error.kind == Kind::Local,
-            Error::Spill(_) => true,
-            _ => false,
+            Error::Store(error) => of_store(error.kind),
+            Error::Spill(error) => of_spill(error),
+            Error::ChangedWhileSent { .. } => Disposition::ChangedWhileSent,
+            Error::PartsLost { .. } => Disposition::PartsLost,
+            Error::NameLost => Disposition::NameLost,
+            Error::SourceGone { .. } => Disposition::SourceGone,
+            // Of the local disk: perhaps about another file, which may be in the store by the next try.
+            Error::Journal(_) | Error::Ledger { .. } => Disposition::Later,
+            Error::Copy { .. } | Error::Stalled { .. } | Error::GivenUp => Disposition::Later,
+            Error::TooLarge { .. }
+            | Error::CommitFirst
+            | Error::Incomplete { .. }
+            | Error::Deleted
+            | Error::Abandoned => Disposition::Final,
+        }
+    }
+
+    /// Whether the store did not prove the encryption that was asked for.
+    pub(crate) fn is_noncompliant(&self) -> bool {
+        self.disposition() == Disposition::Noncompliant
+    }
+
+    /// Whether the store has an object with the file's bytes that is not encrypted as was asked for.
+    pub(crate) fn leaves_object(&self) -> bool {
+        matches!(self, Error::Store(error) if matches!(error.aftermath(), Aftermath::Stays(_)))
+    }
+}
+
+fn of_store(kind: Kind) -> Disposition {
+    match kind {
+        Kind::Timeout | Kind::Unreachable | Kind::Unavailable | Kind::Throttled { .. } => Disposition::Transient,
+        Kind::Local => Disposition::Unread,
+        Kind::Conflict => Disposition::Conflict,
+        Kind::PreconditionFailed => Disposition::Overtaken,
+        Kind::NotFound => Disposition::BaseGone,
+        Kind::NoSuchUpload => Disposition::UploadGone,
+        Kind::Mismatch { .. } => Disposition::Noncompliant,
+        Kind::TooLarge => Disposition::Final,
+        Kind::KeyNotFound
+        | Kind::KeyDisabled
+        | Kind::KeyPendingDeletion
+        | Kind::KeyMaterialExpired
+        | Kind::KeyUnavailable
+        | Kind::KeyUnusable
+        | Kind::AccessDenied { .. }
+        | Kind::Credentials
+        | Kind::NoSuchBucket
+        | Kind::Archived
+        | Kind::Integrity
+        | Kind::Unsupported
+        | Kind::Configuration
+        | Kind::Protocol => Disposition::Later,
+    }
+}
+
+fn of_spill(error: &spill::Error) -> Disposition {
+    match error {
+        spill::Error::Superseded { .. } => Disposition::Superseded,
+        spill::Error::NoSpace | spill::Error::Busy => Disposition::NoRoom,
+        spill::Error::Absent { .. }
+        | spill::Error::Tampered { .. }
+        | spill::Error::TooLong { .. }
+        | spill::Error::BeyondEnd
+        | spill::Error::MemoryTooSmall { .. }
+        | spill::Error::Directory { .. }
+        | spill::Error::Io(_)
+        | spill::Error::Crypto(_) => Disposition::SpillBroken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use dssefs_s3::object::Bucket;
+    use dssefs_s3::policy::Verdict;
+    use dssefs_s3::s3::{Failure, Operation};
+
+    use super::*;
+
+    /// What callers ask: final, lost race, lost copy, transient, unread, of a version, may be our own, noncompliant.
+    fn answers(error: &Error) -> String {
+        let of = error.disposition();
+        [
+            (of.is_final(), "final"),
+            (of.is_lost_race(), "race"),
+            (of.is_lost_copy(), "copy"),
+            (of.is_transient(), "transient"),
+            (of.is_unread(), "unread"),
+            (of.is_of_a_version(), "version"),
+            (of.may_be_our_own(), "own"),
+            (error.is_noncompliant(), "noncompliant"),
+            (of == Disposition::Conflict, "conflict"),
+            (of == Disposition::ChangedWhileSent, "changed"),
+        ]
+        .into_iter()
+        .filter_map(|(is_so, name)| is_so.then_some(name))
+        .collect::<Vec<_>>()
+        .join(" ")
+    }
+
+    fn store(kind: Kind) -> Error {
+        let bucket = Bucket::new("bucket").unwrap();
+        s3::Error::from(Failure::new(kind, Operation::PutObject, &bucket, None)).into()
+    }
+
+    #[test]
+    fn every_answer_of_the_store_has_its_disposition() {
+        for (kind, expected) in [
+            (Kind::KeyNotFound, ""),
+            (Kind::KeyDisabled, ""),
+            (Kind::KeyPendingDeletion, ""),
+            (Kind::KeyMaterialExpired, ""),
+            (Kind::KeyUnavailable, ""),
+            (Kind::KeyUnusable, ""),
+            (Kind::AccessDenied { kms: true }, ""),
+            (Kind::AccessDenied { kms: false }, ""),
+            (Kind::Credentials, ""),
+            (Kind::NotFound, "race copy version"),
+            (Kind::NoSuchBucket, ""),
+            (Kind::NoSuchUpload, "own"),
+            (Kind::PreconditionFailed, "race copy version own"),
+            (Kind::Conflict, "conflict"),
+            (Kind::Archived, ""),
+            (Kind::Throttled { kms: true }, "transient"),
+            (Kind::Throttled { kms: false }, "transient"),
+            (Kind::Timeout, "transient"),
+            (Kind::Unreachable, "transient"),
+            (Kind::Unavailable, "transient"),
+            (Kind::Integrity, ""),
+            (Kind::Mismatch { verdict: Verdict::NotDsse }, "final noncompliant"),
+            (Kind::Unsupported, ""),
+            (Kind::Configuration, ""),
+            (Kind::TooLarge, "final"),
+            (Kind::Local, "transient unread"),
+            (Kind::Protocol, ""),
+        ] {
+            assert_eq!(answers(&store(kind)), expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn every_error_of_the_spill_has_its_disposition() {
+        let directory = || std::path::PathBuf::from("/d");
+        let source = || io::Error::from(io::ErrorKind::Other);
+        for (error, expected) in [
+            (spill::Error::Absent { range: 0..1 }, "final unread"),
+            (spill::Error::Busy, "unread"),
+            (spill::Error::NoSpace, "unread"),
+            (spill::Error::Superseded { block: 0 }, "final transient unread"),
+            (spill::Error::Tampered { block: 0 }, "final unread"),
+            (spill::Error::TooLong { bytes: 2, bytes_max: 1 }, "final unread"),
+            (spill::Error::BeyondEnd, "final unread"),
+            (spill::Error::MemoryTooSmall { memory_bytes_max: 1 }, "final unread"),
+            (spill::Error::Directory { directory: directory(), source: source() }, "final unread"),
+            (spill::Error::Io(source()), "final unread"),
+        ] {
+            let text = format!("{error:?}");
+            assert_eq!(answers(&Error::from(error)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_other_error_has_its_disposition() {
+        let key = || "k".to_owned();
+        let source = || io::Error::from(io::ErrorKind::StorageFull);
+        for (error, expected) in [
+            (Error::Journal(journal::Error::NoSpace), ""),
+            (Error::Journal(journal::Error::Broken(key())), ""),
+            (Error::Ledger { key: key(), source: source() }, ""),
+            (Error::TooLarge { size_bytes: 1 }, "final"),
+            (Error::PartsLost { key: key(), lost: RangeSet::default() }, "final own"),
+            (Error::CommitFirst, "final"),
+            (Error::Incomplete { start: 0, end: 1 }, "final"),
+            (Error::Deleted, "final"),
+            (Error::ChangedWhileSent { key: key() }, "changed"),
+            (Error::NameLost, "final race copy"),
+            (Error::SourceGone { key: key(), source_key: key() }, "final copy"),
+            // What lies below is about another file.
+            (Error::Copy { key: key(), error: Box::new(store(Kind::PreconditionFailed)) }, ""),
+            (Error::Copy { key: key(), error: Box::new(Error::Deleted) }, ""),
+            (Error::Stalled { seconds: 1 }, ""),
+            (Error::GivenUp, ""),
+            (Error::Abandoned, "final"),
+        ] {
+            assert_eq!(answers(&error), expected, "{error:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ mod state;
 mod writer;
 
 pub use engine::{Engine, Settings};
-pub use error::Error;
+pub use error::{Disposition, Error};
 pub use parts::OBJECT_BYTES_MAX;
 pub use pending_changes::{KeptAttempt, KeptError, KeptUpload, KeptUploadPart, PendingChanges};
 pub use state::{Base, CommitTarget, Piece, Target};

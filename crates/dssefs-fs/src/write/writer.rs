@@ -395,7 +395,7 @@ impl Writer {
                 early_upload.failure = Some(Error::Store(error.clone()));
                 Err(error.into())
             }
-            Some(error) if !error.is_transient() => Err(error),
+            Some(error) if !error.disposition().is_transient() => Err(error),
             Some(_) | None => Ok(()),
         }
     }
