@@ -7,9 +7,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::error::Error;
-use super::moving::refuse_reserved;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::posix;
+use super::rename_dir::refuse_reserved;
 use super::table::Table;
 use super::{Namespace, Question};
 use dssefs_s3::object::{Key, Name, ObjectMeta, UserMetadata};

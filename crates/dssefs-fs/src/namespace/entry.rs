@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
+use super::scan_detector::Sweep;
 use super::snapshot::Snapshot;
-use super::sweep::Sweep;
 use dssefs_s3::object::{ETag, Key, Name};
 use dssefs_s3::s3::{Attempt, Head};
 

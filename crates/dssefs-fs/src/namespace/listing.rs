@@ -8,10 +8,10 @@ use futures_util::{FutureExt, StreamExt, stream};
 
 use super::entry;
 use super::error::Error;
-use super::moving::is_reserved;
 use super::node::{Attributes, DirEntry, Ino, Kind};
 use super::observe::{Marker, Standing};
 use super::progress::Progress;
+use super::rename_dir::is_reserved;
 use super::snapshot::{NamesBudget, Share, Snapshot};
 use super::special::TARGET_BYTES_MAX;
 use super::table::Table;

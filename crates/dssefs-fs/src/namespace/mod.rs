@@ -2,33 +2,34 @@
 //!
 //! The table of nodes is a cache of the store with one exception: what is *local* (a file with changes that are not in
 //! the store yet) exists whatever the store says. Answers of the store are merged into it by rule, and an answer never
-//! undoes an own change that is younger than the question (`moment`). Listings and facts are believed for `ttl`; own
+//! undoes an own change that is younger than the question (`change_clock`). Listings and facts are believed for `ttl`; own
 //! changes update them in place without making them younger.
 //!
 //! This room never reads or writes content, except the empty body of a directory marker, the target of a symbolic link
-//! and the journal of a directory's rename (`moving`). It may use `object`, `policy` and `s3`.
+//! and the journal of a directory's rename (`rename_dir`). It may use `object`, `policy` and `s3`.
 
 mod change;
+mod change_clock;
 mod directory;
 mod entry;
 mod error;
 mod facts;
 mod file;
 mod flight;
+mod inode_locks;
 mod listing;
 mod lookup;
-mod moment;
-mod moving;
 mod node;
 mod observe;
 pub mod posix;
 mod progress;
 mod rename;
+mod rename_dir;
+mod scan_detector;
 mod snapshot;
 mod special;
-mod sweep;
+mod subtree_locks;
 mod table;
-mod turn;
 pub mod xattr;
 
 use std::collections::BTreeMap;
@@ -40,17 +41,18 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
-pub use self::moving::{
-    Authenticator, Closed, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey, Passage,
-};
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
+pub use self::rename_dir::{
+    Authenticator, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey,
+};
 pub use self::snapshot::{NamesBudget, Snapshot};
+pub use self::subtree_locks::{Closed, Passage};
 
 use self::flight::Flights;
+use self::inode_locks::Turns;
 use self::listing::Extent;
-use self::moving::Fences;
+use self::subtree_locks::Fences;
 use self::table::Table;
-use self::turn::Turns;
 use dssefs_s3::object::{ETag, Key, Name, Prefix, UserMetadata};
 use dssefs_s3::s3::{Condition, Gateway, Head};
 

@@ -7,9 +7,9 @@ use super::Namespace;
 use super::directory::is_taken;
 use super::error::Error;
 use super::file::is_in_store;
-use super::moving::refuse_reserved;
 use super::node::{Ino, Timestamp};
 use super::posix;
+use super::rename_dir::refuse_reserved;
 use dssefs_s3::object::{ETag, Key, Name};
 use dssefs_s3::s3::{Condition, Head};
 

@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use super::directory::{head_of, is_taken};
 use super::error::Error;
-use super::moving::refuse_reserved;
 use super::node::{Attributes, Ino, Kind, Node};
+use super::rename_dir::refuse_reserved;
 use super::{Namespace, posix};
 use dssefs_s3::object::{Key, Name, UserMetadata};
 use dssefs_s3::s3::{Condition, Head, NewObject, WithSha1};

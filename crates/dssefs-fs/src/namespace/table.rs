@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use lru::LruCache;
 
+use super::change_clock::Moments;
 use super::entry::{Directory, Entry};
 use super::error::Error;
-use super::moment::Moments;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use dssefs_s3::object::{Key, Name, Prefix};
 
@@ -175,6 +175,15 @@ impl Table {
         if let Some(directory) = &mut entry.directory {
             directory.touched = Some(now);
         }
+    }
+
+    /// Whether `ino` is `root` or stands somewhere below it.
+    pub(super) fn is_below(&self, ino: Ino, root: Ino) -> bool {
+        if ino == root {
+            return true;
+        }
+        let parent = self.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map(|(parent, _)| *parent);
+        parent.is_some_and(|parent| self.is_below(parent, root))
     }
 
     /// Whether something at or below `ino` is not in the store yet, so that the store's silence means nothing.

@@ -12,7 +12,7 @@ use super::super::Namespace;
 use super::super::directory::is_taken;
 use super::super::error::Error;
 use super::intent::Copied;
-use super::journal::Journal;
+use super::intent_log::Journal;
 use super::key_below;
 use dssefs_s3::object::{ETag, Key, Prefix, Version};
 use dssefs_s3::s3::{self, Condition, Gateway, Kind, Listed, Source, Stored};

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::super::Namespace;
-use super::super::node::Ino;
+use super::Namespace;
+use super::node::Ino;
 
 /// What is closed, who passes, and the bell for those who wait.
 #[derive(Debug, Default)]
-pub(in super::super) struct Fences {
+pub(super) struct Fences {
     state: Mutex<State>,
     bell: Notify,
 }

@@ -13,17 +13,16 @@
 //! a source is deleted only as the version that was copied, and only where its target is proved to be its copy; a copy
 //! is taken back only when its source is there, and it is the very version that the move made of that source, or proved
 //! to equal it. As two moves of one directory to one place could not tell their copies apart, there is never more than
-//! one at work ([`others`]).
+//! one at work ([`arbitration`]).
 //!
 //! This never reads content, except to prove two objects equal.
 
+mod arbitration;
 mod authenticator;
 mod copies;
-mod fence;
 mod found;
 mod intent;
-mod journal;
-mod others;
+mod intent_log;
 mod owner;
 mod recover;
 mod signed;
@@ -33,18 +32,17 @@ use std::sync::Arc;
 
 use self::copies::{Claim, Copies};
 use self::intent::RESERVED_NAME;
-use self::journal::Journal;
+use self::intent_log::Journal;
 use super::Namespace;
 use super::directory::is_taken;
 use super::error::Error;
 use super::node::Ino;
 use super::progress::Progress;
+use super::subtree_locks::Closed;
 use dssefs_s3::object::{Key, Name, NameError, Prefix};
 use dssefs_s3::s3::{ListRequest, Listed};
 
 pub use self::authenticator::{Authenticator, KeyName, NoKey, OwnKey};
-pub(super) use self::fence::Fences;
-pub use self::fence::{Closed, Passage};
 pub use self::intent::{Heading, Intent};
 pub use self::signed::{FormError, LINE_BYTES_MAX, Line};
 

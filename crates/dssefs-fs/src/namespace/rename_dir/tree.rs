@@ -48,15 +48,6 @@ impl Namespace {
 }
 
 impl Table {
-    /// Whether `ino` is `root` or stands somewhere below it.
-    pub(super) fn is_below(&self, ino: Ino, root: Ino) -> bool {
-        if ino == root {
-            return true;
-        }
-        let parent = self.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map(|(parent, _)| *parent);
-        parent.is_some_and(|parent| self.is_below(parent, root))
-    }
-
     /// How many bytes the longest path below `root` has that leads to something which is not in the store yet.
     pub(super) fn longest_local_path(&self, root: Ino) -> usize {
         let below = self.below(root).into_iter();
