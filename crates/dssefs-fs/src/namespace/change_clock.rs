@@ -1,10 +1,10 @@
-//! Own changes against answers that were asked for before them.
+//! A logical clock of this mount's own changes: an old answer of the store must not undo a younger change.
 //!
-//! A listing takes a while. A name that this mount makes or removes meanwhile may be missing in the listing, or still
-//! in it, and the listing must not undo what was done. So each question to the store notes the moment it was asked,
-//! each own change advances the moment, and an answer says nothing of a name that changed after the question. Names
-//! that exist carry the moment of their change in their node; this keeps those that were removed, only for as long as
-//! an older question is open.
+//! A listing takes a while. This mount may make or remove a name meanwhile, which the listing then lacks, or still has.
+//! The listing must not undo that change. So each question to the store notes the clock's tick, and each own change
+//! advances the clock. An answer says nothing about a name that changed after the question. The node of a name that
+//! exists carries the tick of its change. This clock keeps the ticks of removed names, as long as an older question is
+//! open.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,20 +13,21 @@ use dssefs_s3::object::Name;
 
 /// Counts own changes.
 #[derive(Debug, Default)]
-pub(super) struct Moments {
+pub(super) struct ChangeClock {
     now: u64,
+    /// How many questions are open, by the tick at which they were asked.
     open: BTreeMap<u64, usize>,
     removed: HashMap<(Ino, Name), u64>,
 }
 
-impl Moments {
-    /// A question begins: the moment it is asked.
+impl ChangeClock {
+    /// Begins a question and returns its tick. The caller ends it with `answered`.
     pub(super) fn ask(&mut self) -> u64 {
         *self.open.entry(self.now).or_default() += 1;
         self.now
     }
 
-    /// The question that was asked at `asked` is done with.
+    /// Ends a question that was asked at the tick `asked`.
     pub(super) fn answered(&mut self, asked: u64) {
         if let Some(count) = self.open.get_mut(&asked) {
             *count -= 1;
@@ -37,13 +38,13 @@ impl Moments {
         }
     }
 
-    /// An own change happens now: its moment, later than all questions so far.
+    /// Notes an own change and returns its tick, which is later than all questions so far.
     pub(super) fn advance(&mut self) -> u64 {
         self.now += 1;
         self.now
     }
 
-    /// `name` is removed from `directory` now.
+    /// Notes that this mount removes `name` from `directory` now.
     pub(super) fn remove(&mut self, directory: Ino, name: &Name) {
         let now = self.advance();
         if !self.open.is_empty() {
@@ -51,15 +52,15 @@ impl Moments {
         }
     }
 
-    /// Whether `name` was removed from `directory` after the question of `asked`.
+    /// Whether this mount removed `name` from `directory` after the question of `asked`.
     pub(super) fn removed_since(&self, directory: Ino, name: &Name, asked: u64) -> bool {
-        !self.removed.is_empty() && self.removed.get(&(directory, name.clone())).is_some_and(|moment| *moment > asked)
+        !self.removed.is_empty() && self.removed.get(&(directory, name.clone())).is_some_and(|tick| *tick > asked)
     }
 
     fn forget_old(&mut self) {
         match self.open.first_key_value() {
             None => self.removed.clear(),
-            Some((&oldest, _)) => self.removed.retain(|_, moment| *moment > oldest),
+            Some((&oldest, _)) => self.removed.retain(|_, tick| *tick > oldest),
         }
     }
 }
@@ -69,23 +70,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_removal_outlives_the_questions_that_are_older_and_no_others() {
-        let (mut moments, name) = (Moments::default(), Name::new("a").unwrap());
-        let before = moments.ask();
-        moments.remove(Ino::ROOT, &name);
-        let after = moments.ask();
-        assert!(moments.removed_since(Ino::ROOT, &name, before));
-        assert!(!moments.removed_since(Ino::ROOT, &name, after));
-        moments.answered(before);
-        assert!(moments.removed.is_empty());
-        moments.answered(after);
-        assert!(moments.open.is_empty());
+    fn a_removal_is_kept_as_long_as_older_questions() {
+        let (mut clock, name) = (ChangeClock::default(), Name::new("a").unwrap());
+        let before = clock.ask();
+        clock.remove(Ino::ROOT, &name);
+        let after = clock.ask();
+        assert!(clock.removed_since(Ino::ROOT, &name, before));
+        assert!(!clock.removed_since(Ino::ROOT, &name, after));
+        clock.answered(before);
+        assert!(clock.removed.is_empty());
+        clock.answered(after);
+        assert!(clock.open.is_empty());
     }
 
     #[test]
-    fn nothing_is_kept_while_nobody_asks() {
-        let (mut moments, name) = (Moments::default(), Name::new("a").unwrap());
-        moments.remove(Ino::ROOT, &name);
-        assert!(moments.removed.is_empty());
+    fn a_removal_is_not_kept_without_a_question() {
+        let (mut clock, name) = (ChangeClock::default(), Name::new("a").unwrap());
+        clock.remove(Ino::ROOT, &name);
+        assert!(clock.removed.is_empty());
     }
 }

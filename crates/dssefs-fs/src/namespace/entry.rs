@@ -40,7 +40,7 @@ pub(super) struct Entry {
     pub(super) target: Option<(ETag, Bytes)>,
     /// When the store last said that the node is there; for a file also that it is this version.
     pub(super) seen: Option<Instant>,
-    /// The moment of its last own change.
+    /// The tick of its last own change, by the table's `ChangeClock`.
     pub(super) changed: u64,
     /// Own copies of the object (rename, chmod): which version became which, while the file is open.
     pub(super) copies: Vec<(ETag, ETag)>,

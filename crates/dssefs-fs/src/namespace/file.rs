@@ -133,7 +133,7 @@ impl Namespace {
     pub(super) fn forget_name(&self, parent: Ino, name: &Name, ino: Ino) {
         let now = Timestamp::from(SystemTime::now());
         let mut table = self.table();
-        table.moments.remove(parent, name);
+        table.change_clock.remove(parent, name);
         if let Ok(entry) = table.entry_mut(ino) {
             entry.attributes.ctime = now;
         }

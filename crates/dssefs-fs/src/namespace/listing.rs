@@ -430,7 +430,7 @@ mod tests {
         }
 
         fn ask(&mut self) -> When {
-            When { asked: self.table.moments.ask(), at: Instant::now() }
+            When { asked: self.table.change_clock.ask(), at: Instant::now() }
         }
 
         fn answer(&mut self, when: When, keys: &[&str]) -> Vec<String> {
@@ -449,7 +449,7 @@ mod tests {
             assert_eq!(listing.add(&Prefix::root(), page, &self.settings).unwrap(), None);
             let implicit = self.settings.implicit_directory(UNIX_EPOCH);
             let entries = self.table.merge(Ino::ROOT, listing, when, implicit).unwrap();
-            self.table.moments.answered(when.asked);
+            self.table.change_clock.answered(when.asked);
             entries.into_iter().map(|entry| entry.name.to_string()).collect()
         }
 
@@ -461,7 +461,7 @@ mod tests {
 
         fn unlink(&mut self, text: &str) {
             let ino = self.table.child(Ino::ROOT, &name(text)).unwrap().unwrap();
-            self.table.moments.remove(Ino::ROOT, &name(text));
+            self.table.change_clock.remove(Ino::ROOT, &name(text));
             self.table.detach(ino);
         }
     }

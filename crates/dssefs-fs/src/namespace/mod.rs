@@ -234,12 +234,12 @@ impl Namespace {
 
     /// Notes that the store is about to be asked.
     fn question(self: &Arc<Self>) -> Question {
-        let asked = self.table().moments.ask();
+        let asked = self.table().change_clock.ask();
         Question { namespace: Arc::clone(self), when: When { asked, at: self.now() } }
     }
 }
 
-/// When the store was asked: by the moments of own changes, and by the clock. What it answers may be this old.
+/// When the store was asked: by the clock of own changes, and by the host's clock. Its answer may be this old.
 #[derive(Clone, Copy, Debug)]
 struct When {
     asked: u64,
@@ -254,7 +254,7 @@ struct Question {
 
 impl Drop for Question {
     fn drop(&mut self) {
-        self.namespace.table().moments.answered(self.when.asked);
+        self.namespace.table().change_clock.answered(self.when.asked);
     }
 }
 

@@ -100,7 +100,7 @@ impl Namespace {
             table.detach(target);
         }
         table.relocate(plan.source, to.0, to.1)?;
-        table.moments.remove(from.0, from.1);
+        table.change_clock.remove(from.0, from.1);
         let entry = table.change(plan.source)?;
         entry.attributes.ctime = time;
         if object.is_some() {
@@ -122,7 +122,7 @@ impl Namespace {
         }
         let mut table = self.table();
         match deleted {
-            Ok(true) => table.moments.remove(from.0, from.1),
+            Ok(true) => table.change_clock.remove(from.0, from.1),
             // The old name is in the store; the next listing shows it again.
             Ok(false) | Err(_) => table.directory_mut(from.0)?.listed = None,
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use lru::LruCache;
 
-use super::change_clock::Moments;
+use super::change_clock::ChangeClock;
 use super::entry::{Directory, Entry};
 use super::error::Error;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
@@ -18,7 +18,7 @@ pub(super) struct Table {
     idle: LruCache<Ino, ()>,
     entries_max: usize,
     prefix: Prefix,
-    pub(super) moments: Moments,
+    pub(super) change_clock: ChangeClock,
     pub(super) hidden: u64,
 }
 
@@ -29,7 +29,15 @@ impl Table {
         entry.kernel = 1;
         let nodes = HashMap::from([(Ino::ROOT, entry)]);
         let idle = LruCache::unbounded();
-        Table { nodes, next: Ino::ROOT.0 + 1, idle, entries_max, prefix, moments: Moments::default(), hidden: 0 }
+        Table {
+            nodes,
+            next: Ino::ROOT.0 + 1,
+            idle,
+            entries_max,
+            prefix,
+            change_clock: ChangeClock::default(),
+            hidden: 0,
+        }
     }
 
     pub(super) fn entry(&self, ino: Ino) -> Result<&Entry, Error> {
@@ -162,9 +170,9 @@ impl Table {
 
     /// Notes an own change of the node: answers to questions asked before say nothing of it.
     pub(super) fn change(&mut self, ino: Ino) -> Result<&mut Entry, Error> {
-        let moment = self.moments.advance();
+        let tick = self.change_clock.advance();
         let entry = self.entry_mut(ino)?;
-        entry.changed = moment;
+        entry.changed = tick;
         Ok(entry)
     }
 

@@ -124,7 +124,7 @@ impl Namespace {
         let outcome = moving.copies.delete_sources().await;
         {
             let mut table = self.table();
-            table.moments.remove(*parent, name);
+            table.change_clock.remove(*parent, name);
             match table.child(*parent, name) {
                 // A question that was under way has seen sources that are deleted now.
                 Ok(Some(seen)) if outcome.is_ok() && !table.holds_local(seen) => table.detach(seen),

@@ -28,7 +28,7 @@ impl Namespace {
             table.detach(target);
         }
         table.relocate(plan.source, to.0, to.1)?;
-        table.moments.remove(from.0, from.1);
+        table.change_clock.remove(from.0, from.1);
         let made = copies.made();
         for (ino, path) in table.below(plan.source) {
             table.change(ino)?;
