@@ -62,7 +62,7 @@ impl Namespace {
     /// [`Error::NotFound`], [`Error::NotADirectory`], and the store's.
     pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<(), Error> {
         let ino = self.at_hand(parent, name).await?;
-        let _turn = self.turns.take(ino).await;
+        let _guard = self.inode_locks.lock(ino).await;
         let key = {
             let table = self.table();
             if table.directory(ino)?.children.values().any(|child| table.holds_local(*child)) {

@@ -83,7 +83,7 @@ impl Namespace {
     /// [`Error::NotFound`], [`Error::IsADirectory`], and the store's.
     pub async fn unlink(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Ino, Error> {
         let ino = self.at_hand(parent, name).await?;
-        let _turn = self.turns.take(ino).await;
+        let _guard = self.inode_locks.lock(ino).await;
         let key = {
             let table = self.table();
             let entry = table.entry(ino)?;
@@ -106,7 +106,7 @@ impl Namespace {
     ///
     /// A reader that is told 412 or 404 asks this before it gives up.
     pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(dssefs_s3::object::Key, Version)> {
-        let _turn = self.turns.take(ino).await;
+        let _guard = self.inode_locks.lock(ino).await;
         let table = self.table();
         let entry = table.entry(ino).ok()?;
         let mut etag = &version.etag;

@@ -1,7 +1,7 @@
-//! Turns: the store is asked for one change of a node at a time.
+//! One lock for each inode: this mount asks the store for one change of a node at a time.
 //!
-//! Two chmods of one file would both copy the same version, and the second would find it replaced. A turn is not a lock
-//! on state: nobody who reads the table waits for it.
+//! Two chmods of one file would both copy the same version, and the second would find that version replaced. A lock is
+//! not on the table: a caller that only reads the table waits for no lock.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -10,37 +10,37 @@ use tokio::sync::Notify;
 
 use super::node::Ino;
 
-/// Who is being changed, and the bell for those who wait.
+/// The inodes that are locked.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    taken: Mutex<HashSet<Ino>>,
-    bell: Notify,
+pub(super) struct InodeLocks {
+    locked: Mutex<HashSet<Ino>>,
+    released: Notify,
 }
 
-/// The right to change one node; given back on drop.
+/// The right to change one node, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
-    turns: &'a Turns,
+pub(super) struct InodeGuard<'a> {
+    locks: &'a InodeLocks,
     ino: Ino,
 }
 
-impl Turns {
-    /// Waits until nobody else changes `ino`.
-    pub(super) async fn take(&self, ino: Ino) -> Turn<'_> {
+impl InodeLocks {
+    /// Waits until no other caller changes `ino`.
+    pub(super) async fn lock(&self, ino: Ino) -> InodeGuard<'_> {
         loop {
-            let rung = self.bell.notified();
-            if self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(ino) {
-                return Turn { turns: self, ino };
+            let released = self.released.notified();
+            if self.locked.lock().unwrap_or_else(PoisonError::into_inner).insert(ino) {
+                return InodeGuard { locks: self, ino };
             }
-            rung.await;
+            released.await;
         }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for InodeGuard<'_> {
     fn drop(&mut self) {
-        self.turns.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.ino);
-        self.turns.bell.notify_waiters();
+        self.locks.locked.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.ino);
+        self.locks.released.notify_waiters();
     }
 }
 
@@ -49,11 +49,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_turn_is_waited_for_and_other_nodes_are_free() {
-        let turns = Turns::default();
-        let first = turns.take(Ino(1)).await;
-        let _other = turns.take(Ino(2)).await;
-        let mut second = Box::pin(turns.take(Ino(1)));
+    async fn a_second_lock_of_one_inode_waits_and_other_inodes_are_free() {
+        let locks = InodeLocks::default();
+        let first = locks.lock(Ino(1)).await;
+        let _other = locks.lock(Ino(2)).await;
+        let mut second = Box::pin(locks.lock(Ino(1)));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
         assert!(futures_util::poll!(&mut second).is_ready());

@@ -49,7 +49,7 @@ pub use self::snapshot::{NamesBudget, Snapshot};
 pub use self::subtree_locks::{Closed, Passage};
 
 use self::flight::Flights;
-use self::inode_locks::Turns;
+use self::inode_locks::InodeLocks;
 use self::listing::Extent;
 use self::subtree_locks::Fences;
 use self::table::Table;
@@ -114,7 +114,7 @@ pub struct Namespace {
     names: Arc<NamesBudget>,
     /// Requests for pages of 1,000 names, whose answers are large.
     pages: Semaphore,
-    turns: Turns,
+    inode_locks: InodeLocks,
     fences: Fences,
     /// Whether a task looks at the journals of renames from time to time.
     looking: AtomicBool,
@@ -161,7 +161,7 @@ impl Namespace {
             listings: Flights::new(),
             names,
             pages: Semaphore::new(PAGES_IN_FLIGHT_MAX),
-            turns: Turns::default(),
+            inode_locks: InodeLocks::default(),
             fences: Fences::default(),
             looking: AtomicBool::new(false),
             strange: Mutex::default(),

@@ -37,7 +37,7 @@ impl Namespace {
     /// [`Error::Reserved`], and the store's.
     pub async fn rename(self: &Arc<Self>, from: (Ino, &Name), to: (Ino, &Name), no_replace: bool) -> Result<(), Error> {
         let source = self.at_hand(from.0, from.1).await?;
-        let _turn = self.turns.take(source).await;
+        let _guard = self.inode_locks.lock(source).await;
         let plan = self.plan(source, from, to)?;
         if plan.target == Some(source) {
             return if no_replace { Err(Error::Exists) } else { Ok(()) };
