@@ -46,12 +46,12 @@ pub use self::rename_dir::{
     Authenticator, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey,
 };
 pub use self::snapshot::{NamesBudget, Snapshot};
-pub use self::subtree_locks::{Closed, Passage};
+pub use self::subtree_locks::{ExclusiveSubtreeGuard, SharedSubtreeGuard};
 
 use self::flight::Flights;
 use self::inode_locks::InodeLocks;
 use self::listing::Extent;
-use self::subtree_locks::Fences;
+use self::subtree_locks::SubtreeLocks;
 use self::table::Table;
 use dssefs_s3::object::{ETag, Key, Name, Prefix, UserMetadata};
 use dssefs_s3::s3::{Condition, Gateway, Head};
@@ -115,7 +115,7 @@ pub struct Namespace {
     /// Requests for pages of 1,000 names, whose answers are large.
     pages: Semaphore,
     inode_locks: InodeLocks,
-    fences: Fences,
+    subtree_locks: SubtreeLocks,
     /// Whether a task looks at the journals of renames from time to time.
     looking: AtomicBool,
     /// Objects that pass for journals and are none, by key: the version that was looked at.
@@ -162,7 +162,7 @@ impl Namespace {
             names,
             pages: Semaphore::new(PAGES_IN_FLIGHT_MAX),
             inode_locks: InodeLocks::default(),
-            fences: Fences::default(),
+            subtree_locks: SubtreeLocks::default(),
             looking: AtomicBool::new(false),
             strange: Mutex::default(),
             ahead,

@@ -1,9 +1,10 @@
-//! Fences: nothing changes below a directory while it is moved, and nothing is moved while something below it changes.
+//! Shared and exclusive locks of subtrees: nothing changes below a directory while it is renamed, and no directory is
+//! renamed while something below it changes.
 //!
-//! The kernel locks the two parents of a rename, not what is below the directory. So each change of a program takes a
-//! passage of the nodes it concerns, all at once and only once, and a move closes its directory: it waits for the
-//! passages below it, and new ones wait for it. Who holds a passage never waits for another, so nobody waits in a
-//! circle.
+//! The kernel locks the two parents of a rename, but not what is below the directory. So each call that changes
+//! something takes a shared lock of the nodes it concerns: all at once, and only once. The rename of a directory takes
+//! an exclusive lock of it. That waits for the shared locks below the directory, and new ones wait for it. A caller
+//! that has a shared lock never waits for another one, so there is no deadlock.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,128 +14,130 @@ use tokio::sync::Notify;
 use super::Namespace;
 use super::node::Ino;
 
-/// What is closed, who passes, and the bell for those who wait.
+/// The locks that are held, and those that are waited for.
 #[derive(Debug, Default)]
-pub(super) struct Fences {
+pub(super) struct SubtreeLocks {
     state: Mutex<State>,
-    bell: Notify,
+    released: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    last: u64,
-    closed: HashMap<u64, Ino>,
-    passing: HashMap<u64, [Option<Ino>; 2]>,
+    last_ticket: u64,
+    /// The directories that are locked exclusively, or soon will be, by ticket.
+    exclusive: HashMap<u64, Ino>,
+    /// The nodes of each shared lock, by ticket.
+    shared: HashMap<u64, [Option<Ino>; 2]>,
 }
 
-/// The right to change something; given back on drop.
+/// The right to change something, until it is dropped.
 #[derive(Debug)]
-pub struct Passage {
+pub struct SharedSubtreeGuard {
     namespace: Arc<Namespace>,
     ticket: u64,
 }
 
-/// A directory below which nobody but the holder changes anything; opened on drop.
+/// A directory below which only the holder changes anything, until it is dropped.
 #[derive(Debug)]
-pub struct Closed {
+pub struct ExclusiveSubtreeGuard {
     namespace: Arc<Namespace>,
     ticket: u64,
 }
 
 impl Namespace {
-    /// Waits until no move is under way that `node` is part of. To be taken by each call of a program that changes
-    /// something, before anything else, and not a second time by what it calls.
-    pub async fn pass(self: &Arc<Self>, node: Ino) -> Passage {
-        self.pass_all([Some(node), None]).await
+    /// Waits until no rename of a directory is under way that `node` is part of. Each call that changes something takes
+    /// this lock before anything else, and its callees do not take it again.
+    pub async fn lock_shared(self: &Arc<Self>, node: Ino) -> SharedSubtreeGuard {
+        self.lock_all_shared([Some(node), None]).await
     }
 
     /// The same for two nodes at once.
-    pub async fn pass_both(self: &Arc<Self>, a: Ino, b: Ino) -> Passage {
-        self.pass_all([Some(a), Some(b)]).await
+    pub async fn lock_shared_both(self: &Arc<Self>, a: Ino, b: Ino) -> SharedSubtreeGuard {
+        self.lock_all_shared([Some(a), Some(b)]).await
     }
 
-    async fn pass_all(self: &Arc<Self>, nodes: [Option<Ino>; 2]) -> Passage {
+    async fn lock_all_shared(self: &Arc<Self>, nodes: [Option<Ino>; 2]) -> SharedSubtreeGuard {
         loop {
-            let rung = self.fences.bell.notified();
-            if let Some(ticket) = self.try_pass(nodes) {
-                return Passage { namespace: Arc::clone(self), ticket };
+            let released = self.subtree_locks.released.notified();
+            if let Some(ticket) = self.try_lock_shared(nodes) {
+                return SharedSubtreeGuard { namespace: Arc::clone(self), ticket };
             }
-            rung.await;
+            released.await;
         }
     }
 
-    /// Keeps changes out of `directory` and what is below, and waits for those that are under way.
-    pub async fn close(self: &Arc<Self>, directory: Ino) -> Closed {
-        let ticket = self.fences.state().close(directory);
-        let closed = Closed { namespace: Arc::clone(self), ticket };
+    /// Keeps changes out of `directory` and of what is below it, and waits for those that are under way.
+    pub async fn lock_exclusive(self: &Arc<Self>, directory: Ino) -> ExclusiveSubtreeGuard {
+        let ticket = self.subtree_locks.state().add_exclusive(directory);
+        let guard = ExclusiveSubtreeGuard { namespace: Arc::clone(self), ticket };
         loop {
-            let rung = self.fences.bell.notified();
-            if !self.is_passed_below(directory) {
-                return closed;
+            let released = self.subtree_locks.released.notified();
+            if !self.is_locked_shared_below(directory) {
+                return guard;
             }
-            rung.await;
+            released.await;
         }
     }
 
-    fn try_pass(&self, nodes: [Option<Ino>; 2]) -> Option<u64> {
-        let mut state = self.fences.state();
-        let free = state.closed.is_empty() || {
+    fn try_lock_shared(&self, nodes: [Option<Ino>; 2]) -> Option<u64> {
+        let mut state = self.subtree_locks.state();
+        let is_free = state.exclusive.is_empty() || {
             let table = self.table();
-            let open = |ino: &Ino| state.closed.values().all(|root| !table.is_below(*ino, *root));
-            nodes.iter().flatten().all(open)
+            let is_outside = |ino: &Ino| state.exclusive.values().all(|root| !table.is_below(*ino, *root));
+            nodes.iter().flatten().all(is_outside)
         };
-        free.then(|| state.enter(nodes))
+        is_free.then(|| state.add_shared(nodes))
     }
 
-    fn is_passed_below(&self, directory: Ino) -> bool {
-        let state = self.fences.state();
+    fn is_locked_shared_below(&self, directory: Ino) -> bool {
+        let state = self.subtree_locks.state();
         let table = self.table();
-        state.passing.values().flatten().flatten().any(|ino| table.is_below(*ino, directory))
+        state.shared.values().flatten().flatten().any(|ino| table.is_below(*ino, directory))
     }
 }
 
-impl Fences {
+impl SubtreeLocks {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn ticket(&mut self) -> u64 {
-        self.last += 1;
-        self.last
+    fn new_ticket(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.last_ticket
     }
 
-    fn enter(&mut self, nodes: [Option<Ino>; 2]) -> u64 {
-        let ticket = self.ticket();
-        self.passing.insert(ticket, nodes);
+    fn add_shared(&mut self, nodes: [Option<Ino>; 2]) -> u64 {
+        let ticket = self.new_ticket();
+        self.shared.insert(ticket, nodes);
         ticket
     }
 
-    fn close(&mut self, directory: Ino) -> u64 {
-        let ticket = self.ticket();
-        self.closed.insert(ticket, directory);
+    fn add_exclusive(&mut self, directory: Ino) -> u64 {
+        let ticket = self.new_ticket();
+        self.exclusive.insert(ticket, directory);
         ticket
     }
 }
 
-impl Drop for Passage {
+impl Drop for SharedSubtreeGuard {
     fn drop(&mut self) {
-        let fences = &self.namespace.fences;
-        let awaited = {
-            let mut state = fences.state();
-            state.passing.remove(&self.ticket);
-            !state.closed.is_empty()
+        let locks = &self.namespace.subtree_locks;
+        let is_awaited = {
+            let mut state = locks.state();
+            state.shared.remove(&self.ticket);
+            !state.exclusive.is_empty()
         };
-        if awaited {
-            fences.bell.notify_waiters();
+        if is_awaited {
+            locks.released.notify_waiters();
         }
     }
 }
 
-impl Drop for Closed {
+impl Drop for ExclusiveSubtreeGuard {
     fn drop(&mut self) {
-        self.namespace.fences.state().closed.remove(&self.ticket);
-        self.namespace.fences.bell.notify_waiters();
+        self.namespace.subtree_locks.state().exclusive.remove(&self.ticket);
+        self.namespace.subtree_locks.released.notify_waiters();
     }
 }

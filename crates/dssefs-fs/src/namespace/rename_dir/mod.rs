@@ -38,7 +38,7 @@ use super::directory::is_taken;
 use super::error::Error;
 use super::node::Ino;
 use super::progress::Progress;
-use super::subtree_locks::Closed;
+use super::subtree_locks::ExclusiveSubtreeGuard;
 use dssefs_s3::object::{Key, Name, NameError, Prefix};
 use dssefs_s3::s3::{ListRequest, Listed};
 
@@ -77,8 +77,8 @@ impl Namespace {
     /// if not by this one. Where they cannot be taken back yet, the directory stays closed until they are, for at most
     /// `rename_lease`: were a source deleted meanwhile, its copy would have to stay, as the last one there is.
     ///
-    /// The caller has looked both names up, holds passages of both parents, has closed the directory itself, and has
-    /// committed the files below it that have changes to an object in the store.
+    /// The caller has looked both names up. It holds a shared lock of both parents and the exclusive lock of the
+    /// directory itself. It has committed the files below it that have changes to an object in the store.
     ///
     /// Three LISTs for each 1,000 objects, one LIST of the target, one LIST and two PUTs of journals, one CopyObject
     /// for each object.
@@ -93,8 +93,8 @@ impl Namespace {
         from: (Ino, &Name),
         to: (Ino, &Name),
         no_replace: bool,
-        closed: Closed,
-    ) -> Result<(Moving, Closed), Error> {
+        exclusive: ExclusiveSubtreeGuard,
+    ) -> Result<(Moving, ExclusiveSubtreeGuard), Error> {
         let source = self.at_hand(from.0, from.1).await?;
         let plan = self.plan_move(source, from, to, no_replace)?;
         let claim = self.claim(&plan, no_replace).await?;
@@ -105,12 +105,12 @@ impl Namespace {
         let copies = Arc::new(Copies::new(Arc::clone(self), journal, plan.from.clone(), plan.to.clone()));
         if let Err(error) = copies.make(found, claim).await {
             if !copies.give_up(&error).await {
-                self.undo_soon(copies, closed);
+                self.undo_soon(copies, exclusive);
             }
             return Err(error);
         }
         self.move_tree(&plan, from, to, &copies).inspect_err(|_| self.look_again_later())?;
-        Ok((Moving { copies, from: (from.0, from.1.clone()) }, closed))
+        Ok((Moving { copies, from: (from.0, from.1.clone()) }, exclusive))
     }
 
     /// The second half: deletes the sources, each only as the version that was copied.
