@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
-use super::scan_detector::Sweep;
+use super::scan_detector::ScanDetector;
 use super::snapshot::Snapshot;
 use dssefs_s3::object::{ETag, Key, Name};
 use dssefs_s3::s3::{Attempt, Head};
@@ -68,7 +68,7 @@ pub(super) struct Directory {
     pub(super) hidden: u64,
     /// Lookups since the last listing that had to ask the store.
     pub(super) questions: u32,
-    pub(super) sweep: Sweep,
+    pub(super) scan: ScanDetector,
     /// The entries as an open handle has them, shared with each handle that is opened while the directory is the same.
     pub(super) snapshot: Weak<Snapshot>,
 }

@@ -1,8 +1,8 @@
-//! Which neighbours of an asked entry will be asked for next. Pure.
+//! Detects a program that scans a directory, and which entries it will ask for next. Pure.
 //!
-//! `ls -l` and its like ask for each entry of a directory in the order of its listing. One HEAD after another would
-//! take a round trip for each; so once that pattern shows, the entries ahead are fetched too. A lone stat(2) fetches
-//! nothing beside itself, except of the first entry, with which all sweeps begin.
+//! `ls -l` and similar programs ask for each entry of a directory in the order of its listing. One HEAD after another
+//! would take a round trip for each. So once that pattern shows, the mount fetches the entries ahead too. A lone
+//! stat(2) fetches no neighbours, unless it asks for the first entry, with which all scans begin.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -10,25 +10,25 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 use super::node::Ino;
 use dssefs_s3::object::Name;
 
-/// How many entries a sweep may leave out and still be one.
+/// How many entries a scan may leave out and still be one.
 const SKIPPED_MAX: usize = 8;
 
 /// The last entry asked for in a directory.
 #[derive(Debug, Default)]
-pub(super) struct Sweep {
+pub(super) struct ScanDetector {
     asked: Option<Name>,
 }
 
-impl Sweep {
-    /// The next entries, at most `ahead_max`, when asking for `name` goes on with a sweep over `children`.
+impl ScanDetector {
+    /// The next entries, at most `ahead_max`, when asking for `name` continues a scan of `children`.
     pub(super) fn ahead(&mut self, children: &BTreeMap<Name, Ino>, name: &Name, ahead_max: usize) -> Vec<Ino> {
-        let sweeping = self.goes_on(children, name);
+        let is_scan = self.is_continued(children, name);
         self.asked = Some(name.clone());
-        let ahead_max = if sweeping { ahead_max } else { 0 };
+        let ahead_max = if is_scan { ahead_max } else { 0 };
         children.range::<Name, _>((Excluded(name), Unbounded)).take(ahead_max).map(|(_, ino)| *ino).collect()
     }
 
-    fn goes_on(&self, children: &BTreeMap<Name, Ino>, name: &Name) -> bool {
+    fn is_continued(&self, children: &BTreeMap<Name, Ino>, name: &Name) -> bool {
         match &self.asked {
             Some(last) if last < name => {
                 let step = children.range::<Name, _>((Excluded(last), Included(name)));
@@ -52,25 +52,25 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_question_in_the_middle_fetches_no_neighbours() {
-        assert_eq!(Sweep::default().ahead(&children(100), &name(50), 10), []);
+    fn a_lone_question_in_the_middle_fetches_nothing_ahead() {
+        assert_eq!(ScanDetector::default().ahead(&children(100), &name(50), 10), []);
     }
 
     #[test]
     fn the_first_entry_and_each_that_follows_fetch_those_ahead() {
-        let (all, mut sweep) = (children(100), Sweep::default());
-        assert_eq!(sweep.ahead(&all, &name(0), 3), [Ino(1), Ino(2), Ino(3)]);
-        assert_eq!(sweep.ahead(&all, &name(1), 2), [Ino(2), Ino(3)]);
-        assert_eq!(sweep.ahead(&all, &name(5), 1), [Ino(6)]);
-        assert_eq!(sweep.ahead(&all, &name(50), 1), []);
-        assert_eq!(sweep.ahead(&all, &name(51), 1), [Ino(52)]);
-        assert_eq!(sweep.ahead(&all, &name(51), 1), []);
-        assert_eq!(sweep.ahead(&all, &name(99), 9), []);
+        let (all, mut scan) = (children(100), ScanDetector::default());
+        assert_eq!(scan.ahead(&all, &name(0), 3), [Ino(1), Ino(2), Ino(3)]);
+        assert_eq!(scan.ahead(&all, &name(1), 2), [Ino(2), Ino(3)]);
+        assert_eq!(scan.ahead(&all, &name(5), 1), [Ino(6)]);
+        assert_eq!(scan.ahead(&all, &name(50), 1), []);
+        assert_eq!(scan.ahead(&all, &name(51), 1), [Ino(52)]);
+        assert_eq!(scan.ahead(&all, &name(51), 1), []);
+        assert_eq!(scan.ahead(&all, &name(99), 9), []);
     }
 
     #[test]
-    fn going_backwards_is_not_a_sweep() {
-        let (all, mut sweep) = (children(10), Sweep::default());
-        assert!((1..10).rev().all(|number| sweep.ahead(&all, &name(number), 5).is_empty()));
+    fn going_backwards_is_no_scan() {
+        let (all, mut scan) = (children(10), ScanDetector::default());
+        assert!((1..10).rev().all(|number| scan.ahead(&all, &name(number), 5).is_empty()));
     }
 }
