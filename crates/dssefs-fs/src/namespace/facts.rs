@@ -100,7 +100,7 @@ impl Namespace {
             tokio::spawn(async move {
                 // Whoever asks for this entry meets the same answer, or asks again; nobody waits for it here.
                 let _ = flight.clone().await;
-                namespace.heads.land(&ino, &flight);
+                namespace.heads.finish(&ino, &flight);
                 drop(permit);
             });
         }
