@@ -7,7 +7,7 @@ use super::Namespace;
 use super::entry::Entry;
 use super::error::Error;
 use super::node::{Attributes, Ino, Node, Timestamp};
-use super::rename_dir::refuse_reserved;
+use super::reserved::refuse_reserved;
 use dssefs_s3::object::{Name, Version};
 use dssefs_s3::s3::Head;
 

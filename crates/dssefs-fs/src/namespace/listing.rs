@@ -8,12 +8,11 @@ use futures_util::{FutureExt, StreamExt, stream};
 
 use super::entry;
 use super::error::Error;
-use super::node::{Attributes, DirEntry, Ino, Kind};
+use super::node::{Attributes, DirEntry, Ino, Kind, TARGET_BYTES_MAX};
 use super::observe::{Marker, Standing};
 use super::progress::Progress;
-use super::rename_dir::is_reserved;
+use super::reserved::is_reserved;
 use super::snapshot::{NamesBudget, Share, Snapshot};
-use super::special::TARGET_BYTES_MAX;
 use super::table::Table;
 use super::{Namespace, Settings, When};
 use dssefs_s3::object::{ETag, Name, Prefix};
@@ -213,7 +212,7 @@ impl Listing {
         self.progress.page(prefix.as_str(), bytes > 0)?;
         // One page is taken in whatever is left, so that what needs no more goes on beside huge directories.
         if !self.share.grow(bytes) && self.pages > 1 {
-            return Err(Error::no_room(prefix.as_str(), self.seen.len(), self.share.budget()));
+            return Err(Error::no_room(prefix.as_str(), self.seen.len(), self.share.budget().bytes_max()));
         }
         Ok(page.next)
     }

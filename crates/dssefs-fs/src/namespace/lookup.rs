@@ -8,7 +8,7 @@ use super::error::Error;
 use super::listing::Extent;
 use super::node::{Ino, Node};
 use super::observe::Marker;
-use super::rename_dir::is_reserved;
+use super::reserved::is_reserved;
 use super::{Namespace, Question, is_not_found};
 use dssefs_s3::object::{Key, Name, Prefix};
 use dssefs_s3::s3::{self, Head};

@@ -25,6 +25,7 @@ pub mod posix;
 mod progress;
 mod rename;
 mod rename_dir;
+mod reserved;
 mod scan_detector;
 mod snapshot;
 mod special;

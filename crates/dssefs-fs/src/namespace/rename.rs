@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Namespace;
-use super::directory::is_taken;
 use super::error::Error;
 use super::file::is_in_store;
 use super::node::{Ino, Timestamp};
 use super::posix;
-use super::rename_dir::refuse_reserved;
+use super::reserved::refuse_reserved;
 use dssefs_s3::object::{ETag, Key, Name};
 use dssefs_s3::s3::{Condition, Head};
 
@@ -81,7 +80,7 @@ impl Namespace {
         let condition = if no_replace { Condition::Absent } else { Condition::None };
         let user = posix::with_ctime(head.meta.user.clone(), plan.time);
         let copied = self.copy(&plan.from, &head, &plan.to, user, &condition).await;
-        let new = copied.map_err(|error| if no_replace && is_taken(&error) { Error::Exists } else { error })?;
+        let new = copied.map_err(|error| if no_replace && error.is_taken() { Error::Exists } else { error })?;
         self.note_copy(plan.source, &head.meta.version.etag, &new.meta.version.etag);
         Ok((head.meta.version.etag.clone(), new))
     }

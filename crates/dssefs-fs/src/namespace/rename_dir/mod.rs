@@ -20,6 +20,7 @@
 mod arbitration;
 mod authenticator;
 mod copies;
+mod form;
 mod found;
 mod intent;
 mod intent_log;
@@ -31,20 +32,20 @@ mod tree;
 use std::sync::Arc;
 
 use self::copies::{Claim, Copies};
-use self::intent::RESERVED_NAME;
 use self::intent_log::Journal;
 use super::Namespace;
-use super::directory::is_taken;
 use super::error::Error;
 use super::node::Ino;
 use super::progress::Progress;
+use super::reserved::refuse_reserved;
 use super::subtree_locks::ExclusiveSubtreeGuard;
 use dssefs_s3::object::{Key, Name, NameError, Prefix};
 use dssefs_s3::s3::{ListRequest, Listed};
 
 pub use self::authenticator::{Authenticator, KeyName, NoKey, OwnKey};
+pub use self::form::FormError;
 pub use self::intent::{Heading, Intent};
-pub use self::signed::{FormError, LINE_BYTES_MAX, Line};
+pub use self::signed::{LINE_BYTES_MAX, Line};
 
 /// A larger directory is left to mv(1), which copies and deletes: its journal would be too long.
 const OBJECTS_MAX: usize = 100_000;
@@ -212,7 +213,7 @@ impl Namespace {
     async fn give_marker(self: &Arc<Self>, plan: &Plan) -> Result<(), Error> {
         let key = plan.from.marker().ok_or(Error::NotPermitted)?;
         match self.put_plain_marker(&key).await {
-            Err(error) if !is_taken(&error) => Err(error),
+            Err(error) if !error.is_taken() => Err(error),
             _ => Ok(()),
         }
     }
@@ -242,18 +243,6 @@ impl Namespace {
             }
         }
     }
-}
-
-/// Refuses the name of the directory that has the journals of renames. It is reserved at every level: what is a
-/// directory here is the root of another mount, which reads its journals there.
-pub(super) fn refuse_reserved(name: &Name) -> Result<(), Error> {
-    if is_reserved(name) { Err(Error::Reserved) } else { Ok(()) }
-}
-
-/// Whether this name is reserved: hidden from listings and lookups in every directory. Keys are compared byte by byte,
-/// so other cases are other names.
-pub(super) fn is_reserved(name: &Name) -> bool {
-    name.as_str() == RESERVED_NAME
 }
 
 fn check_length(to: &Prefix, path_bytes: usize) -> Result<(), Error> {

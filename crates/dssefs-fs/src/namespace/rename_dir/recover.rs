@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::super::Namespace;
-use super::super::directory::is_taken;
 use super::super::error::Error;
 use super::super::subtree_locks::ExclusiveSubtreeGuard;
 use super::arbitration::{Journals, Look, Seen};
@@ -243,7 +242,7 @@ impl Namespace {
     ) -> Result<Found, Error> {
         let (from, to, phase) = (intent.from()?, intent.to()?, intent.heading.phase);
         let journal = match Journal::take_over(&self.gateway, &self.settings, key, intent, (etag, until)).await {
-            Err(error) if is_taken(&error) => return Ok(Found::Living),
+            Err(error) if error.is_taken() => return Ok(Found::Living),
             Err(Error::Store(error)) if error.kind == Kind::NotFound => return Ok(Found::Settled),
             journal => journal?,
         };
