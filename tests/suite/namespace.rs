@@ -677,8 +677,8 @@ async fn a_rename_that_takes_longer_than_the_lease_keeps_its_journal() {
         tokio::time::sleep(Duration::from_millis(3_500)).await;
         other.recover().await;
     };
-    let closed = mount.names.close(moved.ino).await;
-    let renaming = mount.names.move_directory((Ino::ROOT, &old), (Ino::ROOT, &new), false, closed);
+    let exclusive = mount.names.lock_exclusive(moved.ino).await;
+    let renaming = mount.names.move_directory((Ino::ROOT, &old), (Ino::ROOT, &new), false, exclusive);
     let (moving, ()) = tokio::join!(renaming, look);
     mount.names.finish_move(moving.unwrap().0).await.unwrap();
     assert_eq!(there(&mount, &["old/", "old/a", "old/b"]).await, [false; 3]);
@@ -690,17 +690,17 @@ async fn who_changes_something_and_who_moves_it_wait_for_each_other() {
     let mount = Mount::new().await;
     mount.store.put("d/e/f", "", &[]).await;
     let (d, file) = (mount.find("d").await.unwrap().ino, mount.find("d/e/f").await.unwrap().ino);
-    let passage = mount.names.pass(file).await;
-    let mut closing = Box::pin(mount.names.close(d));
+    let shared = mount.names.lock_shared(file).await;
+    let mut closing = Box::pin(mount.names.lock_exclusive(d));
     assert!(futures_util::poll!(&mut closing).is_pending(), "somebody is in it");
-    assert!(futures_util::poll!(Box::pin(mount.names.pass(file))).is_pending(), "and nobody else comes in");
-    drop(passage);
-    let closed = closing.await;
-    assert!(futures_util::poll!(Box::pin(mount.names.pass_both(Ino::ROOT, d))).is_pending());
-    drop(mount.names.pass(Ino::ROOT).await);
-    let mut waiting = Box::pin(mount.names.pass(file));
+    assert!(futures_util::poll!(Box::pin(mount.names.lock_shared(file))).is_pending(), "and nobody else comes in");
+    drop(shared);
+    let exclusive = closing.await;
+    assert!(futures_util::poll!(Box::pin(mount.names.lock_shared_both(Ino::ROOT, d))).is_pending());
+    drop(mount.names.lock_shared(Ino::ROOT).await);
+    let mut waiting = Box::pin(mount.names.lock_shared(file));
     assert!(futures_util::poll!(&mut waiting).is_pending());
-    drop(closed);
+    drop(exclusive);
     waiting.await;
 }
 

@@ -35,7 +35,7 @@ impl Namespace {
     /// [`Error::NotPermitted`] where attributes come from listings, and for the root of a bucket; [`Error::Stale`] for
     /// a version that lost its name; [`Error::NotFound`], and the store's.
     pub async fn set_attributes(self: &Arc<Self>, ino: Ino, change: &Change) -> Result<Attributes, Error> {
-        let _turn = self.turns.take(ino).await;
+        let _guard = self.inode_locks.lock(ino).await;
         if let Some(attributes) = self.change_here(ino, change)? {
             return Ok(attributes);
         }
@@ -56,7 +56,7 @@ impl Namespace {
     /// # Errors
     /// [`Error::Xattr`] where the change cannot be made; otherwise as [`Namespace::set_attributes`].
     pub async fn set_xattr(self: &Arc<Self>, ino: Ino, edit: &Edit) -> Result<Option<Attributes>, Error> {
-        let _turn = self.turns.take(ino).await;
+        let _guard = self.inode_locks.lock(ino).await;
         if !self.settings.is_full() {
             return Err(Error::NotPermitted);
         }

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::error::Error;
-use super::moving::refuse_reserved;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::posix;
+use super::reserved::refuse_reserved;
 use super::table::Table;
 use super::{Namespace, Question};
 use dssefs_s3::object::{Key, Name, ObjectMeta, UserMetadata};
@@ -41,7 +41,7 @@ impl Namespace {
         let question = self.question();
         let user = posix::metadata(UserMetadata::new(), &attributes);
         let put = self.put_marker(&key, user, None, &self.settings.condition(Condition::Absent)).await;
-        let head = put.map_err(|error| if is_taken(&error) { Error::Exists } else { error })?;
+        let head = put.map_err(|error| if error.is_taken() { Error::Exists } else { error })?;
         let mut table = self.table();
         let (ino, is_new) = table.directory_made(parent, name, self.settings.known(&head, true))?;
         let entry = table.change(ino)?;
@@ -62,7 +62,7 @@ impl Namespace {
     /// [`Error::NotFound`], [`Error::NotADirectory`], and the store's.
     pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<(), Error> {
         let ino = self.at_hand(parent, name).await?;
-        let _turn = self.turns.take(ino).await;
+        let _guard = self.inode_locks.lock(ino).await;
         let key = {
             let table = self.table();
             if table.directory(ino)?.children.values().any(|child| table.holds_local(*child)) {
@@ -152,7 +152,7 @@ impl Namespace {
         }
         match self.put_plain_marker(key).await {
             Ok(head) => self.marker_written(ino, head, &question),
-            Err(error) if is_taken(&error) => Ok(()),
+            Err(error) if error.is_taken() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -203,11 +203,6 @@ pub(super) fn head_of(object: NewObject, stored: s3::Stored, size: u64, tag_coun
 /// The storage class to send again with a rewrite: none for the one that S3 takes by itself.
 pub(super) fn storage_class(head: &Head) -> Option<String> {
     Some(head.meta.storage_class.clone()).filter(|class| class != STANDARD)
-}
-
-/// Whether the store refused because a condition did not hold.
-pub(super) fn is_taken(error: &Error) -> bool {
-    matches!(error, Error::Store(error) if error.kind == s3::Kind::PreconditionFailed)
 }
 
 fn new_directory(mode: u32, uid: u32, gid: u32) -> Attributes {

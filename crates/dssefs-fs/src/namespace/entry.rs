@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
+use super::scan_detector::ScanDetector;
 use super::snapshot::Snapshot;
-use super::sweep::Sweep;
 use dssefs_s3::object::{ETag, Key, Name};
 use dssefs_s3::s3::{Attempt, Head};
 
@@ -40,7 +40,7 @@ pub(super) struct Entry {
     pub(super) target: Option<(ETag, Bytes)>,
     /// When the store last said that the node is there; for a file also that it is this version.
     pub(super) seen: Option<Instant>,
-    /// The moment of its last own change.
+    /// The tick of its last own change, by the table's `ChangeClock`.
     pub(super) changed: u64,
     /// Own copies of the object (rename, chmod): which version became which, while the file is open.
     pub(super) copies: Vec<(ETag, ETag)>,
@@ -68,7 +68,7 @@ pub(super) struct Directory {
     pub(super) hidden: u64,
     /// Lookups since the last listing that had to ask the store.
     pub(super) questions: u32,
-    pub(super) sweep: Sweep,
+    pub(super) scan: ScanDetector,
     /// The entries as an open handle has them, shared with each handle that is opened while the directory is the same.
     pub(super) snapshot: Weak<Snapshot>,
 }

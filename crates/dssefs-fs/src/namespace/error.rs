@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::snapshot::NamesBudget;
-use super::special::TARGET_BYTES_MAX;
+use super::node::TARGET_BYTES_MAX;
 use super::xattr;
 use dssefs_s3::object::NameError;
 use dssefs_s3::s3;
@@ -119,8 +118,13 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn no_room(directory: &str, names: usize, budget: &NamesBudget) -> Error {
-        Error::NoRoomForNames { directory: directory.to_owned(), names, bytes_max: budget.bytes_max() }
+    /// Whether the store refused a write because its condition did not hold.
+    pub(super) fn is_taken(&self) -> bool {
+        matches!(self, Error::Store(error) if error.kind == s3::Kind::PreconditionFailed)
+    }
+
+    pub(super) fn no_room(directory: &str, names: usize, bytes_max: u64) -> Error {
+        Error::NoRoomForNames { directory: directory.to_owned(), names, bytes_max }
     }
 }
 

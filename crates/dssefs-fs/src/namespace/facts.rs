@@ -100,7 +100,7 @@ impl Namespace {
             tokio::spawn(async move {
                 // Whoever asks for this entry meets the same answer, or asks again; nobody waits for it here.
                 let _ = flight.clone().await;
-                namespace.heads.land(&ino, &flight);
+                namespace.heads.finish(&ino, &flight);
                 drop(permit);
             });
         }
@@ -165,7 +165,7 @@ impl Namespace {
         if directory.listed.is_none() {
             return Ok(Vec::new());
         }
-        let ahead = directory.sweep.ahead(&directory.children, name, self.settings.heads_in_flight_max);
+        let ahead = directory.scan.ahead(&directory.children, name, self.settings.heads_in_flight_max);
         let unknown = |ino: &Ino| table.entry(*ino).is_ok_and(|entry| !entry.has_facts(now, ttl));
         Ok(ahead.into_iter().filter(unknown).collect())
     }

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use super::Namespace;
 use super::entry::Entry;
 use super::error::Error;
-use super::moving::refuse_reserved;
 use super::node::{Attributes, Ino, Node, Timestamp};
+use super::reserved::refuse_reserved;
 use dssefs_s3::object::{Name, Version};
 use dssefs_s3::s3::Head;
 
@@ -83,7 +83,7 @@ impl Namespace {
     /// [`Error::NotFound`], [`Error::IsADirectory`], and the store's.
     pub async fn unlink(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Ino, Error> {
         let ino = self.at_hand(parent, name).await?;
-        let _turn = self.turns.take(ino).await;
+        let _guard = self.inode_locks.lock(ino).await;
         let key = {
             let table = self.table();
             let entry = table.entry(ino)?;
@@ -106,7 +106,7 @@ impl Namespace {
     ///
     /// A reader that is told 412 or 404 asks this before it gives up.
     pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(dssefs_s3::object::Key, Version)> {
-        let _turn = self.turns.take(ino).await;
+        let _guard = self.inode_locks.lock(ino).await;
         let table = self.table();
         let entry = table.entry(ino).ok()?;
         let mut etag = &version.etag;
@@ -133,7 +133,7 @@ impl Namespace {
     pub(super) fn forget_name(&self, parent: Ino, name: &Name, ino: Ino) {
         let now = Timestamp::from(SystemTime::now());
         let mut table = self.table();
-        table.moments.remove(parent, name);
+        table.change_clock.remove(parent, name);
         if let Ok(entry) = table.entry_mut(ino) {
             entry.attributes.ctime = now;
         }

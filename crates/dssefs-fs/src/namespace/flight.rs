@@ -1,4 +1,4 @@
-//! Single flight: whoever wants what is being fetched already waits for that fetch.
+//! Single flight: callers that want the same thing at the same time share one fetch.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,13 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 
-/// How many abandoned flights may lie in the map before they are swept out.
+/// How many abandoned flights may lie in the map before they are removed.
 const ABANDONED_MAX: usize = 1024;
 
 type Flight<T> = BoxFuture<'static, T>;
 
-/// The fetches under way, by what is fetched. The map holds them weakly: a fetch lives as long as somebody waits for
-/// it.
+/// The fetches under way, by what is fetched. The map holds them weakly: a fetch lives as long as a caller waits for it.
 #[derive(Debug)]
 pub(super) struct Flights<K, T: Clone> {
     under_way: Mutex<HashMap<K, WeakShared<Flight<T>>>>,
@@ -26,23 +25,23 @@ impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
 
     /// Waits for the fetch of `key` that is under way, or else for the one that `start` makes.
     pub(super) async fn join(&self, key: K, start: impl FnOnce() -> Flight<T>) -> T {
-        let flight = self.board(&key, start);
+        let flight = self.join_or_start(&key, start);
         let answer = flight.clone().await;
-        self.land(&key, &flight);
+        self.finish(&key, &flight);
         answer
     }
 
     /// Begins the fetch of `key`, to be driven by the caller; None when one is under way already.
     pub(super) fn begin(&self, key: &K, start: impl FnOnce() -> Flight<T>) -> Option<Shared<Flight<T>>> {
         let mut started = false;
-        let flight = self.board(key, || {
+        let flight = self.join_or_start(key, || {
             started = true;
             start()
         });
         started.then_some(flight)
     }
 
-    fn board(&self, key: &K, start: impl FnOnce() -> Flight<T>) -> Shared<Flight<T>> {
+    fn join_or_start(&self, key: &K, start: impl FnOnce() -> Flight<T>) -> Shared<Flight<T>> {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = under_way.get(key).and_then(WeakShared::upgrade) {
             return flight;
@@ -57,8 +56,8 @@ impl<K: Clone + Eq + Hash, T: Clone> Flights<K, T> {
         flight
     }
 
-    /// A later caller must not be served an answer that is over.
-    pub(super) fn land(&self, key: &K, flight: &Shared<Flight<T>>) {
+    /// Forgets a fetch that is over: a later caller must not get its answer.
+    pub(super) fn finish(&self, key: &K, flight: &Shared<Flight<T>>) {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if under_way.get(key).and_then(WeakShared::upgrade).is_none_or(|held| held.ptr_eq(flight)) {
             under_way.remove(key);
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn callers_at_the_same_time_share_one_fetch_and_later_ones_do_not() {
+    async fn callers_at_one_time_share_one_fetch() {
         let flights = Flights::new();
         let (a, b) = futures_util::join!(flights.join(1, fetch), flights.join(1, fetch));
         assert_eq!(a, b);
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fetch_that_everybody_left_is_begun_anew() {
+    async fn a_fetch_that_all_callers_left_starts_again() {
         let flights = Flights::new();
         let mut left = Box::pin(flights.join(2, fetch));
         assert!(futures_util::poll!(&mut left).is_pending());

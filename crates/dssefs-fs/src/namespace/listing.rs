@@ -8,12 +8,11 @@ use futures_util::{FutureExt, StreamExt, stream};
 
 use super::entry;
 use super::error::Error;
-use super::moving::is_reserved;
-use super::node::{Attributes, DirEntry, Ino, Kind};
+use super::node::{Attributes, DirEntry, Ino, Kind, TARGET_BYTES_MAX};
 use super::observe::{Marker, Standing};
 use super::progress::Progress;
+use super::reserved::is_reserved;
 use super::snapshot::{NamesBudget, Share, Snapshot};
-use super::special::TARGET_BYTES_MAX;
 use super::table::Table;
 use super::{Namespace, Settings, When};
 use dssefs_s3::object::{ETag, Name, Prefix};
@@ -213,7 +212,7 @@ impl Listing {
         self.progress.page(prefix.as_str(), bytes > 0)?;
         // One page is taken in whatever is left, so that what needs no more goes on beside huge directories.
         if !self.share.grow(bytes) && self.pages > 1 {
-            return Err(Error::no_room(prefix.as_str(), self.seen.len(), self.share.budget()));
+            return Err(Error::no_room(prefix.as_str(), self.seen.len(), self.share.budget().bytes_max()));
         }
         Ok(page.next)
     }
@@ -430,7 +429,7 @@ mod tests {
         }
 
         fn ask(&mut self) -> When {
-            When { asked: self.table.moments.ask(), at: Instant::now() }
+            When { asked: self.table.change_clock.ask(), at: Instant::now() }
         }
 
         fn answer(&mut self, when: When, keys: &[&str]) -> Vec<String> {
@@ -449,7 +448,7 @@ mod tests {
             assert_eq!(listing.add(&Prefix::root(), page, &self.settings).unwrap(), None);
             let implicit = self.settings.implicit_directory(UNIX_EPOCH);
             let entries = self.table.merge(Ino::ROOT, listing, when, implicit).unwrap();
-            self.table.moments.answered(when.asked);
+            self.table.change_clock.answered(when.asked);
             entries.into_iter().map(|entry| entry.name.to_string()).collect()
         }
 
@@ -461,7 +460,7 @@ mod tests {
 
         fn unlink(&mut self, text: &str) {
             let ino = self.table.child(Ino::ROOT, &name(text)).unwrap().unwrap();
-            self.table.moments.remove(Ino::ROOT, &name(text));
+            self.table.change_clock.remove(Ino::ROOT, &name(text));
             self.table.detach(ino);
         }
     }

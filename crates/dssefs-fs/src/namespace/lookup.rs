@@ -6,9 +6,9 @@ use futures_util::{FutureExt, future};
 
 use super::error::Error;
 use super::listing::Extent;
-use super::moving::is_reserved;
 use super::node::{Ino, Node};
 use super::observe::Marker;
+use super::reserved::is_reserved;
 use super::{Namespace, Question, is_not_found};
 use dssefs_s3::object::{Key, Name, Prefix};
 use dssefs_s3::s3::{self, Head};

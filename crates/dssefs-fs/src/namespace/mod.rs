@@ -2,33 +2,35 @@
 //!
 //! The table of nodes is a cache of the store with one exception: what is *local* (a file with changes that are not in
 //! the store yet) exists whatever the store says. Answers of the store are merged into it by rule, and an answer never
-//! undoes an own change that is younger than the question (`moment`). Listings and facts are believed for `ttl`; own
+//! undoes an own change that is younger than the question (`change_clock`). Listings and facts are believed for `ttl`; own
 //! changes update them in place without making them younger.
 //!
 //! This room never reads or writes content, except the empty body of a directory marker, the target of a symbolic link
-//! and the journal of a directory's rename (`moving`). It may use `object`, `policy` and `s3`.
+//! and the journal of a directory's rename (`rename_dir`). It may use `object`, `policy` and `s3`.
 
 mod change;
+mod change_clock;
 mod directory;
 mod entry;
 mod error;
 mod facts;
 mod file;
 mod flight;
+mod inode_locks;
 mod listing;
 mod lookup;
-mod moment;
-mod moving;
 mod node;
 mod observe;
 pub mod posix;
 mod progress;
 mod rename;
+mod rename_dir;
+mod reserved;
+mod scan_detector;
 mod snapshot;
 mod special;
-mod sweep;
+mod subtree_locks;
 mod table;
-mod turn;
 pub mod xattr;
 
 use std::collections::BTreeMap;
@@ -40,17 +42,18 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
-pub use self::moving::{
-    Authenticator, Closed, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey, Passage,
-};
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
+pub use self::rename_dir::{
+    Authenticator, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey,
+};
 pub use self::snapshot::{NamesBudget, Snapshot};
+pub use self::subtree_locks::{ExclusiveSubtreeGuard, SharedSubtreeGuard};
 
 use self::flight::Flights;
+use self::inode_locks::InodeLocks;
 use self::listing::Extent;
-use self::moving::Fences;
+use self::subtree_locks::SubtreeLocks;
 use self::table::Table;
-use self::turn::Turns;
 use dssefs_s3::object::{ETag, Key, Name, Prefix, UserMetadata};
 use dssefs_s3::s3::{Condition, Gateway, Head};
 
@@ -112,8 +115,8 @@ pub struct Namespace {
     names: Arc<NamesBudget>,
     /// Requests for pages of 1,000 names, whose answers are large.
     pages: Semaphore,
-    turns: Turns,
-    fences: Fences,
+    inode_locks: InodeLocks,
+    subtree_locks: SubtreeLocks,
     /// Whether a task looks at the journals of renames from time to time.
     looking: AtomicBool,
     /// Objects that pass for journals and are none, by key: the version that was looked at.
@@ -159,8 +162,8 @@ impl Namespace {
             listings: Flights::new(),
             names,
             pages: Semaphore::new(PAGES_IN_FLIGHT_MAX),
-            turns: Turns::default(),
-            fences: Fences::default(),
+            inode_locks: InodeLocks::default(),
+            subtree_locks: SubtreeLocks::default(),
             looking: AtomicBool::new(false),
             strange: Mutex::default(),
             ahead,
@@ -232,12 +235,12 @@ impl Namespace {
 
     /// Notes that the store is about to be asked.
     fn question(self: &Arc<Self>) -> Question {
-        let asked = self.table().moments.ask();
+        let asked = self.table().change_clock.ask();
         Question { namespace: Arc::clone(self), when: When { asked, at: self.now() } }
     }
 }
 
-/// When the store was asked: by the moments of own changes, and by the clock. What it answers may be this old.
+/// When the store was asked: by the clock of own changes, and by the host's clock. Its answer may be this old.
 #[derive(Clone, Copy, Debug)]
 struct When {
     asked: u64,
@@ -252,7 +255,7 @@ struct Question {
 
 impl Drop for Question {
     fn drop(&mut self) {
-        self.namespace.table().moments.answered(self.when.asked);
+        self.namespace.table().change_clock.answered(self.when.asked);
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) enum Marker {
 impl Table {
     pub(super) fn standing(&self, parent: Ino, name: &Name, asked: u64) -> Result<Standing, Error> {
         let Some(ino) = self.child(parent, name)? else {
-            let removed = self.moments.removed_since(parent, name, asked);
+            let removed = self.change_clock.removed_since(parent, name, asked);
             return Ok(if removed { Standing::Removed } else { Standing::Free });
         };
         let entry = self.entry(ino)?;

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Namespace;
-use super::directory::is_taken;
 use super::error::Error;
 use super::file::is_in_store;
-use super::moving::refuse_reserved;
 use super::node::{Ino, Timestamp};
 use super::posix;
+use super::reserved::refuse_reserved;
 use dssefs_s3::object::{ETag, Key, Name};
 use dssefs_s3::s3::{Condition, Head};
 
@@ -37,7 +36,7 @@ impl Namespace {
     /// [`Error::Reserved`], and the store's.
     pub async fn rename(self: &Arc<Self>, from: (Ino, &Name), to: (Ino, &Name), no_replace: bool) -> Result<(), Error> {
         let source = self.at_hand(from.0, from.1).await?;
-        let _turn = self.turns.take(source).await;
+        let _guard = self.inode_locks.lock(source).await;
         let plan = self.plan(source, from, to)?;
         if plan.target == Some(source) {
             return if no_replace { Err(Error::Exists) } else { Ok(()) };
@@ -81,7 +80,7 @@ impl Namespace {
         let condition = if no_replace { Condition::Absent } else { Condition::None };
         let user = posix::with_ctime(head.meta.user.clone(), plan.time);
         let copied = self.copy(&plan.from, &head, &plan.to, user, &condition).await;
-        let new = copied.map_err(|error| if no_replace && is_taken(&error) { Error::Exists } else { error })?;
+        let new = copied.map_err(|error| if no_replace && error.is_taken() { Error::Exists } else { error })?;
         self.note_copy(plan.source, &head.meta.version.etag, &new.meta.version.etag);
         Ok((head.meta.version.etag.clone(), new))
     }
@@ -100,7 +99,7 @@ impl Namespace {
             table.detach(target);
         }
         table.relocate(plan.source, to.0, to.1)?;
-        table.moments.remove(from.0, from.1);
+        table.change_clock.remove(from.0, from.1);
         let entry = table.change(plan.source)?;
         entry.attributes.ctime = time;
         if object.is_some() {
@@ -122,7 +121,7 @@ impl Namespace {
         }
         let mut table = self.table();
         match deleted {
-            Ok(true) => table.moments.remove(from.0, from.1),
+            Ok(true) => table.change_clock.remove(from.0, from.1),
             // The old name is in the store; the next listing shows it again.
             Ok(false) | Err(_) => table.directory_mut(from.0)?.listed = None,
         }

@@ -94,7 +94,7 @@ impl Snapshot {
         let mut share = budget.share();
         let bytes = entries.iter().map(|entry| ENTRY_BYTES + entry.name.as_str().len() as u64).sum();
         if !share.grow(bytes) {
-            return Err(Error::no_room(directory, entries.len(), budget));
+            return Err(Error::no_room(directory, entries.len(), budget.bytes_max()));
         }
         Ok(Arc::new(Snapshot { entries, share }))
     }

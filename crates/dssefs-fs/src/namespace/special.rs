@@ -11,16 +11,13 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::directory::{head_of, is_taken};
+use super::directory::head_of;
 use super::error::Error;
-use super::moving::refuse_reserved;
-use super::node::{Attributes, Ino, Kind, Node};
+use super::node::{Attributes, Ino, Kind, Node, TARGET_BYTES_MAX};
+use super::reserved::refuse_reserved;
 use super::{Namespace, posix};
 use dssefs_s3::object::{Key, Name, UserMetadata};
 use dssefs_s3::s3::{Condition, Head, NewObject, WithSha1};
-
-/// The longest target that Linux takes, in bytes (`PATH_MAX` without its NUL, limits.h).
-pub(super) const TARGET_BYTES_MAX: u64 = 4095;
 
 impl Namespace {
     /// A new symbolic link to `target`, with one reference of the kernel: one PUT. The caller has looked the name up
@@ -84,7 +81,7 @@ impl Namespace {
         let object = NewObject { user: posix::metadata(UserMetadata::new(), attributes), ..NewObject::at(key) };
         let condition = self.settings.condition(Condition::Absent);
         let put = self.gateway.put(&object, Arc::new(WithSha1(body)), &condition).await.map_err(Error::from);
-        let stored = put.map_err(|error| if is_taken(&error) { Error::Exists } else { error })?.into_inner();
+        let stored = put.map_err(|error| if error.is_taken() { Error::Exists } else { error })?.into_inner();
         let head = Arc::new(head_of(object, stored, size, 0));
         let mut table = self.table();
         // A listing may have shown it already.

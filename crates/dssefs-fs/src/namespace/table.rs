@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use lru::LruCache;
 
+use super::change_clock::ChangeClock;
 use super::entry::{Directory, Entry};
 use super::error::Error;
-use super::moment::Moments;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use dssefs_s3::object::{Key, Name, Prefix};
 
@@ -18,7 +18,7 @@ pub(super) struct Table {
     idle: LruCache<Ino, ()>,
     entries_max: usize,
     prefix: Prefix,
-    pub(super) moments: Moments,
+    pub(super) change_clock: ChangeClock,
     pub(super) hidden: u64,
 }
 
@@ -29,7 +29,15 @@ impl Table {
         entry.kernel = 1;
         let nodes = HashMap::from([(Ino::ROOT, entry)]);
         let idle = LruCache::unbounded();
-        Table { nodes, next: Ino::ROOT.0 + 1, idle, entries_max, prefix, moments: Moments::default(), hidden: 0 }
+        Table {
+            nodes,
+            next: Ino::ROOT.0 + 1,
+            idle,
+            entries_max,
+            prefix,
+            change_clock: ChangeClock::default(),
+            hidden: 0,
+        }
     }
 
     pub(super) fn entry(&self, ino: Ino) -> Result<&Entry, Error> {
@@ -162,9 +170,9 @@ impl Table {
 
     /// Notes an own change of the node: answers to questions asked before say nothing of it.
     pub(super) fn change(&mut self, ino: Ino) -> Result<&mut Entry, Error> {
-        let moment = self.moments.advance();
+        let tick = self.change_clock.advance();
         let entry = self.entry_mut(ino)?;
-        entry.changed = moment;
+        entry.changed = tick;
         Ok(entry)
     }
 
@@ -175,6 +183,15 @@ impl Table {
         if let Some(directory) = &mut entry.directory {
             directory.touched = Some(now);
         }
+    }
+
+    /// Whether `ino` is `root` or stands somewhere below it.
+    pub(super) fn is_below(&self, ino: Ino, root: Ino) -> bool {
+        if ino == root {
+            return true;
+        }
+        let parent = self.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map(|(parent, _)| *parent);
+        parent.is_some_and(|parent| self.is_below(parent, root))
     }
 
     /// Whether something at or below `ino` is not in the store yet, so that the store's silence means nothing.

@@ -71,7 +71,7 @@ impl Vfs {
     /// The object is gone, cannot be looked at, was replaced while other handles are open (look the name up again), or
     /// is not compliant and the mount refuses such reads.
     pub async fn open(&self, ino: Ino, access: Access) -> Result<Opened, Error> {
-        let _passage = if access.truncate { Some(self.namespace.pass(ino).await) } else { None };
+        let _subtree = if access.truncate { Some(self.namespace.lock_shared(ino).await) } else { None };
         let slot = self.handles.file_slot(access.uid)?;
         let file = self.enter(ino).await?;
         match self.prepare(&file, access).await {
@@ -116,7 +116,7 @@ impl Vfs {
         (mode, uid, gid): (u32, u32, u32),
         access: Access,
     ) -> Result<(Node, Fh), Error> {
-        let _passage = self.namespace.pass(parent).await;
+        let _subtree = self.namespace.lock_shared(parent).await;
         let slot = self.handles.file_slot(access.uid)?;
         let gid = self.namespace.inherited_group(parent).unwrap_or(gid);
         let now = Timestamp::from(SystemTime::now());
@@ -166,7 +166,7 @@ impl Vfs {
         if !open.writes {
             return Err(Error::NotOpenForWriting);
         }
-        let _passage = self.namespace.pass(open.file.ino).await;
+        let _subtree = self.namespace.lock_shared(open.file.ino).await;
         let writer = self.writer_parts().writer_of(&open.file).await?;
         let offset = match place {
             Place::Program(_) if open.appends => writer.size(),
@@ -187,7 +187,7 @@ impl Vfs {
         if !open.writes {
             return Ok(());
         }
-        let _passage = self.namespace.pass(open.file.ino).await;
+        let _subtree = self.namespace.lock_shared(open.file.ino).await;
         if self.closes_early(&open.file) {
             match self.keep(&open.file).await {
                 Ok(()) => {
@@ -248,9 +248,9 @@ impl Vfs {
         }
     }
 
-    /// A commit that no call with a passage asks for.
+    /// A commit that no call with a shared lock of the subtree asks for.
     pub(super) async fn save(&self, file: &Arc<File>) -> Result<(), Error> {
-        let _passage = self.namespace.pass(file.ino).await;
+        let _subtree = self.namespace.lock_shared(file.ino).await;
         // Boxed, because the types of all requests below are more than the compiler follows at once.
         self.commit(file).boxed().await
     }
@@ -274,7 +274,8 @@ impl Vfs {
         outcome
     }
 
-    /// Changes a file, after a commit of what stands in the way if the writer asks for one. The caller holds a passage.
+    /// Changes a file, after a commit of what stands in the way if the writer asks for one. The caller holds a shared
+    /// lock of the subtree.
     pub(super) async fn change_content<F>(&self, file: &Arc<File>, attempt: impl Fn() -> F) -> Result<(), Error>
     where
         F: Future<Output = Result<(), write::Error>>,

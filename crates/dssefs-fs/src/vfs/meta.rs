@@ -95,7 +95,7 @@ impl Vfs {
     /// As the parts of it: nothing is reported as done that the store has not taken or will not take with the next
     /// commit.
     pub async fn set_attributes(&self, ino: Ino, change: SetAttributes) -> Result<Attributes, Error> {
-        let _passage = self.namespace.pass(ino).await;
+        let _subtree = self.namespace.lock_shared(ino).await;
         if let Some(size) = change.size {
             self.truncate(ino, size, &change).await?;
         }

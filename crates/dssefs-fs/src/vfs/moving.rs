@@ -39,18 +39,18 @@ impl Vfs {
                 return Err(namespace::Error::NotADirectory.into());
             }
         }
-        // Before it is closed: this call holds a passage of the target's parent, and would wait for itself.
+        // Before it is locked: this call holds a shared lock of the target's parent, and would wait for itself.
         if self.namespace.is_below(to.0, moved.ino) {
             return Err(namespace::Error::IntoItself.into());
         }
-        let closed = self.namespace.close(moved.ino).await;
+        let exclusive = self.namespace.lock_exclusive(moved.ino).await;
         self.settle_below(moved.ino).await?;
         self.settle_for_good(None).await?;
         self.release_copies_below(moved.ino).await?;
         self.refuse_to_rewrite_below(moved.ino).await?;
-        let (moving, closed) = self.namespace.move_directory(from, to, no_replace, closed).await?;
+        let (moving, exclusive) = self.namespace.move_directory(from, to, no_replace, exclusive).await?;
         let repinned = self.repin_below(moved.ino).await;
-        drop(closed);
+        drop(exclusive);
         self.namespace.finish_move(moving).await?;
         repinned
     }

@@ -23,7 +23,7 @@ impl Vfs {
     /// # Errors
     /// The name is taken or cannot be kept, or the store refused.
     pub async fn mkdir(&self, parent: Ino, name: &Name, mode: u32, uid: u32, gid: u32) -> Result<Node, Error> {
-        let _passage = self.namespace.pass(parent).await;
+        let _subtree = self.namespace.lock_shared(parent).await;
         let (mode, gid) = match self.namespace.inherited_group(parent) {
             Some(inherited) => (mode | 0o2000, inherited),
             None => (mode, gid),
@@ -36,7 +36,7 @@ impl Vfs {
     /// # Errors
     /// It is not empty, not a directory, not there, or the store refused.
     pub async fn rmdir(&self, parent: Ino, name: &Name) -> Result<(), Error> {
-        let _passage = self.namespace.pass(parent).await;
+        let _subtree = self.namespace.lock_shared(parent).await;
         Ok(self.namespace.rmdir(parent, name).await?)
     }
 
@@ -46,7 +46,7 @@ impl Vfs {
     /// It is not there or a directory, the store refused, or the bytes that open handles still need cannot be kept
     /// here.
     pub async fn unlink(&self, parent: Ino, name: &Name) -> Result<(), Error> {
-        let _passage = self.namespace.pass(parent).await;
+        let _subtree = self.namespace.lock_shared(parent).await;
         let node = self.namespace.lookup(parent, name).await?;
         let outcome = self.unlink_node(parent, name, &node).await;
         self.namespace.forget(node.ino, 1);
@@ -97,7 +97,7 @@ impl Vfs {
     /// As unlink and create together; nothing is lost when it fails half-way: the object stands under its old name or
     /// under both.
     pub async fn rename(&self, from: (Ino, &Name), to: (Ino, &Name), mode: RenameMode) -> Result<(), Error> {
-        let _passage = self.namespace.pass_both(from.0, to.0).await;
+        let _subtree = self.namespace.lock_shared_both(from.0, to.0).await;
         let moved = self.namespace.lookup(from.0, from.1).await?;
         let target = match self.namespace.lookup(to.0, to.1).await {
             Ok(node) => Some(node),
@@ -168,7 +168,7 @@ impl Vfs {
     ) -> Result<(), Error> {
         // Otherwise a write could begin an upload under the old name after this.
         let _closed = match moved {
-            Some(file) => Some(self.namespace.close(file.ino).await),
+            Some(file) => Some(self.namespace.lock_exclusive(file.ino).await),
             None => None,
         };
         if let Some(file) = moved {

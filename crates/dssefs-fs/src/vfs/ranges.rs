@@ -59,7 +59,7 @@ impl Vfs {
         if Arc::ptr_eq(&source.file, &target.file) || from.1 != to.1 {
             return Err(ONLY_BY_READING);
         }
-        let _passage = self.namespace.pass_both(source.file.ino, target.file.ino).await;
+        let _subtree = self.namespace.lock_shared_both(source.file.ino, target.file.ino).await;
         // Nobody of this mount replaces the source's object meanwhile.
         let _turn = source.file.turn.lock().await;
         let origin = source.file.stored().ok_or(ONLY_BY_READING)?;
@@ -134,7 +134,7 @@ impl Vfs {
         if range.is_empty() {
             return Err(Error::Invalid("a range to allocate has at least one byte"));
         }
-        let _passage = self.namespace.pass(open.file.ino).await;
+        let _subtree = self.namespace.lock_shared(open.file.ino).await;
         let writer = self.writer_parts().writer_of(&open.file).await?;
         let within = range.start..range.end.min(writer.size());
         let changed = match what {

@@ -34,7 +34,7 @@ impl Vfs {
         target: Bytes,
         (uid, gid): (u32, u32),
     ) -> Result<Node, Error> {
-        let _passage = self.namespace.pass(parent).await;
+        let _subtree = self.namespace.lock_shared(parent).await;
         let gid = self.namespace.inherited_group(parent).unwrap_or(gid);
         Ok(self.namespace.symlink(parent, name, target, attributes(Kind::Symlink, (0o777, uid, gid))).await?)
     }
@@ -68,7 +68,7 @@ impl Vfs {
             SpecialKind::CharacterDevice(number) => Kind::CharacterDevice(number),
             SpecialKind::BlockDevice(number) => Kind::BlockDevice(number),
         };
-        let _passage = self.namespace.pass(parent).await;
+        let _subtree = self.namespace.lock_shared(parent).await;
         let gid = self.namespace.inherited_group(parent).unwrap_or(gid);
         Ok(self.namespace.mknod(parent, name, attributes(kind, (mode, uid, gid))).await?)
     }

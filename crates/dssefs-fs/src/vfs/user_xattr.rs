@@ -59,7 +59,7 @@ impl Vfs {
     }
 
     async fn edit(&self, ino: Ino, edit: Edit) -> Result<(), Error> {
-        let _passage = self.namespace.pass(ino).await;
+        let _subtree = self.namespace.lock_shared(ino).await;
         if !has_content(self.attributes(ino).await?.kind) {
             self.refuse_to_rewrite_name(ino).await?;
             self.namespace.set_xattr(ino, &edit).await?;

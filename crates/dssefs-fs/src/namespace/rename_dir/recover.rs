@@ -9,16 +9,15 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::super::Namespace;
-use super::super::directory::is_taken;
 use super::super::error::Error;
+use super::super::subtree_locks::ExclusiveSubtreeGuard;
+use super::arbitration::{Journals, Look, Seen};
 use super::authenticator::NoKey;
 use super::copies::{Copies, at_most_until_one_fails, delete_sources};
-use super::fence::Closed;
 use super::found::Unreadable;
 use super::intent::{Copied, Heading, Intent, JOURNAL_PREFIX, Phase};
-use super::journal::Journal;
+use super::intent_log::Journal;
 use super::key_below;
-use super::others::{Journals, Look, Seen};
 use super::owner::Owner;
 use dssefs_s3::object::{ETag, Key, Prefix, Version};
 use dssefs_s3::s3::{Kind, Listed};
@@ -86,14 +85,14 @@ impl Namespace {
         });
     }
 
-    /// Undoes a move of this mount whose copies could not be taken back at once. `closed` opens when that is done, or
+    /// Undoes a move of this mount whose copies could not be taken back at once. `exclusive` is released when that is done, or
     /// after `rename_lease`: then the directory is in use again, and the move is looked at from time to time.
-    pub(super) fn undo_soon(self: &Arc<Self>, copies: Arc<Copies>, closed: Closed) {
+    pub(super) fn undo_soon(self: &Arc<Self>, copies: Arc<Copies>, exclusive: ExclusiveSubtreeGuard) {
         let (namespace, key) = (Arc::clone(self), copies.journal_key().clone());
         // With it goes the journal, which would write itself anew.
         drop(copies);
         tokio::spawn(async move {
-            let _closed = closed;
+            let _exclusive = exclusive;
             let (end, mut pause) = (Instant::now() + namespace.settings.rename_lease, UNDO_PAUSE_MIN);
             while let Err(error) = namespace.undo_own(&key).await {
                 if Instant::now() + pause >= end {
@@ -243,7 +242,7 @@ impl Namespace {
     ) -> Result<Found, Error> {
         let (from, to, phase) = (intent.from()?, intent.to()?, intent.heading.phase);
         let journal = match Journal::take_over(&self.gateway, &self.settings, key, intent, (etag, until)).await {
-            Err(error) if is_taken(&error) => return Ok(Found::Living),
+            Err(error) if error.is_taken() => return Ok(Found::Living),
             Err(Error::Store(error)) if error.kind == Kind::NotFound => return Ok(Found::Settled),
             journal => journal?,
         };

@@ -28,7 +28,7 @@ impl Namespace {
             table.detach(target);
         }
         table.relocate(plan.source, to.0, to.1)?;
-        table.moments.remove(from.0, from.1);
+        table.change_clock.remove(from.0, from.1);
         let made = copies.made();
         for (ino, path) in table.below(plan.source) {
             table.change(ino)?;
@@ -48,15 +48,6 @@ impl Namespace {
 }
 
 impl Table {
-    /// Whether `ino` is `root` or stands somewhere below it.
-    pub(super) fn is_below(&self, ino: Ino, root: Ino) -> bool {
-        if ino == root {
-            return true;
-        }
-        let parent = self.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map(|(parent, _)| *parent);
-        parent.is_some_and(|parent| self.is_below(parent, root))
-    }
-
     /// How many bytes the longest path below `root` has that leads to something which is not in the store yet.
     pub(super) fn longest_local_path(&self, root: Ino) -> usize {
         let below = self.below(root).into_iter();

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use dssefs_seal::crypto::{MAC_BYTES, MacKey};
 
 use super::authenticator::KeyName;
+use super::form::{FormError, VERSION};
 use super::intent::{Heading, Intent, seconds};
 use dssefs_s3::object::{Key, Prefix};
 
@@ -29,8 +30,6 @@ pub const LINE_BYTES_MAX: u64 = 32 * 1024;
 const TEXT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// What the line begins with.
 const MAGIC: &str = "dssefs-rename ";
-/// The form that is written and read here.
-const VERSION: &str = "2";
 /// How the journals of version 1 begin, which was JSON as a whole.
 const VERSION_1: &[u8] = b"{\"version\":1,";
 /// How far the store's time of a journal may be from the one that the journal tells. S3 refuses a request that was
@@ -76,40 +75,6 @@ struct Content {
 struct Text {
     bytes: u64,
     mac: String,
-}
-
-/// Why bytes are no journal that can be acted on.
-#[derive(Debug, thiserror::Error)]
-pub enum FormError {
-    /// No line of a journal at the beginning.
-    #[error("it does not begin as a journal of a rename")]
-    NoJournal,
-    /// Made by an earlier dssefs, which signed nothing.
-    #[error(
-        "it is of version 1, which does not prove who wrote it; compare both directories by hand, then delete this object"
-    )]
-    Unsigned,
-    /// Made by a later dssefs.
-    #[error("it is of version {0:?}, and this program knows version {VERSION}; mount with the program that wrote it")]
-    Version(String),
-    /// Not JSON, or other fields.
-    #[error("it is not the JSON that is expected: {0}")]
-    Json(#[from] serde_json::Error),
-    /// Another length than the line says.
-    #[error("it has {0} bytes, and its first line says otherwise")]
-    Length(u64),
-    /// It reaches out of the mount.
-    #[error("it names {0:?}, which is no directory below the mount's own")]
-    Elsewhere(String),
-    /// A directory cannot be moved into itself.
-    #[error("one of its two directories lies in the other")]
-    Nested,
-    /// The code is wrong.
-    #[error("its code is wrong: no mount of this source wrote it in this form and under this name")]
-    Mac,
-    /// An old version was put back.
-    #[error("it was stored {0:?} away from the time at which it was written, so an older version of it was put back")]
-    PutBack(Duration),
 }
 
 impl Line {

@@ -9,8 +9,9 @@ use super::super::Namespace;
 use dssefs_seal::crypto::MacKey;
 
 use super::authenticator::NoKey;
+use super::form::FormError;
 use super::intent::{Heading, Intent};
-use super::signed::{FormError, LINE_BYTES_MAX, Line, Place};
+use super::signed::{LINE_BYTES_MAX, Line, Place};
 use dssefs_s3::object::{ByteRange, Key, Prefix, Version};
 use dssefs_s3::policy::Verdict;
 use dssefs_s3::s3::{self, Gateway, Head};

@@ -13,17 +13,17 @@
 //! a source is deleted only as the version that was copied, and only where its target is proved to be its copy; a copy
 //! is taken back only when its source is there, and it is the very version that the move made of that source, or proved
 //! to equal it. As two moves of one directory to one place could not tell their copies apart, there is never more than
-//! one at work ([`others`]).
+//! one at work ([`arbitration`]).
 //!
 //! This never reads content, except to prove two objects equal.
 
+mod arbitration;
 mod authenticator;
 mod copies;
-mod fence;
+mod form;
 mod found;
 mod intent;
-mod journal;
-mod others;
+mod intent_log;
 mod owner;
 mod recover;
 mod signed;
@@ -32,21 +32,20 @@ mod tree;
 use std::sync::Arc;
 
 use self::copies::{Claim, Copies};
-use self::intent::RESERVED_NAME;
-use self::journal::Journal;
+use self::intent_log::Journal;
 use super::Namespace;
-use super::directory::is_taken;
 use super::error::Error;
 use super::node::Ino;
 use super::progress::Progress;
+use super::reserved::refuse_reserved;
+use super::subtree_locks::ExclusiveSubtreeGuard;
 use dssefs_s3::object::{Key, Name, NameError, Prefix};
 use dssefs_s3::s3::{ListRequest, Listed};
 
 pub use self::authenticator::{Authenticator, KeyName, NoKey, OwnKey};
-pub(super) use self::fence::Fences;
-pub use self::fence::{Closed, Passage};
+pub use self::form::FormError;
 pub use self::intent::{Heading, Intent};
-pub use self::signed::{FormError, LINE_BYTES_MAX, Line};
+pub use self::signed::{LINE_BYTES_MAX, Line};
 
 /// A larger directory is left to mv(1), which copies and deletes: its journal would be too long.
 const OBJECTS_MAX: usize = 100_000;
@@ -79,8 +78,8 @@ impl Namespace {
     /// if not by this one. Where they cannot be taken back yet, the directory stays closed until they are, for at most
     /// `rename_lease`: were a source deleted meanwhile, its copy would have to stay, as the last one there is.
     ///
-    /// The caller has looked both names up, holds passages of both parents, has closed the directory itself, and has
-    /// committed the files below it that have changes to an object in the store.
+    /// The caller has looked both names up. It holds a shared lock of both parents and the exclusive lock of the
+    /// directory itself. It has committed the files below it that have changes to an object in the store.
     ///
     /// Three LISTs for each 1,000 objects, one LIST of the target, one LIST and two PUTs of journals, one CopyObject
     /// for each object.
@@ -95,8 +94,8 @@ impl Namespace {
         from: (Ino, &Name),
         to: (Ino, &Name),
         no_replace: bool,
-        closed: Closed,
-    ) -> Result<(Moving, Closed), Error> {
+        exclusive: ExclusiveSubtreeGuard,
+    ) -> Result<(Moving, ExclusiveSubtreeGuard), Error> {
         let source = self.at_hand(from.0, from.1).await?;
         let plan = self.plan_move(source, from, to, no_replace)?;
         let claim = self.claim(&plan, no_replace).await?;
@@ -107,12 +106,12 @@ impl Namespace {
         let copies = Arc::new(Copies::new(Arc::clone(self), journal, plan.from.clone(), plan.to.clone()));
         if let Err(error) = copies.make(found, claim).await {
             if !copies.give_up(&error).await {
-                self.undo_soon(copies, closed);
+                self.undo_soon(copies, exclusive);
             }
             return Err(error);
         }
         self.move_tree(&plan, from, to, &copies).inspect_err(|_| self.look_again_later())?;
-        Ok((Moving { copies, from: (from.0, from.1.clone()) }, closed))
+        Ok((Moving { copies, from: (from.0, from.1.clone()) }, exclusive))
     }
 
     /// The second half: deletes the sources, each only as the version that was copied.
@@ -126,7 +125,7 @@ impl Namespace {
         let outcome = moving.copies.delete_sources().await;
         {
             let mut table = self.table();
-            table.moments.remove(*parent, name);
+            table.change_clock.remove(*parent, name);
             match table.child(*parent, name) {
                 // A question that was under way has seen sources that are deleted now.
                 Ok(Some(seen)) if outcome.is_ok() && !table.holds_local(seen) => table.detach(seen),
@@ -214,7 +213,7 @@ impl Namespace {
     async fn give_marker(self: &Arc<Self>, plan: &Plan) -> Result<(), Error> {
         let key = plan.from.marker().ok_or(Error::NotPermitted)?;
         match self.put_plain_marker(&key).await {
-            Err(error) if !is_taken(&error) => Err(error),
+            Err(error) if !error.is_taken() => Err(error),
             _ => Ok(()),
         }
     }
@@ -244,18 +243,6 @@ impl Namespace {
             }
         }
     }
-}
-
-/// Refuses the name of the directory that has the journals of renames. It is reserved at every level: what is a
-/// directory here is the root of another mount, which reads its journals there.
-pub(super) fn refuse_reserved(name: &Name) -> Result<(), Error> {
-    if is_reserved(name) { Err(Error::Reserved) } else { Ok(()) }
-}
-
-/// Whether this name is reserved: hidden from listings and lookups in every directory. Keys are compared byte by byte,
-/// so other cases are other names.
-pub(super) fn is_reserved(name: &Name) -> bool {
-    name.as_str() == RESERVED_NAME
 }
 
 fn check_length(to: &Prefix, path_bytes: usize) -> Result<(), Error> {

@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::{StreamExt, stream};
 
 use super::super::Namespace;
-use super::super::directory::is_taken;
 use super::super::error::Error;
 use super::intent::Copied;
-use super::journal::Journal;
+use super::intent_log::Journal;
 use super::key_below;
 use dssefs_s3::object::{ETag, Key, Prefix, Version};
 use dssefs_s3::s3::{self, Condition, Gateway, Kind, Listed, Source, Stored};
@@ -170,7 +169,7 @@ impl Copies {
 
     /// The ETag of the claimed marker, if it is still to be replaced by the source's.
     async fn claim(&self, marker: &Listed, claim: Claim) -> Result<Option<ETag>, Error> {
-        let taken = |error: Error| if is_taken(&error) { Error::NotEmpty } else { error };
+        let taken = |error: Error| if error.is_taken() { Error::NotEmpty } else { error };
         match claim {
             Claim::New => {
                 self.copy(marker, &Condition::Absent).await.map_err(taken)?;
@@ -247,7 +246,7 @@ impl Copies {
     async fn copy_settled(&self, object: &Listed, condition: &Condition) -> Result<(), Error> {
         match self.copy(object, condition).await {
             Err(Error::Store(error)) if error.kind == Kind::NotFound => Ok(()),
-            Err(error) if is_taken(&error) => {
+            Err(error) if error.is_taken() => {
                 let now = self.namespace.gateway.head(&Key::new(&object.key).map_err(|_| Error::NotFound)?).await;
                 match now {
                     Ok(head) if head.meta.version.etag == object.etag => Err(Error::NotEmpty),

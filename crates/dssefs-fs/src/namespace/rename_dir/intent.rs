@@ -10,12 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::super::error::Error;
+use super::form::FormError;
 use super::owner::Owner;
-use super::signed::FormError;
 use dssefs_s3::object::{ETag, NameError, Prefix};
 
-/// The name that is kept for journals in every directory.
-pub(super) const RESERVED_NAME: &str = ".dssefs";
 /// Where the journals of moves are, below the mount's prefix.
 pub(super) const JOURNAL_PREFIX: &str = ".dssefs/rename/";
 

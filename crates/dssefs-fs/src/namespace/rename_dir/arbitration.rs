@@ -21,7 +21,7 @@ use super::PAGE_ENTRIES_MAX;
 use super::authenticator::NoKey;
 use super::found::{Proved, Unreadable};
 use super::intent::{Heading, JOURNAL_PREFIX, Phase};
-use super::journal::Journal;
+use super::intent_log::Journal;
 use dssefs_s3::object::{ETag, Key, Prefix};
 use dssefs_s3::s3::{Kind, ListRequest, Listed};
 
