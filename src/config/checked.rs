@@ -506,4 +506,51 @@ mod tests {
         assert!(paths.iter().flatten().all(|path| path.is_absolute()), "{paths:?}");
         assert!(paths.iter().all(Option::is_some));
     }
+
+    #[test]
+    fn the_smallest_value_of_each_option_is_taken_and_the_next_smaller_one_is_not() {
+        let kms = ["--spill-keys=kms", "--kms-key-id=a"];
+        for (least, too_little) in [
+            ("--memory=32MiB", "--memory=33554431"),
+            ("--attempt-timeout=100ms", "--attempt-timeout=99ms"),
+            ("--operation-timeout=100ms", "--operation-timeout=99ms"),
+            ("--stop-timeout=100ms", "--stop-timeout=99ms"),
+            ("--spill-key-lifetime=1s", "--spill-key-lifetime=999ms"),
+        ] {
+            let with = |option| Config::check(&raw(&[&["data", DIR][..], &kms, &[option]].concat()));
+            with(least).unwrap();
+            let found = with(too_little).expect_err(too_little).0;
+            let flag = least.split('=').next().unwrap();
+            assert!(found.len() == 1 && found[0].to_string().contains(flag), "{found:?}");
+        }
+        assert_eq!(Config::check(&raw(&["data", DIR, "--spill=0"])).unwrap().spill_bytes_max, 0);
+        assert_eq!(Config::check(&raw(&["data", DIR, "--metadata-ttl=0"])).unwrap().metadata_ttl, Duration::ZERO);
+    }
+
+    #[test]
+    fn each_key_of_the_journal_may_be_checked_by_its_own_rule() {
+        for name in ["alias/a_b/c-d", "0a1b-2c", "mrk-0a1b", "arn:aws:kms:eu-west-1:111122223333:alias/data"] {
+            assert_eq!(check_key("--kms-key-id", Some(name)).unwrap(), KeyChoice::Resolve(name.into()), "{name}");
+        }
+        for wrong in [
+            "alias/",
+            "aliases/data",
+            "a b",
+            "key/0a1b",
+            "arn:aws:kms:eu-west-1:111122223333:alias/",
+            "arn:aws:kms::111122223333:alias/data",
+            "arn:aws:s3:eu-west-1:111122223333:alias/data",
+            "arn:xaws:kms:eu-west-1:111122223333:alias/data",
+        ] {
+            assert!(matches!(check_key("--kms-key-id", Some(wrong)), Err(Problem::Key { .. })), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_that_is_no_name_of_a_host_needs_its_place_in_the_path() {
+        let style = |more: &[&str]| Config::check(&raw(&[&["Old_Bucket", DIR], more].concat())).map(drop);
+        assert!(matches!(style(&[]).unwrap_err().0.as_slice(), [Problem::PathStyle(_)]));
+        style(&["--force-path-style"]).unwrap();
+        style(&["--endpoint-url=https://store.example"]).unwrap();
+    }
 }

@@ -139,4 +139,28 @@ mod tests {
             assert!(parse_mode(text).is_err(), "{text:?}");
         }
     }
+
+    #[test]
+    fn the_largest_value_is_taken_and_the_next_one_is_not() {
+        assert_eq!(parse_size("18446744073709551615"), Ok(u64::MAX));
+        assert_eq!(parse_size("16777215TiB"), Ok(16_777_215 << 40));
+        assert_eq!(parse_size("16777216TiB"), Err(SizeError::TooLarge("16777216TiB".to_owned())));
+        for (text, longest) in [("86400000ms", true), ("86400001ms", false), ("1440m", true), ("1441m", false)] {
+            assert_eq!(parse_duration(text).ok(), longest.then_some(Duration::from_secs(86_400)), "{text}");
+        }
+        assert_eq!((parse_mode("777"), parse_mode("0777"), parse_mode("0")), (Ok(0o777), Ok(0o777), Ok(0)));
+        assert!(parse_mode("1000").is_err() && parse_mode("01000").is_err());
+    }
+
+    #[test]
+    fn each_unit_has_its_own_scale() {
+        let sizes =
+            ["1B", "1KiB", "1MiB", "1GiB", "1TiB", "1kB", "1MB", "1GB", "1TB"].map(|text| parse_size(text).unwrap());
+        let decimal = [1_000, 1_000_000, 1_000_000_000, 1_000_000_000_000];
+        assert_eq!(sizes[..5], [1, 1 << 10, 1 << 20, 1 << 30, 1 << 40]);
+        assert_eq!(sizes[5..], decimal);
+        let times = ["1ms", "1s", "1m", "1h"].map(|text| parse_duration(text).unwrap().as_millis());
+        assert_eq!(times, [1, 1_000, 60_000, 3_600_000]);
+        assert!(parse_duration("0x").is_err() && parse_duration("0 days").is_err(), "zero of what?");
+    }
 }

@@ -215,3 +215,92 @@ impl EarlyUpload {
         self.parts.insert(number, Progress::Sent(sent));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spill::{Limits, Pool};
+    use dssefs_s3::object::{ETag, Key};
+    use dssefs_s3::s3::NewObject;
+
+    const MEMORY_BYTES: u64 = 40 << 20;
+    const PART_BYTES: u64 = 16 << 20;
+
+    /// A pool without a disk, a buffer in it with two whole parts that are uploaded, and their stream.
+    fn uploaded() -> (Arc<Pool>, Buffer, Stream) {
+        let limits = Limits { memory_bytes_max: MEMORY_BYTES, spill_bytes_max: 0 };
+        let pool = Pool::new(&std::env::temp_dir(), limits).unwrap();
+        let buffer = pool.buffer();
+        let target = Target { object: NewObject::at(Key::new("k").unwrap()), exact: false };
+        let mut stream = Stream::new(target, Grid::behind(0).unwrap());
+        for number in [1, 2] {
+            let range = stream.grid.part(number).unwrap();
+            for offset in range.clone().step_by(1 << 20) {
+                buffer.write(offset, &vec![7; 1 << 20]).unwrap();
+            }
+            buffer.mark_uploaded(&buffer.snapshot(range).unwrap());
+            let part = Part { number, etag: ETag::new("e"), size: PART_BYTES, crc64: Some(0) };
+            stream.record(number, Sent { part, crc64: 0 });
+        }
+        (pool, buffer, stream)
+    }
+
+    /// Other files take all memory that they can get.
+    fn press(pool: &Arc<Pool>) -> Buffer {
+        let other = pool.buffer();
+        let _ = (0..MEMORY_BYTES).step_by(1 << 20).try_for_each(|offset| other.write(offset, &vec![1; 1 << 20]));
+        other
+    }
+
+    #[test]
+    fn uploaded_parts_are_dropped_for_other_files() {
+        let (pool, buffer, stream) = uploaded();
+        let _other = press(&pool);
+        assert!(stream.gave_up(&(0..2 * PART_BYTES), &buffer.present()), "or the tests below show nothing");
+        assert!(!stream.keep_all_whole(&buffer));
+    }
+
+    /// An upload that is given up takes the only copy of its parts with it.
+    #[test]
+    fn all_parts_stay_here_once_their_upload_is_about_to_go() {
+        let (pool, buffer, stream) = uploaded();
+        assert!(stream.keep_all_whole(&buffer));
+        let _other = press(&pool);
+        assert!(buffer.contains(0..2 * PART_BYTES));
+        assert!(!stream.gave_up(&(0..u64::MAX), &buffer.present()));
+    }
+
+    #[test]
+    fn a_part_that_is_about_to_change_stays_whole_and_only_that_one() {
+        let (pool, buffer, stream) = uploaded();
+        assert!(stream.keep_whole(&(PART_BYTES - 1..PART_BYTES), &buffer));
+        let _other = press(&pool);
+        assert!(buffer.contains(0..PART_BYTES));
+        assert!(!buffer.contains(PART_BYTES..2 * PART_BYTES));
+    }
+
+    #[test]
+    fn a_change_at_the_edge_of_a_part_makes_that_part_alone_stale() {
+        for (changed, left) in [
+            (PART_BYTES - 1..PART_BYTES, &[2][..]),
+            (PART_BYTES..PART_BYTES + 1, &[1]),
+            (PART_BYTES - 1..PART_BYTES + 1, &[]),
+            (2 * PART_BYTES..2 * PART_BYTES + 1, &[1, 2]),
+        ] {
+            let (_pool, _buffer, mut stream) = uploaded();
+            stream.touched(&changed);
+            assert_eq!(stream.sent_of(2 * PART_BYTES).into_keys().collect::<Vec<_>>(), left, "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_sent_ahead_only_when_the_file_goes_on_behind_it() {
+        let (_pool, buffer, _) = uploaded();
+        let target = Target { object: NewObject::at(Key::new("k").unwrap()), exact: false };
+        let mut stream = Stream::new(target, Grid::behind(0).unwrap());
+        assert_eq!(stream.begin_ripe(PART_BYTES, &buffer), None, "it may be the whole file");
+        assert_eq!(stream.begin_ripe(PART_BYTES + 1, &buffer), Some((1, 0..PART_BYTES)));
+        assert_eq!(stream.begin_ripe(2 * PART_BYTES, &buffer), None, "it may grow");
+        assert_eq!(stream.in_flight(), 1);
+    }
+}

@@ -371,4 +371,52 @@ mod tests {
     fn rand_seed() -> u64 {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs())
     }
+
+    /// `copies` runs of unchanged bytes, each behind 5 MiB that were written.
+    fn striped(copies: u64, run: u64) -> (u64, RangeSet) {
+        let stripe = PART_BYTES_MIN + run;
+        (copies * stripe, ranges((0..copies).map(|n| n * stripe..n * stripe + PART_BYTES_MIN)))
+    }
+
+    #[test]
+    fn a_plan_of_ten_thousand_parts_stands_and_one_more_part_makes_another_plan() {
+        let (size, mut present) = striped(PARTS_MAX / 2, COPY_BYTES_MIN);
+        let most = check(size, size, &present);
+        assert_eq!(most.len() as u64, PARTS_MAX);
+        assert_eq!(sent(&most), PARTS_MAX / 2 * PART_BYTES_MIN);
+        present.insert(size..size + 1);
+        let unchanged = unchanged_runs(size + 1, size, &present);
+        assert_eq!(plan_with(size + 1, &unchanged, COPY_BYTES_MIN).len() as u64, PARTS_MAX + 1);
+        check(size + 1, size, &present);
+    }
+
+    #[test]
+    fn a_run_is_copied_from_ten_mebibytes_on_and_sent_again_below() {
+        let copied = |run| {
+            let (size, present) = striped(3, run);
+            let parts = check(size, size, &present);
+            parts.iter().filter(|part| matches!(part, Planned::Copy(_))).count()
+        };
+        assert_eq!((copied(COPY_BYTES_MIN), copied(COPY_BYTES_MIN - 1)), (3, 0));
+    }
+
+    /// Bytes between two copies that make less than a part borrow from the copy behind them, down to the byte.
+    #[test]
+    fn a_part_between_two_copies_has_five_mebibytes_exactly() {
+        let (size, at) = (40 * MIB, 15 * MIB);
+        for written in [1, PART_BYTES_MIN - 1, PART_BYTES_MIN, PART_BYTES_MIN + 1] {
+            let parts = check(size, size, &ranges(std::iter::once(at..at + written)));
+            let end = at + written.max(PART_BYTES_MIN);
+            assert_eq!(parts, [Planned::Copy(0..at), Planned::Put(at..end), Planned::Copy(end..size)], "{written}");
+        }
+    }
+
+    #[test]
+    fn a_grid_of_many_copies_ends_with_part_ten_thousand() {
+        let grid = Grid::behind(HEAD_PART_BYTES + 1).unwrap();
+        assert_eq!((grid.first(), grid.copied()), (3, HEAD_PART_BYTES + 1));
+        assert_eq!(Grid::behind(HEAD_PART_BYTES).unwrap().first(), 2);
+        assert_eq!(grid.part(10_000).map(|range| range.end), Some(OBJECT_BYTES_MAX));
+        assert_eq!((grid.part(10_001), grid.part(10_002), grid.part(0)), (None, None, None));
+    }
 }

@@ -139,4 +139,28 @@ mod tests {
             Err(ContextError::TooLong(_))
         ));
     }
+
+    #[test]
+    fn a_context_may_fill_its_header_to_the_last_byte() {
+        // `{"a":"..."}` has 8 bytes beside the value, and Base64 makes 4 bytes of 3.
+        let of = |bytes: usize| EncryptionContext::parse(&[format!("a={}", "x".repeat(bytes - 8))]);
+        let most = HEADER_BYTES_MAX / 4 * 3;
+        assert_eq!(of(most).unwrap().header().map(|header| header.len()), Some(HEADER_BYTES_MAX));
+        assert_eq!(of(most + 1), Err(ContextError::TooLong(HEADER_BYTES_MAX + 4)));
+    }
+
+    #[test]
+    fn only_names_that_begin_with_the_whole_of_the_reserved_prefix_are_reserved() {
+        let context = EncryptionContext::parse(&["aws=1", "awsome:x=2", "AWS:x=3", "x=aws:4"]).unwrap();
+        assert_eq!(context.pairs().count(), 4);
+        assert_eq!(EncryptionContext::parse(&["aws:=1"]), Err(ContextError::Reserved("aws:".into())));
+        assert!(!context.is_empty() && EncryptionContext::default().is_empty());
+    }
+
+    #[test]
+    fn a_name_may_have_an_empty_value() {
+        let context = EncryptionContext::parse(&["a="]).unwrap();
+        assert_eq!(context.pairs().collect::<Vec<_>>(), [("a", "")]);
+        assert_eq!(EncryptionContext::parse(&["="]), Err(ContextError::NotAPair("=".into())));
+    }
 }

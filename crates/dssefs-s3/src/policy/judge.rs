@@ -149,4 +149,43 @@ mod tests {
         assert_eq!(facts.algorithm, Algorithm::SseC);
         assert_eq!(Judge::default().judge(&facts), Verdict::NotDsse);
     }
+
+    #[test]
+    fn a_key_that_only_looks_like_the_expected_one_is_wrong() {
+        let pinned = Judge::default();
+        assert_eq!(pinned.judge_write(&facts(Some(ALGORITHM), Some(ARN))), Verdict::Compliant);
+        let given = Judge::new(Policy { key: KeyArn::new(ARN).ok(), ..Policy::default() });
+        let longer = format!("{ARN}1");
+        let (shorter, cased) = (&ARN[..ARN.len() - 1], ARN.replace("0a1b", "0A1b"));
+        let elsewhere = [ARN.replace("111122223333", "111122223334"), ARN.replace("eu-west-1", "eu-west-2")];
+        let alike = [longer.as_str(), shorter, &cased, &elsewhere[0], &elsewhere[1]];
+        for judge in [&given, &pinned] {
+            for key in alike {
+                assert!(KeyArn::new(key).is_ok(), "{key} is an ARN that a key may have");
+                assert_eq!(judge.judge(&facts(Some(ALGORITHM), Some(key))), Verdict::WrongKey, "{key}");
+                assert_eq!(judge.judge_write(&facts(Some(ALGORITHM), Some(key))), Verdict::WrongKey, "{key}");
+            }
+            assert_eq!(judge.expected_key().map(KeyArn::as_str), Some(ARN));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_wrong_in_two_ways_is_named_by_the_worse_one() {
+        let context = EncryptionContext::parse(&["project=x"]).unwrap();
+        let judge = Judge::new(Policy { key: KeyArn::new(ARN).ok(), ..Policy::default() });
+        let other_context = |facts: Facts| facts.with_context(context.header().as_deref());
+        assert_eq!(judge.judge(&other_context(facts(Some("aws:kms"), Some(OTHER)))), Verdict::NotDsse);
+        assert_eq!(judge.judge(&other_context(facts(Some(ALGORITHM), Some(OTHER)))), Verdict::WrongKey);
+        assert_eq!(judge.judge(&other_context(facts(Some(ALGORITHM), Some(ARN)))), Verdict::WrongContext);
+    }
+
+    #[test]
+    fn a_write_that_is_not_compliant_pins_no_key() {
+        let context = EncryptionContext::parse(&["project=x"]).unwrap();
+        let judge = Judge::default();
+        let wrong_context = facts(Some(ALGORITHM), Some(OTHER)).with_context(context.header().as_deref());
+        assert_eq!(judge.judge_write(&wrong_context), Verdict::WrongContext);
+        assert_eq!(judge.expected_key(), None);
+        assert_eq!(judge.judge_write(&facts(Some(ALGORITHM), Some(ARN))), Verdict::Compliant);
+    }
 }

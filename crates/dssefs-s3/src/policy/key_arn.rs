@@ -97,4 +97,30 @@ mod tests {
             assert!(KeyArn::new(text).is_err(), "{text:?}");
         }
     }
+
+    #[test]
+    fn each_field_has_exactly_the_characters_and_the_length_of_the_rule() {
+        let good = "arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/0a1b";
+        assert!(KeyArn::new(good).is_ok());
+        for (field, wrong) in [
+            ("arn:", "ARN:"),
+            ("aws-us-gov", "aws_us"),
+            ("aws-us-gov", "xaws"),
+            ("aws-us-gov", ""),
+            (":kms:", ":kms2:"),
+            ("us-gov-west-1", "US-gov-west-1"),
+            ("us-gov-west-1", "us_gov"),
+            ("111122223333", "1111222233334"),
+            ("111122223333", "11112222333a"),
+            ("key/", "keys/"),
+            ("key/", "/key/"),
+            ("0a1b", "0a1b/"),
+            ("0a1b", "0a1b:x"),
+            ("0a1b", "0a1b\n"),
+        ] {
+            let text = good.replace(field, wrong);
+            assert_ne!(text, good);
+            assert_eq!(KeyArn::new(&text), Err(KeyArnError(text.clone())), "{text}");
+        }
+    }
 }

@@ -150,3 +150,71 @@ impl fmt::Display for Verdict {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_of_the_header_is_its_own_algorithm() {
+        let of = |sse: Option<&str>| Facts::from_headers(sse, None, None, None).algorithm;
+        for (sse, algorithm) in [
+            (Some("aws:kms:dsse"), Algorithm::Dsse),
+            (Some("aws:kms"), Algorithm::Kms),
+            (Some("AES256"), Algorithm::Aes256),
+            (Some("aws:kms:dsse2"), Algorithm::Other("aws:kms:dsse2".to_owned())),
+            (Some("aws:kms:"), Algorithm::Other("aws:kms:".to_owned())),
+            (Some(""), Algorithm::Other(String::new())),
+            (None, Algorithm::None),
+        ] {
+            assert_eq!(of(sse), algorithm, "{sse:?}");
+            let with_own_key = Facts::from_headers(sse, None, None, Some("AES256"));
+            assert_eq!(with_own_key.algorithm, Algorithm::SseC, "{sse:?}: the content is under the client's key");
+        }
+    }
+
+    #[test]
+    fn facts_keep_what_the_headers_say() {
+        let facts = Facts::from_headers(Some(ALGORITHM), Some("key"), Some(true), None).with_context(Some("e30="));
+        let (key_arn, context) = (Some("key".to_owned()), Some("e30=".to_owned()));
+        assert_eq!(facts, Facts { algorithm: Algorithm::Dsse, key_arn, bucket_key: true, context });
+        let silent = Facts::from_headers(None, None, None, None);
+        assert_eq!(silent, Facts { algorithm: Algorithm::None, ..Facts::unknown() });
+        for header in [None, Some("")] {
+            assert_eq!(facts.clone().with_context(header).context, None, "{header:?} says nothing");
+        }
+        assert_eq!(Facts::unknown().algorithm, Algorithm::Unknown);
+    }
+
+    /// Attributes and reports of programs have these words.
+    #[test]
+    fn the_words_for_programs_stay_as_they_are() {
+        let algorithms = [
+            (Algorithm::Dsse, "aws:kms:dsse"),
+            (Algorithm::Kms, "aws:kms"),
+            (Algorithm::Aes256, "AES256"),
+            (Algorithm::SseC, "sse-c"),
+            (Algorithm::None, "none"),
+            (Algorithm::Other("x".to_owned()), "x"),
+            (Algorithm::Unknown, "unknown"),
+        ];
+        algorithms.iter().for_each(|(algorithm, word)| assert_eq!(algorithm.to_string(), *word));
+        let evidence = [
+            (Evidence::Head, "head"),
+            (Evidence::Get, "get"),
+            (Evidence::Put, "put"),
+            (Evidence::Copy, "copy"),
+            (Evidence::Complete, "complete"),
+        ];
+        evidence.iter().for_each(|(evidence, word)| assert_eq!(evidence.to_string(), *word));
+        let verdicts = [
+            (Verdict::Compliant, "compliant"),
+            (Verdict::NotDsse, "not-dsse"),
+            (Verdict::WrongKey, "wrong-key"),
+            (Verdict::WrongContext, "wrong-context"),
+            (Verdict::Pending, "pending"),
+            (Verdict::Unknown, "unknown"),
+        ];
+        verdicts.iter().for_each(|(verdict, word)| assert_eq!(verdict.to_string(), *word));
+    }
+}

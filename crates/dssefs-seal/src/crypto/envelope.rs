@@ -309,4 +309,26 @@ mod tests {
             assert_eq!(golden[28..36], sealed.as_bytes()[28..36]);
         }
     }
+
+    /// A key that served both layers would undo the second one: who learns it opens both.
+    #[test]
+    fn new_envelopes_have_another_key_for_each_layer() {
+        let of_data_keys = |inner, outer| Envelope::under_data_keys(&key(inner), &key(outer)).unwrap().0;
+        for envelope in [Envelope::generate().unwrap(), of_data_keys(1, 2), of_data_keys(1, 1)] {
+            let mut sealed = envelope.seal(BLOCK, b"content").unwrap();
+            let (header, body) = sealed.parts_mut().unwrap();
+            let header = Header::decode(header, 7).unwrap();
+            let aad = envelope.aad::<Outer>(header.version, BLOCK, 7);
+            let under_inner = envelope.inner.open_in_place(header.outer_nonce, &aad, &mut body.to_vec());
+            assert!(matches!(under_inner, Err(Error::Refused)));
+            envelope.outer.open_in_place(header.outer_nonce, &aad, body).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_longest_block_is_sealed_and_opened() {
+        let plain = vec![7; PLAIN_BYTES_MAX];
+        let sealed = fixed().seal(BLOCK, &plain).unwrap();
+        assert!(open(&fixed(), BLOCK, sealed.as_bytes()).unwrap() == plain);
+    }
 }

@@ -125,4 +125,15 @@ mod tests {
         drop(budget.charge(0).unwrap());
         assert_eq!(told.load(Ordering::SeqCst), 1);
     }
+
+    #[test]
+    fn a_budget_is_used_up_to_its_last_byte_and_no_further() {
+        let budget = ByteBudget::new(100);
+        let _held = budget.charge(60).unwrap();
+        let last = budget.charge(40).unwrap();
+        assert!(budget.charge(1).is_none());
+        assert_eq!((budget.used_bytes(), budget.charge(0).unwrap().bytes()), (100, 0));
+        drop(last);
+        assert_eq!(budget.used_bytes(), 60);
+    }
 }

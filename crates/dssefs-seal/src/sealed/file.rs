@@ -364,4 +364,28 @@ mod tests {
         let error = SealedFile::create(Path::new("/no/such"), 1, ByteBudget::new(0)).err().unwrap();
         assert!(error.to_string().contains("/no/such"), "{error}");
     }
+
+    #[test]
+    fn a_block_that_is_longer_than_its_slot_is_refused_and_touches_nothing() {
+        let file = file();
+        let next = file.seal(1, &[1; BLOCK_BYTES]).unwrap();
+        let refused = file.seal(0, &[0; BLOCK_BYTES + 1]);
+        assert!(matches!(refused, Err(Error::Crypto(crypto::Error::TooLong { bytes })) if bytes == BLOCK_BYTES + 1));
+        assert_eq!(open(&file, 1, next).unwrap(), [1; BLOCK_BYTES]);
+        assert_eq!(file.blocks(), 1);
+    }
+
+    #[test]
+    fn a_block_whose_offset_no_file_can_have_is_refused() {
+        let file = file();
+        let last = (i64::MAX as u64 - SLOT_BYTES - 1) / SLOT_BYTES;
+        assert_eq!(file.offset_of(last).unwrap(), last * SLOT_BYTES);
+        for block in [last + 1, i64::MAX as u64 / SLOT_BYTES + 1, u64::MAX / SLOT_BYTES + 1, u64::MAX] {
+            let refused = file.offset_of(block);
+            assert!(
+                matches!(&refused, Err(Error::Io(error)) if error.kind() == io::ErrorKind::FileTooLarge),
+                "{block}"
+            );
+        }
+    }
 }

@@ -200,4 +200,47 @@ mod tests {
         let bytes = Bytes::from(buf);
         assert_eq!((bytes.as_ptr(), &bytes[..]), (place, &b"secret"[..]));
     }
+
+    /// Set for the process that runs one test alone. Other tests would take the places that the test looks at.
+    const CHILD: &str = "DSSEFS_TEST_PLAIN_CHILD";
+    const BYTES: usize = 3000;
+
+    /// Whether only zeros lie at an address of this process. The kernel reads them: the place is no longer ours.
+    fn is_wiped(address: usize) -> bool {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = [0xFF; BYTES];
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        memory.read_exact_at(&mut bytes, address as u64).unwrap();
+        bytes == [0; BYTES]
+    }
+
+    #[test]
+    fn a_dropped_buffer_leaves_only_zeros() {
+        if std::env::var_os(CHILD).is_none() {
+            let name = "secret::plain::tests::a_dropped_buffer_leaves_only_zeros";
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let address = |bytes: &[u8]| bytes.as_ptr().addr();
+        let mut buf = PlainBuf::copy_of(&[0xA5; BYTES]);
+        let first = address(buf.as_slice());
+        assert!(!is_wiped(first), "content can be seen while it is there");
+        buf.grow(3 * BYTES);
+        let second = address(buf.as_slice());
+        assert_ne!(first, second);
+        assert!(is_wiped(first), "the place that it has grown out of");
+        assert!(!is_wiped(second));
+        drop(buf);
+        assert!(is_wiped(second), "the place that was dropped");
+
+        let shared = Bytes::from(PlainBuf::copy_of(&[0xA5; BYTES]));
+        let (place, slice) = (address(&shared), shared.slice(..1));
+        drop(shared);
+        assert!(!is_wiped(place), "a slice needs it still");
+        drop(slice);
+        assert!(is_wiped(place), "the last slice is gone");
+    }
 }

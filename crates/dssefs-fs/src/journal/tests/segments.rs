@@ -192,3 +192,38 @@ fn what_the_disk_does_not_read_costs_only_what_follows_in_its_segment() {
     left(directory.path()).dealt_with().unwrap();
     assert_eq!(sessions_to_read(directory.path()).unwrap().0.len(), 1, "it is kept for whoever can read the disk");
 }
+
+/// A crash tears the newest segment alone: an older one was complete before the next one began.
+#[test]
+fn an_older_segment_that_is_torn_in_a_record_was_changed_by_somebody() {
+    for cut in [1, 40] {
+        let directory = tempfile::tempdir().unwrap();
+        let [first, second] = two_segments(directory.path());
+        let whole = fs::read(&first).unwrap();
+        fs::write(&first, &whole[..whole.len() - cut]).unwrap();
+        let left = left(directory.path());
+        let tampered = |damage: &Damage| matches!(damage, Damage::Tampered { path, .. } if *path == first);
+        assert!(left.damage().iter().any(tampered), "{cut}: {:?}", left.damage());
+        assert!(!left.damage().iter().any(|damage| matches!(damage, Damage::TornEnd { .. })), "{:?}", left.damage());
+        left.dealt_with().unwrap();
+        assert!(!first.exists() && !second.exists());
+        assert_eq!(sessions_to_read(directory.path()).unwrap().0.len(), 1, "it is set aside and not removed");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let [_, newest] = two_segments(directory.path());
+    let whole = fs::read(&newest).unwrap();
+    fs::write(&newest, &whole[..whole.len() - 1]).unwrap();
+    let left = left(directory.path());
+    assert!(matches!(left.damage(), [Damage::TornEnd { path, .. }] if *path == newest), "{:?}", left.damage());
+}
+
+#[test]
+fn an_older_segment_without_a_whole_header_was_changed_by_somebody() {
+    let directory = tempfile::tempdir().unwrap();
+    let [first, _] = two_segments(directory.path());
+    let whole = fs::read(&first).unwrap();
+    fs::write(&first, &whole[..10]).unwrap();
+    let left = left(directory.path());
+    let tampered = |damage: &Damage| matches!(damage, Damage::Tampered { path, offset: 0 } if *path == first);
+    assert!(left.damage().iter().any(tampered), "{:?}", left.damage());
+}
