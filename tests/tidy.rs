@@ -50,6 +50,15 @@ fn the_import_table_has_no_cycle_and_names_every_room() {
 }
 
 #[test]
+fn files_of_a_folder_do_not_import_each_other_in_a_circle() {
+    let sources = sources();
+    let folders: BTreeSet<&str> = sources.iter().filter_map(|(path, _)| path.strip_suffix("/mod.rs")).collect();
+    assert!(folders.len() > 20, "the folders were not found: {folders:?}");
+    let circles: Vec<_> = folders.iter().flat_map(|folder| circle(folder, &sources)).collect();
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+#[test]
 fn crates_are_named_only_in_their_rooms() {
     let fences = table(&page(), "only in");
     assert!(fences.contains_key("unsafe") && fences.contains_key("tokio"), "the table was not found: {fences:?}");
@@ -200,6 +209,57 @@ fn cycles(table: &Table) -> Vec<String> {
         false
     };
     table.keys().filter(|room| reaches_itself(room)).cloned().collect()
+}
+
+/// The modules of `folder` that lie on a circle of imports. What its `mod.rs` gives out under another path counts as of
+/// the module that it comes from.
+fn circle(folder: &str, sources: &[(String, String)]) -> Option<String> {
+    let inside = |path: &str| path.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned);
+    let child = |path: &str| {
+        let first = inside(path)?.split('/').next()?.trim_end_matches(".rs").to_owned();
+        (first != "mod").then_some(first)
+    };
+    let children: BTreeSet<String> = sources.iter().filter_map(|(path, _)| child(path)).collect();
+    let door = sources.iter().find(|(path, _)| *path == format!("{folder}/mod.rs"));
+    let origins = door.map(|(path, text)| origins(&split(path, text).0, &children)).unwrap_or_default();
+    let mut uses = Table::new();
+    for (path, text) in sources {
+        let (Some(own), Some(inner)) = (child(path), inside(path)) else { continue };
+        let depth = inner.trim_end_matches("/mod.rs").matches('/').count() + 1;
+        let code = split(path, text).0;
+        let roots = ["super::".repeat(depth).trim_end_matches("::").to_owned(), absolute(folder)];
+        let named = roots.iter().flat_map(|root| names_below(&code, root));
+        let used =
+            named.filter_map(|name| if children.contains(&name) { Some(name) } else { origins.get(&name).cloned() });
+        uses.entry(own.clone()).or_default().extend(used.filter(|name| *name != own));
+    }
+    let circle = cycles(&uses);
+    (!circle.is_empty()).then(|| format!("{folder}: {} import each other", circle.join(", ")))
+}
+
+/// `crate::a::b` for the folder `SOURCE/a/b`.
+fn absolute(folder: &str) -> String {
+    let inside = folder.split_once("src/").map_or(folder, |(_, inside)| inside);
+    format!("crate::{}", inside.replace('/', "::"))
+}
+
+/// The first segments of paths in the module `root`, also inside `root::{...}`.
+fn names_below(code: &str, root: &str) -> Vec<String> {
+    let code: String = code.split_whitespace().collect::<Vec<_>>().join(" ");
+    let named = |at: usize| match code[at..].strip_prefix('{') {
+        None => identifier(&code[at..]).into_iter().collect(),
+        Some(list) => first_segments(list),
+    };
+    starts_of(&code, root).into_iter().flat_map(named).collect()
+}
+
+/// What a `mod.rs` takes from its modules: the module of each name.
+fn origins(code: &str, children: &BTreeSet<String>) -> BTreeMap<String, String> {
+    let from = |child: &String| {
+        let names = [child.clone(), format!("self::{child}")].map(|root| names_below(code, &root));
+        names.into_iter().flatten().map(|name| (name, child.clone())).collect::<Vec<_>>()
+    };
+    children.iter().flat_map(from).collect()
 }
 
 /// Words that `path` uses outside of the rooms they are fenced to. Tests may use any crate, but nothing unsafe.
@@ -530,6 +590,29 @@ mod rules {
             "may use",
         );
         assert_eq!(cycles(&table), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn files_that_import_each_other_are_found() {
+        let circle_of = |files: &[(&str, &str)]| {
+            let sources: Vec<_> = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+            circle("src/a", &sources)
+        };
+        let door = ("src/a/mod.rs", "mod b;\nmod c;\npub use b::{B, Other};\npub use self::c::C;\n");
+        let found = Some("src/a: b, c import each other".to_owned());
+        assert_eq!(circle_of(&[door, ("src/a/b.rs", "use super::c::C;"), ("src/a/c.rs", "use super::b;")]), found);
+        assert_eq!(
+            circle_of(&[door, ("src/a/b.rs", "use super::C;"), ("src/a/c/x.rs", "use super::super::B;")]),
+            found
+        );
+        assert_eq!(
+            circle_of(&[door, ("src/a/b.rs", "use crate::a::{C};"), ("src/a/c.rs", "use super::{B, d};")]),
+            found
+        );
+        let one_way = [door, ("src/a/b.rs", "use super::C;"), ("src/a/c.rs", "// use super::B;\nuse super::super::B;")];
+        assert_eq!(circle_of(&one_way), None);
+        let tests = "#[cfg(test)]\nmod tests {\n    use super::super::B;\n}";
+        assert_eq!(circle_of(&[door, ("src/a/b.rs", "use super::C;"), ("src/a/c.rs", tests)]), None);
     }
 
     #[test]
