@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::attempt::Attempt;
+use super::ambiguous_write::Attempt;
 use crate::object::{Bucket, Key, Version};
 use crate::policy::Verdict;
 use crate::s3::metrics::Operation;

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use sha1::{Digest, Sha1};
 
-use super::pulse::Pulse;
+use super::liveness::Pulse;
 
 /// Bodies up to this many bytes are collected and sent from memory: one piece is cheaper than a stream.
 const COLLECTED_BYTES_MAX: u64 = 64 * 1024;

@@ -27,9 +27,9 @@ use watch::StoreClock;
 
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
-use super::pace::{Pace, calls_kms};
+use super::kms_rate_limiter::{Pace, calls_kms};
+use super::liveness::Pulse;
 use super::payload::{Broken, Outgoing, Payload};
-use super::pulse::Pulse;
 use crate::object::{Bucket, ETag, Key, Version, VersionId};
 use crate::policy::{Evidence, Facts, Observation};
 use crate::s3::metrics::{Operation, StoreCounters};

@@ -22,9 +22,9 @@ use crate::s3::bounds::Exceeded;
 use crate::s3::classify::classify;
 use crate::s3::connect::SentTwice;
 use crate::s3::error::{Error, Kind};
+use crate::s3::kms_rate_limiter::{Pace, calls_kms};
+use crate::s3::liveness::Pulse;
 use crate::s3::metrics::{Operation, StoreCounters};
-use crate::s3::pace::{Pace, calls_kms};
-use crate::s3::pulse::Pulse;
 
 /// Counts retries and rate limits, and tells those who go by them.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Backing, Gateway, Made, Upload, Verified, Write};
 use crate::object::{ByteRange, Key};
-use crate::s3::attempt::{Attempt, Content};
+use crate::s3::ambiguous_write::{Attempt, Content};
 use crate::s3::aws::Doubt;
 use crate::s3::error::{Error, Kind};
 use crate::s3::metrics::Operation;

@@ -1,12 +1,12 @@
 //! The doorway to the store: every request goes out under the policy, and every answer is judged on its way in.
 
+mod ambiguous;
+mod compare;
 mod copy;
-mod doubt;
 mod download;
 mod leftovers;
 mod probe;
-mod tries;
-mod twins;
+mod retry;
 mod upload;
 mod verified;
 
@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 
-use super::attempt::{Attempt, Content};
+use super::ambiguous_write::{Attempt, Content};
 use super::aws::{Doubt, Store};
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
@@ -28,7 +28,7 @@ use crate::s3::metrics::{Operation, StoreCounters, StoreSnapshot};
 
 pub use download::Download;
 pub use probe::Conditions;
-pub use tries::Tries;
+pub use retry::Tries;
 pub use upload::{Unfinished, Upload};
 pub use verified::{Backing, Verified};
 use verified::{Made, Write};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Backing, Gateway, Made, Verified, Write};
 use crate::object::{ByteRange, Key};
-use crate::s3::attempt::{Attempt, Content};
+use crate::s3::ambiguous_write::{Attempt, Content};
 use crate::s3::aws::{Doubt, PartAnswer, Whole};
 use crate::s3::error::{Error, Kind};
 use crate::s3::metrics::Operation;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Gateway;
 use crate::object::{ETag, Key, Version, VersionId};
 use crate::policy::{Algorithm, EncryptionContext, Facts, Judge, Verdict};
-use crate::s3::attempt::Attempt;
+use crate::s3::ambiguous_write::Attempt;
 use crate::s3::aws::{Answered, Doubt, Said};
 use crate::s3::error::{Aftermath, Error, Kind};
 use crate::s3::metrics::Operation;

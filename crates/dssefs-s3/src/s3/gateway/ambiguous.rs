@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::twins::Proof;
+use super::compare::Proof;
 use super::{Gateway, Verified};
 use crate::object::ObjectMeta;
-use crate::s3::attempt::{Attempt, Content};
+use crate::s3::ambiguous_write::{Attempt, Content};
 use crate::s3::error::{Aftermath, Error, Kind};
 use crate::s3::metrics::Operation;
 use crate::s3::request::{Head, NewObject, Source, Stored};

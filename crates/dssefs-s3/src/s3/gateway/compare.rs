@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::doubt::there;
+use super::ambiguous::there;
 use super::{Download, Gateway};
 use crate::object::{Key, ObjectMeta};
 use crate::policy::Verdict;
