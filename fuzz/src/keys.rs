@@ -3,8 +3,8 @@
 use dssefs_s3::kms::{DataKey, Error};
 use dssefs_s3::policy::KeyArn;
 
+use super::hostile_store::{Answer, KEY, with_liar};
 use super::input::Input;
-use super::liar::{Answer, KEY, with_liar};
 
 /// What some of the saved answers have as a data key.
 const PLANTED: &str = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY=";

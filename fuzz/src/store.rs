@@ -15,8 +15,8 @@ use dssefs_s3::s3::{
     Backing, Condition, Error, Gateway, Kind, ListRequest, NewObject, Part, Payload, Source, Stored, Verified,
 };
 
+use super::hostile_store::{Answer, KEY, REQUESTS_MAX, with_liar};
 use super::input::{Input, scratch};
-use super::liar::{Answer, KEY, REQUESTS_MAX, with_liar};
 
 /// Whatever a store answers, each answer is taken for what it is: names, content, and receipts for what was stored.
 pub fn store(data: &[u8]) {

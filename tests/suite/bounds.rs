@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::{Dir, Mode, OFlags, openat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::common::liar::{Asked, Liar, Lie, endless, whole};
+use crate::common::hostile_store::{Asked, Liar, Lie, endless, whole};
 use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names, needs_root};
 
 /// Far below what the lies bring, and far above what a mount with `--memory 32MiB` takes.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::copy_file_range;
 
-use crate::common::liar::{Liar, whole};
+use crate::common::hostile_store::{Liar, whole};
 use crate::common::{Endpoint, MINUTE, Mount, attribute, deadline, errno};
 
 const REFUSED: i32 = libc::EKEYREJECTED;

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Kms;
+use super::call_log::Caller;
 use super::cipher;
 use super::exception::Exception;
 use super::key::{Action, Key, Manager, NewKey, Status};
-use super::trail::Caller;
 
 /// What stands before the action in `X-Amz-Target`.
 pub(crate) const TARGET_PREFIX: &str = "TrentService.";

@@ -8,13 +8,13 @@
 //! S3 calls [`Kms::generate_data_key`] and [`Kms::decrypt`]; clients come in over HTTP through `api`.
 
 pub(super) mod api;
+mod call_log;
 mod cipher;
 mod exception;
 mod key;
 mod name;
 pub(super) mod signature;
 mod store;
-mod trail;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -23,15 +23,15 @@ use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use call_log::{Caller, Event};
 pub use exception::{Exception, Refusal};
 pub use key::{Action, Key, Manager, NewKey, Status};
-pub use trail::{Caller, Event};
 
 use tracing::warn;
 
+use call_log::Trail;
 use name::Name;
 use store::Store;
-use trail::Trail;
 
 /// The alias of the AWS managed key of S3.
 const MANAGED_ALIAS: &str = "alias/aws/s3";

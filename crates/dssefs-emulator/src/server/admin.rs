@@ -23,8 +23,8 @@ use serde_json::json;
 use super::super::faults::Plan;
 use super::super::kms::{Action, Exception, Kms};
 use super::answer;
-use super::front::Front;
 use super::guard;
+use super::router::Front;
 
 /// Where these addresses start. No bucket can be called so: bucket names have no underscore.
 pub(super) const PREFIX: &str = "/_dssefs/";

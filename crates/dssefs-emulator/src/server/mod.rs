@@ -8,10 +8,10 @@ mod answer;
 mod body;
 mod certificate;
 mod connection;
-mod front;
 mod guard;
+mod inject_faults;
 mod login;
-mod spoil;
+mod router;
 
 #[cfg(test)]
 mod end_to_end;
@@ -20,4 +20,4 @@ pub use certificate::CertificateError;
 
 pub(super) use certificate::Certificate;
 pub(super) use connection::serve;
-pub(super) use front::Front;
+pub(super) use router::Front;

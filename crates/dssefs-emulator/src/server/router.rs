@@ -23,8 +23,8 @@ use super::admin;
 use super::answer::{self, Ids, Protocol};
 use super::body::{AnswerBody, RequestBody, Spoil};
 use super::connection::Peer;
+use super::inject_faults::{self, Lost};
 use super::login::{Localhost, Login};
-use super::spoil::{self, Lost};
 
 /// The longest body of a KMS or administrative request. The largest that KMS takes is 4 KiB of plaintext or 6 KiB of
 /// ciphertext with a context of 8 KiB, in Base64.
@@ -97,12 +97,12 @@ impl Front {
         let fault = self.faults.strike(&format!("kms:{action}"), None);
         let (head, body) = request.into_parts();
         let mut body = Body::from(body);
-        let mut answer = match spoil::before(fault.as_ref(), &mut body, Protocol::Kms, peer).await? {
+        let mut answer = match inject_faults::before(fault.as_ref(), &mut body, Protocol::Kms, peer).await? {
             Some(answer) => answer,
             None => answer::kms(self.call_kms(action, &head, &mut body).await),
         };
         Ids::new().stamp(&mut answer, Protocol::Kms);
-        spoil::after(fault, answer, None).await
+        inject_faults::after(fault, answer, None).await
     }
 
     async fn call_kms(&self, action: &str, head: &Parts, body: &mut Body) -> Result<serde_json::Value, Exception> {
@@ -120,7 +120,7 @@ impl Front {
             _ => None,
         };
         let mut request = request.map(|body| Body::http_body(RequestBody::new(body, Arc::clone(&meter), flipped_at)));
-        let mut answer = match spoil::before(fault.as_ref(), request.body_mut(), Protocol::S3, peer).await? {
+        let mut answer = match inject_faults::before(fault.as_ref(), request.body_mut(), Protocol::S3, peer).await? {
             Some(answer) => answer,
             None if fault == Some(Fault::ThrottleKms) => Kms::throttled(self.call_s3(request)).await,
             None if fault == Some(Fault::RefuseConditions) && asks_for_condition(&request) => Protocol::S3.error(
@@ -132,7 +132,7 @@ impl Front {
             None => self.permitted(request, fault.as_ref(), target.key.as_deref()).await,
         };
         Ids::new().stamp(&mut answer, Protocol::S3);
-        spoil::after(fault, answer, Some(meter)).await
+        inject_faults::after(fault, answer, Some(meter)).await
     }
 
     /// The answer to credentials that may be limited to a prefix ("GetObject" and "HeadObject", S3 API reference, on
