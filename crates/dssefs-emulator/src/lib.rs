@@ -195,7 +195,7 @@ impl Server {
         self.front.counters()
     }
 
-    /// Starts the counters, and the trail of KMS, from zero.
+    /// Starts the counters, and the log of KMS calls, from zero.
     pub fn reset_counters(&self) {
         self.front.reset_counters();
     }

@@ -4,7 +4,7 @@
 //! | request | does |
 //! |---|---|
 //! | `GET /_dssefs/counters` | the [`Counters`](super::super::counters::Counters) |
-//! | `POST /_dssefs/counters/reset` | starts the counters and the trail from zero |
+//! | `POST /_dssefs/counters/reset` | starts the counters and the log of KMS calls from zero |
 //! | `GET /_dssefs/faults` | each rule, and how often it may still strike |
 //! | `POST /_dssefs/faults` | replaces the plan; the body is a list of rules |
 //! | `GET /_dssefs/kms/trail` | the latest KMS calls with their encryption contexts |
@@ -46,7 +46,7 @@ pub(super) fn answer(front: &Front, head: &Parts, body: &[u8], peer: SocketAddr)
         }
         ("GET", "faults") => answer::json(StatusCode::OK, &front.faults.standing()),
         ("POST", "faults") => replace_faults(front, body),
-        ("GET", "kms/trail") => answer::json(StatusCode::OK, &front.kms.trail()),
+        ("GET", "kms/trail") => answer::json(StatusCode::OK, &front.kms.call_log()),
         ("POST", "kms/deny") => change_permission(front, body, Kms::deny),
         ("POST", "kms/allow") => change_permission(front, body, Kms::allow),
         _ => answer::plain(

@@ -21,7 +21,7 @@ use super::super::operation;
 use super::super::s3::{Access, Endpoint, ignoring_conditions};
 use super::admin;
 use super::answer::{self, Ids, Protocol};
-use super::body::{AnswerBody, RequestBody, Spoil};
+use super::body::{AnswerBody, BodyFault, RequestBody};
 use super::connection::Peer;
 use super::inject_faults::{self, Lost};
 use super::login::{Localhost, Login};
@@ -64,7 +64,7 @@ impl Front {
 
     pub(crate) fn reset_counters(&self) {
         self.tally.reset();
-        self.kms.reset_trail();
+        self.kms.reset_call_log();
     }
 
     /// Answers one request. The error closes the connection.
@@ -85,7 +85,7 @@ impl Front {
             Err(exception) => answer::plain(http::StatusCode::BAD_REQUEST, &exception.message),
         };
         Ids::new().stamp(&mut answer, Protocol::S3);
-        answer.map(|body| AnswerBody::new(body, None, Spoil::None))
+        answer.map(|body| AnswerBody::new(body, None, BodyFault::None))
     }
 
     async fn answer_kms(
