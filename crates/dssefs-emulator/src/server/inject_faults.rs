@@ -14,7 +14,7 @@ use super::super::counters::Meter;
 use super::super::faults::Fault;
 use super::answer::Protocol;
 use super::body::{AnswerBody, BodyFault};
-use super::connection::Peer;
+use super::peer::Peer;
 
 /// The connection ends without an answer.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,9 @@ mod connection;
 mod guard;
 mod inject_faults;
 mod login;
+mod peer;
 mod router;
+mod state;
 
 #[cfg(test)]
 mod end_to_end;
@@ -20,4 +22,4 @@ pub use certificate::CertificateError;
 
 pub(super) use certificate::Certificate;
 pub(super) use connection::serve;
-pub(super) use router::Front;
+pub(super) use router::Router;
