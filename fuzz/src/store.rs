@@ -12,7 +12,7 @@ use dssefs_fs::namespace::{
 use dssefs_s3::object::{ByteRange, ETag, Key, Prefix, Version};
 use dssefs_s3::policy::EncryptionContext;
 use dssefs_s3::s3::{
-    Backing, Condition, Error, Gateway, Kind, ListRequest, NewObject, Part, Payload, Source, Stored, Verified,
+    Condition, Error, Gateway, Kind, ListRequest, NewObject, OtherCopy, Part, Payload, Source, Stored, Verified,
 };
 
 use super::hostile_store::{Answer, KEY, REQUESTS_MAX, with_hostile_store};
@@ -111,7 +111,7 @@ async fn uploads(gateway: &Arc<Gateway>) -> Result<Option<Verified<Stored>>, Err
     };
     let parts = vec![part(1, copied), part(2, sent)];
     upload
-        .complete(parts, 10, None, &Condition::None, Backing::Held)
+        .complete(parts, 10, None, &Condition::None, OtherCopy::Held)
         .await
         .map(Some)
         .map_err(|unfinished| unfinished.error)

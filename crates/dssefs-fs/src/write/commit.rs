@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use dssefs_s3::object::{ByteRange, Key, ObjectMeta};
-use dssefs_s3::s3::{Backing, Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
+use dssefs_s3::s3::{Condition, Head, Kind, NewObject, OtherCopy, Part, Payload, Source, Stored, Unfinished, Upload};
 
 use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
@@ -331,23 +331,23 @@ impl Writer {
         };
         let crc64 = whole_crc64(&assembly.parts, &parts);
         let parts = parts.into_iter().map(|(part, _)| part).collect();
-        let backing = self.backing(moment, upload.key(), &assembly);
-        match upload.complete(parts, moment.size, crc64, &moment.condition, backing).await {
+        let other_copy = self.other_copy(moment, upload.key(), &assembly);
+        match upload.complete(parts, moment.size, crc64, &moment.condition, other_copy).await {
             Ok(stored) => Ok(stored.into_inner()),
             Err(Unfinished { error, upload }) => Err((error.into(), upload)),
         }
     }
 
     /// Who has the content of the object besides the store, once it is made.
-    fn backing(&self, moment: &Moment, key: &Key, assembly: &Assembly) -> Backing {
+    fn other_copy(&self, moment: &Moment, key: &Key, assembly: &Assembly) -> OtherCopy {
         let only_sent = |stream: &Stream| !stream.only_sent(&self.buffer).is_empty();
         if self.state().stream.as_ref().is_some_and(only_sent) {
-            return Backing::Nowhere;
+            return OtherCopy::Nowhere;
         }
         let copies = assembly.parts.iter().any(|(_, part)| matches!(part, Planned::Copy(_)));
         match moment.base.as_ref().filter(|_| copies) {
-            Some(base) => Backing::of_copy(&base.key, key),
-            None => Backing::Held,
+            Some(base) => OtherCopy::of_copy(&base.key, key),
+            None => OtherCopy::Held,
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::spill::RangeSet;
 use crate::{journal, spill};
 use dssefs_s3::s3;
-use dssefs_s3::s3::{Aftermath, Kind};
+use dssefs_s3::s3::{FailedWrite, Kind};
 
 /// Why a write or a commit did not succeed. The bytes that were written before stay in the writer.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +154,7 @@ impl Error {
 
     /// Whether the store has an object with the file's bytes that is not encrypted as was asked for.
     pub(crate) fn is_of_object_that_stays(&self) -> bool {
-        matches!(self, Error::Store(error) if matches!(error.aftermath(), Aftermath::Stays(_)))
+        matches!(self, Error::Store(error) if matches!(error.failed_write(), FailedWrite::LeftBehind(_)))
     }
 
     /// Whether the store did not have the version that was asked for.

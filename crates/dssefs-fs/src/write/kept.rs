@@ -11,7 +11,7 @@ use crate::journal::{Draft, EntryId, Journal};
 use crate::spill::{self, Buffer, RangeSet};
 use dssefs_s3::object::{ETag, Key, KeyError, Version, VersionId};
 use dssefs_s3::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
-use dssefs_s3::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
+use dssefs_s3::s3::{AmbiguousWrite, Checksum, Content, NewObject, Part, Source};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::parts::Grid;
@@ -292,7 +292,7 @@ impl KeptUpload {
 impl KeptAttempt {
     /// None of one that would not be known again.
     fn of(tried: &Tried) -> Option<KeptAttempt> {
-        let Attempt { object, size, content, upload } = &*tried.attempt;
+        let AmbiguousWrite { object, size, content, upload } = &*tried.attempt;
         let Content::Of(Checksum::Crc64(crc64)) = *content else { return None };
         let Plan { since, low_water, .. } = &tried.plan;
         let (object, upload) = (object.clone(), upload.clone());
@@ -301,7 +301,7 @@ impl KeptAttempt {
 
     fn into_tried(self) -> Tried {
         let KeptAttempt { object, size, crc64, upload, since, low_water } = self;
-        let attempt = Attempt { object, size, content: Content::Of(Checksum::Crc64(crc64)), upload };
+        let attempt = AmbiguousWrite { object, size, content: Content::Of(Checksum::Crc64(crc64)), upload };
         // Whatever it made, the file that is kept has changes to it.
         let plan = Plan { changes: 0, since: since.into_iter().collect(), low_water };
         Tried { attempt: Arc::new(attempt), plan }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::spill::RangeSet;
 use dssefs_s3::object::{ETag, Key};
-use dssefs_s3::s3::{Attempt, NewObject, Source};
+use dssefs_s3::s3::{AmbiguousWrite, NewObject, Source};
 
 use super::parts::{Grid, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
 use super::stream::Stream;
@@ -84,7 +84,7 @@ impl Plan {
 /// A commit that may have succeeded although it failed.
 #[derive(Clone, Debug)]
 pub(crate) struct Tried {
-    pub(crate) attempt: Arc<Attempt>,
+    pub(crate) attempt: Arc<AmbiguousWrite>,
     pub(crate) plan: Plan,
 }
 
@@ -229,10 +229,10 @@ impl State {
     }
 
     /// The commit under way may have made an object that its answer does not tell of.
-    pub(crate) fn note_doubt(&mut self, attempt: &Arc<Attempt>) {
+    pub(crate) fn note_doubt(&mut self, attempt: &Arc<AmbiguousWrite>) {
         // The same once more is no other attempt; of a copy, the first one's time counts.
         let is_same = |tried: &Tried| {
-            let Attempt { object, upload, .. } = &*tried.attempt;
+            let AmbiguousWrite { object, upload, .. } = &*tried.attempt;
             tried.plan.changes == self.plan.changes && (object, upload) == (&attempt.object, &attempt.upload)
         };
         if self.tried.iter().any(is_same) {
@@ -242,12 +242,12 @@ impl State {
     }
 
     /// The object under the changes may have been replaced by a copy of itself. None of the changes are in it.
-    pub(crate) fn note_copy_in_doubt(&mut self, attempt: &Arc<Attempt>) {
+    pub(crate) fn note_copy_in_doubt(&mut self, attempt: &Arc<AmbiguousWrite>) {
         let plan = Plan { changes: self.committed, since: self.written.clone(), low_water: self.base_len };
         self.push_tried(attempt, plan);
     }
 
-    fn push_tried(&mut self, attempt: &Arc<Attempt>, plan: Plan) {
+    fn push_tried(&mut self, attempt: &Arc<AmbiguousWrite>, plan: Plan) {
         if self.tried.len() == TRIED_MAX {
             self.tried.remove(0);
         }
@@ -255,7 +255,7 @@ impl State {
     }
 
     /// Takes the plan of a commit in doubt for that of the last one; false when nobody is in doubt about it any more.
-    pub(crate) fn resume_plan(&mut self, attempt: &Arc<Attempt>) -> bool {
+    pub(crate) fn resume_plan(&mut self, attempt: &Arc<AmbiguousWrite>) -> bool {
         let tried = self.tried.iter().find(|tried| Arc::ptr_eq(&tried.attempt, attempt));
         match tried {
             Some(tried) => {
@@ -394,7 +394,7 @@ mod tests {
     fn try_in_vain(state: &mut State) {
         begin_commit(state);
         let object = NewObject::at(Key::new("k").unwrap());
-        let attempt = Attempt { object, size: state.size, content: Content::Unknown, upload: None };
+        let attempt = AmbiguousWrite { object, size: state.size, content: Content::Unknown, upload: None };
         state.note_doubt(&Arc::new(attempt));
         state.committing = false;
     }
@@ -423,7 +423,7 @@ mod tests {
         let mut state = State::new(Some(base(100)), 100, false);
         state.changed(&(10..20));
         let object = NewObject::at(Key::new("k").unwrap());
-        let attempt = Arc::new(Attempt { object, size: 100, content: Content::Unknown, upload: None });
+        let attempt = Arc::new(AmbiguousWrite { object, size: 100, content: Content::Unknown, upload: None });
         state.note_copy_in_doubt(&attempt);
         state.changed(&(50..60));
         assert!(state.resume_plan(&attempt));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use dssefs_s3::object::Key;
-use dssefs_s3::s3::{Aftermath, Attempt, Kind, Stored, Upload};
+use dssefs_s3::s3::{AmbiguousWrite, FailedWrite, Kind, Stored, Upload};
 
 use super::stream::Stream;
 use super::writer::abort;
@@ -15,11 +15,11 @@ impl Writer {
     pub(super) fn note_aftermath(&self, error: &Error, size: u64) {
         let Error::Store(error) = error else { return };
         let Some(key) = &error.key else { return };
-        match error.aftermath() {
-            Aftermath::Nothing => {}
-            Aftermath::Doubt(attempt) => self.state().note_doubt(attempt),
-            Aftermath::Deleted => self.note_deletion(key),
-            Aftermath::Stays(version) => {
+        match error.failed_write() {
+            FailedWrite::Nothing => {}
+            FailedWrite::Unknown(attempt) => self.state().note_doubt(attempt),
+            FailedWrite::Deleted => self.note_deletion(key),
+            FailedWrite::LeftBehind(version) => {
                 self.stand_on_wrong(Base { key: key.clone(), version: version.clone(), size });
             }
         }
@@ -27,7 +27,7 @@ impl Writer {
 
     /// Notes that the object under the changes may have been replaced by this mount's doing, by one with the same
     /// bytes.
-    pub fn note_tried(&self, attempt: &Arc<Attempt>) {
+    pub fn note_tried(&self, attempt: &Arc<AmbiguousWrite>) {
         self.state().note_copy_in_doubt(attempt);
     }
 
@@ -63,7 +63,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn take_up(&self, attempt: &Arc<Attempt>, stored: Stored) {
+    async fn take_up(&self, attempt: &Arc<AmbiguousWrite>, stored: Stored) {
         let object = &attempt.object;
         tracing::info!(key = %object.key, "the answer to an earlier commit was lost, and its object is there as it was sent");
         let version = stored.version.clone();
@@ -115,6 +115,6 @@ impl Writer {
     }
 }
 
-fn is_of(stream: &Stream, attempt: &Attempt) -> bool {
+fn is_of(stream: &Stream, attempt: &AmbiguousWrite) -> bool {
     attempt.upload.is_some() && stream.upload.get().map(Upload::id) == attempt.upload.as_deref()
 }

@@ -1,4 +1,6 @@
-//! Signs of life of the store, for an end that must not take for ever.
+//! Watches whether the store still answers, so that the end of a mount has a limit.
+//!
+//! `--stop-timeout` says how long the store may be silent. Before the mount ends there is no such limit.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,33 +8,33 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// What a request is given in any case, however long the store was silent: it may have come back.
+/// The time that each request gets, however long the store was silent before: it may answer again.
 const CHANCE: Duration = Duration::from_secs(1);
-/// How many times the silence may be stretched by a store that takes bytes and answers nothing. A slow line needs it;
-/// but bytes that are taken may have come no further than this host's own socket.
+/// A store that takes bytes and answers nothing may be silent so many times longer, because a slow line needs it. There
+/// is a limit, because those bytes may have reached no more than this host's own socket.
 const STRETCH: u32 = 4;
 
-/// When the store last gave an answer or took a byte, and how long it may be silent.
+/// When the store last answered or took a byte, and how long it may be silent.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(super) struct StoreLiveness {
     signs: Mutex<Signs>,
-    /// None: for as long as the limits of each request allow.
-    silence_max: watch::Sender<Option<Duration>>,
+    /// None before the mount ends: then only the limits of each request count.
+    stop_timeout: watch::Sender<Option<Duration>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Signs {
     answered: Instant,
-    /// By a store that was not given up yet.
+    /// While the store was not given up.
     took: Instant,
     given_up: bool,
 }
 
-impl Pulse {
-    pub(super) fn new() -> Pulse {
+impl StoreLiveness {
+    pub(super) fn new() -> StoreLiveness {
         let now = Instant::now();
         let signs = Signs { answered: now, took: now, given_up: false };
-        Pulse { signs: Mutex::new(signs), silence_max: watch::Sender::new(None) }
+        StoreLiveness { signs: Mutex::new(signs), stop_timeout: watch::Sender::new(None) }
     }
 
     /// The store has answered.
@@ -42,8 +44,8 @@ impl Pulse {
         signs.given_up = false;
     }
 
-    /// A piece of a body has gone out. A store that was given up needs to answer before this counts again: each new
-    /// request sends its first bytes into a socket whoever listens.
+    /// The store has taken a piece of a body. Once the store is given up, only an answer counts: each new request sends
+    /// its first bytes into a socket, whether or not a store reads them.
     pub(super) fn took(&self) {
         let mut signs = self.signs();
         if !signs.given_up {
@@ -51,23 +53,24 @@ impl Pulse {
         }
     }
 
-    /// From now on the store may be silent for `silence_max`; only the first call counts.
-    pub(super) fn expect(&self, silence_max: Duration) {
-        self.silence_max.send_if_modified(|limit| {
+    /// From now on the store may be silent for `stop_timeout`. Only the first call counts.
+    pub(super) fn start_deadline(&self, stop_timeout: Duration) {
+        self.stop_timeout.send_if_modified(|limit| {
             let first = limit.is_none();
             if first {
                 self.answered();
-                *limit = Some(silence_max);
+                *limit = Some(stop_timeout);
             }
             first
         });
     }
 
-    /// Returns when the store has been silent for too long; how long it may be. Never before it is asked to hurry.
-    pub(super) async fn has_stopped(&self) -> Duration {
+    /// Returns `stop_timeout` when the store has been silent for longer. Never returns before
+    /// [`StoreLiveness::start_deadline`].
+    pub(super) async fn wait_until_stalled(&self) -> Duration {
         let begun = Instant::now();
-        let mut silence_max = self.silence_max.subscribe();
-        let limit = match silence_max.wait_for(Option::is_some).await.map(|limit| *limit) {
+        let mut stop_timeout = self.stop_timeout.subscribe();
+        let limit = match stop_timeout.wait_for(Option::is_some).await.map(|limit| *limit) {
             Ok(Some(limit)) => limit,
             // The sender is a field of this.
             Ok(None) | Err(_) => return std::future::pending().await,
@@ -82,7 +85,7 @@ impl Pulse {
         }
     }
 
-    /// When the store is to be given up unless it gives a sign of life; None once it is.
+    /// When the store will be given up if it stays silent; None once it is given up.
     fn lives_until(&self, limit: Duration) -> Option<Instant> {
         let mut signs = self.signs();
         let end = (signs.took.max(signs.answered) + limit).min(signs.answered + limit * STRETCH);
@@ -106,56 +109,56 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(300);
 
     #[tokio::test]
-    async fn silence_ends_nothing_until_there_is_a_hurry() {
-        assert!(timeout(SHORT, Pulse::new().has_stopped()).await.is_err());
+    async fn silence_has_no_limit_before_the_deadline_starts() {
+        assert!(timeout(SHORT, StoreLiveness::new().wait_until_stalled()).await.is_err());
     }
 
     #[tokio::test]
-    async fn a_silent_store_is_given_up_and_each_request_has_its_chance() {
-        let pulse = Pulse::new();
-        pulse.expect(SHORT);
-        pulse.expect(Duration::from_secs(1000));
+    async fn a_silent_store_is_given_up_after_a_last_chance() {
+        let liveness = StoreLiveness::new();
+        liveness.start_deadline(SHORT);
+        liveness.start_deadline(Duration::from_secs(1000));
         for _ in 0..2 {
             let begun = Instant::now();
-            assert_eq!(timeout(Duration::from_secs(20), pulse.has_stopped()).await, Ok(SHORT));
+            assert_eq!(timeout(Duration::from_secs(20), liveness.wait_until_stalled()).await, Ok(SHORT));
             assert!(begun.elapsed() >= CHANCE);
         }
     }
 
     #[tokio::test]
-    async fn bytes_that_are_taken_stretch_the_silence_and_do_not_bring_a_store_back_that_was_given_up() {
-        let pulse = Arc::new(Pulse::new());
+    async fn taken_bytes_extend_the_limit_but_revive_no_stalled_store() {
+        let liveness = Arc::new(StoreLiveness::new());
         let taking = tokio::spawn({
-            let pulse = Arc::clone(&pulse);
+            let liveness = Arc::clone(&liveness);
             async move {
                 loop {
-                    pulse.took();
+                    liveness.took();
                     tokio::time::sleep(SHORT / 10).await;
                 }
             }
         });
         let begun = Instant::now();
-        pulse.expect(SHORT);
-        pulse.has_stopped().await;
+        liveness.start_deadline(SHORT);
+        liveness.wait_until_stalled().await;
         assert!(begun.elapsed() >= SHORT * STRETCH, "{:?}", begun.elapsed());
         let begun = Instant::now();
-        pulse.has_stopped().await;
+        liveness.wait_until_stalled().await;
         assert!(begun.elapsed() >= CHANCE && begun.elapsed() < CHANCE + SHORT, "{:?}", begun.elapsed());
-        pulse.answered();
-        assert!(timeout(CHANCE, pulse.has_stopped()).await.is_err(), "it is back");
+        liveness.answered();
+        assert!(timeout(CHANCE, liveness.wait_until_stalled()).await.is_err(), "it is back");
         taking.abort();
     }
 
     #[tokio::test]
-    async fn a_store_that_goes_on_answering_is_waited_for() {
-        let pulse = Pulse::new();
-        pulse.expect(Duration::from_secs(2));
+    async fn a_store_that_keeps_answering_is_not_given_up() {
+        let liveness = StoreLiveness::new();
+        liveness.start_deadline(Duration::from_secs(2));
         let answers = async {
             for _ in 0..30 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                pulse.answered();
+                liveness.answered();
             }
         };
-        tokio::select! { () = answers => {}, _ = pulse.has_stopped() => panic!("it was given up") }
+        tokio::select! { () = answers => {}, _ = liveness.wait_until_stalled() => panic!("it was given up") }
     }
 }

@@ -25,6 +25,7 @@ mod classify;
 mod connect;
 mod credentials;
 mod error;
+mod error_chain;
 mod gateway;
 mod kms_rate_limiter;
 mod ledger;
@@ -33,14 +34,14 @@ mod metrics;
 mod payload;
 mod request;
 
-pub use ambiguous_write::{Attempt, Content};
+pub use ambiguous_write::{AmbiguousWrite, Content};
 pub use aws_config::SdkConfig;
 pub use connect::{
     AccessKey, ConnectError, Connection, IdentityError, InsecureEndpoint, ProxyError, load, load_as, without_reuse,
 };
 pub use credentials::{named_by, profile_files};
-pub use error::{Aftermath, Error, Failure, Kind};
-pub use gateway::{Backing, Conditions, Download, Gateway, Tries, Unfinished, Upload, Verified};
+pub use error::{Error, FailedWrite, Failure, Kind};
+pub use gateway::{BodyRetries, Conditions, Download, Gateway, OtherCopy, Unfinished, Upload, Verified};
 pub use metrics::{Operation, StoreSnapshot};
 pub use payload::{Checksum, Payload, WithSha1};
 pub use request::{

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use sha1::{Digest, Sha1};
 
-use super::liveness::Pulse;
+use super::liveness::StoreLiveness;
 
 /// Bodies up to this many bytes are collected and sent from memory: one piece is cheaper than a stream.
 const COLLECTED_BYTES_MAX: u64 = 64 * 1024;
@@ -133,17 +133,21 @@ impl Broken {
 }
 
 impl Outgoing {
-    /// `in_memory`: collect the body whatever its length, so that the SDK can sign its digest. `pulse` hears of each
+    /// `in_memory`: collect the body whatever its length, so that the SDK can sign its digest. `liveness` hears of each
     /// chunk that is taken.
-    pub(super) fn new(payload: &Arc<dyn Payload>, in_memory: bool, pulse: &Arc<Pulse>) -> io::Result<Outgoing> {
+    pub(super) fn new(
+        payload: &Arc<dyn Payload>,
+        in_memory: bool,
+        liveness: &Arc<StoreLiveness>,
+    ) -> io::Result<Outgoing> {
         let checksum = payload.kept_checksum()?;
         let broken = Broken::default();
         let body = if in_memory || payload.len() <= COLLECTED_BYTES_MAX {
             SdkBody::from(collect(&**payload)?)
         } else {
-            let (payload, broken, pulse) = (Arc::clone(payload), broken.clone(), Arc::clone(pulse));
+            let (payload, broken, liveness) = (Arc::clone(payload), broken.clone(), Arc::clone(liveness));
             SdkBody::retryable(move || {
-                SdkBody::from_body_1_x(Chunks::new(&*payload, broken.clone(), Arc::clone(&pulse)))
+                SdkBody::from_body_1_x(Chunks::new(&*payload, broken.clone(), Arc::clone(&liveness)))
             })
         };
         Ok(Outgoing { stream: ByteStream::new(body), checksum, broken })
@@ -190,16 +194,16 @@ struct Chunks {
     chunks: Box<dyn Iterator<Item = io::Result<Bytes>> + Send + Sync>,
     left: u64,
     broken: Broken,
-    pulse: Arc<Pulse>,
+    liveness: Arc<StoreLiveness>,
 }
 
 impl Chunks {
-    fn new(payload: &dyn Payload, broken: Broken, pulse: Arc<Pulse>) -> Chunks {
-        Chunks { chunks: payload.chunks(), left: payload.len(), broken, pulse }
+    fn new(payload: &dyn Payload, broken: Broken, liveness: Arc<StoreLiveness>) -> Chunks {
+        Chunks { chunks: payload.chunks(), left: payload.len(), broken, liveness }
     }
 
     fn advance(&mut self) -> Option<io::Result<Bytes>> {
-        self.pulse.took();
+        self.liveness.took();
         let chunk = match self.chunks.next() {
             None if self.left == 0 => return None,
             None => Err(wrong_length()),
@@ -243,8 +247,8 @@ mod tests {
 
     use super::*;
 
-    fn pulse() -> Arc<Pulse> {
-        Arc::new(Pulse::new())
+    fn liveness() -> Arc<StoreLiveness> {
+        Arc::new(StoreLiveness::new())
     }
 
     /// Chunks that claim to be `length` bytes; an `Err` chunk fails.
@@ -272,7 +276,7 @@ mod tests {
     async fn a_long_body_is_streamed_whole_and_again_for_a_retry() {
         let content = Bytes::from(vec![7; 200_000]);
         let payload: Arc<dyn Payload> = Arc::new(content.clone());
-        let outgoing = Outgoing::new(&payload, false, &pulse()).unwrap();
+        let outgoing = Outgoing::new(&payload, false, &liveness()).unwrap();
         assert_eq!(outgoing.stream.bytes(), None);
         assert_eq!(outgoing.stream.size_hint(), (200_000, Some(200_000)));
         let body = outgoing.stream.into_inner();
@@ -286,16 +290,16 @@ mod tests {
     #[test]
     fn a_short_body_and_a_signed_one_are_sent_from_memory() {
         let short: Arc<dyn Payload> = Arc::new(Script { length: 4, chunks: vec![Ok(b"ab"), Ok(b"cd")] });
-        assert_eq!(Outgoing::new(&short, false, &pulse()).unwrap().stream.bytes(), Some(&b"abcd"[..]));
+        assert_eq!(Outgoing::new(&short, false, &liveness()).unwrap().stream.bytes(), Some(&b"abcd"[..]));
         let long: Arc<dyn Payload> = Arc::new(Bytes::from(vec![1; 100_000]));
-        assert_eq!(Outgoing::new(&long, true, &pulse()).unwrap().stream.bytes().map(<[u8]>::len), Some(100_000));
+        assert_eq!(Outgoing::new(&long, true, &liveness()).unwrap().stream.bytes().map(<[u8]>::len), Some(100_000));
     }
 
     #[tokio::test]
     async fn a_body_that_breaks_is_an_error_and_its_reason_is_kept() {
         let script = Script { length: 9, chunks: vec![Ok(b"abc"), Err("bad block")] };
         let broken = Broken::default();
-        let result = Chunks::new(&script, broken.clone(), pulse()).collect().await;
+        let result = Chunks::new(&script, broken.clone(), liveness()).collect().await;
         assert_eq!(result.unwrap_err().to_string(), "bad block");
         assert_eq!(broken.take().unwrap().to_string(), "bad block");
     }
@@ -304,7 +308,7 @@ mod tests {
     async fn a_body_of_another_length_than_announced_is_never_sent_as_if_whole() {
         for chunks in [vec![Ok(&b"abc"[..])], vec![Ok(&b"abcdef"[..])]] {
             let script = Script { length: 5, chunks };
-            assert!(Chunks::new(&script, Broken::default(), pulse()).collect().await.is_err());
+            assert!(Chunks::new(&script, Broken::default(), liveness()).collect().await.is_err());
             assert!(collect(&script).is_err());
         }
     }

@@ -338,7 +338,7 @@ impl Namespace {
     /// Whether the object `etag` at `copy` is proved to be a copy of `source`: of the version `original`, where that is
     /// known.
     async fn is_proved(&self, source: &Key, copy: &Key, original: Option<&ETag>, etag: &ETag) -> Result<bool, Error> {
-        match self.gateway.proved_copy(source, copy).await {
+        match self.gateway.verify_copy_bytewise(source, copy).await {
             Ok(proved) => Ok(proved.is_some_and(|(a, b)| {
                 original.is_none_or(|etag| a.meta.version.etag == *etag) && b.meta.version.etag == *etag
             })),

@@ -17,7 +17,7 @@ const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// How often, and for how long, content is asked for again whose body broke. The SDK's attempts at a GET end with the
 /// head of its answer, so what follows is tried again by whoever knows what has arrived of it, under the same limits.
-pub struct Tries<'a> {
+pub struct BodyRetries<'a> {
     gateway: &'a Gateway,
     left: u32,
     pause_max: Duration,
@@ -28,20 +28,20 @@ pub struct Tries<'a> {
 impl Gateway {
     /// For one piece of content, before it is asked for first.
     #[must_use]
-    pub fn tries(&self) -> Tries<'_> {
+    pub fn body_retries(&self) -> BodyRetries<'_> {
         let (attempts_max, time_max) = self.store.limits();
         let left = attempts_max.saturating_sub(1);
-        Tries { gateway: self, left, pause_max: FIRST_PAUSE, end: Instant::now() + time_max, brought: 0 }
+        BodyRetries { gateway: self, left, pause_max: FIRST_PAUSE, end: Instant::now() + time_max, brought: 0 }
     }
 }
 
-impl Tries<'_> {
+impl BodyRetries<'_> {
     /// Takes note of `bytes` that came and need not come again. Over a slow line a long range takes several attempts;
     /// as long as each brings `PROGRESS_BYTES`, they are not counted as failures.
     pub fn brought(&mut self, bytes: u64) {
         self.brought += bytes;
         if self.brought >= PROGRESS_BYTES {
-            *self = self.gateway.tries();
+            *self = self.gateway.body_retries();
         }
     }
 
@@ -58,7 +58,7 @@ impl Tries<'_> {
         StoreCounters::add(&self.gateway.store.counters().retries, 1);
         tokio::select! {
             () = tokio::time::sleep(pause) => true,
-            () = self.gateway.is_given_up() => false,
+            () = self.gateway.wait_until_stalled() => false,
         }
     }
 }
