@@ -14,7 +14,7 @@ use dssefs_emulator::faults::{Fault, Plan, Rule};
 use dssefs_emulator::kms::NewKey;
 use dssefs_emulator::{Options, Server};
 use dssefs_s3::kms::Kms;
-use dssefs_s3::object::{Bucket, ByteRange, Key};
+use dssefs_s3::object::{Bucket, ByteRange, Crc64, Key};
 use dssefs_s3::policy::{Algorithm, EncryptionContext, Evidence, KeyArn, Policy, Verdict};
 use dssefs_s3::s3::{
     AccessKey, Condition, Connection, Download, Error, Gateway, Kind, ListRequest, NewObject, OtherCopy, Payload,
@@ -136,7 +136,7 @@ impl Payload for Chunked {
         self.content.len() as u64
     }
 
-    fn crc64(&self) -> io::Result<u64> {
+    fn crc64(&self) -> io::Result<Crc64> {
         self.content.crc64()
     }
 
@@ -396,7 +396,10 @@ async fn a_checksum_of_the_whole_that_is_wrong_makes_no_object() {
     let world = World::new().await;
     let upload = world.gateway.start_upload(&new("k")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
-    let unfinished = upload.complete(vec![part], 3, Some(1), &Condition::None, OtherCopy::Held).await.unwrap_err();
+    let unfinished = upload
+        .complete(vec![part], 3, Some(Crc64::from_value(1)), &Condition::None, OtherCopy::Held)
+        .await
+        .unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::Integrity, "{}", unfinished.error);
     assert!(unfinished.upload.is_some());
     assert_eq!(world.gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound);

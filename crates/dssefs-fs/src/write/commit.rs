@@ -1,19 +1,19 @@
 //! Making one object of a file's changes.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
-use dssefs_s3::object::{ByteRange, Key, ObjectMeta};
-use dssefs_s3::s3::{Condition, Head, Kind, NewObject, OtherCopy, Part, Payload, Source, Stored, Unfinished, Upload};
+use dssefs_s3::object::{ByteRange, Crc64, Key, ObjectMeta};
+use dssefs_s3::s3::{
+    Backoff, Condition, Head, Jitter, Kind, NewObject, OtherCopy, Part, Payload, Source, Stored, Unfinished, Upload,
+};
 
 use super::parts::{Grid, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
@@ -29,8 +29,8 @@ pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 const TRIES_MAX: u32 = 7;
 /// The pause after the first try during which another request for the same key was under way: S3 answers 409
 /// ConditionalRequestConflict then, and who has lost the race is known only when the other one has ended ("Conditional
-/// writes", S3 User Guide). Doubled from one to the next, and halved at random: some seconds in all.
-const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
+/// writes", S3 User Guide). Some seconds in all.
+const CONFLICT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(3200), Jitter::Half);
 
 /// What the file was when the commit began.
 #[derive(Clone)]
@@ -78,7 +78,7 @@ impl Writer {
         for tries in 1.. {
             let Err(error) = self.try_once().await else { break };
             if error.is_conflict() && tries < TRIES_MAX {
-                sleep(pause_after(tries)).await;
+                sleep(CONFLICT_BACKOFF.pause(tries)).await;
             } else if error.may_be_our_own() && !looked_again && !self.state().tried.is_empty() {
                 // An earlier commit, long under way, may have got there since it was looked for.
                 looked_again = true;
@@ -358,7 +358,7 @@ impl Writer {
         upload: &Upload,
         assembly: &Assembly,
         streamed: bool,
-    ) -> Result<Vec<(Part, Option<u64>)>, Error> {
+    ) -> Result<Vec<(Part, Option<Crc64>)>, Error> {
         let one = async |(number, part): &(u32, Planned)| match (assembly.sent.get(number), part) {
             (Some(sent), _) => Ok((sent.part.clone(), Some(sent.crc64))),
             (None, Planned::Copy(range)) => self.copy_part(moment, upload, *number, range).await,
@@ -374,7 +374,7 @@ impl Writer {
         upload: &Upload,
         number: u32,
         range: &Range<u64>,
-    ) -> Result<(Part, Option<u64>), Error> {
+    ) -> Result<(Part, Option<Crc64>), Error> {
         let (base, range) = moment
             .base
             .as_ref()
@@ -394,7 +394,7 @@ impl Writer {
         number: u32,
         range: &Range<u64>,
         streamed: bool,
-    ) -> Result<(Part, Option<u64>), Error> {
+    ) -> Result<(Part, Option<Crc64>), Error> {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
             let _filling = self.fill(range, moment.base.as_ref(), moment.base_len).await?;
             let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
@@ -450,18 +450,11 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-fn pause_after(tries: u32) -> Duration {
-    let most = CONFLICT_PAUSE * 2_u32.pow(tries - 1);
-    // The keys of hash tables are random.
-    let random = RandomState::new().hash_one(tries) % 1_000;
-    most / 2 + most / 2 * u32::try_from(random).unwrap_or_default() / 1_000
-}
-
 /// The checksum of the whole, when that of each part is known.
-fn whole_crc64(planned: &[(u32, Planned)], parts: &[(Part, Option<u64>)]) -> Option<u64> {
-    planned.iter().zip(parts).try_fold(0, |whole, ((_, part), (_, crc64))| {
+fn whole_crc64(planned: &[(u32, Planned)], parts: &[(Part, Option<Crc64>)]) -> Option<Crc64> {
+    planned.iter().zip(parts).try_fold(Crc64::EMPTY, |whole, ((_, part), (_, crc64))| {
         let range = part.range();
-        Some(crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, whole, (*crc64)?, range.end - range.start))
+        Some(whole.followed_by((*crc64)?, range.end - range.start))
     })
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use crate::spill::{Buffer, RangeSet};
+use dssefs_s3::object::Crc64;
 use dssefs_s3::s3::{Part, Upload};
 
 use super::parts::Grid;
@@ -31,7 +32,7 @@ pub(crate) struct Stream {
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) part: Part,
-    pub(crate) crc64: u64,
+    pub(crate) crc64: Crc64,
 }
 
 enum Progress {

@@ -20,6 +20,7 @@
 
 mod ambiguous_write;
 mod aws;
+mod backoff;
 mod bounds;
 mod classify;
 mod connect;
@@ -36,6 +37,7 @@ mod request;
 
 pub use ambiguous_write::{AmbiguousWrite, Content};
 pub use aws_config::SdkConfig;
+pub use backoff::{Backoff, Jitter};
 pub use connect::{
     AccessKey, ConnectError, Connection, IdentityError, InsecureEndpoint, ProxyError, load, load_as, without_reuse,
 };

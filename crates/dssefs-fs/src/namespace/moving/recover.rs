@@ -21,13 +21,12 @@ use super::key_below;
 use super::others::{Journals, Look, Seen};
 use super::owner::Owner;
 use dssefs_s3::object::{ETag, Key, Prefix, Version};
-use dssefs_s3::s3::{Kind, Listed};
+use dssefs_s3::s3::{Backoff, Jitter, Kind, Listed};
 
 /// Journals that one look tells of by themselves.
 const TOLD_MAX: usize = 20;
 /// How long a mount waits before it tries again to undo a rename of its own, at first and at most.
-const UNDO_PAUSE_MIN: Duration = Duration::from_millis(500);
-const UNDO_PAUSE_MAX: Duration = Duration::from_secs(5);
+const UNDO_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5), Jitter::None);
 /// Targets that are compared with their sources at the same time.
 const PROOFS_MAX: usize = 4;
 /// How far times of the store may be apart that are the same.
@@ -94,14 +93,15 @@ impl Namespace {
         drop(copies);
         tokio::spawn(async move {
             let _closed = closed;
-            let (end, mut pause) = (Instant::now() + namespace.settings.rename_lease, UNDO_PAUSE_MIN);
+            let (end, mut retry) = (Instant::now() + namespace.settings.rename_lease, 1);
             while let Err(error) = namespace.undo_own(&key).await {
+                let pause = UNDO_BACKOFF.pause(retry);
                 if Instant::now() + pause >= end {
                     tracing::error!(%error, journal = %key, "a rename that failed could not be undone in time; both names stay in between until the store takes it");
                     return namespace.look_again_later();
                 }
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(UNDO_PAUSE_MAX);
+                retry += 1;
             }
         });
     }

@@ -8,11 +8,11 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUploa
 use super::watch::AttemptLog;
 use super::write::{Answered, describe, insert};
 use super::{Store, etag, facts, observed, signed};
-use crate::object::{ByteRange, ETag, Key};
+use crate::object::{ByteRange, Crc64, ETag, Key};
 use crate::policy::{Evidence, Facts, Policy};
 use crate::s3::error::Error;
 use crate::s3::metrics::{Operation, StoreCounters};
-use crate::s3::payload::{Payload, decode_crc64, encode_crc64};
+use crate::s3::payload::Payload;
 use crate::s3::request::{Condition, NewObject, Part, Source};
 
 /// The answer to a part.
@@ -110,7 +110,7 @@ impl Store {
             .interceptor(attempts.clone());
         let answer = self.ask(PART, Some(key), self.patient(request, range.len()).send()).await?;
         let result = answer.copy_part_result();
-        let crc64 = result.and_then(|result| result.checksum_crc64_nvme()).and_then(decode_crc64);
+        let crc64 = result.and_then(|result| result.checksum_crc64_nvme()).and_then(Crc64::from_base64);
         let tag = result.and_then(|result| result.e_tag()).and_then(etag);
         let part = tag.map(|etag| Part { number, etag, size: range.len(), crc64 });
         Ok(PartAnswer { part, facts: facts!(answer, answer.sse_customer_algorithm()) })
@@ -136,7 +136,7 @@ impl Store {
             .multipart_upload(parts)
             .mpu_object_size(signed(whole.size))
             .checksum_type(ChecksumType::FullObject)
-            .set_checksum_crc64_nvme(whole.crc64.map(encode_crc64))
+            .set_checksum_crc64_nvme(whole.crc64.map(Crc64::to_base64))
             .set_if_match(condition.if_match())
             .set_if_none_match(condition.if_none_match())
             .customize()
@@ -190,14 +190,14 @@ pub(in crate::s3) struct Whole<'a> {
     pub(in crate::s3) parts: &'a [Part],
     pub(in crate::s3) size: u64,
     /// Of the whole; None when some part's content was never seen.
-    pub(in crate::s3) crc64: Option<u64>,
+    pub(in crate::s3) crc64: Option<Crc64>,
 }
 
 fn completed(part: &Part) -> CompletedPart {
     CompletedPart::builder()
         .part_number(part_number(part.number))
         .e_tag(ETag::as_str(&part.etag))
-        .set_checksum_crc64_nvme(part.crc64.map(encode_crc64))
+        .set_checksum_crc64_nvme(part.crc64.map(Crc64::to_base64))
         .build()
 }
 

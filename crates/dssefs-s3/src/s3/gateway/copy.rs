@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::{Gateway, Made, OtherCopy, Upload, Verified, Write};
-use crate::object::{ByteRange, Key};
+use crate::object::{ByteRange, Crc64, Key};
 use crate::s3::ambiguous_write::{AmbiguousWrite, Content};
 use crate::s3::aws::AttemptLog;
 use crate::s3::error::{Error, Kind};
@@ -154,11 +154,9 @@ fn ranges(size: u64) -> Vec<ByteRange> {
 }
 
 /// The CRC-64/NVME of the whole, if that of each part is known.
-fn combined(parts: &[Part]) -> Option<u64> {
+fn combined(parts: &[Part]) -> Option<Crc64> {
     let (first, rest) = parts.split_first()?;
-    rest.iter().try_fold(first.crc64?, |crc64, part| {
-        Some(crc_fast::checksum_combine(crc_fast::CrcAlgorithm::Crc64Nvme, crc64, part.crc64?, part.size))
-    })
+    rest.iter().try_fold(first.crc64?, |crc64, part| Some(crc64.followed_by(part.crc64?, part.size)))
 }
 
 #[cfg(test)]
@@ -181,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_checksum_of_the_whole_comes_from_those_of_its_parts() {
-        let crc64 = |bytes: &[u8]| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
+        let crc64 = Crc64::of;
         let part = |number, bytes: &[u8]| Part {
             number,
             etag: ETag::new("e"),

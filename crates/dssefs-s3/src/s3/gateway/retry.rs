@@ -1,74 +1,71 @@
-//! Content that breaks on its way is asked for again.
+//! Retries of content whose body broke on its way.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Gateway;
+use crate::s3::backoff::{Backoff, Jitter};
 use crate::s3::error::{Error, Kind};
 use crate::s3::metrics::StoreCounters;
 
-/// Before the first attempt that is not the first, at most; it doubles from one to the next, as that of requests does.
+/// The longest pause before the first retry. It is the same as for a request.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// What shows that a line is slow and not dead: 1 MiB.
+/// The bytes that show that a line is slow and not dead: 1 MiB.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
-/// How often, and for how long, content is asked for again whose body broke. The SDK's attempts at a GET end with the
-/// head of its answer, so what follows is tried again by whoever knows what has arrived of it, under the same limits.
+/// Decides whether to ask again for one piece of content whose body broke.
+///
+/// The SDK retries a GET until the head of its answer has come. The reader of the body retries the rest, because it
+/// knows how much has arrived; the number of attempts and their time have the same limits.
 pub struct BodyRetries<'a> {
     gateway: &'a Gateway,
-    left: u32,
-    pause_max: Duration,
+    done: u32,
+    done_max: u32,
+    backoff: Backoff,
     end: Instant,
-    brought: u64,
+    received: u64,
 }
 
 impl Gateway {
-    /// For one piece of content, before it is asked for first.
+    /// The retries for one piece of content. The caller makes them before its first request.
     #[must_use]
     pub fn body_retries(&self) -> BodyRetries<'_> {
         let (attempts_max, time_max) = self.store.limits();
-        let left = attempts_max.saturating_sub(1);
-        BodyRetries { gateway: self, left, pause_max: FIRST_PAUSE, end: Instant::now() + time_max, brought: 0 }
+        let backoff = Backoff::new(FIRST_PAUSE, time_max, Jitter::Full);
+        let (done_max, end) = (attempts_max.saturating_sub(1), Instant::now() + time_max);
+        BodyRetries { gateway: self, done: 0, done_max, backoff, end, received: 0 }
     }
 }
 
 impl BodyRetries<'_> {
-    /// Takes note of `bytes` that came and need not come again. Over a slow line a long range takes several attempts;
-    /// as long as each brings `PROGRESS_BYTES`, they are not counted as failures.
+    /// Notes `bytes` that have arrived and need not come again. A long range takes several attempts over a slow line;
+    /// while each brings `PROGRESS_BYTES`, they do not count as failures.
     pub fn brought(&mut self, bytes: u64) {
-        self.brought += bytes;
-        if self.brought >= PROGRESS_BYTES {
+        self.received += bytes;
+        if self.received >= PROGRESS_BYTES {
             *self = self.gateway.body_retries();
         }
     }
 
-    /// Whether the content is to be asked for again after a body broke with `error`; returns after a pause if so. Not
-    /// for errors of [`Gateway::get`], which has made its own attempts.
+    /// Whether the caller shall ask again after a body broke with `error`; if so, returns after a pause. Errors of
+    /// [`Gateway::get`] itself are not for this: the SDK has made its own attempts then.
     pub async fn again(&mut self, error: &Error) -> bool {
-        if !passes(error.kind) || self.left == 0 || Instant::now() >= self.end {
+        if !is_transient(error.kind) || self.done >= self.done_max || Instant::now() >= self.end {
             return false;
         }
-        self.left -= 1;
-        let pause = self.pause_max.mul_f64(random_part());
-        self.pause_max *= 2;
-        tracing::info!(%error, "content broke on its way; it is asked for again");
+        self.done += 1;
+        tracing::info!(%error, "the content of an object broke on its way; the daemon asks for it again");
         StoreCounters::add(&self.gateway.store.counters().retries, 1);
         tokio::select! {
-            () = tokio::time::sleep(pause) => true,
+            () = tokio::time::sleep(self.backoff.pause(self.done)) => true,
             () = self.gateway.wait_until_stalled() => false,
         }
     }
 }
 
-/// Whether a body that broke in this way may come whole the next time.
-fn passes(kind: Kind) -> bool {
+/// Whether a body that broke in this way may arrive whole the next time.
+fn is_transient(kind: Kind) -> bool {
     matches!(kind, Kind::Unreachable | Kind::Timeout | Kind::Integrity)
-}
-
-/// 0 to 1, so that those who were struck together do not come back together. Nothing secret depends on it.
-fn random_part() -> f64 {
-    f64::from(u16::try_from(RandomState::new().hash_one(()) >> 48).unwrap_or(u16::MAX)) / f64::from(u16::MAX)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Gateway, Made, OtherCopy, Verified, Write};
-use crate::object::{ByteRange, Key};
+use crate::object::{ByteRange, Crc64, Key};
 use crate::s3::ambiguous_write::{AmbiguousWrite, Content};
 use crate::s3::aws::{AttemptLog, PartAnswer, Whole};
 use crate::s3::error::{Error, Kind};
@@ -134,7 +134,7 @@ impl Upload {
         self,
         mut parts: Vec<Part>,
         size: u64,
-        crc64: Option<u64>,
+        crc64: Option<Crc64>,
         condition: &Condition,
         other_copy: OtherCopy,
     ) -> Result<Verified<Stored>, Unfinished> {
