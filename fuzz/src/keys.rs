@@ -3,8 +3,8 @@
 use dssefs_s3::kms::{DataKey, Error};
 use dssefs_s3::policy::KeyArn;
 
+use super::hostile_store::{Answer, KEY, with_hostile_store};
 use super::input::Input;
-use super::liar::{Answer, KEY, with_liar};
 
 /// What some of the saved answers have as a data key.
 const PLANTED: &str = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY=";
@@ -16,11 +16,11 @@ const CHARACTERS: usize = 42;
 pub fn kms(data: &[u8]) {
     let (answer, verb) = Answer::read(&mut Input::new(data));
     let key = KeyArn::new(KEY).unwrap();
-    with_liar(|liar| {
-        let outcome = liar.answering(&answer, async |_| match verb % 3 {
-            0 => liar.kms.resolve("alias/a").await.map(|arn| is_usable(&answer, &arn)),
-            1 => liar.kms.data_key(&key, &[("a", "b")]).await.map(|made| is_of(&answer, &made)),
-            _ => liar.kms.unwrap(&key, b"wrapped", &[]).await.map(|key| is_plain_of(&answer, key.expose())),
+    with_hostile_store(|store| {
+        let outcome = store.answering(&answer, async |_| match verb % 3 {
+            0 => store.kms.resolve("alias/a").await.map(|arn| is_usable(&answer, &arn)),
+            1 => store.kms.data_key(&key, &[("a", "b")]).await.map(|made| is_of(&answer, &made)),
+            _ => store.kms.unwrap(&key, b"wrapped", &[]).await.map(|key| is_plain_of(&answer, key.expose())),
         });
         if let Err(error) = outcome.0 {
             assert!(error.to_string().len() > 10);

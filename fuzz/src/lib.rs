@@ -8,10 +8,10 @@
 #![allow(clippy::unwrap_used, unreachable_pub, missing_docs, reason = "in a test, a panic is the report")]
 
 mod bucket;
+mod hostile_store;
 mod input;
 mod journal;
 mod keys;
-mod liar;
 mod life;
 mod local;
 mod store;

@@ -12,24 +12,24 @@ use dssefs_fs::namespace::{
 use dssefs_s3::object::{ByteRange, ETag, Key, Prefix, Version};
 use dssefs_s3::policy::EncryptionContext;
 use dssefs_s3::s3::{
-    Backing, Condition, Error, Gateway, Kind, ListRequest, NewObject, Part, Payload, Source, Stored, Verified,
+    Condition, Error, Gateway, Kind, ListRequest, NewObject, OtherCopy, Part, Payload, Source, Stored, Verified,
 };
 
+use super::hostile_store::{Answer, KEY, REQUESTS_MAX, with_hostile_store};
 use super::input::{Input, scratch};
-use super::liar::{Answer, KEY, REQUESTS_MAX, with_liar};
 
 /// Whatever a store answers, each answer is taken for what it is: names, content, and receipts for what was stored.
 pub fn store(data: &[u8]) {
     let (answer, verb) = Answer::read(&mut Input::new(data));
-    with_liar(|liar| {
-        let (_, asked) = liar.answering(&answer, async |gateway| match verb % 5 {
+    with_hostile_store(|store| {
+        let (_, asked) = store.answering(&answer, async |gateway| match verb % 5 {
             0 => lists(gateway, data.len()).await,
             1 => reads(gateway, &answer).await,
             _ => {}
         });
         assert!(asked.len() < REQUESTS_MAX, "{asked:?}");
         if verb % 5 > 1 {
-            let (outcome, asked) = liar.answering(&answer, async |gateway| match verb % 5 {
+            let (outcome, asked) = store.answering(&answer, async |gateway| match verb % 5 {
                 2 => gateway.put(&object(), content(), &Condition::Absent).await.map(Some),
                 3 => uploads(gateway).await,
                 _ => gateway.copy(&source(), &object(), &Condition::None).await.map(Some),
@@ -111,7 +111,7 @@ async fn uploads(gateway: &Arc<Gateway>) -> Result<Option<Verified<Stored>>, Err
     };
     let parts = vec![part(1, copied), part(2, sent)];
     upload
-        .complete(parts, 10, None, &Condition::None, Backing::Held)
+        .complete(parts, 10, None, &Condition::None, OtherCopy::Held)
         .await
         .map(Some)
         .map_err(|unfinished| unfinished.error)
@@ -216,9 +216,9 @@ pub fn ledger(data: &[u8]) {
     let body =
         format!("<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{listed}</ListMultipartUploadsResult>");
     let answer = Answer { status: 200, headers: String::new(), body: body.into_bytes() };
-    with_liar(|liar| {
+    with_hostile_store(|store| {
         let (aborted, asked) =
-            liar.answering(&answer, async |gateway| gateway.abort_leftovers(directory.path(), "s3://data", "").await);
+            store.answering(&answer, async |gateway| gateway.abort_leftovers(directory.path(), "s3://data", "").await);
         let deleted: Vec<&String> = asked.iter().filter(|line| line.starts_with("DELETE")).collect();
         let expected: Vec<&str> = UPLOADS.into_iter().filter(|id| named.contains(id)).collect();
         assert_eq!((aborted, deleted.len()), (expected.len(), expected.len()), "{asked:?}");

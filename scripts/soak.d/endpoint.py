@@ -97,7 +97,7 @@ class Endpoint:
     def disable_key(self):
         self.kms("DisableKey", {"KeyId": self.key})
 
-    def heal(self):
+    def clear_faults(self):
         self.admin("faults", [])
         self.kms("EnableKey", {"KeyId": self.key})
 

@@ -48,8 +48,8 @@ class Faults:
     def __init__(self, endpoint, disk, chance):
         self.endpoint, self.disk, self.chance, self.armed = endpoint, disk, chance, {}
 
-    def spoil(self):
-        """Arms one at random, and gives the seconds after which to heal it."""
+    def inject_faults(self):
+        """Arms one at random, and gives the seconds after which to clear it."""
         kind = self.chance.choices(["passing", "lasting", "key", "disk"], [6, 4, 1, 2])[0]
         if kind == "passing":
             self.passing()
@@ -73,6 +73,6 @@ class Faults:
     def count(self, kind):
         self.armed[kind] = self.armed.get(kind, 0) + 1
 
-    def heal(self):
-        self.endpoint.heal()
+    def clear_faults(self):
+        self.endpoint.clear_faults()
         self.disk.empty()

@@ -144,7 +144,8 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
     let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;
     let mountpoint = mounted.point();
     let (server, unmounter) = mounted.split();
-    let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout, spill_dir: config.spill_dir };
+    let ending =
+        stop::Ending { gateway: built.gateway, stop_timeout: config.stop_timeout, spill_dir: config.spill_dir };
     let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
     Ok((house, Mounted { source: options.source, mountpoint, key: built.key }))
 }

@@ -21,19 +21,19 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 const HELD_PAUSE: Duration = Duration::from_millis(10);
 
 /// What makes the end of a mount come in a bounded time, also when the store is dead. As long as that gives a sign of
-/// life, by an answer to any request or by a byte that it takes, saving goes on; after `silence_max` without one, each
+/// life, by an answer to any request or by a byte that it takes, saving goes on; after `stop_timeout` without one, each
 /// request has another second and then fails, so that its file goes where failed commits go: into the journal, if there
 /// is one, or into the list of what was lost.
 pub(super) struct Ending {
     pub(super) gateway: Arc<Gateway>,
-    pub(super) silence_max: Duration,
+    pub(super) stop_timeout: Duration,
     /// Where who unmounts is told how it went.
     pub(super) spill_dir: PathBuf,
 }
 
 impl Ending {
     fn begin(&self) {
-        self.gateway.hurry(self.silence_max);
+        self.gateway.start_deadline(self.stop_timeout);
     }
 }
 

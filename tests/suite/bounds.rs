@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::{Dir, Mode, OFlags, openat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::common::liar::{Asked, Liar, Lie, endless, whole};
+use crate::common::hostile_store::{Asked, HostileStore, Lie, endless, whole};
 use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names, needs_root};
 
 /// Far below what the lies bring, and far above what a mount with `--memory 32MiB` takes.
@@ -24,9 +24,9 @@ const NOBODY: u32 = 65_534;
 const LIST: &str = "<?xml version=\"1.0\"?>\n<ListBucketResult><Name>tests</Name><IsTruncated>false</IsTruncated>";
 const OBJECT: &str = "<Contents><Key>d/aaaaaaaaaaaaaaaaaaaa</Key><Size>1</Size><ETag>\"x\"</ETag></Contents>";
 
-fn small(endpoint: &Endpoint, liar: &Liar, options: &[&str]) -> Mount {
+fn small(endpoint: &Endpoint, store: &HostileStore, options: &[&str]) -> Mount {
     let limits = ["--memory", "32MiB", "--attempt-timeout", "20s", "--operation-timeout", "30s"];
-    Mount::through(endpoint, &liar.url(), &[&limits, options].concat())
+    Mount::through(endpoint, &store.url(), &[&limits, options].concat())
 }
 
 fn assert_small(mount: &Mount) {
@@ -54,16 +54,16 @@ fn a_listing_of_a_gigabyte_is_refused_and_takes_no_memory() {
         deadline(MINUTE, move || {
             let endpoint = Endpoint::start();
             endpoint.put("d/real", b"content");
-            let liar = Liar::before(&endpoint.url(), move |asked| {
+            let store = HostileStore::before(&endpoint.url(), move |asked| {
                 let is_page = asked.lists("d/") && asked.parameter("delimiter").is_some();
                 is_page.then(|| endless(200, LIST, piece, GIGABYTE))
             });
-            let mount = small(&endpoint, &liar, &[]);
+            let mount = small(&endpoint, &store, &[]);
             assert_eq!(
                 errno(fs::read_dir(mount.join("d")).and_then(|dir| dir.collect::<Result<Vec<_>, _>>())),
                 libc::EIO
             );
-            assert_eq!(liar.lies(), 1, "{what}: it is not asked for again");
+            assert_eq!(store.lies(), 1, "{what}: it is not asked for again");
             assert_small(&mount);
             let log = mount.log();
             assert!(log.contains("the most that an answer to this request can have"), "{log}");
@@ -76,15 +76,15 @@ fn an_error_or_a_receipt_of_a_gigabyte_is_refused_and_takes_no_memory() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         endpoint.put("file", b"content");
-        let liar = Liar::before(&endpoint.url(), |asked| {
+        let store = HostileStore::before(&endpoint.url(), |asked| {
             let error = "<?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code><Message>";
             let strikes = asked.is_of("GET", "file") || asked.is_of("PUT", "new");
             strikes.then(|| endless(403, error, "no ", GIGABYTE))
         });
-        let mount = small(&endpoint, &liar, &[]);
+        let mount = small(&endpoint, &store, &[]);
         assert_eq!(errno(fs::read(mount.join("file"))), libc::EIO);
         assert_eq!(errno(commit(&mount.join("new"), b"content")), libc::EIO);
-        assert!(liar.lies() >= 2);
+        assert!(store.lies() >= 2);
         assert_small(&mount);
     });
 }
@@ -93,12 +93,12 @@ fn an_error_or_a_receipt_of_a_gigabyte_is_refused_and_takes_no_memory() {
 fn a_key_s_description_of_a_gigabyte_ends_the_mount_s_start() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
-        let liar = Liar::before(&endpoint.url(), |asked| {
+        let store = HostileStore::before(&endpoint.url(), |asked| {
             (asked.method == "POST" && asked.target == "/")
                 .then(|| endless(200, "{\"KeyMetadata\":{\"Arn\":\"", "a", GIGABYTE))
         });
         let (dir, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut command = Mount::command_through(&liar.url(), dir.path());
+        let mut command = Mount::command_through(&store.url(), dir.path());
         command.args(["--kms-key-id", "alias/any", "--foreground", "--attempts", "2"]);
         command.arg("--spill-dir").arg(spill.path().join("s"));
         let output = command.output().unwrap();
@@ -116,12 +116,12 @@ fn pages_with_ever_new_tokens_and_names_end_with_enomem() {
         let endpoint = Endpoint::start();
         endpoint.put("d/real", b"content");
         let asked_for = AtomicU64::new(0);
-        let liar = Liar::before(&endpoint.url(), move |asked| {
+        let store = HostileStore::before(&endpoint.url(), move |asked| {
             let is_page = asked.lists("d/") && asked.parameter("delimiter").is_some();
             let nth = || asked_for.fetch_add(1, Ordering::Relaxed);
             is_page.then(nth).map(|nth| whole(200, "", &page("d/", nth * 1000, 1000, &format!("token{nth}"))))
         });
-        let mount = small(&endpoint, &liar, &[]);
+        let mount = small(&endpoint, &store, &[]);
         assert_eq!(
             errno(fs::read_dir(mount.join("d")).and_then(|dir| dir.collect::<Result<Vec<_>, _>>())),
             libc::ENOMEM
@@ -140,15 +140,15 @@ fn pages_with_ever_new_tokens_and_no_new_name_end_with_eio() {
             let endpoint = Endpoint::start();
             endpoint.put("d/real", b"content");
             let asked_for = AtomicU64::new(0);
-            let liar = Liar::before(&endpoint.url(), move |asked| {
+            let store = HostileStore::before(&endpoint.url(), move |asked| {
                 let is_page = asked.lists("d/") && asked.parameter("delimiter").is_some();
                 let nth = || asked_for.fetch_add(1, Ordering::Relaxed);
                 is_page.then(nth).map(|nth| whole(200, "", &page("d/", 0, count, &format!("token{nth}"))))
             });
-            let mount = small(&endpoint, &liar, &[]);
+            let mount = small(&endpoint, &store, &[]);
             let listed = fs::read_dir(mount.join("d")).and_then(|dir| dir.collect::<Result<Vec<_>, _>>());
             assert_eq!(errno(listed), libc::EIO);
-            assert!((1000..1010).contains(&liar.lies()), "{} pages", liar.lies());
+            assert!((1000..1010).contains(&store.lies()), "{} pages", store.lies());
             let log = mount.log();
             assert!(log.contains("the store does not end its listing of \"d/\""), "{log}");
         });
@@ -161,13 +161,13 @@ fn endless_pages_of_journals_do_not_keep_a_mount_from_starting() {
         let endpoint = Endpoint::start();
         endpoint.put("file", b"content");
         let asked_for = AtomicU64::new(0);
-        let liar = Liar::before(&endpoint.url(), move |asked| {
+        let store = HostileStore::before(&endpoint.url(), move |asked| {
             let nth = || asked_for.fetch_add(1, Ordering::Relaxed);
             asked.lists(".dssefs/rename/").then(nth).map(|nth| whole(200, "", &page("", 0, 0, &format!("token{nth}"))))
         });
-        let mount = small(&endpoint, &liar, &[]);
+        let mount = small(&endpoint, &store, &[]);
         assert_eq!(fs::read(mount.join("file")).unwrap(), b"content");
-        assert!((1000..1010).contains(&liar.lies()), "{} pages", liar.lies());
+        assert!((1000..1010).contains(&store.lies()), "{} pages", store.lies());
         let log = mount.log();
         assert!(log.contains("the store does not end its listing of \".dssefs/rename/\""), "{log}");
     });
@@ -178,11 +178,11 @@ fn a_page_of_more_names_than_were_asked_for_is_refused() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         endpoint.put("d/real", b"content");
-        let liar = Liar::before(&endpoint.url(), |asked| {
+        let store = HostileStore::before(&endpoint.url(), |asked| {
             let is_page = asked.lists("d/") && asked.parameter("delimiter").is_some();
             is_page.then(|| whole(200, "", &page("d/", 0, 1001, "")))
         });
-        let mount = small(&endpoint, &liar, &[]);
+        let mount = small(&endpoint, &store, &[]);
         let listed = fs::read_dir(mount.join("d")).and_then(|dir| dir.collect::<Result<Vec<_>, _>>());
         assert_eq!(errno(listed), libc::EIO);
         assert!(mount.log().contains("the listing has more keys than were asked for"), "{}", mount.log());
@@ -210,10 +210,10 @@ fn a_link_whose_content_is_longer_than_head_told_is_refused_unread() {
             std::os::unix::fs::symlink("target", honest.join("link")).unwrap();
         }
         let etag = endpoint.head("link").unwrap().e_tag().unwrap().to_owned();
-        let liar = Liar::before(&endpoint.url(), move |asked| longer_link(asked, &etag));
-        let mount = small(&endpoint, &liar, &[]);
+        let store = HostileStore::before(&endpoint.url(), move |asked| longer_link(asked, &etag));
+        let mount = small(&endpoint, &store, &[]);
         assert_eq!(errno(fs::read_link(mount.join("link"))), libc::EIO);
-        assert_eq!(liar.lies(), 1);
+        assert_eq!(store.lies(), 1);
         assert_small(&mount);
         assert!(mount.log().contains("the answer has 900000000 bytes, and at most 6 were expected"), "{}", mount.log());
     });
@@ -225,7 +225,7 @@ fn content_that_trickles_fails_the_read_when_the_limits_of_time_are_over() {
         let endpoint = Endpoint::start();
         endpoint.put("file", &[b'x'; 600]);
         let etag = endpoint.head("file").unwrap().e_tag().unwrap().to_owned();
-        let liar = Liar::before(&endpoint.url(), move |asked| {
+        let store = HostileStore::before(&endpoint.url(), move |asked| {
             let etag = etag.clone();
             asked.is_of("GET", "file").then(|| -> Lie {
                 Box::new(move |client| {
@@ -239,10 +239,10 @@ fn content_that_trickles_fails_the_read_when_the_limits_of_time_are_over() {
             })
         });
         let limits = ["--attempt-timeout", "2s", "--operation-timeout", "10s", "--attempts", "3"];
-        let mount = Mount::through(&endpoint, &liar.url(), &limits);
+        let mount = Mount::through(&endpoint, &store.url(), &limits);
         assert_eq!(errno(fs::read(mount.join("file"))), libc::EIO);
         // The kernel reads ahead first, and asks once more for the page itself.
-        assert!([3, 6].contains(&liar.lies()), "{} requests: each read as often as --attempts says", liar.lies());
+        assert!([3, 6].contains(&store.lies()), "{} requests: each read as often as --attempts says", store.lies());
         assert!(mount.log().contains("the content timed out"), "{}", mount.log());
     });
 }
@@ -339,7 +339,7 @@ fn open_directories_of_one_user_hold_half_of_what_there_is_for_names() {
         let root: String =
             (0..200).map(|n| format!("<CommonPrefixes><Prefix>d{n}/</Prefix></CommonPrefixes>")).collect();
         let root = format!("{LIST}{root}<CommonPrefixes><Prefix>real/</Prefix></CommonPrefixes></ListBucketResult>");
-        let liar = Liar::before(&endpoint.url(), move |asked| {
+        let store = HostileStore::before(&endpoint.url(), move |asked| {
             if asked.parameter("prefix") == Some("") && asked.parameter("delimiter").is_some() {
                 return Some(whole(200, "", &root));
             }
@@ -347,7 +347,7 @@ fn open_directories_of_one_user_hold_half_of_what_there_is_for_names() {
             let count = asked.parameter("max-keys")?.parse().ok()?;
             Some(whole(200, "", &page(&format!("{name}/"), 0, count, "")))
         });
-        let mount = small(&endpoint, &liar, &["--allow-other"]);
+        let mount = small(&endpoint, &store, &["--allow-other"]);
         let (opened, refused) = as_nobody(&mount.path(), |root| {
             let mut held = Vec::new();
             for n in 0..200 {
@@ -374,7 +374,7 @@ fn an_answer_of_more_than_100_headers_is_refused() {
         for key in ["few", "many"] {
             endpoint.put(key, b"content");
         }
-        let liar = Liar::before(&endpoint.url(), |asked| {
+        let store = HostileStore::before(&endpoint.url(), |asked| {
             let answer = |headers: usize| {
                 let more: String = (0..headers).map(|n| format!("x-header-{n}: x\r\n")).collect();
                 whole(200, &format!("etag: \"e\"\r\nlast-modified: Mon, 30 Nov 2026 10:00:00 GMT\r\n{more}"), "")
@@ -382,7 +382,7 @@ fn an_answer_of_more_than_100_headers_is_refused() {
             let few = asked.is_of("HEAD", "few").then(|| answer(96));
             few.or_else(|| asked.is_of("HEAD", "many").then(|| answer(97)))
         });
-        let mount = small(&endpoint, &liar, &["--attempts", "1"]);
+        let mount = small(&endpoint, &store, &["--attempts", "1"]);
         fs::metadata(mount.join("few")).unwrap();
         assert_eq!(errno(fs::metadata(mount.join("many"))), libc::EIO, "one header more: {}", mount.log());
     });
@@ -392,17 +392,17 @@ fn an_answer_of_more_than_100_headers_is_refused() {
 fn credentials_of_a_gigabyte_are_refused() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
-        let liar = Liar::before(&endpoint.url(), |asked| {
+        let store = HostileStore::before(&endpoint.url(), |asked| {
             asked.target.starts_with("/credentials").then(|| endless(200, "{\"AccessKeyId\":\"", "a", GIGABYTE))
         });
         let point = tempfile::tempdir().unwrap();
-        let mut command = Mount::command_through(&liar.url(), point.path());
+        let mut command = Mount::command_through(&store.url(), point.path());
         command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
-        command.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/credentials", liar.url()));
+        command.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/credentials", store.url()));
         command.args(["--kms-key-id", endpoint.key_arn(), "--foreground", "--attempts", "1", "--spill-dir"]);
         let output = command.arg(point.path().join("../spill-of-credentials")).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(liar.lies() > 0, "{said}");
+        assert!(store.lies() > 0, "{said}");
         assert!(
             !output.status.success() && said.contains("the most that an answer to this request can have"),
             "{said}"
@@ -415,11 +415,11 @@ fn a_page_with_a_key_that_was_not_asked_for_is_refused() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         endpoint.put("d/real", b"content");
-        let liar = Liar::before(&endpoint.url(), |asked| {
+        let store = HostileStore::before(&endpoint.url(), |asked| {
             let is_page = asked.lists("d/") && asked.parameter("delimiter").is_some();
             is_page.then(|| whole(200, "", &page("elsewhere/", 0, 1, "")))
         });
-        let mount = small(&endpoint, &liar, &[]);
+        let mount = small(&endpoint, &store, &[]);
         assert_eq!(errno(fs::read_dir(mount.join("d")).and_then(Iterator::collect::<Result<Vec<_>, _>>)), libc::EIO);
         assert!(mount.log().contains("a key outside of the prefix that was asked for"), "{}", mount.log());
     });

@@ -151,7 +151,7 @@ fn a_writer_faster_than_the_store_is_slowed_and_not_refused() {
     deadline(MINUTE * 3, || {
         let endpoint = Endpoint::start();
         let mount = Mount::with(&endpoint, &["--memory", "48MiB", "--spill", "16MiB"]);
-        endpoint.spoil(vec![Rule::on("UploadPart", Fault::DelayMs(700)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("UploadPart", Fault::DelayMs(700)).times(0)]);
         let content = noise(3, 200 << 20);
         let mut file = File::create(mount.join("file")).unwrap();
         file.write_all(&content).unwrap();
@@ -172,7 +172,7 @@ fn small_files_faster_than_the_store_are_slowed_and_not_refused() {
         let options = ["--memory", "32MiB", "--spill", "24MiB", "--spill-dir", path];
         let background = ["--spill-keys", "kms", "--commit", "background"];
         let mount = Mount::with(&endpoint, &[options.as_slice(), &background].concat());
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(400)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::DelayMs(400)).times(0)]);
         let content = |number: u64| noise(number, 700 << 10);
         for number in 0..160 {
             cp(&content(number), &mount.join(&number.to_string())).unwrap_or_else(|error| panic!("{number}: {error}"));
@@ -180,7 +180,7 @@ fn small_files_faster_than_the_store_are_slowed_and_not_refused() {
             // Beside the budget: the description of the session, and the list of uploads.
             assert!(on_disk <= 24 * MIB + 16 * KIB, "{on_disk} bytes");
         }
-        endpoint.heal();
+        endpoint.clear_faults();
         eventually("all files are stored", MINUTE, || endpoint.keys().len() == 160);
         (0..160).step_by(7).for_each(|number| assert!(endpoint.content(&number.to_string()) == content(number)));
         let peak = mount.memory_bytes_peak();
@@ -207,7 +207,7 @@ fn while_the_store_takes_nothing_writers_get_an_error_in_the_end_and_everything_
         let times = ["--attempt-timeout", "4s", "--operation-timeout", "8s"];
         let mount = Mount::with(&endpoint, &[&["--memory", "32MiB", "--spill", "32MiB"][..], &times].concat());
         let stalled = |operation| Rule::on(operation, Fault::Stall).times(0);
-        endpoint.spoil(vec![stalled("UploadPart"), stalled("PutObject"), stalled("CompleteMultipartUpload")]);
+        endpoint.inject_faults(vec![stalled("UploadPart"), stalled("PutObject"), stalled("CompleteMultipartUpload")]);
         let writing = AtomicBool::new(true);
         let slowest = std::thread::scope(|scope| {
             let writers: Vec<_> = (0..8)
@@ -240,7 +240,7 @@ fn while_the_store_takes_nothing_writers_get_an_error_in_the_end_and_everything_
             });
             let ended: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
             writing.store(false, Ordering::SeqCst);
-            endpoint.heal();
+            endpoint.clear_faults();
             for (number, ended) in ended.into_iter().enumerate() {
                 let (file, taken, refused) = ended.unwrap();
                 println!("{} MiB were taken, then {refused:?}", taken as u64 / MIB);
@@ -274,7 +274,7 @@ fn a_file_that_is_written_during_a_commit_streams_on_behind_it() {
         };
         write(&file, 10 << 20);
         for _ in 0..3 {
-            endpoint.spoil(vec![
+            endpoint.inject_faults(vec![
                 Rule::on("PutObject", Fault::DelayMs(1_000)),
                 Rule::on("CompleteMultipartUpload", Fault::DelayMs(1_000)),
             ]);
@@ -355,7 +355,7 @@ fn a_disk_that_is_full_at_any_point_of_the_journal_loses_no_closed_file() {
             disk.leave(free_bytes);
             // So slow that what is acknowledged early is acknowledged from the journal, and so quick that the rest can
             // wait.
-            endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(700)).times(0)]);
+            endpoint.inject_faults(vec![Rule::on("PutObject", Fault::DelayMs(700)).times(0)]);
             let content = |number: u64| noise(number ^ free_bytes, 10_000 * (number as usize % 5 + 1));
             let name = |number: u64| format!("{free_bytes}-{number}");
             for number in 0..FILES {
@@ -365,7 +365,7 @@ fn a_disk_that_is_full_at_any_point_of_the_journal_loses_no_closed_file() {
             in_journal += FILES as usize - (0..FILES).filter(|number| endpoint.head(&name(*number)).is_some()).count();
             mount.signal(Signal::KILL);
             mount.ended().expect("a killed process ends");
-            endpoint.heal();
+            endpoint.clear_faults();
             drop(mount);
             disk.leave_all();
             let next = Mount::with(&endpoint, &options);
@@ -400,11 +400,11 @@ fn a_journal_on_a_full_disk_works_again_when_there_is_room() {
             let free = disk.free_bytes();
             assert!(free > 5 * MIB, "round {round}: {free} bytes are free");
         }
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(3_000)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::DelayMs(3_000)).times(0)]);
         let begun = Instant::now();
         cp(&noise(9, 1 << 20), &mount.join("quick")).unwrap();
         assert!(begun.elapsed() < Duration::from_secs(2), "the close has waited for the store");
-        endpoint.heal();
+        endpoint.clear_faults();
         assert!(mount.end().success());
         assert_eq!(fs::read_dir(disk.spill()).unwrap().count(), 0);
     });

@@ -70,9 +70,9 @@ fn a_denied_write_is_code_4_and_leaves_no_upload() {
         refused(&endpoint, BUCKET, &["--kms-key-id", &arn], 4, &["kms:GenerateDataKey"]);
         endpoint.kms().allow(&arn, Action::GenerateDataKey).unwrap();
         let denial = Fault::Failure { status: 403, code: "AccessDenied".into(), message: "Access Denied".into() };
-        endpoint.spoil(vec![Rule::on("CreateMultipartUpload", denial).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CreateMultipartUpload", denial).times(0)]);
         refused(&endpoint, BUCKET, &["--kms-key-id", &arn], 4, &[BUCKET]);
-        endpoint.heal();
+        endpoint.clear_faults();
         assert_eq!(endpoint.uploads(), 0);
     });
 }
@@ -134,9 +134,9 @@ fn a_store_without_dsse_is_code_8() {
         let endpoint = Endpoint::start();
         let arn = endpoint.key_arn().to_owned();
         let weaker = Fault::Sse { algorithm: Some("aws:kms".into()), key: Some(arn.clone()), bucket_key: None };
-        endpoint.spoil(vec![Rule::on("CreateMultipartUpload", weaker).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CreateMultipartUpload", weaker).times(0)]);
         refused(&endpoint, BUCKET, &["--kms-key-id", &arn], 8, &["aws:kms"]);
-        endpoint.heal();
+        endpoint.clear_faults();
         assert_eq!(endpoint.uploads(), 0);
     });
 }

@@ -67,14 +67,14 @@ fn a_change_with_the_times_of_what_it_replaces_is_not_taken_for_stored() {
         let mut content = noise(30, 1 << 20);
         commit(&mount.join("file"), &content).unwrap();
         let stored = endpoint.head("file").unwrap();
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         let file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
         file.write_all_at(b"edited", 7).unwrap();
         assert_eq!(errno(file.sync_all()), libc::EACCES);
         mount.signal(Signal::KILL);
         mount.ended().unwrap();
         drop(file);
-        endpoint.heal();
+        endpoint.clear_faults();
         let _next = Mount::with(&endpoint, &options);
         content[7..13].copy_from_slice(b"edited");
         assert!(endpoint.content("file") == content);

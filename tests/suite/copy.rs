@@ -45,10 +45,10 @@ fn a_rename_that_fails_for_a_copy_of_the_source_leaves_the_open_target_as_it_was
         let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
         let mut target = File::create(mount.join("target")).unwrap();
         target.write_all(b"not").unwrap();
-        endpoint.spoil(vec![Rule::on("GetObject", denied()).times(0).key_contains("source")]);
+        endpoint.inject_faults(vec![Rule::on("GetObject", denied()).times(0).key_contains("source")]);
         assert_eq!(errno(fs::rename(mount.join("source"), mount.join("target"))), libc::EACCES);
         assert!(endpoint.struck() > 0);
-        endpoint.heal();
+        endpoint.clear_faults();
         target.write_all(b" lost").unwrap();
         target.sync_all().unwrap();
         assert_eq!(endpoint.content("target"), b"not lost");
@@ -346,10 +346,10 @@ fn a_copy_that_the_store_does_not_make_dsse_is_refused() {
         let mount = Mount::of(&endpoint);
         let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
         let weaker = Fault::Sse { algorithm: Some("AES256".to_owned()), key: None, bucket_key: None };
-        endpoint.spoil_one("CopyObject", weaker);
+        endpoint.inject_fault("CopyObject", weaker);
         assert_eq!(errno(copy.sync_all()), libc::EKEYREJECTED);
         assert!(endpoint.head("copy").is_none());
-        endpoint.heal();
+        endpoint.clear_faults();
         copy.sync_all().unwrap();
         endpoint.assert_dsse("copy");
     });

@@ -332,13 +332,13 @@ fn pending_files_are_sent_side_by_side() {
         let endpoint = Endpoint::start();
         let mount = Mount::with(&endpoint, &["--spill-keys", "kms", "--commit", "background"]);
         endpoint.reset();
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(10_000)).key_contains("file-").times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::DelayMs(10_000)).key_contains("file-").times(0)]);
         (0..FILES).for_each(|n| fs::write(mount.join(&format!("file-{n}")), format!("content {n}")).unwrap());
         eventually("many are under way", MINUTE, || endpoint.counters().requests("PutObject") >= TOGETHER);
         let (stored, sent) = (endpoint.keys().len(), endpoint.counters().requests("PutObject"));
         println!("{sent} requests have come before {stored} were answered");
         assert!(sent - stored as u64 >= TOGETHER, "{sent} requests, {stored} answers");
-        endpoint.heal();
+        endpoint.clear_faults();
         eventually("all are stored", MINUTE, || endpoint.keys().len() == FILES);
         assert_eq!(endpoint.content("file-199"), b"content 199");
         assert!(mount.end().success());

@@ -350,7 +350,7 @@ fn a_refused_correction_of_a_streamed_files_mode_loses_nothing() {
         file.write_all(&content).unwrap();
         eventually("an upload", MINUTE, || endpoint.counters().requests("UploadPart") > 0);
         file.set_permissions(permissions(0o600)).unwrap();
-        endpoint.spoil_one("CopyObject", denied());
+        endpoint.inject_fault("CopyObject", denied());
         assert_eq!(errno(file.sync_all()), libc::EACCES);
         assert_reads(&file, &content, &[0, 16 * MIB, 39 * MIB]);
         file.sync_all().unwrap();
@@ -389,13 +389,13 @@ fn a_close_that_failed_is_made_good_by_the_mount_itself() {
     deadline(MINUTE * 3, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
-        endpoint.spoil_one("PutObject", denied());
+        endpoint.inject_fault("PutObject", denied());
         assert!(cp(b"content", &mount.join("once")).is_err(), "cp was told of the failure");
         eventually("the object", MINUTE, || endpoint.head("once").is_some());
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         assert!(cp(b"content", &mount.join("for-a-while")).is_err(), "cp was told of the failure");
         assert_eq!(verdict(&mount.join("for-a-while")), "pending");
-        endpoint.heal();
+        endpoint.clear_faults();
         for name in ["once", "for-a-while"] {
             eventually("a compliant file", MINUTE, || verdict(&mount.join(name)) == "compliant");
             assert_eq!(endpoint.content(name), b"content", "{name}");

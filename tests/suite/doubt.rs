@@ -32,7 +32,7 @@ fn mount(endpoint: &Endpoint, more: &[&str]) -> Mount {
 /// there either.
 fn lose_answer(endpoint: &Endpoint, operation: &str, then: &Fault) {
     let later = [operation, "HeadObject"].map(|operation| Rule::on(operation, then.clone()).times(0));
-    endpoint.spoil([vec![Rule::on(operation, Fault::LoseAnswer)], later.to_vec()].concat());
+    endpoint.inject_faults([vec![Rule::on(operation, Fault::LoseAnswer)], later.to_vec()].concat());
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn a_put_that_was_carried_out_unseen_is_no_other_writers() {
             new.write_all(b"first").unwrap();
             lose_answer(&endpoint, "PutObject", &then);
             assert_ne!(errno(new.sync_all()), 0, "{then:?}");
-            endpoint.heal();
+            endpoint.clear_faults();
             assert_eq!(endpoint.content("new"), b"first", "{then:?}: it was carried out");
             new.write_all(b" and second").unwrap();
             new.sync_all().unwrap_or_else(|error| panic!("{then:?}: {error}"));
@@ -58,7 +58,7 @@ fn a_put_that_was_carried_out_unseen_is_no_other_writers() {
             assert_ne!(errno(old.sync_all()), 0, "{then:?}");
             old.set_len(8).unwrap();
             old.write_all_at(b"z", 9).unwrap();
-            endpoint.heal();
+            endpoint.clear_faults();
             old.sync_all().unwrap_or_else(|error| panic!("{then:?}: {error}"));
             assert_eq!(endpoint.content("old"), b"012abc67\0z");
             assert_eq!(attribute(&mount.join("old"), "user.dsse.verdict").unwrap(), "compliant");
@@ -76,7 +76,7 @@ fn what_was_stored_unseen_is_not_sent_again() {
         file.write_all(b"content").unwrap();
         lose_answer(&endpoint, "PutObject", &Fault::Reset);
         assert_ne!(errno(file.sync_all()), 0);
-        endpoint.heal();
+        endpoint.clear_faults();
         let (done, counters) = endpoint.counted(|| file.sync_all());
         done.unwrap();
         assert_eq!((counters.requests("HeadObject"), counters.requests("PutObject")), (1, 0));
@@ -99,7 +99,7 @@ fn an_upload_that_was_completed_unseen_is_no_other_writers_and_nothing_of_it_is_
             let more = noise(4, 1 << 20);
             file.write_all(&more).unwrap();
             content.extend(&more);
-            endpoint.heal();
+            endpoint.clear_faults();
             assert_eq!(endpoint.content("file").len(), size, "it was carried out");
             file.sync_all().unwrap();
             assert!(endpoint.content("file") == content);
@@ -125,7 +125,7 @@ fn a_change_of_a_large_object_that_was_stored_unseen_is_no_other_writers() {
         lose_answer(&endpoint, "CompleteMultipartUpload", &Fault::Reset);
         assert_ne!(errno(file.sync_all()), 0);
         file.write_all_at(b"second", 30 << 20).unwrap();
-        endpoint.heal();
+        endpoint.clear_faults();
         file.sync_all().unwrap();
         content[20 << 20..][..5].copy_from_slice(b"first");
         content[30 << 20..][..6].copy_from_slice(b"second");
@@ -144,7 +144,7 @@ fn who_stored_something_after_a_write_that_was_carried_out_unseen_has_won() {
             file.write_all(b"ours").unwrap();
             lose_answer(&endpoint, "PutObject", &Fault::Reset);
             assert_ne!(errno(file.sync_all()), 0, "{name}");
-            endpoint.heal();
+            endpoint.clear_faults();
             endpoint.put(name, b"theirs");
             file.write_all(more).unwrap();
             assert_eq!(errno(file.sync_all()), libc::ESTALE, "{name}");
@@ -166,7 +166,7 @@ fn a_chmod_that_was_carried_out_unseen_is_no_other_writers() {
             lose_answer(&endpoint, "CopyObject", &Fault::Reset);
             let private = || file.set_permissions(fs::Permissions::from_mode(0o600));
             assert_ne!(errno(private()), 0, "{name}");
-            endpoint.heal();
+            endpoint.clear_faults();
             if name == "tried-again" {
                 private().unwrap();
                 assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -190,7 +190,7 @@ fn a_copy_that_was_made_unseen_is_known_before_its_source_goes() {
         let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
         lose_answer(&endpoint, "CopyObject", &denied());
         assert_ne!(errno(copy.sync_all()), 0);
-        endpoint.heal();
+        endpoint.clear_faults();
         assert!(endpoint.content("copy") == content, "it was carried out");
         fs::write(mount.join("source"), b"another").unwrap();
         copy.sync_all().unwrap();
@@ -213,7 +213,7 @@ fn what_was_stored_unseen_before_a_crash_is_replaced_by_what_came_after_it() {
         eventually("the first commit has failed", MINUTE, || first.log().contains("are not saved yet"));
         fs::write(first.join("file"), b"the second").unwrap();
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         assert_eq!(endpoint.content("file"), b"first", "it was carried out");
         let next = mount(&endpoint, &options);
         assert_eq!(endpoint.content("file"), b"the second", "{}", next.log());
@@ -234,13 +234,13 @@ fn a_wrong_answer_to_a_write_that_replaced_an_object_costs_neither_the_new_conte
             eventually(name, Duration::from_secs(5), is_there);
             endpoint.assert_dsse(name);
         };
-        endpoint.spoil(vec![Rule::on("PutObject", wrong(&endpoint))]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", wrong(&endpoint))]);
         assert_eq!(errno(commit(&mount.join("whole"), b"the new one")), libc::EKEYREJECTED);
         is_stored_soon("whole", b"the new one");
 
         let part = OpenOptions::new().write(true).open(mount.join("part")).unwrap();
         part.write_all_at(b"abc", 3).unwrap();
-        endpoint.spoil(vec![Rule::on("PutObject", wrong(&endpoint))]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", wrong(&endpoint))]);
         assert_eq!(errno(part.sync_all()), libc::EKEYREJECTED);
         drop(part);
         is_stored_soon("part", b"012abc6789");
@@ -248,7 +248,7 @@ fn a_wrong_answer_to_a_write_that_replaced_an_object_costs_neither_the_new_conte
         // One that cannot be deleted again is replaced.
         let stays = OpenOptions::new().write(true).open(mount.join("part")).unwrap();
         stays.write_all_at(b"xyz", 3).unwrap();
-        endpoint.spoil(vec![Rule::on("PutObject", wrong(&endpoint)), Rule::on("DeleteObject", denied())]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", wrong(&endpoint)), Rule::on("DeleteObject", denied())]);
         assert_eq!(errno(stays.sync_all()), libc::EKEYREJECTED);
         stays.sync_all().unwrap();
         is_stored_soon("part", b"012xyz6789");
@@ -262,7 +262,7 @@ fn a_wrong_answer_to_one_part_costs_none_of_those_that_are_in_the_upload_alone()
         let mount = mount(&endpoint, &LITTLE_MEMORY);
         let content = noise(6, 100 << 20);
         let mut file = File::create(mount.join("file")).unwrap();
-        endpoint.spoil(vec![Rule::on("UploadPart", wrong(&endpoint)).nth(4)]);
+        endpoint.inject_faults(vec![Rule::on("UploadPart", wrong(&endpoint)).nth(4)]);
         // A write may be told already of what became of the parts before it.
         let (mut written, mut told) = (0, 0);
         for chunk in content.chunks(1 << 20) {
@@ -294,16 +294,16 @@ fn another_request_for_the_same_key_is_given_some_seconds_and_wins_only_when_it_
     deadline(MINUTE * 2, || {
         let endpoint = Endpoint::start();
         let mount = mount(&endpoint, &[]);
-        endpoint.spoil(vec![Rule::on("PutObject", conflict()).times(5)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", conflict()).times(5)]);
         let start = Instant::now();
         commit(&mount.join("slow"), b"content").unwrap();
         assert!(start.elapsed() >= Duration::from_millis(1_500), "{:?}", start.elapsed());
         assert_eq!(endpoint.content("slow"), b"content");
 
-        endpoint.spoil(vec![Rule::on("PutObject", conflict()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", conflict()).times(0)]);
         let file = File::create(mount.join("never")).unwrap();
         assert_eq!(errno(file.sync_all()), libc::EIO, "nobody has won");
-        endpoint.heal();
+        endpoint.clear_faults();
         endpoint.put("never", b"theirs");
         assert_eq!(errno(file.sync_all()), libc::ESTALE);
     });

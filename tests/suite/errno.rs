@@ -90,10 +90,10 @@ fn every_code_of_s3_has_its_errno() {
             (400, "InvalidEncryptionAlgorithmError", "Supported value: AES256.", libc::EOPNOTSUPP),
             (400, "BadDigest", "The Content-MD5 you specified did not match what we received.", libc::EIO),
         ] {
-            endpoint.spoil(vec![Rule::on("PutObject", refusal(status, code, message)).times(0)]);
+            endpoint.inject_faults(vec![Rule::on("PutObject", refusal(status, code, message)).times(0)]);
             assert_eq!(errno(commit(&mount.join("new"), b"content")), expected, "{code}");
         }
-        endpoint.heal();
+        endpoint.clear_faults();
         commit(&mount.join("new"), b"content").unwrap();
     });
 }

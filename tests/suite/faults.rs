@@ -27,10 +27,12 @@ fn wrong_answer_fails_closed(operation: &'static str, size: usize, algorithm: &'
         let mount = Mount::of(&endpoint);
         let mut other = File::create(mount.join("other")).unwrap();
         other.write_all(b"before ").unwrap();
-        endpoint.spoil(vec![Rule::on(operation, sse(algorithm, endpoint.key_arn())).key_contains("victim").times(0)]);
+        endpoint.inject_faults(vec![
+            Rule::on(operation, sse(algorithm, endpoint.key_arn())).key_contains("victim").times(0),
+        ]);
         let complaint = cp(&noise(1, size), &mount.join("victim"));
         assert!(complaint.is_err(), "cp was told that a {algorithm} answer of {operation} is fine");
-        endpoint.heal();
+        endpoint.clear_faults();
         assert!(endpoint.head("victim").is_none(), "an object was left behind");
         assert_eq!(endpoint.uploads(), 0, "an upload was left behind");
         other.write_all(b"and after").unwrap();
@@ -75,9 +77,9 @@ fn a_put_answered_with_another_key_or_with_nothing_fails_closed() {
         let other_key = "arn:aws:kms:us-east-1:111122223333:key/00000000-0000-0000-0000-000000000000";
         let silence = Fault::Sse { algorithm: None, key: None, bucket_key: None };
         for (name, fault) in [("wrong-key", sse("aws:kms:dsse", other_key)), ("silent", silence)] {
-            endpoint.spoil(vec![Rule::on("PutObject", fault).times(0)]);
+            endpoint.inject_faults(vec![Rule::on("PutObject", fault).times(0)]);
             assert!(cp(b"content", &mount.join(name)).is_err(), "{name}");
-            endpoint.heal();
+            endpoint.clear_faults();
             assert!(endpoint.head(name).is_none(), "{name} was left behind");
         }
     });
@@ -89,16 +91,17 @@ fn an_object_whose_content_nobody_else_has_is_never_deleted_for_a_wrong_answer()
     deadline(MINUTE * 3, || {
         let endpoint = Endpoint::start();
         let mount = Mount::with(&endpoint, &["--memory", "32MiB", "--spill", "0"]);
-        let spoil = |operation| endpoint.spoil(vec![Rule::on(operation, sse("aws:kms", endpoint.key_arn())).times(0)]);
+        let inject_fault =
+            |operation| endpoint.inject_faults(vec![Rule::on(operation, sse("aws:kms", endpoint.key_arn())).times(0)]);
         let kept = |name: &str, content: &[u8]| {
             assert!(endpoint.content(name) == content, "{name}");
             assert!(mount.log().contains("the object stays as it is"), "{}", mount.log());
-            endpoint.heal();
+            endpoint.clear_faults();
         };
         let mut content = noise(1, 100 << 20);
 
         endpoint.put("attributes", &content);
-        spoil("CopyObject");
+        inject_fault("CopyObject");
         let private = || fs::set_permissions(mount.join("attributes"), fs::Permissions::from_mode(0o600));
         assert_eq!(errno(private()), libc::EKEYREJECTED);
         kept("attributes", &content);
@@ -108,7 +111,7 @@ fn an_object_whose_content_nobody_else_has_is_never_deleted_for_a_wrong_answer()
 
         let mut streamed = File::create(mount.join("streamed")).unwrap();
         streamed.write_all(&content).unwrap();
-        spoil("CompleteMultipartUpload");
+        inject_fault("CompleteMultipartUpload");
         assert_eq!(errno(streamed.sync_all()), libc::EKEYREJECTED);
         kept("streamed", &content);
 
@@ -116,7 +119,7 @@ fn an_object_whose_content_nobody_else_has_is_never_deleted_for_a_wrong_answer()
         let changed = OpenOptions::new().write(true).open(mount.join("changed")).unwrap();
         changed.write_all_at(b"changed", 50 << 20).unwrap();
         content[50 << 20..][..7].copy_from_slice(b"changed");
-        spoil("CompleteMultipartUpload");
+        inject_fault("CompleteMultipartUpload");
         assert_eq!(errno(changed.sync_all()), libc::EKEYREJECTED);
         kept("changed", &content);
     });
@@ -132,7 +135,7 @@ fn parts_and_completions_that_are_never_answered_are_tried_again() {
         let mount = Mount::with(&endpoint, &["--attempt-timeout", "700ms"]);
         let struck = |operations: &[&str]| {
             endpoint.reset();
-            endpoint.spoil(operations.iter().map(|operation| Rule::on(operation, Fault::Stall)).collect());
+            endpoint.inject_faults(operations.iter().map(|operation| Rule::on(operation, Fault::Stall)).collect());
         };
         // A second more for each MiB, so it should be no larger than it must be to be sent in parts.
         let content = noise(1, 18 << 20);
@@ -158,7 +161,7 @@ fn another_request_for_the_same_key_is_waited_for() {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
         for (operation, size) in [("PutObject", 1000), ("CompleteMultipartUpload", LARGE)] {
-            endpoint.spoil(vec![Rule::on(operation, failure(409, "ConditionalRequestConflict")).times(2)]);
+            endpoint.inject_faults(vec![Rule::on(operation, failure(409, "ConditionalRequestConflict")).times(2)]);
             commit(&mount.join(operation), &noise(1, size)).unwrap();
             assert_eq!(endpoint.content(operation), noise(1, size));
         }
@@ -172,9 +175,9 @@ fn a_replaced_object_answered_with_kms_is_not_served_as_compliant() {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
         commit(&mount.join("file"), b"first").unwrap();
-        endpoint.spoil(vec![Rule::on("PutObject", sse("aws:kms", endpoint.key_arn())).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", sse("aws:kms", endpoint.key_arn())).times(0)]);
         assert_ne!(errno(commit(&mount.join("file"), b"second")), 0);
-        endpoint.heal();
+        endpoint.clear_faults();
         if let Some(head) = endpoint.head("file") {
             assert_eq!(head.server_side_encryption().map(|sse| sse.as_str()), Some("aws:kms:dsse"));
         }
@@ -198,7 +201,7 @@ fn passing_trouble_is_not_noticed() {
             let endpoint = Endpoint::start();
             endpoint.put("old", b"old content");
             let mount = Mount::of(&endpoint);
-            endpoint.spoil_one(operation, fault.clone());
+            endpoint.inject_fault(operation, fault.clone());
             commit(&mount.join("new"), b"content").unwrap_or_else(|error| panic!("{operation} {fault:?}: {error}"));
             let old = fs::read(mount.join("old")).unwrap_or_else(|error| panic!("{operation} {fault:?}: {error}"));
             assert_eq!((old, endpoint.content("new")), (b"old content".to_vec(), b"content".to_vec()));
@@ -211,7 +214,7 @@ fn a_lost_answer_of_complete_is_recognised_or_told() {
     deadline(MINUTE * 2, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
-        endpoint.spoil_one("CompleteMultipartUpload", Fault::LoseAnswer);
+        endpoint.inject_fault("CompleteMultipartUpload", Fault::LoseAnswer);
         let copied = cp(&noise(1, LARGE), &mount.join("file"));
         assert!(copied.is_ok(), "the object is there, and proved to be: {copied:?}");
         assert!(endpoint.content("file") == noise(1, LARGE));
@@ -225,9 +228,9 @@ fn a_complete_that_fails_within_a_success_is_a_failure() {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
         let fault = Fault::OkWithErrorBody { code: "AccessDenied".to_owned(), message: "scripted".to_owned() };
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", fault).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", fault).times(0)]);
         assert!(cp(&noise(1, LARGE), &mount.join("file")).is_err());
-        endpoint.heal();
+        endpoint.clear_faults();
         assert!(endpoint.head("file").is_none());
     });
 }
@@ -241,7 +244,7 @@ fn damaged_and_shortened_answers_are_never_content() {
             let endpoint = Endpoint::start();
             endpoint.put("file", &noise(1, size));
             let mount = Mount::of(&endpoint);
-            endpoint.spoil_one("GetObject", fault.clone());
+            endpoint.inject_fault("GetObject", fault.clone());
             let read = fs::read(mount.join("file"));
             assert!(read.is_err() || read.is_ok_and(|content| content == noise(1, size)), "{size} bytes, {fault:?}");
             assert!(fs::read(mount.join("file")).unwrap() == noise(1, size), "afterwards; {size} bytes, {fault:?}");
@@ -261,7 +264,7 @@ fn content_that_breaks_on_its_way_is_asked_for_again() {
                 let endpoint = Endpoint::start();
                 endpoint.put("file", &noise(1, size));
                 let mount = Mount::of(&endpoint);
-                endpoint.spoil(vec![Rule::on("GetObject", fault.clone()).times(3)]);
+                endpoint.inject_faults(vec![Rule::on("GetObject", fault.clone()).times(3)]);
                 assert!(fs::read(mount.join("file")).unwrap() == noise(1, size), "{size} bytes, {fault:?}");
                 assert_eq!(endpoint.struck(), 3);
             });
@@ -275,7 +278,7 @@ fn content_that_breaks_on_its_way_into_a_change_is_asked_for_again() {
         let endpoint = Endpoint::start();
         endpoint.put("file", &noise(1, 10_000));
         let mount = Mount::of(&endpoint);
-        endpoint.spoil_one("GetObject", Fault::CutBodyAfter(100));
+        endpoint.inject_fault("GetObject", Fault::CutBodyAfter(100));
         let file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
         file.write_all_at(b"changed", 5_000).unwrap();
         file.sync_all().unwrap();
@@ -292,10 +295,10 @@ fn trouble_that_stays_is_an_error_and_the_mount_lives_on() {
         let endpoint = Endpoint::start();
         endpoint.put("old", b"old content");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("PutObject", failure(500, "InternalError")).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", failure(500, "InternalError")).times(0)]);
         assert_eq!(errno(commit(&mount.join("new"), b"content")), libc::EIO);
         assert_eq!(fs::read(mount.join("old")).unwrap(), b"old content");
-        endpoint.heal();
+        endpoint.clear_faults();
         commit(&mount.join("new"), b"content").unwrap();
         endpoint.assert_dsse("new");
     });
@@ -310,7 +313,7 @@ fn a_slow_file_does_not_hold_up_another() {
         let mount = Mount::of(&endpoint);
         fs::metadata(mount.join("slow")).unwrap();
         fs::metadata(mount.join("fast")).unwrap();
-        endpoint.spoil(vec![Rule::on("GetObject", Fault::DelayMs(8_000)).key_contains("slow").times(0)]);
+        endpoint.inject_faults(vec![Rule::on("GetObject", Fault::DelayMs(8_000)).key_contains("slow").times(0)]);
         let slow = (0..8).map(|_| mount.join("slow")).map(|path| std::thread::spawn(move || fs::read(path).unwrap()));
         let slow: Vec<_> = slow.collect();
         std::thread::sleep(Duration::from_millis(300));
@@ -351,7 +354,7 @@ fn a_kms_that_throttles_is_asked_less() {
         let mount = Mount::with(&endpoint, &["--kms-requests-per-second", "40"]);
         let allowed = files_take(&mount, "before-", 24);
         assert!(allowed >= Duration::from_millis(450), "24 files at 40 requests a second took {allowed:?}");
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::ThrottleKms).times(3)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::ThrottleKms).times(3)]);
         commit(&mount.join("throttled"), b"content").unwrap();
         let slower = files_take(&mount, "after-", 30);
         assert!(slower >= Duration::from_millis(1_000), "30 files at half the rate took {slower:?}");
@@ -364,7 +367,7 @@ fn throttling_by_s3_is_no_reason_to_spare_kms() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("PutObject", failure(503, "SlowDown")).times(3)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", failure(503, "SlowDown")).times(3)]);
         commit(&mount.join("throttled"), b"content").unwrap();
         assert!(!mount.log().contains("KMS throttles"), "{}", mount.log());
     });
@@ -375,7 +378,7 @@ fn ended_without_a_store(endpoint: &Endpoint, options: &[&str]) -> (Duration, Op
     let mount = Mount::with(endpoint, &[&["--stop-timeout", "2s"], options].concat());
     let mut file = File::create(mount.join("file")).unwrap();
     file.write_all(b"not yet committed").unwrap();
-    endpoint.spoil(vec![Rule::on("*", Fault::Stall).times(0)]);
+    endpoint.inject_faults(vec![Rule::on("*", Fault::Stall).times(0)]);
     let start = Instant::now();
     let status = mount.end();
     (start.elapsed(), status.code())
@@ -399,7 +402,7 @@ fn programs_that_wait_for_memory_do_not_keep_the_daemon_from_its_end_either() {
         let endpoint = Endpoint::start();
         let mount = Mount::with(&endpoint, &["--stop-timeout", "2s", "--memory", "32MiB", "--spill", "32MiB"]);
         let files: Vec<File> = (0..8).map(|n| File::create(mount.join(&format!("writer-{n}"))).unwrap()).collect();
-        endpoint.spoil(vec![Rule::on("*", Fault::Stall).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("*", Fault::Stall).times(0)]);
         let write = |mut file: File| std::thread::spawn(move || file.write_all(&noise(1, 64 << 20)));
         let writers: Vec<_> = files.into_iter().map(write).collect();
         std::thread::sleep(Duration::from_secs(3));
@@ -418,7 +421,7 @@ fn what_a_dead_store_did_not_take_is_sent_by_the_next_mount() {
         let (took, code) = ended_without_a_store(&endpoint, &kept);
         assert_eq!(code, Some(11));
         assert!(took < Duration::from_secs(20), "{took:?}");
-        endpoint.heal();
+        endpoint.clear_faults();
         let _next = Mount::with(&endpoint, &kept);
         assert_eq!(endpoint.content("file"), b"not yet committed");
         endpoint.assert_dsse("file");
@@ -437,7 +440,7 @@ fn a_slow_store_is_waited_for_at_the_end() {
                 file
             })
             .collect();
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(1_000)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::DelayMs(1_000)).times(0)]);
         let status = mount.end();
         assert!(status.success(), "{status}");
         assert_eq!(endpoint.keys().len(), 200, "longer than the limit in all, and never silent for so long");
@@ -501,7 +504,7 @@ fn trouble_of_kms_with_the_keys_of_the_spill_is_told_by_the_mount() {
         deadline(MINUTE, move || {
             let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
             let spill = tempfile::tempdir().unwrap();
-            endpoint.spoil(vec![Rule::on("kms:GenerateDataKey", fault).times(0)]);
+            endpoint.inject_faults(vec![Rule::on("kms:GenerateDataKey", fault).times(0)]);
             let mut command = Mount::command(&endpoint, BUCKET, dir.path());
             command.args([
                 "--foreground",
@@ -524,7 +527,7 @@ fn trouble_of_kms_with_the_keys_of_the_spill_is_told_by_the_mount() {
 fn passing_throttling_of_the_keys_of_the_spill_is_not_noticed() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
-        endpoint.spoil(vec![Rule::on("kms:GenerateDataKey", failure(400, "ThrottlingException")).times(2)]);
+        endpoint.inject_faults(vec![Rule::on("kms:GenerateDataKey", failure(400, "ThrottlingException")).times(2)]);
         let mount = Mount::with(&endpoint, &["--spill-keys", "kms"]);
         commit(&mount.join("file"), b"content").unwrap();
         endpoint.assert_dsse("file");

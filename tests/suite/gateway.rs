@@ -14,11 +14,11 @@ use dssefs_emulator::faults::{Fault, Plan, Rule};
 use dssefs_emulator::kms::NewKey;
 use dssefs_emulator::{Options, Server};
 use dssefs_s3::kms::Kms;
-use dssefs_s3::object::{Bucket, ByteRange, Key};
+use dssefs_s3::object::{Bucket, ByteRange, Crc64, Key};
 use dssefs_s3::policy::{Algorithm, EncryptionContext, Evidence, KeyArn, Policy, Verdict};
 use dssefs_s3::s3::{
-    AccessKey, Backing, Condition, Connection, Download, Error, Gateway, Kind, ListRequest, NewObject, Payload, Source,
-    Versioning, load_as,
+    AccessKey, Condition, Connection, Download, Error, Gateway, Kind, ListRequest, NewObject, OtherCopy, Payload,
+    Source, Versioning, load_as,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -136,7 +136,7 @@ impl Payload for Chunked {
         self.content.len() as u64
     }
 
-    fn crc64(&self) -> io::Result<u64> {
+    fn crc64(&self) -> io::Result<Crc64> {
         self.content.crc64()
     }
 
@@ -385,7 +385,7 @@ async fn parts_sent_and_copied_become_one_object() {
     let whole = [first, second, third].concat();
     let crc64 = Bytes::from(whole.clone()).crc64().unwrap();
     let stored =
-        upload.complete(parts, whole.len() as u64, Some(crc64), &Condition::Absent, Backing::Held).await.unwrap();
+        upload.complete(parts, whole.len() as u64, Some(crc64), &Condition::Absent, OtherCopy::Held).await.unwrap();
     assert_eq!(stored.encryption.evidence, Evidence::Complete);
     assert!(world.read("k").await.unwrap() == whole);
     assert_eq!(world.gateway.head(&at("k")).await.unwrap().meta.user, object.user);
@@ -396,7 +396,10 @@ async fn a_checksum_of_the_whole_that_is_wrong_makes_no_object() {
     let world = World::new().await;
     let upload = world.gateway.start_upload(&new("k")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
-    let unfinished = upload.complete(vec![part], 3, Some(1), &Condition::None, Backing::Held).await.unwrap_err();
+    let unfinished = upload
+        .complete(vec![part], 3, Some(Crc64::from_value(1)), &Condition::None, OtherCopy::Held)
+        .await
+        .unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::Integrity, "{}", unfinished.error);
     assert!(unfinished.upload.is_some());
     assert_eq!(world.gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound);
@@ -408,7 +411,7 @@ async fn a_completion_that_is_stored_wrongly_is_deleted_again() {
     let upload = world.gateway.start_upload(&new("k")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
     world.fail(vec![Rule::on("CompleteMultipartUpload", sse(Some("AES256"), None))]);
-    let unfinished = upload.complete(vec![part], 3, None, &Condition::None, Backing::Held).await.unwrap_err();
+    let unfinished = upload.complete(vec![part], 3, None, &Condition::None, OtherCopy::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::Mismatch { verdict: Verdict::NotDsse });
     assert!(unfinished.upload.is_none());
     assert_eq!(world.gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound);
@@ -420,10 +423,11 @@ async fn an_upload_that_lost_its_race_is_given_back_and_the_winner_is_untouched(
     let upload = world.gateway.start_upload(&new("k")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"late"))).await.unwrap();
     world.put("k", "winner").await.unwrap();
-    let unfinished = upload.complete(vec![part.clone()], 4, None, &Condition::Absent, Backing::Held).await.unwrap_err();
+    let unfinished =
+        upload.complete(vec![part.clone()], 4, None, &Condition::Absent, OtherCopy::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::PreconditionFailed);
     assert_eq!(world.read("k").await.unwrap(), "winner");
-    unfinished.upload.unwrap().complete(vec![part], 4, None, &Condition::None, Backing::Held).await.unwrap();
+    unfinished.upload.unwrap().complete(vec![part], 4, None, &Condition::None, OtherCopy::Held).await.unwrap();
     assert_eq!(world.read("k").await.unwrap(), "late");
 }
 
@@ -437,7 +441,7 @@ async fn a_completion_whose_answer_was_lost_is_recognised() {
         let crc64 = body.crc64().unwrap();
         let part = upload.put_part(1, Arc::new(body)).await.unwrap();
         world.fail(vec![Rule::on("CompleteMultipartUpload", Fault::LoseAnswer)]);
-        let stored = upload.complete(vec![part], 3, Some(crc64), &condition, Backing::Held).await.unwrap();
+        let stored = upload.complete(vec![part], 3, Some(crc64), &condition, OtherCopy::Held).await.unwrap();
         assert_eq!(world.gateway.head(&at(&key)).await.unwrap().meta.version, stored.version);
         assert_eq!(world.gateway.judge(&stored.encryption.facts), Verdict::Compliant);
     }
@@ -449,7 +453,7 @@ async fn an_upload_that_someone_aborted_is_not_taken_for_a_lost_answer() {
     let upload = world.gateway.start_upload(&new("k")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
     world.gateway.resume_upload(&new("k"), upload.id().to_owned()).abort().await.unwrap();
-    let unfinished = upload.complete(vec![part], 3, None, &Condition::None, Backing::Held).await.unwrap_err();
+    let unfinished = upload.complete(vec![part], 3, None, &Condition::None, OtherCopy::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::NoSuchUpload);
     assert!(unfinished.upload.is_none());
 }
@@ -481,10 +485,10 @@ async fn a_completion_whose_answer_was_lost_is_recognised_when_it_is_tried_again
     let lost = Rule::on("CompleteMultipartUpload", Fault::LoseAnswer).times(2);
     world.fail(vec![lost, Rule::on("HeadObject", Fault::Stall)]);
     let unfinished =
-        upload.complete(vec![part.clone()], 3, Some(crc64), &Condition::None, Backing::Held).await.unwrap_err();
+        upload.complete(vec![part.clone()], 3, Some(crc64), &Condition::None, OtherCopy::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::Unreachable);
     let upload = unfinished.upload.unwrap();
-    upload.complete(vec![part], 3, Some(crc64), &Condition::None, Backing::Held).await.unwrap();
+    upload.complete(vec![part], 3, Some(crc64), &Condition::None, OtherCopy::Held).await.unwrap();
     assert_eq!(world.read("k").await.unwrap(), "abc");
 }
 
@@ -503,7 +507,7 @@ async fn an_error_inside_a_200_is_an_error() {
     assert_eq!(error.kind, Kind::Unavailable);
     let upload = world.gateway.start_upload(&new("m")).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from_static(b"abc"))).await.unwrap();
-    let unfinished = upload.complete(vec![part], 3, None, &Condition::None, Backing::Held).await.unwrap_err();
+    let unfinished = upload.complete(vec![part], 3, None, &Condition::None, OtherCopy::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::Unavailable);
     assert!(unfinished.upload.is_some());
 }
@@ -780,7 +784,7 @@ async fn completions_answered_as_aes256_are_taken_back_whatever_else_the_answer_
         let part = upload.put_part(1, Arc::new(bytes)).await.unwrap();
         let plain = alter(&[(SSE, Some("AES256")), (SSE_KEY, None)], Some(body));
         world.fail(vec![Rule::on("CompleteMultipartUpload", plain).times(0)]);
-        let unfinished = upload.complete(vec![part], 3, Some(crc64), &Condition::Absent, Backing::Held).await;
+        let unfinished = upload.complete(vec![part], 3, Some(crc64), &Condition::Absent, OtherCopy::Held).await;
         let error = unfinished.unwrap_err().error;
         assert_eq!(error.kind, NOT_DSSE, "{body:?}: {error}");
         assert_eq!(world.gateway.head(&at("k")).await.unwrap_err().kind, Kind::NotFound, "{body:?}");
@@ -805,7 +809,7 @@ async fn the_only_copy_stays_though_a_bad_answer_names_its_version_and_nothing_e
             Rule::on("HeadObject", fault).times(0)
         }));
         world.fail(rules);
-        let unfinished = upload.complete(vec![part], 3, None, &Condition::Absent, Backing::Nowhere).await;
+        let unfinished = upload.complete(vec![part], 3, None, &Condition::Absent, OtherCopy::Nowhere).await;
         assert_eq!(unfinished.unwrap_err().error.kind, NOT_DSSE, "{key}");
         world.fail(vec![]);
         assert_eq!(world.read(key).await.unwrap(), "abc", "{key}");

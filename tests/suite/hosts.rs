@@ -419,7 +419,7 @@ fn a_mount_below_a_prefix_and_one_of_the_whole_bucket_see_the_same_files() {
 
 /// The outcome of `dssefs mount` on a store of this kind: its exit code, and what it said.
 fn mounted_on(endpoint: &Endpoint, rules: Vec<Rule>, options: &[&str]) -> (Option<i32>, String) {
-    endpoint.spoil(rules);
+    endpoint.inject_faults(rules);
     let (dir, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut command = Mount::command(endpoint, BUCKET, dir.path());
     command.args(["--foreground", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]).arg(spill.path().join("spill"));
@@ -454,7 +454,7 @@ fn a_store_that_does_not_keep_conditions_is_refused_with_the_way_out_and_nothing
 fn a_store_that_does_not_keep_conditions_is_mounted_when_the_last_writer_may_win() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
-        endpoint.spoil(vec![Rule::on("*", Fault::IgnoreConditions).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("*", Fault::IgnoreConditions).times(0)]);
         let (mount, counters) = endpoint.counted(|| Mount::with(&endpoint, &["--last-writer-wins"]));
         assert_eq!((counters.requests("PutObject"), counters.requests("CompleteMultipartUpload")), (0, 0));
         commit(&mount.join("file"), b"content").unwrap();
@@ -468,7 +468,7 @@ fn credentials_that_may_not_find_out_are_no_reason_not_to_mount() {
         let denied = || Fault::Failure { status: 403, code: "AccessDenied".into(), message: "Access Denied".into() };
         for operation in ["PutObject", "UploadPart", "CompleteMultipartUpload"] {
             let endpoint = Endpoint::start();
-            endpoint.spoil(vec![Rule::on(operation, denied())]);
+            endpoint.inject_faults(vec![Rule::on(operation, denied())]);
             let mount = Mount::of(&endpoint);
             assert!(mount.log().contains("may not find out"), "{operation}: {}", mount.log());
             assert_eq!(endpoint.uploads(), 0, "{operation}");
@@ -512,7 +512,7 @@ fn a_store_that_does_not_keep_the_conditions_of_copies_is_named_and_nothing_is_l
             let endpoint = Endpoint::start();
             endpoint.put("file", b"content");
             if ignores {
-                endpoint.spoil(vec![Rule::on("CopyObject", Fault::IgnoreConditions).times(0)]);
+                endpoint.inject_faults(vec![Rule::on("CopyObject", Fault::IgnoreConditions).times(0)]);
             }
             let mount = Mount::of(&endpoint);
             assert_eq!(mount.log().contains("does not keep the conditions of copies"), ignores, "{}", mount.log());
@@ -527,7 +527,7 @@ fn the_last_writer_needs_no_conditions_for_directories_links_and_attributes() {
         let endpoint = Endpoint::start();
         endpoint.put("file", b"content");
         let mount = Mount::with(&endpoint, &["--last-writer-wins"]);
-        endpoint.spoil(vec![Rule::on("*", Fault::RefuseConditions).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("*", Fault::RefuseConditions).times(0)]);
         fs::create_dir(mount.join("directory")).unwrap();
         std::os::unix::fs::symlink("file", mount.join("link")).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);

@@ -63,7 +63,7 @@ fn files_that_were_closed_before_a_crash_are_sent_by_the_next_mount() {
             let found = on_disk.windows(marker.len()).any(|window| window == marker.as_bytes());
             assert!(!found, "{marker} is on the disk in clear");
         }
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = background(&endpoint, &spill);
         assert_eq!(endpoint.keys().len(), 500);
         for n in 0..500 {
@@ -90,7 +90,7 @@ fn a_session_outlives_its_keys_and_is_sent_whole_by_the_next_mount() {
         }
         fs::write(first.join("file-0"), "content 0, changed").unwrap();
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = background(&endpoint, &spill);
         assert_eq!(endpoint.content("file-0"), b"content 0, changed");
         assert_eq!(endpoint.content("file-1"), b"content 1");
@@ -120,7 +120,7 @@ fn of_a_file_that_was_closed_often_the_last_state_is_sent() {
         fs::set_permissions(first.join("new"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(first.join("new"), "the last state").unwrap();
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = background(&endpoint, &spill);
         assert_eq!(endpoint.content("new"), b"the last state");
         assert_eq!(fs::metadata(second.join("new")).unwrap().permissions().mode() & 0o777, 0o600);
@@ -142,7 +142,7 @@ fn a_pending_file_is_as_good_as_any_other_in_its_own_mount() {
         assert_eq!(fs::metadata(mount.join("pending")).unwrap().len(), 7);
         fs::write(mount.join("dropped"), "content").unwrap();
         fs::remove_file(mount.join("dropped")).unwrap();
-        endpoint.heal();
+        endpoint.clear_faults();
         fs::rename(mount.join("pending"), mount.join("renamed")).unwrap();
         assert_eq!(endpoint.content("renamed"), b"content");
         assert!(mount.end().success());
@@ -157,7 +157,7 @@ fn a_pending_file_takes_a_free_name_without_the_store_and_keeps_it_through_a_cra
     deadline(MINUTE, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let mount = background(&endpoint, &spill);
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         for name in ["one", "two"] {
             fs::write(mount.join(name), name).unwrap();
             let refused = || attribute(&mount.join(name), "user.dsse.last-error").is_ok_and(|error| !error.is_empty());
@@ -170,7 +170,7 @@ fn a_pending_file_takes_a_free_name_without_the_store_and_keeps_it_through_a_cra
         assert_eq!(errno(fs::metadata(mount.join("one"))), libc::ENOENT);
         assert_eq!(endpoint.keys(), [""; 0]);
         kill(mount);
-        endpoint.heal();
+        endpoint.clear_faults();
         let next = background(&endpoint, &spill);
         assert_eq!(names(&next.path()), ["moved again", "two"]);
         assert_eq!(endpoint.content("moved again"), b"one");
@@ -188,7 +188,7 @@ fn a_file_that_was_removed_or_replaced_does_not_come_back_after_a_crash() {
         fs::write(first.join("removed"), "content").unwrap();
         fs::remove_file(first.join("removed")).unwrap();
         fs::write(first.join("target"), "older").unwrap();
-        endpoint.heal();
+        endpoint.clear_faults();
         fs::write(first.join("source"), "newer").unwrap();
         fs::rename(first.join("source"), first.join("target")).unwrap();
         kill(first);
@@ -203,13 +203,13 @@ fn what_the_store_refused_is_told_and_kept_through_a_crash() {
     deadline(MINUTE, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = mount(&endpoint, &spill, &[]);
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         let complaint = cp(b"content", &first.join("file")).unwrap_err();
         assert!(complaint.contains("Permission denied"), "{complaint}");
         kill(first);
         let listed = told(&recover(&endpoint, &spill, &["list"]));
         assert!(listed.contains("file  7 bytes") && listed.contains("AccessDenied"), "{listed}");
-        endpoint.heal();
+        endpoint.clear_faults();
         let sent = recover(&endpoint, &spill, &["upload"]);
         assert!(sent.status.success() && told(&sent).contains("stored: file"), "{}", told(&sent));
         assert_eq!(endpoint.content("file"), b"content");
@@ -226,7 +226,7 @@ fn a_lost_race_is_kept_and_named_and_never_replaces_what_won() {
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "ours").unwrap();
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         endpoint.put("file", b"theirs");
         let second = background(&endpoint, &spill);
         assert_eq!(endpoint.content("file"), b"theirs");
@@ -260,10 +260,10 @@ fn an_export_puts_kept_bytes_over_those_of_the_object() {
         kill(first);
         let to = spill.path().join("exported");
         let export = || recover(&endpoint, &spill, &["export", "file", to.to_str().unwrap()]);
-        endpoint.spoil(vec![Rule::on("GetObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("GetObject", denied()).times(0)]);
         assert!(!export().status.success());
         assert!(!to.exists(), "half a file stays in clear");
-        endpoint.heal();
+        endpoint.clear_faults();
         let exported = export();
         assert!(exported.status.success(), "{}", told(&exported));
         let content = fs::read(to).unwrap();
@@ -280,10 +280,10 @@ fn fsync_waits_for_the_store_also_in_the_background() {
         file.write_all(b"content").unwrap();
         file.sync_all().unwrap();
         assert_eq!(endpoint.content("file"), b"content");
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         file.write_all(b" and more").unwrap();
         assert!(file.sync_all().is_err());
-        endpoint.heal();
+        endpoint.clear_faults();
     });
 }
 
@@ -295,7 +295,7 @@ fn a_session_that_was_changed_is_not_believed() {
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         let session = session(&spill);
         let text = fs::read_to_string(session.join("session.json")).unwrap();
         fs::write(session.join("session.json"), text.replace("s3://tests", "s3://other")).unwrap();
@@ -377,7 +377,7 @@ fn doctor_tells_of_uploads_that_a_crash_left_and_aborts_them_when_asked() {
 }
 
 fn refuse_writes(endpoint: &Endpoint) {
-    endpoint.spoil(vec![Rule::on("CreateMultipartUpload", denied()).times(0)]);
+    endpoint.inject_faults(vec![Rule::on("CreateMultipartUpload", denied()).times(0)]);
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn while_the_mount_lives_its_session_can_be_listed_and_not_touched() {
         let listed = told(&recover(&endpoint, &spill, &["list"]));
         assert!(listed.contains("file  7 bytes, 7 of them kept here: not sent yet"), "{listed}");
         assert!(recover(&endpoint, &spill, &["discard"]).status.success());
-        endpoint.heal();
+        endpoint.clear_faults();
         eventually("the file is stored", Duration::from_secs(20), || endpoint.head("file").is_some());
         assert!(mount.end().success());
     });
@@ -402,7 +402,7 @@ fn attributes_of_a_refused_file_are_kept_when_the_call_returns_and_so_is_the_rea
     deadline(MINUTE, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = mount(&endpoint, &spill, &[]);
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         // Open to the end, so that no attempt of the mount itself comes in between.
         let mut file = File::create(first.join("file")).unwrap();
         file.write_all(b"content").unwrap();
@@ -412,7 +412,7 @@ fn attributes_of_a_refused_file_are_kept_when_the_call_returns_and_so_is_the_rea
         kill(first);
         let listed = told(&recover(&endpoint, &spill, &["list"]));
         assert!(listed.contains("file  7 bytes") && listed.contains("AccessDenied"), "{listed}");
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = mount(&endpoint, &spill, &[]);
         assert_eq!(endpoint.content("file"), b"content");
         assert_eq!(fs::metadata(second.join("file")).unwrap().permissions().mode() & 0o777, 0o600);
@@ -428,7 +428,8 @@ fn commands_that_open_what_was_kept_leave_no_core() {
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
-        endpoint.spoil(["*", "kms:Decrypt"].map(|operation| Rule::on(operation, Fault::Stall).times(0)).to_vec());
+        endpoint
+            .inject_faults(["*", "kms:Decrypt"].map(|operation| Rule::on(operation, Fault::Stall).times(0)).to_vec());
         let doctor = ["doctor", "tests", "--kms-key-id", endpoint.key_arn(), "--spill-dir"];
         for arguments in [&["recover"][..], &doctor] {
             let mut command = ask(&endpoint, arguments[0]);
@@ -466,13 +467,13 @@ fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
         let first = background(&endpoint, &spill);
         let living = background(&endpoint, &spill);
         assert!(!living.log().contains(WAITS), "{}", living.log());
-        endpoint.spoil(vec![Rule::on("PutObject", unavailable()).key_contains("file").times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", unavailable()).key_contains("file").times(0)]);
         fs::write(first.join("file"), "content").unwrap();
         take_down(&first);
         let second = std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_secs(2));
-                endpoint.heal();
+                endpoint.clear_faults();
             });
             background(&endpoint, &spill)
         });
@@ -481,9 +482,9 @@ fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
     });
 }
 
-/// Commits of these files are refused for as long as nobody heals the endpoint, and mounts start all the same.
+/// Commits of these files are refused for as long as its faults are not cleared, and mounts start all the same.
 fn refuse(endpoint: &Endpoint, key_contains: &str) {
-    endpoint.spoil(vec![Rule::on("PutObject", denied()).key_contains(key_contains).times(0)]);
+    endpoint.inject_faults(vec![Rule::on("PutObject", denied()).key_contains(key_contains).times(0)]);
 }
 
 /// The older state was sent together with the newer one, and whichever came first won.
@@ -500,7 +501,7 @@ fn of_two_states_of_a_file_that_two_mounts_have_kept_the_newer_one_is_stored() {
         let third = background(&endpoint, &spill);
         assert!(third.log().contains("has to be stored first"), "{}", third.log());
         kill(third);
-        endpoint.heal();
+        endpoint.clear_faults();
         let fourth = background(&endpoint, &spill);
         (0..8).for_each(|n| assert_eq!(endpoint.content(&format!("file-{n}")), b"the second"));
         assert!(fourth.log().contains("kept for dssefs recover"), "{}", fourth.log());
@@ -529,7 +530,7 @@ fn what_was_taken_over_by_a_mount_that_was_killed_in_its_middle_is_there_once() 
         kill(background(&endpoint, &spill));
         let listed = told(&recover(&endpoint, &spill, &["list"]));
         assert_eq!(listed.matches("file  7 bytes").count(), 1, "{listed}");
-        endpoint.heal();
+        endpoint.clear_faults();
         let last = background(&endpoint, &spill);
         assert_eq!(endpoint.content("file"), b"content");
         assert!(last.end().success() && is_empty(&spill));
@@ -545,7 +546,7 @@ fn a_mount_that_cannot_open_what_another_left_names_it_and_leaves_no_session_of_
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
         let session = sessions_in(&spill);
-        endpoint.spoil(vec![Rule::on("kms:Decrypt", failure(400, "AccessDeniedException")).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("kms:Decrypt", failure(400, "AccessDeniedException")).times(0)]);
         let mut command = Mount::command(&endpoint, crate::common::BUCKET, point.path());
         command.args(["--foreground", "--spill-keys", "kms", "--kms-key-id", endpoint.key_arn(), "--spill-dir"]);
         let output = command.arg(spill.path()).output().unwrap();
@@ -553,7 +554,7 @@ fn a_mount_that_cannot_open_what_another_left_names_it_and_leaves_no_session_of_
         let named = told(&output).contains(session[0].to_str().unwrap());
         assert!(named && told(&output).contains("move that directory away"), "{}", told(&output));
         assert_eq!(sessions_in(&spill), session);
-        endpoint.heal();
+        endpoint.clear_faults();
         drop(background(&endpoint, &spill));
         assert_eq!(endpoint.content("file"), b"content");
     });
@@ -574,7 +575,7 @@ fn a_mount_that_sends_what_it_left_keeps_no_other_from_its_own() {
         fs::write(second.join("file"), "second").unwrap();
         kill(first);
         kill(second);
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::Stall).key_contains("stalled").times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::Stall).key_contains("stalled").times(0)]);
         let done = std::sync::atomic::AtomicBool::new(false);
         let is_done = || done.load(std::sync::atomic::Ordering::SeqCst);
         std::thread::scope(|scope| {
@@ -611,7 +612,7 @@ fn five_hundred_small_files_are_closed_in_two_seconds_and_all_are_sent_after_a_k
         let first = background(&endpoint, &spill);
         // Beside it, uploads are so slow that many files are not stored when the daemon is killed.
         let uploads = Rule::on("PutObject", Fault::DelayMs(5_000)).key_contains("file-").times(0);
-        endpoint.spoil(vec![uploads, Rule::on("*", Fault::DelayMs(DELAY.as_millis() as u64)).times(0)]);
+        endpoint.inject_faults(vec![uploads, Rule::on("*", Fault::DelayMs(DELAY.as_millis() as u64)).times(0)]);
         let begun = Instant::now();
         let mut untar = Command::new("tar");
         untar.arg("-C").arg(first.path()).arg("-xf").arg(archive.path().join("archive.tar"));
@@ -619,7 +620,7 @@ fn five_hundred_small_files_are_closed_in_two_seconds_and_all_are_sent_after_a_k
         let elapsed = begun.elapsed();
         kill(first);
         assert!(untar.status.success(), "{}", told(&untar));
-        endpoint.heal();
+        endpoint.clear_faults();
         let stored = endpoint.keys().iter().filter(|key| key.starts_with("tree/file-")).count();
         println!("500 files are closed after {elapsed:?}; {stored} of them were stored then");
         assert!(elapsed < DELAY * 500 / 2, "{elapsed:?}");
@@ -634,7 +635,7 @@ fn five_hundred_small_files_are_closed_in_two_seconds_and_all_are_sent_after_a_k
 
 /// The KMS keys for which the daemon itself has called this action, in order.
 fn asked_of_kms(endpoint: &Endpoint, action: &str) -> Vec<String> {
-    let by_daemon = endpoint.kms().trail().into_iter().filter(|event| event.caller == Caller::Client);
+    let by_daemon = endpoint.kms().call_log().into_iter().filter(|event| event.caller == Caller::Client);
     by_daemon.filter(|event| event.action == action).filter_map(|event| event.key).collect()
 }
 
@@ -657,11 +658,11 @@ fn each_layer_is_wrapped_by_its_own_kms_key_and_both_are_needed() {
             assert!(!said.contains("7 bytes"), "one key has sufficed: {said}");
             endpoint.kms().enable(key).unwrap();
         }
-        endpoint.kms().reset_trail();
+        endpoint.kms().reset_call_log();
         let listed = recover(&endpoint, &spill, &["list"]);
         assert!(listed.status.success() && told(&listed).contains("file  7 bytes"), "{}", told(&listed));
         assert_eq!(asked_of_kms(&endpoint, "Decrypt"), [inner.clone(), outer.clone()]);
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = mount(&endpoint, &spill, &two);
         assert_eq!(endpoint.content("file"), b"content");
         assert!(second.end().success());
@@ -684,7 +685,7 @@ fn what_is_carried_over_needs_the_old_key_no_more() {
         assert!(endpoint.head("file").is_none());
         kill(second);
         endpoint.kms().disable(&old).unwrap();
-        endpoint.heal();
+        endpoint.clear_faults();
         let third = under(&new);
         assert_eq!(endpoint.content("file"), b"content");
         assert!(third.end().success());
@@ -698,7 +699,7 @@ fn while_kms_refuses_new_keys_the_old_ones_go_on() {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = mount(&endpoint, &spill, &["--commit", "background", "--spill-key-lifetime", "1s"]);
         let before = epochs(&spill);
-        endpoint.spoil(vec![
+        endpoint.inject_faults(vec![
             Rule::on("kms:GenerateDataKey", failure(400, "AccessDeniedException")).times(0),
             Rule::on("PutObject", denied()).key_contains("file").times(0),
         ]);
@@ -709,7 +710,7 @@ fn while_kms_refuses_new_keys_the_old_ones_go_on() {
         fs::write(first.join("file-1"), "content 1").unwrap();
         assert!(epochs(&spill) <= before + 1, "there are keys that KMS has not given");
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = background(&endpoint, &spill);
         (0..2).for_each(|n| {
             assert_eq!(endpoint.content(&format!("file-{n}")), format!("content {n}").as_bytes());
@@ -733,7 +734,7 @@ fn a_key_that_opens_no_journal_keeps_the_journal() {
             (4, "AccessDeniedException", "allow kms:Decrypt on it"),
             (6, "ThrottlingException", "KMS throttles requests for the key"),
         ] {
-            endpoint.spoil(vec![Rule::on("kms:Decrypt", failure(400, code)).times(0)]);
+            endpoint.inject_faults(vec![Rule::on("kms:Decrypt", failure(400, code)).times(0)]);
             let place = TempDir::new().unwrap();
             let mut command = Mount::command(&endpoint, crate::common::BUCKET, place.path());
             command.args([
@@ -750,7 +751,7 @@ fn a_key_that_opens_no_journal_keeps_the_journal() {
             assert!(told(&ended).contains(sentence), "{code}: {}", told(&ended));
             assert_eq!(sessions_in(&spill), left, "{code}: the session stays, and nothing else comes");
         }
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = background(&endpoint, &spill);
         assert_eq!(endpoint.content("file"), b"content");
         assert!(second.end().success());

@@ -78,7 +78,7 @@ fn ls_l_of_a_thousand_files_is_one_list_and_parallel_heads() {
         let endpoint = Endpoint::with_objects((0..ENTRIES).map(|number| format!("d/{number:04}")));
         let mount = Mount::with(&endpoint, &PATIENT);
         fs::metadata(mount.join("d")).unwrap();
-        endpoint.spoil(vec![Rule::on("HeadObject", Fault::DelayMs(100)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("HeadObject", Fault::DelayMs(100)).times(0)]);
         let began = Instant::now();
         let (found, counters) = endpoint.counted(|| lines("ls", &["-l", "d"], &mount));
         assert_eq!(found as u64, ENTRIES + 1);

@@ -47,7 +47,7 @@ fn an_error_that_cannot_be_logged_is_an_error_of_its_file_alone() {
         let endpoint = Endpoint::start();
         let (mut mount, reader) = piped(&endpoint, &[]);
         drop(reader);
-        endpoint.spoil_one("PutObject", denied());
+        endpoint.inject_fault("PutObject", denied());
         assert_eq!(errno(commit(&mount.join("denied"), b"content")), libc::EACCES);
         commit(&mount.join("file"), b"content").unwrap();
         assert!(!mount.has_ended());
@@ -186,7 +186,7 @@ fn a_name_with_line_breaks_begins_no_line_of_the_log() {
         let name = "a\n2026-01-01T00:00:00Z ERROR dssefs: forged\u{1b}[2J";
         endpoint.put(&format!("{name}/file"), b"content");
         // The directory is to get a marker, and the warning that it has none names it.
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         fs::remove_file(mount.join(name).join("file")).unwrap();
         let escaped = "a\\n2026-01-01T00:00:00Z ERROR dssefs: forged";
         eventually("the log names it", MINUTE, || mount.log().contains(escaped));

@@ -37,7 +37,7 @@ const SILENT: &str = "";
 enum Lasts {
     /// It strikes once.
     Passing,
-    /// It strikes until the endpoint is healed.
+    /// It strikes until the faults are cleared.
     Staying,
 }
 use Lasts::{Passing, Staying};
@@ -268,7 +268,7 @@ impl Scene {
             let outcome = catch_unwind(AssertUnwindSafe(|| self.one(operation, work, &name, row)));
             println!("{} {told} ({:?})", if outcome.is_ok() { "held" } else { "FAILED" }, start.elapsed());
             failed += usize::from(outcome.is_err());
-            self.endpoint.heal();
+            self.endpoint.clear_faults();
         }
         Tally { rows: rows_count, failed }
     }
@@ -278,7 +278,7 @@ impl Scene {
         self.prepare(work, name);
         let logged = mount.log().len();
         let times = if lasts == Passing { 1 } else { 0 };
-        endpoint.spoil(vec![Rule::on(operation, fault.clone()).key_contains(name).times(times)]);
+        endpoint.inject_faults(vec![Rule::on(operation, fault.clone()).key_contains(name).times(times)]);
         let mut open = None;
         let outcome = self.carry_out(work, name, &mut open);
         let what = format!("{operation} {lasts:?} {fault:?}");
@@ -294,7 +294,7 @@ impl Scene {
         let struck = self.endpoint.struck();
         assert!(struck > 0, "{what} has struck nothing");
         self.assert_lives(name);
-        endpoint.heal();
+        endpoint.clear_faults();
         self.assert_mends(&what, operation, work, name, open, &fault);
         self.assert_kept(&what, name, None);
     }
@@ -439,7 +439,7 @@ impl Scene {
     fn assert_mends(&self, what: &str, operation: &str, work: Work, name: &str, open: Option<File>, fault: &Fault) {
         let key = format!("{name}file");
         if let Some(file) = open {
-            file.sync_all().unwrap_or_else(|error| panic!("{what}, healed: {error}"));
+            file.sync_all().unwrap_or_else(|error| panic!("{what}, faults cleared: {error}"));
             drop(file);
             let wanted = match work {
                 WriteSmall => content(1_000).to_vec(),
@@ -447,7 +447,7 @@ impl Scene {
                 ChangeTagged => return self.assert_tagged(what, &key),
                 _ => [b"changed", &content(COPIED)[7..]].concat(),
             };
-            assert!(self.endpoint.content(&key) == wanted, "{what}, healed: the object is another");
+            assert!(self.endpoint.content(&key) == wanted, "{what}, faults cleared: the object is another");
             self.endpoint.assert_dsse(&key);
             assert_eq!(attribute(&self.file(name), "user.dsse.verdict").unwrap(), "compliant", "{what}");
             assert_eq!(attribute(&self.file(name), "user.dsse.local").unwrap(), "none", "{what}");
@@ -455,14 +455,14 @@ impl Scene {
             // aborted: these are for the bucket's lifecycle rules.
             let unknown = operation == "CreateMultipartUpload" && *fault == Fault::LoseAnswer;
             let unknown = unknown || matches!(fault, Fault::Failure { status: 404, .. });
-            assert!(unknown || self.endpoint.uploads_of(&key) == 0, "{what}, healed: an upload stays");
+            assert!(unknown || self.endpoint.uploads_of(&key) == 0, "{what}, faults cleared: an upload stays");
         } else if matches!(work, ReadFile | Stat | List) {
-            self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
+            self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, faults cleared: {error}"));
         } else if work == ChangeTagged {
-            self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
+            self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, faults cleared: {error}"));
             self.assert_tagged(what, &key);
         } else if work == Chmod {
-            self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
+            self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, faults cleared: {error}"));
             let mode = fs::metadata(self.file(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{what}");
             assert!(self.endpoint.content(&key) == content(10_000), "{what}");
@@ -470,7 +470,7 @@ impl Scene {
         } else if work == Rename {
             let renamed = format!("{name}renamed");
             if self.file(name).exists() {
-                self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, healed: {error}"));
+                self.carry_out(work, name, &mut None).unwrap_or_else(|error| panic!("{what}, faults cleared: {error}"));
             }
             assert!(self.endpoint.content(&renamed) == content(10_000), "{what}");
             self.endpoint.assert_dsse(&renamed);
@@ -642,7 +642,7 @@ fn a_wrong_word_of_encryption_in_the_answer_to_a_read_is_told_and_refused_where_
             endpoint.put(&name, content(10_000));
             let lie = |operations: &[&str]| {
                 let rule = |operation: &&str| Rule::on(operation, fault.clone()).key_contains(&name).times(0);
-                endpoint.spoil(operations.iter().map(rule).collect());
+                endpoint.inject_faults(operations.iter().map(rule).collect());
             };
             lie(&["HeadObject"]);
             assert_eq!(attribute(&serving.join(&name), "user.dsse.verdict").unwrap(), verdict, "HeadObject {fault:?}");
@@ -654,14 +654,14 @@ fn a_wrong_word_of_encryption_in_the_answer_to_a_read_is_told_and_refused_where_
                 format!("s3://{BUCKET}/{name} is {verdict}, and this mount neither serves nor rewrites such objects");
             eventually("the log tells", MINUTE, || refusing.log().contains(&says));
             // Who has opened it before the store began to lie.
-            endpoint.heal();
+            endpoint.clear_faults();
             let mut open = File::open(refusing.join(&name)).unwrap();
             lie(&["GetObject"]);
             let mut read = Vec::new();
             let read = open.read_to_end(&mut read).map(drop);
             assert!(endpoint.struck() > 0, "GetObject {fault:?} has struck nothing");
             assert_eq!(errno(read), libc::EKEYREJECTED, "GetObject {fault:?}");
-            endpoint.heal();
+            endpoint.clear_faults();
             eventually("it is served again", MINUTE, || {
                 fs::read(refusing.join(&name)).is_ok_and(|read| read == content(10_000))
             });
@@ -687,7 +687,8 @@ fn every_fault_of_aborting_an_upload() {
             file.write_all(content(LARGE)).unwrap();
             eventually("it is being uploaded", MINUTE, || endpoint.uploads_of(&key) == 1);
             let times = if lasts == Passing { 1 } else { 0 };
-            endpoint.spoil(vec![Rule::on("AbortMultipartUpload", fault.clone()).key_contains(&key).times(times)]);
+            endpoint
+                .inject_faults(vec![Rule::on("AbortMultipartUpload", fault.clone()).key_contains(&key).times(times)]);
             file.set_len(7).unwrap();
             file.sync_all().unwrap();
             drop(file);
@@ -701,7 +702,7 @@ fn every_fault_of_aborting_an_upload() {
             }
             assert!(endpoint.content(&key) == content(7), "{fault:?}");
             commit(&mount.join("alive"), key.as_bytes()).unwrap();
-            endpoint.heal();
+            endpoint.clear_faults();
         }
         assert!(left > 0, "no fault has left anything");
         assert_eq!(endpoint.uploads(), left);

@@ -102,7 +102,7 @@ impl Place {
 
     /// Runs `work` while the daemon waits for an answer of the store, before it mounts.
     fn while_proving(&self, start: impl FnOnce() -> Daemon, work: impl FnOnce()) -> Daemon {
-        self.endpoint.spoil(vec![Rule::on("CreateMultipartUpload", Fault::DelayMs(HELD_MS)).times(1)]);
+        self.endpoint.inject_faults(vec![Rule::on("CreateMultipartUpload", Fault::DelayMs(HELD_MS)).times(1)]);
         let daemon = start();
         eventually("the bucket is being proved", MINUTE, || self.endpoint.struck() > 0);
         work();

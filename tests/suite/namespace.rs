@@ -758,6 +758,6 @@ async fn what_the_store_refuses_is_told_and_not_taken_for_absence() {
     mount.store.fail("ListObjectsV2", "", 0, denied());
     assert!(matches!(mount.find("a").await, Err(Error::Store(_))));
     assert!(matches!(mount.names.list(Ino::ROOT).await, Err(Error::Store(_))));
-    mount.store.heal();
+    mount.store.clear_faults();
     assert_eq!(mount.ls_names(Ino::ROOT).await, ["a"]);
 }

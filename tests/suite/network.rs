@@ -292,14 +292,14 @@ fn connections_that_a_firewall_has_forgotten_are_no_failed_tries() {
         let mount = relay.mount(&endpoint, &["--attempts", "1"]);
         for round in 0..2 {
             // So slow that each has a connection of its own.
-            endpoint.spoil(vec![Rule::on("GetObject", Fault::DelayMs(700)).times(0)]);
+            endpoint.inject_faults(vec![Rule::on("GetObject", Fault::DelayMs(700)).times(0)]);
             thread::scope(|scope| {
                 for name in (0..20).filter(|name| name % 2 == round) {
                     let path = mount.join(&format!("old{name}"));
                     scope.spawn(move || assert_eq!(fs::read(path).unwrap(), noise(name, 3_000)));
                 }
             });
-            endpoint.heal();
+            endpoint.clear_faults();
             let forgotten = relay.forget();
             assert!(forgotten > 8, "{forgotten} connections");
             let name = format!("written{round}");
@@ -588,7 +588,7 @@ fn at_most_64_connections_wait_for_a_request_and_none_is_used_after_30_seconds()
         }
         let mount = relay.mount(&endpoint, &[]);
         // So slow that each has a connection of its own.
-        endpoint.spoil(vec![Rule::on("GetObject", Fault::DelayMs(3_000)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("GetObject", Fault::DelayMs(3_000)).times(0)]);
         let most = thread::scope(|scope| {
             for name in 0..READERS {
                 let path = mount.join(&format!("{name}"));
@@ -602,7 +602,7 @@ fn at_most_64_connections_wait_for_a_request_and_none_is_used_after_30_seconds()
         });
         assert!(most > 64, "{most} connections at the same time are too few to see a limit");
         eventually("no more than 64 wait", Duration::from_secs(10), || relay.open() <= 64);
-        endpoint.heal();
+        endpoint.clear_faults();
         let (waiting, made) = (relay.open(), relay.made());
         assert!(waiting > 32, "{waiting} connections wait for the next request");
         commit(&mount.join("soon"), b"content").unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::copy_file_range;
 
-use crate::common::liar::{Liar, whole};
+use crate::common::hostile_store::{HostileStore, whole};
 use crate::common::{Endpoint, MINUTE, Mount, attribute, deadline, errno};
 
 const REFUSED: i32 = libc::EKEYREJECTED;
@@ -69,7 +69,7 @@ fn a_refused_file_behind_an_empty_page_of_a_listing_is_found_before_its_director
         let endpoint = Endpoint::start();
         endpoint.put_as("dir/plain", b"content", None, None);
         // S3 gives empty pages where it passes over many deleted keys.
-        let liar = Liar::before(&endpoint.url(), |asked| {
+        let store = HostileStore::before(&endpoint.url(), |asked| {
             let is_of_all = asked.lists("dir/") && asked.parameter("delimiter").is_none();
             is_of_all.then(|| match asked.parameter("continuation-token") {
                 None => whole(200, "", &listing("<NextContinuationToken>more</NextContinuationToken>", true)),
@@ -79,11 +79,11 @@ fn a_refused_file_behind_an_empty_page_of_a_listing_is_found_before_its_director
                 }
             })
         });
-        let mount = Mount::through(&endpoint, &liar.url(), &["--on-noncompliant-read", "refuse"]);
+        let mount = Mount::through(&endpoint, &store.url(), &["--on-noncompliant-read", "refuse"]);
         endpoint.reset();
         assert_eq!(errno(fs::rename(mount.join("dir"), mount.join("moved"))), REFUSED);
         assert_untouched(&endpoint, "dir/plain");
-        assert!(liar.lies() >= 2);
+        assert!(store.lies() >= 2);
     });
 }
 

@@ -13,7 +13,7 @@ fn credentials_that_are_limited_to_a_prefix_mount_that_prefix() {
         let endpoint = Endpoint::start();
         endpoint.put("team/old", b"old content");
         endpoint.put("other", b"not theirs");
-        endpoint.spoil(vec![Rule::on("*", Fault::OnlyBelow("team/".into())).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("*", Fault::OnlyBelow("team/".into())).times(0)]);
         let key = ["--kms-key-id", endpoint.key_arn()];
         let mount = Mount::source(&endpoint, &format!("{BUCKET}/team"), &key);
         assert_eq!(names(&mount.path()), ["old"]);

@@ -83,7 +83,7 @@ fn a_session_that_cannot_be_read_is_named_whatever_is_done_with_the_others() {
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         let strange = spill.path().join("session-strange");
         fs::create_dir(&strange).unwrap();
         fs::write(strange.join("session.json"), "{").unwrap();
@@ -124,7 +124,7 @@ fn a_session_whose_key_kms_refuses_hides_no_other() {
             fs::write(mount.join("both"), name).unwrap();
             kill(mount);
         }
-        endpoint.heal();
+        endpoint.clear_faults();
         endpoint.kms().deny(&lost, Action::Decrypt).unwrap();
         let listed = recover(&endpoint, &spill, &["list"]);
         assert_eq!(listed.status.code(), Some(4), "{}", told(&listed));
@@ -142,7 +142,7 @@ fn a_session_whose_key_kms_refuses_hides_no_other() {
         assert_eq!(sent.status.code(), Some(5), "{}", told(&sent));
         assert!(told(&sent).contains("stored: open"), "{}", told(&sent));
         assert_eq!(endpoint.content("open"), b"open");
-        endpoint.spoil(vec![Rule::on("kms:Decrypt", throttled()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("kms:Decrypt", throttled()).times(0)]);
         let listed = recover(&endpoint, &spill, &["--attempts", "2", "list"]);
         assert_eq!(listed.status.code(), Some(6), "{}", told(&listed));
     });
@@ -159,7 +159,7 @@ fn an_upload_of_recover_that_was_killed_is_aborted_by_the_next_recover() {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let content = noise(21, 20 << 20);
         let first = mount(&endpoint, &spill, &[]);
-        endpoint.spoil(vec![Rule::on("CreateMultipartUpload", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CreateMultipartUpload", denied()).times(0)]);
         // Its end first, so that nothing of it is sent while it is written.
         let file = File::create(first.join("large")).unwrap();
         let (front, back) = content.split_at(content.len() / 2);
@@ -167,14 +167,14 @@ fn an_upload_of_recover_that_was_killed_is_aborted_by_the_next_recover() {
         file.write_all_at(front, 0).unwrap();
         assert_eq!(errno(file.sync_all()), libc::EACCES);
         kill(first);
-        endpoint.heal();
-        endpoint.spoil(vec![Rule::on("UploadPart", Fault::Stall).times(0)]);
+        endpoint.clear_faults();
+        endpoint.inject_faults(vec![Rule::on("UploadPart", Fault::Stall).times(0)]);
         let mut killed = ask(&endpoint, "recover");
         let mut killed = killed.arg(spill.path()).arg("upload").stdout(Stdio::null()).spawn().unwrap();
         eventually("a part is on its way", MINUTE * 2, || endpoint.uploads() == 1 && endpoint.struck() > 0);
         killed.kill().unwrap();
         killed.wait().unwrap();
-        endpoint.heal();
+        endpoint.clear_faults();
         assert_eq!((endpoint.uploads(), endpoint.head("large").is_some()), (1, false));
         let sent = recover(&endpoint, &spill, &["upload"]);
         assert!(sent.status.success(), "{}", told(&sent));

@@ -67,7 +67,7 @@ fn rename_held_back(
     what: &str,
     begun: impl FnMut() -> bool,
 ) -> JoinHandle<io::Result<()>> {
-    endpoint.spoil(rules);
+    endpoint.inject_faults(rules);
     let renaming = rename_in_thread(endpoint, mount);
     eventually(what, MINUTE, begun);
     renaming
@@ -89,7 +89,7 @@ fn kill_during(endpoint: &Endpoint, mount: Mount, renaming: JoinHandle<io::Resul
     std::thread::sleep(Duration::from_millis(300));
     kill(mount);
     assert!(renaming.join().unwrap().is_err(), "nobody was told that it is done");
-    endpoint.heal();
+    endpoint.clear_faults();
 }
 
 fn rename_without_replacing(from: &Path, to: &Path) -> i32 {
@@ -388,11 +388,11 @@ fn a_key_that_is_lost_in_the_middle_undoes_it() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("CopyObject", disabled()).nth(5).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CopyObject", disabled()).nth(5).times(0)]);
         assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EKEYREVOKED);
         assert_eq!(store(&endpoint), tree("old"));
         assert_eq!(fs::read(mount.join("old/deep/c")).unwrap(), b"third");
-        endpoint.heal();
+        endpoint.clear_faults();
         std::thread::sleep(STALE);
         fs::rename(mount.join("old"), mount.join("new")).unwrap();
         assert_eq!(store(&endpoint), tree("new"));
@@ -407,7 +407,7 @@ fn a_copy_that_is_not_dsse_undoes_it() {
         let mount = Mount::of(&endpoint);
         let wrong =
             Fault::Sse { algorithm: Some("aws:kms".into()), key: Some(endpoint.key_arn().into()), bucket_key: None };
-        endpoint.spoil(vec![Rule::on("CopyObject", wrong).key_contains("er/e").times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CopyObject", wrong).key_contains("er/e").times(0)]);
         assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EKEYREJECTED);
         assert_eq!(store(&endpoint), tree("old"));
     });
@@ -416,7 +416,7 @@ fn a_copy_that_is_not_dsse_undoes_it() {
 /// The journal's first version is taken, and no later one: whether all copies stand cannot be said, nor taken back.
 fn rename_whose_journal_is_stuck(endpoint: &Endpoint, mount: &Mount) {
     plant(endpoint, "old");
-    endpoint.spoil(vec![Rule::on("PutObject", denied()).key_contains(JOURNAL).nth(2).times(0)]);
+    endpoint.inject_faults(vec![Rule::on("PutObject", denied()).key_contains(JOURNAL).nth(2).times(0)]);
     assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EIO);
     assert_eq!(endpoint.content("new/b"), b"second", "the copies cannot be taken back yet");
 }
@@ -432,7 +432,7 @@ fn a_source_is_not_deleted_before_its_failed_rename_is_undone() {
         let removing = std::thread::spawn(move || fs::remove_file(path));
         eventually("the mount tries again to undo it", MINUTE, || endpoint.struck() > struck + 1);
         assert!(endpoint.head("old/b").is_some(), "its copy would be the last one, and stay");
-        endpoint.heal();
+        endpoint.clear_faults();
         removing.join().unwrap().unwrap();
         let mut left = tree("old");
         left.remove("old/b");
@@ -450,7 +450,7 @@ fn a_failed_rename_that_is_not_undone_yet_is_undone_by_the_next_mount() {
         let removing = std::thread::spawn(move || fs::remove_file(path));
         kill(mount);
         assert!(removing.join().unwrap().is_err(), "it waited for the rename");
-        endpoint.heal();
+        endpoint.clear_faults();
         let again = Mount::of(&endpoint);
         assert_eq!(store(&endpoint), tree("old"), "{}", again.log());
     });
@@ -465,7 +465,7 @@ fn answers_that_are_lost_are_found_out() {
             let endpoint = Endpoint::start();
             plant(&endpoint, "old");
             let mount = Mount::of(&endpoint);
-            endpoint.spoil(vec![Rule::on(operation, Fault::LoseAnswer).key_contains(text).times(1)]);
+            endpoint.inject_faults(vec![Rule::on(operation, Fault::LoseAnswer).key_contains(text).times(1)]);
             fs::rename(mount.join("old"), mount.join("new")).unwrap_or_else(|error| panic!("{operation}: {error}"));
             assert_eq!(endpoint.struck(), 1, "an answer to {operation} was lost");
             assert_eq!(store(&endpoint), tree("new"), "{operation}");
@@ -479,11 +479,11 @@ fn deletes_that_fail_are_told_and_made_good_by_the_next_mount() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mut mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("DeleteObject", denied()).key_contains("old/deep").times(0)]);
+        endpoint.inject_faults(vec![Rule::on("DeleteObject", denied()).key_contains("old/deep").times(0)]);
         assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EACCES);
         assert!(endpoint.head("old/deep/c").is_some());
         assert_eq!(endpoint.content("new/deep/c"), b"third", "it has its new name all the same");
-        endpoint.heal();
+        endpoint.clear_faults();
         mount.signal(Signal::TERM);
         mount.ended().expect("it ends");
         drop(mount);
@@ -498,9 +498,9 @@ fn a_journal_that_cannot_be_deleted_is_no_failure_of_the_rename() {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("DeleteObject", denied()).key_contains(JOURNAL).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("DeleteObject", denied()).key_contains(JOURNAL).times(0)]);
         fs::rename(mount.join("old"), mount.join("new")).unwrap();
-        endpoint.heal();
+        endpoint.clear_faults();
         drop(mount);
         let again = Mount::of(&endpoint);
         assert_eq!(store(&endpoint), tree("new"), "{}", again.log());
@@ -851,7 +851,7 @@ fn what_another_host_puts_under_the_old_name_of_a_file_meanwhile_stays() {
         std::thread::sleep(STALE);
         assert_eq!(names(&mount.path()), ["new", "old"]);
         assert_eq!(fs::read(mount.join("old")).unwrap(), b"theirs");
-        endpoint.heal();
+        endpoint.clear_faults();
         fs::rename(mount.join("old"), mount.join("older")).unwrap();
         assert_eq!(endpoint.keys(), ["new", "older"]);
     });

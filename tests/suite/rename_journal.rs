@@ -65,14 +65,14 @@ fn rules(rules: &[(&str, Fault)]) -> Vec<Rule> {
 fn crash_in_rename(endpoint: &Endpoint, mount: Mount, operation: &str, more: Vec<Rule>) {
     let held = Rule::on(operation, Fault::Stall).nth(2).times(0);
     endpoint.reset();
-    endpoint.spoil([vec![held], more].concat());
+    endpoint.inject_faults([vec![held], more].concat());
     let (from, to) = (mount.join("old"), mount.join("new"));
     let renaming = std::thread::spawn(move || fs::rename(from, to));
     eventually("the rename is in its middle", MINUTE, || endpoint.counters().requests(operation) >= 2);
     std::thread::sleep(Duration::from_millis(300));
     kill(mount);
     assert!(renaming.join().unwrap().is_err());
-    endpoint.heal();
+    endpoint.clear_faults();
 }
 
 fn journal_in(endpoint: &Endpoint) -> Option<String> {
@@ -287,7 +287,7 @@ fn an_older_version_of_a_journal_that_is_put_back_deletes_nothing() {
             endpoint.put(&format!("old/{path}"), b"content");
         }
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![
+        endpoint.inject_faults(vec![
             Rule::on("CopyObject", Fault::DelayMs(1_500)).key_contains("new/z"),
             Rule::on("DeleteObject", Fault::DelayMs(1_500)).key_contains("old/z"),
         ]);
@@ -419,12 +419,12 @@ fn while_kms_unwraps_no_key_nothing_is_deleted_and_the_mount_works() {
         let mount = Mount::of(&endpoint);
         crash_in_rename(&endpoint, mount, "DeleteObject", Vec::new());
         let before = endpoint.keys();
-        endpoint.spoil(rules(&[("kms:Decrypt", denied_by_kms())]));
+        endpoint.inject_faults(rules(&[("kms:Decrypt", denied_by_kms())]));
         let again = Mount::of(&endpoint);
         assert_eq!(endpoint.keys(), before, "{}", again.log());
         fs::write(again.join("file"), b"content").unwrap();
         assert!(again.log().contains("nothing is deleted, and this is tried again"), "{}", again.log());
-        endpoint.heal();
+        endpoint.clear_faults();
         let settled = || endpoint.keys() == ["file", "new/", "new/a", "new/b", "new/c"];
         eventually("it is looked at again", MINUTE * 2, settled);
     });

@@ -63,13 +63,13 @@ fn a_commit_that_failed_is_tried_again_while_somebody_has_the_file_open() {
         let mount = Mount::of(&endpoint);
         commit(&mount.join("file"), b"old").unwrap();
         let reader = File::open(mount.join("file")).unwrap();
-        endpoint.spoil_one("PutObject", denied());
+        endpoint.inject_fault("PutObject", denied());
         cp(b"new", &mount.join("file")).unwrap_err();
         eventually("it is stored", Duration::from_secs(20), || endpoint.content("file") == b"new");
         drop(reader);
         let mut writer = append(&mount.join("file"));
         writer.write_all(b" and newer").unwrap();
-        endpoint.spoil_one("PutObject", denied());
+        endpoint.inject_fault("PutObject", denied());
         assert_eq!(errno(writer.sync_all()), libc::EACCES);
         eventually("the writer's is stored", Duration::from_secs(20), || endpoint.content("file") == b"new and newer");
         endpoint.reset();
@@ -103,7 +103,7 @@ fn the_task_that_was_to_save_a_file_does_not_lose_sight_of_the_one_that_is_open_
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
-        endpoint.spoil_one("PutObject", denied());
+        endpoint.inject_fault("PutObject", denied());
         cp(b"first", &mount.join("file")).unwrap_err();
         append(&mount.join("file")).sync_all().unwrap();
         assert_eq!(endpoint.content("file"), b"first");

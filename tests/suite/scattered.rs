@@ -34,9 +34,9 @@ fn a_large_object_is_changed_here_and_there(options: &'static [&'static str]) {
         let mount = Mount::with(&endpoint, &[&["--memory", "32MiB", "--spill", "32MiB"], options].concat());
         let file = change_here_and_there(&mount, "file", LENGTH);
         // What was read for parts that are not sent is given back as well.
-        endpoint.spoil(vec![Rule::on("UploadPart", denied()).nth(2)]);
+        endpoint.inject_faults(vec![Rule::on("UploadPart", denied()).nth(2)]);
         assert_eq!(errno(file.sync_all()), libc::EACCES);
-        endpoint.heal();
+        endpoint.clear_faults();
         file.sync_all().unwrap();
         assert_changed_here_and_there(&endpoint, "file", LENGTH);
         assert_eq!(endpoint.uploads(), 0);

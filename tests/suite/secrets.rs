@@ -368,7 +368,7 @@ fn neither_spill_nor_journal_nor_the_fullest_log_hold_content_attributes_or_cred
         let mount = Mount::with(&endpoint, &options);
         let down =
             Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
-        endpoint.spoil(vec![Rule::on("PutObject", down).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", down).times(0)]);
         let path = mount.join(NAME);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).unwrap();
         file.write_all(CONTENT.repeat(1000).as_bytes()).unwrap();
@@ -382,7 +382,7 @@ fn neither_spill_nor_journal_nor_the_fullest_log_hold_content_attributes_or_cred
         for marker in [CONTENT, VALUE, NAME, SECRET_KEY] {
             assert!(!holds(&kept, marker.as_bytes()), "{marker} is readable on the disk");
         }
-        endpoint.heal();
+        endpoint.clear_faults();
         eventually("it is stored", MINUTE, || endpoint.head(NAME).is_some());
         assert!(endpoint.content(NAME) == CONTENT.repeat(1000).as_bytes());
         let log = mount.log();
@@ -644,7 +644,7 @@ fn mount_with_journal(endpoint: &Endpoint, spill: &Path, more: &[&str]) -> (Moun
     let data_keys = data_keys(endpoint, spill, &pair);
     let sealing = layer_keys(&data_keys, &pair);
     let down = Fault::Failure { status: 503, code: "ServiceUnavailable".to_owned(), message: "scripted".to_owned() };
-    endpoint.spoil(vec![Rule::on("PutObject", down).key_contains("file").times(0)]);
+    endpoint.inject_faults(vec![Rule::on("PutObject", down).key_contains("file").times(0)]);
     fs::write(mount.join("file"), "content").unwrap();
     (mount, data_keys, sealing)
 }
@@ -696,7 +696,7 @@ fn keys_that_were_replaced_are_gone_from_memory_with_the_answers_that_brought_th
         }
         assert_nowhere(&first, spill.path(), &mount.log());
         assert_nowhere(&second, spill.path(), &mount.log());
-        endpoint.heal();
+        endpoint.clear_faults();
         eventually("the file is stored", MINUTE, || endpoint.head("file").is_some());
         assert!(mount.end().success());
     });
@@ -713,7 +713,7 @@ fn a_data_key_is_bound_to_its_layer_and_its_epoch() {
         assert!(ask(inner, "inner", 0).is_some() && ask(outer, "outer", 0).is_some());
         assert!(ask(inner, "outer", 0).is_none() && ask(outer, "inner", 0).is_none(), "one passes for the other");
         assert!(ask(inner, "inner", 1).is_none() && ask(outer, "outer", 1).is_none(), "one passes for a later one");
-        endpoint.heal();
+        endpoint.clear_faults();
         assert!(mount.end().success());
     });
 }
@@ -736,7 +736,7 @@ fn recorded(endpoint: &Endpoint) -> Fault {
 fn a_mount_whose_kms_gives_both_layers_one_key_does_not_start() {
     deadline(MINUTE, || {
         let (endpoint, spill) = (Endpoint::start(), tempfile::tempdir().unwrap());
-        endpoint.spoil(vec![Rule::on("kms:GenerateDataKey", recorded(&endpoint)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("kms:GenerateDataKey", recorded(&endpoint)).times(0)]);
         let place = tempfile::tempdir().unwrap();
         let mut command = Mount::command(&endpoint, BUCKET, place.path());
         command.args(["--foreground", "--kms-key-id", endpoint.key_arn(), "--spill-keys", "kms"]);
@@ -758,11 +758,11 @@ fn a_key_that_kms_gives_again_at_a_later_renewal_is_not_used() {
         let mut rules: Vec<Rule> =
             (1..).zip(answers).map(|(nth, answer)| Rule::on("kms:GenerateDataKey", answer).nth(nth)).collect();
         rules.push(Rule::on("PutObject", down).key_contains("file").times(0));
-        endpoint.spoil(rules);
+        endpoint.inject_faults(rules);
         let is_told = || mount.log().contains("that it had given before");
         eventually("the repeated key is refused", MINUTE, is_told);
         assert!(mount.log().contains("the present ones stay in use"), "{}", mount.log());
-        endpoint.heal();
+        endpoint.clear_faults();
         eventually("the file is stored", MINUTE, || endpoint.head("file").is_some());
         assert!(mount.end().success());
     });

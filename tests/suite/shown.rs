@@ -62,7 +62,7 @@ fn recover_prints_the_control_characters_of_a_name_escaped() {
         is_harmless(&missing);
 
         is_harmless(&recover(&endpoint, &spill, &["upload"]));
-        endpoint.heal();
+        endpoint.clear_faults();
         let sent = recover(&endpoint, &spill, &["upload"]);
         assert!(told(&sent).contains(&format!("stored: {SHOWN}\n")), "{}", told(&sent));
         is_harmless(&sent);
@@ -75,7 +75,7 @@ fn doctor_prints_a_message_of_kms_in_its_own_line() {
         let endpoint = Endpoint::start();
         let message = "denied\r\u{1b}[2Kgood    all\ngood    all\u{202e}".to_owned();
         let denial = Fault::Failure { status: 400, code: "AccessDeniedException".into(), message };
-        endpoint.spoil(vec![Rule::on("kms:DescribeKey", denial).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("kms:DescribeKey", denial).times(0)]);
         let output = ask(&endpoint, "doctor").args(["tests", "--kms-key-id", "alias/none"]).output().unwrap();
         assert_eq!(output.status.code(), Some(4), "{}", told(&output));
         is_harmless(&output);

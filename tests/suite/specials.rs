@@ -285,10 +285,10 @@ fn a_link_that_the_store_does_not_encrypt_is_refused_and_taken_away() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
-        endpoint.spoil_one("PutObject", Fault::Sse { algorithm: None, key: None, bucket_key: None });
+        endpoint.inject_fault("PutObject", Fault::Sse { algorithm: None, key: None, bucket_key: None });
         assert_eq!(errno(symlink("file", mount.join("link"))), libc::EKEYREJECTED);
         assert_eq!(endpoint.keys(), [""; 0]);
-        endpoint.heal();
+        endpoint.clear_faults();
         symlink("file", mount.join("link")).unwrap();
     });
 }
@@ -298,7 +298,7 @@ fn a_link_is_not_lost_with_the_answer_to_it() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
-        endpoint.spoil_one("PutObject", Fault::LoseAnswer);
+        endpoint.inject_fault("PutObject", Fault::LoseAnswer);
         symlink("file", mount.join("link")).unwrap();
         assert_eq!(fs::read_link(mount.join("link")).unwrap(), Path::new("file"));
     });

@@ -239,7 +239,7 @@ fn whatever_is_done_to_the_journal_of_a_mount_that_is_down_is_told_and_nothing_f
         refuse_uploads(&endpoint);
         NAMES.iter().for_each(|name| fs::write(first.join(name), format!("content of {name}")).unwrap());
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         let segment = session(&spill).join(SEGMENT);
         let whole = fs::read(&segment).unwrap();
         let mut cut = Vec::new();
@@ -274,7 +274,7 @@ fn a_running_mount_stores_what_was_written_whatever_is_done_to_its_journal() {
         for (_, forged) in forgeries(&whole) {
             fs::write(&segment, forged).unwrap();
         }
-        endpoint.heal();
+        endpoint.clear_faults();
         File::open(mount.join("file")).unwrap().sync_all().unwrap();
         assert_eq!(endpoint.content("file"), b"content");
         fs::write(mount.join("after"), "content").unwrap();
@@ -293,7 +293,7 @@ fn an_older_journal_that_is_put_back_never_replaces_what_is_newer() {
         let segment = session(&spill).join(SEGMENT);
         let older = fs::read(&segment).unwrap();
         fs::write(first.join("file"), "newer").unwrap();
-        endpoint.heal();
+        endpoint.clear_faults();
         OpenOptions::new().write(true).open(first.join("file")).unwrap().sync_all().unwrap();
         assert_eq!(endpoint.content("file"), b"newer");
         kill(first);
@@ -354,7 +354,7 @@ fn a_description_of_a_session_that_was_changed_is_refused_and_told() {
         fs::remove_file(&path).unwrap();
         assert_eq!(recover(&endpoint, &spill, &["list"]).status.code(), Some(12));
         fs::write(&path, whole).unwrap();
-        endpoint.heal();
+        endpoint.clear_faults();
         assert!(recover(&endpoint, &spill, &["upload"]).status.success());
         assert_eq!(endpoint.content("file"), b"content");
     });

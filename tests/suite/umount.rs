@@ -68,13 +68,13 @@ fn without_a_journal_a_mount_with_unsaved_changes_stays_until_they_are_saved() {
         let endpoint = Endpoint::start();
         let away = Away::mount(&endpoint, &[]);
         // Refused for good: the mount itself does not try such a file again until it is closed.
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         ["one", "two"].iter().for_each(|name| away.write_in_vain(name));
         let words =
             ["2 files are still to be stored", "stays mounted", "  one: ", "  two: ", "AccessDenied", "--force"];
         away.ends(&away.umount(&[]), 11, &words);
         assert!(mountinfo_has(away.path()));
-        endpoint.heal();
+        endpoint.clear_faults();
         away.ends(&away.umount(&[]), 0, &[]);
         assert!(!mountinfo_has(away.path()));
         assert_eq!((endpoint.content("one"), endpoint.content("two")), (b"content".to_vec(), b"content".to_vec()));
@@ -108,7 +108,7 @@ fn what_a_journal_keeps_does_not_keep_the_mount_and_is_named() {
         assert!(!mountinfo_has(away.path()));
         let listed = recover(&endpoint, &away.spill, &["list"]);
         assert!(told(&listed).contains("file  7 bytes"), "{}", told(&listed));
-        endpoint.heal();
+        endpoint.clear_faults();
         assert!(recover(&endpoint, &away.spill, &["upload"]).status.success());
         assert_eq!(endpoint.content("file"), b"content");
     });
@@ -119,9 +119,9 @@ fn a_slow_store_is_waited_for() {
     deadline(MINUTE * 2, || {
         let endpoint = Endpoint::start();
         let away = Away::mount(&endpoint, &[]);
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         away.write_in_vain("file");
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(9_000)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::DelayMs(9_000)).times(0)]);
         away.ends(&away.umount(&[]), 0, &["1 file is still to be stored", "  file: "]);
         assert_eq!(endpoint.content("file"), b"content");
     });
@@ -133,9 +133,9 @@ fn a_daemon_that_dies_while_it_is_waited_for_has_stored_nothing_that_anybody_kno
     deadline(MINUTE * 2, || {
         let endpoint = Endpoint::start();
         let away = Away::mount(&endpoint, &[]);
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         away.write_in_vain("file");
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::DelayMs(30_000)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::DelayMs(30_000)).times(0)]);
         endpoint.reset();
         let pid = attribute(away.path(), "user.dsse.mount.pid").unwrap();
         let umount = dssefs().arg("umount").arg(away.path()).stderr(Stdio::piped()).spawn().unwrap();
@@ -158,7 +158,7 @@ fn what_is_unsaved_is_told_by_an_attribute_that_nobody_lists() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         for n in 0..12 {
             cp(b"content", &mount.join(&format!("file-{n}"))).unwrap_err();
         }
@@ -174,7 +174,7 @@ fn what_is_unsaved_is_told_by_an_attribute_that_nobody_lists() {
         let listed: Vec<_> = xattr::list(mount.path()).unwrap().collect();
         assert!(listed.iter().any(|name| name == "user.dsse.mount.unsaved"));
         assert!(!listed.iter().any(|name| name == "user.dsse.mount.unsaved.files"));
-        endpoint.heal();
+        endpoint.clear_faults();
         xattr::set(mount.path(), "user.dsse.mount.retry", b"").unwrap();
         eventually("all are stored", MINUTE / 2, || endpoint.keys().len() == 12);
         assert!(mount.end().success());
@@ -264,7 +264,7 @@ fn names_of_unsaved_files_are_printed_escaped() {
     deadline(MINUTE * 2, || {
         let endpoint = Endpoint::start();
         let away = Away::mount(&endpoint, &[]);
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         away.write_in_vain("a\u{1b}]0;title\u{7}\r\n  b: stored\u{202e}");
         let output = away.umount(&["--force"]);
         away.ends(&output, 11, &["  a\\u{1b}]0;title\\u{7}\\r\\n  b: stored\\u{202e}: "]);

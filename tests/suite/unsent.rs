@@ -51,7 +51,7 @@ fn an_upload_that_was_left_complete_but_for_its_end_is_completed_by_the_next_mou
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let content = noise(11, LENGTH);
         let first = keeping(&endpoint, &spill);
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
         assert_eq!(write_in_vain(&first, &content), LENGTH);
         assert_eq!(attribute(&first.join("large"), "user.dsse.verdict").unwrap(), "pending");
         kill(first);
@@ -60,7 +60,7 @@ fn an_upload_that_was_left_complete_but_for_its_end_is_completed_by_the_next_mou
         let export = spill.path().join("export");
         let exported = recover(&endpoint, &spill, &["export", "large", export.to_str().unwrap()]);
         assert!(!exported.status.success() && told(&exported).contains("cannot be read before"), "{}", told(&exported));
-        endpoint.heal();
+        endpoint.clear_faults();
         // It cannot read the journal, and must not take its upload for a leftover.
         assert!(mount(&endpoint, &spill, &[]).end().success());
         assert_eq!((endpoint.uploads(), endpoint.head("large").is_some()), (1, false));
@@ -82,18 +82,18 @@ fn an_upload_that_was_completed_without_its_last_attributes_is_not_lost() {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let content = noise(17, LENGTH);
         let first = keeping(&endpoint, &spill);
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
         let file = streamed(&first, &content);
         file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(errno(file.sync_all()), libc::EACCES);
         kill(first);
         drop(file);
-        endpoint.spoil(vec![Rule::on("CopyObject", denied()).key_contains("large").times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CopyObject", denied()).key_contains("large").times(0)]);
         let second = keeping(&endpoint, &spill);
         assert!(second.log().contains("could not be stored"), "{}", second.log());
         assert!(endpoint.uploads() == 0 && endpoint.head("large").is_some(), "the content is stored");
         kill(second);
-        endpoint.heal();
+        endpoint.clear_faults();
         let third = keeping(&endpoint, &spill);
         assert!(!third.log().contains("could not be stored"), "{}", third.log());
         assert_eq!(fs::metadata(third.join("large")).unwrap().permissions().mode() & 0o777, 0o600);
@@ -109,13 +109,13 @@ fn an_upload_that_was_refused_half_way_is_finished_with_the_bytes_that_are_kept(
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let content = noise(12, LENGTH);
         let first = keeping(&endpoint, &spill);
-        endpoint.spoil(vec![Rule::on("UploadPart", denied()).nth(4).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("UploadPart", denied()).nth(4).times(0)]);
         let taken = write_in_vain(&first, &content);
         assert!(taken > 48 << 20, "{taken} bytes");
         let status = first.end();
         assert_eq!(status.code(), Some(11));
         assert_eq!(endpoint.uploads(), 1, "the end of the mount leaves an upload that the journal counts on");
-        endpoint.heal();
+        endpoint.clear_faults();
         let sent = recover(&endpoint, &spill, &["upload"]);
         assert!(sent.status.success(), "{}", told(&sent));
         assert!(endpoint.content("large") == content[..taken], "the content differs");
@@ -130,10 +130,10 @@ fn of_an_upload_that_is_gone_the_lost_bytes_are_named_and_nothing_else_is_stored
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let content = noise(13, LENGTH);
         let first = keeping(&endpoint, &spill);
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
         write_in_vain(&first, &content);
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         abort_uploads(&endpoint);
         let sent = recover(&endpoint, &spill, &["upload"]);
         assert_eq!(sent.status.code(), Some(11), "{}", told(&sent));
@@ -153,10 +153,10 @@ fn while_the_mount_lives_a_commit_that_failed_is_tried_again_without_the_parts_t
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let content = noise(14, LENGTH);
         let mount = mount(&endpoint, &spill, &[]);
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
         assert_eq!(write_in_vain(&mount, &content), LENGTH);
         endpoint.reset();
-        endpoint.heal();
+        endpoint.clear_faults();
         eventually("it is stored by itself", MINUTE, || endpoint.head("large").is_some());
         assert_eq!(sent_bytes(&endpoint.counters()), 0, "parts were sent again");
         assert!(endpoint.content("large") == content);
@@ -169,12 +169,12 @@ fn a_mount_that_ends_with_a_large_file_unsaved_in_memory_mode_says_so_and_aborts
     deadline(MINUTE * 3, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let mut first = mount(&endpoint, &spill, &[]);
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
         write_in_vain(&first, &noise(15, LENGTH));
         first.signal(Signal::TERM);
         assert_eq!(first.ended().and_then(|status| status.code()), Some(11));
         assert!(first.log().contains("lost with this process") && first.log().contains("large"), "{}", first.log());
-        endpoint.heal();
+        endpoint.clear_faults();
         assert_eq!(endpoint.uploads(), 0);
         assert!(is_empty(&spill));
     });
@@ -214,7 +214,7 @@ fn a_second_signal_does_not_drop_a_commit_in_its_middle() {
         let content = noise(16, LENGTH);
         let mut mount = mount(&endpoint, &spill, &[]);
         let file = streamed(&mount, &content);
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", Fault::DelayMs(4_000))]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", Fault::DelayMs(4_000))]);
         endpoint.reset();
         mount.signal(Signal::TERM);
         let completing = || endpoint.counters().requests("CompleteMultipartUpload") > 0;
@@ -235,7 +235,7 @@ fn another_request_for_the_key_does_not_cost_an_upload_that_has_the_only_copy() 
         let mount = mount(&endpoint, &spill, &[]);
         let file = streamed(&mount, &content);
         let conflict = Fault::Failure { status: 409, code: "ConditionalRequestConflict".into(), message: "x".into() };
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", conflict).times(2)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", conflict).times(2)]);
         file.sync_all().unwrap();
         assert!(endpoint.content("large") == content);
     });
@@ -248,7 +248,8 @@ fn a_copy_that_is_kept_does_not_count_on_a_source_that_this_mount_removes() {
         let content = noise(18, 1 << 20);
         endpoint.put("source", &content);
         let first = keeping(&endpoint, &spill);
-        endpoint.spoil(vec![Rule::on("CopyObject", denied()).times(0), Rule::on("PutObject", denied()).times(0)]);
+        endpoint
+            .inject_faults(vec![Rule::on("CopyObject", denied()).times(0), Rule::on("PutObject", denied()).times(0)]);
         let (source, copy) = (File::open(first.join("source")).unwrap(), File::create(first.join("copy")).unwrap());
         assert_eq!(copy_file_range(&source, None, &copy, None, content.len()).unwrap(), content.len());
         assert_eq!(errno(copy.sync_all()), libc::EACCES);
@@ -256,7 +257,7 @@ fn a_copy_that_is_kept_does_not_count_on_a_source_that_this_mount_removes() {
         fs::remove_file(first.join("source")).unwrap();
         assert!(endpoint.head("source").is_none());
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         let _next = keeping(&endpoint, &spill);
         assert!(endpoint.content("copy") == content);
         endpoint.assert_dsse("copy");
@@ -271,16 +272,16 @@ fn what_is_appended_after_a_failed_commit_does_not_cost_what_is_kept() {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let content = noise(19, LENGTH);
         let first = keeping(&endpoint, &spill);
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
         let mut file = streamed(&first, &content);
         assert_eq!(errno(file.sync_all()), libc::EACCES);
         file.write_all(&noise(20, 1 << 20)).unwrap();
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", Fault::Stall).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", Fault::Stall).times(0)]);
         let syncing = thread::spawn(move || file.sync_all());
         eventually("the last part was sent again", MINUTE, || endpoint.stalled() > 0);
         kill(first);
         assert!(syncing.join().unwrap().is_err());
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = keeping(&endpoint, &spill);
         assert!(endpoint.content("large").starts_with(&content), "{}", second.log());
         endpoint.assert_dsse("large");
@@ -297,7 +298,9 @@ fn an_edit_of_what_a_kept_copy_counts_on_is_kept_too_and_stored_after_the_copy()
         let content = noise(21, 6 << 20);
         endpoint.put("a-source", &content);
         let first = keeping(&endpoint, &spill);
-        endpoint.spoil(["CopyObject", "PutObject", "GetObject"].map(|name| Rule::on(name, denied()).times(0)).to_vec());
+        endpoint.inject_faults(
+            ["CopyObject", "PutObject", "GetObject"].map(|name| Rule::on(name, denied()).times(0)).to_vec(),
+        );
         let copy = half_done_copy(&first.join("a-source"), &first.join("copy"));
         assert_eq!(errno(copy.sync_all()), libc::EACCES);
         let source = OpenOptions::new().write(true).open(first.join("a-source")).unwrap();
@@ -310,12 +313,12 @@ fn an_edit_of_what_a_kept_copy_counts_on_is_kept_too_and_stored_after_the_copy()
         let listed = told(&recover(&endpoint, &spill, &["list"]));
         assert!(listed.contains("  copy  ") && listed.contains("  a-source  "), "{listed}");
         // While the copy cannot be made, its source stays.
-        endpoint.spoil(vec![Rule::on("CopyObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CopyObject", denied()).times(0)]);
         let second = keeping(&endpoint, &spill);
         assert!(second.log().contains("has to be stored first"), "{}", second.log());
         assert!(endpoint.content("a-source") == content);
         assert!(second.end().success());
-        endpoint.heal();
+        endpoint.clear_faults();
         let third = keeping(&endpoint, &spill);
         assert!(endpoint.content("copy") == content, "{}", third.log());
         assert!(endpoint.content("a-source") == [b"edited", &content[6..]].concat());
@@ -335,11 +338,11 @@ fn a_copy_that_has_grown_and_lost_its_source_is_kept_like_any_file() {
         copy.write_all(&content[8 << 20..25 << 20]).unwrap();
         fs::remove_file(first.join("source")).unwrap();
         copy.write_all(&content[25 << 20..]).unwrap();
-        endpoint.spoil(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
         assert_eq!(errno(copy.sync_all()), libc::EACCES);
         kill(first);
         drop(copy);
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = keeping(&endpoint, &spill);
         assert!(endpoint.head("copy").is_some() && endpoint.content("copy") == content, "{}", second.log());
         assert!(second.end().success() && is_empty(&spill) && endpoint.uploads() == 0);

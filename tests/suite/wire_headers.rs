@@ -12,9 +12,9 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 use bytes::Bytes;
-use dssefs_s3::object::{Bucket, ByteRange, ETag, Key, Version};
+use dssefs_s3::object::{Bucket, ByteRange, Crc64, ETag, Key, Version};
 use dssefs_s3::policy::{EncryptionContext, KeyArn, Policy};
-use dssefs_s3::s3::{Backing, Condition, Connection, Gateway, NewObject, Source};
+use dssefs_s3::s3::{Condition, Connection, Gateway, NewObject, OtherCopy, Source};
 
 const ARN: &str = "arn:aws:kms:us-east-1:111122223333:key/0a1b";
 const SSE: &str = "x-amz-server-side-encryption";
@@ -94,7 +94,10 @@ async fn exercise(gateway: &Arc<Gateway>) {
     let upload = gateway.start_upload(&new).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from(vec![2; 200_000]))).await.unwrap();
     upload.copy_part(2, &source, range).await.unwrap();
-    upload.complete(vec![part], 200_000, Some(7), &Condition::Matches(ETag::new("t")), Backing::Held).await.unwrap();
+    upload
+        .complete(vec![part], 200_000, Some(Crc64::from_value(7)), &Condition::Matches(ETag::new("t")), OtherCopy::Held)
+        .await
+        .unwrap();
     gateway.head(&new.key).await.unwrap();
     gateway.get(&new.key, Some(&version), None).await.unwrap();
     // The recorder's answer is no range; the request is what matters here.

@@ -161,8 +161,8 @@ fn the_encryption_context_is_sent_and_told() {
         commit(&path, b"content").unwrap();
         let context = attribute(&path, "user.dsse.context").unwrap();
         assert!(context.contains("project") && context.contains("dssefs"), "{context}");
-        let trail = format!("{:?}", endpoint.kms().trail());
-        assert!(trail.contains("project") && trail.contains(&format!("arn:aws:s3:::{BUCKET}/file")), "{trail}");
+        let log = format!("{:?}", endpoint.kms().call_log());
+        assert!(log.contains("project") && log.contains(&format!("arn:aws:s3:::{BUCKET}/file")), "{log}");
     });
 }
 
@@ -172,7 +172,7 @@ fn a_context_that_the_answer_does_not_name_is_told_as_unknown() {
         let endpoint = Endpoint::start();
         let mount = Mount::with(&endpoint, &["--encryption-context", "project=dssefs"]);
         let silent = BTreeMap::from([("x-amz-server-side-encryption-context".to_owned(), None)]);
-        endpoint.spoil_one("PutObject", Fault::Alter { headers: silent, body: None });
+        endpoint.inject_fault("PutObject", Fault::Alter { headers: silent, body: None });
         commit(&mount.join("silent"), b"content").unwrap();
         assert_eq!(attribute(&mount.join("silent"), "user.dsse.context").unwrap(), "unknown");
         assert_eq!(attribute(&mount.join("silent"), "user.dsse.verdict").unwrap(), "compliant");
@@ -189,7 +189,7 @@ fn a_context_that_is_answered_otherwise_than_asked_fails_the_close() {
         let endpoint = Endpoint::start();
         let mount = Mount::with(&endpoint, &["--encryption-context", "project=dssefs"]);
         let other = BTreeMap::from([("x-amz-server-side-encryption-context".to_owned(), Some("e30=".to_owned()))]);
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::Alter { headers: other, body: None }).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::Alter { headers: other, body: None }).times(0)]);
         assert_eq!(errno(commit(&mount.join("file"), b"content")), libc::EKEYREJECTED);
         assert!(endpoint.head("file").is_none(), "what was stored is taken back");
         assert!(attribute(&mount.join("file"), "user.dsse.last-error").unwrap().contains("encryption context"));
@@ -211,7 +211,7 @@ fn without_a_key_an_object_under_another_than_the_mounts_first_is_wrong() {
             "x-amz-server-side-encryption-aws-kms-key-id".to_owned(),
             Some(endpoint.key_arn().to_owned()),
         )]);
-        endpoint.spoil(vec![Rule::on("PutObject", Fault::Alter { headers: named, body: None }).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::Alter { headers: named, body: None }).times(0)]);
         assert_eq!(errno(commit(&mount.join("new"), b"content")), libc::EKEYREJECTED);
         assert!(endpoint.head("new").is_none(), "what was stored is taken back");
     });

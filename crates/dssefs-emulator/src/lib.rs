@@ -33,7 +33,7 @@ pub use server::CertificateError;
 use faults::{Faults, Plan};
 use kms::Kms;
 use kms::signature::Credentials;
-use server::{Certificate, Front};
+use server::{Certificate, Router};
 
 /// How the endpoint is to run.
 #[derive(Clone)]
@@ -132,7 +132,7 @@ pub enum Error {
 pub struct Server {
     address: SocketAddr,
     certificate_pem: Option<String>,
-    front: Arc<Front>,
+    router: Arc<Router>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
@@ -158,16 +158,16 @@ impl Server {
         let (listener, address) = listen(options.listen).await?;
         let credentials = Credentials { access_key: options.access_key, secret_key: options.secret_key };
         let faults = Faults::new(options.faults);
-        let front = Arc::new(Front::new(endpoint, kms, credentials, (options.region, address.port()), faults));
+        let router = Arc::new(Router::new(endpoint, kms, credentials, (options.region, address.port()), faults));
         let (stop, stopped) = watch::channel(false);
         let (certificate_pem, acceptor) = certificate.map(Certificate::into_parts).unzip();
-        let serving = server::serve(listener, acceptor, Arc::clone(&front), stopped);
+        let serving = server::serve(listener, acceptor, Arc::clone(&router), stopped);
         // The directory stays locked until the last request has ended, also when the server was only dropped.
         let serving = tokio::spawn(async move {
             serving.await;
             drop(lock);
         });
-        Ok(Server { address, certificate_pem, front, stop, serving })
+        Ok(Server { address, certificate_pem, router, stop, serving })
     }
 
     /// The address to give to clients, such as `http://127.0.0.1:9000`.
@@ -192,29 +192,29 @@ impl Server {
     /// What it was asked so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.front.counters()
+        self.router.state.counters()
     }
 
-    /// Starts the counters, and the trail of KMS, from zero.
+    /// Starts the counters, and the log of KMS calls, from zero.
     pub fn reset_counters(&self) {
-        self.front.reset_counters();
+        self.router.state.reset_counters();
     }
 
     /// Replaces the plan of faults.
     pub fn set_faults(&self, plan: Plan) {
-        self.front.faults.replace(plan);
+        self.router.state.faults.replace(plan);
     }
 
     /// How the rules of the plan stand.
     #[must_use]
     pub fn faults(&self) -> Vec<faults::Standing> {
-        self.front.faults.standing()
+        self.router.state.faults.standing()
     }
 
     /// Its keys.
     #[must_use]
     pub fn kms(&self) -> &Arc<Kms> {
-        &self.front.kms
+        &self.router.state.kms
     }
 
     /// Takes no more requests, and returns when those under way are finished, or after five seconds.

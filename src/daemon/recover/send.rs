@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, stream};
 
 use dssefs_fs::journal::{self, EntryId, RecoveredEntry, RecoveredSession};
 use dssefs_fs::write::{self, Disposition, Engine, KeptError, PendingChanges, Writer};
-use dssefs_s3::object::Key;
+use dssefs_s3::object::{Crc64, Key};
 use dssefs_s3::policy::{Policy, Verdict};
 use dssefs_s3::s3::{self, Checksum, Condition, Gateway, Head, Kind};
 
@@ -294,22 +293,22 @@ async fn head_of(gateway: &Gateway, key: &Key) -> Result<(Head, Vec<Checksum>), 
 
 /// The CRC-64/NVME of the whole file; None where parts of it are in the object that it was made from, or were never
 /// written.
-fn crc64_of(left: &RecoveredSession, entry: &RecoveredEntry, kept: &PendingChanges) -> Result<Option<u64>, SendError> {
+fn crc64_of(left: &RecoveredSession, entry: &RecoveredEntry, kept: &PendingChanges) -> Result<Option<Crc64>, SendError> {
     let mut pieces = BTreeMap::new();
     for piece in left.content(entry) {
         let (offset, bytes) = piece?;
-        pieces.insert(offset, (bytes.len() as u64, crc_fast::crc64_nvme(bytes.as_slice())));
+        pieces.insert(offset, (bytes.len() as u64, Crc64::of(bytes.as_slice())));
     }
     if let Some(upload) = &kept.upload {
         let ranges = upload.sent_ranges(kept.size).unwrap_or_default();
         pieces.extend(ranges.iter().zip(&upload.parts).map(|(range, part)| (range.start, (part.size, part.crc64))));
     }
-    let (mut at, mut whole) = (0, 0);
+    let (mut at, mut whole) = (0, Crc64::EMPTY);
     for (offset, (bytes, crc64)) in pieces {
         if offset != at {
             return Ok(None);
         }
-        whole = crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, whole, crc64, bytes);
+        whole = whole.followed_by(crc64, bytes);
         at += bytes;
     }
     Ok((at == kept.size).then_some(whole))

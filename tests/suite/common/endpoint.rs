@@ -109,12 +109,12 @@ impl Endpoint {
     }
 
     /// The next requests of these operations fail in these ways.
-    pub(crate) fn spoil(&self, rules: Vec<Rule>) {
+    pub(crate) fn inject_faults(&self, rules: Vec<Rule>) {
         self.server().set_faults(Plan::new(rules).expect("a plan that can strike"));
     }
 
-    pub(crate) fn spoil_one(&self, operation: &str, fault: Fault) {
-        self.spoil(vec![Rule::on(operation, fault)]);
+    pub(crate) fn inject_fault(&self, operation: &str, fault: Fault) {
+        self.inject_faults(vec![Rule::on(operation, fault)]);
     }
 
     /// How many requests the faults in force have struck.
@@ -129,7 +129,7 @@ impl Endpoint {
         standing.iter().filter(|standing| stalls(&standing.rule.fault)).map(|standing| standing.struck).sum()
     }
 
-    pub(crate) fn heal(&self) {
+    pub(crate) fn clear_faults(&self) {
         self.server().set_faults(Plan::default());
     }
 

@@ -13,10 +13,11 @@ use super::{ACCESS_KEY, Endpoint, Mount, SECRET_KEY, dssefs, unavailable};
 /// The first file of a session's journal.
 pub(crate) const SEGMENT: &str = "segment-00000000";
 
-/// Uploads fail for as long as nobody heals the endpoint.
+/// Uploads fail for as long as its faults are not cleared.
 pub(crate) fn refuse_uploads(endpoint: &Endpoint) {
-    endpoint
-        .spoil(["PutObject", "CompleteMultipartUpload"].map(|name| Rule::on(name, unavailable()).times(0)).to_vec());
+    endpoint.inject_faults(
+        ["PutObject", "CompleteMultipartUpload"].map(|name| Rule::on(name, unavailable()).times(0)).to_vec(),
+    );
 }
 
 pub(crate) fn mount(endpoint: &Endpoint, spill: &TempDir, more: &[&str]) -> Mount {

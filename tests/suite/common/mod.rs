@@ -3,9 +3,9 @@
 mod deadline;
 mod endpoint;
 mod fault;
+pub(crate) mod hostile_store;
 pub(crate) mod journal;
 pub(crate) mod kept;
-pub(crate) mod liar;
 mod mount;
 pub(crate) mod store;
 

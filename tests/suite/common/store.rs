@@ -81,7 +81,7 @@ impl Store {
         self.server.set_faults(Plan::new(vec![Rule { operation, key_contains, nth: 1, times, fault }]).unwrap());
     }
 
-    pub fn heal(&self) {
+    pub fn clear_faults(&self) {
         self.server.set_faults(Plan::default());
     }
 

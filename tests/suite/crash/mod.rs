@@ -340,10 +340,10 @@ fn trial(way: &Way, meant: &Trial) -> Verdict {
             Mount::killed_while_it_starts(&endpoint, &options(way, &disk), &disk.environment(), fatal);
         Point::disarm(&endpoint, &disk);
     }
-    endpoint.spoil(meant.fault.iter().cloned().collect());
+    endpoint.inject_faults(meant.fault.iter().cloned().collect());
     let last = start(&endpoint, &disk, way);
     reached.faulty = endpoint.struck() > 0;
-    endpoint.heal();
+    endpoint.clear_faults();
     match check(&endpoint, &disk, last, &progress.allowed) {
         Ok(()) => Verdict::Kept(reached),
         Err(how) => Verdict::Broken(how),
@@ -429,13 +429,13 @@ fn measured(way: &Way, workload: &Arc<Workload>) -> Length {
     let mut mount = start(&endpoint, &disk, way);
     let steps_before = disk.steps();
     endpoint.reset();
-    endpoint.spoil(slowness(way));
+    endpoint.inject_faults(slowness(way));
     let (progress, killed) = work_until_killed(&endpoint, &mut mount, workload);
     assert!(!killed && progress.failure.is_none(), "{}: {:?}\n{}", workload.name, progress.failure, mount.log());
     let (requests, steps) = (endpoint.counters().all_requests(), disk.steps());
     let renewals = endpoint.counters().kms_direct.get("GenerateDataKey").copied().unwrap_or_default();
     assert!(renewals > 0 || !way.renews, "{}: no keys were renewed", workload.name);
-    endpoint.heal();
+    endpoint.clear_faults();
     endpoint.reset();
     let next = start(&endpoint, &disk, way);
     let (start_requests, start_steps) = (endpoint.counters().all_requests(), disk.steps() - steps);

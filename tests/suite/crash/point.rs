@@ -116,11 +116,11 @@ impl Point {
                 Vec::new()
             }
         };
-        endpoint.spoil([stop, faults].concat());
+        endpoint.inject_faults([stop, faults].concat());
     }
 
     pub(super) fn disarm(endpoint: &Endpoint, disk: &Disk) {
-        endpoint.heal();
+        endpoint.clear_faults();
         disk.disarm();
     }
 }

@@ -13,7 +13,7 @@ use crate::common::{Endpoint, MINUTE, Mount, deadline, denied, errno, eventually
 use super::point::Disk;
 
 fn hold(endpoint: &Endpoint, operation: &str) {
-    endpoint.spoil(vec![Rule::on(operation, Fault::Stall).times(0)]);
+    endpoint.inject_faults(vec![Rule::on(operation, Fault::Stall).times(0)]);
 }
 
 /// A commit was reading the object for its parts when the file was cut; what was cut off was stored as zeros, in a file
@@ -29,7 +29,7 @@ fn a_file_that_is_cut_while_it_is_stored_is_never_stored_with_zeros_in_the_place
         file.write_all_at(b"patched", 1 << 20).unwrap();
         content[1 << 20..][..7].copy_from_slice(b"patched");
         // The commit needs the rest of the object, and gets it late.
-        endpoint.spoil(vec![Rule::on("GetObject", Fault::DelayMs(1_500)).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("GetObject", Fault::DelayMs(1_500)).times(0)]);
         let other = file.try_clone().unwrap();
         let commit = std::thread::spawn(move || other.sync_all());
         std::thread::sleep(Duration::from_millis(500));
@@ -38,7 +38,7 @@ fn a_file_that_is_cut_while_it_is_stored_is_never_stored_with_zeros_in_the_place
         let stored = endpoint.content("file");
         let is_old_or_new = stored == content || stored == content[..4 << 20];
         assert!(is_old_or_new, "{} bytes, {} zeros", stored.len(), stored.iter().filter(|byte| **byte == 0).count());
-        endpoint.heal();
+        endpoint.clear_faults();
     });
 }
 
@@ -52,7 +52,7 @@ fn a_session_with_a_torn_end_is_sent_once_and_what_is_removed_later_stays_remove
         hold(&endpoint, "PutObject");
         fs::write(first.join("file"), "content").unwrap();
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         let segment = OpenOptions::new().append(true).open(session(&spill).join(SEGMENT)).unwrap();
         std::io::Write::write_all(&mut &segment, &[0, 0, 1]).unwrap();
         let second = background(&endpoint, &spill);
@@ -72,12 +72,12 @@ fn a_change_of_mode_of_a_pending_file_is_as_safe_as_its_content() {
     deadline(MINUTE * 2, || {
         let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
         let first = background(&endpoint, &spill);
-        endpoint.spoil(vec![Rule::on("PutObject", unavailable()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", unavailable()).times(0)]);
         fs::write(first.join("file"), "content").unwrap();
         fs::set_permissions(first.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
         xattr::set(first.join("file"), "user.colour", b"red").unwrap();
         kill(first);
-        endpoint.heal();
+        endpoint.clear_faults();
         let second = background(&endpoint, &spill);
         assert_eq!(fs::metadata(second.join("file")).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(xattr::get(second.join("file"), "user.colour").unwrap().unwrap(), b"red");
@@ -93,7 +93,7 @@ fn an_upload_of_a_mount_that_died_while_it_started_is_aborted_by_the_next() {
         hold(&endpoint, "AbortMultipartUpload");
         Mount::killed_while_it_starts(&endpoint, &options, &[], || endpoint.struck() > 0);
         assert_eq!(endpoint.uploads(), 1);
-        endpoint.heal();
+        endpoint.clear_faults();
         let mount = Mount::with(&endpoint, &options);
         eventually("the upload is gone", Duration::from_secs(5), || endpoint.uploads() == 0);
         assert!(mount.end().success());
@@ -107,7 +107,7 @@ fn a_removal_that_the_local_disk_could_not_note_is_no_success_and_the_next_one_r
         let (endpoint, disk) = (Endpoint::start(), Disk::new());
         let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", disk.path().to_str().unwrap()];
         let mount = Mount::with_variables(&endpoint, &options, &disk.environment());
-        endpoint.spoil(vec![Rule::on("PutObject", denied()).times(0)]);
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         for name in ["removed", "stays", "target"] {
             fs::write(mount.join(name), "content").unwrap();
         }
@@ -126,7 +126,7 @@ fn a_removal_that_the_local_disk_could_not_note_is_no_success_and_the_next_one_r
         assert_eq!(errno(fs::remove_file(mount.join("stays"))), libc::EIO);
         assert_eq!(fs::read(mount.join("stays")).unwrap(), b"content");
         assert!(endpoint.keys().is_empty());
-        endpoint.heal();
+        endpoint.clear_faults();
         assert_eq!(errno(fs::rename(mount.join("stays"), mount.join("target"))), libc::EIO);
         assert_eq!(endpoint.content("stays"), b"content");
         kill(mount);

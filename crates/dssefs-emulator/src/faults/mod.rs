@@ -1,4 +1,4 @@
-//! Faults on purpose: a plan of rules, each of which spoils chosen requests in one way.
+//! Faults on purpose: a plan of rules, and each rule makes chosen requests fail in one way.
 //!
 //! This part decides which request is struck by what. Carrying a fault out is the server's work, at the level of HTTP,
 //! so that the S3 and KMS sides know nothing of it.

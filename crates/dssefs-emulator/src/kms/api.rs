@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Kms;
+use super::call_log::Caller;
 use super::cipher;
 use super::exception::Exception;
 use super::key::{Action, Key, Manager, NewKey, Status};
-use super::trail::Caller;
 
 /// What stands before the action in `X-Amz-Target`.
 pub(crate) const TARGET_PREFIX: &str = "TrentService.";
@@ -331,7 +331,7 @@ fn metadata(kms: &Kms, key: &Key) -> Value {
 fn record(kms: &Kms, action: &str, request: &Value) {
     let named = request.get("KeyId").or_else(|| request.get("TargetKeyId")).and_then(Value::as_str);
     let context = request.get("EncryptionContext").cloned().map(serde_json::from_value);
-    // A context that cannot be read is refused by the action itself; the trail then tells of the call without it.
+    // A context that cannot be read is refused by the action itself; the call log then has the call without it.
     kms.record(Caller::Client, action, named, &context.and_then(Result::ok).unwrap_or_default());
 }
 

@@ -124,9 +124,9 @@ mod tests {
         let context = context(&[("k", "v")]);
         let blob = encrypt(&[7; 32], "id", &context, b"secret").unwrap();
         for bit in 0..blob.len() * 8 {
-            let mut spoiled = blob.clone();
-            spoiled[bit / 8] ^= 1 << (bit % 8);
-            assert!(decrypt(&[7; 32], &context, &spoiled).is_err(), "bit {bit}");
+            let mut changed = blob.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(decrypt(&[7; 32], &context, &changed).is_err(), "bit {bit}");
         }
         for length in 0..blob.len() {
             assert!(decrypt(&[7; 32], &context, &blob[..length]).is_err(), "length {length}");

@@ -1,20 +1,20 @@
 //! The KMS of the endpoint: keys with states, aliases, and the calls of S3 and of clients upon them.
 //!
 //! What it does: keeps keys in one file that survives a crash, refuses with the codes and the texts of AWS, really
-//! encrypts (AES-256-GCM, the encryption context authenticated), and keeps a short trail of who called with which
+//! encrypts (AES-256-GCM, the encryption context authenticated), and keeps a short log of who called with which
 //! context. What it refuses to do: asymmetric cryptography and MACs; such keys exist as metadata only, so that their
 //! misuse can be provoked.
 //!
 //! S3 calls [`Kms::generate_data_key`] and [`Kms::decrypt`]; clients come in over HTTP through `api`.
 
 pub(super) mod api;
+mod call_log;
 mod cipher;
 mod exception;
 mod key;
 mod name;
 pub(super) mod signature;
 mod store;
-mod trail;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -23,15 +23,15 @@ use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use call_log::{Caller, Event};
 pub use exception::{Exception, Refusal};
 pub use key::{Action, Key, Manager, NewKey, Status};
-pub use trail::{Caller, Event};
 
 use tracing::warn;
 
+use call_log::CallLog;
 use name::Name;
 use store::Store;
-use trail::Trail;
 
 /// The alias of the AWS managed key of S3.
 const MANAGED_ALIAS: &str = "alias/aws/s3";
@@ -46,7 +46,7 @@ pub struct Kms {
     region: String,
     account: String,
     store: Store,
-    trail: Mutex<Trail>,
+    call_log: Mutex<CallLog>,
 }
 
 /// What S3 keeps of a data key: the ARN of the KMS key that it came from.
@@ -68,8 +68,8 @@ impl Kms {
     /// The directory or its file cannot be made, read or understood.
     pub fn open(directory: &Path, region: &str, account: &str) -> io::Result<Kms> {
         let store = Store::open(directory)?;
-        let trail = Mutex::default();
-        Ok(Kms { region: region.to_owned(), account: account.to_owned(), store, trail })
+        let call_log = Mutex::default();
+        Ok(Kms { region: region.to_owned(), account: account.to_owned(), store, call_log })
     }
 
     /// As S3 does when it writes: resolves a key id, a key ARN, an alias or an alias ARN; `None` is the AWS managed key
@@ -207,19 +207,19 @@ impl Kms {
 
     /// The latest calls, oldest first: who called with which encryption context. AWS shows this in CloudTrail.
     #[must_use]
-    pub fn trail(&self) -> Vec<Event> {
-        self.trail_lock().events()
+    pub fn call_log(&self) -> Vec<Event> {
+        self.call_log_lock().events()
     }
 
     /// How many calls were made by `caller`, by action.
     #[must_use]
     pub fn calls(&self, caller: Caller) -> BTreeMap<String, u64> {
-        self.trail_lock().calls(caller)
+        self.call_log_lock().calls(caller)
     }
 
-    /// Empties the trail and its counts.
-    pub fn reset_trail(&self) {
-        *self.trail_lock() = Trail::default();
+    /// Empties the call log and its counts.
+    pub fn reset_call_log(&self) {
+        *self.call_log_lock() = CallLog::default();
     }
 
     /// Does `work` so that each KMS call S3 makes within it, on this task, is refused as throttled.
@@ -301,11 +301,11 @@ impl Kms {
 
     fn record(&self, caller: Caller, action: &str, key: Option<&str>, context: &BTreeMap<String, String>) {
         let event = Event { caller, action: action.to_owned(), key: key.map(str::to_owned), context: context.clone() };
-        self.trail_lock().record(event);
+        self.call_log_lock().record(event);
     }
 
-    fn trail_lock(&self) -> MutexGuard<'_, Trail> {
-        self.trail.lock().unwrap_or_else(PoisonError::into_inner)
+    fn call_log_lock(&self) -> MutexGuard<'_, CallLog> {
+        self.call_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn key_arn(&self, id: &str) -> String {
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn the_trail_tells_the_context_and_the_counts() {
+    fn the_call_log_has_contexts_and_counts() {
         let directory = tempfile::tempdir().unwrap();
         let kms = kms(&directory);
         let context = BTreeMap::from([("aws:s3:arn".to_owned(), "arn:aws:s3:::b/k".to_owned())]);
@@ -467,7 +467,7 @@ mod tests {
         kms.decrypt(&key.key_arn, &context).unwrap();
         assert_eq!(kms.calls(Caller::S3), BTreeMap::from([("Decrypt".into(), 2), ("GenerateDataKey".into(), 1)]));
         assert!(kms.calls(Caller::Client).is_empty());
-        let event = &kms.trail()[0];
+        let event = &kms.call_log()[0];
         assert_eq!((event.action.as_str(), &event.context), ("GenerateDataKey", &context));
     }
 }

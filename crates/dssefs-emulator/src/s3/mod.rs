@@ -4,7 +4,7 @@
 //! KMS is called and with which context, and what each answer says about encryption. Where the documentation is silent
 //! it follows recorded answers of the real service.
 //!
-//! What it refuses to do: it speaks no HTTP and checks no signatures (the front does), it encrypts nothing (see the
+//! What it refuses to do: it speaks no HTTP and checks no signatures (the router does), it encrypts nothing (see the
 //! storage room), and it never ignores a request for something that it cannot do: ACLs, object lock, SSE-C and the like
 //! are errors.
 //!

@@ -4,7 +4,7 @@
 //! | request | does |
 //! |---|---|
 //! | `GET /_dssefs/counters` | the [`Counters`](super::super::counters::Counters) |
-//! | `POST /_dssefs/counters/reset` | starts the counters and the trail from zero |
+//! | `POST /_dssefs/counters/reset` | starts the counters and the log of KMS calls from zero |
 //! | `GET /_dssefs/faults` | each rule, and how often it may still strike |
 //! | `POST /_dssefs/faults` | replaces the plan; the body is a list of rules |
 //! | `GET /_dssefs/kms/trail` | the latest KMS calls with their encryption contexts |
@@ -23,14 +23,14 @@ use serde_json::json;
 use super::super::faults::Plan;
 use super::super::kms::{Action, Exception, Kms};
 use super::answer;
-use super::front::Front;
 use super::guard;
+use super::state::State;
 
 /// Where these addresses start. No bucket can be called so: bucket names have no underscore.
 pub(super) const PREFIX: &str = "/_dssefs/";
 
-pub(super) fn answer(front: &Front, head: &Parts, body: &[u8], peer: SocketAddr) -> HttpResponse {
-    if let Err((status, text)) = guard::check(head, peer, front.port, &front.credentials) {
+pub(super) fn answer(state: &State, head: &Parts, body: &[u8], peer: SocketAddr) -> HttpResponse {
+    if let Err((status, text)) = guard::check(head, peer, state.port, &state.credentials) {
         let mut refusal = answer::plain(status, text);
         if status == StatusCode::UNAUTHORIZED {
             refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"dssefs serve\""));
@@ -39,16 +39,16 @@ pub(super) fn answer(front: &Front, head: &Parts, body: &[u8], peer: SocketAddr)
     }
     let path = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     match (head.method.as_str(), path) {
-        ("GET", "counters") => answer::json(StatusCode::OK, &front.counters()),
+        ("GET", "counters") => answer::json(StatusCode::OK, &state.counters()),
         ("POST", "counters/reset") => {
-            front.reset_counters();
+            state.reset_counters();
             done()
         }
-        ("GET", "faults") => answer::json(StatusCode::OK, &front.faults.standing()),
-        ("POST", "faults") => replace_faults(front, body),
-        ("GET", "kms/trail") => answer::json(StatusCode::OK, &front.kms.trail()),
-        ("POST", "kms/deny") => change_permission(front, body, Kms::deny),
-        ("POST", "kms/allow") => change_permission(front, body, Kms::allow),
+        ("GET", "faults") => answer::json(StatusCode::OK, &state.faults.standing()),
+        ("POST", "faults") => replace_faults(state, body),
+        ("GET", "kms/trail") => answer::json(StatusCode::OK, &state.kms.call_log()),
+        ("POST", "kms/deny") => change_permission(state, body, Kms::deny),
+        ("POST", "kms/allow") => change_permission(state, body, Kms::allow),
         _ => answer::plain(
             StatusCode::NOT_FOUND,
             "There is nothing at this address and method; see the documentation of `dssefs serve`.",
@@ -63,10 +63,10 @@ struct Permission {
     action: Action,
 }
 
-fn replace_faults(front: &Front, body: &[u8]) -> HttpResponse {
+fn replace_faults(state: &State, body: &[u8]) -> HttpResponse {
     match serde_json::from_slice::<Plan>(body) {
         Ok(plan) => {
-            front.faults.replace(plan);
+            state.faults.replace(plan);
             done()
         }
         Err(error) => refused(&error.to_string()),
@@ -74,12 +74,12 @@ fn replace_faults(front: &Front, body: &[u8]) -> HttpResponse {
 }
 
 fn change_permission(
-    front: &Front,
+    state: &State,
     body: &[u8],
     change: impl FnOnce(&Kms, &str, Action) -> Result<(), Exception>,
 ) -> HttpResponse {
     match serde_json::from_slice::<Permission>(body) {
-        Ok(wanted) => match change(&front.kms, &wanted.key, wanted.action) {
+        Ok(wanted) => match change(&state.kms, &wanted.key, wanted.action) {
             Ok(()) => done(),
             Err(exception) => refused(&exception.to_string()),
         },

@@ -1,4 +1,4 @@
-//! Bodies on their way in and out: counted, and spoiled when a fault says so.
+//! Bodies on their way in and out: counted, and changed where a fault says so.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use super::super::counters::Meter;
 /// until what came before it is on the wire.
 const CUT_DELAY: Duration = Duration::from_millis(100);
 
-/// A request's body, counted, and spoiled when a fault says so.
+/// A request's body, counted, and changed where a fault says so.
 pub(super) struct RequestBody {
     inner: Incoming,
     meter: Arc<Meter>,
@@ -26,16 +26,16 @@ pub(super) struct RequestBody {
     flipped_at: Option<u64>,
 }
 
-/// An answer's body, counted, and spoiled when a fault says so.
+/// An answer's body, counted, and changed where a fault says so.
 pub(super) struct AnswerBody {
     inner: s3s::Body,
     meter: Option<Arc<Meter>>,
-    spoil: Spoil,
+    fault: BodyFault,
     sent: u64,
 }
 
-/// How an answer's body is spoiled.
-pub(super) enum Spoil {
+/// What a fault does to the body of an answer.
+pub(super) enum BodyFault {
     /// Not at all.
     None,
     /// It ends with an error after this many bytes.
@@ -85,16 +85,16 @@ impl Body for RequestBody {
 }
 
 impl AnswerBody {
-    pub(super) fn new(inner: s3s::Body, meter: Option<Arc<Meter>>, spoil: Spoil) -> AnswerBody {
-        AnswerBody { inner, meter, spoil, sent: 0 }
+    pub(super) fn new(inner: s3s::Body, meter: Option<Arc<Meter>>, fault: BodyFault) -> AnswerBody {
+        AnswerBody { inner, meter, fault, sent: 0 }
     }
 
     fn pass(&mut self, mut data: Bytes) -> Bytes {
         let start = self.sent;
-        match self.spoil {
-            Spoil::CutAfter(end) => data.truncate(usize::try_from(end - start).unwrap_or(usize::MAX)),
-            Spoil::FlipByte(at) => data = flip(data, at.checked_sub(start)),
-            Spoil::None | Spoil::Cutting(_) => {}
+        match self.fault {
+            BodyFault::CutAfter(end) => data.truncate(usize::try_from(end - start).unwrap_or(usize::MAX)),
+            BodyFault::FlipByte(at) => data = flip(data, at.checked_sub(start)),
+            BodyFault::None | BodyFault::Cutting(_) => {}
         }
         self.sent += data.len() as u64;
         if let Some(meter) = &self.meter {
@@ -104,7 +104,7 @@ impl AnswerBody {
     }
 
     fn reached_cut(&self) -> bool {
-        matches!(self.spoil, Spoil::CutAfter(end) if self.sent >= end)
+        matches!(self.fault, BodyFault::CutAfter(end) if self.sent >= end)
     }
 }
 
@@ -115,9 +115,9 @@ impl Body for AnswerBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, s3s::StdError>>> {
         let this = self.get_mut();
         if this.reached_cut() {
-            this.spoil = Spoil::Cutting(Box::pin(sleep(CUT_DELAY)));
+            this.fault = BodyFault::Cutting(Box::pin(sleep(CUT_DELAY)));
         }
-        if let Spoil::Cutting(delay) = &mut this.spoil {
+        if let BodyFault::Cutting(delay) = &mut this.fault {
             ready!(delay.as_mut().poll(cx));
             return Poll::Ready(Some(Err(Cut.into())));
         }
@@ -131,7 +131,7 @@ impl Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        !matches!(self.spoil, Spoil::CutAfter(_) | Spoil::Cutting(_)) && self.inner.is_end_stream()
+        !matches!(self.fault, BodyFault::CutAfter(_) | BodyFault::Cutting(_)) && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -142,12 +142,12 @@ impl Body for AnswerBody {
 impl Drop for AnswerBody {
     /// A fault that was counted as struck and changed nothing would deceive the test that planned it.
     fn drop(&mut self) {
-        let unspoiled = match self.spoil {
-            Spoil::CutAfter(at) => self.sent < at,
-            Spoil::FlipByte(at) => self.sent <= at,
-            Spoil::None | Spoil::Cutting(_) => false,
+        let unchanged = match self.fault {
+            BodyFault::CutAfter(at) => self.sent < at,
+            BodyFault::FlipByte(at) => self.sent <= at,
+            BodyFault::None | BodyFault::Cutting(_) => false,
         };
-        if unspoiled {
+        if unchanged {
             warn!(sent = self.sent, "a body was over before the byte that a fault was to cut or flip");
         }
     }
@@ -192,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn a_byte_is_flipped_wherever_it_lies() {
         for at in 0..8_u64 {
-            let (bytes, whole) = read(AnswerBody::new(frames(), None, Spoil::FlipByte(at))).await;
+            let (bytes, whole) = read(AnswerBody::new(frames(), None, BodyFault::FlipByte(at))).await;
             let mut expected = *b"01234567";
             expected[usize::try_from(at).unwrap()] ^= 1;
             assert_eq!((bytes.as_slice(), whole), (&expected[..], true));
@@ -202,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_cut_after_as_many_bytes_as_asked() {
         for end in 0..8_u64 {
-            let (bytes, whole) = read(AnswerBody::new(frames(), None, Spoil::CutAfter(end))).await;
+            let (bytes, whole) = read(AnswerBody::new(frames(), None, BodyFault::CutAfter(end))).await;
             assert_eq!((bytes.as_slice(), whole), (&b"01234567"[..usize::try_from(end).unwrap()], false));
         }
     }
@@ -210,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn what_leaves_is_counted() {
         let tally = super::super::super::counters::Tally::default();
-        read(AnswerBody::new(frames(), Some(tally.request("GetObject")), Spoil::CutAfter(5))).await;
+        read(AnswerBody::new(frames(), Some(tally.request("GetObject")), BodyFault::CutAfter(5))).await;
         assert_eq!(tally.snapshot()["GetObject"].body_bytes_out, 5);
     }
 }

@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,7 +19,8 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use super::front::Front;
+use super::peer::Peer;
+use super::router::Router;
 
 /// Connections at one time; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -37,25 +37,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The most that hyper reads or gathers at once. Large bodies cross the loopback in few system calls this way.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 
-/// Who is at the other end, and how to end the connection with a reset.
-#[derive(Clone)]
-pub(super) struct Peer {
-    pub(super) address: SocketAddr,
-    reset: Arc<AtomicBool>,
-}
-
-impl Peer {
-    /// Lets the end of this connection be a reset (TCP RST) rather than an orderly close.
-    pub(super) fn reset(&self) {
-        self.reset.store(true, Relaxed);
-    }
-}
-
 /// Serves until `stop` changes or is dropped, then finishes what is under way, for at most [`GRACE`].
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    front: Arc<Front>,
+    router: Arc<Router>,
     mut stop: watch::Receiver<bool>,
 ) {
     let graceful = GracefulShutdown::new();
@@ -66,7 +52,7 @@ pub(crate) async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, address)) => {
-                    connections.spawn(connection(stream, address, tls.clone(), Arc::clone(&front), graceful.watcher()));
+                    connections.spawn(connection(stream, address, tls.clone(), Arc::clone(&router), graceful.watcher()));
                 }
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
@@ -86,31 +72,31 @@ async fn connection(
     stream: TcpStream,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
-    front: Arc<Front>,
+    router: Arc<Router>,
     watcher: Watcher,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "TCP_NODELAY could not be set");
     }
-    let peer = Peer { address, reset: Arc::default() };
-    let wire = Wire { stream, reset: Arc::clone(&peer.reset) };
+    let peer = Peer::new(address);
+    let wire = Wire { stream, peer: peer.clone() };
     match tls {
-        None => http(wire, peer, front, watcher).await,
+        None => http(wire, peer, router, watcher).await,
         Some(tls) => match timeout(HANDSHAKE_MAX, tls.accept(wire)).await {
-            Ok(Ok(stream)) => http(stream, peer, front, watcher).await,
+            Ok(Ok(stream)) => http(stream, peer, router, watcher).await,
             Ok(Err(error)) => debug!(%error, %address, "the TLS handshake failed"),
             Err(_) => debug!(%address, "the TLS handshake took too long"),
         },
     }
 }
 
-async fn http<S>(stream: S, peer: Peer, front: Arc<Front>, watcher: Watcher)
+async fn http<S>(stream: S, peer: Peer, router: Arc<Router>, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let (front, peer) = (Arc::clone(&front), peer.clone());
-        async move { front.answer(request, &peer).await }
+        let (router, peer) = (Arc::clone(&router), peer.clone());
+        async move { router.answer(request, &peer).await }
     });
     let connection =
         http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).serve_connection(TokioIo::new(stream), service);
@@ -126,12 +112,12 @@ where
 /// and HTTP when a fault wants it; so the wish travels in a flag, and the drop of the stream looks at it.
 struct Wire {
     stream: TcpStream,
-    reset: Arc<AtomicBool>,
+    peer: Peer,
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if self.reset.load(Relaxed)
+        if self.peer.is_reset()
             && let Err(error) = self.stream.set_zero_linger()
         {
             warn!(%error, "a connection is closed in order instead of reset");

@@ -8,10 +8,12 @@ mod answer;
 mod body;
 mod certificate;
 mod connection;
-mod front;
 mod guard;
+mod inject_faults;
 mod login;
-mod spoil;
+mod peer;
+mod router;
+mod state;
 
 #[cfg(test)]
 mod end_to_end;
@@ -20,4 +22,4 @@ pub use certificate::CertificateError;
 
 pub(super) use certificate::Certificate;
 pub(super) use connection::serve;
-pub(super) use front::Front;
+pub(super) use router::Router;

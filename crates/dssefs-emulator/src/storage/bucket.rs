@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::Error;
 use super::body::{Body, BodyReader, BodyWriter};
-use super::files::{private_directory, random_hex, record_name, write_record};
+use super::files::{private_directory, random_hex, record_name, unfinished_dir, write_record};
 use super::record::{Content, Object, Settings, Upload, Version, Versioning};
-use super::{Error, recovery};
 
 /// Versions of one key, newest first; never empty in the index.
 pub(crate) type Versions = Vec<Arc<Version>>;
@@ -62,7 +62,7 @@ pub(super) struct KeyRecord {
 impl Bucket {
     /// Makes an empty bucket below `root`; it becomes visible by one rename.
     pub(super) fn create(root: &Path, name: &str, settings: Settings) -> io::Result<Bucket> {
-        let unfinished = recovery::unfinished_dir(root)?;
+        let unfinished = unfinished_dir(root)?;
         for room in ["keys", "uploads", "bodies"] {
             private_directory(&unfinished.join(room))?;
         }
@@ -83,7 +83,7 @@ impl Bucket {
             return Err(Error::BucketNotEmpty);
         }
         let root = self.dir.parent().unwrap_or(Path::new("."));
-        let unfinished = recovery::unfinished_dir(root)?;
+        let unfinished = unfinished_dir(root)?;
         fs::rename(&self.dir, &unfinished)?;
         state.demolished = true;
         Ok(fs::remove_dir_all(unfinished)?)

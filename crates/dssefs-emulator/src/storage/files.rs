@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,6 +11,15 @@ use sha2::{Digest, Sha256};
 
 /// Suffix of a file that is not true yet; [`super::recovery`] removes such files.
 pub(super) const UNFINISHED: &str = "unfinished";
+
+/// Prefix of a bucket's directory that is not true yet, or no longer. No bucket name has capitals, so that no bucket is
+/// ever taken for a leftover.
+pub(super) const UNFINISHED_DIR: &str = "UNFINISHED-";
+
+/// A fresh name below `root` for such a directory.
+pub(super) fn unfinished_dir(root: &Path) -> io::Result<PathBuf> {
+    Ok(root.join(format!("{UNFINISHED_DIR}{}", random_hex::<16>()?)))
+}
 
 /// The file name of a key's record: the SHA-256 of the key, since a key may hold what no file name may.
 pub(super) fn record_name(key: &str) -> String {

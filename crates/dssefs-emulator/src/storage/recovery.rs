@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::bucket::{Bucket, KeyRecord, State, Versions};
-use super::files::{UNFINISHED, random_hex, read_record};
+use super::files::{UNFINISHED, UNFINISHED_DIR, read_record};
 use super::record::{Object, Part, Upload, UploadRecord, Version};
-
-/// No bucket name has capitals, so that no bucket is ever taken for a leftover.
-const UNFINISHED_DIR: &str = "UNFINISHED-";
 
 /// All buckets below `root`.
 pub(super) fn buckets(root: &Path) -> io::Result<Vec<Bucket>> {
@@ -26,11 +23,6 @@ pub(super) fn buckets(root: &Path) -> io::Result<Vec<Bucket>> {
         }
     }
     Ok(buckets)
-}
-
-/// A fresh name for a bucket directory that is not true yet, or no longer.
-pub(super) fn unfinished_dir(root: &Path) -> io::Result<PathBuf> {
-    Ok(root.join(format!("{UNFINISHED_DIR}{}", random_hex::<16>()?)))
 }
 
 fn bucket(dir: &Path, name: &str) -> io::Result<Bucket> {

@@ -10,7 +10,7 @@ use super::node::{Attributes, Change, Ino, Kind};
 use super::posix;
 use super::xattr::{self, Edit};
 use dssefs_s3::object::{ETag, Key, UserMetadata};
-use dssefs_s3::s3::{self, Aftermath, Condition, Head, NewObject, Source};
+use dssefs_s3::s3::{self, Condition, FailedWrite, Head, NewObject, Source};
 
 /// What a change of metadata begins with.
 struct Original {
@@ -149,7 +149,7 @@ impl Namespace {
 
     fn note_tried(&self, ino: Ino, of: &Arc<Head>, error: &Error) {
         let Error::Store(error) = error else { return };
-        let Aftermath::Doubt(attempt) = error.aftermath() else { return };
+        let FailedWrite::Unknown(attempt) = error.failed_write() else { return };
         if let Ok(entry) = self.table().entry_mut(ino) {
             entry.tried = Some((Arc::clone(attempt), Arc::clone(of)));
         }

@@ -10,7 +10,7 @@ use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::scan_detector::ScanDetector;
 use super::snapshot::Snapshot;
 use dssefs_s3::object::{ETag, Key, Name};
-use dssefs_s3::s3::{Attempt, Head};
+use dssefs_s3::s3::{AmbiguousWrite, Head};
 
 /// How many own copies of an open file are remembered, so that readers of the version before find it.
 const COPIES_MAX: usize = 64;
@@ -45,7 +45,7 @@ pub(super) struct Entry {
     /// Own copies of the object (rename, chmod): which version became which, while the file is open.
     pub(super) copies: Vec<(ETag, ETag)>,
     /// A copy in place whose answer was lost, and what it was made of.
-    pub(super) tried: Option<(Arc<Attempt>, Arc<Head>)>,
+    pub(super) tried: Option<(Arc<AmbiguousWrite>, Arc<Head>)>,
     pub(super) directory: Option<Box<Directory>>,
 }
 

@@ -113,7 +113,7 @@ impl Namespace {
         if head.meta.size > TARGET_BYTES_MAX {
             return Err(Error::TargetTooLong { bytes: head.meta.size });
         }
-        let mut tries = self.gateway.tries();
+        let mut tries = self.gateway.body_retries();
         loop {
             let download = self.gateway.get(key, Some(&head.meta.version), None).await?;
             // The version is pinned, so its length is the one in HEAD's answer.

@@ -323,7 +323,7 @@ async fn fetch(reader: Weak<Shared>, id: u64, range: Option<ByteRange>) {
 /// meanwhile.
 async fn stream(reader: &Weak<Shared>, id: u64, range: Option<ByteRange>) -> Result<(), Error> {
     let Some(gateway) = reader.upgrade().map(|shared| Arc::clone(&shared.gateway)) else { return Ok(()) };
-    let (mut tries, mut range) = (gateway.tries(), range);
+    let (mut tries, mut range) = (gateway.body_retries(), range);
     loop {
         let Some(location) = reader.upgrade().map(|shared| shared.location()) else { return Ok(()) };
         let download = gateway.get(&location.key, Some(&location.version), range).await?;

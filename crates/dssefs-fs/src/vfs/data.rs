@@ -11,7 +11,7 @@ use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
 use crate::read::{self, Location, Reader};
 use crate::write::{self, Piece, Writer};
 use dssefs_s3::object::Name;
-use dssefs_s3::s3::{self, Source};
+use dssefs_s3::s3::{self, Backoff, Jitter, Source};
 
 use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;
@@ -23,8 +23,7 @@ use crate::namespace;
 /// How often a call starts over because the file changed under it.
 const TRIES_MAX: u32 = 8;
 /// How long a closed file waits for its next try to be saved; doubled from one to the next.
-const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
+const SAVE_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60), Jitter::None);
 /// How long the saving of a file waits for those who have it open. Programs close several copies of a handle in a row,
 /// and each close is a promise: together they are one object.
 const IN_USE_PAUSE: Duration = Duration::from_secs(1);
@@ -361,18 +360,19 @@ impl Vfs {
     /// closed yet, or until there is no hope: a race that was lost stays lost, and a store that does not do as it is
     /// asked is not to be asked again on the quiet.
     async fn keep_saving(&self, file: &Arc<File>) {
-        let mut pause = if file.state().last_error.is_some() { RETRY_PAUSE_MIN } else { Duration::ZERO };
+        let mut failures = u32::from(file.state().last_error.is_some());
         loop {
-            tokio::time::sleep(pause).await;
-            if pause.is_zero() {
+            if failures > 0 {
+                tokio::time::sleep(SAVE_BACKOFF.pause(failures)).await;
+            } else {
                 file.somebody_left(IN_USE_PAUSE).await;
             }
             if !file.goes_on_retrying() {
                 return;
             }
-            pause = match self.save_in_turn(file).await {
+            failures = match self.save_in_turn(file).await {
                 // What was changed meanwhile is next.
-                Ok(()) => Duration::ZERO,
+                Ok(()) => 0,
                 Err(error) if error.is_lost_race() => {
                     if file.leaves_retrying_to_users() {
                         tracing::warn!(%error, "another writer was first; who closes the file next is told");
@@ -387,7 +387,7 @@ impl Vfs {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the changes of a file are not saved yet");
-                    (pause * 2).clamp(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX)
+                    failures.saturating_add(1)
                 }
             };
         }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use crate::namespace::{self, Attributes, Change, Ino, Node, Timestamp};
 use dssefs_s3::object::Name;
-use dssefs_s3::s3::Aftermath;
+use dssefs_s3::s3::FailedWrite;
 
 use super::file::{File, Privileges, has_content};
 use super::{Error, Fh, Vfs};
@@ -185,7 +185,7 @@ impl Vfs {
     /// the file open.
     pub(super) async fn note_tried(&self, file: &Arc<File>, error: &namespace::Error) {
         let namespace::Error::Store(error) = error else { return };
-        let Aftermath::Doubt(attempt) = error.aftermath() else { return };
+        let FailedWrite::Unknown(attempt) = error.failed_write() else { return };
         if file.state().source.is_none() {
             return;
         }

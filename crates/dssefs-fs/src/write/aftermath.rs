@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 
 use crate::spill::RangeSet;
 use dssefs_s3::object::Key;
-use dssefs_s3::s3::{Aftermath, Attempt, Kind, Stored, Upload};
+use dssefs_s3::s3::{FailedWrite, AmbiguousWrite, Kind, Stored, Upload};
 
 use super::commit::{CommitSnapshot, head_of};
 use super::early_upload::EarlyUpload;
@@ -40,18 +40,18 @@ impl Writer {
     fn note_aftermath(&self, error: &Error, size: u64) {
         let Error::Store(error) = error else { return };
         let Some(key) = &error.key else { return };
-        match error.aftermath() {
-            Aftermath::Nothing => {}
-            Aftermath::Doubt(attempt) => self.state().note_ambiguous_commit(attempt),
-            Aftermath::Deleted => self.note_deletion(key),
-            Aftermath::Stays(version) => {
+        match error.failed_write() {
+            FailedWrite::Nothing => {}
+            FailedWrite::Unknown(attempt) => self.state().note_ambiguous_commit(attempt),
+            FailedWrite::Deleted => self.note_deletion(key),
+            FailedWrite::LeftBehind(version) => {
                 self.rebase_onto_noncompliant(Base { key: key.clone(), version: version.clone(), size });
             }
         }
     }
 
     /// Notes that this mount may have replaced the object under the changes by one with the same bytes.
-    pub fn note_ambiguous_copy(&self, attempt: &Arc<Attempt>) {
+    pub fn note_ambiguous_copy(&self, attempt: &Arc<AmbiguousWrite>) {
         self.state().note_ambiguous_copy(attempt);
     }
 
@@ -88,7 +88,7 @@ impl Writer {
     }
 
     /// Makes the object of an ambiguous commit, which the store has, the base of the file.
-    async fn adopt_resolved(&self, attempt: &Arc<Attempt>, stored: Stored) {
+    async fn adopt_resolved(&self, attempt: &Arc<AmbiguousWrite>, stored: Stored) {
         let object = &attempt.object;
         tracing::info!(
             key = %object.key,
@@ -198,17 +198,17 @@ impl Writer {
     }
 }
 
-fn is_of(early_upload: &EarlyUpload, attempt: &Attempt) -> bool {
+fn is_of(early_upload: &EarlyUpload, attempt: &AmbiguousWrite) -> bool {
     attempt.upload.is_some() && early_upload.upload.get().map(Upload::id) == attempt.upload.as_deref()
 }
 
 /// The bookkeeping.
 impl State {
     /// The answer of the commit under way was lost: it may have made its object.
-    fn note_ambiguous_commit(&mut self, attempt: &Arc<Attempt>) {
+    fn note_ambiguous_commit(&mut self, attempt: &Arc<AmbiguousWrite>) {
         // The same attempt again is no other commit. For a copy, the time of the first attempt counts.
         let is_same = |commit: &AmbiguousCommit| {
-            let Attempt { object, upload, .. } = &*commit.attempt;
+            let AmbiguousWrite { object, upload, .. } = &*commit.attempt;
             commit.mark.changes == self.mark.changes && (object, upload) == (&attempt.object, &attempt.upload)
         };
         if self.ambiguous.iter().any(is_same) {
@@ -218,12 +218,12 @@ impl State {
     }
 
     /// The object under the changes may have been replaced by a copy of itself. The copy has none of the changes.
-    fn note_ambiguous_copy(&mut self, attempt: &Arc<Attempt>) {
+    fn note_ambiguous_copy(&mut self, attempt: &Arc<AmbiguousWrite>) {
         let mark = CommitMark { changes: self.committed, since: self.written.clone(), low_water: self.base_len };
         self.push_ambiguous(attempt, mark);
     }
 
-    fn push_ambiguous(&mut self, attempt: &Arc<Attempt>, mark: CommitMark) {
+    fn push_ambiguous(&mut self, attempt: &Arc<AmbiguousWrite>, mark: CommitMark) {
         if self.ambiguous.len() == AMBIGUOUS_COMMITS_MAX {
             self.ambiguous.remove(0);
         }
@@ -231,7 +231,7 @@ impl State {
     }
 
     /// Takes the mark of an ambiguous commit for that of the last one. False when the commit is no longer ambiguous.
-    fn resume_mark(&mut self, attempt: &Arc<Attempt>) -> bool {
+    fn resume_mark(&mut self, attempt: &Arc<AmbiguousWrite>) -> bool {
         let commit = self.ambiguous.iter().find(|commit| Arc::ptr_eq(&commit.attempt, attempt));
         match commit {
             Some(commit) => {
@@ -285,7 +285,7 @@ mod tests {
         state.committing = true;
         state.begin_commit();
         let object = NewObject::at(Key::new("k").unwrap());
-        let attempt = Attempt { object, size: state.size, content: Content::Unknown, upload: None };
+        let attempt = AmbiguousWrite { object, size: state.size, content: Content::Unknown, upload: None };
         state.note_ambiguous_commit(&Arc::new(attempt));
         state.committing = false;
     }
@@ -314,7 +314,7 @@ mod tests {
         let mut state = State::new(Some(base(100)), 100, false);
         state.changed(&(10..20));
         let object = NewObject::at(Key::new("k").unwrap());
-        let attempt = Arc::new(Attempt { object, size: 100, content: Content::Unknown, upload: None });
+        let attempt = Arc::new(AmbiguousWrite { object, size: 100, content: Content::Unknown, upload: None });
         state.note_ambiguous_copy(&attempt);
         state.changed(&(50..60));
         assert!(state.resume_mark(&attempt));

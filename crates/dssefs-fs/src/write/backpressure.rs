@@ -46,7 +46,7 @@ impl Writer {
     pub(super) async fn wait_for<T>(&self, released: impl Future<Output = T>, deadline: Instant) -> Result<T, Error> {
         let seconds = self.engine.settings.wait_max.as_secs();
         let stalled = async { timeout_at(deadline, released).await.map_err(|_| Error::Stalled { seconds }) };
-        room_unless(stalled, self.engine.gateway.is_given_up()).await
+        room_unless(stalled, self.engine.gateway.wait_until_stalled()).await
     }
 
     /// Whether files are being committed, which gives their room back. No commit waits for a program that writes.

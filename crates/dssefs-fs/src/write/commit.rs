@@ -1,19 +1,19 @@
 //! Making one object of a file's changes.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use crc_fast::CrcAlgorithm;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
-use dssefs_s3::object::{ByteRange, Key, ObjectMeta};
-use dssefs_s3::s3::{Backing, Condition, Head, Kind, NewObject, Part, Payload, Source, Stored, Unfinished, Upload};
+use dssefs_s3::object::{ByteRange, Crc64, Key, ObjectMeta};
+use dssefs_s3::s3::{
+    Backoff, Condition, Head, Jitter, Kind, NewObject, OtherCopy, Part, Payload, Source, Stored, Unfinished, Upload,
+};
 
 use super::early_upload::{EarlyUpload, Sent};
 use super::parts::{AppendLayout, Planned, SINGLE_PUT_BYTES_MAX, plan};
@@ -29,8 +29,8 @@ pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 const TRIES_MAX: u32 = 7;
 /// The pause after the first try during which another request for the same key was under way: S3 answers 409
 /// ConditionalRequestConflict then, and who has lost the race is known only when the other one has ended ("Conditional
-/// writes", S3 User Guide). Doubled from one to the next, and halved at random: some seconds in all.
-const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
+/// writes", S3 User Guide). Some seconds in all.
+const CONFLICT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(3200), Jitter::Half);
 
 /// What the file was when the commit began.
 #[derive(Clone)]
@@ -79,7 +79,7 @@ impl Writer {
             let Err(error) = self.try_once().await else { break };
             let disposition = error.disposition();
             if disposition == Disposition::Conflict && tries < TRIES_MAX {
-                sleep(pause_after(tries)).await;
+                sleep(CONFLICT_BACKOFF.pause(tries)).await;
             } else if disposition.may_be_our_own() && !looked_again && !self.state().ambiguous.is_empty() {
                 // An earlier commit, long under way, may have got there since it was looked for.
                 looked_again = true;
@@ -295,23 +295,23 @@ impl Writer {
         };
         let crc64 = whole_crc64(&assembly.parts, &parts);
         let parts = parts.into_iter().map(|(part, _)| part).collect();
-        let backing = self.backing(commit, upload.key(), &assembly);
-        match upload.complete(parts, commit.size, crc64, &commit.condition, backing).await {
+        let other_copy = self.other_copy(commit, upload.key(), &assembly);
+        match upload.complete(parts, commit.size, crc64, &commit.condition, other_copy).await {
             Ok(stored) => Ok(stored.into_inner()),
             Err(Unfinished { error, upload }) => Err((error.into(), upload)),
         }
     }
 
     /// Who has the content of the object besides the store, once it is made.
-    fn backing(&self, commit: &CommitSnapshot, key: &Key, assembly: &Assembly) -> Backing {
+    fn other_copy(&self, commit: &CommitSnapshot, key: &Key, assembly: &Assembly) -> OtherCopy {
         let only_sent = |early_upload: &EarlyUpload| !early_upload.only_sent(&self.buffer).is_empty();
         if self.state().early_upload.as_ref().is_some_and(only_sent) {
-            return Backing::Nowhere;
+            return OtherCopy::Nowhere;
         }
         let copies = assembly.parts.iter().any(|(_, part)| matches!(part, Planned::Copy(_)));
         match commit.base.as_ref().filter(|_| copies) {
-            Some(base) => Backing::of_copy(&base.key, key),
-            None => Backing::Held,
+            Some(base) => OtherCopy::of_copy(&base.key, key),
+            None => OtherCopy::Held,
         }
     }
 
@@ -322,7 +322,7 @@ impl Writer {
         upload: &Upload,
         assembly: &Assembly,
         streamed: bool,
-    ) -> Result<Vec<(Part, Option<u64>)>, Error> {
+    ) -> Result<Vec<(Part, Option<Crc64>)>, Error> {
         let one = async |(number, part): &(u32, Planned)| match (assembly.sent.get(number), part) {
             (Some(sent), _) => Ok((sent.part.clone(), Some(sent.crc64))),
             (None, Planned::Copy(range)) => self.copy_part(commit, upload, *number, range).await,
@@ -338,7 +338,7 @@ impl Writer {
         upload: &Upload,
         number: u32,
         range: &Range<u64>,
-    ) -> Result<(Part, Option<u64>), Error> {
+    ) -> Result<(Part, Option<Crc64>), Error> {
         let (base, range) = commit
             .base
             .as_ref()
@@ -358,7 +358,7 @@ impl Writer {
         number: u32,
         range: &Range<u64>,
         streamed: bool,
-    ) -> Result<(Part, Option<u64>), Error> {
+    ) -> Result<(Part, Option<Crc64>), Error> {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
             let _filling = self.fill(range, commit.base.as_ref(), commit.base_len).await?;
             let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
@@ -414,18 +414,11 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-fn pause_after(tries: u32) -> Duration {
-    let most = CONFLICT_PAUSE * 2_u32.pow(tries - 1);
-    // The keys of hash tables are random.
-    let random = RandomState::new().hash_one(tries) % 1_000;
-    most / 2 + most / 2 * u32::try_from(random).unwrap_or_default() / 1_000
-}
-
 /// The checksum of the whole, when that of each part is known.
-fn whole_crc64(planned: &[(u32, Planned)], parts: &[(Part, Option<u64>)]) -> Option<u64> {
-    planned.iter().zip(parts).try_fold(0, |whole, ((_, part), (_, crc64))| {
+fn whole_crc64(planned: &[(u32, Planned)], parts: &[(Part, Option<Crc64>)]) -> Option<Crc64> {
+    planned.iter().zip(parts).try_fold(Crc64::EMPTY, |whole, ((_, part), (_, crc64))| {
         let range = part.range();
-        Some(crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, whole, (*crc64)?, range.end - range.start))
+        Some(whole.followed_by((*crc64)?, range.end - range.start))
     })
 }
 

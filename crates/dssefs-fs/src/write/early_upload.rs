@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use crate::spill::{Buffer, RangeSet};
+use dssefs_s3::object::Crc64;
 use dssefs_s3::s3::{Part, Upload};
 
 use super::parts::AppendLayout;
@@ -31,7 +32,7 @@ pub(crate) struct EarlyUpload {
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) part: Part,
-    pub(crate) crc64: u64,
+    pub(crate) crc64: Crc64,
 }
 
 enum Progress {
@@ -227,20 +228,20 @@ mod tests {
     const PART_BYTES: u64 = 16 << 20;
 
     /// A pool without a disk, a buffer in it with two whole parts that are uploaded, and their stream.
-    fn uploaded() -> (Arc<Pool>, Buffer, Stream) {
+    fn uploaded() -> (Arc<Pool>, Buffer, EarlyUpload) {
         let limits = Limits { memory_bytes_max: MEMORY_BYTES, spill_bytes_max: 0 };
         let pool = Pool::new(&std::env::temp_dir(), limits).unwrap();
         let buffer = pool.buffer();
         let target = Target { object: NewObject::at(Key::new("k").unwrap()), exact: false };
-        let mut stream = Stream::new(target, Grid::behind(0).unwrap());
+        let mut stream = EarlyUpload::new(target, AppendLayout::behind(0).unwrap());
         for number in [1, 2] {
-            let range = stream.grid.part(number).unwrap();
+            let range = stream.layout.part(number).unwrap();
             for offset in range.clone().step_by(1 << 20) {
                 buffer.write(offset, &vec![7; 1 << 20]).unwrap();
             }
             buffer.mark_uploaded(&buffer.snapshot(range).unwrap());
-            let part = Part { number, etag: ETag::new("e"), size: PART_BYTES, crc64: Some(0) };
-            stream.record(number, Sent { part, crc64: 0 });
+            let part = Part { number, etag: ETag::new("e"), size: PART_BYTES, crc64: Some(Crc64::from_value(0)) };
+            stream.record(number, Sent { part, crc64: Crc64::from_value(0) });
         }
         (pool, buffer, stream)
     }
@@ -256,7 +257,7 @@ mod tests {
     fn uploaded_parts_are_dropped_for_other_files() {
         let (pool, buffer, stream) = uploaded();
         let _other = press(&pool);
-        assert!(stream.gave_up(&(0..2 * PART_BYTES), &buffer.present()), "or the tests below show nothing");
+        assert!(stream.evicted(&(0..2 * PART_BYTES), &buffer.present()), "or the tests below show nothing");
         assert!(!stream.keep_all_whole(&buffer));
     }
 
@@ -267,7 +268,7 @@ mod tests {
         assert!(stream.keep_all_whole(&buffer));
         let _other = press(&pool);
         assert!(buffer.contains(0..2 * PART_BYTES));
-        assert!(!stream.gave_up(&(0..u64::MAX), &buffer.present()));
+        assert!(!stream.evicted(&(0..u64::MAX), &buffer.present()));
     }
 
     #[test]
@@ -297,7 +298,7 @@ mod tests {
     fn a_part_is_sent_ahead_only_when_the_file_goes_on_behind_it() {
         let (_pool, buffer, _) = uploaded();
         let target = Target { object: NewObject::at(Key::new("k").unwrap()), exact: false };
-        let mut stream = Stream::new(target, Grid::behind(0).unwrap());
+        let mut stream = EarlyUpload::new(target, AppendLayout::behind(0).unwrap());
         assert_eq!(stream.begin_ripe(PART_BYTES, &buffer), None, "it may be the whole file");
         assert_eq!(stream.begin_ripe(PART_BYTES + 1, &buffer), Some((1, 0..PART_BYTES)));
         assert_eq!(stream.begin_ripe(2 * PART_BYTES, &buffer), None, "it may grow");

@@ -3,7 +3,7 @@
 use crate::spill::RangeSet;
 use crate::{journal, spill};
 use dssefs_s3::s3;
-use dssefs_s3::s3::{Aftermath, Kind};
+use dssefs_s3::s3::{FailedWrite, Kind};
 
 /// Why a write or a commit did not succeed. The bytes that were written before stay in the writer.
 #[derive(Debug, thiserror::Error)]
@@ -242,7 +242,7 @@ impl Error {
 
     /// Whether the store has an object with the file's bytes that is not encrypted as was asked for.
     pub(crate) fn leaves_object(&self) -> bool {
-        matches!(self, Error::Store(error) if matches!(error.aftermath(), Aftermath::Stays(_)))
+        matches!(self, Error::Store(error) if matches!(error.failed_write(), FailedWrite::LeftBehind(_)))
     }
 }
 

@@ -413,9 +413,9 @@ mod tests {
 
     #[test]
     fn a_grid_of_many_copies_ends_with_part_ten_thousand() {
-        let grid = Grid::behind(HEAD_PART_BYTES + 1).unwrap();
+        let grid = AppendLayout::behind(HEAD_PART_BYTES + 1).unwrap();
         assert_eq!((grid.first(), grid.copied()), (3, HEAD_PART_BYTES + 1));
-        assert_eq!(Grid::behind(HEAD_PART_BYTES).unwrap().first(), 2);
+        assert_eq!(AppendLayout::behind(HEAD_PART_BYTES).unwrap().first(), 2);
         assert_eq!(grid.part(10_000).map(|range| range.end), Some(OBJECT_BYTES_MAX));
         assert_eq!((grid.part(10_001), grid.part(10_002), grid.part(0)), (None, None, None));
     }

@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::spill::{self, Snapshot};
+use dssefs_s3::object::Crc64;
 use dssefs_s3::s3::Payload;
 
 /// Sends a snapshot chunk by chunk; sealed blocks are opened as they are sent, so a part never stands in memory whole.
 pub(crate) struct SnapshotPayload {
     snapshot: Arc<Snapshot>,
     /// Taken once: the writer asks for it and the request does, and each time it would be a pass over the whole part.
-    crc64: OnceLock<u64>,
+    crc64: OnceLock<Crc64>,
 }
 
 impl SnapshotPayload {
@@ -24,11 +25,11 @@ impl SnapshotPayload {
     ///
     /// # Errors
     /// As [`Snapshot::crc64`].
-    pub(crate) fn checksum(&self) -> Result<u64, spill::Error> {
+    pub(crate) fn checksum(&self) -> Result<Crc64, spill::Error> {
         if let Some(crc64) = self.crc64.get() {
             return Ok(*crc64);
         }
-        let crc64 = self.snapshot.crc64()?;
+        let crc64 = Crc64::from_value(self.snapshot.crc64()?);
         Ok(*self.crc64.get_or_init(|| crc64))
     }
 }
@@ -38,7 +39,7 @@ impl Payload for SnapshotPayload {
         self.snapshot.len()
     }
 
-    fn crc64(&self) -> io::Result<u64> {
+    fn crc64(&self) -> io::Result<Crc64> {
         self.checksum().map_err(io::Error::other)
     }
 

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::{Draft, EntryId, Journal};
 use crate::spill::{self, Buffer, RangeSet};
-use dssefs_s3::object::{ETag, Key, KeyError, Version, VersionId};
+use dssefs_s3::object::{Crc64, ETag, Key, KeyError, Version, VersionId};
 use dssefs_s3::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
-use dssefs_s3::s3::{Attempt, Checksum, Content, NewObject, Part, Source};
+use dssefs_s3::s3::{AmbiguousWrite, Checksum, Content, NewObject, Part, Source};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::early_upload::{EarlyUpload, Sent};
@@ -62,7 +62,7 @@ pub struct KeptAttempt {
     /// Its length in bytes.
     pub size: u64,
     /// The CRC-64/NVME of its content.
-    pub crc64: u64,
+    pub crc64: Crc64,
     /// The multipart upload that was to become the object.
     pub upload: Option<String>,
     /// What was written since.
@@ -97,7 +97,7 @@ pub struct KeptUploadPart {
     /// Its length in bytes.
     pub size: u64,
     /// The CRC-64/NVME of its content.
-    pub crc64: u64,
+    pub crc64: Crc64,
 }
 
 /// An entry that this version cannot read.
@@ -153,7 +153,7 @@ struct Text {
 struct AttemptText {
     object: ObjectText,
     size: u64,
-    crc64: u64,
+    crc64: Crc64,
     upload: Option<String>,
     since: Vec<Range<u64>>,
     low_water: u64,
@@ -298,7 +298,7 @@ impl KeptUpload {
 impl KeptAttempt {
     /// None of one that would not be known again.
     fn of(commit: &AmbiguousCommit) -> Option<KeptAttempt> {
-        let Attempt { object, size, content, upload } = &*commit.attempt;
+        let AmbiguousWrite { object, size, content, upload } = &*commit.attempt;
         let Content::Of(Checksum::Crc64(crc64)) = *content else { return None };
         let CommitMark { since, low_water, .. } = &commit.mark;
         let (object, upload) = (object.clone(), upload.clone());
@@ -307,7 +307,7 @@ impl KeptAttempt {
 
     fn into_ambiguous_commit(self) -> AmbiguousCommit {
         let KeptAttempt { object, size, crc64, upload, since, low_water } = self;
-        let attempt = Attempt { object, size, content: Content::Of(Checksum::Crc64(crc64)), upload };
+        let attempt = AmbiguousWrite { object, size, content: Content::Of(Checksum::Crc64(crc64)), upload };
         // Whatever it made, the file that is kept has changes to it.
         let mark = CommitMark { changes: 0, since: since.into_iter().collect(), low_water };
         AmbiguousCommit { attempt: Arc::new(attempt), mark }
@@ -534,7 +534,7 @@ mod tests {
         let attempt = KeptAttempt {
             object: kept.object.clone(),
             size: 6,
-            crc64: u64::MAX,
+            crc64: Crc64::from_value(u64::MAX),
             upload: Some("u".to_owned()),
             since: std::iter::once(1..3).collect(),
             low_water: 5,
@@ -549,7 +549,7 @@ mod tests {
     #[test]
     fn an_entry_names_the_upload_that_it_needs_and_no_other_is_believed() {
         const MIB: u64 = 1 << 20;
-        let part = |number, size| KeptUploadPart { number, etag: "e".to_owned(), size, crc64: u64::MAX };
+        let part = |number, size| KeptUploadPart { number, etag: "e".to_owned(), size, crc64: Crc64::from_value(u64::MAX) };
         let parts = vec![part(1, 16 * MIB), part(3, 8 * MIB)];
         let object = NewObject::at(Key::new("a").unwrap());
         let upload = KeptUpload { id: "u".to_owned(), object: object.clone(), exact: false, copied: 0, parts };

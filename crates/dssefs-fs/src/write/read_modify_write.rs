@@ -123,7 +123,7 @@ impl Writer {
     /// Reads `span` of `base`. A body that breaks is asked for again from where it broke.
     async fn fetch(&self, alone: bool, base: &Base, span: Range<u64>) -> Result<(), Error> {
         let gateway = &self.engine.gateway;
-        let (mut at, mut tries) = (span.start, gateway.tries());
+        let (mut at, mut tries) = (span.start, gateway.body_retries());
         while let Some(range) = ByteRange::new(at, span.end) {
             let mut download = gateway.get(&base.key, Some(&base.version), Some(range)).await?;
             while let Some(chunk) = download.next().await {

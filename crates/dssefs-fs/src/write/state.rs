@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::spill::RangeSet;
 use dssefs_s3::object::ETag;
-use dssefs_s3::s3::{Attempt, NewObject, Source};
+use dssefs_s3::s3::{AmbiguousWrite, NewObject, Source};
 
 use super::early_upload::EarlyUpload;
 use super::parts::{AppendLayout, PART_BYTES_MIN, SINGLE_PUT_BYTES_MAX};
@@ -88,7 +88,7 @@ pub(crate) const AMBIGUOUS_COMMITS_MAX: usize = 8;
 /// A commit whose answer was lost: it may have succeeded although it failed.
 #[derive(Clone, Debug)]
 pub(crate) struct AmbiguousCommit {
-    pub(crate) attempt: Arc<Attempt>,
+    pub(crate) attempt: Arc<AmbiguousWrite>,
     pub(crate) mark: CommitMark,
 }
 

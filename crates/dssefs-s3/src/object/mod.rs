@@ -4,12 +4,14 @@
 //! This room does no I/O and knows no encryption. It uses no other room.
 
 mod bucket;
+mod crc64;
 mod host;
 mod key;
 mod meta;
 mod range;
 
 pub use bucket::{Bucket, BucketError};
+pub use crc64::Crc64;
 pub use host::{is_localhost, is_loopback};
 pub use key::{Key, KeyError, Name, NameError, Prefix};
 pub use meta::{ETag, ObjectMeta, UserMetadata, Version, VersionId};

@@ -23,8 +23,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::aws::extra_time;
-
 /// The longest answer that tells of no list, in bytes: 1 MiB. AWS's longest is an error of a few KiB; JSON of KMS, STS
 /// and SSO is shorter than 64 KiB.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -42,6 +40,9 @@ const ENTRIES_MAX: u64 = 1000;
 /// ("Working with object metadata", S3 User Guide), and adds few of its own. The HTTP library itself stops at 100
 /// headers and 408 KiB.
 const HEADERS_BYTES_MAX: u64 = 16 << 10;
+
+/// What a slow line moves at least, in bytes per second. Requests that move more than a few MiB get time for it.
+const SLOWEST_BYTES_PER_SECOND: u64 = 1024 * 1024;
 
 /// An answer that is longer than any honest one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +64,13 @@ pub(in crate::s3) enum Exceeded {
 pub(in crate::s3) struct TooSlow {
     received: u64,
     allowed: Duration,
+}
+
+/// How much longer a request may take because it moves `bytes`, `most` at most: one second for each MiB from 8 MiB on,
+/// and nothing below.
+pub(super) fn extra_time(bytes: u64, most: Duration) -> Duration {
+    let extra = Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+    if extra < Duration::from_secs(8) { Duration::ZERO } else { extra.min(most) }
 }
 
 /// `http` with limits on its answers; content may take `attempt_timeout` from its request on, and more where it is

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::attempt::Attempt;
+use super::ambiguous_write::AmbiguousWrite;
 use crate::object::{Bucket, Key, Version};
 use crate::policy::Verdict;
 use crate::s3::metrics::Operation;
@@ -116,23 +116,23 @@ impl Kind {
 
 /// What a write that failed has left in the store.
 #[derive(Clone, Debug, Default)]
-pub enum Aftermath {
+pub enum FailedWrite {
     /// Nothing.
     #[default]
     Nothing,
     /// Nobody knows: it may have been carried out, or still be. [`Gateway::find`](super::Gateway::find) tells, later.
-    Doubt(Arc<Attempt>),
+    Unknown(Arc<AmbiguousWrite>),
     /// What it replaced is gone, and so is what it made, as that was not what was asked for.
     Deleted,
     /// This version, which is not encrypted as was asked for.
-    Stays(Version),
+    LeftBehind(Version),
 }
 
 /// A request that failed. Cheap to clone, so that all who wait for one answer can have it.
 #[derive(Clone, Debug)]
 pub struct Error {
     failure: Arc<Failure>,
-    aftermath: Aftermath,
+    failed_write: FailedWrite,
 }
 
 /// All that is known of a failed request.
@@ -214,18 +214,18 @@ impl Error {
 
     /// What it has left in the store.
     #[must_use]
-    pub fn aftermath(&self) -> &Aftermath {
-        &self.aftermath
+    pub fn failed_write(&self) -> &FailedWrite {
+        &self.failed_write
     }
 
-    pub(super) fn leaving(self, aftermath: Aftermath) -> Error {
-        Error { aftermath, ..self }
+    pub(super) fn leaving(self, failed_write: FailedWrite) -> Error {
+        Error { failed_write, ..self }
     }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
-        Error { failure: Arc::new(failure), aftermath: Aftermath::Nothing }
+        Error { failure: Arc::new(failure), failed_write: FailedWrite::Nothing }
     }
 }
 

@@ -5,8 +5,8 @@
 //! It never sends encryption headers on GET or HEAD (S3 answers 400), never asks for a bucket key (DSSE-KMS has none),
 //! never reports a stored object that was not judged, and never returns fewer bytes than it announced without an error.
 //!
-//! Requests that cost a KMS call keep a pace (`pace`), since the quota is shared with everybody else in the account.
-//! When the mount ends, a store that gives no sign of life any more (`pulse`) is given up.
+//! Requests that cost a KMS call keep a pace (`kms_rate_limiter`), since the quota is shared with everybody else in the account.
+//! When the mount ends, a store that gives no sign of life any more (`liveness`) is given up.
 //!
 //! What it does not do: cache, plan parts, or decide on errno values.
 //!
@@ -18,29 +18,32 @@
 //! goes in the clear), and `credentials` finds the caller's again when they were renewed. This room may use `object`,
 //! and `policy`.
 
-mod attempt;
+mod ambiguous_write;
 mod aws;
+mod backoff;
 mod bounds;
 mod classify;
 mod connect;
 mod credentials;
 mod error;
+mod error_chain;
 mod gateway;
+mod kms_rate_limiter;
 mod ledger;
+mod liveness;
 mod metrics;
-mod pace;
 mod payload;
-mod pulse;
 mod request;
 
-pub use attempt::{Attempt, Content};
+pub use ambiguous_write::{AmbiguousWrite, Content};
 pub use aws_config::SdkConfig;
+pub use backoff::{Backoff, Jitter};
 pub use connect::{
     AccessKey, ConnectError, Connection, IdentityError, InsecureEndpoint, ProxyError, load, load_as, without_reuse,
 };
 pub use credentials::{named_by, profile_files};
-pub use error::{Aftermath, Error, Failure, Kind};
-pub use gateway::{Backing, Conditions, Download, Gateway, Tries, Unfinished, Upload, Verified};
+pub use error::{Error, FailedWrite, Failure, Kind};
+pub use gateway::{BodyRetries, Conditions, Download, Gateway, OtherCopy, Unfinished, Upload, Verified};
 pub use metrics::{Operation, StoreSnapshot};
 pub use payload::{Checksum, Payload, WithSha1};
 pub use request::{

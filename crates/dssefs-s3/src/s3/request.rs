@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use crate::object::{ETag, Key, ObjectMeta, UserMetadata, Version};
+use crate::object::{Crc64, ETag, Key, ObjectMeta, UserMetadata, Version};
 use crate::policy::{Facts, Observation};
 
 /// The content headers that an object can carry beside Content-Type, in lower case. These and no others may be in
@@ -99,7 +99,7 @@ pub struct Part {
     /// Its length in bytes.
     pub size: u64,
     /// Its CRC-64/NVME: ours for a part that was sent, the store's for a copied one, where the store tells.
-    pub crc64: Option<u64>,
+    pub crc64: Option<Crc64>,
 }
 
 /// What a HEAD or GET says of an object.

@@ -1,5 +1,5 @@
 //! The rules of S3, asked over HTTP messages: each test speaks in requests and answers, as a client sees them.
-//! Signatures are not checked here, since the front brings them.
+//! Signatures are not checked here, since the router checks them.
 
 mod access;
 mod bodies;

@@ -88,7 +88,7 @@ impl Namespace {
 }
 
 async fn range(gateway: &Gateway, key: &Key, version: &Version, range: ByteRange) -> Result<Bytes, s3::Error> {
-    let mut tries = gateway.tries();
+    let mut tries = gateway.body_retries();
     loop {
         let download = gateway.get(key, Some(version), Some(range)).await?;
         match download.collect(range.len()).await {

@@ -20,13 +20,12 @@ use super::intent_log::Journal;
 use super::key_below;
 use super::owner::Owner;
 use dssefs_s3::object::{ETag, Key, Prefix, Version};
-use dssefs_s3::s3::{Kind, Listed};
+use dssefs_s3::s3::{Backoff, Jitter, Kind, Listed};
 
 /// Journals that one look tells of by themselves.
 const TOLD_MAX: usize = 20;
 /// How long a mount waits before it tries again to undo a rename of its own, at first and at most.
-const UNDO_PAUSE_MIN: Duration = Duration::from_millis(500);
-const UNDO_PAUSE_MAX: Duration = Duration::from_secs(5);
+const UNDO_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5), Jitter::None);
 /// Targets that are compared with their sources at the same time.
 const PROOFS_MAX: usize = 4;
 /// How far times of the store may be apart that are the same.
@@ -93,14 +92,15 @@ impl Namespace {
         drop(copies);
         tokio::spawn(async move {
             let _exclusive = exclusive;
-            let (end, mut pause) = (Instant::now() + namespace.settings.rename_lease, UNDO_PAUSE_MIN);
+            let (end, mut retry) = (Instant::now() + namespace.settings.rename_lease, 1);
             while let Err(error) = namespace.undo_own(&key).await {
+                let pause = UNDO_BACKOFF.pause(retry);
                 if Instant::now() + pause >= end {
                     tracing::error!(%error, journal = %key, "a rename that failed could not be undone in time; both names stay in between until the store takes it");
                     return namespace.look_again_later();
                 }
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(UNDO_PAUSE_MAX);
+                retry += 1;
             }
         });
     }
@@ -337,7 +337,7 @@ impl Namespace {
     /// Whether the object `etag` at `copy` is proved to be a copy of `source`: of the version `original`, where that is
     /// known.
     async fn is_proved(&self, source: &Key, copy: &Key, original: Option<&ETag>, etag: &ETag) -> Result<bool, Error> {
-        match self.gateway.proved_copy(source, copy).await {
+        match self.gateway.verify_copy_bytewise(source, copy).await {
             Ok(proved) => Ok(proved.is_some_and(|(a, b)| {
                 original.is_none_or(|etag| a.meta.version.etag == *etag) && b.meta.version.etag == *etag
             })),

@@ -6,12 +6,13 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 
-use super::watch::element;
+use super::xml::element;
 use crate::object::{Bucket, Key};
 use crate::s3::bounds::{Exceeded, TooSlow};
 use crate::s3::classify::classify;
 use crate::s3::connect::InsecureEndpoint;
 use crate::s3::error::{Failure, Kind};
+use crate::s3::error_chain::{caused_by, causes, error_chain};
 use crate::s3::metrics::Operation;
 
 /// Gives a failed request its meaning.
@@ -78,7 +79,7 @@ where
         (None, SdkError::ServiceError(answer)) if !answer.raw().status().is_success() => {
             "the store said no more".to_owned()
         }
-        (None, _) => told(error),
+        (None, _) => error_chain(error),
     }
 }
 
@@ -90,20 +91,6 @@ fn region_of(answer: &HttpResponse) -> Option<String> {
     let region = header.or_else(body)?;
     let is_name = region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     (is_name && (1..=32).contains(&region.len())).then(|| region.to_owned())
-}
-
-/// An error and what lies below it, in one line, without the internals that `Debug` shows.
-pub(in crate::s3) fn told(error: &(dyn StdError + 'static)) -> String {
-    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
-}
-
-/// The cause of this type, if there is one.
-pub(in crate::s3) fn caused_by<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// By their texts: the SDK gives the crates in use here no name for the type of these errors.

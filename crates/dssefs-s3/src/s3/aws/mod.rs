@@ -8,6 +8,7 @@ mod multipart;
 mod read;
 mod watch;
 mod write;
+mod xml;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -25,23 +26,22 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use watch::StoreClock;
 
+use super::bounds::extra_time;
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
-use super::pace::{Pace, calls_kms};
+use super::kms_rate_limiter::{KmsRateLimiter, calls_kms};
+use super::liveness::StoreLiveness;
 use super::payload::{Broken, Outgoing, Payload};
-use super::pulse::Pulse;
 use crate::object::{Bucket, ETag, Key, Version, VersionId};
 use crate::policy::{Evidence, Facts, Observation};
 use crate::s3::metrics::{Operation, StoreCounters};
 
-pub(super) use failure::{caused_by, of_broken_body, told};
+pub(super) use failure::of_broken_body;
 pub(super) use multipart::{PartAnswer, Whole};
 pub(super) use read::Answer;
-pub(super) use watch::{Doubt, Said};
+pub(super) use watch::{AnswerHeaders, AttemptLog};
 pub(super) use write::Answered;
 
-/// What a slow line moves, at least; requests that move more than a few MiB are given time for it.
-const SLOWEST_BYTES_PER_SECOND: u64 = 1024 * 1024;
 /// The most time that the size of a request can add to its limits.
 const EXTRA_TIME_MAX: Duration = Duration::from_secs(300);
 /// RFC 3986's unreserved characters and the slash stand for themselves in a copy source.
@@ -71,8 +71,8 @@ pub(super) struct Store {
     ranged: Client,
     bucket: Bucket,
     counters: Arc<StoreCounters>,
-    pace: Arc<Pace>,
-    pulse: Arc<Pulse>,
+    kms_limiter: Arc<KmsRateLimiter>,
+    liveness: Arc<StoreLiveness>,
     clock: StoreClock,
     signs_bodies: bool,
     attempts_max: u32,
@@ -83,13 +83,13 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(config: &SdkConfig, connection: &Connection, bucket: Bucket) -> Store {
         let counters = Arc::new(StoreCounters::default());
-        let pace = Arc::new(Pace::new(connection.kms_requests_per_second_max));
-        let pulse = Arc::new(Pulse::new());
+        let kms_limiter = Arc::new(KmsRateLimiter::new(connection.kms_requests_per_second_max));
+        let liveness = Arc::new(StoreLiveness::new());
         let clock = StoreClock::default();
         let watch = watch::Watch {
             counters: Arc::clone(&counters),
-            pace: Arc::clone(&pace),
-            pulse: Arc::clone(&pulse),
+            kms_limiter: Arc::clone(&kms_limiter),
+            liveness: Arc::clone(&liveness),
             clock: clock.clone(),
         };
         let mut builder = aws_sdk_s3::config::Builder::from(config)
@@ -108,8 +108,8 @@ impl Store {
             ranged: Client::from_conf(ranged.build()),
             bucket,
             counters,
-            pace,
-            pulse,
+            kms_limiter,
+            liveness,
             clock,
             signs_bodies: connection.signs_bodies(),
             attempts_max: connection.attempts_max,
@@ -154,7 +154,7 @@ impl Store {
                 Error::from(failure)
             };
             let answer = async {
-                if calls_kms(operation) && !self.pace.turn(self.operation_timeout).await {
+                if calls_kms(operation) && !self.kms_limiter.acquire(self.operation_timeout).await {
                     return Err(self.too_many(operation, key));
                 }
                 request.await.map_err(|error| failure::describe(error, operation, &self.bucket, key))
@@ -163,21 +163,21 @@ impl Store {
             let outcome = tokio::select! {
                 biased;
                 answer = answer => answer,
-                silence = self.pulse.has_stopped() => Err(self.silent(operation, key, silence)),
+                silence = self.liveness.wait_until_stalled() => Err(self.silent(operation, key, silence)),
             };
             outcome.map_err(failed)
         }
     }
 
-    /// From now on a request is given up as soon as the store has given no sign of life for `silence_max`: no answer to
+    /// From now on a request is given up as soon as the store has given no sign of life for `stop_timeout`: no answer to
     /// any request, and no byte taken.
-    pub(super) fn hurry(&self, silence_max: Duration) {
-        self.pulse.expect(silence_max);
+    pub(super) fn start_deadline(&self, stop_timeout: Duration) {
+        self.liveness.start_deadline(stop_timeout);
     }
 
     /// Returns when the store was silent for too long.
-    pub(super) async fn is_given_up(&self) {
-        self.pulse.has_stopped().await;
+    pub(super) async fn wait_until_stalled(&self) {
+        self.liveness.wait_until_stalled().await;
     }
 
     fn too_many(&self, operation: Operation, key: Option<&Key>) -> Failure {
@@ -193,7 +193,7 @@ impl Store {
     }
 
     fn outgoing(&self, operation: Operation, key: &Key, payload: &Arc<dyn Payload>) -> Result<Outgoing, Error> {
-        Outgoing::new(payload, self.signs_bodies, &self.pulse).map_err(|error| self.local(operation, key, error))
+        Outgoing::new(payload, self.signs_bodies, &self.liveness).map_err(|error| self.local(operation, key, error))
     }
 
     /// The real reason, if the body broke on this side; the SDK knows only that it broke.
@@ -256,17 +256,10 @@ fn version_id(text: &str) -> Option<VersionId> {
     (!text.is_empty() && text != "null").then(|| VersionId::new(text))
 }
 
-/// What `bytes` that are moved add to the time of a request, `most` at most: a second for each MiB from 8 MiB on, and
-/// nothing below.
-pub(super) fn extra_time(bytes: u64, most: Duration) -> Duration {
-    let extra = Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
-    if extra < Duration::from_secs(8) { Duration::ZERO } else { extra.min(most) }
-}
-
 /// Retries without a ration. The SDK's standard one takes 5 of 500 tokens for each retry, and gives 1 back for each
 /// success: a hundred retries, which one minute of throttling takes from a busy mount, and programs get EIO at the
 /// first refusal for long after. The number of attempts and the time of each operation bound retries here, their
-/// backoff has jitter, and those that need KMS keep a pace.
+/// backoff has jitter, and those that need KMS are rate-limited.
 fn unrationed() -> RetryPartition {
     RetryPartition::custom("dssefs").token_bucket(TokenBucket::unlimited()).build()
 }

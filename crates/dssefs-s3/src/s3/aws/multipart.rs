@@ -5,14 +5,14 @@ use std::sync::Arc;
 use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 
-use super::watch::Doubt;
+use super::watch::AttemptLog;
 use super::write::{Answered, describe, insert};
 use super::{Store, etag, facts, observed, signed};
-use crate::object::{ByteRange, ETag, Key};
+use crate::object::{ByteRange, Crc64, ETag, Key};
 use crate::policy::{Evidence, Facts, Policy};
 use crate::s3::error::Error;
 use crate::s3::metrics::{Operation, StoreCounters};
-use crate::s3::payload::{Payload, decode_crc64, encode_crc64};
+use crate::s3::payload::Payload;
 use crate::s3::request::{Condition, NewObject, Part, Source};
 
 /// The answer to a part.
@@ -36,7 +36,7 @@ impl Store {
         &self,
         policy: &Policy,
         new: &NewObject,
-        doubt: &Doubt,
+        attempts: &AttemptLog,
     ) -> Result<Created, Error> {
         const CREATE: Operation = Operation::CreateMultipartUpload;
         let headers = self.content_headers(CREATE, new)?;
@@ -44,7 +44,7 @@ impl Store {
             .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
             .checksum_type(ChecksumType::FullObject)
             .customize()
-            .interceptor(doubt.clone())
+            .interceptor(attempts.clone())
             .mutate_request(move |request| insert(request, &headers))
             .send();
         let answer = self.ask(CREATE, Some(&new.key), request).await?;
@@ -61,7 +61,7 @@ impl Store {
         upload: &str,
         number: u32,
         payload: &Arc<dyn Payload>,
-        doubt: &Doubt,
+        attempts: &AttemptLog,
     ) -> Result<PartAnswer, Error> {
         const PART: Operation = Operation::UploadPart;
         let body = self.outgoing(PART, key, payload)?;
@@ -78,7 +78,7 @@ impl Store {
             .set_checksum_sha1(body.checksum.sha1_text())
             .body(body.stream)
             .customize()
-            .interceptor(doubt.clone());
+            .interceptor(attempts.clone());
         let request = if self.signs_bodies { request } else { request.disable_payload_signing() };
         let sent = self.ask(PART, Some(key), self.patient(request, payload.len()).send()).await;
         let answer = sent.map_err(|error| self.blame(error, &body.broken))?;
@@ -93,7 +93,7 @@ impl Store {
         upload: &str,
         number: u32,
         (source, range): (&Source, ByteRange),
-        doubt: &Doubt,
+        attempts: &AttemptLog,
     ) -> Result<PartAnswer, Error> {
         const PART: Operation = Operation::UploadPartCopy;
         let request = self
@@ -107,10 +107,10 @@ impl Store {
             .copy_source_if_match(source.version.etag.as_str())
             .copy_source_range(range.header())
             .customize()
-            .interceptor(doubt.clone());
+            .interceptor(attempts.clone());
         let answer = self.ask(PART, Some(key), self.patient(request, range.len()).send()).await?;
         let result = answer.copy_part_result();
-        let crc64 = result.and_then(|result| result.checksum_crc64_nvme()).and_then(decode_crc64);
+        let crc64 = result.and_then(|result| result.checksum_crc64_nvme()).and_then(Crc64::from_base64);
         let tag = result.and_then(|result| result.e_tag()).and_then(etag);
         let part = tag.map(|etag| Part { number, etag, size: range.len(), crc64 });
         Ok(PartAnswer { part, facts: facts!(answer, answer.sse_customer_algorithm()) })
@@ -122,7 +122,7 @@ impl Store {
         upload: &str,
         whole: &Whole<'_>,
         condition: &Condition,
-        doubt: &Doubt,
+        attempts: &AttemptLog,
     ) -> Result<Answered, Error> {
         const COMPLETE: Operation = Operation::CompleteMultipartUpload;
         let parts =
@@ -136,13 +136,13 @@ impl Store {
             .multipart_upload(parts)
             .mpu_object_size(signed(whole.size))
             .checksum_type(ChecksumType::FullObject)
-            .set_checksum_crc64_nvme(whole.crc64.map(encode_crc64))
+            .set_checksum_crc64_nvme(whole.crc64.map(Crc64::to_base64))
             .set_if_match(condition.if_match())
             .set_if_none_match(condition.if_none_match())
             .customize()
-            .interceptor(doubt.clone());
+            .interceptor(attempts.clone());
         let asked = self.ask(COMPLETE, Some(key), self.patient(request, whole.size).send()).await;
-        let answer = asked.inspect_err(|error| doubt.weigh(error))?;
+        let answer = asked.inspect_err(|error| attempts.note_failure(error))?;
         let encryption = observed(facts!(answer, None), Evidence::Complete, answer.request_id());
         Ok(Answered::new(answer.e_tag(), answer.version_id(), encryption))
     }
@@ -190,14 +190,14 @@ pub(in crate::s3) struct Whole<'a> {
     pub(in crate::s3) parts: &'a [Part],
     pub(in crate::s3) size: u64,
     /// Of the whole; None when some part's content was never seen.
-    pub(in crate::s3) crc64: Option<u64>,
+    pub(in crate::s3) crc64: Option<Crc64>,
 }
 
 fn completed(part: &Part) -> CompletedPart {
     CompletedPart::builder()
         .part_number(part_number(part.number))
         .e_tag(ETag::as_str(&part.etag))
-        .set_checksum_crc64_nvme(part.crc64.map(encode_crc64))
+        .set_checksum_crc64_nvme(part.crc64.map(Crc64::to_base64))
         .build()
 }
 

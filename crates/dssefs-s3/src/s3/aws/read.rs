@@ -11,11 +11,11 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 
 use super::watch::StoreTime;
 use super::{Store, facts, observed};
-use crate::object::{ByteRange, ETag, Key, ObjectMeta, Version};
+use crate::object::{ByteRange, Crc64, ETag, Key, ObjectMeta, Version};
 use crate::policy::Evidence;
 use crate::s3::error::{Error, Failure, Kind};
 use crate::s3::metrics::Operation;
-use crate::s3::payload::{Checksum, decode_crc64, decode_sha1};
+use crate::s3::payload::{Checksum, decode_sha1};
 use crate::s3::request::{Head, ListPage, ListRequest, Listed};
 
 /// The longest continuation token that is sent back, in bytes. S3's have some hundred; other stores put a key into
@@ -117,7 +117,7 @@ impl Store {
             .send();
         let answer = self.ask(Operation::HeadObject, Some(key), request).await?;
         let size = self.length(Operation::HeadObject, key, answer.content_length())?;
-        let crc64 = answer.checksum_crc64_nvme().and_then(decode_crc64).map(Checksum::Crc64);
+        let crc64 = answer.checksum_crc64_nvme().and_then(Crc64::from_base64).map(Checksum::Crc64);
         let sha1 = answer.checksum_sha1().and_then(decode_sha1).map(Checksum::Sha1);
         let checksums = crc64.into_iter().chain(sha1).collect();
         Ok((head!(self, Operation::HeadObject, Evidence::Head, key, answer, size), checksums))

@@ -15,23 +15,24 @@ use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
 
-use super::failure::caused_by;
+use super::xml::element;
 use crate::object::{ETag, VersionId};
 use crate::policy::{Algorithm, Facts};
 use crate::s3::bounds::Exceeded;
 use crate::s3::classify::classify;
 use crate::s3::connect::SentTwice;
 use crate::s3::error::{Error, Kind};
+use crate::s3::error_chain::caused_by;
+use crate::s3::kms_rate_limiter::{KmsRateLimiter, calls_kms};
+use crate::s3::liveness::StoreLiveness;
 use crate::s3::metrics::{Operation, StoreCounters};
-use crate::s3::pace::{Pace, calls_kms};
-use crate::s3::pulse::Pulse;
 
 /// Counts retries and rate limits, and tells those who go by them.
 #[derive(Clone, Debug)]
 pub(super) struct Watch {
     pub(super) counters: Arc<StoreCounters>,
-    pub(super) pace: Arc<Pace>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) kms_limiter: Arc<KmsRateLimiter>,
+    pub(super) liveness: Arc<StoreLiveness>,
     pub(super) clock: StoreClock,
 }
 
@@ -50,7 +51,7 @@ impl Intercept for Watch {
         if settings.load::<RequestAttempts>().is_some_and(|attempts| attempts.attempts() > 1) {
             StoreCounters::add(&self.counters.retries, 1);
             if settings.load::<Metadata>().and_then(|asked| named(asked.name())).is_some_and(calls_kms) {
-                self.pace.charge();
+                self.kms_limiter.charge_retry();
             }
         }
         Ok(())
@@ -63,7 +64,7 @@ impl Intercept for Watch {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let Some(response) = context.response() else { return Ok(()) };
-        self.pulse.answered();
+        self.liveness.answered();
         if let Some(time) = date(response) {
             self.clock.set(time);
         }
@@ -73,7 +74,7 @@ impl Intercept for Watch {
         let failed = !matches!(context.output_or_error(), Some(Ok(_)));
         if failed && meaning(response) == Some(Kind::Throttled { kms: true }) {
             StoreCounters::add(&self.counters.throttled_by_kms, 1);
-            self.pace.throttled();
+            self.kms_limiter.throttled();
         }
         Ok(())
     }
@@ -116,12 +117,6 @@ fn meaning(response: &HttpResponse) -> Option<Kind> {
     let (code, message) = (element(text, "Code"), element(text, "Message"));
     // Of the operations that tell, the plainest: what is asked for here does not depend on it.
     code.map(|code| classify(Operation::PutObject, response.status().as_u16(), Some(code), message))
-}
-
-/// The text of the first element of this name.
-pub(super) fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
 }
 
 /// The store's own time when it answered: `Date` (RFC 9110, 6.6.1), to the second.
@@ -178,15 +173,15 @@ impl StoreClock {
 
 /// What the headers of a successful answer say, whether or not the rest of the answer can be read.
 #[derive(Clone, Debug)]
-pub(in crate::s3) struct Said {
+pub(in crate::s3) struct AnswerHeaders {
     pub(in crate::s3) facts: Facts,
     pub(in crate::s3) etag: Option<ETag>,
     pub(in crate::s3) id: Option<VersionId>,
     pub(in crate::s3) request_id: Option<String>,
 }
 
-impl Said {
-    fn of(response: &HttpResponse) -> Said {
+impl AnswerHeaders {
+    fn of(response: &HttpResponse) -> AnswerHeaders {
         let text = |name: &str| response.headers().get(name).filter(|text| !text.is_empty());
         let facts = Facts::from_headers(
             text("x-amz-server-side-encryption"),
@@ -194,7 +189,7 @@ impl Said {
             text("x-amz-server-side-encryption-bucket-key-enabled").map(|text| text == "true"),
             text("x-amz-server-side-encryption-customer-algorithm"),
         );
-        Said {
+        AnswerHeaders {
             facts: facts.with_context(text("x-amz-server-side-encryption-context")),
             etag: text("etag").and_then(super::etag),
             id: text("x-amz-version-id").and_then(super::version_id),
@@ -207,43 +202,45 @@ impl Said {
     }
 }
 
-/// Whether some attempt at a write ended so that the write may have happened all the same: without an answer, or with
-/// an error of the server that is not a plain refusal (503); or because the request went out twice. And what the
-/// successful answers said of encryption: one whose rest cannot be read is an error to the SDK, but the object may be
-/// there.
+/// What the SDK's result does not tell of the attempts at one write: whether the write may have been carried out although
+/// it failed, and what the headers of successful answers said.
+///
+/// A write is ambiguous after an attempt that had no answer, or a server error other than a plain refusal (503), or that
+/// went out twice. An answer of success whose rest cannot be read is an error to the SDK, but the object may be there.
 #[derive(Clone, Debug, Default)]
-pub(in crate::s3) struct Doubt {
-    raised: Arc<AtomicBool>,
-    said: Arc<Mutex<Vec<Said>>>,
+pub(in crate::s3) struct AttemptLog {
+    ambiguous: Arc<AtomicBool>,
+    headers: Arc<Mutex<Vec<AnswerHeaders>>>,
 }
 
-impl Doubt {
-    /// For another try: what the answers to earlier ones said of encryption is judged already.
-    pub(in crate::s3) fn forget_said(&self) {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).clear();
+impl AttemptLog {
+    /// Before another try: the headers of earlier answers are judged already.
+    pub(in crate::s3) fn forget_headers(&self) {
+        self.headers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    pub(in crate::s3) fn is_raised(&self) -> bool {
-        self.raised.load(Relaxed)
+    pub(in crate::s3) fn is_ambiguous(&self) -> bool {
+        self.ambiguous.load(Relaxed)
     }
 
-    /// At most one for each attempt, the earliest first.
-    pub(in crate::s3) fn said(&self) -> Vec<Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The headers of successful answers: at most one entry for each attempt, the earliest first.
+    pub(in crate::s3) fn headers(&self) -> Vec<AnswerHeaders> {
+        self.headers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The last attempt counts too, and one that the time limit of the whole operation cut off is not seen from inside.
-    pub(super) fn weigh(&self, error: &Error) {
+    /// Takes the final error into account. An attempt that ends by the time limit of the whole operation passes no
+    /// interceptor.
+    pub(super) fn note_failure(&self, error: &Error) {
         if matches!(error.kind, Kind::Timeout | Kind::Unreachable | Kind::Unavailable) {
-            self.raised.store(true, Relaxed);
+            self.ambiguous.store(true, Relaxed);
         }
     }
 }
 
 #[dyn_dispatch_hint]
-impl Intercept for Doubt {
+impl Intercept for AttemptLog {
     fn name(&self) -> &'static str {
-        "dssefs-doubt"
+        "dssefs-attempt-log"
     }
 
     fn read_after_attempt(
@@ -257,14 +254,14 @@ impl Intercept for Doubt {
             let status = response.status().as_u16();
             status == 503 || (300..500).contains(&status)
         });
-        // A refusal of the second copy may be because of what the first one did.
+        // What the first copy of the request did may be why the second one was refused.
         let twice = context.response().is_some_and(|response| response.extension::<SentTwice>().is_some());
         if failed && (twice || !refused) {
-            self.raised.store(true, Relaxed);
+            self.ambiguous.store(true, Relaxed);
         }
         let succeeded = context.response().filter(|response| response.status().is_success());
-        if let Some(said) = succeeded.map(Said::of).filter(|said| !said.is_silent()) {
-            self.said.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+        if let Some(headers) = succeeded.map(AnswerHeaders::of).filter(|headers| !headers.is_silent()) {
+            self.headers.lock().unwrap_or_else(PoisonError::into_inner).push(headers);
         }
         Ok(())
     }

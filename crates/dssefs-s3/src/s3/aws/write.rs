@@ -7,7 +7,7 @@ use aws_sdk_s3::config::http::HttpRequest;
 use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::types::{MetadataDirective, TaggingDirective};
 
-use super::watch::Doubt;
+use super::watch::AttemptLog;
 use super::{Store, etag, facts, observed, signed, version_id};
 use crate::object::{ETag, Key, Version, VersionId};
 use crate::policy::{Evidence, Observation, Policy};
@@ -60,7 +60,7 @@ impl Store {
         new: &NewObject,
         payload: &Arc<dyn Payload>,
         condition: &Condition,
-        doubt: &Doubt,
+        attempts: &AttemptLog,
     ) -> Result<Answered, Error> {
         const PUT: Operation = Operation::PutObject;
         let headers = self.content_headers(PUT, new)?;
@@ -73,11 +73,11 @@ impl Store {
             .set_checksum_sha1(body.checksum.sha1_text())
             .body(body.stream)
             .customize()
-            .interceptor(doubt.clone())
+            .interceptor(attempts.clone())
             .mutate_request(move |request| insert(request, &headers));
         let request = if self.signs_bodies { request } else { request.disable_payload_signing() };
         let sent = self.ask(PUT, Some(&new.key), self.patient(request, payload.len()).send()).await;
-        let sent = sent.inspect_err(|error| doubt.weigh(error));
+        let sent = sent.inspect_err(|error| attempts.note_failure(error));
         let answer = sent.map_err(|error| self.blame(error, &body.broken))?;
         StoreCounters::add(&self.counters.bytes_sent, payload.len());
         let facts = facts!(answer, answer.sse_customer_algorithm(), answer.ssekms_encryption_context());
@@ -94,7 +94,7 @@ impl Store {
         new: &NewObject,
         metadata: MetadataDirective,
         condition: &Condition,
-        doubt: &Doubt,
+        attempts: &AttemptLog,
     ) -> Result<Answered, Error> {
         const COPY: Operation = Operation::CopyObject;
         let headers = self.content_headers(COPY, new)?;
@@ -107,10 +107,10 @@ impl Store {
             .set_if_match(condition.if_match())
             .set_if_none_match(condition.if_none_match())
             .customize()
-            .interceptor(doubt.clone())
+            .interceptor(attempts.clone())
             .mutate_request(move |request| insert(request, &headers));
         let answer = self.ask(COPY, Some(&new.key), self.patient(request, source.size).send()).await;
-        let answer = answer.inspect_err(|error| doubt.weigh(error))?;
+        let answer = answer.inspect_err(|error| attempts.note_failure(error))?;
         let etag = answer.copy_object_result().and_then(|result| result.e_tag());
         let facts = facts!(answer, answer.sse_customer_algorithm(), answer.ssekms_encryption_context());
         let encryption = observed(facts, Evidence::Copy, answer.request_id());

@@ -18,6 +18,7 @@ use aws_credential_types::credential_feature::AwsCredentialFeature as Feature;
 use aws_credential_types::provider::SharedCredentialsProvider;
 
 use super::super::credentials::profile_files;
+use super::super::error_chain::error_chain;
 
 /// Why it is not clear as whom requests are to be made.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +78,7 @@ async fn find(name: String, by: &'static str) -> Result<(), IdentityError> {
     match loaded {
         Ok(profiles) if profiles.get_profile(&name).is_some() => Ok(()),
         Ok(_) => Err(IdentityError::NoProfile { name, by, files }),
-        Err(error) => Err(IdentityError::Files { files, reason: super::told(&error) }),
+        Err(error) => Err(IdentityError::Files { files, reason: error_chain(&error) }),
     }
 }
 

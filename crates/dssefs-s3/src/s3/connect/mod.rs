@@ -21,8 +21,8 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::{Credentials, ProvideCredentials, SharedHttpClient};
 
-use super::aws::{caused_by, told};
 use super::credentials::Renewed;
+use super::error_chain::{caused_by, error_chain};
 use address::{Rule, is_private};
 use client::{Network, Reuse};
 
@@ -270,7 +270,7 @@ async fn check_credentials(config: &SdkConfig) -> Result<(), ConnectError> {
         }
         Err(error) => Err(match caused_by::<InsecureEndpoint>(&error) {
             Some(InsecureEndpoint::Credentials(url)) => InsecureEndpoint::Credentials(url.clone()).into(),
-            _ => ConnectError::NoCredentials(told(&error)),
+            _ => ConnectError::NoCredentials(error_chain(&error)),
         }),
     }
 }

@@ -6,10 +6,10 @@ use aws_sdk_s3::types::MetadataDirective;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Backing, Gateway, Made, Upload, Verified, Write};
-use crate::object::{ByteRange, Key};
-use crate::s3::attempt::{Attempt, Content};
-use crate::s3::aws::Doubt;
+use super::{Gateway, Made, OtherCopy, Upload, Verified, Write};
+use crate::object::{ByteRange, Crc64, Key};
+use crate::s3::ambiguous_write::{AmbiguousWrite, Content};
+use crate::s3::aws::AttemptLog;
 use crate::s3::error::{Error, Kind};
 use crate::s3::metrics::Operation;
 use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
@@ -43,13 +43,14 @@ impl Gateway {
         if source.size > COPY_BYTES_MAX {
             return self.copy_in_parts(source, new, condition).await;
         }
-        let (replace, doubt) = (MetadataDirective::Replace, Doubt::default());
+        let (replace, attempts) = (MetadataDirective::Replace, AttemptLog::default());
         let content = Content::Copied(source.clone(), Instant::now());
-        let answer = self.store.copy(self.policy(), source, new, replace, condition, &doubt).await;
-        let attempt = || Made::By(Box::new(Attempt { object: new.clone(), size: source.size, content, upload: None }));
-        let backing = Backing::of_copy(&source.key, &new.key);
-        let write = Write { operation: Operation::CopyObject, key: &new.key, condition, backing };
-        self.settle(&write, answer, &doubt, attempt).await
+        let answer = self.store.copy(self.policy(), source, new, replace, condition, &attempts).await;
+        let attempt =
+            || Made::By(Box::new(AmbiguousWrite { object: new.clone(), size: source.size, content, upload: None }));
+        let other_copy = OtherCopy::of_copy(&source.key, &new.key);
+        let write = Write { operation: Operation::CopyObject, key: &new.key, condition, other_copy };
+        self.settle(&write, answer, &attempts, attempt).await
     }
 
     /// Copies one version of an object to `to` with everything it has, and asks nothing about it before: the store
@@ -57,7 +58,7 @@ impl Gateway {
     /// to say it (listings do).
     ///
     /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is
-    /// looked at: if it is proved to be one (see [`Gateway::twins`]), the call has succeeded.
+    /// looked at: if it is proved to be one (see [`Gateway::verify_copy`]), the call has succeeded.
     ///
     /// # Errors
     /// As [`Gateway::copy`].
@@ -73,11 +74,11 @@ impl Gateway {
             let new = self.described_as(source, new).await?;
             return self.copy_in_parts(source, &new, condition).await;
         }
-        let (carry, doubt) = (MetadataDirective::Copy, Doubt::default());
-        let answer = self.store.copy(self.policy(), source, &new, carry, condition, &doubt).await;
-        let backing = Backing::of_copy(&source.key, to);
-        let write = Write { operation: Operation::CopyObject, key: to, condition, backing };
-        self.settle(&write, answer, &doubt, || Made::CopyOf(source.key.clone())).await
+        let (carry, attempts) = (MetadataDirective::Copy, AttemptLog::default());
+        let answer = self.store.copy(self.policy(), source, &new, carry, condition, &attempts).await;
+        let other_copy = OtherCopy::of_copy(&source.key, to);
+        let write = Write { operation: Operation::CopyObject, key: to, condition, other_copy };
+        self.settle(&write, answer, &attempts, || Made::CopyOf(source.key.clone())).await
     }
 
     /// `new` with what HEAD says of `source`: a copy in parts is given everything anew.
@@ -93,7 +94,7 @@ impl Gateway {
     }
 
     pub(super) async fn recognise_copy(&self, from: &Key, to: &Key, error: Error) -> Result<Stored, Error> {
-        match self.twins(from, to).await {
+        match self.verify_copy(from, to).await {
             Ok(Some((_, copy))) if from != to => {
                 tracing::info!(%error, "the answer to a copy was lost, and the copy is there");
                 Ok(Stored { version: copy.meta.version, encryption: copy.encryption })
@@ -124,8 +125,8 @@ impl Gateway {
             }
         };
         let crc64 = combined(&parts);
-        let backing = Backing::of_copy(&source.key, &new.key);
-        match upload.complete(parts, source.size, crc64, condition, backing).await {
+        let other_copy = OtherCopy::of_copy(&source.key, &new.key);
+        match upload.complete(parts, source.size, crc64, condition, other_copy).await {
             Ok(stored) => Ok(stored),
             Err(unfinished) => {
                 if let Some(upload) = unfinished.upload {
@@ -153,11 +154,9 @@ fn ranges(size: u64) -> Vec<ByteRange> {
 }
 
 /// The CRC-64/NVME of the whole, if that of each part is known.
-fn combined(parts: &[Part]) -> Option<u64> {
+fn combined(parts: &[Part]) -> Option<Crc64> {
     let (first, rest) = parts.split_first()?;
-    rest.iter().try_fold(first.crc64?, |crc64, part| {
-        Some(crc_fast::checksum_combine(crc_fast::CrcAlgorithm::Crc64Nvme, crc64, part.crc64?, part.size))
-    })
+    rest.iter().try_fold(first.crc64?, |crc64, part| Some(crc64.followed_by(part.crc64?, part.size)))
 }
 
 #[cfg(test)]
@@ -180,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_checksum_of_the_whole_comes_from_those_of_its_parts() {
-        let crc64 = |bytes: &[u8]| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
+        let crc64 = Crc64::of;
         let part = |number, bytes: &[u8]| Part {
             number,
             etag: ETag::new("e"),

@@ -1,12 +1,12 @@
 //! The doorway to the store: every request goes out under the policy, and every answer is judged on its way in.
 
+mod ambiguous;
+mod compare;
 mod copy;
-mod doubt;
 mod download;
 mod leftovers;
 mod probe;
-mod tries;
-mod twins;
+mod retry;
 mod upload;
 mod verified;
 
@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 
-use super::attempt::{Attempt, Content};
-use super::aws::{Doubt, Store};
+use super::ambiguous_write::{AmbiguousWrite, Content};
+use super::aws::{AttemptLog, Store};
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
 use super::ledger::Ledger;
@@ -28,10 +28,10 @@ use crate::s3::metrics::{Operation, StoreCounters, StoreSnapshot};
 
 pub use download::Download;
 pub use probe::Conditions;
-pub use tries::Tries;
+pub use retry::BodyRetries;
 pub use upload::{Unfinished, Upload};
-pub use verified::{Backing, Verified};
 use verified::{Made, Write};
+pub use verified::{OtherCopy, Verified};
 
 /// One bucket under one policy. Shared by everything that reads or writes objects.
 pub struct Gateway {
@@ -79,15 +79,15 @@ impl Gateway {
     }
 
     /// For the end of a mount: from now on a request fails as soon as the store has given no sign of life for
-    /// `silence_max`, whatever time it would have otherwise. Only the first call counts.
-    pub fn hurry(&self, silence_max: Duration) {
-        self.store.hurry(silence_max);
+    /// `stop_timeout`, whatever time it would have otherwise. Only the first call counts.
+    pub fn start_deadline(&self, stop_timeout: Duration) {
+        self.store.start_deadline(stop_timeout);
     }
 
-    /// Returns when requests fail because of [`Gateway::hurry`], so that nobody waits any longer for what only an
+    /// Returns when requests fail because of [`Gateway::start_deadline`], so that nobody waits any longer for what only an
     /// answer can bring.
-    pub async fn is_given_up(&self) {
-        self.store.is_given_up().await;
+    pub async fn wait_until_stalled(&self) {
+        self.store.wait_until_stalled().await;
     }
 
     /// One page of a listing (ListObjectsV2). Needs no KMS permission and tells nothing of encryption.
@@ -168,21 +168,21 @@ impl Gateway {
     /// succeeded.
     ///
     /// # Errors
-    /// As S3 answers. What is left in the store then is the error's [`Aftermath`](super::Aftermath).
+    /// As S3 answers. What is left in the store then is the error's [`FailedWrite`](super::FailedWrite).
     pub async fn put(
         &self,
         new: &NewObject,
         body: Arc<dyn Payload>,
         condition: &Condition,
     ) -> Result<Verified<Stored>, Error> {
-        let doubt = Doubt::default();
-        let answer = self.store.put(self.policy(), new, &body, condition, &doubt).await;
+        let attempts = AttemptLog::default();
+        let answer = self.store.put(self.policy(), new, &body, condition, &attempts).await;
         let attempt = || {
             let content = body.kept_checksum().map_or(Content::Unknown, Content::Of);
-            Made::By(Box::new(Attempt { object: new.clone(), size: body.len(), content, upload: None }))
+            Made::By(Box::new(AmbiguousWrite { object: new.clone(), size: body.len(), content, upload: None }))
         };
-        let write = Write { operation: Operation::PutObject, key: &new.key, condition, backing: Backing::Held };
-        self.settle(&write, answer, &doubt, attempt).await
+        let write = Write { operation: Operation::PutObject, key: &new.key, condition, other_copy: OtherCopy::Held };
+        self.settle(&write, answer, &attempts, attempt).await
     }
 
     /// Deletes an object. S3's delete succeeds as well when there is none, and in a bucket with versioning the old

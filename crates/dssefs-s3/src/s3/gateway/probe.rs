@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{Backing, Gateway, Unfinished, Upload};
+use super::{Gateway, OtherCopy, Unfinished, Upload};
 use crate::object::{ETag, Key, Version};
 use crate::s3::error::{Error, Kind};
 use crate::s3::request::{Condition, ListRequest, NewObject, Source, Stored};
@@ -107,7 +107,7 @@ impl Gateway {
             }
         };
         let (size, crc64) = (part.size, part.crc64);
-        match upload.complete(vec![part], size, crc64, &never(), Backing::Held).await {
+        match upload.complete(vec![part], size, crc64, &never(), OtherCopy::Held).await {
             Ok(stored) => self.undo(&key, &stored, "CompleteMultipartUpload").await,
             Err(Unfinished { error, upload }) => {
                 if let Some(upload) = upload {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Backing, Gateway, Made, Verified, Write};
-use crate::object::{ByteRange, Key};
-use crate::s3::attempt::{Attempt, Content};
-use crate::s3::aws::{Doubt, PartAnswer, Whole};
+use super::{Gateway, Made, OtherCopy, Verified, Write};
+use crate::object::{ByteRange, Crc64, Key};
+use crate::s3::ambiguous_write::{AmbiguousWrite, Content};
+use crate::s3::aws::{AttemptLog, PartAnswer, Whole};
 use crate::s3::error::{Error, Kind};
 use crate::s3::metrics::Operation;
 use crate::s3::payload::{Checksum, Payload};
@@ -23,7 +23,7 @@ struct About {
     id: String,
     new: NewObject,
     /// Outlives one try at completing: the answer to an earlier one may have been lost.
-    doubt: Doubt,
+    attempts: AttemptLog,
     /// The encryption context that the store answered when the upload began: no later answer tells it.
     context: Option<String>,
 }
@@ -43,9 +43,9 @@ impl Gateway {
     /// As S3 answers; on [`Kind::Mismatch`] the upload was aborted.
     pub async fn start_upload(self: &Arc<Self>, new: &NewObject) -> Result<Upload, Error> {
         const CREATE: Operation = Operation::CreateMultipartUpload;
-        let doubt = Doubt::default();
-        let created = self.store.create(self.policy(), new, &doubt).await;
-        let created = created.map_err(|error| self.unread_answer(CREATE, &new.key, error, &doubt))?;
+        let attempts = AttemptLog::default();
+        let created = self.store.create(self.policy(), new, &attempts).await;
+        let created = created.map_err(|error| self.unread_answer(CREATE, &new.key, error, &attempts))?;
         let judged = self.verify_upload(CREATE, &new.key, &created.facts, created.request_id);
         let Some(id) = created.id else {
             let nameless = self.failure(Kind::Protocol, CREATE, &new.key).because("the answer has no upload id");
@@ -68,7 +68,7 @@ impl Gateway {
     /// Takes up an upload that an earlier run of the program began for the same object, by its id. Makes no request:
     /// what it has become is judged when it is completed.
     pub fn resume_upload(self: &Arc<Self>, new: &NewObject, id: String) -> Upload {
-        let about = About { id, new: new.clone(), doubt: Doubt::default(), context: None };
+        let about = About { id, new: new.clone(), attempts: AttemptLog::default(), context: None };
         Upload { gateway: Arc::clone(self), shared: Box::new(about) }
     }
 }
@@ -92,9 +92,9 @@ impl Upload {
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`], after which the upload should be aborted.
     pub async fn put_part(&self, number: u32, body: Arc<dyn Payload>) -> Result<Part, Error> {
-        let doubt = Doubt::default();
-        let answer = self.gateway.store.put_part(self.key(), self.id(), number, &body, &doubt).await;
-        self.judged(Operation::UploadPart, answer, &doubt)
+        let attempts = AttemptLog::default();
+        let answer = self.gateway.store.put_part(self.key(), self.id(), number, &body, &attempts).await;
+        self.judged(Operation::UploadPart, answer, &attempts)
     }
 
     /// Makes part `number` of a range of an object in the same bucket, without moving it through this host.
@@ -102,15 +102,20 @@ impl Upload {
     /// # Errors
     /// As S3 answers; [`Kind::PreconditionFailed`] when the source is another version now; and [`Kind::Mismatch`].
     pub async fn copy_part(&self, number: u32, source: &Source, range: ByteRange) -> Result<Part, Error> {
-        let doubt = Doubt::default();
+        let attempts = AttemptLog::default();
         let of = (source, range);
-        let answer = self.gateway.store.copy_part(self.key(), self.id(), number, of, &doubt).await;
-        self.judged(Operation::UploadPartCopy, answer, &doubt)
+        let answer = self.gateway.store.copy_part(self.key(), self.id(), number, of, &attempts).await;
+        self.judged(Operation::UploadPartCopy, answer, &attempts)
     }
 
     /// The part of an answer, once what the answer says of encryption is judged.
-    fn judged(&self, operation: Operation, answer: Result<PartAnswer, Error>, doubt: &Doubt) -> Result<Part, Error> {
-        let answer = answer.map_err(|error| self.gateway.unread_answer(operation, self.key(), error, doubt))?;
+    fn judged(
+        &self,
+        operation: Operation,
+        answer: Result<PartAnswer, Error>,
+        attempts: &AttemptLog,
+    ) -> Result<Part, Error> {
+        let answer = answer.map_err(|error| self.gateway.unread_answer(operation, self.key(), error, attempts))?;
         self.gateway.verify_part(operation, self.key(), &answer.facts)?;
         let nameless = || self.gateway.failure(Kind::Protocol, operation, self.key()).because("the answer has no ETag");
         answer.part.ok_or_else(|| nameless().into())
@@ -124,33 +129,33 @@ impl Upload {
     ///
     /// # Errors
     /// [`Unfinished`] has the reason, and the upload if it can still be completed. After [`Kind::Mismatch`] the object
-    /// was deleted again, unless `backing` forbids it.
+    /// was deleted again, unless `other_copy` forbids it.
     pub async fn complete(
         self,
         mut parts: Vec<Part>,
         size: u64,
-        crc64: Option<u64>,
+        crc64: Option<Crc64>,
         condition: &Condition,
-        backing: Backing,
+        other_copy: OtherCopy,
     ) -> Result<Verified<Stored>, Unfinished> {
         parts.sort_by_key(|part| part.number);
-        let About { id, new, doubt, context } = &*self.shared;
+        let About { id, new, attempts, context } = &*self.shared;
         let whole = Whole { parts: &parts, size, crc64 };
         // An earlier try may have been carried out. What its answer said was judged then.
-        doubt.forget_said();
-        let mut answer = self.gateway.store.complete(&new.key, id, &whole, condition, doubt).await;
+        attempts.forget_headers();
+        let mut answer = self.gateway.store.complete(&new.key, id, &whole, condition, attempts).await;
         if let Ok(answer) = &mut answer {
             answer.encryption.facts.context.clone_from(context);
         }
         let was_completed = answer.is_ok();
         let attempt = || {
             let content = crc64.map_or(Content::Unknown, |crc64| Content::Of(Checksum::Crc64(crc64)));
-            Made::By(Box::new(Attempt { object: new.clone(), size, content, upload: Some(id.clone()) }))
+            Made::By(Box::new(AmbiguousWrite { object: new.clone(), size, content, upload: Some(id.clone()) }))
         };
-        let write = Write { operation: Operation::CompleteMultipartUpload, key: &new.key, condition, backing };
-        let settled = self.gateway.settle(&write, answer, doubt, attempt).await;
+        let write = Write { operation: Operation::CompleteMultipartUpload, key: &new.key, condition, other_copy };
+        let settled = self.gateway.settle(&write, answer, attempts, attempt).await;
         match settled {
-            Err(error) if !was_completed => Err(self.unfinished(error, backing).await),
+            Err(error) if !was_completed => Err(self.unfinished(error, other_copy).await),
             settled => {
                 self.ended();
                 settled.map_err(|error| Unfinished { error, upload: None })
@@ -185,17 +190,17 @@ impl Upload {
         }
     }
 
-    async fn unfinished(self, error: Error, backing: Backing) -> Unfinished {
+    async fn unfinished(self, error: Error, other_copy: OtherCopy) -> Unfinished {
         match error.kind {
             Kind::NoSuchUpload => Unfinished { error, upload: None },
             // A completion under another encryption than was asked for: no later one of the same upload can be better.
-            Kind::Mismatch { .. } if backing != Backing::Nowhere => {
+            Kind::Mismatch { .. } if other_copy != OtherCopy::Nowhere => {
                 self.abandon().await;
                 Unfinished { error, upload: None }
             }
             // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict"). Where
             // nobody else has its parts there can be no other, and whether this one is gone the next try tells.
-            Kind::Conflict if backing != Backing::Nowhere => {
+            Kind::Conflict if other_copy != OtherCopy::Nowhere => {
                 self.abandon().await;
                 Unfinished { error, upload: None }
             }

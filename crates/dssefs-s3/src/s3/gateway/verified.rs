@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::Gateway;
 use crate::object::{ETag, Key, Version, VersionId};
 use crate::policy::{Algorithm, EncryptionContext, Facts, Judge, Verdict};
-use crate::s3::attempt::Attempt;
-use crate::s3::aws::{Answered, Doubt, Said};
-use crate::s3::error::{Aftermath, Error, Kind};
+use crate::s3::ambiguous_write::AmbiguousWrite;
+use crate::s3::aws::{AnswerHeaders, Answered, AttemptLog};
+use crate::s3::error::{Error, FailedWrite, Kind};
 use crate::s3::metrics::Operation;
 use crate::s3::request::{Condition, Stored};
 
@@ -35,7 +35,7 @@ impl<T> Deref for Verified<T> {
 /// Who else has the content of an object that is being stored: it is deleted again if its encryption proves wrong,
 /// unless that would lose what was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backing {
+pub enum OtherCopy {
     /// This host, or another object.
     Held,
     /// The version that it replaces, so nobody in a bucket that keeps no versions.
@@ -44,18 +44,18 @@ pub enum Backing {
     Nowhere,
 }
 
-impl Backing {
+impl OtherCopy {
     /// Of what is made out of `source` at `key`.
     #[must_use]
-    pub fn of_copy(source: &Key, key: &Key) -> Backing {
-        if source == key { Backing::Predecessor } else { Backing::Held }
+    pub fn of_copy(source: &Key, key: &Key) -> OtherCopy {
+        if source == key { OtherCopy::Predecessor } else { OtherCopy::Held }
     }
 
     fn survives_without(self, version: &Version) -> bool {
         match self {
-            Backing::Held => true,
-            Backing::Predecessor => version.id.is_some(),
-            Backing::Nowhere => false,
+            OtherCopy::Held => true,
+            OtherCopy::Predecessor => version.id.is_some(),
+            OtherCopy::Nowhere => false,
         }
     }
 }
@@ -65,13 +65,13 @@ pub(super) struct Write<'a> {
     pub(super) operation: Operation,
     pub(super) key: &'a Key,
     pub(super) condition: &'a Condition,
-    pub(super) backing: Backing,
+    pub(super) other_copy: OtherCopy,
 }
 
 /// By what the object of a write is known again if the answer does not say which version it is.
 pub(super) enum Made {
     /// By its content and its description.
-    By(Box<Attempt>),
+    By(Box<AmbiguousWrite>),
     /// As a copy of the object at this key, with everything that has.
     CopyOf(Key),
 }
@@ -84,18 +84,18 @@ impl Gateway {
         &self,
         write: &Write<'_>,
         answer: Result<Answered, Error>,
-        doubt: &Doubt,
+        attempts: &AttemptLog,
         made: impl FnOnce() -> Made,
     ) -> Result<Verified<Stored>, Error> {
         let answered = match answer {
             Ok(answered) => answered,
             Err(error) => {
-                if let Some(said) = self.bad_word(doubt) {
-                    let Said { facts, etag, id, request_id } = said;
+                if let Some(said) = self.bad_headers(attempts) {
+                    let AnswerHeaders { facts, etag, id, request_id } = said;
                     let named = Named { version: etag.map(|etag| Version { etag, id: id.clone() }), id };
                     return Err(self.take_back_bad(write, &made(), &facts, request_id, named).await);
                 }
-                if !doubt.is_raised() {
+                if !attempts.is_ambiguous() {
                     return Err(error);
                 }
                 let stored = match made() {
@@ -129,7 +129,7 @@ impl Gateway {
         let mut failure = self.failure(Kind::Protocol, write.operation, write.key).because("the answer has no ETag");
         failure.request_id = request_id;
         Err(match made {
-            Made::By(attempt) => Error::from(failure).leaving(Aftermath::Doubt(Arc::from(attempt))),
+            Made::By(attempt) => Error::from(failure).leaving(FailedWrite::Unknown(Arc::from(attempt))),
             Made::CopyOf(_) => failure.into(),
         })
     }
@@ -156,7 +156,7 @@ impl Gateway {
         stored: Stored,
     ) -> Result<Verified<Stored>, Error> {
         let condition = &Condition::None;
-        self.verify_or_undo(&Write { operation, key, condition, backing: Backing::Nowhere }, stored).await
+        self.verify_or_undo(&Write { operation, key, condition, other_copy: OtherCopy::Nowhere }, stored).await
     }
 
     async fn verify_or_undo(&self, write: &Write<'_>, stored: Stored) -> Result<Verified<Stored>, Error> {
@@ -165,23 +165,23 @@ impl Gateway {
             Verdict::Compliant => Ok(Verified(stored)),
             verdict => {
                 let why = self.said(&stored.encryption.facts);
-                let (undone, aftermath) = self.take_back(write, &stored.version, None).await;
+                let (undone, failed_write) = self.take_back(write, &stored.version, None).await;
                 let request_id = stored.encryption.request_id;
                 let why = format!("{why}; {undone}");
-                Err(self.mismatch(write.operation, write.key, verdict, request_id, &why).leaving(aftermath))
+                Err(self.mismatch(write.operation, write.key, verdict, request_id, &why).leaving(failed_write))
             }
         }
     }
 
     /// The first answer of success among all attempts that was not as asked.
-    fn bad_word(&self, doubt: &Doubt) -> Option<Said> {
-        doubt.said().into_iter().find(|said| self.judge(&said.facts) != Verdict::Compliant)
+    fn bad_headers(&self, attempts: &AttemptLog) -> Option<AnswerHeaders> {
+        attempts.headers().into_iter().find(|said| self.judge(&said.facts) != Verdict::Compliant)
     }
 
     /// `error`, unless an answer of success came before it that could not be read in full, and whose headers name a
     /// wrong encryption.
-    pub(super) fn unread_answer(&self, operation: Operation, key: &Key, error: Error, doubt: &Doubt) -> Error {
-        let bad = doubt.said().into_iter().find(|said| !self.part_fits(&said.facts));
+    pub(super) fn unread_answer(&self, operation: Operation, key: &Key, error: Error, attempts: &AttemptLog) -> Error {
+        let bad = attempts.headers().into_iter().find(|said| !self.part_fits(&said.facts));
         match bad {
             None => error,
             Some(said) => {
@@ -205,36 +205,36 @@ impl Gateway {
             Some(version) => Ok(Some(version)),
             None => self.look_again(write, made).await.map(|found| found.map(|stored| stored.version)),
         };
-        let (undone, aftermath) = match (version, named.id) {
+        let (undone, failed_write) = match (version, named.id) {
             (Ok(Some(version)), _) => self.take_back(write, &version, Some(made)).await,
             // A version that has a name of its own: what was there before is untouched. Where it may be the only copy,
             // it stays.
-            (_, Some(id)) if write.backing != Backing::Nowhere => {
+            (_, Some(id)) if write.other_copy != OtherCopy::Nowhere => {
                 match self.store.delete(write.key, Some(&id), None).await {
-                    Ok(()) => ("the object was deleted again".to_owned(), Aftermath::Nothing),
-                    Err(error) => (left_there(&error.to_string()), in_doubt(made)),
+                    Ok(()) => ("the object was deleted again".to_owned(), FailedWrite::Nothing),
+                    Err(error) => (left_there(&error.to_string()), unknown(made)),
                 }
             }
-            (Ok(None), _) => (left_there("no object there is proved to be the one that was sent"), in_doubt(made)),
-            (Err(error), _) => (left_there(&error.to_string()), in_doubt(made)),
+            (Ok(None), _) => (left_there("no object there is proved to be the one that was sent"), unknown(made)),
+            (Err(error), _) => (left_there(&error.to_string()), unknown(made)),
         };
         let why = format!("{why}; {undone}");
-        self.mismatch(write.operation, write.key, verdict, request_id, &why).leaving(aftermath)
+        self.mismatch(write.operation, write.key, verdict, request_id, &why).leaving(failed_write)
     }
 
     /// Deletes what was stored wrongly, unless nobody else has its content. What has become of it.
-    async fn take_back(&self, write: &Write<'_>, version: &Version, made: Option<&Made>) -> (String, Aftermath) {
-        if !write.backing.survives_without(version) {
+    async fn take_back(&self, write: &Write<'_>, version: &Version, made: Option<&Made>) -> (String, FailedWrite) {
+        if !write.other_copy.survives_without(version) {
             let text = "the object stays as it is, because nothing else has its content: store it again when the store encrypts as asked";
-            return (text.to_owned(), Aftermath::Stays(version.clone()));
+            return (text.to_owned(), FailedWrite::LeftBehind(version.clone()));
         }
         // Where the store keeps versions, the one before is the object again.
-        let deleted = if version.id.is_some() { Aftermath::Nothing } else { Aftermath::Deleted };
+        let deleted = if version.id.is_some() { FailedWrite::Nothing } else { FailedWrite::Deleted };
         let gone = ("the object was deleted again".to_owned(), deleted);
         match self.expunge_version(write.key, version).await {
             Ok(true) => gone,
             Ok(false) => self.take_back_other(write, version, made, gone).await,
-            Err(error) => (stays(&error), Aftermath::Stays(version.clone())),
+            Err(error) => (stays(&error), FailedWrite::LeftBehind(version.clone())),
         }
     }
 
@@ -245,18 +245,18 @@ impl Gateway {
         write: &Write<'_>,
         named: &Version,
         made: Option<&Made>,
-        gone: (String, Aftermath),
-    ) -> (String, Aftermath) {
+        gone: (String, FailedWrite),
+    ) -> (String, FailedWrite) {
         let replaced = "another writer has replaced the object".to_owned();
-        let Some(made) = made else { return (replaced, Aftermath::Nothing) };
+        let Some(made) = made else { return (replaced, FailedWrite::Nothing) };
         match self.look_again(write, made).await {
             Ok(Some(ours)) if ours.version != *named => match self.expunge_version(write.key, &ours.version).await {
                 Ok(true) => gone,
-                Ok(false) => (replaced, Aftermath::Nothing),
-                Err(error) => (stays(&error), Aftermath::Stays(ours.version)),
+                Ok(false) => (replaced, FailedWrite::Nothing),
+                Err(error) => (stays(&error), FailedWrite::LeftBehind(ours.version)),
             },
-            Ok(_) => (replaced, Aftermath::Nothing),
-            Err(error) => (left_there(&error.to_string()), in_doubt(made)),
+            Ok(_) => (replaced, FailedWrite::Nothing),
+            Err(error) => (left_there(&error.to_string()), unknown(made)),
         }
     }
 
@@ -368,10 +368,10 @@ fn left_there(why: &str) -> String {
     format!("the object may still be there, because it could not be deleted again: {why}; look at it, and delete it")
 }
 
-fn in_doubt(made: &Made) -> Aftermath {
+fn unknown(made: &Made) -> FailedWrite {
     match made {
-        Made::By(attempt) => Aftermath::Doubt(Arc::from(attempt.clone())),
-        Made::CopyOf(_) => Aftermath::Nothing,
+        Made::By(attempt) => FailedWrite::Unknown(Arc::from(attempt.clone())),
+        Made::CopyOf(_) => FailedWrite::Nothing,
     }
 }
 

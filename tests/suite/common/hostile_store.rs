@@ -39,16 +39,16 @@ impl Asked {
 pub(crate) type Lie = Box<dyn FnOnce(&mut TcpStream) -> io::Result<()> + Send>;
 
 /// The server. It ends when it is dropped.
-pub(crate) struct Liar {
+pub(crate) struct HostileStore {
     address: SocketAddr,
     stopped: Arc<AtomicBool>,
     lies: Arc<AtomicU64>,
     accepting: Option<JoinHandle<()>>,
 }
 
-impl Liar {
+impl HostileStore {
     /// Listens before the endpoint at `url`; `lie` decides of each request.
-    pub(crate) fn before(url: &str, lie: impl Fn(&Asked) -> Option<Lie> + Send + Sync + 'static) -> Liar {
+    pub(crate) fn before(url: &str, lie: impl Fn(&Asked) -> Option<Lie> + Send + Sync + 'static) -> HostileStore {
         let upstream: SocketAddr =
             url.strip_prefix("http://").expect("plain http").parse().expect("an address and a port");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -65,7 +65,7 @@ impl Liar {
                 std::thread::spawn(move || drop(serve(stream, upstream, &*lie, &counted)));
             }
         });
-        Liar { address, stopped, lies, accepting: Some(accepting) }
+        HostileStore { address, stopped, lies, accepting: Some(accepting) }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -78,7 +78,7 @@ impl Liar {
     }
 }
 
-impl Drop for Liar {
+impl Drop for HostileStore {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
         // Wakes the thread that accepts.

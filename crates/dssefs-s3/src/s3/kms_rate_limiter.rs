@@ -41,19 +41,19 @@ pub(super) fn calls_kms(operation: Operation) -> bool {
     )
 }
 
-/// The pace of one mount.
+/// The rate limiter of one mount.
 #[derive(Debug)]
-pub(super) struct Pace(Option<Mutex<Rate>>);
+pub(super) struct KmsRateLimiter(Option<Mutex<Rate>>);
 
-impl Pace {
+impl KmsRateLimiter {
     /// At most `per_second_max` requests each second; 0 sets no limit at all.
-    pub(super) fn new(per_second_max: u32) -> Pace {
-        Pace((per_second_max > 0).then(|| Mutex::new(Rate::new(per_second_max, Instant::now()))))
+    pub(super) fn new(per_second_max: u32) -> KmsRateLimiter {
+        KmsRateLimiter((per_second_max > 0).then(|| Mutex::new(Rate::new(per_second_max, Instant::now()))))
     }
 
     /// Waits for a slot; false when there is none within `wait_max`, and then none is taken. True at once without a
     /// limit.
-    pub(super) async fn turn(&self, wait_max: Duration) -> bool {
+    pub(super) async fn acquire(&self, wait_max: Duration) -> bool {
         let wait = match self.rate() {
             None => return true,
             Some(mut rate) => rate.reserve(Instant::now(), wait_max),
@@ -62,7 +62,7 @@ impl Pace {
             None => false,
             Some(Duration::ZERO) => true,
             Some(wait) => {
-                let mut slot = Slot { pace: self, is_used: false };
+                let mut slot = Slot { limiter: self, is_used: false };
                 tokio::time::sleep(wait).await;
                 slot.is_used = true;
                 true
@@ -71,7 +71,7 @@ impl Pace {
     }
 
     /// Takes a slot for a retry, which waits for a time of its own: those who come later make way for it.
-    pub(super) fn charge(&self) {
+    pub(super) fn charge_retry(&self) {
         if let Some(mut rate) = self.rate() {
             rate.charge(Instant::now());
         }
@@ -95,13 +95,13 @@ impl Pace {
 
 /// A slot that somebody waits for. Who gives up waiting gives one back.
 struct Slot<'a> {
-    pace: &'a Pace,
+    limiter: &'a KmsRateLimiter,
     is_used: bool,
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        if let (false, Some(mut rate)) = (self.is_used, self.pace.rate()) {
+        if let (false, Some(mut rate)) = (self.is_used, self.limiter.rate()) {
             rate.give_back(Instant::now());
         }
     }
@@ -148,7 +148,7 @@ impl Rate {
         Some(wait)
     }
 
-    /// Takes the next slot for a request that is sent whatever the pace, unless too many were taken so already.
+    /// Takes the next slot for a request that is sent whatever the rate, unless too many were taken so already.
     fn charge(&mut self, now: Instant) {
         if self.reserve(now, CHARGED_AHEAD_MAX).is_none() {
             self.count(now);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_first_is_served_first() {
+    fn requests_are_served_in_order() {
         let now = Instant::now();
         let mut rate = Rate::new(10, now);
         let waits: Vec<_> = (0..20).map(|_| rate.reserve(now, LONG).unwrap()).collect();
@@ -289,23 +289,23 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_waiting_gives_the_slot_back() {
-        let pace = Pace::new(1);
-        assert!(pace.turn(LONG).await);
+        let limiter = KmsRateLimiter::new(1);
+        assert!(limiter.acquire(LONG).await);
         for _ in 0..50 {
-            let waiting = pace.turn(LONG);
+            let waiting = limiter.acquire(LONG);
             assert!(tokio::time::timeout(Duration::from_millis(1), waiting).await.is_err());
         }
-        let wait = pace.rate().unwrap().reserve(Instant::now(), LONG).unwrap();
+        let wait = limiter.rate().unwrap().reserve(Instant::now(), LONG).unwrap();
         assert!(wait <= Duration::from_secs(2), "{wait:?}");
     }
 
     #[tokio::test]
     async fn without_a_limit_nobody_waits() {
-        let pace = Pace::new(0);
-        pace.throttled();
+        let limiter = KmsRateLimiter::new(0);
+        limiter.throttled();
         let start = Instant::now();
         for _ in 0..10_000 {
-            assert!(pace.turn(Duration::ZERO).await);
+            assert!(limiter.acquire(Duration::ZERO).await);
         }
         assert!(start.elapsed() < Duration::from_secs(1));
     }

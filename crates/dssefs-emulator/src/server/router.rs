@@ -1,4 +1,4 @@
-//! Who answers a request: the endpoint itself (`/_dssefs/`), KMS (by `X-Amz-Target`), or S3.
+//! The router: a request is answered by the endpoint itself (`/_dssefs/`), KMS (by `X-Amz-Target`), or S3.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,58 +13,44 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpResponse};
 use tracing::error;
 
-use super::super::counters::{Counters, Tally};
+use super::super::counters::Tally;
 use super::super::faults::{Fault, Faults};
 use super::super::kms::signature::{self, Credentials};
-use super::super::kms::{Caller, Exception, Kms, api};
+use super::super::kms::{Exception, Kms, api};
 use super::super::operation;
 use super::super::s3::{Access, Endpoint, ignoring_conditions};
 use super::admin;
 use super::answer::{self, Ids, Protocol};
-use super::body::{AnswerBody, RequestBody, Spoil};
-use super::connection::Peer;
+use super::body::{AnswerBody, BodyFault, RequestBody};
+use super::inject_faults::{self, Lost};
 use super::login::{Localhost, Login};
-use super::spoil::{self, Lost};
+use super::peer::Peer;
+use super::state::State;
 
 /// The longest body of a KMS or administrative request. The largest that KMS takes is 4 KiB of plaintext or 6 KiB of
 /// ciphertext with a context of 8 KiB, in Base64.
 const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
 
-/// Everything that answers.
-pub(crate) struct Front {
+/// Hands each request to the side of the endpoint that answers it.
+pub(crate) struct Router {
     s3: S3Service,
-    pub(super) credentials: Credentials,
-    /// Where it listens.
-    pub(super) port: u16,
-    region: String,
-    pub(crate) kms: Arc<Kms>,
-    pub(crate) faults: Faults,
-    tally: Tally,
+    pub(crate) state: State,
 }
 
-impl Front {
+impl Router {
     pub(crate) fn new(
         endpoint: Endpoint,
         kms: Arc<Kms>,
         credentials: Credentials,
         (region, port): (String, u16),
         faults: Faults,
-    ) -> Front {
+    ) -> Router {
         let mut s3 = S3ServiceBuilder::new(endpoint);
         s3.set_auth(Login(credentials.clone()));
         s3.set_access(Access);
         s3.set_host(Localhost);
-        Front { s3: s3.build(), credentials, port, region, kms, faults, tally: Tally::default() }
-    }
-
-    pub(crate) fn counters(&self) -> Counters {
-        let (kms_for_s3, kms_direct) = (self.kms.calls(Caller::S3), self.kms.calls(Caller::Client));
-        Counters { s3: self.tally.snapshot(), kms_for_s3, kms_direct }
-    }
-
-    pub(crate) fn reset_counters(&self) {
-        self.tally.reset();
-        self.kms.reset_trail();
+        let state = State { credentials, port, region, kms, faults, tally: Tally::default() };
+        Router { s3: s3.build(), state }
     }
 
     /// Answers one request. The error closes the connection.
@@ -81,11 +67,11 @@ impl Front {
     async fn administrate(&self, request: Request<Incoming>, peer: &Peer) -> Response<AnswerBody> {
         let (head, body) = request.into_parts();
         let mut answer = match small(&mut Body::from(body)).await {
-            Ok(body) => admin::answer(self, &head, &body, peer.address),
+            Ok(body) => admin::answer(&self.state, &head, &body, peer.address),
             Err(exception) => answer::plain(http::StatusCode::BAD_REQUEST, &exception.message),
         };
         Ids::new().stamp(&mut answer, Protocol::S3);
-        answer.map(|body| AnswerBody::new(body, None, Spoil::None))
+        answer.map(|body| AnswerBody::new(body, None, BodyFault::None))
     }
 
     async fn answer_kms(
@@ -94,33 +80,33 @@ impl Front {
         request: Request<Incoming>,
         peer: &Peer,
     ) -> Result<Response<AnswerBody>, Lost> {
-        let fault = self.faults.strike(&format!("kms:{action}"), None);
+        let fault = self.state.faults.strike(&format!("kms:{action}"), None);
         let (head, body) = request.into_parts();
         let mut body = Body::from(body);
-        let mut answer = match spoil::before(fault.as_ref(), &mut body, Protocol::Kms, peer).await? {
+        let mut answer = match inject_faults::before(fault.as_ref(), &mut body, Protocol::Kms, peer).await? {
             Some(answer) => answer,
             None => answer::kms(self.call_kms(action, &head, &mut body).await),
         };
         Ids::new().stamp(&mut answer, Protocol::Kms);
-        spoil::after(fault, answer, None).await
+        inject_faults::after(fault, answer, None).await
     }
 
     async fn call_kms(&self, action: &str, head: &Parts, body: &mut Body) -> Result<serde_json::Value, Exception> {
         let body = small(body).await?;
-        signature::verify(head, &body, &self.credentials, &self.region, SystemTime::now())?;
-        api::call(&self.kms, action, &body)
+        signature::verify(head, &body, &self.state.credentials, &self.state.region, SystemTime::now())?;
+        api::call(&self.state.kms, action, &body)
     }
 
     async fn answer_s3(&self, request: Request<Incoming>, peer: &Peer) -> Result<Response<AnswerBody>, Lost> {
         let target = operation::classify(request.method(), request.uri(), request.headers());
-        let meter = self.tally.request(target.operation);
-        let fault = self.faults.strike(target.operation, target.key.as_deref());
+        let meter = self.state.tally.request(target.operation);
+        let fault = self.state.faults.strike(target.operation, target.key.as_deref());
         let flipped_at = match fault {
             Some(Fault::FlipRequestByte(at)) => Some(at),
             _ => None,
         };
         let mut request = request.map(|body| Body::http_body(RequestBody::new(body, Arc::clone(&meter), flipped_at)));
-        let mut answer = match spoil::before(fault.as_ref(), request.body_mut(), Protocol::S3, peer).await? {
+        let mut answer = match inject_faults::before(fault.as_ref(), request.body_mut(), Protocol::S3, peer).await? {
             Some(answer) => answer,
             None if fault == Some(Fault::ThrottleKms) => Kms::throttled(self.call_s3(request)).await,
             None if fault == Some(Fault::RefuseConditions) && asks_for_condition(&request) => Protocol::S3.error(
@@ -132,7 +118,7 @@ impl Front {
             None => self.permitted(request, fault.as_ref(), target.key.as_deref()).await,
         };
         Ids::new().stamp(&mut answer, Protocol::S3);
-        spoil::after(fault, answer, Some(meter)).await
+        inject_faults::after(fault, answer, Some(meter)).await
     }
 
     /// The answer to credentials that may be limited to a prefix ("GetObject" and "HeadObject", S3 API reference, on

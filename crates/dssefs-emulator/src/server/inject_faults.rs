@@ -13,8 +13,8 @@ use tokio::time::sleep;
 use super::super::counters::Meter;
 use super::super::faults::Fault;
 use super::answer::Protocol;
-use super::body::{AnswerBody, Spoil};
-use super::connection::Peer;
+use super::body::{AnswerBody, BodyFault};
+use super::peer::Peer;
 
 /// The connection ends without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -73,10 +73,10 @@ pub(super) async fn after(
     mut answer: HttpResponse,
     meter: Option<Arc<Meter>>,
 ) -> Result<Response<AnswerBody>, Lost> {
-    let mut spoil = Spoil::None;
+    let mut body_fault = BodyFault::None;
     match fault {
-        Some(Fault::CutBodyAfter(end)) => spoil = Spoil::CutAfter(end),
-        Some(Fault::FlipByte(at)) => spoil = Spoil::FlipByte(at),
+        Some(Fault::CutBodyAfter(end)) => body_fault = BodyFault::CutAfter(end),
+        Some(Fault::FlipByte(at)) => body_fault = BodyFault::FlipByte(at),
         Some(Fault::LoseAnswer) => {
             drain(answer.body_mut()).await;
             return Err(Lost);
@@ -92,7 +92,7 @@ pub(super) async fn after(
         Some(Fault::Alter { headers, body }) if answer.status().is_success() => alter(&mut answer, headers, body),
         _ => {}
     }
-    Ok(answer.map(|body| AnswerBody::new(body, meter, spoil)))
+    Ok(answer.map(|body| AnswerBody::new(body, meter, body_fault)))
 }
 
 const ENCRYPTION_HEADERS: [HeaderName; 3] = [

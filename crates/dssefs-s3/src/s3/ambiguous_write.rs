@@ -7,7 +7,7 @@ use super::request::{NewObject, Source};
 
 /// A write that may have been carried out although its answer was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub struct AmbiguousWrite {
     /// What the object was to be.
     pub object: NewObject,
     /// Its length in bytes.
@@ -18,7 +18,7 @@ pub struct Attempt {
     pub upload: Option<String>,
 }
 
-/// By what the content of an [`Attempt`] is known again.
+/// By what the content of an [`AmbiguousWrite`] is known again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// By its checksum.

@@ -31,12 +31,12 @@ pub enum Caller {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Trail {
+pub(super) struct CallLog {
     events: VecDeque<Event>,
     calls: BTreeMap<(Caller, String), u64>,
 }
 
-impl Trail {
+impl CallLog {
     pub(super) fn record(&mut self, event: Event) {
         *self.calls.entry((event.caller, event.action.clone())).or_default() += 1;
         if self.events.len() == EVENTS_MAX {
@@ -61,13 +61,13 @@ mod tests {
 
     #[test]
     fn old_events_are_forgotten_and_still_counted() {
-        let mut trail = Trail::default();
+        let mut log = CallLog::default();
         for n in 0..=EVENTS_MAX {
             let key = Some(n.to_string());
-            trail.record(Event { caller: Caller::S3, action: "Decrypt".into(), key, context: BTreeMap::new() });
+            log.record(Event { caller: Caller::S3, action: "Decrypt".into(), key, context: BTreeMap::new() });
         }
-        assert_eq!(trail.events().len(), EVENTS_MAX);
-        assert_eq!(trail.events()[0].key.as_deref(), Some("1"));
-        assert_eq!(trail.calls(Caller::S3)["Decrypt"], EVENTS_MAX as u64 + 1);
+        assert_eq!(log.events().len(), EVENTS_MAX);
+        assert_eq!(log.events()[0].key.as_deref(), Some("1"));
+        assert_eq!(log.calls(Caller::S3)["Decrypt"], EVENTS_MAX as u64 + 1);
     }
 }

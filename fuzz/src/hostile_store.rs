@@ -56,7 +56,7 @@ struct Script {
 
 /// A store and a KMS that answer everything alike, and the ways to them. One for each thread; the runtime runs while it
 /// is waited on.
-pub struct Liar {
+pub struct HostileStore {
     runtime: Runtime,
     pub gateway: Arc<Gateway>,
     pub kms: Kms,
@@ -64,11 +64,11 @@ pub struct Liar {
 }
 
 thread_local! {
-    static LIAR: OnceCell<Liar> = const { OnceCell::new() };
+    static HOSTILE_STORE: OnceCell<HostileStore> = const { OnceCell::new() };
 }
 
-impl Liar {
-    fn start() -> Liar {
+impl HostileStore {
+    fn start() -> HostileStore {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let script = Arc::<Mutex<Script>>::default();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -87,7 +87,7 @@ impl Liar {
         let policy = Policy { key: KeyArn::new(KEY).ok(), ..Policy::default() };
         let gateway = Arc::new(Gateway::new(&config, &connection, Bucket::new("data").unwrap(), policy));
         let kms = Kms::new(&config, connection.endpoint_url.as_deref());
-        Liar { runtime, gateway, kms, script }
+        HostileStore { runtime, gateway, kms, script }
     }
 
     /// What `ask` gives while everything is answered by `answer`, and what it asked.
@@ -100,8 +100,8 @@ impl Liar {
     }
 }
 
-pub fn with_liar<T>(work: impl FnOnce(&Liar) -> T) -> T {
-    LIAR.with(|liar| work(liar.get_or_init(Liar::start)))
+pub fn with_hostile_store<T>(work: impl FnOnce(&HostileStore) -> T) -> T {
+    HOSTILE_STORE.with(|store| work(store.get_or_init(HostileStore::start)))
 }
 
 async fn serve(listener: TcpListener, script: Arc<Mutex<Script>>) {

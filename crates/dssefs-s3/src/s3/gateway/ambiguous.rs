@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::twins::Proof;
+use super::compare::Proof;
 use super::{Gateway, Verified};
 use crate::object::ObjectMeta;
-use crate::s3::attempt::{Attempt, Content};
-use crate::s3::error::{Aftermath, Error, Kind};
+use crate::s3::ambiguous_write::{AmbiguousWrite, Content};
+use crate::s3::error::{Error, FailedWrite, Kind};
 use crate::s3::metrics::Operation;
 use crate::s3::request::{Head, NewObject, Source, Stored};
 
@@ -18,7 +18,7 @@ impl Gateway {
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`]; such an object stays.
-    pub async fn find(&self, attempt: &Attempt) -> Result<Option<Verified<Stored>>, Error> {
+    pub async fn find(&self, attempt: &AmbiguousWrite) -> Result<Option<Verified<Stored>>, Error> {
         let operation = match (&attempt.content, &attempt.upload) {
             (Content::Copied(..), _) => Operation::CopyObject,
             (_, Some(_)) => Operation::CompleteMultipartUpload,
@@ -30,30 +30,30 @@ impl Gateway {
 
     /// What is to be believed of a write that failed with `error` after it may have been carried out. That the store
     /// could not be asked just now is no proof of somebody else's write.
-    pub(super) async fn decide(&self, attempt: Attempt, error: Error) -> Result<Stored, Error> {
+    pub(super) async fn decide(&self, attempt: AmbiguousWrite, error: Error) -> Result<Stored, Error> {
         // An answer of success that cannot be read is no refusal, whatever the SDK makes of it.
         let unread = error.status.is_some_and(|status| (200..300).contains(&status));
         let looked = unread || may_hide_success(error.kind);
         let found = if looked { self.look_for(&attempt).await } else { Ok(None) };
         let is_last_word = matches!(error.kind, Kind::PreconditionFailed | Kind::NoSuchUpload);
-        let doubt = Aftermath::Doubt(Arc::new(attempt));
+        let attempts = FailedWrite::Unknown(Arc::new(attempt));
         match found {
             Ok(Some(stored)) => {
                 tracing::info!(%error, "the answer to a write was lost, and the object is there as it was sent");
                 Ok(stored)
             }
             Ok(None) if is_last_word => Err(error),
-            Err(unknown) if is_last_word => Err(unknown.leaving(doubt)),
-            Ok(None) | Err(_) => Err(error.leaving(doubt)),
+            Err(unknown) if is_last_word => Err(unknown.leaving(attempts)),
+            Ok(None) | Err(_) => Err(error.leaving(attempts)),
         }
     }
 
-    pub(super) async fn look_for(&self, attempt: &Attempt) -> Result<Option<Stored>, Error> {
-        let Attempt { object, size, content, .. } = attempt;
+    pub(super) async fn look_for(&self, attempt: &AmbiguousWrite) -> Result<Option<Stored>, Error> {
+        let AmbiguousWrite { object, size, content, .. } = attempt;
         let found = match content {
             Content::Unknown => None,
             Content::Of(checksum) => {
-                let found = there(self.head_with_checksums(&object.key).await)?;
+                let found = optional(self.head_with_checksums(&object.key).await)?;
                 let same = |(head, checksums): (Head, Vec<_>)| checksums.contains(checksum).then_some(head);
                 found.and_then(same).filter(|head| head.meta.size == *size)
             }
@@ -65,7 +65,7 @@ impl Gateway {
                     let is_other = head.meta.version.etag != source.version.etag && head.meta.size == source.size;
                     (is_other && age.is_some_and(|age| age <= age_max)).then_some(head)
                 };
-                there(self.head_with_age(&object.key).await)?.and_then(is_newer)
+                optional(self.head_with_age(&object.key).await)?.and_then(is_newer)
             }
         };
         let found = found.filter(|head| is_described(&head.meta, object));
@@ -79,7 +79,7 @@ impl Gateway {
     }
 }
 
-/// Whether a write that was in doubt before may have happened although it failed in this way.
+/// Whether a write that was in attempts before may have happened although it failed in this way.
 fn may_hide_success(kind: Kind) -> bool {
     matches!(
         kind,
@@ -102,7 +102,7 @@ fn is_described(meta: &ObjectMeta, new: &NewObject) -> bool {
 }
 
 /// What is not there is no failure.
-pub(super) fn there<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+pub(super) fn optional<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     match answer {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind == Kind::NotFound => Ok(None),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::doubt::there;
+use super::ambiguous::optional;
 use super::{Download, Gateway};
 use crate::object::{Key, ObjectMeta};
 use crate::policy::Verdict;
@@ -10,7 +10,7 @@ use crate::s3::error::Error;
 use crate::s3::payload::Checksum;
 use crate::s3::request::Head;
 
-/// The largest object, in bytes, of which [`Gateway::proved_copy`] reads both copies: a mount that starts waits for it.
+/// The largest object, in bytes, of which [`Gateway::verify_copy_bytewise`] reads both copies: a mount that starts waits for it.
 const PROOF_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// What proves that two objects have the same content.
@@ -28,20 +28,20 @@ impl Gateway {
     /// An ETag proves nothing here, as it is another for each copy. Two KMS calls.
     ///
     /// The checksums guard against accidents: an attacker can make another content of the same CRC. Where an attacker
-    /// may have put `copy` there and `original` is deleted then, [`Gateway::proved_copy`] is needed.
+    /// may have put `copy` there and `original` is deleted then, [`Gateway::verify_copy_bytewise`] is needed.
     ///
     /// # Errors
     /// As S3 answers. An object that is not there is no error: the answer is None.
-    pub async fn twins(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
+    pub async fn verify_copy(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
         self.same_content(original, copy, Proof::Checksums, |a, b| self.is_copied(a, b)).await
     }
 
-    /// As [`Gateway::twins`], but both contents are read and compared, byte by byte, unless their checksums differ. An
+    /// As [`Gateway::verify_copy`], but both contents are read and compared, byte by byte, unless their checksums differ. An
     /// object of more than 1 GiB is never proved.
     ///
     /// # Errors
-    /// As [`Gateway::twins`].
-    pub async fn proved_copy(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
+    /// As [`Gateway::verify_copy`].
+    pub async fn verify_copy_bytewise(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
         let alike = |a: &Head, b: &Head| a.meta.size <= PROOF_BYTES_MAX && self.is_copied(a, b);
         self.same_content(original, copy, Proof::Bytes, alike).await
     }
@@ -67,7 +67,7 @@ impl Gateway {
         alike: impl Fn(&Head, &Head) -> bool,
     ) -> Result<Option<(Head, Head)>, Error> {
         let (a, b) = tokio::join!(self.head_with_checksums(original), self.head_with_checksums(copy));
-        let (Some((a, a_sums)), Some((b, b_sums))) = (there(a)?, there(b)?) else { return Ok(None) };
+        let (Some((a, a_sums)), Some((b, b_sums))) = (optional(a)?, optional(b)?) else { return Ok(None) };
         if a.meta.size != b.meta.size || !alike(&a, &b) {
             return Ok(None);
         }
