@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::FutureExt;
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
 use crate::read::{self, Location, Reader};
@@ -15,20 +15,12 @@ use dssefs_s3::s3::{self, Source};
 
 use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;
-use super::keeping::{KeptPart, SAVES_MAX, Unsaved};
 use super::slots::Slot;
 use super::{Error, Fh, Vfs};
 use crate::namespace;
 
 /// How often a call starts over because the file changed under it.
 const TRIES_MAX: u32 = 8;
-/// How long a closed file waits for its next try to be saved; doubled from one to the next.
-const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// How long the saving of a file waits for those who have it open. Programs close several copies of a handle in a row,
-/// and each close is a promise: together they are one object.
-const IN_USE_PAUSE: Duration = Duration::from_secs(1);
-
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -216,45 +208,6 @@ impl Vfs {
         }
     }
 
-    /// Tries to make all changes safe, many files at a time; what that failed for, with the reason. For the end of the
-    /// mount: the next one waits for it from now on.
-    pub async fn save_all(&self) -> Vec<Unsaved> {
-        if let Some(keeper) = &self.keeper {
-            keeper.journal.note_end();
-        }
-        let save = async |file: Arc<File>| {
-            let error = self.save(&file).await.err()?;
-            let name = self.name_of(&file);
-            Some(Unsaved { name, error, kept: file.kept_part() })
-        };
-        let saved = stream::iter(self.files.unsaved()).map(save).buffer_unordered(SAVES_MAX);
-        saved.filter_map(std::future::ready).collect().await
-    }
-
-    /// How many files have changes that the store does not have.
-    #[must_use]
-    pub fn unsaved_count(&self) -> usize {
-        self.files.unsaved().len()
-    }
-
-    /// Gives up what could not be saved and is not kept, and the uploads that it had begun; for the end of the process.
-    pub async fn abandon(&self) {
-        for file in self.files.unsaved() {
-            // What is kept, also of an older state, may count on its upload.
-            let kept = file.state().kept.is_some();
-            if let Some(writer) = file.writer().filter(|_| !kept) {
-                writer.abandon().await;
-            }
-        }
-    }
-
-    /// A commit that no call with a passage asks for.
-    pub(super) async fn save(&self, file: &Arc<File>) -> Result<(), Error> {
-        let _passage = self.namespace.pass(file.ino).await;
-        // Boxed, because the types of all requests below are more than the compiler follows at once.
-        self.commit(file).boxed().await
-    }
-
     pub(super) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
@@ -342,63 +295,6 @@ impl Vfs {
         self.namespace.unpin_open(file.ino);
     }
 
-    /// Begins the task that makes changes safe which somebody counts on, or which nobody else will, unless one is at
-    /// it.
-    fn save_owed(&self, file: &Arc<File>) {
-        if !file.is_dirty() || !file.begin_retrying() {
-            return;
-        }
-        let Some(vfs) = self.me.upgrade() else { return };
-        let file = Arc::clone(file);
-        tokio::spawn(async move {
-            vfs.keep_saving(&file).await;
-            vfs.files.forget(&file);
-        });
-    }
-
-    /// Tries until nothing is left to save, until what is left is only what those who have the file open have not
-    /// closed yet, or until there is no hope: a race that was lost stays lost, and a store that does not do as it is
-    /// asked is not to be asked again on the quiet.
-    async fn keep_saving(&self, file: &Arc<File>) {
-        let mut pause = if file.state().last_error.is_some() { RETRY_PAUSE_MIN } else { Duration::ZERO };
-        loop {
-            tokio::time::sleep(pause).await;
-            if pause.is_zero() {
-                file.somebody_left(IN_USE_PAUSE).await;
-            }
-            if !file.goes_on_retrying() {
-                return;
-            }
-            pause = match self.save_in_turn(file).await {
-                // What was changed meanwhile is next.
-                Ok(()) => Duration::ZERO,
-                Err(error) if error.is_lost_race() => {
-                    if file.leaves_retrying_to_users() {
-                        tracing::warn!(%error, "another writer was first; who closes the file next is told");
-                        return;
-                    }
-                    self.set_aside(file, &error);
-                    break;
-                }
-                Err(error) if error.is_final() => {
-                    tracing::error!(%error, "the changes of a file cannot be saved; they are kept, and tried again when it is closed next");
-                    break;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the changes of a file are not saved yet");
-                    (pause * 2).clamp(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX)
-                }
-            };
-        }
-        file.state().retrying = false;
-    }
-
-    /// Saves one of many files.
-    async fn save_in_turn(&self, file: &Arc<File>) -> Result<(), Error> {
-        let _slot = self.saves.acquire().await;
-        self.save(file).await
-    }
-
     /// A deleted file's changes go with its last user.
     pub(super) async fn discard_if_deleted(&self, file: &Arc<File>) {
         let deleted = {
@@ -409,25 +305,6 @@ impl Vfs {
             writer.discard().await;
             self.files.forget(file);
         }
-    }
-
-    /// The name belongs to somebody else's object from now on, and shows it. The changes that lost are kept until the
-    /// mount ends, under an inode that no name leads to.
-    fn set_aside(&self, file: &Arc<File>, error: &Error) {
-        let object = self.namespace.key(file.ino).map(|key| key.to_string());
-        let fate = match file.kept_part() {
-            KeptPart::All => "kept in the journal, where dssefs recover lists and exports them",
-            KeptPart::Older => {
-                "in memory until the mount ends; an older state of them is kept in the journal, where dssefs recover lists and exports it"
-            }
-            KeptPart::Nothing => {
-                "in memory until the mount ends, out of reach of any name; --spill-keys kms keeps such changes"
-            }
-        };
-        tracing::error!(object, %error, "another writer was first: its object stands, and the changes of this mount are {fate}");
-        // Pinned for good, so that the name gets another inode. A node that is gone already needs no pin.
-        let _ = self.namespace.pin_open(file.ino);
-        self.namespace.discard(file.ino);
     }
 
     fn handle(&self, file: Arc<File>, access: Access, slot: Slot) -> Fh {

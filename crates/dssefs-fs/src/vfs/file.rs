@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
@@ -88,20 +88,6 @@ impl FileState {
     fn meta(&self) -> Option<&ObjectMeta> {
         let copied = self.carried.as_ref().map(|carried| &carried.meta);
         copied.or_else(|| self.head.as_ref().map(|head| &head.meta))
-    }
-
-    fn is_owed(&self) -> bool {
-        self.owed.zip(self.writer.as_ref()).is_some_and(|(changes, writer)| !writer.has_committed(changes))
-    }
-
-    fn begins_retrying(&mut self, is_owed: bool) -> bool {
-        let wanted = (is_owed || self.users == 0) && !self.unlinked;
-        wanted && !std::mem::replace(&mut self.retrying, true)
-    }
-
-    fn goes_on_retrying(&mut self, is_dirty: bool, is_owed: bool) -> bool {
-        self.retrying = is_dirty && (is_owed || self.users == 0) && !self.unlinked;
-        self.retrying
     }
 
     fn user(&self) -> UserMetadata {
@@ -272,41 +258,6 @@ impl File {
         self.state().reader = None;
     }
 
-    /// Whether the caller is the one to make the changes of this file safe, now that nobody uses it or somebody counts
-    /// on them.
-    pub(crate) fn begin_retrying(&self) -> bool {
-        let mut state = self.state();
-        let is_owed = state.is_owed();
-        state.begins_retrying(is_owed)
-    }
-
-    /// Whether the task that makes the changes safe goes on. That is decided in one step with its end: whoever is the
-    /// last to leave the file, or promises something of it, either finds it going on, or becomes the one to begin
-    /// another.
-    pub(crate) fn goes_on_retrying(&self) -> bool {
-        let mut state = self.state();
-        let is_dirty = state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
-        let is_owed = state.is_owed();
-        state.goes_on_retrying(is_dirty, is_owed)
-    }
-
-    /// Ends the task's part if somebody has the file open; false when nobody has.
-    pub(crate) fn leaves_retrying_to_users(&self) -> bool {
-        let mut state = self.state();
-        let in_use = state.users > 0;
-        state.retrying &= !in_use;
-        in_use
-    }
-
-    /// Waits while the file is in use: until somebody leaves it, and no longer than `longest`.
-    pub(crate) async fn somebody_left(&self, longest: Duration) {
-        let left = self.left.notified();
-        let in_use = self.state().users > 0;
-        if in_use {
-            let _ = tokio::time::timeout(longest, left).await;
-        }
-    }
-
     pub(crate) fn location(&self) -> Location {
         self.writer().map_or(Location::None, |writer| writer.location())
     }
@@ -450,49 +401,5 @@ impl File {
             nlink: 1,
         };
         File::new(ino, attributes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The task found the file in use and ended; who closed it a moment before the task said so believed it going on,
-    /// and nobody saved what he had written.
-    #[test]
-    fn whoever_leaves_a_changed_file_last_finds_a_task_that_goes_on_or_begins_one() {
-        let file = File::empty(Ino::ROOT);
-        assert!(file.begin_retrying());
-        file.state().users = 1;
-        assert!(!file.begin_retrying(), "it is in use");
-        file.state().users = 0;
-        assert!(!file.begin_retrying(), "a task is at it");
-        assert!(file.state().goes_on_retrying(true, false), "and goes on with what was changed meanwhile");
-        file.state().users = 1;
-        assert!(!file.state().goes_on_retrying(true, false), "the next close is somebody else's");
-        file.state().users = 0;
-        assert!(file.begin_retrying(), "and begins another task");
-        assert!(!file.state().goes_on_retrying(false, false), "nothing is left to do");
-        assert!(file.begin_retrying());
-        file.state().unlinked = true;
-        assert!(!file.state().goes_on_retrying(true, false), "nobody wants it any more");
-        assert!(!file.begin_retrying());
-    }
-
-    #[test]
-    fn what_a_close_has_promised_is_saved_whoever_has_the_file_open() {
-        let file = File::empty(Ino::ROOT);
-        file.state().users = 1;
-        assert!(!file.state().begins_retrying(false), "nobody was promised anything");
-        assert!(file.state().begins_retrying(true));
-        assert!(!file.state().begins_retrying(true), "one task is enough");
-        assert!(file.state().goes_on_retrying(true, true));
-        assert!(!file.state().goes_on_retrying(true, false), "what was written since is for the next close");
-        assert!(file.state().begins_retrying(true));
-        assert!(file.leaves_retrying_to_users());
-        file.state().users = 0;
-        assert!(file.begin_retrying());
-        assert!(!file.leaves_retrying_to_users(), "there is nobody to leave it to");
-        assert!(!file.begin_retrying());
     }
 }

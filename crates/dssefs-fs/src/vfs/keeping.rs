@@ -13,9 +13,6 @@ use super::{Error, Vfs};
 /// Files whose close returns before the store has them hold at most this much content that the store does not have, in
 /// bytes. Larger ones are uploaded while they are written, and their close waits for the rest.
 const BACKGROUND_BYTES_MAX: u64 = 16 << 20;
-/// Closed files that are made safe at the same time.
-pub(super) const SAVES_MAX: usize = 64;
-
 /// The journal of a mount, and what it is used for.
 pub struct Keeper {
     /// Where changes are kept.
@@ -43,17 +40,6 @@ impl File {
         };
         kept.zip(writer).is_some_and(|(kept, writer)| kept.changes == writer.changes())
     }
-}
-
-/// What [`Vfs::save_all`] could not make safe.
-#[derive(Debug)]
-pub struct Unsaved {
-    /// The object that it was to be.
-    pub name: String,
-    /// Why it is not.
-    pub error: Error,
-    /// What the journal keeps of it for the next mount.
-    pub kept: KeptPart,
 }
 
 /// What the journal keeps of a file's changes.

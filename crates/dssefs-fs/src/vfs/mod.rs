@@ -18,6 +18,7 @@ mod names;
 mod noncompliant;
 mod pages;
 mod ranges;
+mod saving;
 mod slots;
 mod special;
 mod unsaved;
@@ -40,10 +41,11 @@ pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
 pub use file::Privileges;
 pub use handles::Fh;
-pub use keeping::{Keeper, KeptPart, Unsaved};
+pub use keeping::{Keeper, KeptPart};
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
 pub use ranges::{Allocation, Sought};
+pub use saving::Unsaved;
 pub use special::SpecialKind;
 pub use unsaved::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport, is_for_the_owner};
 pub use xattr::MountFacts;
@@ -116,7 +118,7 @@ impl Vfs {
             read_budget,
             settings,
             keeper,
-            saves: tokio::sync::Semaphore::new(keeping::SAVES_MAX),
+            saves: tokio::sync::Semaphore::new(saving::SAVES_MAX),
             tries: AtomicUsize::new(0),
             files,
             handles,

@@ -1,15 +1,12 @@
 //! What the owner of a mount is told of changes that the store does not have, so that nobody ends the mount unawares.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
+use super::Vfs;
 use super::file::File;
-use super::keeping::SAVES_MAX;
-use super::{Error, Ino, Vfs};
 
 /// The attribute of the root that has [`UnsavedReport`] as JSON.
 pub const REPORT_ATTRIBUTE: &str = "user.dsse.mount.unsaved.files";
@@ -94,27 +91,5 @@ impl Vfs {
 
     pub(super) fn name_of(&self, file: &File) -> String {
         self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string())
-    }
-
-    /// Tries once more, in a task of its own, to make all closed files safe, also those that the mount has given up
-    /// until they are closed again: whoever asks has repaired something.
-    ///
-    /// # Errors
-    /// It is not the root that is asked.
-    pub(super) fn retry_unsaved(&self, ino: Ino) -> Result<(), Error> {
-        let Some(vfs) = self.me.upgrade().filter(|_| ino == Ino::ROOT) else { return Err(Error::NoAttribute) };
-        vfs.tries.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(async move {
-            let closed = vfs.files.unsaved().into_iter().filter(|file| file.state().users == 0);
-            let attempt = async |file: Arc<File>| {
-                if let Err(error) = vfs.save(&file).await {
-                    tracing::warn!(object = vfs.name_of(&file), %error, "the changes of a closed file are not saved yet");
-                }
-                vfs.files.forget(&file);
-            };
-            stream::iter(closed).for_each_concurrent(SAVES_MAX, attempt).await;
-            vfs.tries.fetch_sub(1, Ordering::SeqCst);
-        });
-        Ok(())
     }
 }
