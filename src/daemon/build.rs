@@ -9,7 +9,7 @@ use dssefs_fs::namespace;
 use dssefs_fs::namespace::{AttributeSource, Defaults, Namespace};
 use dssefs_fs::read::ReadBudget;
 use dssefs_fs::spill::{Limits, Pool};
-use dssefs_fs::vfs::{self, Keeper, MountFacts, NoncompliantRead, Vfs};
+use dssefs_fs::vfs::{self, JournalPolicy, MountFacts, NoncompliantRead, Vfs};
 use dssefs_fs::write::{self, Engine};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::object::{Key, Prefix};
@@ -215,8 +215,8 @@ fn file_system(
         facts,
     };
     let background = config.commit == Commit::Background;
-    let keeper = journal.map(|journal| Keeper { journal, background });
-    Vfs::new(gateway, names, engine, ReadBudget::new(config.memory_bytes_max - writing), settings, keeper)
+    let journal_policy = journal.map(|journal| JournalPolicy { journal, background });
+    Vfs::new(gateway, names, engine, ReadBudget::new(config.memory_bytes_max - writing), settings, journal_policy)
 }
 
 fn facts(config: &Config, key: Option<&KeyArn>, bucket: BucketFacts, protection: String) -> MountFacts {

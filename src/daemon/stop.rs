@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fuse::Unmounter;
 use dssefs_fs::journal::Journal;
-use dssefs_fs::vfs::{KeptPart, Unsaved, Vfs};
+use dssefs_fs::vfs::{JournalCoverage, Unsaved, Vfs};
 use dssefs_s3::s3::Gateway;
 
 use super::{Hangup, LastWord, Owner, StartError, last_word};
@@ -122,25 +122,34 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
     let failed = vfs.save_all().await;
     for Unsaved { name, error, kept } in &failed {
         let fate = match kept {
-            KeptPart::All => "kept for the next mount",
-            KeptPart::Older => "lost with this process, but for an older state of them that is kept for the next mount",
-            KeptPart::Nothing => "lost with this process",
+            JournalCoverage::All => "kept for the next mount",
+            JournalCoverage::Older => {
+                "lost with this process, but for an older state of them that is kept for the next mount"
+            }
+            JournalCoverage::Nothing => "lost with this process",
         };
-        tracing::error!(name, %error, remedy = error.remedy().unwrap_or_default(), "changes are {fate}");
+        tracing::error!(name, %error, remedy = error.remedy(), "changes are {fate}");
     }
-    let kept = failed.iter().filter(|unsaved| unsaved.kept == KeptPart::All).count() as u64;
+    let kept = failed.iter().filter(|unsaved| unsaved.kept == JournalCoverage::All).count() as u64;
     LastWord { kept, lost: failed.len() as u64 - kept }.tell(&ending.spill_dir);
     vfs.abandon().await;
-    let [Unsaved { name, error, .. }, ..] = failed.as_slice() else { return Ok(()) };
+    unsaved(&failed).map_or(Ok(()), Err)
+}
+
+/// What the exit code and the last message say of the files that failed; None: there are none.
+fn unsaved(failed: &[Unsaved]) -> Option<StartError> {
+    let [Unsaved { name, error, .. }, ..] = failed else { return None };
     let what = match failed.len() {
         1 => format!("the changes of {name}"),
         many => format!("the changes of {many} files, {name} among them,"),
     };
-    let fate = match failed.iter().filter(|unsaved| unsaved.kept != KeptPart::All).count() {
+    let fate = match failed.iter().filter(|unsaved| unsaved.kept != JournalCoverage::All).count() {
         0 => "they are kept: the next mount sends them, and dssefs recover lists them".to_owned(),
+        lost if lost == failed.len() => "they are lost".to_owned(),
         lost => format!("{lost} of them are lost"),
     };
-    Err(StartError::Unsaved(format!("{what} could not be saved ({error}); {fate}")))
+    let remedy = error.remedy().map_or_else(String::new, |remedy| format!(". {remedy}"));
+    Some(StartError::Unsaved(format!("{what} could not be saved ({error}); {fate}{remedy}")))
 }
 
 /// The journal goes when nothing in it is of use any more, and stays otherwise.
@@ -158,5 +167,28 @@ pub(super) fn close(journal: Option<Arc<Journal>>) {
             tracing::error!(%error, "the journal could not be closed; the next mount reads it all the same");
         }
         _ => tracing::warn!(files = kept, "the journal keeps files for the next mount; dssefs recover lists them"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dssefs_fs::vfs::Error;
+    use dssefs_s3::object::{Bucket, Key};
+    use dssefs_s3::s3::{Failure, Kind, Operation};
+
+    use super::*;
+
+    #[test]
+    fn the_last_message_names_a_file_its_fate_and_the_remedy() {
+        let (bucket, key) = (Bucket::new("tests").unwrap(), Key::new("file").unwrap());
+        let refused = Failure::new(Kind::KeyDisabled, Operation::PutObject, &bucket, Some(&key));
+        let file = |kept| Unsaved { name: "file".to_owned(), error: Error::Stale, kept };
+        let failed = [Unsaved { error: Error::Store(refused.into()), ..file(JournalCoverage::Nothing) }];
+        let said = unsaved(&failed).unwrap().to_string();
+        assert!(said.starts_with("the changes of file could not be saved (PutObject of s3://tests/file"), "{said}");
+        assert!(said.ends_with("; they are lost. Enable the KMS key again (kms:EnableKey)."), "{said}");
+        let said = unsaved(&[file(JournalCoverage::All)]).unwrap().to_string();
+        assert!(said.ends_with("; they are kept: the next mount sends them, and dssefs recover lists them"), "{said}");
+        assert!(unsaved(&[]).is_none());
     }
 }

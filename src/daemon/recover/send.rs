@@ -152,6 +152,15 @@ async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
 }
 
 impl SendError {
+    /// The sentence, and what to do about it.
+    fn advice(&self) -> String {
+        match self {
+            SendError::Store(error) => error.advice(),
+            SendError::Write(write::Error::Store(error)) => error.advice(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether no later try can succeed.
     fn is_final(&self) -> bool {
         match self {
@@ -171,7 +180,7 @@ impl Job<'_> {
     fn outcome(&self, error: Option<SendError>) -> Outcome {
         // What another writer has overtaken never goes to the store, and must not keep from it what can.
         let needs = error.as_ref().filter(|error| !error.is_final()).and_then(|_| self.needs());
-        let (key, error) = (self.kept.object.key.to_string(), error.map(|error| error.to_string()));
+        let (key, error) = (self.kept.object.key.to_string(), error.map(|error| error.advice()));
         Outcome { session: self.session, entry: self.id, key, error, needs }
     }
 
@@ -339,4 +348,24 @@ pub(super) async fn put_back(
 /// What stands in the upload of an entry that needs one.
 pub(super) fn uploaded_bytes(kept: &Kept) -> u64 {
     kept.upload.iter().flat_map(|upload| &upload.parts).map(|part| part.size).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use dssefs_s3::object::Bucket;
+    use dssefs_s3::s3::{Failure, Operation};
+
+    use super::*;
+
+    #[test]
+    fn a_refused_send_says_what_to_do() {
+        let refused = || -> s3::Error {
+            let (bucket, key) = (Bucket::new("tests").unwrap(), Key::new("file").unwrap());
+            Failure::new(Kind::KeyDisabled, Operation::PutObject, &bucket, Some(&key)).into()
+        };
+        for error in [SendError::from(refused()), SendError::from(write::Error::from(refused()))] {
+            assert!(error.advice().ends_with(". Enable the KMS key again (kms:EnableKey)."), "{}", error.advice());
+        }
+        assert_eq!(SendError::NewerWaits.advice(), SendError::NewerWaits.to_string());
+    }
 }

@@ -219,7 +219,7 @@ impl Vfs {
         if let Err(error) = &outcome {
             let worth_trying = !error.is_final() && !error.is_lost_race();
             let mut state = file.state();
-            state.last_error = Some(error.to_string());
+            state.last_error = Some(error.advice());
             state.owed = worth_trying.then(|| writer.changes());
         }
         self.after_commit(file, &outcome).await;

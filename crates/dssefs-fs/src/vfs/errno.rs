@@ -97,14 +97,30 @@ impl Error {
         }
     }
 
-    /// What to do about it, where that is known beyond the error's own sentence.
+    /// What to do about it, where the error's own sentence does not say that.
     #[must_use]
     pub fn remedy(&self) -> Option<&'static str> {
+        let remedy = self.store_error()?.remedy();
+        (!remedy.is_empty()).then_some(remedy)
+    }
+
+    /// The error and its remedy, for texts that outlive the log line: `user.dsse.last-error` and the journal's reason.
+    #[must_use]
+    pub fn advice(&self) -> String {
+        let said = self.to_string();
+        match self.remedy() {
+            Some(remedy) => format!("{}. {remedy}", said.trim_end_matches('.')),
+            None => said,
+        }
+    }
+
+    /// The answer of the store that is behind this error.
+    fn store_error(&self) -> Option<&s3::Error> {
         match self {
             Error::Store(error)
             | Error::Namespace(namespace::Error::Store(error))
-            | Error::Read(read::Error::Store(error))
-            | Error::Write(write::Error::Store(error)) => Some(error.remedy()),
+            | Error::Read(read::Error::Store(error)) => Some(error),
+            Error::Write(error) => store_error_of_write(error),
             _ => None,
         }
     }
@@ -129,6 +145,14 @@ impl Error {
             Error::TooManyNames { .. } => libc::ENOMEM,
             Error::Panicked(_) => libc::EIO,
         }
+    }
+}
+
+fn store_error_of_write(error: &write::Error) -> Option<&s3::Error> {
+    match error {
+        write::Error::Store(error) => Some(error),
+        write::Error::Copy { error, .. } => store_error_of_write(error),
+        _ => None,
     }
 }
 
@@ -258,6 +282,9 @@ fn name(error: &NameError) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use dssefs_s3::object::{Bucket, Key};
+    use dssefs_s3::s3::{Failure, Operation};
+
     use super::*;
 
     #[test]
@@ -265,6 +292,18 @@ mod tests {
         assert!(Error::from(namespace::Error::BeingRenamed).is_trouble());
         assert!(Error::from(namespace::Error::NoRandomness).is_trouble());
         assert!(!Error::from(namespace::Error::NotFound).is_trouble());
+    }
+
+    #[test]
+    fn advice_adds_the_remedy_of_a_refused_request() {
+        let (bucket, key) = (Bucket::new("tests").unwrap(), Key::new("file").unwrap());
+        let refused = || s3::Error::from(Failure::new(Kind::KeyDisabled, Operation::PutObject, &bucket, Some(&key)));
+        let copied = write::Error::Copy { key: "copy".to_owned(), error: Box::new(refused().into()) };
+        for error in [refused().into(), write::Error::from(refused()).into(), Error::from(copied)] {
+            assert_eq!(error.remedy(), Some("Enable the KMS key again (kms:EnableKey)."));
+            assert_eq!(error.advice(), format!("{error}. Enable the KMS key again (kms:EnableKey)."));
+        }
+        assert_eq!((Error::Stale.remedy(), Error::Stale.advice()), (None, Error::Stale.to_string()));
     }
 
     #[test]

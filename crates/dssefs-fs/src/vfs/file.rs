@@ -13,7 +13,7 @@ use crate::write::{Aim, Destination, Engine, Target, Writer};
 use dssefs_s3::object::{Key, ObjectMeta, UserMetadata};
 use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
 
-use super::keeping::KeptAs;
+use super::keeping::JournalRef;
 use super::pages::Pages;
 
 /// What a change of content does to set-user-id and set-group-id: it takes them away, unless who makes it has
@@ -64,7 +64,7 @@ pub(crate) struct FileState {
     /// Made by the first change, kept until the file is closed.
     pub(crate) writer: Option<Arc<Writer>>,
     /// What the journal keeps of the changes.
-    pub(crate) kept: Option<KeptAs>,
+    pub(crate) kept: Option<JournalRef>,
     /// The last failure to make the changes safe.
     pub(crate) last_error: Option<String>,
     /// Whether the namespace knows that the file has changes, and so keeps its name whatever the store says.

@@ -14,7 +14,7 @@ use super::{Error, Vfs};
 /// bytes. Larger ones are uploaded while they are written, and their close waits for the rest.
 const BACKGROUND_BYTES_MAX: u64 = 16 << 20;
 /// The journal of a mount, and what it is used for.
-pub struct Keeper {
+pub struct JournalPolicy {
     /// Where changes are kept.
     pub journal: Arc<Journal>,
     /// Whether close(2) returns when they are (`--commit background`); otherwise only what the store refused is kept.
@@ -23,7 +23,7 @@ pub struct Keeper {
 
 /// What the journal keeps of one file.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct KeptAs {
+pub(crate) struct JournalRef {
     entry: EntryId,
     /// Which changes: see [`write::Writer::changes`].
     changes: u64,
@@ -44,7 +44,7 @@ impl File {
 
 /// What the journal keeps of a file's changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeptPart {
+pub enum JournalCoverage {
     /// All of them.
     All,
     /// An older state: it could not take the file again since.
@@ -53,13 +53,13 @@ pub enum KeptPart {
     Nothing,
 }
 
-impl KeptPart {
+impl JournalCoverage {
     /// Of a file that has had so many `changes`, of which the journal has those up to number `kept`.
-    fn of(kept: Option<u64>, changes: u64) -> KeptPart {
+    fn of(kept: Option<u64>, changes: u64) -> JournalCoverage {
         match kept {
-            Some(kept) if kept == changes => KeptPart::All,
-            Some(_) => KeptPart::Older,
-            None => KeptPart::Nothing,
+            Some(kept) if kept == changes => JournalCoverage::All,
+            Some(_) => JournalCoverage::Older,
+            None => JournalCoverage::Nothing,
         }
     }
 }
@@ -72,17 +72,17 @@ impl File {
     }
 
     /// What the journal keeps of the changes.
-    pub(super) fn kept_part(&self) -> KeptPart {
+    pub(super) fn journal_coverage(&self) -> JournalCoverage {
         let state = self.state();
         let changes = state.writer.as_ref().map_or(0, |writer| writer.changes());
-        KeptPart::of(state.kept.map(|kept| kept.changes), changes)
+        JournalCoverage::of(state.kept.map(|kept| kept.changes), changes)
     }
 }
 
 impl Vfs {
     /// Whether the close of `file` may return once the journal has its changes.
     pub(super) fn closes_early(&self, file: &File) -> bool {
-        let background = self.keeper.as_ref().is_some_and(|keeper| keeper.background);
+        let background = self.journal_policy.as_ref().is_some_and(|journal_policy| journal_policy.background);
         background && file.writer().is_some_and(|writer| writer.is_dirty() && writer.can_be_kept(BACKGROUND_BYTES_MAX))
     }
 
@@ -105,7 +105,7 @@ impl Vfs {
                 }
             }
             Err(error) => {
-                if let Err(worse) = self.keep_now(file, Some(error.to_string())).await {
+                if let Err(worse) = self.keep_now(file, Some(error.advice())).await {
                     tracing::error!(error = %worse, "changes that could not be stored are not kept on the local disk either; they are in memory");
                 }
             }
@@ -124,8 +124,8 @@ impl Vfs {
 
     async fn settle_kept(&self, file: &File, sync: bool) -> Result<(), Error> {
         let kept = file.state().kept.take();
-        let Some((keeper, kept)) = self.keeper.as_ref().zip(kept) else { return Ok(()) };
-        let journal = Arc::clone(&keeper.journal);
+        let Some((journal_policy, kept)) = self.journal_policy.as_ref().zip(kept) else { return Ok(()) };
+        let journal = Arc::clone(&journal_policy.journal);
         let settled = in_the_journal(move || journal.settle(kept.entry, sync)).await;
         settled.inspect_err(|_| file.state().kept = Some(kept))
     }
@@ -152,9 +152,9 @@ impl Vfs {
     /// # Errors
     /// The local disk has failed.
     pub(super) async fn settle_for_good(&self, file: Option<&File>) -> Result<(), Error> {
-        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let Some(journal_policy) = &self.journal_policy else { return Ok(()) };
         let is_kept = file.is_some_and(|file| file.state().kept.is_some());
-        let journal = Arc::clone(&keeper.journal);
+        let journal = Arc::clone(&journal_policy.journal);
         in_the_journal(move || {
             journal.sync_settled()?;
             if is_kept { journal.usable() } else { Ok(()) }
@@ -211,19 +211,19 @@ impl Vfs {
 
     async fn keep_now(&self, file: &Arc<File>, reason: Option<String>) -> Result<(), Error> {
         let _keeping = file.keeping.lock().await;
-        let Some((keeper, writer)) = self.keeper.as_ref().zip(file.writer()) else { return Ok(()) };
+        let Some((journal_policy, writer)) = self.journal_policy.as_ref().zip(file.writer()) else { return Ok(()) };
         let told = reason.is_some();
-        let suffices = |kept: KeptAs| kept.changes == writer.changes() && (kept.told || !told);
+        let suffices = |kept: JournalRef| kept.changes == writer.changes() && (kept.told || !told);
         if file.state().kept.is_some_and(suffices) {
             return Ok(());
         }
-        let journal = Arc::clone(&keeper.journal);
+        let journal = Arc::clone(&journal_policy.journal);
         let before = file.state().kept.map(|kept| kept.entry);
         let keep = move || writer.keep(&journal, before, reason.as_deref());
         let kept = tokio::task::spawn_blocking(keep).await;
         let kept = kept.map_err(|_| Error::Panicked("the task that keeps changes"))??;
         if let Some((entry, changes)) = kept {
-            file.state().kept = Some(KeptAs { entry, changes, told });
+            file.state().kept = Some(JournalRef { entry, changes, told });
         }
         Ok(())
     }
@@ -254,9 +254,9 @@ mod tests {
 
     #[test]
     fn an_older_state_in_the_journal_is_not_taken_for_the_file() {
-        assert_eq!(KeptPart::of(Some(3), 3), KeptPart::All);
-        assert_eq!(KeptPart::of(Some(2), 3), KeptPart::Older);
-        assert_eq!(KeptPart::of(None, 3), KeptPart::Nothing);
+        assert_eq!(JournalCoverage::of(Some(3), 3), JournalCoverage::All);
+        assert_eq!(JournalCoverage::of(Some(2), 3), JournalCoverage::Older);
+        assert_eq!(JournalCoverage::of(None, 3), JournalCoverage::Nothing);
     }
 
     #[tokio::test]

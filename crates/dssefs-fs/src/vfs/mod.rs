@@ -41,7 +41,7 @@ pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
 pub use file::Privileges;
 pub use handles::Fh;
-pub use keeping::{Keeper, KeptPart};
+pub use keeping::{JournalCoverage, JournalPolicy};
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
 pub use ranges::{Allocation, Sought};
@@ -84,7 +84,7 @@ pub struct Vfs {
     read_budget: Arc<ReadBudget>,
     settings: Settings,
     /// None: changes end with the process.
-    keeper: Option<Keeper>,
+    journal_policy: Option<JournalPolicy>,
     saves: tokio::sync::Semaphore,
     /// How many times somebody has asked for another try of all closed files, and it is under way.
     tries: AtomicUsize,
@@ -103,7 +103,7 @@ impl Vfs {
         engine: Arc<Engine>,
         read_budget: Arc<ReadBudget>,
         settings: Settings,
-        keeper: Option<Keeper>,
+        journal_policy: Option<JournalPolicy>,
     ) -> Arc<Vfs> {
         let (files, handles, pages) = (
             Files::default(),
@@ -117,7 +117,7 @@ impl Vfs {
             engine,
             read_budget,
             settings,
-            keeper,
+            journal_policy,
             saves: tokio::sync::Semaphore::new(saving::SAVES_MAX),
             tries: AtomicUsize::new(0),
             files,

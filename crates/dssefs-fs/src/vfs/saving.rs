@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, stream};
 
 use super::file::{File, FileState};
-use super::keeping::KeptPart;
+use super::keeping::JournalCoverage;
 use super::{Error, Ino, Vfs};
 
 /// Files that are saved at the same time.
@@ -37,7 +37,7 @@ pub struct Unsaved {
     /// Why the store does not have it.
     pub error: Error,
     /// Which of its changes the journal has for the next mount.
-    pub kept: KeptPart,
+    pub kept: JournalCoverage,
 }
 
 impl FileState {
@@ -96,13 +96,13 @@ impl Vfs {
     /// Saves all files, many at a time, and returns those that failed, with the reason. For the end of the mount: from
     /// this call on, a new mount of the same source waits for this one.
     pub async fn save_all(&self) -> Vec<Unsaved> {
-        if let Some(keeper) = &self.keeper {
-            keeper.journal.note_end();
+        if let Some(journal_policy) = &self.journal_policy {
+            journal_policy.journal.note_end();
         }
         let save = async |file: Arc<File>| {
             let error = self.save(&file).await.err()?;
             let name = self.name_of(&file);
-            Some(Unsaved { name, error, kept: file.kept_part() })
+            Some(Unsaved { name, error, kept: file.journal_coverage() })
         };
         let saved = stream::iter(self.files.unsaved()).map(save).buffer_unordered(SAVES_MAX);
         saved.filter_map(std::future::ready).collect().await
@@ -204,12 +204,12 @@ impl Vfs {
     /// the mount ends.
     fn set_aside(&self, file: &Arc<File>, error: &Error) {
         let object = self.namespace.key(file.ino).map(|key| key.to_string());
-        let fate = match file.kept_part() {
-            KeptPart::All => "kept in the journal, where dssefs recover lists and exports them",
-            KeptPart::Older => {
+        let fate = match file.journal_coverage() {
+            JournalCoverage::All => "kept in the journal, where dssefs recover lists and exports them",
+            JournalCoverage::Older => {
                 "in memory until the mount ends; the journal has an older state, which dssefs recover lists and exports"
             }
-            KeptPart::Nothing => {
+            JournalCoverage::Nothing => {
                 "in memory until the mount ends, out of reach of any name; --spill-keys kms keeps such changes"
             }
         };

@@ -173,11 +173,13 @@ impl Vfs {
             }
             Err(error @ crate::namespace::Error::NotFound) => {
                 match file.as_ref().and_then(|file| file.state().head.clone()) {
-                    Some(head) => Ok(Known { head: Some(Arc::new(head)), failure: Some(error.to_string()), file, key }),
+                    Some(head) => {
+                        Ok(Known { head: Some(Arc::new(head)), failure: Some(Error::from(error).advice()), file, key })
+                    }
                     None => Err(error.into()),
                 }
             }
-            Err(error) => Ok(Known { head: None, failure: Some(error.to_string()), file, key }),
+            Err(error) => Ok(Known { head: None, failure: Some(Error::from(error).advice()), file, key }),
         }
     }
 
