@@ -13,7 +13,7 @@ mod doctor;
 mod exit;
 mod logging;
 mod mount;
-mod porter;
+mod mount_helper;
 mod recover;
 #[cfg(feature = "serve")]
 mod serve;
@@ -51,7 +51,7 @@ enum Command {
     Doctor(Box<doctor::Arguments>),
     /// Mount and unmount for a daemon that has given up the right to; started by `mount`
     #[command(hide = true)]
-    Porter(porter::Arguments),
+    Porter(mount_helper::Arguments),
     /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on
     /// disk
     #[cfg(feature = "serve")]
@@ -77,7 +77,7 @@ fn run(command: Command) -> Exit {
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Recover(arguments) => recover::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Porter(arguments) => porter::run(arguments),
+        Command::Porter(arguments) => mount_helper::run(arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "serve")]

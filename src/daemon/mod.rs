@@ -7,8 +7,8 @@ mod build;
 mod confine;
 mod descriptors;
 pub mod doctor;
+mod exit_report;
 mod identity;
-mod last_word;
 mod memory;
 pub mod recover;
 mod rename_keys;
@@ -41,7 +41,7 @@ pub use crate::fuse::{LogFile, MountOptions, attend};
 pub use dssefs_fs::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use dssefs_seal::secret::close_inherited;
 pub use identity::Identity;
-pub use last_word::{LastWord, Slip};
+pub use exit_report::{LastWord, Slip};
 pub use spill_dir::trusted_log;
 pub use start_error::StartError;
 

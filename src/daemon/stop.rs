@@ -12,7 +12,7 @@ use dssefs_fs::journal::Journal;
 use dssefs_fs::vfs::{JournalCoverage, Unsaved, Vfs};
 use dssefs_s3::s3::Gateway;
 
-use super::{Hangup, LastWord, Owner, StartError, last_word};
+use super::{Hangup, LastWord, Owner, StartError, exit_report};
 
 /// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the
 /// last commit.
@@ -118,7 +118,7 @@ pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Endi
 /// The last commits, after the kernel let go of the mount.
 pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
     ending.begin();
-    last_word::tell_saving(&ending.spill_dir);
+    exit_report::tell_saving(&ending.spill_dir);
     let failed = vfs.save_all().await;
     for Unsaved { name, error, kept } in &failed {
         let fate = match kept {

@@ -8,12 +8,12 @@
 mod adapter;
 mod convert;
 mod log_file;
+mod mount_helper;
 mod passing;
 mod place;
-mod porter;
 mod session;
 
 pub use adapter::Adapter;
 pub use log_file::LogFile;
-pub use porter::{Porter, attend};
+pub use mount_helper::{Porter, attend};
 pub use session::{MountOptions, Mounted, Server, Unmounter, mount};
