@@ -50,8 +50,8 @@ enum Command {
     /// Look at the store, the key and what crashed mounts have left, without mounting
     Doctor(Box<doctor::Arguments>),
     /// Mount and unmount for a daemon that has given up the right to; started by `mount`
-    #[command(hide = true)]
-    Porter(mount_helper::Arguments),
+    #[command(hide = true, alias = "porter")]
+    MountHelper(mount_helper::Arguments),
     /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on
     /// disk
     #[cfg(feature = "serve")]
@@ -77,7 +77,7 @@ fn run(command: Command) -> Exit {
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Recover(arguments) => recover::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Porter(arguments) => mount_helper::run(arguments),
+        Command::MountHelper(arguments) => mount_helper::run(arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "serve")]
@@ -155,6 +155,15 @@ mod tests {
     #[test]
     fn the_command_line_is_free_of_contradictions() {
         Cli::command().debug_assert();
+    }
+
+    /// A daemon of an older version may start this program after an upgrade.
+    #[test]
+    fn the_mount_helper_also_has_its_former_name() {
+        for name in ["mount-helper", "porter"] {
+            let cli = Cli::try_parse_from(["dssefs", name, "s3://bucket/", "--read-only"]).unwrap();
+            assert!(matches!(cli.command, Command::MountHelper(_)), "{name}");
+        }
     }
 
     #[test]

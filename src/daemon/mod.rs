@@ -1,7 +1,7 @@
-//! Builds the house from bottom to top, proves that the store can do what is promised, serves, and takes the house down
-//! again.
+//! Starts the layers of a mount in order, proves that the store can do what is promised, serves, and stops the layers in
+//! reverse order.
 //!
-//! Nothing here knows what a file is. It may use every room below it.
+//! Nothing here knows what a file is. This room may use every room below it.
 
 mod build;
 mod confine;
@@ -30,18 +30,18 @@ use tokio::sync::oneshot;
 
 use crate::config;
 use crate::config::Config;
-use crate::fuse::{self, Adapter, Porter};
+use crate::fuse::{self, Adapter, MountHelper};
 use dssefs_fs::journal::Journal;
 use dssefs_fs::vfs::{ErrnoStyle, Vfs};
 use dssefs_seal::crypto;
 
 use spill_dir::SpillDir;
 
-pub use crate::fuse::{LogFile, MountOptions, attend};
+pub use crate::fuse::{LogFile, MountOptions, run_mount_helper};
 pub use dssefs_fs::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use dssefs_seal::secret::close_inherited;
+pub use exit_report::{ExitReport, ReportFile};
 pub use identity::Identity;
-pub use exit_report::{LastWord, Slip};
 pub use spill_dir::trusted_log;
 pub use start_error::StartError;
 
@@ -91,14 +91,14 @@ pub enum Hangup {
 /// # Errors
 /// [`StartError`] says why there is no mount, or what was unsaved at its end.
 pub fn run(config: Config, owner: Arc<dyn Owner>) -> Result<(), StartError> {
-    let (house, mounted) = start(config, &*owner)?;
+    let (mount, mounted) = start(config, &*owner)?;
     owner.ready(&mounted);
     tracing::info!("{} is mounted at {}", mounted.source, mounted.mountpoint.display());
-    house.serve(owner)
+    mount.serve(owner)
 }
 
 /// All that lives as long as the mount.
-struct House {
+struct RunningMount {
     runtime: Runtime,
     vfs: Arc<Vfs>,
     ending: stop::Ending,
@@ -108,7 +108,7 @@ struct House {
     signals: stop::Signals,
 }
 
-fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartError> {
+fn start(mut config: Config, owner: &dyn Owner) -> Result<(RunningMount, Mounted), StartError> {
     // First, as the proof makes keys.
     let memory = memory::protect();
     prove_ciphers()?;
@@ -123,9 +123,9 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
         allow_other: config.allow_other,
         threads: config.fuse_threads,
     };
-    // In this order: the porter stays outside of the sandbox, and threads are confined as the one is that starts them.
-    let porter = Porter::start(config.mountpoint.directory.as_fd(), &options, config.log.file.as_deref());
-    let porter = porter.map_err(|error| StartError::fuse(&config, &error))?;
+    // In this order: the helper stays outside of the sandbox, and threads are confined as the one is that starts them.
+    let helper = MountHelper::start(config.mountpoint.directory.as_fd(), &options, config.log.file.as_deref());
+    let helper = helper.map_err(|error| StartError::fuse(&config, &error))?;
     let sandbox = confine::confine(&config, memory.keys)?;
     owner.confined();
     let protection = format!("{} {sandbox}", memory.summary);
@@ -141,19 +141,20 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
     // Before the mount: a signal must not end the process and leave a mount without a daemon.
     let signals = runtime.block_on(async { stop::Signals::new(owner.hangup()) });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
-    let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;
+    let mounted = fuse::mount(adapter, helper, &options).map_err(|error| StartError::fuse(&config, &error))?;
     let mountpoint = mounted.point();
     let (server, unmounter) = mounted.split();
-    let ending = stop::Ending { gateway: built.gateway, silence_max: config.stop_timeout, spill_dir: config.spill_dir };
-    let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
-    Ok((house, Mounted { source: options.source, mountpoint, key: built.key }))
+    let ending =
+        stop::Ending { gateway: built.gateway, stop_timeout: config.stop_timeout, spill_dir: config.spill_dir };
+    let mount = RunningMount { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
+    Ok((mount, Mounted { source: options.source, mountpoint, key: built.key }))
 }
 
-impl House {
+impl RunningMount {
     /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have
     /// files open had their time to close them. Then makes safe what is left.
     fn serve(self, owner: Arc<dyn Owner>) -> Result<(), StartError> {
-        let House { runtime, vfs, ending, journal, server, unmounter, mut signals } = self;
+        let RunningMount { runtime, vfs, ending, journal, server, unmounter, mut signals } = self;
         let unmounter = Arc::new(unmounter);
         if let Some(hangups) = signals.of_log.take() {
             runtime.spawn(stop::reopen_log(hangups, Arc::clone(&unmounter), owner));

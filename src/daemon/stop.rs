@@ -12,7 +12,7 @@ use dssefs_fs::journal::Journal;
 use dssefs_fs::vfs::{JournalCoverage, Unsaved, Vfs};
 use dssefs_s3::s3::Gateway;
 
-use super::{Hangup, LastWord, Owner, StartError, exit_report};
+use super::{ExitReport, Hangup, Owner, StartError, exit_report};
 
 /// How long programs have to close their files after the mount was taken out of the tree, and tasks to end after the
 /// last commit.
@@ -21,19 +21,19 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 const HELD_PAUSE: Duration = Duration::from_millis(10);
 
 /// What makes the end of a mount come in a bounded time, also when the store is dead. As long as that gives a sign of
-/// life, by an answer to any request or by a byte that it takes, saving goes on; after `silence_max` without one, each
+/// life, by an answer to any request or by a byte that it takes, saving goes on; after `stop_timeout` without one, each
 /// request has another second and then fails, so that its file goes where failed commits go: into the journal, if there
 /// is one, or into the list of what was lost.
 pub(super) struct Ending {
     pub(super) gateway: Arc<Gateway>,
-    pub(super) silence_max: Duration,
+    pub(super) stop_timeout: Duration,
     /// Where who unmounts is told how it went.
     pub(super) spill_dir: PathBuf,
 }
 
 impl Ending {
     fn begin(&self) {
-        self.gateway.hurry(self.silence_max);
+        self.gateway.hurry(self.stop_timeout);
     }
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Endi
 /// The last commits, after the kernel let go of the mount.
 pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
     ending.begin();
-    exit_report::tell_saving(&ending.spill_dir);
+    exit_report::report_saving(&ending.spill_dir);
     let failed = vfs.save_all().await;
     for Unsaved { name, error, kept } in &failed {
         let fate = match kept {
@@ -131,7 +131,7 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
         tracing::error!(name, %error, remedy = error.remedy(), "changes are {fate}");
     }
     let kept = failed.iter().filter(|unsaved| unsaved.kept == JournalCoverage::All).count() as u64;
-    LastWord { kept, lost: failed.len() as u64 - kept }.tell(&ending.spill_dir);
+    ExitReport { kept, lost: failed.len() as u64 - kept }.write(&ending.spill_dir);
     vfs.abandon().await;
     unsaved(&failed).map_or(Ok(()), Err)
 }

@@ -216,7 +216,7 @@ fn a_bind_mount_that_holds_the_file_system_is_named_with_code_13() {
         assert!(!mountinfo_has(away.path()) && lives(daemon));
         commit(&bound.0.join("later"), b"content").unwrap();
         let left = names(away.spill.path());
-        assert!(!left.iter().any(|name| name.starts_with("ended-")), "no slip is left behind: {left:?}");
+        assert!(!left.iter().any(|name| name.starts_with("ended-")), "no report file is left behind: {left:?}");
         unmount(&bound.0, UnmountFlags::empty()).unwrap();
         eventually("the daemon ends", MINUTE, || !lives(daemon));
         assert_eq!(endpoint.content("later"), b"content");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::holders::Holder;
 use crate::cli::exit::Exit;
 use crate::cli::{shown, shown_value};
-use crate::daemon::{LastWord, UnsavedReport};
+use crate::daemon::{ExitReport, UnsavedReport};
 
 /// Files that a message names. The daemon names no more; another user's file system could.
 const NAMED_MAX: usize = 10;
@@ -41,8 +41,8 @@ pub(super) enum UmountError {
         shown(path), could_not(report.closed), names(report)
     )]
     Unsaved { path: PathBuf, report: Box<UnsavedReport> },
-    #[error("{} is unmounted; {}", shown(path), fate(*word, report))]
-    Ended { path: PathBuf, word: LastWord, report: Box<UnsavedReport> },
+    #[error("{} is unmounted; {}", shown(path), fate(*end, report))]
+    Ended { path: PathBuf, end: ExitReport, report: Box<UnsavedReport> },
     #[error(
         "{} is unmounted; {} before that, and its daemon did not say what became of them:\n{}its log has more; what a journal keeps, \
          dssefs recover {} list names",
@@ -128,17 +128,17 @@ pub(super) fn names(report: &UnsavedReport) -> String {
     lines
 }
 
-pub(super) fn fate(word: LastWord, report: &UnsavedReport) -> String {
+pub(super) fn fate(end: ExitReport, report: &UnsavedReport) -> String {
     let (names, directory) = (names(report), shown(&report.spill_dir));
     let kept = format!("the next mount of its source sends them, and dssefs recover {directory} list names them");
-    match word {
-        LastWord { kept: count, lost: 0 } => {
+    match end {
+        ExitReport { kept: count, lost: 0 } => {
             format!("{}, and the journal keeps them:\n{names}{kept}", could_not(count))
         }
-        LastWord { kept: 0, lost } => {
+        ExitReport { kept: 0, lost } => {
             format!("{}, and their changes are lost:\n{names}the log of its daemon names all", could_not(lost))
         }
-        LastWord { kept: count, lost } => format!(
+        ExitReport { kept: count, lost } => format!(
             "{}, and the changes of {lost} of them are lost:\n{names}the log of its daemon says which; the journal keeps the others: {kept}",
             could_not(count.saturating_add(lost))
         ),
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(said.lines().count(), NAMED_MAX + 1);
         assert_eq!(said.lines().next(), Some("  a\\n  b: stored\\u{1b}[2J: no\\r\\u{202e}"));
         assert!(said.ends_with(&format!("  and {} more\n", u64::MAX - NAMED_MAX as u64)), "{said}");
-        assert!(fate(LastWord { kept: u64::MAX, lost: u64::MAX }, &report).starts_with(&could_not(u64::MAX)));
+        assert!(fate(ExitReport { kept: u64::MAX, lost: u64::MAX }, &report).starts_with(&could_not(u64::MAX)));
     }
 
     #[test]
