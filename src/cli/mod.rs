@@ -2,7 +2,7 @@
 //!
 //! The room decides nothing about files or encryption: it reads arguments, starts the daemon or the endpoint, and tells
 //! people and scripts how it went. What it promises to scripts is listed in `docs/CLI.md`. It may use `config`,
-//! `daemon` and `emulator`.
+//! `daemon`, `escaping` and `mounts`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the room that talks to the terminal")]
 
@@ -17,7 +17,6 @@ mod mount_helper;
 mod recover;
 #[cfg(feature = "serve")]
 mod serve;
-mod shown;
 mod umount;
 
 use std::ffi::OsString;
@@ -27,9 +26,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Problems;
+use crate::escaping::{shown, shown_value};
 
 pub use exit::Exit;
-use shown::{shown, shown_value};
 
 /// Mounts an S3 bucket as a directory in which every file is a proven DSSE-KMS object.
 #[derive(Debug, Parser)]

@@ -11,10 +11,10 @@ use clap::Args;
 use super::background;
 use super::exit::Exit;
 use super::logging::{self, Logging, Place};
-use super::shown::shown;
 use super::{complain, complain_of};
 use crate::config::{Config, RawConfig};
 use crate::daemon::{self, Hangup, Mounted, Owner, StartError};
+use crate::escaping::shown;
 
 /// How long the last sentence may take.
 const COMPLAIN_WITHIN: Duration = Duration::from_secs(2);

@@ -6,11 +6,11 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::shown::shown_json;
-use super::{complain, complain_of, logging, say, shown, shown_value};
+use super::{complain, complain_of, logging, say};
 use crate::config::{Connection, RawStore};
 use crate::daemon::StartError;
 use crate::daemon::recover::{self, Found, Wanted};
+use crate::escaping::{shown, shown_json, shown_value};
 
 /// The arguments of `dssefs recover`.
 #[derive(Args, Debug)]

@@ -7,10 +7,11 @@ use clap::Args;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::complain;
 use super::exit::Exit;
 use super::logging::{self, Place};
-use super::{complain, shown};
 use crate::config::{Log, LogFormat};
+use crate::escaping::shown;
 use dssefs_emulator::{Options, Server, faults};
 
 /// The arguments of `dssefs serve`.

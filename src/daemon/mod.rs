@@ -18,6 +18,7 @@ mod spill_dir;
 mod start_error;
 mod stop;
 mod take_over;
+mod trusted_path;
 
 use std::fs::File;
 use std::io;
@@ -42,8 +43,8 @@ pub use dssefs_fs::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, Unsaved
 pub use dssefs_seal::secret::close_inherited;
 pub use exit_report::{ExitReport, ReportFile};
 pub use identity::Identity;
-pub use spill_dir::trusted_log;
 pub use start_error::StartError;
+pub use trusted_path::trusted_log;
 
 /// The version of the program, and of its FIPS module where it has one.
 #[cfg(not(feature = "fips"))]

@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use super::super::background::own_program;
 use super::super::exit::Exit;
-use super::super::shown;
+use crate::escaping::shown;
 use dssefs_emulator::kms::NewKey;
 use dssefs_emulator::{Counters, Options, Server};
 

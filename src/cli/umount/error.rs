@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::holders::Holder;
 use crate::cli::exit::Exit;
-use crate::cli::{shown, shown_value};
 use crate::daemon::{ExitReport, UnsavedReport};
+use crate::escaping::{shown, shown_value};
 
 /// Files that a message names. The daemon names no more; another user's file system could.
 const NAMED_MAX: usize = 10;

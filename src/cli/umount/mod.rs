@@ -18,8 +18,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::exit::Exit;
-use super::{say, sentence, shown, shown_value};
+use super::{say, sentence};
 use crate::daemon::{ExitReport, ReportFile, UnsavedReport};
+use crate::escaping::{shown, shown_value};
 
 use end::{End, wait_for_end};
 use error::UmountError;

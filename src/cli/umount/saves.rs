@@ -10,8 +10,9 @@ use rustix::io::Errno;
 use super::error::{UmountError, names};
 use super::place::Place;
 use super::watch::Watched;
-use crate::cli::{say, shown, shown_value};
+use crate::cli::say;
 use crate::daemon::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedReport};
+use crate::escaping::{shown, shown_value};
 
 /// How long nothing may become of the files that are not stored, after each of them was tried again.
 const SAVES_STALL: Duration = Duration::from_secs(5);

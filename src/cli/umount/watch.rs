@@ -16,7 +16,8 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::Arguments;
 use crate::cli::background::own_program;
 use crate::cli::exit::Exit;
-use crate::cli::{say, shown};
+use crate::cli::say;
+use crate::escaping::shown;
 
 /// For a step of which nothing is known yet, and for the end of a process that has done its last step.
 const START_WITHIN: Duration = Duration::from_secs(20);
