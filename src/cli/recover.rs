@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::{complain, complain_of, logging, say};
-use crate::config::{Connection, RawStore};
+use crate::config::{Connection, RawStore, check_store};
 use crate::daemon::StartError;
 use crate::daemon::recover::{self, Found, Wanted};
 use crate::escaping::{shown, shown_json, shown_value};
@@ -51,7 +51,7 @@ enum Action {
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
     let _logging = logging::start_of_command();
-    let store = match Connection::check(&arguments.store) {
+    let store = match check_store(&arguments.store) {
         Ok(store) => store,
         Err(problems) => {
             complain_of(&problems);

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{self, Commit, Config, KeyChoice};
+use crate::config::{Commit, Config, XattrList};
 use dssefs_fs::journal::Journal;
 use dssefs_fs::namespace;
-use dssefs_fs::namespace::{AttributeSource, Defaults, Namespace};
+use dssefs_fs::namespace::{Defaults, Namespace};
 use dssefs_fs::read::ReadBudget;
 use dssefs_fs::spill::{Limits, Pool};
-use dssefs_fs::vfs::{self, JournalPolicy, MountFacts, NoncompliantRead, Vfs};
+use dssefs_fs::vfs::{self, JournalPolicy, MountFacts, Vfs};
 use dssefs_fs::write::{self, Engine};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::object::{Key, Prefix};
@@ -18,6 +18,7 @@ use dssefs_s3::s3::{self, BucketFacts, Conditions, Gateway};
 use dssefs_seal::crypto;
 
 use super::rename_keys::RenameKeys;
+use super::resolve_key::resolve_key;
 use super::settings::summary;
 use super::spill_dir::SpillDir;
 use super::take_over::take_over;
@@ -45,12 +46,12 @@ pub(super) struct Built {
 }
 
 pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: String) -> Result<Built, StartError> {
-    let connection = connection(&config.connection);
-    let sdk = s3::load(&connection).await?;
-    let kms = Kms::new(&s3::without_reuse(&sdk, &connection)?, config.connection.kms_endpoint_url.as_deref());
-    let key = resolve(&kms, &config.key).await?;
+    let connection = &config.connection;
+    let sdk = s3::load(connection).await?;
+    let kms = Kms::new(&s3::without_reuse(&sdk, connection)?, connection.kms_endpoint_url.as_deref());
+    let key = resolve_key(&kms, &config.key).await?;
     let policy = Policy { key: key.clone(), context: config.context.clone() };
-    let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));
+    let gateway = Arc::new(Gateway::new(&sdk, connection, config.bucket.clone(), policy));
     // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled
     // have to fit.
     let reading = config.memory_bytes_max / 4;
@@ -133,15 +134,6 @@ async fn prove_copies(config: &Config, gateway: &Arc<Gateway>, key: &Key) {
     }
 }
 
-/// The ARN of a key, as S3 answers with it. None is the AWS managed key.
-pub(super) async fn resolve(kms: &Kms, key: &KeyChoice) -> Result<Option<KeyArn>, StartError> {
-    Ok(match key {
-        KeyChoice::Managed => None,
-        KeyChoice::Arn(arn) => Some(arn.clone()),
-        KeyChoice::Resolve(text) => Some(kms.resolve(text).await?),
-    })
-}
-
 /// A name below `prefix` that nobody has.
 pub(super) fn probe_key(prefix: &Prefix) -> Result<Key, StartError> {
     let random = crypto::unique_name().map_err(|error| StartError::Internal(error.to_string()))?;
@@ -207,11 +199,8 @@ fn file_system(
     let engine =
         Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(writing, !config.last_writer_wins));
     let settings = vfs::Settings {
-        on_noncompliant_read: match config.on_noncompliant_read {
-            config::NoncompliantRead::Serve => NoncompliantRead::Serve,
-            config::NoncompliantRead::Refuse => NoncompliantRead::Refuse,
-        },
-        list_attributes: config.xattr_list == config::XattrList::All,
+        on_noncompliant_read: config.on_noncompliant_read,
+        list_attributes: config.xattr_list == XattrList::All,
         facts,
     };
     let background = config.commit == Commit::Background;
@@ -238,30 +227,10 @@ fn names(config: &Config, authenticator: Arc<RenameKeys>) -> namespace::Settings
         ttl: config.metadata_ttl,
         entries_max: NODES_MAX,
         names_bytes_max: config.memory_bytes_max.max(NAMES_BYTES_MIN),
-        attributes: match config.attributes {
-            config::AttributeSource::Full => AttributeSource::Full,
-            config::AttributeSource::Listing => AttributeSource::Listing,
-        },
+        attributes: config.attributes,
         heads_in_flight_max: HEADS_IN_FLIGHT_MAX,
         rename_lease: RENAME_LEASE,
         conditional: !config.last_writer_wins,
         authenticator,
-    }
-}
-
-pub(super) fn connection(given: &config::Connection) -> s3::Connection {
-    s3::Connection {
-        region: given.region.clone(),
-        profile: given.profile.clone(),
-        endpoint_url: given.endpoint_url.clone(),
-        kms_endpoint_url: given.kms_endpoint_url.clone(),
-        force_path_style: given.force_path_style,
-        ca_bundle: given.ca_bundle.clone(),
-        allow_insecure_endpoint: given.allow_insecure_endpoint,
-        attempts_max: given.attempts_max,
-        attempt_timeout: given.attempt_timeout,
-        operation_timeout: given.operation_timeout,
-        kms_requests_per_second_max: given.kms_requests_per_second_max,
-        sign_payload: given.sign_payload,
     }
 }

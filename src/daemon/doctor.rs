@@ -9,8 +9,9 @@ use dssefs_s3::policy::{KeyArn, Policy};
 use dssefs_s3::s3::{Conditions, Gateway};
 use dssefs_seal::crypto;
 
-use super::build::{probe_key, resolve};
+use super::build::probe_key;
 use super::recover::{Asked, started, unreadable};
+use super::resolve_key::resolve_key;
 use super::spill_dir::SpillDir;
 use super::{StartError, memory, prove_ciphers};
 
@@ -41,7 +42,7 @@ pub fn examine(examined: &Examined, abort_leftovers: bool) -> Result<Vec<Finding
     found.extend(refused);
     started(&memory)?.block_on(async {
         let asked = Asked::load(&examined.connection).await?;
-        match resolve(&asked.kms, &examined.key).await {
+        match resolve_key(&asked.kms, &examined.key).await {
             Err(error) => found.push(Finding::Bad(error)),
             Ok(key) => {
                 let policy = Policy { key: key.clone(), context: examined.context.clone() };

@@ -12,6 +12,7 @@ mod identity;
 mod memory;
 pub mod recover;
 mod rename_keys;
+mod resolve_key;
 mod sessions;
 mod settings;
 mod spill_dir;
@@ -29,11 +30,10 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use crate::config;
 use crate::config::Config;
 use crate::fuse::{self, Adapter, MountHelper};
 use dssefs_fs::journal::Journal;
-use dssefs_fs::vfs::{ErrnoStyle, Vfs};
+use dssefs_fs::vfs::Vfs;
 use dssefs_seal::crypto;
 
 use spill_dir::SpillDir;
@@ -137,8 +137,7 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(RunningMount, Mounted
         .build()
         .map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))?;
     let built = runtime.block_on(build::build(&config, &spill_dir, protection))?;
-    let adapter =
-        Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
+    let adapter = Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, config.errno);
     // Before the mount: a signal must not end the process and leave a mount without a daemon.
     let signals = runtime.block_on(async { stop::Signals::new(owner.hangup()) });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
@@ -186,11 +185,4 @@ fn prove_ciphers() -> Result<(), StartError> {
         tracing::warn!("this processor has no AES instructions: sealing is some fifty times slower");
     }
     Ok(())
-}
-
-fn errno(style: config::ErrnoStyle) -> ErrnoStyle {
-    match style {
-        config::ErrnoStyle::Native => ErrnoStyle::Native,
-        config::ErrnoStyle::Posix => ErrnoStyle::Posix,
-    }
 }

@@ -13,7 +13,7 @@ use dssefs_seal::sealed::ByteBudget;
 use dssefs_seal::secret::Key;
 
 use super::StartError;
-use super::build::resolve;
+use super::resolve_key::resolve_key;
 
 /// All data keys that this process has had from KMS, new and unwrapped ones, and their wrapped forms.
 static SEEN_KEYS: SeenKeys = SeenKeys::new();
@@ -154,7 +154,7 @@ async fn new_key(
     context: &[(&'static str, String)],
     layer: Layer,
 ) -> Result<(Key, WrappedKey), StartError> {
-    let arn = resolve(kms, choice).await?;
+    let arn = resolve_key(kms, choice).await?;
     let arn = arn.ok_or_else(|| StartError::Key("aws/s3 makes no data keys; give --spill-kms-key-id".to_owned()))?;
     let made = kms.data_key(&arn, &pairs(context)).await?;
     let (new, newly_wrapped) = (note(made.key.expose())?, note(&made.wrapped)?);

@@ -4,9 +4,9 @@ use std::fmt::Display;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::config::{
-    AttributeSource, Commit, Config, ErrnoStyle, KeyChoice, NoncompliantRead, Sandbox, without_credentials,
-};
+use crate::config::{Commit, Config, KeyChoice, Sandbox, without_credentials};
+use dssefs_fs::namespace::AttributeSource;
+use dssefs_fs::vfs::{ErrnoStyle, NoncompliantRead};
 use dssefs_s3::policy::KeyArn;
 
 /// A value with a blank or a line break could else write a setting of its own.

@@ -6,11 +6,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{self, Source};
+use crate::config::Source;
 use dssefs_fs::journal::{self, Damage, EntryId, Left, LeftEntry};
 use dssefs_fs::write::{self, Engine, Kept, Piece, Writer};
 use dssefs_s3::object::ByteRange;
-use dssefs_s3::s3;
+use dssefs_s3::s3::{self, Connection};
 
 use super::super::spill_dir::SpillDir;
 use super::send::{SendError, Sending, put_back, refuse_lost, uploaded_bytes};
@@ -52,12 +52,7 @@ struct Match {
 /// # Errors
 /// As [`super::list`]; no such file is left, or several mounts left one; `to` exists or cannot be written; the object
 /// is not what it was.
-pub fn export(
-    store: &config::Connection,
-    directory: &Path,
-    wanted: Wanted<'_>,
-    to: &Path,
-) -> Result<Exported, StartError> {
+pub fn export(store: &Connection, directory: &Path, wanted: Wanted<'_>, to: &Path) -> Result<Exported, StartError> {
     let Some(directory) = SpillDir::existing(directory)? else { return Err(wanted.unknown()) };
     let directory = directory.path();
     runtime()?.block_on(async {

@@ -9,15 +9,14 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use crate::config::{self, Source};
+use crate::config::Source;
 use dssefs_fs::journal::{self, Left, LeftEntry};
 use dssefs_fs::spill::{Limits, Pool};
 use dssefs_fs::write::{Engine, Kept, Settings};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::policy::Policy;
-use dssefs_s3::s3::{self, Gateway};
+use dssefs_s3::s3::{self, Connection, Gateway};
 
-use super::build::connection;
 use super::memory::{self, Protected};
 use super::spill_dir::SpillDir;
 use super::{StartError, sessions};
@@ -91,7 +90,7 @@ pub struct Sent {
 ///
 /// # Errors
 /// The directory cannot be read, or there are no credentials.
-pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, StartError> {
+pub fn list(store: &Connection, directory: &Path) -> Result<Vec<Found>, StartError> {
     let Some(directory) = SpillDir::existing(directory)? else { return Ok(Vec::new()) };
     let directory = directory.path();
     runtime()?.block_on(async {
@@ -115,7 +114,7 @@ pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, 
 ///
 /// # Errors
 /// As [`list`].
-pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, StartError> {
+pub fn upload(store: &Connection, directory: &Path) -> Result<Sent, StartError> {
     let Some(directory) = SpillDir::existing(directory)? else { return Ok(Sent::default()) };
     let directory = directory.path();
     runtime()?.block_on(async {
@@ -268,17 +267,16 @@ pub(super) fn usable((sessions, unusable): (Vec<journal::Session>, Vec<journal::
 
 /// What is asked for keys and objects.
 pub(super) struct Asked {
-    pub(super) connection: s3::Connection,
+    pub(super) connection: Connection,
     pub(super) sdk: s3::SdkConfig,
     pub(super) kms: Kms,
 }
 
 impl Asked {
-    pub(super) async fn load(store: &config::Connection) -> Result<Asked, StartError> {
-        let connection = connection(store);
-        let sdk = s3::load(&connection).await?;
-        let kms = Kms::new(&s3::without_reuse(&sdk, &connection)?, store.kms_endpoint_url.as_deref());
-        Ok(Asked { connection, sdk, kms })
+    pub(super) async fn load(store: &Connection) -> Result<Asked, StartError> {
+        let sdk = s3::load(store).await?;
+        let kms = Kms::new(&s3::without_reuse(&sdk, store)?, store.kms_endpoint_url.as_deref());
+        Ok(Asked { connection: store.clone(), sdk, kms })
     }
 }
 
