@@ -121,7 +121,13 @@ fn document(found: &[Found]) -> serde_json::Value {
             })
             .collect();
         let error = found.error.as_ref().map(ToString::to_string);
-        json!({ "source": found.source, "session": found.session, "files": files, "damage": found.damage, "error": error })
+        json!({
+            "source": found.source,
+            "session": found.session,
+            "files": files,
+            "damage": found.damage,
+            "error": error,
+        })
     };
     json!({ "sessions": found.iter().map(session).collect::<Vec<_>>() })
 }
@@ -155,7 +161,7 @@ fn print_failed(failed: &[(PathBuf, StartError)]) {
     }
 }
 
-/// What was written is told also where it may not be the newest state, which the code says then.
+/// Prints what was written, also when it may not be the newest state: the exit code says that.
 fn export(store: &Connection, directory: &Path, wanted: Wanted<'_>, to: &Path) -> Result<Exit, StartError> {
     let exported = recover::export(store, directory, wanted, to)?;
     let (to, bytes, key, source) = (shown(to), exported.bytes, shown(wanted.key), shown(&exported.source));

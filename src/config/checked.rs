@@ -109,7 +109,7 @@ pub struct Log {
 /// Less than this holds neither one part of an upload nor a window of read-ahead.
 pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
 
-/// A year of mounting is 730 calls to KMS, and a pair of keys that somebody learns opens one day.
+/// A year of mounting is 730 calls to KMS, and a pair of keys that leaks opens the data of one day.
 const KEY_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// New keys all the time would be paid for and protect nothing.
 const KEY_LIFETIME_MIN: Duration = Duration::from_secs(1);
@@ -287,7 +287,7 @@ fn check_budget(flag: &'static str, text: &str, bytes_min: u64) -> Result<u64, P
 }
 
 /// `/var/tmp`, not `/tmp`: the latter is memory on many systems, and the spill is what memory has no room for. What has
-/// to survive a reboot stands where programs keep their state (file-hierarchy(7)), which nobody tidies.
+/// to survive a reboot stands where programs keep their state (file-hierarchy(7)), which no program tidies.
 pub(super) fn check_spill_dir(given: Option<&Path>, keys: SpillKeys) -> Result<PathBuf, Problem> {
     let uid = rustix::process::getuid();
     match (given, keys) {

@@ -3,8 +3,8 @@
 //! Options come from flags and from the environment (`DSSEFS_*`), which clap fills into [`RawConfig`].
 //! [`Config::check`] turns them into types whose constructors are the checks, and reports every problem at once, each
 //! with a sentence that says what to do. The room looks at the mount point and asks the network nothing: what the
-//! bucket and the key say is the daemon's to find out. It may use `mounts`, `object` and `policy`, and takes the types of
-//! some options from `s3`, `namespace` and `vfs`.
+//! bucket and the key say is the daemon's to find out. It may use `mounts`, `object` and `policy`, and takes the types
+//! of some options from `s3`, `namespace` and `vfs`.
 
 mod checked;
 mod choice;

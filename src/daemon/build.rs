@@ -1,4 +1,4 @@
-//! From options to a file system, one storey after the other.
+//! Builds the file system from the options, one layer after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,33 +108,37 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
         Conditions::Broken(how) => Err(StartError::conditions(&config.source(), &how)),
         Conditions::Unknown(error) => {
             let remedy = error.remedy();
-            tracing::warn!(%error, remedy, "these credentials may not find out whether the store keeps the conditions of writes, as S3 does");
+            tracing::warn!(
+                %error, remedy,
+                "these credentials may not find out whether the store keeps the conditions of writes, as S3 does"
+            );
             Ok(())
         }
     }
 }
 
-/// Some stores keep the conditions of writes and not those of copies. That is no reason not to mount: what content
-/// there is no copy replaces in place, as the store holds its source against the version that it was made of.
+/// Some stores keep the conditions of writes and not those of copies. The mount still starts: a copy onto itself cannot
+/// replace other content, because the store compares its source with the version that it was made of.
 async fn prove_copies(config: &Config, gateway: &Arc<Gateway>, key: &Key) {
     match gateway.probe_copies(config.prefix.as_str(), key).await {
         Ok(Some(Conditions::Broken(how))) => tracing::warn!(
             how,
-            "the store does not keep the conditions of copies: a rename that must not replace anything, and a change of attributes, may \
-             replace what another host stores at the same moment"
+            "the store does not keep the conditions of copies: a rename that must not replace anything, \
+             and a change of attributes, may replace what another host stores at the same moment"
         ),
         Ok(Some(Conditions::Unknown(error))) => {
             tracing::info!(%error, "whether the store keeps the conditions of copies is not known");
         }
-        // What could not be found out the gateway has told.
+        // The gateway has logged what it could not find out.
         Ok(Some(Conditions::Kept) | None) => {}
         Err(error) => {
-            tracing::warn!(%error, remedy = error.remedy(), "the proof that copies keep conditions left an object behind");
+            let remedy = error.remedy();
+            tracing::warn!(%error, remedy, "the proof that copies keep conditions left an object behind");
         }
     }
 }
 
-/// A name below `prefix` that nobody has.
+/// A random name below `prefix`, which no object has.
 pub(super) fn probe_key(prefix: &Prefix) -> Result<Key, StartError> {
     let random = crypto::unique_name().map_err(|error| StartError::Internal(error.to_string()))?;
     Key::new(format!("{}{PROBE_NAME}-{random}", prefix.as_str()))

@@ -1,9 +1,10 @@
 //! Reports what became of unsaved changes at the end of a mount to the process that unmounts it.
 //!
-//! That process is not the daemon's parent, so it does not learn the exit code. It creates a file in the spill directory,
-//! where both may write. The daemon notes two things there: that the kernel let go of the mount and it saves, and then how
-//! the saving ended. The process that created the file reads and removes it. A daemon that finds no file writes none, so
-//! nothing is left behind. The file has numbers and no names: names must not rest on the disk in clear.
+//! That process is not the daemon's parent, so it does not learn the exit code. It creates a file in the spill
+//! directory, where both may write. The daemon notes two things there: that the kernel let go of the mount and it
+//! saves, and then how the saving ended. The process that created the file reads and removes it. A daemon that finds no
+//! file writes none, so nothing is left behind. The file has numbers and no names: names must not rest on the disk in
+//! clear.
 //!
 //! Root may create the file for the daemon of another user. The path then comes from that user, who may change at any
 //! moment what it leads to. So the directory is opened once, with the user's rights; its owner is checked on the
@@ -78,8 +79,8 @@ impl ExitReport {
 }
 
 impl ReportFile {
-    /// Creates the file for the daemon `pid` of the user `mounter`, whose spill directory is `directory`. The file of an
-    /// earlier process of that number is replaced.
+    /// Creates the file for the daemon `pid` of the user `mounter`, whose spill directory is `directory`. The file of
+    /// an earlier process of that number is replaced.
     ///
     /// # Errors
     /// The directory is missing. It does not belong to the mounter (only root's daemon may have another user's). Other
@@ -126,8 +127,9 @@ fn open_directory(path: &Path, is_own: bool) -> io::Result<OwnedFd> {
     Ok(open(path, if is_own { flags } else { flags | OFlags::NOFOLLOW }, Mode::empty())?)
 }
 
-/// Whose rights the file is created with: those of the directory's owner, who is the mounter. The daemon of root may have
-/// been given another user's directory. That user could make root write elsewhere, so root becomes that user first.
+/// Whose rights the file is created with: those of the directory's owner, who is the mounter. The daemon of root may
+/// have been given another user's directory. That user could make root write elsewhere, so root becomes that user
+/// first.
 fn owner_of(directory: &OwnedFd, mounter: Identity) -> io::Result<Identity> {
     let found = fstat(directory)?;
     if found.st_uid != mounter.user && mounter.user != 0 {

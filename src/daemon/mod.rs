@@ -1,5 +1,5 @@
-//! Starts the layers of a mount in order, proves that the store can do what is promised, serves, and stops the layers in
-//! reverse order.
+//! Starts the layers of a mount in order, proves that the store can do what is promised, serves, and stops the layers
+//! in reverse order.
 //!
 //! Nothing here knows what a file is. This room may use every room below it.
 
@@ -64,7 +64,7 @@ pub struct Mounted {
     pub key: String,
 }
 
-/// Who runs the daemon, and has the terminal and the log.
+/// The command that runs the daemon, and has the terminal and the log.
 pub trait Owner: Send + Sync {
     /// This process is confined: threads that are started from now on are too.
     fn confined(&self);
@@ -81,7 +81,7 @@ pub trait Owner: Send + Sync {
 pub enum Hangup {
     /// The same as SIGTERM.
     Ends,
-    /// The log was renamed: it is opened anew.
+    /// The log was renamed, and is opened again.
     ReopensLog,
     /// Nothing.
     Ignored,
@@ -115,7 +115,7 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(RunningMount, Mounted
     prove_ciphers()?;
     settings::warn_of_dangers(&config);
     descriptors::raise_limit();
-    // Before anything is opened there. From here on it goes by the path that was looked at, which has no links.
+    // Before anything is opened there. From here on the path without links is used, as it was checked.
     let spill_dir = SpillDir::make(&config.spill_dir)?;
     spill_dir.path().clone_into(&mut config.spill_dir);
     let options = MountOptions {
@@ -124,7 +124,8 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(RunningMount, Mounted
         allow_other: config.allow_other,
         threads: config.fuse_threads,
     };
-    // In this order: the helper stays outside of the sandbox, and threads are confined as the one is that starts them.
+    // In this order: the helper stays outside the sandbox, and each thread inherits the sandbox of the thread that
+    // starts it.
     let helper = MountHelper::start(config.mountpoint.directory.as_fd(), &options, config.log.file.as_deref());
     let helper = helper.map_err(|error| StartError::fuse(&config, &error))?;
     let sandbox = confine::confine(&config, memory.keys)?;
@@ -151,24 +152,30 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(RunningMount, Mounted
 }
 
 impl RunningMount {
-    /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have
-    /// files open had their time to close them. Then makes safe what is left.
+    /// Serves until the file system is unmounted, or until a signal asks for the end and programs had their time to
+    /// close files. Then saves the rest.
     fn serve(self, owner: Arc<dyn Owner>) -> Result<(), StartError> {
         let RunningMount { runtime, vfs, ending, journal, server, unmounter, mut signals } = self;
+        // 1. Answer signals and the kernel's requests, each beside the other.
         let unmounter = Arc::new(unmounter);
         if let Some(hangups) = signals.of_log.take() {
             runtime.spawn(stop::reopen_log(hangups, Arc::clone(&unmounter), owner));
         }
         let (done, served) = oneshot::channel();
         std::thread::spawn(move || done.send(server.serve()));
+        // 2. Wait for the end: of the kernel's connection, or of what a signal has started.
         let stopped = stop::on_signal(signals, Arc::clone(&vfs), &ending, unmounter);
         let served = runtime.block_on(async {
             tokio::select! {
-                served = served => served.unwrap_or_else(|_| Err(io::Error::other("the thread that serves it has panicked"))),
+                served = served => served.unwrap_or_else(|_| {
+                    Err(io::Error::other("the thread that serves it has panicked"))
+                }),
                 () = stopped => Ok(()),
             }
         });
+        // 3. Save what is left. No request of a program comes in any more.
         let unsaved = runtime.block_on(stop::save(&vfs, &ending));
+        // 4. Stop the layers in reverse order; the journal is last, because commits write to it.
         drop(vfs);
         runtime.shutdown_timeout(stop::GRACE);
         stop::close(journal);

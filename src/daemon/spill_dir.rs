@@ -1,8 +1,8 @@
 //! The spill directory: it belongs to this user, and no other user but root can reach or replace it.
 //!
 //! Its content is sealed. But a user who may write to it, or to a directory above it, could add or remove sessions and
-//! lists of uploads, or put another directory in its place. A user who may open it can hold its lock, and mounts wait for
-//! that lock. [`super::trusted_path`] walks the path.
+//! lists of uploads, or put another directory in its place. A user who may open it can hold its lock, and mounts wait
+//! for that lock. [`super::trusted_path`] walks the path.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;

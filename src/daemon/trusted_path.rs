@@ -161,7 +161,8 @@ fn refuse_mounts_of_others(place: &Place, user: u32, purpose: Purpose) -> Result
     match mount.and_then(|mount| mount.user).filter(|owner| ![ROOT, user].contains(owner)) {
         None => Ok(()),
         Some(owner) => Err(format!(
-            "{} is a FUSE file system of user {owner}, who decides what it shows; give a place on another file system with {}",
+            "{} is a FUSE file system of user {owner}, who decides what it shows; \
+             give a place on another file system with {}",
             shown(&place.path),
             purpose.option()
         )),
@@ -189,7 +190,8 @@ fn refuse_writers(path: &Path, stat: &Stat, wanted: &str, purpose: Purpose) -> R
     let place = shown(path);
     Err(format!(
         "other users of this host may write to {place} (owner {}, mode {:04o}), \
-         and could put something else in the place of {wanted}; close it with `chmod go-w {place}`, or give another place with {}",
+         and could put something else in the place of {wanted}; close it with `chmod go-w {place}`, \
+         or give another place with {}",
         stat.st_uid,
         stat.st_mode & 0o7777,
         purpose.option()

@@ -3,8 +3,8 @@
 //!
 //! Such text may hold any character. Printed raw, an escape sequence controls the terminal, a line break begins a line
 //! that the program did not write, and a bidirectional control reorders other characters. The log, the messages and the
-//! results share this one rule. A message keeps the line breaks that this program wrote. So the foreign value is escaped
-//! where it enters the message. This room uses no other.
+//! results share this one rule. A message keeps the line breaks that this program wrote. So the foreign value is
+//! escaped where it enters the message. This room uses no other.
 
 use std::ffi::OsStr;
 use std::fmt::Write;

@@ -1,8 +1,8 @@
-//! The kernel's door: decodes a request, hands it with its reply to a task, and encodes the answer.
+//! The kernel's protocol: decodes a request, hands it with its reply to a task, and encodes the answer.
 //!
 //! The kernel's threads never wait for the network: each request becomes a task that owns its reply. A task that is
-//! lost answers EIO, because a dropped reply does, so it cannot hang a program. A process beside the
-//! daemon, the mount helper, mounts and unmounts. This room decides nothing about files. It may use `vfs`, `mounts`, and `secret` for the
+//! lost answers EIO, because a dropped reply does, so it cannot hang a program. A process beside the daemon, the mount
+//! helper, mounts and unmounts. This room decides nothing about files. It may use `vfs`, `mounts`, and `secret` for the
 //! bytes of a write that its task carries.
 
 mod adapter;

@@ -1,14 +1,15 @@
-//! The helper: a small process that mounts and unmounts for a daemon which has given up the right to.
+//! The mount helper: a small process that mounts and unmounts for a daemon that has given up the right to.
 //!
-//! The kernel lets nobody under Landlock change mounts, and a thread that was left outside would share its memory with
-//! those inside: no sandbox at all. So it is another process, which never hears from the network, holds no secret, gets
-//! no environment, and is told at its start what to mount where and which log to open: the directory as a descriptor,
-//! which came before the daemon heard from anybody, and the rest by its arguments. The daemon can ask it for three
-//! things, each in one byte: to mount, to unmount again, and to open the log anew when that was renamed, whose
-//! directory is outside of the sandbox too.
+//! The kernel lets no process under Landlock change mounts. A thread outside Landlock would share its memory with those
+//! inside, which would be no sandbox. So the helper is another process. It never hears from the network, holds no
+//! secret and gets no environment. At its start it learns what to mount where and which log to open: the directory as a
+//! descriptor, opened before the daemon heard from any other process, and the rest from its arguments.
 //!
-//! It ends with the daemon, however that ends, and leaves the mount of a daemon that crashed as it is. A program that
-//! goes on writing there gets errors, which is better than a directory in the clear.
+//! The daemon can ask it for three things, each in one byte: to mount, to unmount, and to open the log again after a
+//! rename, because the log's directory is outside the sandbox too.
+//!
+//! It ends when the daemon ends, and leaves the mount of a daemon that crashed as it is. A program that goes on writing
+//! there gets errors, which is better than a directory in the clear.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -47,8 +48,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub struct MountHelper(Mutex<UnixStream>);
 
 impl MountHelper {
-    /// Starts the helper of one mount, and hands it the directory to mount on. Needs nothing else of it yet, so this
-    /// can be done before anything else.
+    /// Starts the helper of one mount, and hands it the directory to mount on. It asks for nothing yet, so it can be
+    /// the first step.
     ///
     /// # Errors
     /// This program cannot be started again.
@@ -71,7 +72,7 @@ impl MountHelper {
         Ok(MountHelper(Mutex::new(ours)))
     }
 
-    /// Has it mount, and gives the device on which the kernel sends its requests, and where the mount is.
+    /// Mounts. Returns the device on which the kernel sends its requests, and where the mount is.
     ///
     /// # Errors
     /// What the kernel, or fusermount3, answered; or the mount would have been elsewhere.
@@ -81,7 +82,7 @@ impl MountHelper {
         Ok((device.ok_or_else(|| told(b""))?, PathBuf::from(OsString::from_vec(point))))
     }
 
-    /// Has it take the mount out of the tree. Programs that have files open keep them until they close them.
+    /// Unmounts. Programs keep their open files until they close them.
     ///
     /// # Errors
     /// What the kernel, or fusermount3, answered; another mount is in its place; or the helper is gone.
@@ -89,7 +90,7 @@ impl MountHelper {
         self.ask(UNMOUNT).map(drop)
     }
 
-    /// Has it open the log's file by its name, which may be another file by now.
+    /// Opens the log's file by its name, which may be another file by now.
     ///
     /// # Errors
     /// The file cannot be opened for appending, or is no regular file; or the helper is gone.
@@ -126,12 +127,12 @@ fn told(answer: &[u8]) -> io::Error {
     }
 }
 
-/// The helper's life, on standard input: takes the directory, and serves the daemon until it is gone.
+/// Runs the helper on standard input: takes the directory, and serves the daemon until the daemon is gone.
 ///
 /// # Errors
 /// The daemon's socket failed.
 pub fn run_mount_helper(options: &MountOptions, log_file: Option<&Path>) -> io::Result<()> {
-    // A service manager signals every process of a service. This one has to stay for as long as the daemon needs it.
+    // A service manager signals every process of a service. The helper ignores that, as the daemon still needs it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _context = runtime.enter();
     let _deaf = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
@@ -141,7 +142,7 @@ pub fn run_mount_helper(options: &MountOptions, log_file: Option<&Path>) -> io::
     }
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (_, directory) = receive(&socket)?;
-    // Given away with the first mount: held for longer it would keep the file system below busy after the unmount.
+    // Taken by the first mount: held for longer, it would keep the file system below busy after the unmount.
     let mut directory = Some(directory.ok_or_else(|| io::Error::other("no directory was handed over"))?);
     let mut mounted = None;
     let mut request = [0];
@@ -179,8 +180,8 @@ fn open_log(log: Option<&LogFile>, socket: &UnixStream) -> io::Result<()> {
     send(b"0", log.open()?, socket)
 }
 
-/// Mounting and umount(2) ask for `CAP_SYS_ADMIN`, a mount point in somebody's home for the right to search it, and a
-/// log that belongs to somebody else for the right to write.
+/// Mounting and umount(2) ask for `CAP_SYS_ADMIN`, a mount point in another user's home for the right to search it,
+/// and a log of another user for the right to write.
 fn needed(logs: bool) -> CapabilitySet {
     let log = if logs { CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
     CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_READ_SEARCH | log

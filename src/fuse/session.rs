@@ -28,11 +28,11 @@ pub struct Mounted {
     point: PathBuf,
 }
 
-/// Ends a mount from another thread, and opens its log anew.
+/// Unmounts from another thread, and opens the mount's log again.
 #[derive(Debug)]
 pub struct Unmounter(MountHelper);
 
-/// Has the helper mount, and returns when the kernel has shaken hands.
+/// Mounts by the helper, and returns after the kernel's handshake.
 ///
 /// # Errors
 /// The directory or /dev/fuse cannot be used, something else was mounted there meanwhile, or fusermount3 is needed and

@@ -13,7 +13,7 @@ use crate::cli::say;
 use crate::daemon::ReportFile;
 use crate::mounts::Mount;
 
-/// After this time what holds the file system is told, and the wait ends.
+/// After this time the wait ends, and what holds the file system is named.
 const HELD: Duration = Duration::from_secs(10);
 /// The same where it is held and nothing is seen that holds it: a daemon on a busy host needs a moment until it says
 /// that it saves.
@@ -25,7 +25,7 @@ const SAVING_OF_OTHERS: Duration = Duration::from_mins(5);
 /// How long a look at the processes of this host and at the report file may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(200);
-/// How often is looked who holds the file system.
+/// The pause between two looks at what holds the file system.
 const HOLDERS_POLL: Duration = Duration::from_secs(1);
 
 /// Why the wait is over.

@@ -1,4 +1,4 @@
-//! One of the files that were left, written to a local file in clear.
+//! Writes one of the files that were left to a local file, in clear.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -169,8 +169,7 @@ fn unsent(key: &str, error: &SendError) -> StartError {
     }
 }
 
-/// A file that could not be written whole does not stay, unless this process is killed: nobody is to take it for the
-/// real one, and it is in clear.
+/// A file that could not be written whole is removed: it is in clear, and people could take it for the real one.
 async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) -> Result<u64, StartError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
     let file = file.map_err(|error| StartError::Argument(format!("{} cannot be made: {error}", to.display())))?;

@@ -1,4 +1,4 @@
-//! What earlier mounts could not store: found, sent, written to a local file, or given up.
+//! Finds, sends, exports or discards the changes that earlier mounts could not store.
 
 mod export;
 mod send;
@@ -42,7 +42,7 @@ pub struct Found {
     pub files: Vec<FoundFile>,
     /// What was not as it was written, in sentences.
     pub damage: Vec<String>,
-    /// Why nobody can say what is in it, where that is so: KMS does not give its keys back, or the disk does not read.
+    /// Why its content is unknown, if it is: KMS does not give its keys back, or the disk cannot be read.
     pub error: Option<StartError>,
 }
 
@@ -210,12 +210,12 @@ pub fn discard(directory: &Path) -> Result<Discarded, StartError> {
     Ok(discarded)
 }
 
-/// Of the sessions that cannot be had, those that nobody can read. The others belong to mounts that live.
+/// Of the sessions that cannot be opened, those that cannot be read. The others belong to mounts that live.
 pub(super) fn unreadable(unusable: Vec<journal::Error>) -> impl Iterator<Item = journal::Error> {
     unusable.into_iter().filter(|error| !matches!(error, journal::Error::InUse(_)))
 }
 
-/// A session that nobody can read.
+/// A session that cannot be read.
 fn strange(directory: &Path, error: &journal::Error) -> Found {
     let session = match error {
         journal::Error::Unreadable { path, .. } | journal::Error::Io { path, .. } => path.parent().unwrap_or(path),
@@ -251,7 +251,7 @@ fn describe(left: &Left) -> Found {
     }
 }
 
-/// The sessions that can be had; of the others the log tells.
+/// The sessions that can be opened; the log names the others.
 pub(super) fn usable((sessions, unusable): (Vec<journal::Session>, Vec<journal::Error>)) -> Vec<journal::Session> {
     for error in unusable {
         match error {
@@ -302,7 +302,8 @@ impl<'a> Engines<'a> {
         engine(Arc::new(self.gateway(policy)), Arc::clone(&self.pool), MEMORY_BYTES_MAX)
     }
 
-    /// An engine whose uploads are noted beside the session, as those of a mount are, for whoever comes after a crash.
+    /// An engine whose uploads are noted beside the session, as those of a mount are, for the process that comes after
+    /// a crash.
     fn noting(&mut self, policy: &Policy) -> Arc<Engine> {
         let name = format!("{policy:?}");
         if let Some(engine) = self.made.get(&name) {
@@ -311,7 +312,10 @@ impl<'a> Engines<'a> {
         let gateway = self.gateway(policy);
         if let Err(error) = gateway.keep_ledger(self.directory, &self.source.to_string()) {
             // A full disk must not keep from the store what fills it.
-            tracing::warn!(%error, "uploads cannot be noted on the local disk; after a crash a lifecycle rule has to end them");
+            tracing::warn!(
+                %error,
+                "uploads cannot be noted on the local disk; after a crash a lifecycle rule has to end them"
+            );
         }
         let engine = engine(Arc::new(gateway), Arc::clone(&self.pool), MEMORY_BYTES_MAX);
         self.made.insert(name, Arc::clone(&engine));

@@ -53,11 +53,13 @@ pub(super) enum SendError {
     #[error(transparent)]
     Store(#[from] s3::Error),
     #[error(
-        "its upload was begun under another KMS key or encryption context than this mount's; dssefs recover DIR upload completes it"
+        "its upload was begun under another KMS key or encryption context than this mount's; \
+         dssefs recover DIR upload completes it"
     )]
     OtherPolicy,
     #[error(
-        "{bytes} bytes of it are in a multipart upload and cannot be read before that is completed; dssefs recover DIR upload does it"
+        "{bytes} bytes of it are in a multipart upload and cannot be read before that is completed; \
+         dssefs recover DIR upload does it"
     )]
     InUpload { bytes: u64 },
     #[error("a newer state of the same file is kept too, and has to be stored first")]
@@ -131,8 +133,8 @@ async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
     }
     let (mut outcomes, mut unsent, are_several) = (Vec::new(), Vec::new(), jobs.len() > 1);
     for job in jobs {
-        // Seen before a newer one is stored in its place: it was stored, and the journal not told in time. Who cannot
-        // tell asks again.
+        // Checked before a newer one is stored in its place: the object may be stored without a note in the journal. On
+        // an error the entry is sent again.
         match are_several && job.is_stored().await.unwrap_or(false) {
             true => outcomes.push(job.outcome(None)),
             false => unsent.push(job),

@@ -77,7 +77,7 @@ impl Vfs {
 
     async fn prepare(&self, file: &Arc<File>, access: Access) -> Result<bool, Error> {
         let keep_cache = self.pin(file).await?;
-        // What is cut to nothing as it is opened gives none of its content away, and takes none into the new object.
+        // O_TRUNC reads none of the content and stores none of it again.
         if !access.truncate {
             self.refuse_noncompliant(file)?;
         }
@@ -118,7 +118,7 @@ impl Vfs {
         self.namespace.pin_open(node.ino)?;
         let file = self.files.enter(node.ino, || File::new(node.ino, attributes));
         self.writer_parts().writer_of(&file).await?;
-        // With the times that the kernel is told of, and not those of a moment later.
+        // With the times that the kernel gets, and not those of a moment later.
         file.announce();
         self.namespace.set_local(node.ino, attributes);
         Ok((node, self.handle(file, access, slot)))
@@ -169,8 +169,8 @@ impl Vfs {
         Ok(())
     }
 
-    /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing, and a
-    /// handle that cannot write does not publish what others are in the middle of writing.
+    /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing. A handle
+    /// that cannot write does not publish what other handles are writing.
     ///
     /// # Errors
     /// The changes are not safe. They are kept, and tried again.
@@ -227,7 +227,7 @@ impl Vfs {
         outcome
     }
 
-    /// Changes a file, after a commit of what stands in the way if the writer asks for one. The caller holds a passage.
+    /// Changes a file. If the writer asks for a commit first, commits and tries again. The caller holds a passage.
     pub(super) async fn change_content<F>(&self, file: &Arc<File>, attempt: impl Fn() -> F) -> Result<(), Error>
     where
         F: Future<Output = Result<(), write::Error>>,
@@ -285,8 +285,7 @@ impl Vfs {
         Ok(self.files.enter(ino, || File::new(ino, attributes)))
     }
 
-    /// One user less. Changes that a closed file still has (its close failed, or a mapping wrote them after it) are
-    /// made safe by a task.
+    /// One user less. If the file still has changes (its close failed, or a mapping wrote after it), a task saves them.
     pub(super) async fn leave(&self, file: &Arc<File>) {
         self.files.leave(file);
         file.left.notify_waiters();
@@ -358,7 +357,7 @@ impl Vfs {
             }
             source = moved;
         }
-        // Who is told to open the file again must not be shown the same version again.
+        // The caller opens the file again and must not get the same version again.
         self.namespace.doubt(file.ino);
         Err(Error::Stale)
     }

@@ -16,8 +16,8 @@ use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
 use super::keeping::JournalRef;
 use super::pages::Pages;
 
-/// What a change of content does to set-user-id and set-group-id: it takes them away, unless who makes it has
-/// CAP_FSETID (write(2), capabilities(7)).
+/// What a change of content does to set-user-id and set-group-id: it clears them, unless the caller has CAP_FSETID
+/// (write(2), capabilities(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Privileges {
     /// They stay.
@@ -33,10 +33,9 @@ pub(crate) struct File {
     /// Held across the requests that replace the object itself: commits asked for by programs, changes of attributes,
     /// renames.
     pub(crate) turn: tokio::sync::Mutex<()>,
-    /// Held while the journal takes the file's changes or lets them go. Nobody waits for the store or for another lock
-    /// with it.
+    /// Held while the journal's entry is written or settled. No holder waits for the store or for another lock.
     pub(crate) keeping: tokio::sync::Mutex<()>,
-    /// Tells each time that somebody has left the file.
+    /// Notified each time a user leaves the file.
     pub(crate) left: Notify,
     state: Mutex<FileState>,
 }
@@ -70,7 +69,7 @@ pub(crate) struct FileState {
     /// Whether the namespace knows that the file has changes, and so keeps its name whatever the store says.
     announced: bool,
     /// The number of the last change that a task has to make safe also while handles are open: one that a close(2) has
-    /// answered for, or that a commit was asked for and failed. Later ones are for whoever makes them.
+    /// answered for, or that a commit was asked for and failed. The close after later changes saves those.
     pub(crate) owed: Option<u64>,
     /// Whether a task tries to make the changes of this file safe.
     pub(crate) retrying: bool,
@@ -180,7 +179,7 @@ impl File {
         Attributes { size, ..state.attributes }
     }
 
-    /// Notes that the namespace is told of changes now; true when it did not know of any.
+    /// Notes that the namespace learns of changes now; true when it knew of none.
     pub(crate) fn announce(&self) -> bool {
         !std::mem::replace(&mut self.state().announced, true)
     }
@@ -202,7 +201,7 @@ impl File {
         self.state().head.as_ref().is_some_and(|shown| shown.meta.version == head.meta.version)
     }
 
-    /// Shows another version from now on, as long as nobody else has the file open: other handles read the version that
+    /// Shows another version from now on, as long as no other handle is open: other handles read the version that
     /// they were opened with, and a new lookup finds a new inode for this one.
     pub(crate) fn show(&self, key: &Key, head: &Head, attributes: Attributes) -> Result<(), super::Error> {
         let mut state = self.state();

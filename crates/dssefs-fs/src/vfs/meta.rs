@@ -191,7 +191,7 @@ impl Vfs {
         }
         match self.writer_parts().writer_of(file).await {
             Ok(writer) => writer.note_tried(attempt),
-            Err(error) => tracing::warn!(%error, "whoever has the file open may have to open it again"),
+            Err(error) => tracing::warn!(%error, "programs that have the file open may have to open it again"),
         }
     }
 
@@ -200,7 +200,7 @@ impl Vfs {
         if !has_content(attributes.kind) {
             return Ok(());
         }
-        // One that nobody has opened shows nothing yet, and is looked at when it is opened.
+        // A file that is not open shows nothing yet; opening it looks at the object.
         if file.state().source.is_none() {
             return Ok(());
         }

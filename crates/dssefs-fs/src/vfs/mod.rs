@@ -86,7 +86,7 @@ pub struct Vfs {
     /// None: changes end with the process.
     journal_policy: Option<JournalPolicy>,
     saves: tokio::sync::Semaphore,
-    /// How many times somebody has asked for another try of all closed files, and it is under way.
+    /// How many requests to try all closed files again are under way.
     tries: AtomicUsize,
     files: Files,
     handles: Handles,

@@ -1,14 +1,14 @@
 //! Saving the changes of closed files, and of all files at the end of the mount.
 //!
-//! A file is saved by the call that commits it (close(2), fsync(2)), by a background task, on the owner's request, or at
-//! the end of the mount:
+//! A file is saved by the call that commits it (close(2), fsync(2)), by a background task, on the owner's request, or
+//! at the end of the mount:
 //!
 //! * A close that the store refused, or that `--commit background` answered early, leaves the file to a task. It tries
 //!   until the store has the changes, until another writer has replaced the object, or until no try can help.
 //! * Setting [`super::RETRY_ATTRIBUTE`] tries every closed file once more.
 //! * At SIGTERM the daemon calls [`Vfs::save_all`] twice: before it unmounts, for what is there, and after it, for what
-//!   programs wrote in between. The changes that still fail come back as [`Unsaved`], with what the journal has of them.
-//!   [`Vfs::abandon`] then gives up the changes that the journal does not have, and their uploads.
+//!   programs wrote in between. The changes that still fail come back as [`Unsaved`], with what the journal has of
+//!   them. [`Vfs::abandon`] then gives up the changes that the journal does not have, and their uploads.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -114,8 +114,8 @@ impl Vfs {
         self.files.unsaved().len()
     }
 
-    /// Gives up the changes that the journal does not have, and the uploads that were begun for them. For the end of the
-    /// process.
+    /// Gives up the changes that the journal does not have, and the uploads that were begun for them. For the end of
+    /// the process.
     pub async fn abandon(&self) {
         for file in self.files.unsaved() {
             // An entry of the journal, also one of an older state, may need the upload.
@@ -154,7 +154,8 @@ impl Vfs {
     async fn keep_saving(&self, file: &Arc<File>) {
         let mut pause = if file.state().last_error.is_some() { RETRY_PAUSE_MIN } else { Duration::ZERO };
         loop {
-            // 1. Wait: after a failure for the pause, otherwise for programs that are about to close copies of a handle.
+            // 1. Wait: after a failure for the pause, otherwise for programs that are about to close copies of a
+            //    handle.
             tokio::time::sleep(pause).await;
             if pause.is_zero() {
                 file.wait_for_a_leave(IN_USE_PAUSE).await;
@@ -178,7 +179,8 @@ impl Vfs {
                 Err(error) if error.is_final() => {
                     tracing::error!(
                         %error, remedy = error.remedy(),
-                        "the changes of a file cannot be saved; they are kept, and the next close of the file tries again"
+                        "the changes of a file cannot be saved; they are kept, \
+                         and the next close of the file tries again"
                     );
                     break;
                 }
