@@ -9,5 +9,6 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod escaping;
 pub mod fuse;
 pub mod mounts;

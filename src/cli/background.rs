@@ -4,7 +4,7 @@
 //! mount answers, or ends. A fork without exec is no choice: it would carry one thread of a runtime into the child.
 //! Until the mount answers, the child has the parent's standard error, so nothing that it says is lost.
 //!
-//! The directory that the parent has checked is the child's standard input: nobody asks for its name again. The report
+//! The directory that the parent has checked is the child's standard input: its name is not looked up again. The report
 //! is a number of bytes and then these bytes, as the name of a directory may hold anything, line breaks too.
 
 use std::fs::File;
@@ -62,7 +62,7 @@ fn wait(mut child: Child) -> io::Result<Exit> {
             exit => Ok(exit),
         };
     };
-    // The mount is there, whether or not somebody reads so.
+    // The mount is there, whether or not the parent reads that.
     let _ = io::stdout().write_all(&[&sentence, &b"\n"[..]].concat());
     Ok(Exit::Ok)
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::exit::Exit;
-use super::{complain, complain_of, logging, shown, shown_value};
+use super::{complain, complain_of, logging};
 use crate::config::{Examined, RawStore};
 use crate::daemon::doctor::{self, Finding};
+use crate::escaping::{shown, shown_value};
 
 /// The arguments of `dssefs doctor`.
 #[derive(Args, Debug)]

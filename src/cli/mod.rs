@@ -2,7 +2,7 @@
 //!
 //! The room decides nothing about files or encryption: it reads arguments, starts the daemon or the endpoint, and tells
 //! people and scripts how it went. What it promises to scripts is listed in `docs/CLI.md`. It may use `config`,
-//! `daemon` and `emulator`.
+//! `daemon`, `escaping` and `mounts`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the room that talks to the terminal")]
 
@@ -13,11 +13,10 @@ mod doctor;
 mod exit;
 mod logging;
 mod mount;
-mod porter;
+mod mount_helper;
 mod recover;
 #[cfg(feature = "serve")]
 mod serve;
-mod shown;
 mod umount;
 
 use std::ffi::OsString;
@@ -27,9 +26,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Problems;
+use crate::escaping::{shown, shown_value};
 
 pub use exit::Exit;
-use shown::{shown, shown_value};
 
 /// Mounts an S3 bucket as a directory in which every file is a proven DSSE-KMS object.
 #[derive(Debug, Parser)]
@@ -50,8 +49,8 @@ enum Command {
     /// Look at the store, the key and what crashed mounts have left, without mounting
     Doctor(Box<doctor::Arguments>),
     /// Mount and unmount for a daemon that has given up the right to; started by `mount`
-    #[command(hide = true)]
-    Porter(porter::Arguments),
+    #[command(hide = true, alias = "porter")]
+    MountHelper(mount_helper::Arguments),
     /// Serve an S3 and KMS endpoint from a local directory, for development and tests; its content is NOT encrypted on
     /// disk
     #[cfg(feature = "serve")]
@@ -77,7 +76,7 @@ fn run(command: Command) -> Exit {
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Recover(arguments) => recover::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Porter(arguments) => porter::run(arguments),
+        Command::MountHelper(arguments) => mount_helper::run(arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "serve")]
@@ -155,6 +154,15 @@ mod tests {
     #[test]
     fn the_command_line_is_free_of_contradictions() {
         Cli::command().debug_assert();
+    }
+
+    /// A daemon of an older version may start this program after an upgrade.
+    #[test]
+    fn the_mount_helper_also_has_its_former_name() {
+        for name in ["mount-helper", "porter"] {
+            let cli = Cli::try_parse_from(["dssefs", name, "s3://bucket/", "--read-only"]).unwrap();
+            assert!(matches!(cli.command, Command::MountHelper(_)), "{name}");
+        }
     }
 
     #[test]

@@ -11,10 +11,10 @@ use clap::Args;
 use super::background;
 use super::exit::Exit;
 use super::logging::{self, Logging, Place};
-use super::shown::shown;
 use super::{complain, complain_of};
 use crate::config::{Config, RawConfig};
 use crate::daemon::{self, Hangup, Mounted, Owner, StartError};
+use crate::escaping::shown;
 
 /// How long the last sentence may take.
 const COMPLAIN_WITHIN: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     child: bool,
 }
 
-/// Mounts; in the background unless told otherwise. The parent checks the options too, so that mistakes are told before
+/// Mounts, by default in the background. The parent checks the options too, so that mistakes are reported before
 /// a process is started.
 pub(super) fn run(arguments: &Arguments) -> Exit {
     // Before anything is opened.
@@ -73,7 +73,7 @@ fn fail(error: &PrepareError) -> Exit {
 }
 
 fn serve(mut config: Config, place: Place) -> Exit {
-    // Before the log is opened, by which everything else is told.
+    // Before the log is opened, which takes all later messages.
     match config.log.file.as_deref().map(daemon::trusted_log).transpose() {
         Ok(trusted) => config.log.file = trusted,
         Err(error) => {
@@ -142,19 +142,19 @@ fn hangup(config: &Config, place: Place) -> Hangup {
     }
 }
 
-/// Whether whoever started this process has it ignore SIGHUP (`SigIgn` of proc_pid_status(5); signal 1 is bit 0).
+/// Whether this process was started with SIGHUP ignored (`SigIgn` of proc_pid_status(5); signal 1 is bit 0).
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-/// Whoever waits for the end of this process shall not wait for a terminal that somebody has stopped.
+/// A process that waits for the end of this one must not wait for a stopped terminal.
 fn complain_in_time(error: StartError) {
     let (done, told) = channel();
     std::thread::spawn(move || {
         complain(&error);
-        // Nobody hears it after the deadline.
+        // The receiver is gone after the deadline.
         let _ = done.send(());
     });
     let _ = told.recv_timeout(COMPLAIN_WITHIN);
@@ -180,13 +180,13 @@ fn prepare(config: &Config, place: Place) -> Result<Logging, PrepareError> {
     logging::start(&config.log, place).map_err(PrepareError::Log)
 }
 
-/// One line, on which a waiting parent or script relies. When the parent is gone, nobody knows of the mount: it is
+/// One line, on which a waiting parent or script relies. When the parent is gone, no process knows of the mount: it is
 /// taken down.
 fn announce(mounted: &Mounted, place: Place) {
     let Mounted { source, mountpoint, key } = mounted;
     let sentence = format!("{} is mounted at {} (DSSE-KMS under {})", shown(source), shown(mountpoint), shown(key));
     match place {
-        // Whoever reads no line there has Ctrl-C.
+        // A user who does not read that line has Ctrl-C.
         Place::Foreground => drop(writeln!(std::io::stdout(), "{sentence}")),
         Place::Background if background::report(&sentence).is_err() => background::end_self(),
         Place::Background => {}

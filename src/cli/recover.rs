@@ -6,11 +6,11 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::shown::shown_json;
-use super::{complain, complain_of, logging, say, shown, shown_value};
-use crate::config::{Connection, RawStore};
+use super::{complain, complain_of, logging, say};
+use crate::config::{Connection, RawStore, check_store};
 use crate::daemon::StartError;
 use crate::daemon::recover::{self, Found, Wanted};
+use crate::escaping::{shown, shown_json, shown_value};
 
 /// The arguments of `dssefs recover`.
 #[derive(Args, Debug)]
@@ -51,7 +51,7 @@ enum Action {
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
     let _logging = logging::start_of_command();
-    let store = match Connection::check(&arguments.store) {
+    let store = match check_store(&arguments.store) {
         Ok(store) => store,
         Err(problems) => {
             complain_of(&problems);
@@ -121,7 +121,13 @@ fn document(found: &[Found]) -> serde_json::Value {
             })
             .collect();
         let error = found.error.as_ref().map(ToString::to_string);
-        json!({ "source": found.source, "session": found.session, "files": files, "damage": found.damage, "error": error })
+        json!({
+            "source": found.source,
+            "session": found.session,
+            "files": files,
+            "damage": found.damage,
+            "error": error,
+        })
     };
     json!({ "sessions": found.iter().map(session).collect::<Vec<_>>() })
 }
@@ -155,7 +161,7 @@ fn print_failed(failed: &[(PathBuf, StartError)]) {
     }
 }
 
-/// What was written is told also where it may not be the newest state, which the code says then.
+/// Prints what was written, also when it may not be the newest state: the exit code says that.
 fn export(store: &Connection, directory: &Path, wanted: Wanted<'_>, to: &Path) -> Result<Exit, StartError> {
     let exported = recover::export(store, directory, wanted, to)?;
     let (to, bytes, key, source) = (shown(to), exported.bytes, shown(wanted.key), shown(&exported.source));

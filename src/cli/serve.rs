@@ -7,10 +7,11 @@ use clap::Args;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::complain;
 use super::exit::Exit;
 use super::logging::{self, Place};
-use super::{complain, shown};
 use crate::config::{Log, LogFormat};
+use crate::escaping::shown;
 use dssefs_emulator::{Options, Server, faults};
 
 /// The arguments of `dssefs serve`.
@@ -19,7 +20,7 @@ pub(super) struct Arguments {
     /// Where to listen; port 0 takes any that is free
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9090")]
     listen: SocketAddr,
-    /// Listen on an address that other hosts can reach: whoever has the keys below may then read and write everything
+    /// Listen on an address that other hosts can reach: with the keys below, they may then read and write everything
     #[arg(long)]
     allow_non_loopback: bool,
     /// Keep buckets, objects and keys here [default: a temporary directory, removed at the end]
@@ -104,7 +105,7 @@ async fn serve(arguments: &Arguments) -> Result<(), ServeError> {
         buckets: arguments.bucket.clone(),
         ..Options::new(home.path().to_owned())
     };
-    // The signals are taken before anybody learns that the endpoint is there.
+    // The signals are taken before the endpoint is announced.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let server = Server::start(options).await?;
     introduce(&server, arguments, home.path());

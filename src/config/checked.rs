@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::place::Mountpoint;
 use super::problem::{Problem, Problems};
-use super::raw::{
-    AttributeSource, Commit, ErrnoStyle, LogFormat, NoncompliantRead, RawConfig, RawStore, Sandbox, SpillKeys,
-    XattrList,
-};
+use super::raw::{Commit, LogFormat, RawConfig, RawStore, Sandbox, SpillKeys, XattrList};
 use super::source::Source;
 use super::{endpoint, units};
+use dssefs_fs::namespace::AttributeSource;
+use dssefs_fs::vfs::{ErrnoStyle, NoncompliantRead};
 use dssefs_s3::object::{Bucket, Prefix};
 use dssefs_s3::policy::{EncryptionContext, KeyArn};
+use dssefs_s3::s3::Connection;
 
 /// The settings of one mount, each of them checked.
 #[derive(Clone, Debug)]
@@ -75,36 +75,6 @@ pub struct Config {
     pub log: Log,
 }
 
-/// How the store is reached.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    /// None: as the SDK's chain finds it.
-    pub region: Option<String>,
-    /// None: as the SDK's chain finds it.
-    pub profile: Option<String>,
-    /// None: AWS.
-    pub endpoint_url: Option<String>,
-    /// None: AWS.
-    pub kms_endpoint_url: Option<String>,
-    /// URL/BUCKET instead of BUCKET.HOST.
-    pub force_path_style: bool,
-    /// Certificates to trust beside the system's.
-    pub ca_bundle: Option<PathBuf>,
-    /// Whether an http endpoint may be on another host.
-    pub allow_insecure_endpoint: bool,
-    /// Tries of one request, the first included.
-    pub attempts_max: u32,
-    /// How long one try may take; those that move much are given more.
-    pub attempt_timeout: Duration,
-    /// How long a request may take with all its tries. A program that waits for the mount cannot be killed meanwhile,
-    /// so this is also the longest that it hangs.
-    pub operation_timeout: Duration,
-    /// Requests in a second that cost a KMS call; 0: no limit.
-    pub kms_requests_per_second_max: u32,
-    /// Whether bodies are hashed into the signature over https too.
-    pub sign_payload: bool,
-}
-
 /// The key of every object that the mount writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyChoice {
@@ -139,7 +109,7 @@ pub struct Log {
 /// Less than this holds neither one part of an upload nor a window of read-ahead.
 pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
 
-/// A year of mounting is 730 calls to KMS, and a pair of keys that somebody learns opens one day.
+/// A year of mounting is 730 calls to KMS, and a pair of keys that leaks opens the data of one day.
 const KEY_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// New keys all the time would be paid for and protect nothing.
 const KEY_LIFETIME_MIN: Duration = Duration::from_secs(1);
@@ -228,16 +198,14 @@ impl Config {
     }
 }
 
-impl Connection {
-    /// Checks the options of a command that mounts nothing.
-    ///
-    /// # Errors
-    /// Every problem there is, not only the first.
-    pub fn check(raw: &RawStore) -> Result<Connection, Problems> {
-        let mut problems = Vec::new();
-        let connection = check_connection(&mut problems, raw);
-        if problems.is_empty() { Ok(connection) } else { Err(Problems(problems)) }
-    }
+/// Checks the options of a command that mounts nothing.
+///
+/// # Errors
+/// Every problem there is, not only the first.
+pub fn check_store(raw: &RawStore) -> Result<Connection, Problems> {
+    let mut problems = Vec::new();
+    let connection = check_connection(&mut problems, raw);
+    if problems.is_empty() { Ok(connection) } else { Err(Problems(problems)) }
 }
 
 /// Puts a problem aside and goes on.
@@ -319,7 +287,7 @@ fn check_budget(flag: &'static str, text: &str, bytes_min: u64) -> Result<u64, P
 }
 
 /// `/var/tmp`, not `/tmp`: the latter is memory on many systems, and the spill is what memory has no room for. What has
-/// to survive a reboot stands where programs keep their state (file-hierarchy(7)), which nobody tidies.
+/// to survive a reboot stands where programs keep their state (file-hierarchy(7)), which no program tidies.
 pub(super) fn check_spill_dir(given: Option<&Path>, keys: SpillKeys) -> Result<PathBuf, Problem> {
     let uid = rustix::process::getuid();
     match (given, keys) {

@@ -15,7 +15,8 @@ pub enum EndpointError {
     Host(String),
     /// Content would travel in the clear.
     #[error(
-        "{0:?} would carry content in the clear; use https, or --allow-insecure-endpoint when the network between is trusted"
+        "{0:?} would carry content in the clear; use https, \
+         or --allow-insecure-endpoint when the network between is trusted"
     )]
     Insecure(String),
 }

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::checked::{Connection, KeyChoice, check_connection, check_key, check_spill_dir, check_style, keep};
+use super::checked::{KeyChoice, check_connection, check_key, check_spill_dir, check_style, keep};
 use super::problem::Problems;
 use super::raw::{RawStore, SpillKeys};
 use super::source::Source;
 use dssefs_s3::policy::EncryptionContext;
+use dssefs_s3::s3::Connection;
 
 /// A mount as it would be, without a place in the tree.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! The mount point: opened once, and from then on a descriptor.
 //!
-//! Whoever may rename a directory above it can make its name lead elsewhere at any later moment. What was checked is
-//! what is mounted on only as long as nobody asks for the name again.
+//! A user who may rename a directory above it can make its name lead elsewhere at any later moment. What was checked is
+//! what is mounted on only if the name is never looked up again.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -72,7 +72,7 @@ impl Mountpoint {
         }
     }
 
-    /// Whether the directory has names in it, which nobody sees while it is mounted on. False where this user may not
+    /// Whether the directory has names in it, which are hidden while it is mounted on. False where this user may not
     /// look.
     #[must_use]
     pub fn has_content(&self) -> bool {
@@ -106,7 +106,7 @@ fn is_dead(directory: OwnedFd) -> bool {
     let (answer, answered) = channel();
     std::thread::spawn(move || {
         let asked = statx(directory.as_fd(), "", AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC, StatxFlags::MODE);
-        // Nobody listens after the time.
+        // The receiver is gone after the time-out.
         let _ = answer.send(asked.map(drop).map_err(io::Error::from));
     });
     match answered.recv_timeout(SIGN_OF_LIFE_WITHIN) {

@@ -28,7 +28,8 @@ pub enum Problem {
     },
     /// A daemon died and left its mount behind.
     #[error(
-        "{what} ({kind}) is still mounted at {path}, and its daemon is gone; remove it first with `dssefs umount {path}`"
+        "{what} ({kind}) is still mounted at {path}, and its daemon is gone; \
+         remove it first with `dssefs umount {path}`"
     )]
     MountpointDead {
         /// As given.
@@ -40,8 +41,8 @@ pub enum Problem {
     },
     /// Another mount, which this one would hide.
     #[error(
-        "{what} ({kind}) is mounted at {path} already, and this mount would hide it; name another directory, or unmount it first with \
-         `{remedy} {path}`"
+        "{what} ({kind}) is mounted at {path} already, and this mount would hide it; \
+         name another directory, or unmount it first with `{remedy} {path}`"
     )]
     MountpointTaken {
         /// As given.
@@ -55,7 +56,8 @@ pub enum Problem {
     },
     /// The mount would wait for itself, or hide its spill.
     #[error(
-        "the spill directory {spill} and the mount point {mountpoint} are one directory, or one is inside the other; give another with \
+        "the spill directory {spill} and the mount point {mountpoint} are one directory, or one is inside the other; \
+         give another with \
          --spill-dir"
     )]
     SpillMeetsMountpoint {
@@ -86,7 +88,8 @@ pub enum Problem {
     },
     /// A name of a bucket that can be no name of a host.
     #[error(
-        "{0} is a name of an old bucket or of a store that is not AWS; give --endpoint-url, or --force-path-style for an old bucket in AWS"
+        "{0} is a name of an old bucket or of a store that is not AWS; \
+         give --endpoint-url, or --force-path-style for an old bucket in AWS"
     )]
     PathStyle(Bucket),
     /// A KMS key, with the flag that names it.
@@ -109,7 +112,8 @@ pub enum Problem {
     NeedsKmsSpill(&'static str),
     /// No KMS key for the spill.
     #[error(
-        "--spill-keys kms needs a KMS key of your own, as aws/s3 makes no data keys; give --spill-kms-key-id or --kms-key-id"
+        "--spill-keys kms needs a KMS key of your own, because aws/s3 makes no data keys; \
+         give --spill-kms-key-id or --kms-key-id"
     )]
     NoSpillKey,
     /// There are two layers.

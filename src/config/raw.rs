@@ -5,6 +5,11 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
+use dssefs_fs::namespace::AttributeSource;
+use dssefs_fs::vfs::{ErrnoStyle, NoncompliantRead};
+
+use super::choice;
+
 /// The options of `dssefs mount`, each also taken from the environment variable that its help names.
 ///
 /// Values that need more than a list of choices stay texts here, so that [`super::Config::check`] can report all that
@@ -29,7 +34,13 @@ pub struct RawConfig {
     #[arg(long, env = "DSSEFS_ENCRYPTION_CONTEXT", value_name = "NAME=VALUE", help_heading = "Encryption")]
     pub encryption_context: Vec<String>,
     /// What to do when an object to be read is not DSSE-KMS under the mount's key
-    #[arg(long, env = "DSSEFS_ON_NONCOMPLIANT_READ", value_enum, default_value_t, help_heading = "Encryption")]
+    #[arg(
+        long,
+        env = "DSSEFS_ON_NONCOMPLIANT_READ",
+        value_parser = choice::noncompliant_read(),
+        default_value = "serve",
+        help_heading = "Encryption"
+    )]
     pub on_noncompliant_read: NoncompliantRead,
 
     /// The owner of files that name none [default: yours]
@@ -54,13 +65,25 @@ pub struct RawConfig {
     #[arg(long, env = "DSSEFS_ALLOW_OTHER", value_parser = BoolishValueParser::new(), help_heading = "Files")]
     pub allow_other: bool,
     /// Error numbers for key trouble: ENOKEY and its kin, or only those that old programs know
-    #[arg(long, env = "DSSEFS_ERRNO", value_enum, default_value_t, help_heading = "Files")]
+    #[arg(
+        long,
+        env = "DSSEFS_ERRNO",
+        value_parser = choice::errno_style(),
+        default_value = "native",
+        help_heading = "Files"
+    )]
     pub errno: ErrnoStyle,
     /// Which of the mount's own attributes listxattr(2) names; getxattr(2) answers all of them
     #[arg(long, env = "DSSEFS_XATTR_LIST", value_enum, default_value_t, help_heading = "Files")]
     pub xattr_list: XattrList,
     /// Where modes, owners and times come from: one HEAD for each file, or the listing alone and the defaults above
-    #[arg(long, env = "DSSEFS_ATTRIBUTES", value_enum, default_value_t, help_heading = "Files")]
+    #[arg(
+        long,
+        env = "DSSEFS_ATTRIBUTES",
+        value_parser = choice::attribute_source(),
+        default_value = "full",
+        help_heading = "Files"
+    )]
     pub attributes: AttributeSource,
     /// How long names and attributes may be believed without asking: 500ms, 1s, 2m, 1h; 0 asks each time
     #[arg(long, env = "DSSEFS_METADATA_TTL", value_name = "TIME", default_value = "1s", help_heading = "Files")]
@@ -134,7 +157,12 @@ pub struct RawStore {
     #[arg(long, env = "AWS_CA_BUNDLE", value_name = "FILE", help_heading = "Store")]
     pub ca_bundle: Option<PathBuf>,
     /// Allow an http:// endpoint on another host: content and credentials' signatures then travel in the clear
-    #[arg(long, env = "DSSEFS_ALLOW_INSECURE_ENDPOINT", value_parser = BoolishValueParser::new(), help_heading = "Store")]
+    #[arg(
+        long,
+        env = "DSSEFS_ALLOW_INSECURE_ENDPOINT",
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Store"
+    )]
     pub allow_insecure_endpoint: bool,
     /// Hash each body into its signature over https too, a second of CPU for each GB; TLS and a CRC protect it anyway
     #[arg(long, env = "DSSEFS_SIGN_PAYLOAD", value_parser = BoolishValueParser::new(), help_heading = "Store")]
@@ -181,26 +209,6 @@ pub enum Commit {
     Background,
 }
 
-/// `--on-noncompliant-read`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum NoncompliantRead {
-    /// Serve the content, and tell the verdict in the attributes
-    #[default]
-    Serve,
-    /// Answer EKEYREJECTED before a byte is served
-    Refuse,
-}
-
-/// `--errno`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ErrnoStyle {
-    /// ENOKEY, EKEYREVOKED, EKEYEXPIRED, EKEYREJECTED
-    #[default]
-    Native,
-    /// EACCES in their place, and EIO in that of EPROTO
-    Posix,
-}
-
 /// `--xattr-list`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum XattrList {
@@ -209,16 +217,6 @@ pub enum XattrList {
     All,
     /// Name none, so that `cp -a` and `rsync -X` do not carry claims to other disks
     None,
-}
-
-/// `--attributes`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum AttributeSource {
-    /// From each object's HEAD
-    #[default]
-    Full,
-    /// From listings; chmod and chown are refused
-    Listing,
 }
 
 /// `--sandbox`.

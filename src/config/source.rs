@@ -18,7 +18,8 @@ pub struct Source {
 pub enum SourceError {
     /// A URL.
     #[error(
-        "{0:?} is a URL; give the bucket's name, as BUCKET[/PREFIX] or s3://BUCKET[/PREFIX], and the address of a store that is not \
+        "{0:?} is a URL; give the bucket's name, as BUCKET[/PREFIX] or s3://BUCKET[/PREFIX], \
+         and the address of a store that is not \
          AWS as --endpoint-url"
     )]
     Url(String),

@@ -7,7 +7,8 @@ use std::time::Duration;
 pub enum SizeError {
     /// No number, a fraction, or an unknown unit.
     #[error(
-        "{0:?} is not a size; write a whole number and a unit, such as 64MiB or 2GiB (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)"
+        "{0:?} is not a size; write a whole number and a unit, such as 64MiB or 2GiB \
+         (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)"
     )]
     Invalid(String),
     /// More bytes than 64 bits count.
@@ -18,7 +19,8 @@ pub enum SizeError {
 /// A text that is not a duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a duration of at most {MAX_HOURS} hours; write a whole number and a unit, such as 500ms, 1s, 2m or 1h, or 0"
+    "{0:?} is not a duration of at most {MAX_HOURS} hours; write a whole number and a unit, \
+     such as 500ms, 1s, 2m or 1h, or 0"
 )]
 pub struct DurationError(String);
 

@@ -1,15 +1,15 @@
-//! From options to a file system, one storey after the other.
+//! Builds the file system from the options, one layer after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{self, Commit, Config, KeyChoice};
+use crate::config::{Commit, Config, XattrList};
 use dssefs_fs::journal::Journal;
 use dssefs_fs::namespace;
-use dssefs_fs::namespace::{AttributeSource, Defaults, Namespace};
+use dssefs_fs::namespace::{Defaults, Namespace};
 use dssefs_fs::read::ReadBudget;
 use dssefs_fs::spill::{Limits, Pool};
-use dssefs_fs::vfs::{self, JournalPolicy, MountFacts, NoncompliantRead, Vfs};
+use dssefs_fs::vfs::{self, JournalPolicy, MountFacts, Vfs};
 use dssefs_fs::write::{self, Engine};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::object::{Key, Prefix};
@@ -18,6 +18,7 @@ use dssefs_s3::s3::{self, BucketFacts, Conditions, Gateway};
 use dssefs_seal::crypto;
 
 use super::rename_keys::RenameKeys;
+use super::resolve_key::resolve_key;
 use super::settings::summary;
 use super::spill_dir::SpillDir;
 use super::take_over::take_over;
@@ -45,12 +46,12 @@ pub(super) struct Built {
 }
 
 pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: String) -> Result<Built, StartError> {
-    let connection = connection(&config.connection);
-    let sdk = s3::load(&connection).await?;
-    let kms = Kms::new(&s3::without_reuse(&sdk, &connection)?, config.connection.kms_endpoint_url.as_deref());
-    let key = resolve(&kms, &config.key).await?;
+    let connection = &config.connection;
+    let sdk = s3::load(connection).await?;
+    let kms = Kms::new(&s3::without_reuse(&sdk, connection)?, connection.kms_endpoint_url.as_deref());
+    let key = resolve_key(&kms, &config.key).await?;
     let policy = Policy { key: key.clone(), context: config.context.clone() };
-    let gateway = Arc::new(Gateway::new(&sdk, &connection, config.bucket.clone(), policy));
+    let gateway = Arc::new(Gateway::new(&sdk, connection, config.bucket.clone(), policy));
     // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled
     // have to fit.
     let reading = config.memory_bytes_max / 4;
@@ -107,42 +108,37 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
         Conditions::Broken(how) => Err(StartError::conditions(&config.source(), &how)),
         Conditions::Unknown(error) => {
             let remedy = error.remedy();
-            tracing::warn!(%error, remedy, "these credentials may not find out whether the store keeps the conditions of writes, as S3 does");
+            tracing::warn!(
+                %error, remedy,
+                "these credentials may not find out whether the store keeps the conditions of writes, as S3 does"
+            );
             Ok(())
         }
     }
 }
 
-/// Some stores keep the conditions of writes and not those of copies. That is no reason not to mount: what content
-/// there is no copy replaces in place, as the store holds its source against the version that it was made of.
+/// Some stores keep the conditions of writes and not those of copies. The mount still starts: a copy onto itself cannot
+/// replace other content, because the store compares its source with the version that it was made of.
 async fn prove_copies(config: &Config, gateway: &Arc<Gateway>, key: &Key) {
     match gateway.probe_copies(config.prefix.as_str(), key).await {
         Ok(Some(Conditions::Broken(how))) => tracing::warn!(
             how,
-            "the store does not keep the conditions of copies: a rename that must not replace anything, and a change of attributes, may \
-             replace what another host stores at the same moment"
+            "the store does not keep the conditions of copies: a rename that must not replace anything, \
+             and a change of attributes, may replace what another host stores at the same moment"
         ),
         Ok(Some(Conditions::Unknown(error))) => {
             tracing::info!(%error, "whether the store keeps the conditions of copies is not known");
         }
-        // What could not be found out the gateway has told.
+        // The gateway has logged what it could not find out.
         Ok(Some(Conditions::Kept) | None) => {}
         Err(error) => {
-            tracing::warn!(%error, remedy = error.remedy(), "the proof that copies keep conditions left an object behind");
+            let remedy = error.remedy();
+            tracing::warn!(%error, remedy, "the proof that copies keep conditions left an object behind");
         }
     }
 }
 
-/// The ARN of a key, as S3 answers with it. None is the AWS managed key.
-pub(super) async fn resolve(kms: &Kms, key: &KeyChoice) -> Result<Option<KeyArn>, StartError> {
-    Ok(match key {
-        KeyChoice::Managed => None,
-        KeyChoice::Arn(arn) => Some(arn.clone()),
-        KeyChoice::Resolve(text) => Some(kms.resolve(text).await?),
-    })
-}
-
-/// A name below `prefix` that nobody has.
+/// A random name below `prefix`, which no object has.
 pub(super) fn probe_key(prefix: &Prefix) -> Result<Key, StartError> {
     let random = crypto::unique_name().map_err(|error| StartError::Internal(error.to_string()))?;
     Key::new(format!("{}{PROBE_NAME}-{random}", prefix.as_str()))
@@ -207,16 +203,13 @@ fn file_system(
     let engine =
         Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(writing, !config.last_writer_wins));
     let settings = vfs::Settings {
-        on_noncompliant_read: match config.on_noncompliant_read {
-            config::NoncompliantRead::Serve => NoncompliantRead::Serve,
-            config::NoncompliantRead::Refuse => NoncompliantRead::Refuse,
-        },
-        list_attributes: config.xattr_list == config::XattrList::All,
+        on_noncompliant_read: config.on_noncompliant_read,
+        list_attributes: config.xattr_list == XattrList::All,
         facts,
     };
     let background = config.commit == Commit::Background;
-    let keeper = journal.map(|journal| JournalPolicy { journal, background });
-    Vfs::new(gateway, names, engine, ReadBudget::new(config.memory_bytes_max - writing), settings, keeper)
+    let journal_policy = journal.map(|journal| JournalPolicy { journal, background });
+    Vfs::new(gateway, names, engine, ReadBudget::new(config.memory_bytes_max - writing), settings, journal_policy)
 }
 
 fn facts(config: &Config, key: Option<&KeyArn>, bucket: BucketFacts, protection: String) -> MountFacts {
@@ -238,30 +231,10 @@ fn names(config: &Config, authenticator: Arc<RenameKeys>) -> namespace::Settings
         ttl: config.metadata_ttl,
         entries_max: NODES_MAX,
         names_bytes_max: config.memory_bytes_max.max(NAMES_BYTES_MIN),
-        attributes: match config.attributes {
-            config::AttributeSource::Full => AttributeSource::Full,
-            config::AttributeSource::Listing => AttributeSource::Listing,
-        },
+        attributes: config.attributes,
         heads_in_flight_max: HEADS_IN_FLIGHT_MAX,
         rename_lease: RENAME_LEASE,
         conditional: !config.last_writer_wins,
         authenticator,
-    }
-}
-
-pub(super) fn connection(given: &config::Connection) -> s3::Connection {
-    s3::Connection {
-        region: given.region.clone(),
-        profile: given.profile.clone(),
-        endpoint_url: given.endpoint_url.clone(),
-        kms_endpoint_url: given.kms_endpoint_url.clone(),
-        force_path_style: given.force_path_style,
-        ca_bundle: given.ca_bundle.clone(),
-        allow_insecure_endpoint: given.allow_insecure_endpoint,
-        attempts_max: given.attempts_max,
-        attempt_timeout: given.attempt_timeout,
-        operation_timeout: given.operation_timeout,
-        kms_requests_per_second_max: given.kms_requests_per_second_max,
-        sign_payload: given.sign_payload,
     }
 }

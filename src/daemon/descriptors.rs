@@ -9,7 +9,10 @@ pub(super) fn raise_limit() {
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         Ok(()) => tracing::debug!(?maximum, "the number of open files is raised to what it may be"),
         Err(error) => {
-            tracing::warn!(%error, "the number of open files could not be raised; many files with changes at a time may be too many");
+            tracing::warn!(
+                %error,
+                "the limit of open files could not be raised; many files with changes at a time may exceed it"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a mount would find at its start, and what mounts that crashed have left, without a mount.
+//! Checks what a mount would find at its start, and what crashed mounts have left, without mounting.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use dssefs_s3::policy::{KeyArn, Policy};
 use dssefs_s3::s3::{Conditions, Gateway};
 use dssefs_seal::crypto;
 
-use super::build::{probe_key, resolve};
+use super::build::probe_key;
 use super::recover::{Asked, started, unreadable};
+use super::resolve_key::resolve_key;
 use super::spill_dir::SpillDir;
 use super::{StartError, memory, prove_ciphers};
 
@@ -19,9 +20,9 @@ use super::{StartError, memory, prove_ciphers};
 pub enum Finding {
     /// As it should be.
     Good(String),
-    /// Somebody should know.
+    /// Worth knowing.
     Remark(String),
-    /// No mount would come to be, or something is left that should be dealt with.
+    /// A mount would not start, or something is left that should be dealt with.
     Bad(StartError),
 }
 
@@ -41,7 +42,7 @@ pub fn examine(examined: &Examined, abort_leftovers: bool) -> Result<Vec<Finding
     found.extend(refused);
     started(&memory)?.block_on(async {
         let asked = Asked::load(&examined.connection).await?;
-        match resolve(&asked.kms, &examined.key).await {
+        match resolve_key(&asked.kms, &examined.key).await {
             Err(error) => found.push(Finding::Bad(error)),
             Ok(key) => {
                 let policy = Policy { key: key.clone(), context: examined.context.clone() };
@@ -110,7 +111,8 @@ async fn uploads(gateway: &Gateway, directory: &Path, source: &Source, abort: bo
     match gateway.count_leftovers(directory, &at) {
         Ok(0) => Finding::Good(format!("{place} notes no upload of a crashed mount")),
         Ok(count) => Finding::Remark(format!(
-            "{place} notes {count} uploads of crashed mounts; the next mount aborts them, and --abort-leftovers does now"
+            "{place} notes {count} uploads of crashed mounts; \
+             the next mount aborts them, and --abort-leftovers does now"
         )),
         Err(error) => Finding::Bad(StartError::Argument(format!("{place} cannot be read: {error}"))),
     }

@@ -59,12 +59,16 @@ fn swap(sys: &Path, table: Option<&str>, all_locked: bool) -> &'static str {
         [area, ..] => {
             let area = area.display();
             if all_locked {
-                tracing::info!(%area, "swap is not known to be encrypted; the memory of this process is locked, that of programs is not");
+                tracing::info!(
+                    %area,
+                    "swap is not known to be encrypted; the memory of this process is locked, that of programs is not"
+                );
             } else {
                 tracing::warn!(
                     %area,
-                    "swap is not known to be encrypted, and content in memory may be written to it: encrypt it (a random key in \
-                     crypttab(5)), or turn it off (swapoff(8)), or raise the limit of locked memory (LimitMEMLOCK=infinity)"
+                    "swap is not known to be encrypted, and content in memory may be written to it: \
+                     encrypt it (a random key in crypttab(5)), or turn it off (swapoff(8)), \
+                     or raise the limit of locked memory (LimitMEMLOCK=infinity)"
                 );
             }
             "in-the-clear"

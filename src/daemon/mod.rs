@@ -1,23 +1,25 @@
-//! Builds the house from bottom to top, proves that the store can do what is promised, serves, and takes the house down
-//! again.
+//! Starts the layers of a mount in order, proves that the store can do what is promised, serves, and stops the layers
+//! in reverse order.
 //!
-//! Nothing here knows what a file is. It may use every room below it.
+//! Nothing here knows what a file is. This room may use every room below it.
 
 mod build;
 mod confine;
 mod descriptors;
 pub mod doctor;
+mod exit_report;
 mod identity;
-mod last_word;
 mod memory;
 pub mod recover;
 mod rename_keys;
+mod resolve_key;
 mod sessions;
 mod settings;
 mod spill_dir;
 mod start_error;
 mod stop;
 mod take_over;
+mod trusted_path;
 
 use std::fs::File;
 use std::io;
@@ -28,22 +30,21 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use crate::config;
 use crate::config::Config;
-use crate::fuse::{self, Adapter, Porter};
+use crate::fuse::{self, Adapter, MountHelper};
 use dssefs_fs::journal::Journal;
-use dssefs_fs::vfs::{ErrnoStyle, Vfs};
+use dssefs_fs::vfs::Vfs;
 use dssefs_seal::crypto;
 
 use spill_dir::SpillDir;
 
-pub use crate::fuse::{LogFile, MountOptions, attend};
+pub use crate::fuse::{LogFile, MountOptions, run_mount_helper};
 pub use dssefs_fs::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use dssefs_seal::secret::close_inherited;
+pub use exit_report::{ExitReport, ReportFile};
 pub use identity::Identity;
-pub use last_word::{LastWord, Slip};
-pub use spill_dir::trusted_log;
 pub use start_error::StartError;
+pub use trusted_path::trusted_log;
 
 /// The version of the program, and of its FIPS module where it has one.
 #[cfg(not(feature = "fips"))]
@@ -63,7 +64,7 @@ pub struct Mounted {
     pub key: String,
 }
 
-/// Who runs the daemon, and has the terminal and the log.
+/// The command that runs the daemon, and has the terminal and the log.
 pub trait Owner: Send + Sync {
     /// This process is confined: threads that are started from now on are too.
     fn confined(&self);
@@ -80,7 +81,7 @@ pub trait Owner: Send + Sync {
 pub enum Hangup {
     /// The same as SIGTERM.
     Ends,
-    /// The log was renamed: it is opened anew.
+    /// The log was renamed, and is opened again.
     ReopensLog,
     /// Nothing.
     Ignored,
@@ -91,14 +92,14 @@ pub enum Hangup {
 /// # Errors
 /// [`StartError`] says why there is no mount, or what was unsaved at its end.
 pub fn run(config: Config, owner: Arc<dyn Owner>) -> Result<(), StartError> {
-    let (house, mounted) = start(config, &*owner)?;
+    let (mount, mounted) = start(config, &*owner)?;
     owner.ready(&mounted);
     tracing::info!("{} is mounted at {}", mounted.source, mounted.mountpoint.display());
-    house.serve(owner)
+    mount.serve(owner)
 }
 
 /// All that lives as long as the mount.
-struct House {
+struct RunningMount {
     runtime: Runtime,
     vfs: Arc<Vfs>,
     ending: stop::Ending,
@@ -108,13 +109,13 @@ struct House {
     signals: stop::Signals,
 }
 
-fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), StartError> {
+fn start(mut config: Config, owner: &dyn Owner) -> Result<(RunningMount, Mounted), StartError> {
     // First, as the proof makes keys.
     let memory = memory::protect();
     prove_ciphers()?;
     settings::warn_of_dangers(&config);
     descriptors::raise_limit();
-    // Before anything is opened there. From here on it goes by the path that was looked at, which has no links.
+    // Before anything is opened there. From here on the path without links is used, as it was checked.
     let spill_dir = SpillDir::make(&config.spill_dir)?;
     spill_dir.path().clone_into(&mut config.spill_dir);
     let options = MountOptions {
@@ -123,9 +124,10 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
         allow_other: config.allow_other,
         threads: config.fuse_threads,
     };
-    // In this order: the porter stays outside of the sandbox, and threads are confined as the one is that starts them.
-    let porter = Porter::start(config.mountpoint.directory.as_fd(), &options, config.log.file.as_deref());
-    let porter = porter.map_err(|error| StartError::fuse(&config, &error))?;
+    // In this order: the helper stays outside the sandbox, and each thread inherits the sandbox of the thread that
+    // starts it.
+    let helper = MountHelper::start(config.mountpoint.directory.as_fd(), &options, config.log.file.as_deref());
+    let helper = helper.map_err(|error| StartError::fuse(&config, &error))?;
     let sandbox = confine::confine(&config, memory.keys)?;
     owner.confined();
     let protection = format!("{} {sandbox}", memory.summary);
@@ -136,39 +138,44 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(House, Mounted), Star
         .build()
         .map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))?;
     let built = runtime.block_on(build::build(&config, &spill_dir, protection))?;
-    let adapter =
-        Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, errno(config.errno));
+    let adapter = Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, config.errno);
     // Before the mount: a signal must not end the process and leave a mount without a daemon.
     let signals = runtime.block_on(async { stop::Signals::new(owner.hangup()) });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
-    let mounted = fuse::mount(adapter, porter, &options).map_err(|error| StartError::fuse(&config, &error))?;
+    let mounted = fuse::mount(adapter, helper, &options).map_err(|error| StartError::fuse(&config, &error))?;
     let mountpoint = mounted.point();
     let (server, unmounter) = mounted.split();
     let ending =
         stop::Ending { gateway: built.gateway, stop_timeout: config.stop_timeout, spill_dir: config.spill_dir };
-    let house = House { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
-    Ok((house, Mounted { source: options.source, mountpoint, key: built.key }))
+    let mount = RunningMount { runtime, vfs: built.vfs, ending, journal: built.journal, server, unmounter, signals };
+    Ok((mount, Mounted { source: options.source, mountpoint, key: built.key }))
 }
 
-impl House {
-    /// Serves until the file system is unmounted, or until a signal has asked for the end and programs that still have
-    /// files open had their time to close them. Then makes safe what is left.
+impl RunningMount {
+    /// Serves until the file system is unmounted, or until a signal asks for the end and programs had their time to
+    /// close files. Then saves the rest.
     fn serve(self, owner: Arc<dyn Owner>) -> Result<(), StartError> {
-        let House { runtime, vfs, ending, journal, server, unmounter, mut signals } = self;
+        let RunningMount { runtime, vfs, ending, journal, server, unmounter, mut signals } = self;
+        // 1. Answer signals and the kernel's requests, each beside the other.
         let unmounter = Arc::new(unmounter);
         if let Some(hangups) = signals.of_log.take() {
             runtime.spawn(stop::reopen_log(hangups, Arc::clone(&unmounter), owner));
         }
         let (done, served) = oneshot::channel();
         std::thread::spawn(move || done.send(server.serve()));
+        // 2. Wait for the end: of the kernel's connection, or of what a signal has started.
         let stopped = stop::on_signal(signals, Arc::clone(&vfs), &ending, unmounter);
         let served = runtime.block_on(async {
             tokio::select! {
-                served = served => served.unwrap_or_else(|_| Err(io::Error::other("the thread that serves it has panicked"))),
+                served = served => served.unwrap_or_else(|_| {
+                    Err(io::Error::other("the thread that serves it has panicked"))
+                }),
                 () = stopped => Ok(()),
             }
         });
+        // 3. Save what is left. No request of a program comes in any more.
         let unsaved = runtime.block_on(stop::save(&vfs, &ending));
+        // 4. Stop the layers in reverse order; the journal is last, because commits write to it.
         drop(vfs);
         runtime.shutdown_timeout(stop::GRACE);
         stop::close(journal);
@@ -185,11 +192,4 @@ fn prove_ciphers() -> Result<(), StartError> {
         tracing::warn!("this processor has no AES instructions: sealing is some fifty times slower");
     }
     Ok(())
-}
-
-fn errno(style: config::ErrnoStyle) -> ErrnoStyle {
-    match style {
-        config::ErrnoStyle::Native => ErrnoStyle::Native,
-        config::ErrnoStyle::Posix => ErrnoStyle::Posix,
-    }
 }

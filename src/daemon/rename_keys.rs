@@ -105,8 +105,11 @@ impl RenameKeys {
             Err(error) => {
                 tracing::warn!(
                     %error,
-                    "KMS gives no data key to sign the journals of directories' renames, so a key in the spill directory does: only a mount of \
-                     this host with this --spill-dir can settle a rename that a crash leaves in the middle; allow kms:GenerateDataKey and \
+                    "KMS gives no data key to sign the journals of directories' renames, \
+                     so a key in the spill directory does: \
+                     only a mount of this host with this --spill-dir can settle a rename \
+                     that a crash leaves in the middle; \
+                     allow kms:GenerateDataKey and \
                      kms:Decrypt for kms:EncryptionContext:dssefs:purpose = {PURPOSE} to let any mount do so"
                 );
                 *made = Some(Err(Instant::now()));
@@ -170,7 +173,8 @@ impl RenameKeys {
                 let directory = self.spill_dir.display();
                 tracing::warn!(
                     %error,
-                    "{directory}/{FILE} cannot be used to sign the journals of directories' renames: a rename that a crash leaves in the middle \
+                    "{directory}/{FILE} cannot be used to sign the journals of directories' renames: \
+                     a rename that a crash leaves in the middle \
                      stays so, with both names, until it is settled by hand"
                 );
                 MacKey::random().map_err(|error| error.to_string())?

@@ -13,7 +13,7 @@ use dssefs_seal::sealed::ByteBudget;
 use dssefs_seal::secret::Key;
 
 use super::StartError;
-use super::build::resolve;
+use super::resolve_key::resolve_key;
 
 /// All data keys that this process has had from KMS, new and unwrapped ones, and their wrapped forms.
 static SEEN_KEYS: SeenKeys = SeenKeys::new();
@@ -21,7 +21,7 @@ static SEEN_KEYS: SeenKeys = SeenKeys::new();
 /// After a failed attempt at new keys, how long the present ones stay before the next.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long a mount that starts waits for who has a session of its source and will soon be through with it.
+/// How long a mount that starts waits for another process that has a session of its source and will finish soon.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long from one look at such a session to the next.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
@@ -42,7 +42,9 @@ pub(super) async fn ended(
         if Instant::now() >= deadline {
             tracing::warn!(
                 session,
-                "after {seconds} s another process still saves what an earlier mount of this source has acknowledged; until it has, this mount does not show those files, and makes new ones under their names"
+                "after {seconds} s another process still saves files \
+                 that an earlier mount of this source acknowledged; \
+                 until it has, this mount does not show those files, and makes new ones under their names"
             );
             return Ok((sessions, unusable));
         }
@@ -78,7 +80,7 @@ pub(super) async fn begin(
     Ok(Journal::create(directory, NewSession { source: source.to_owned(), name, keys }, budget)?)
 }
 
-/// Gives `journal` new keys whenever their lifetime has passed, for as long as somebody else holds it. While KMS gives
+/// Gives `journal` new keys whenever their lifetime has passed, for as long as another owner holds it. While KMS gives
 /// none, the present ones stay in use: what programs write has to be kept.
 pub(super) async fn renew(kms: Kms, JournalKeys { wrapping, lifetime }: JournalKeys, journal: Weak<Journal>) {
     let mut pause = lifetime;
@@ -154,13 +156,14 @@ async fn new_key(
     context: &[(&'static str, String)],
     layer: Layer,
 ) -> Result<(Key, WrappedKey), StartError> {
-    let arn = resolve(kms, choice).await?;
+    let arn = resolve_key(kms, choice).await?;
     let arn = arn.ok_or_else(|| StartError::Key("aws/s3 makes no data keys; give --spill-kms-key-id".to_owned()))?;
     let made = kms.data_key(&arn, &pairs(context)).await?;
     let (new, newly_wrapped) = (note(made.key.expose())?, note(&made.wrapped)?);
     if !(new && newly_wrapped) {
         return Err(StartError::Key(format!(
-            "KMS gave a data key under {arn} that it had given before; check that the KMS endpoint is AWS's own and that nothing between repeats its answers"
+            "KMS gave a data key under {arn} that it had given before; check that the KMS endpoint is AWS's own, \
+             and that nothing between repeats its answers"
         )));
     }
     let wrapped = base64_simd::STANDARD.encode_to_string(&made.wrapped);

@@ -1,12 +1,12 @@
-//! What the mount's root and its log say of the options.
+//! How the root's attributes and the log show the options.
 
 use std::fmt::Display;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::config::{
-    AttributeSource, Commit, Config, ErrnoStyle, KeyChoice, NoncompliantRead, Sandbox, without_credentials,
-};
+use crate::config::{Commit, Config, KeyChoice, Sandbox, without_credentials};
+use dssefs_fs::namespace::AttributeSource;
+use dssefs_fs::vfs::{ErrnoStyle, NoncompliantRead};
 use dssefs_s3::policy::KeyArn;
 
 /// A value with a blank or a line break could else write a setting of its own.
@@ -97,19 +97,26 @@ fn sandbox(sandbox: Sandbox) -> &'static str {
 pub(super) fn warn_of_dangers(config: &Config) {
     if config.connection.allow_insecure_endpoint {
         tracing::warn!(
-            "--allow-insecure-endpoint: content and signatures may travel in the clear, and the network between is trusted; use https"
+            "--allow-insecure-endpoint: content and signatures may travel in the clear, \
+             and the network between is trusted; use https"
         );
     }
     if config.last_writer_wins {
         tracing::warn!(
-            "--last-writer-wins: a commit replaces what another host has stored meanwhile, and nobody is told; let one host alone write"
+            "--last-writer-wins: a commit replaces what another host has stored meanwhile, and neither host is told; \
+             let one host alone write"
         );
     }
     if config.sandbox == Sandbox::Off {
-        tracing::warn!("--sandbox off: who takes over this process has all rights of its user on this host");
+        tracing::warn!(
+            "--sandbox off: an attacker who takes over this process has all rights of its user on this host"
+        );
     }
     if config.mountpoint.has_content() {
         let mountpoint = config.mountpoint.path.display();
-        tracing::warn!(%mountpoint, "the directory is not empty; what is in it cannot be seen until the end of the mount");
+        tracing::warn!(
+            %mountpoint,
+            "the directory is not empty; what is in it cannot be seen until the end of the mount"
+        );
     }
 }

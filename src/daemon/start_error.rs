@@ -1,4 +1,4 @@
-//! Why a mount does not come to be, or ended badly.
+//! Why a mount did not start, or ended badly.
 
 use std::io;
 use std::path::Path;
@@ -35,7 +35,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// The same failure, told as `tell` words it.
+    /// The same failure with another text, which `tell` makes of the present one.
     pub(super) fn reworded(mut self, tell: impl FnOnce(&str) -> String) -> StartError {
         let (StartError::Bucket(text)
         | StartError::Access(text)
@@ -84,8 +84,9 @@ impl StartError {
     /// The store would let one host silently undo what another stored.
     pub(super) fn conditions(source: &Source, how: &str) -> StartError {
         StartError::Mismatch(format!(
-            "the store of {} does not keep the conditions of writes ({how}), so two hosts that change one file would not hear of each \
-             other; use a store that does, or mount with --last-writer-wins and let one host alone write",
+            "the store of {} does not keep the conditions of writes ({how}), so two hosts that change one file \
+             would not hear of each other; use a store that does, \
+             or mount with --last-writer-wins and let one host alone write",
             source
         ))
     }
@@ -97,8 +98,9 @@ impl StartError {
                 format!("{mountpoint} cannot be mounted: there is no /dev/fuse; load the module with `modprobe fuse`")
             }
             _ => format!(
-                "{mountpoint} cannot be mounted: {error}; see that it is a directory of yours, that nothing is mounted there, and that \
-                 /dev/fuse may be used (without root: fusermount3 of the package fuse3)"
+                "{mountpoint} cannot be mounted: {error}; check that it is a directory of yours, \
+                 that nothing is mounted there, and that /dev/fuse may be used \
+                 (without root: fusermount3 of the package fuse3)"
             ),
         })
     }

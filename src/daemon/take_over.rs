@@ -1,4 +1,4 @@
-//! The start of a mount that keeps a journal: what its predecessors left is sent, or goes over into its own session.
+//! The start of a mount that keeps a journal: it sends what earlier mounts left, or takes it over into its own session.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +11,7 @@ use super::recover::{Outcome, send_all, usable};
 use super::{StartError, sessions};
 
 /// Sends what earlier mounts of `source` left. What cannot be sent now goes over into `journal`, sealed under new keys,
-/// for the next start or for `dssefs recover`. When this returns, nothing in the sessions that are given back is of use
-/// any more.
+/// for the next start or for `dssefs recover`. The sessions that are returned are not needed any more.
 ///
 /// # Errors
 /// A session cannot be opened, or has no room in `journal`. All that went over is still where it came from.
@@ -59,12 +58,12 @@ fn carry_over(left: &RecoveredSession, entry: EntryId, reason: &str, journal: &J
     Ok(())
 }
 
-/// Without it, names would be missing that a program has closed, and new files be made under them.
+/// A mount without that session would lack files that a program has closed, and make new ones under their names.
 fn unopened(session: &Path, error: StartError) -> StartError {
     error.reworded(|error| {
         format!(
-            "what an earlier mount left in {} cannot be opened: {error}. To mount without those files, move that directory away; dssefs \
-             recover opens it there once its keys can be used again",
+            "what an earlier mount left in {} cannot be opened: {error}. To mount without those files, \
+             move that directory away; dssefs recover opens it there once its keys can be used again",
             session.display()
         )
     })

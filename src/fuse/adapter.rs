@@ -119,7 +119,7 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_AUTO_INVAL_DATA,
         ];
         // Not FUSE_ASYNC_DIO: the kernel would send the pieces of one large write with O_DIRECT all at once, and where
-        // the file was opened with O_APPEND nobody could say in which order they are to be appended.
+        // the file was opened with O_APPEND no order to append them in is known.
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel does not offer this");
@@ -552,14 +552,14 @@ impl Filesystem for Adapter {
     }
 }
 
-/// Attributes that only root and who has mounted may use are not there for others, whom `--allow-other` has let in.
+/// Attributes for root and the mounting user do not exist for other users, whom `--allow-other` lets in.
 fn is_hidden_from(request: &Request, attribute: &[u8]) -> bool {
     let is_owner = request.uid() == 0 || request.uid() == rustix::process::geteuid().as_raw();
     is_for_the_owner(attribute) && !is_owner
 }
 
 /// What truncate(2) and O_TRUNC do to set-user-id bits. The kernel says with each such request whether the caller has
-/// CAP_FSETID, but fuser does not hand that on; root has it as a rule, and nobody else.
+/// CAP_FSETID, but fuser does not hand that on; usually root has it and no other user.
 fn privileges_of(request: &Request) -> Privileges {
     if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop }
 }

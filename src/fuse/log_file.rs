@@ -1,4 +1,4 @@
-//! The file of the log: who may choose what is opened by its name, and that no open of it waits.
+//! Opens the log's file: no other user can choose which file its name leads to, and no open waits.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,8 +15,8 @@ const EVERYBODY_WRITES: u32 = 0o002;
 /// The device /dev/null (Linux's admin-guide/devices.txt).
 const NULL_DEVICE: (u32, u32) = (1, 3);
 
-/// Where the log is. The directory is held, and the last name followed nowhere: whoever may make names in the directory
-/// would else choose by a link what is opened here, or by a fifo that nobody reads how long the process waits.
+/// Where the log is. The directory is held, and the last name followed nowhere: a user who may make
+/// names in the directory could otherwise redirect the open by a link, or block it by a fifo without a reader.
 #[derive(Debug)]
 pub struct LogFile {
     directory: io::Result<OwnedFd>,

@@ -1,6 +1,6 @@
 //! Mounting on a directory that is held, and unmounting that mount and no other.
 //!
-//! Names are asked for by nobody but fusermount3, which takes nothing else, and what it did is looked at afterwards.
+//! Only fusermount3 needs names, and takes nothing else. What it did is checked afterwards.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -43,8 +43,8 @@ pub(super) fn mount(directory: &OwnedFd, options: &MountOptions) -> io::Result<M
     if getuid().is_root() { as_root(directory, options) } else { by_helper(directory, options) }
 }
 
-/// By the mount API of Linux 5.2, which takes a descriptor for the place, and gives one of the mount before anybody can
-/// reach it.
+/// By the mount API of Linux 5.2, which takes a descriptor for the place, and gives one of the mount before any program
+/// can reach it.
 fn as_root(directory: &OwnedFd, options: &MountOptions) -> io::Result<Made> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -110,14 +110,16 @@ fn by_helper(directory: &OwnedFd, options: &MountOptions) -> io::Result<Made> {
 
 fn left_over() -> io::Error {
     io::Error::other(
-        "the directory was renamed or mounted on by another program meanwhile; a mount without a daemon may be left, which \
+        "the directory was renamed or mounted on by another program meanwhile; \
+         a mount without a daemon may be left, which \
          `findmnt -t fuse.dssefs` lists and `dssefs umount` removes",
     )
 }
 
 fn elsewhere() -> io::Error {
     io::Error::other(
-        "the directory was renamed or mounted on by another program meanwhile, and nothing stays mounted; see who changes the directories \
+        "the directory was renamed or mounted on by another program meanwhile, and nothing stays mounted; \
+         find out which program changes the directories \
          above it, and try again",
     )
 }
@@ -161,7 +163,8 @@ pub(super) fn unmount(identity: &Identity) -> io::Result<()> {
     let root = open_root(&mount)?;
     if Identity::of(&root)? != *identity {
         return Err(io::Error::other(format!(
-            "{:?} leads to another mount, which was left alone; unmount that one first, or see who renames the directories above",
+            "{:?} leads to another mount, which was left alone; unmount that one first, \
+             or find out which program renames the directories above",
             mount.point
         )));
     }

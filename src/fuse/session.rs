@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use fuser::{Config, Session, SessionACL};
 
-use super::{Adapter, Porter};
+use super::{Adapter, MountHelper};
 
 /// How the kernel is asked to mount.
 #[derive(Clone, Debug)]
@@ -28,22 +28,22 @@ pub struct Mounted {
     point: PathBuf,
 }
 
-/// Ends a mount from another thread, and opens its log anew.
+/// Unmounts from another thread, and opens the mount's log again.
 #[derive(Debug)]
-pub struct Unmounter(Porter);
+pub struct Unmounter(MountHelper);
 
-/// Has the porter mount, and returns when the kernel has shaken hands.
+/// Mounts by the helper, and returns after the kernel's handshake.
 ///
 /// # Errors
 /// The directory or /dev/fuse cannot be used, something else was mounted there meanwhile, or fusermount3 is needed and
 /// missing.
-pub fn mount(adapter: Adapter, porter: Porter, options: &MountOptions) -> io::Result<Mounted> {
-    let (device, point) = porter.mount()?;
+pub fn mount(adapter: Adapter, helper: MountHelper, options: &MountOptions) -> io::Result<Mounted> {
+    let (device, point) = helper.mount()?;
     let config = config(options);
     match Session::from_fd(adapter, device, config.acl, config) {
-        Ok(session) => Ok(Mounted { session, unmounter: Unmounter(porter), point }),
+        Ok(session) => Ok(Mounted { session, unmounter: Unmounter(helper), point }),
         Err(error) => {
-            if let Err(error) = porter.unmount() {
+            if let Err(error) = helper.unmount() {
                 tracing::error!(%error, "the mount could not be taken down again; unmount it with `fusermount3 -uz`");
             }
             Err(error)

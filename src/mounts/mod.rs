@@ -1,6 +1,6 @@
 //! The kernel's table of mounts: what is mounted where, and which mount a descriptor is on.
 //!
-//! A path names a mount only until somebody renames a directory above it. So a mount is known here by its [`Identity`],
+//! A path names a mount only until a directory above it is renamed. So a mount is known here by its [`Identity`],
 //! which is read from a descriptor. The room only reads: it mounts and unmounts nothing, and sends no request to any
 //! file system. It uses no other room.
 
@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_table_is_read_with_its_escapes() {
-        let line = b"36 35 0:57 / /mnt/a\\040b\\012c\\134d rw,noatime shared:1 master:2 - fuse.dssefs s3://b/x\\011y rw,user_id=7";
+        let line = b"36 35 0:57 / /mnt/a\\040b\\012c\\134d rw,noatime shared:1 master:2 \
+            - fuse.dssefs s3://b/x\\011y rw,user_id=7";
         let mount = Mount::parse(line).unwrap();
         assert_eq!((mount.id, mount.parent, mount.device), (36, 35, (0, 57)));
         assert_eq!(mount.point, Path::new("/mnt/a b\nc\\d"));

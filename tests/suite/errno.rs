@@ -116,7 +116,7 @@ fn the_log_and_the_file_name_the_cause() {
         file.write_all(b"content").unwrap();
         assert_eq!(errno(file.sync_all()), libc::EKEYREVOKED);
         let told = attribute(&mount.join("new"), "user.dsse.last-error").unwrap();
-        assert!(told.contains("KMS.DisabledException"), "{told}");
+        assert!(told.contains("KMS.DisabledException") && told.contains("Enable the KMS key again"), "{told}");
         let log = mount.log();
         let line = log.lines().find(|line| line.contains("KMS.DisabledException")).unwrap_or_else(|| panic!("{log}"));
         assert!(line.contains("new"), "the line names the object: {line}");

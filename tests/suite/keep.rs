@@ -163,6 +163,8 @@ fn a_pending_file_takes_a_free_name_without_the_store_and_keeps_it_through_a_cra
             let refused = || attribute(&mount.join(name), "user.dsse.last-error").is_ok_and(|error| !error.is_empty());
             eventually("the store has refused it", MINUTE / 2, refused);
         }
+        let line_with_remedy = |line: &str| line.contains("not saved yet") && line.contains("Allow the action");
+        eventually("the log says what to do", MINUTE / 2, || mount.log().lines().any(line_with_remedy));
         fs::rename(mount.join("one"), mount.join("moved")).unwrap();
         fs::rename(mount.join("moved"), mount.join("moved again")).unwrap();
         assert_eq!(fs::read(mount.join("moved again")).unwrap(), b"one");

@@ -226,7 +226,7 @@ fn a_log_that_is_a_link_a_fifo_or_a_directory_is_code_2_and_nothing_is_written_t
     });
 }
 
-/// The porter waited for a reader, and the daemon for the porter.
+/// The mount helper waited for a reader, and the daemon for the helper.
 #[test]
 fn a_fifo_in_the_place_of_the_log_is_not_waited_for_by_a_hangup_or_by_the_end() {
     deadline(MINUTE * 2, || {

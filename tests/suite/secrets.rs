@@ -81,11 +81,11 @@ fn without_the_sandbox_nothing_is_given_up_and_the_mount_says_so() {
 }
 
 /// The process that mounts and unmounts for the daemon.
-fn porter(mount: &Mount) -> PathBuf {
+fn mount_helper(mount: &Mount) -> PathBuf {
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", mount.pid())).unwrap();
     let process = Path::new("/proc").join(children.trim());
     let arguments = fs::read(process.join("cmdline")).unwrap();
-    assert!(arguments.split(|byte| *byte == 0).any(|argument| argument == b"porter"), "{children}");
+    assert!(arguments.split(|byte| *byte == 0).any(|argument| argument == b"mount-helper"), "{children}");
     process
 }
 
@@ -103,21 +103,21 @@ fn a_confined_daemon_spills_commits_and_unmounts_for_everybody_who_asks() {
     deadline(MINUTE * 3, || {
         let endpoint = Endpoint::start();
         let mut mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
-        let attendant = porter(&mount);
+        let attendant = mount_helper(&mount);
         let content = write_more_than_memory(&mount, &endpoint, "umount");
         // It waits for the daemon's end, which is not over until the test, its parent, has taken notice.
         let mut umount = dssefs().arg("umount").arg(mount.path()).spawn().unwrap();
         assert!(mount.ended().is_some_and(|status| status.success()), "{}", mount.log());
         assert!(umount.wait().unwrap().success());
-        eventually("the porter ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
+        eventually("the helper ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
 
         let mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
-        let (path, attendant) = (mount.path(), porter(&mount));
+        let (path, attendant) = (mount.path(), mount_helper(&mount));
         write_more_than_memory(&mount, &endpoint, "signal");
         assert!(fs::read(mount.join("umount-3")).unwrap() == content);
         assert!(mount.end().success());
         assert!(!mountinfo_has(&path));
-        eventually("the porter ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
+        eventually("the helper ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
     });
 }
 
@@ -126,7 +126,7 @@ fn a_service_manager_that_signals_every_process_gets_a_clean_unmount() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mount = Mount::of(&endpoint);
-        let attendant = porter(&mount);
+        let attendant = mount_helper(&mount);
         let pid: i32 = attendant.file_name().unwrap().to_str().unwrap().parse().unwrap();
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
             rustix::process::kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -143,10 +143,10 @@ fn the_mount_of_a_killed_daemon_stays_and_refuses_so_that_nothing_is_written_bel
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mut mount = Mount::of(&endpoint);
-        let attendant = porter(&mount);
+        let attendant = mount_helper(&mount);
         mount.signal(Signal::KILL);
         mount.ended().unwrap();
-        eventually("the porter ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
+        eventually("the helper ends with its daemon", MINUTE, || !attendant.join("cmdline").exists());
         assert!(mountinfo_has(&mount.path()));
         let refused = fs::write(mount.join("file"), "content").unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ENOTCONN));
@@ -884,12 +884,12 @@ fn network_sockets(process: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_porter_has_no_secrets_no_network_and_only_the_rights_to_mount() {
+fn the_mount_helper_has_no_secrets_no_network_and_only_the_rights_to_mount() {
     const DAC_OVERRIDE: u64 = 1 << 1;
     const DAC_READ_SEARCH: u64 = 1 << 2;
     const SYS_ADMIN: u64 = 1 << 21;
     deadline(MINUTE, || {
-        if needs_root("only root can look at the porter's descriptors, and only its porter has capabilities") {
+        if needs_root("only root can look at the helper's descriptors, and only its helper has capabilities") {
             return;
         }
         let (endpoint, dir) = (Endpoint::start(), tempfile::tempdir().unwrap());
@@ -897,7 +897,7 @@ fn the_porter_has_no_secrets_no_network_and_only_the_rights_to_mount() {
         for (options, more) in [(&[][..], 0), (&["--log-file", log.to_str().unwrap()][..], DAC_OVERRIDE)] {
             let mount = Mount::with_environment(&endpoint, &[("AWS_SESSION_TOKEN_OF_A_TEST", Some("token"))], options);
             commit(&mount.join("file"), b"content").unwrap();
-            let process = porter(&mount);
+            let process = mount_helper(&mount);
             let environment = fs::read(process.join("environ")).unwrap();
             let names: Vec<&[u8]> = environment
                 .split(|byte| *byte == 0)

@@ -67,11 +67,19 @@ fn without_a_journal_a_mount_with_unsaved_changes_stays_until_they_are_saved() {
     deadline(MINUTE * 2, || {
         let endpoint = Endpoint::start();
         let away = Away::mount(&endpoint, &[]);
+        const REMEDY: &str = "Allow the action in the caller's IAM policy";
         // Refused for good: the mount itself does not try such a file again until it is closed.
         endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         ["one", "two"].iter().for_each(|name| away.write_in_vain(name));
-        let words =
-            ["2 files are still to be stored", "stays mounted", "  one: ", "  two: ", "AccessDenied", "--force"];
+        let words = [
+            "2 files are still to be stored",
+            "stays mounted",
+            "  one: ",
+            "  two: ",
+            "AccessDenied",
+            "--force",
+            REMEDY,
+        ];
         away.ends(&away.umount(&[]), 11, &words);
         assert!(mountinfo_has(away.path()));
         endpoint.clear_faults();
@@ -107,7 +115,8 @@ fn what_a_journal_keeps_does_not_keep_the_mount_and_is_named() {
         away.ends(&away.umount(&[]), 11, &["  file: ", "the journal keeps them", &command]);
         assert!(!mountinfo_has(away.path()));
         let listed = recover(&endpoint, &away.spill, &["list"]);
-        assert!(told(&listed).contains("file  7 bytes"), "{}", told(&listed));
+        let words = ["file  7 bytes", "ServiceUnavailable", "Try again later"];
+        assert!(words.iter().all(|word| told(&listed).contains(word)), "{}", told(&listed));
         endpoint.clear_faults();
         assert!(recover(&endpoint, &away.spill, &["upload"]).status.success());
         assert_eq!(endpoint.content("file"), b"content");
@@ -207,7 +216,7 @@ fn a_bind_mount_that_holds_the_file_system_is_named_with_code_13() {
         assert!(!mountinfo_has(away.path()) && lives(daemon));
         commit(&bound.0.join("later"), b"content").unwrap();
         let left = names(away.spill.path());
-        assert!(!left.iter().any(|name| name.starts_with("ended-")), "no slip is left behind: {left:?}");
+        assert!(!left.iter().any(|name| name.starts_with("ended-")), "no report file is left behind: {left:?}");
         unmount(&bound.0, UnmountFlags::empty()).unwrap();
         eventually("the daemon ends", MINUTE, || !lives(daemon));
         assert_eq!(endpoint.content("later"), b"content");

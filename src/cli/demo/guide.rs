@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The most lines of a command's output that are shown.
 const LINES_MAX: usize = 24;
 
-/// One who walks ahead.
+/// Explains each step of the tour.
 pub(super) struct Guide {
     home: PathBuf,
     interrupted: Arc<AtomicBool>,

@@ -9,7 +9,7 @@ use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningError, SigningSettings, sign};
 use aws_sigv4::sign::v4::signing_params::{BuildError, Builder};
 
-/// Who asks whom for what.
+/// The asking account, the endpoint and the object.
 pub(super) struct Request<'a> {
     pub(super) server: SocketAddr,
     pub(super) region: &'a str,

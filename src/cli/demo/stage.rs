@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use super::super::background::own_program;
 use super::super::exit::Exit;
-use super::super::shown;
+use crate::escaping::shown;
 use dssefs_emulator::kms::NewKey;
 use dssefs_emulator::{Counters, Options, Server};
 
@@ -35,7 +35,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Why there is no stage.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StageError {
-    #[error("fusermount3 is missing, which mounts for users who are not root; install it with apt-get install fuse3")]
+    #[error("fusermount3 is missing, which mounts for users other than root; install it with apt-get install fuse3")]
     HelperMissing,
     #[error(
         "/dev/fuse cannot be used ({0}); load the module with modprobe fuse, or give the container --device /dev/fuse"
@@ -124,7 +124,7 @@ impl<'a> Stage<'a> {
         self.endpoint.environment()
     }
 
-    /// Until somebody interrupts, or the mount ends.
+    /// Waits until the user interrupts, or the mount ends.
     pub(super) fn wait(&self, interrupted: &AtomicBool) {
         while !interrupted.load(Ordering::Relaxed) && Path::new(&format!("/proc/{}/fd", self.daemon())).exists() {
             thread::sleep(POLL);

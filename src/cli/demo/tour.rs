@@ -22,7 +22,7 @@ const OPEN_FILE_BYTES: usize = 4 << 20;
 const OPEN_FILES: usize = 20;
 const MARKER: &[u8] = b"PATIENT RECORD 4711, CONFIDENTIAL. ";
 
-/// Walks through all chapters, or until somebody interrupts.
+/// Walks through all chapters, or until the user interrupts.
 pub(super) fn take(guide: &mut Guide, stage: &Stage<'_>) {
     let chapters: [fn(&mut Guide, &Stage<'_>); 8] =
         [words, copies, changes, trees, claims, answers, listings, leftovers];

@@ -1,7 +1,7 @@
-//! The log: what is in it, where it goes, and that it holds nobody up.
+//! The log: what is in it and where it goes. It blocks no caller.
 //!
 //! Nothing about the log may touch a file of the mount. A line that cannot be written is counted and not a panic, and
-//! who logs does not wait for a terminal that somebody has stopped.
+//! a caller that logs does not wait for a stopped terminal.
 
 mod line;
 mod queue;
@@ -62,7 +62,7 @@ fn start_with(target: Target, format: LogFormat, directives: &str) -> Logging {
     let queue = Arc::new(Queue::new(target));
     let lines = Lines { queue: Arc::clone(&queue), format };
     let filter = EnvFilter::try_from_env("DSSEFS_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
-    // What cannot be written would else be told on standard error, which panics where that is what is broken.
+    // A failure would otherwise be printed on standard error, which panics when standard error is what is broken.
     let plain = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter);
     let plain = plain.with_ansi(false).with_writer(lines);
     match format {
@@ -78,7 +78,7 @@ impl Logging {
     /// as the one that starts it.
     pub(super) fn start_thread(&self) {
         if let Err(error) = self.0.start_thread() {
-            tracing::warn!(%error, "the log has no thread of its own: whoever logs waits for it");
+            tracing::warn!(%error, "the log has no thread of its own: each caller that logs waits for it");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Lines on their way to whoever may be slow to take them.
+//! A queue of log lines for a reader that may be slow.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use super::target::Target;
 
-/// What waits for a terminal that is stopped, or a pipe that nobody reads. Lines that come after are lost, and counted.
+/// What waits for a terminal that is stopped, or a pipe without a reader. Lines that come after are lost, and counted.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// How long the end of the process waits for its last lines to be taken.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 /// Enough to format a line. Where all memory is locked, so is this.
 const STACK_BYTES: usize = 256 << 10;
 
-/// The lines, in order, and their one writer: the thread, once it runs, and before that whoever logs.
+/// The lines, in order, and their one writer: the thread, once it runs, and before that the caller that logs.
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
@@ -26,7 +26,7 @@ pub(super) struct Queue {
 struct State {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Lines that nobody got and nobody was told of.
+    /// Lines that were dropped and not yet reported.
     lost: u64,
     has_thread: bool,
     writing: bool,
@@ -67,7 +67,7 @@ impl Queue {
         self.state().next_file = Some(file);
     }
 
-    /// Waits for the lines so far, unless nobody takes them.
+    /// Waits for the lines so far, unless the reader takes none.
     pub(super) fn finish(&self) {
         let unwritten = |state: &mut State| state.has_thread && (state.writing || !state.lines.is_empty());
         drop(self.changed.wait_timeout_while(self.state(), FINISH_WITHIN, unwritten));

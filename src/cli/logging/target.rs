@@ -40,7 +40,7 @@ impl Target {
         })
     }
 
-    /// Whether somebody is told by it who started the program and has other things to read: a terminal, or the standard
+    /// Whether the user who started the program reads it beside other things: a terminal, or the standard
     /// error that a daemon in the background has of its starter. Standard error of a program in the foreground that
     /// goes to a file or a pipe is its log.
     pub(super) fn is_for_a_person(&self, place: Place) -> bool {
@@ -59,8 +59,8 @@ impl Target {
     }
 }
 
-/// Sends to whoever has the name now, if who had it before has gone. The socket stays: in the sandbox there are no new
-/// ones.
+/// Sends to the process that has the name now, if the one before is gone. The socket stays: in the sandbox there are no
+/// new ones.
 fn send(socket: &UnixDatagram, name: &Path, message: &[u8]) -> io::Result<()> {
     let sent = match socket.send(message) {
         Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotConnected) => {

@@ -10,10 +10,10 @@ use super::process::Process;
 use super::saves::TOLD_EVERY;
 use super::watch::Watched;
 use crate::cli::say;
-use crate::daemon::Slip;
+use crate::daemon::ReportFile;
 use crate::mounts::Mount;
 
-/// After this time what holds the file system is told, and the wait ends.
+/// After this time the wait ends, and what holds the file system is named.
 const HELD: Duration = Duration::from_secs(10);
 /// The same where it is held and nothing is seen that holds it: a daemon on a busy host needs a moment until it says
 /// that it saves.
@@ -22,10 +22,10 @@ const HELD_UNSEEN: Duration = Duration::from_secs(30);
 const SAVING: Duration = Duration::from_hours(1);
 /// The same of another user's daemon, which could take as long as it likes.
 const SAVING_OF_OTHERS: Duration = Duration::from_mins(5);
-/// How long a look at the processes of this host and at the slip may take.
+/// How long a look at the processes of this host and at the report file may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(200);
-/// How often is looked who holds the file system.
+/// The pause between two looks at what holds the file system.
 const HOLDERS_POLL: Duration = Duration::from_secs(1);
 
 /// Why the wait is over.
@@ -49,7 +49,13 @@ struct Seen {
 }
 
 /// Waits until the daemon ends, or holds out no prospect of it.
-pub(super) fn wait_for_end(daemon: &Process, slip: Option<&Slip>, gone: &Mount, is_own: bool, watched: Watched) -> End {
+pub(super) fn wait_for_end(
+    daemon: &Process,
+    file: Option<&ReportFile>,
+    gone: &Mount,
+    is_own: bool,
+    watched: Watched,
+) -> End {
     let begun = Instant::now();
     let mut told = begun;
     let mut looked = None::<Instant>;
@@ -59,7 +65,7 @@ pub(super) fn wait_for_end(daemon: &Process, slip: Option<&Slip>, gone: &Mount, 
         if daemon.ends_within(POLL) {
             return End::Ended;
         }
-        let is_saving = slip.map(Slip::is_saving);
+        let is_saving = file.map(ReportFile::is_saving);
         if is_saving != Some(true) && looked.is_none_or(|looked| looked.elapsed() >= HOLDERS_POLL) {
             holders = holders::of(gone);
             looked = Some(Instant::now());

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::holders::Holder;
 use crate::cli::exit::Exit;
-use crate::cli::{shown, shown_value};
-use crate::daemon::{LastWord, UnsavedReport};
+use crate::daemon::{ExitReport, UnsavedReport};
+use crate::escaping::{shown, shown_value};
 
 /// Files that a message names. The daemon names no more; another user's file system could.
 const NAMED_MAX: usize = 10;
@@ -17,7 +17,10 @@ const HOLDERS_MAX: usize = 10;
 /// Why a mount is still there, or what its end has left. Foreign text is escaped, line breaks are the program's own.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UmountError {
-    #[error("{path} is in use; close its files and leave it (fuser -vm {path} names who is there), then try again", path = shown(.0))]
+    #[error(
+        "{path} is in use; close its files and leave it (fuser -vm {path} names the processes), then try again",
+        path = shown(.0)
+    )]
     Busy(PathBuf),
     #[error("{} is not a mount of dssefs; findmnt -t fuse,fuse.dssefs lists them", shown(.0))]
     NotMounted(PathBuf),
@@ -30,31 +33,36 @@ pub(super) enum UmountError {
     #[error("{} cannot be unmounted: {}", shown(path), shown(reason))]
     Refused { path: PathBuf, reason: String },
     #[error(
-        "{} does not tell this user what is still to be stored ({}), and stays mounted; unmount it as the user who has mounted it, or \
-         with --force, which may lose changes",
+        "{} does not tell this user what is still to be stored ({}), and stays mounted; \
+         unmount it as the user who has mounted it, or with --force, which may lose changes",
         shown(path),
         shown_value(reason)
     )]
     Hidden { path: PathBuf, reason: io::Error },
     #[error(
-        "{} stays mounted: {}, and no journal keeps them:\n{}mend what is told there and try again; with --force they are lost",
+        "{} stays mounted: {}, and no journal keeps them:\n\
+         {}repair what is named there and try again; with --force they are lost",
         shown(path), could_not(report.closed), names(report)
     )]
     Unsaved { path: PathBuf, report: Box<UnsavedReport> },
-    #[error("{} is unmounted; {}", shown(path), fate(*word, report))]
-    Ended { path: PathBuf, word: LastWord, report: Box<UnsavedReport> },
+    #[error("{} is unmounted; {}", shown(path), fate(*end, report))]
+    Ended { path: PathBuf, end: ExitReport, report: Box<UnsavedReport> },
     #[error(
-        "{} is unmounted; {} before that, and its daemon did not say what became of them:\n{}its log has more; what a journal keeps, \
-         dssefs recover {} list names",
+        "{} is unmounted; {} before that, and its daemon did not say what became of them:\n\
+         {}its log has more; dssefs recover {} list names what a journal keeps",
         shown(path), could_not(report.closed), names(report), shown(&report.spill_dir)
     )]
     Unknown { path: PathBuf, report: Box<UnsavedReport> },
-    #[error("{} is unmounted, and its daemon did not say how it ended{}; see its log", shown(path), because(reason.as_deref()))]
+    #[error(
+        "{} is unmounted, and its daemon did not say how it ended{}; see its log",
+        shown(path), because(reason.as_deref())
+    )]
     Silent { path: PathBuf, reason: Option<String> },
     #[error("{} is unmounted here, but its daemon (process {pid}) lives on, {}", shown(path), held(holders, report))]
     Held { path: PathBuf, pid: i32, holders: Vec<Holder>, report: Box<UnsavedReport> },
     #[error(
-        "{} is unmounted, and its daemon (process {pid}) has not ended within {waited_s} s; {}wait for that process, its log says how it ends",
+        "{} is unmounted, and its daemon (process {pid}) has not ended within {waited_s} s; \
+         {}wait for that process, its log says how it ends",
         shown(path),
         unsaved(report)
     )]
@@ -85,8 +93,9 @@ fn held(holders: &[Holder], report: &UnsavedReport) -> String {
     let unsaved = unsaved(report);
     if holders.is_empty() {
         return format!(
-            "and does not save yet: something that cannot be seen from here holds the file system, such as a container, a process of \
-             another user, or a file opened through another mount; {unsaved}end that, then the daemon saves and ends"
+            "and does not save yet: something that cannot be seen from here holds the file system, \
+             such as a container, a process of another user, or a file opened through another mount; \
+             {unsaved}end that, then the daemon saves and ends"
         );
     }
     let mut text = "because the file system is still mounted elsewhere:\n".to_owned();
@@ -128,18 +137,19 @@ pub(super) fn names(report: &UnsavedReport) -> String {
     lines
 }
 
-pub(super) fn fate(word: LastWord, report: &UnsavedReport) -> String {
+pub(super) fn fate(end: ExitReport, report: &UnsavedReport) -> String {
     let (names, directory) = (names(report), shown(&report.spill_dir));
     let kept = format!("the next mount of its source sends them, and dssefs recover {directory} list names them");
-    match word {
-        LastWord { kept: count, lost: 0 } => {
+    match end {
+        ExitReport { kept: count, lost: 0 } => {
             format!("{}, and the journal keeps them:\n{names}{kept}", could_not(count))
         }
-        LastWord { kept: 0, lost } => {
+        ExitReport { kept: 0, lost } => {
             format!("{}, and their changes are lost:\n{names}the log of its daemon names all", could_not(lost))
         }
-        LastWord { kept: count, lost } => format!(
-            "{}, and the changes of {lost} of them are lost:\n{names}the log of its daemon says which; the journal keeps the others: {kept}",
+        ExitReport { kept: count, lost } => format!(
+            "{}, and the changes of {lost} of them are lost:\n\
+             {names}the log of its daemon says which; the journal keeps the others: {kept}",
             could_not(count.saturating_add(lost))
         ),
     }
@@ -158,7 +168,7 @@ mod tests {
         assert_eq!(said.lines().count(), NAMED_MAX + 1);
         assert_eq!(said.lines().next(), Some("  a\\n  b: stored\\u{1b}[2J: no\\r\\u{202e}"));
         assert!(said.ends_with(&format!("  and {} more\n", u64::MAX - NAMED_MAX as u64)), "{said}");
-        assert!(fate(LastWord { kept: u64::MAX, lost: u64::MAX }, &report).starts_with(&could_not(u64::MAX)));
+        assert!(fate(ExitReport { kept: u64::MAX, lost: u64::MAX }, &report).starts_with(&could_not(u64::MAX)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::cli::shown;
+use crate::escaping::shown;
 use crate::mounts::Mount;
 
 use super::process::command_of;

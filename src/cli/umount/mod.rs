@@ -18,8 +18,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::exit::Exit;
-use super::{say, sentence, shown, shown_value};
-use crate::daemon::{LastWord, Slip, UnsavedReport};
+use super::{say, sentence};
+use crate::daemon::{ExitReport, ReportFile, UnsavedReport};
+use crate::escaping::{shown, shown_value};
 
 use end::{End, wait_for_end};
 use error::UmountError;
@@ -46,7 +47,7 @@ pub(super) struct Arguments {
 /// How long the way to the mount point may take.
 const FIND_WITHIN: Duration = Duration::from_secs(20);
 /// How long the spill directory may take.
-const LAY_WITHIN: Duration = Duration::from_secs(20);
+const SPILL_DIR_WITHIN: Duration = Duration::from_secs(20);
 /// How long the kernel may take for the unmount: pages that a mapping has changed go to the daemon in it.
 const UNMOUNT_WITHIN: Duration = Duration::from_mins(30);
 /// The same of another user's mount.
@@ -80,8 +81,8 @@ fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError
         Known::Dead => (None, None),
         Known::Hidden(reason) => (None, Some(reason)),
     };
-    let laid = match (&daemon, &report) {
-        (Ok(daemon), Some(report)) => lay_slip(&place, daemon, report, watched),
+    let file = match (&daemon, &report) {
+        (Ok(daemon), Some(report)) => create_report_file(&place, daemon, report, watched),
         (Err(reason), Some(_)) => Err(reason.clone()),
         // It does not tell, and that was not to keep it; or it has died.
         (_, None) => Err(String::new()),
@@ -92,7 +93,7 @@ fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError
     let path = place.path().to_owned();
     if let Ok(daemon) = daemon {
         let pid = daemon.pid();
-        match wait_for_end(&daemon, laid.as_ref().ok(), place.info(), is_own, watched) {
+        match wait_for_end(&daemon, file.as_ref().ok(), place.info(), is_own, watched) {
             End::Ended => {}
             End::Held(holders) => {
                 return Err(UmountError::Held { path, pid, holders, report: report.unwrap_or_default() });
@@ -103,9 +104,9 @@ fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError
             }
         }
     }
-    watched.step(LAY_WITHIN, "asked how it ended");
+    watched.step(SPILL_DIR_WITHIN, "asked how it ended");
     match (report, hidden) {
-        (Some(report), _) => verdict(path, report, laid.as_ref().map_err(String::as_str)),
+        (Some(report), _) => verdict(path, report, file.as_ref().map_err(String::as_str)),
         (None, Some(reason)) => Err(UmountError::Silent { path, reason: Some(reason) }),
         (None, None) => Ok(()),
     }
@@ -117,11 +118,16 @@ fn find_daemon(place: &Place, watched: Watched) -> Result<Process, String> {
     Process::of_mounter(pid, place.mounter()).map_err(|error| error.to_string())
 }
 
-fn lay_slip(place: &Place, daemon: &Process, report: &UnsavedReport, watched: Watched) -> Result<Slip, String> {
-    watched.step(LAY_WITHIN, "asked for its spill directory");
+fn create_report_file(
+    place: &Place,
+    daemon: &Process,
+    report: &UnsavedReport,
+    watched: Watched,
+) -> Result<ReportFile, String> {
+    watched.step(SPILL_DIR_WITHIN, "asked for its spill directory");
     let pid = u32::try_from(daemon.pid()).map_err(|error| error.to_string())?;
-    let laid = Slip::lay(&report.spill_dir, pid, place.mounter());
-    laid.map_err(|error| {
+    let file = ReportFile::create(&report.spill_dir, pid, place.mounter());
+    file.map_err(|error| {
         say(&format!("how the daemon ends will be in its log alone: {}", shown_value(&error)));
         error.to_string()
     })
@@ -129,10 +135,10 @@ fn lay_slip(place: &Place, daemon: &Process, report: &UnsavedReport, watched: Wa
 
 /// What became of the last changes. That counts, and not what was unsaved before: the daemon tries everything once more
 /// at its end, and pages that a mapping has changed may come to it only then.
-fn verdict(path: PathBuf, report: Box<UnsavedReport>, slip: Result<&Slip, &str>) -> Result<(), UmountError> {
-    match slip.map(Slip::read) {
-        Ok(Some(LastWord { kept: 0, lost: 0 })) => Ok(()),
-        Ok(Some(word)) => Err(UmountError::Ended { path, word, report }),
+fn verdict(path: PathBuf, report: Box<UnsavedReport>, file: Result<&ReportFile, &str>) -> Result<(), UmountError> {
+    match file.map(ReportFile::read) {
+        Ok(Some(ExitReport { kept: 0, lost: 0 })) => Ok(()),
+        Ok(Some(end)) => Err(UmountError::Ended { path, end, report }),
         Ok(None) | Err(_) if report.closed > 0 => Err(UmountError::Unknown { path, report }),
         Ok(None) => Err(UmountError::Silent { path, reason: None }),
         Err(reason) => Err(UmountError::Silent { path, reason: Some(reason.to_owned()) }),
@@ -159,17 +165,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_counts_and_silence_is_no_success() {
-        let exit = |report, slip: Result<&Slip, &str>| {
-            verdict(PathBuf::from("/mnt"), report, slip).map_or_else(|error| Exit::from(&error), |()| Exit::Ok)
+    fn the_exit_report_decides_and_a_missing_one_is_no_success() {
+        let exit = |report, file: Result<&ReportFile, &str>| {
+            verdict(PathBuf::from("/mnt"), report, file).map_or_else(|error| Exit::from(&error), |()| Exit::Ok)
         };
         let directory = tempfile::tempdir().unwrap();
         let own = Identity { user: geteuid().as_raw(), group: getegid().as_raw() };
-        let slip = Slip::lay(directory.path(), 1, own).unwrap();
-        assert_eq!(exit(report(0), Ok(&slip)), Exit::Internal);
-        assert_eq!(exit(report(1), Ok(&slip)), Exit::Unsaved);
+        let file = ReportFile::create(directory.path(), 1, own).unwrap();
+        assert_eq!(exit(report(0), Ok(&file)), Exit::Internal);
+        assert_eq!(exit(report(1), Ok(&file)), Exit::Unsaved);
         assert_eq!((exit(report(1), Err("full")), exit(report(0), Err("full"))), (Exit::Unsaved, Exit::Internal));
-        let said = fate(LastWord { kept: 1, lost: 2 }, &report(3));
+        let said = fate(ExitReport { kept: 1, lost: 2 }, &report(3));
         assert!(said.starts_with("3 files could not be stored, and the changes of 2 of them are lost"), "{said}");
     }
 }

@@ -10,8 +10,9 @@ use rustix::io::Errno;
 use super::error::{UmountError, names};
 use super::place::Place;
 use super::watch::Watched;
-use crate::cli::{say, shown, shown_value};
+use crate::cli::say;
 use crate::daemon::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedReport};
+use crate::escaping::{shown, shown_value};
 
 /// How long nothing may become of the files that are not stored, after each of them was tried again.
 const SAVES_STALL: Duration = Duration::from_secs(5);
@@ -22,7 +23,7 @@ const SAVES_SILENCE: Duration = Duration::from_secs(60);
 const SAVES_POLL: Duration = Duration::from_millis(500);
 /// How long another user's mount is waited for in all: it could claim progress without end.
 const SAVES_OF_OTHERS: Duration = Duration::from_mins(10);
-/// How often it is told in full, and that the daemon has still not ended.
+/// How often the full list is printed, and that the daemon has still not ended.
 pub(super) const TOLD_EVERY: Duration = Duration::from_secs(3);
 /// How long the file system may take for one attribute. A daemon answers these from memory, also when its store is
 /// dead.
@@ -34,7 +35,7 @@ const PID_ATTRIBUTE: &str = "user.dsse.mount.pid";
 
 /// Files may be closed and still on their way to the store, or have been refused by it. All are tried once more, and
 /// waited for as long as something becomes of them. Then what the journal keeps need not keep the mount; anything else
-/// does, unless it is to be given up. Of a daemon that dies meanwhile, what it told last is what is known.
+/// does, unless it is to be given up. If the daemon dies meanwhile, its last report is all that is known.
 pub(super) fn wait_for_saves(place: &Place, force: bool, watched: Watched) -> Result<Known, UmountError> {
     let (mut progress, mut last) = (None::<Progress>, None);
     let end = (!place.mounter().is_own()).then(|| Instant::now() + SAVES_OF_OTHERS);
@@ -66,9 +67,9 @@ pub(super) fn wait_for_saves(place: &Place, force: bool, watched: Watched) -> Re
 
 /// What is known of the changes of a mount that are not stored.
 pub(super) enum Known {
-    /// What its daemon told last.
+    /// The last report of its daemon.
     Report(Box<UnsavedReport>),
-    /// It has no daemon any more, and that told nothing.
+    /// Its daemon is gone, and has reported nothing.
     Dead,
     /// Its daemon does not tell this user, and the mount is to be unmounted in spite of that: why it does not.
     Hidden(String),
@@ -80,7 +81,7 @@ struct Progress {
     bytes_sent: u64,
     /// When either became better.
     last: Instant,
-    /// What was told last, and when it was told in full.
+    /// The number printed last, and when the full list was printed.
     told: u64,
     told_in_full: Instant,
 }

@@ -16,9 +16,10 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::Arguments;
 use crate::cli::background::own_program;
 use crate::cli::exit::Exit;
-use crate::cli::{say, shown};
+use crate::cli::say;
+use crate::escaping::shown;
 
-/// For a step of which nothing is known yet, and for the end of a process that has done its last step.
+/// For a step that is not known yet, and for the end of a process after its last step.
 const START_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 
@@ -94,7 +95,8 @@ fn give_up(child: &mut Child, arguments: &Arguments, limit: Duration, what: &str
     // Not waited for: the kernel may keep it until its call returns.
     let _ = child.kill();
     say(&format!(
-        "{} did not answer within {} s ({what}), so its unmount was given up; end the process that serves it, then try again",
+        "{} did not answer within {} s ({what}), so its unmount was given up; \
+         end the process that serves it, then try again",
         shown(&arguments.mountpoint),
         limit.as_secs()
     ));

@@ -363,7 +363,7 @@ mod tests {
             let [id, own] = [pid.as_raw_pid() as u64, std::process::id().into()];
             assert_eq!(errno_with(libc::SYS_tgkill, [id, id, 9]), libc::EPERM);
             assert_eq!(errno_with(libc::SYS_kill, [u64::MAX, 0, 0]), libc::EPERM, "everybody");
-            assert_eq!(errno_with(libc::SYS_kill, [0, 0, 0]), libc::EPERM, "the group, in which the porter is");
+            assert_eq!(errno_with(libc::SYS_kill, [0, 0, 0]), libc::EPERM, "the group, in which the mount helper is");
             // As abort(3) does.
             assert_eq!(errno_with(libc::SYS_tgkill, [own, own, 0]), 0);
             test_kill_process(rustix::process::getpid()).unwrap();

@@ -8,7 +8,7 @@
 //! * seccomp refuses the system calls that a file system never makes ([`calls`]).
 //!
 //! Whoever confines one thread confines those that it starts later and no other, so this comes before the runtime. What
-//! cannot be done from inside, mounting and unmounting, a porter does (`fuse`), who stays outside.
+//! cannot be done from inside, mounting and unmounting, the mount helper does (`fuse`), which stays outside.
 //!
 //! The module refuses to end a mount because a kernel lacks a layer, unless `--sandbox require` says so; it tells what
 //! is lacking.
@@ -42,7 +42,8 @@ pub(super) fn confine(config: &Config, keys: Result<(), KeysUnlocked>) -> Result
     let grants = Grants::of(config);
     if grants.runs_programs {
         tracing::info!(
-            "the profile's credential_process runs inside the sandbox: it may read everything, and write below HOME and the temporary directories only"
+            "the profile's credential_process runs inside the sandbox: \
+             it may read everything, and write below HOME and the temporary directories only"
         );
     }
     let layers = [
@@ -56,7 +57,10 @@ pub(super) fn confine(config: &Config, keys: Result<(), KeysUnlocked>) -> Result
             Ok(state) => told.push(format!("{layer}={state}")),
             Err(lack) if config.sandbox == Sandbox::Require => return Err(StartError::Fuse(required(layer, &lack))),
             Err(lack) => {
-                tracing::warn!(layer, %lack, "a layer of the sandbox is lacking; --sandbox require would refuse to mount");
+                tracing::warn!(
+                    layer, %lack,
+                    "a layer of the sandbox is missing; --sandbox require would refuse to mount"
+                );
                 told.push(format!("{layer}=none"));
             }
         }
@@ -77,6 +81,7 @@ enum Lack {
 
 fn required(layer: &str, lack: &Lack) -> String {
     format!(
-        "the sandbox is not whole ({layer}: {lack}); use a kernel that has it (Linux 6.2 or later with Landlock and seccomp), or mount without --sandbox require"
+        "the sandbox is not whole ({layer}: {lack}); \
+         use a kernel that has it (Linux 6.2 or later with Landlock and seccomp), or mount without --sandbox require"
     )
 }

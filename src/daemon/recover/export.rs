@@ -1,4 +1,4 @@
-//! One of the files that were left, written to a local file in clear.
+//! Writes one of the files that were left to a local file, in clear.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -6,11 +6,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{self, Source};
+use crate::config::Source;
 use dssefs_fs::journal::{self, Damage, EntryId, RecoveredEntry, RecoveredSession};
 use dssefs_fs::write::{self, Engine, PendingChanges, Piece, Writer};
 use dssefs_s3::object::ByteRange;
-use dssefs_s3::s3;
+use dssefs_s3::s3::{self, Connection};
 
 use super::super::spill_dir::SpillDir;
 use super::send::{SendError, Sending, put_back, refuse_lost, uploaded_bytes};
@@ -52,12 +52,7 @@ struct Match {
 /// # Errors
 /// As [`super::list`]; no such file is left, or several mounts left one; `to` exists or cannot be written; the object
 /// is not what it was.
-pub fn export(
-    store: &config::Connection,
-    directory: &Path,
-    wanted: Wanted<'_>,
-    to: &Path,
-) -> Result<Exported, StartError> {
+pub fn export(store: &Connection, directory: &Path, wanted: Wanted<'_>, to: &Path) -> Result<Exported, StartError> {
     let Some(directory) = SpillDir::existing(directory)? else { return Err(wanted.unknown()) };
     let directory = directory.path();
     runtime()?.block_on(async {
@@ -176,8 +171,7 @@ fn unsent(key: &str, error: &SendError) -> StartError {
     }
 }
 
-/// A file that could not be written whole does not stay, unless this process is killed: nobody is to take it for the
-/// real one, and it is in clear.
+/// A file that could not be written whole is removed: it is in clear, and people could take it for the real one.
 async fn write_out(engine: &Engine, writer: &Arc<Writer>, size: u64, to: &Path) -> Result<u64, StartError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
     let file = file.map_err(|error| StartError::Argument(format!("{} cannot be made: {error}", to.display())))?;

@@ -1,4 +1,4 @@
-//! What earlier mounts could not store: found, sent, written to a local file, or given up.
+//! Finds, sends, exports or discards the changes that earlier mounts could not store.
 
 mod export;
 mod send;
@@ -9,15 +9,14 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use crate::config::{self, Source};
+use crate::config::Source;
 use dssefs_fs::journal::{self, RecoveredEntry, RecoveredSession};
 use dssefs_fs::spill::{Limits, Pool};
 use dssefs_fs::write::{Engine, PendingChanges, Settings};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::policy::Policy;
-use dssefs_s3::s3::{self, Gateway};
+use dssefs_s3::s3::{self, Connection, Gateway};
 
-use super::build::connection;
 use super::memory::{self, Protected};
 use super::spill_dir::SpillDir;
 use super::{StartError, sessions};
@@ -43,7 +42,7 @@ pub struct Found {
     pub files: Vec<FoundFile>,
     /// What was not as it was written, in sentences.
     pub damage: Vec<String>,
-    /// Why nobody can say what is in it, where that is so: KMS does not give its keys back, or the disk does not read.
+    /// Why its content is unknown, if it is: KMS does not give its keys back, or the disk cannot be read.
     pub error: Option<StartError>,
 }
 
@@ -91,7 +90,7 @@ pub struct Sent {
 ///
 /// # Errors
 /// The directory cannot be read, or there are no credentials.
-pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, StartError> {
+pub fn list(store: &Connection, directory: &Path) -> Result<Vec<Found>, StartError> {
     let Some(directory) = SpillDir::existing(directory)? else { return Ok(Vec::new()) };
     let directory = directory.path();
     runtime()?.block_on(async {
@@ -115,7 +114,7 @@ pub fn list(store: &config::Connection, directory: &Path) -> Result<Vec<Found>, 
 ///
 /// # Errors
 /// As [`list`].
-pub fn upload(store: &config::Connection, directory: &Path) -> Result<Sent, StartError> {
+pub fn upload(store: &Connection, directory: &Path) -> Result<Sent, StartError> {
     let Some(directory) = SpillDir::existing(directory)? else { return Ok(Sent::default()) };
     let directory = directory.path();
     runtime()?.block_on(async {
@@ -211,12 +210,12 @@ pub fn discard(directory: &Path) -> Result<Discarded, StartError> {
     Ok(discarded)
 }
 
-/// Of the sessions that cannot be had, those that nobody can read. The others belong to mounts that live.
+/// Of the sessions that cannot be opened, those that cannot be read. The others belong to mounts that live.
 pub(super) fn unreadable(unusable: Vec<journal::Error>) -> impl Iterator<Item = journal::Error> {
     unusable.into_iter().filter(|error| !matches!(error, journal::Error::InUse(_)))
 }
 
-/// A session that nobody can read.
+/// A session that cannot be read.
 fn strange(directory: &Path, error: &journal::Error) -> Found {
     let session = match error {
         journal::Error::Unreadable { path, .. } | journal::Error::Io { path, .. } => path.parent().unwrap_or(path),
@@ -252,7 +251,7 @@ fn describe(left: &RecoveredSession) -> Found {
     }
 }
 
-/// The sessions that can be had; of the others the log tells.
+/// The sessions that can be opened; the log names the others.
 pub(super) fn usable((sessions, unusable): (Vec<journal::Session>, Vec<journal::Error>)) -> Vec<journal::Session> {
     for error in unusable {
         match error {
@@ -268,17 +267,16 @@ pub(super) fn usable((sessions, unusable): (Vec<journal::Session>, Vec<journal::
 
 /// What is asked for keys and objects.
 pub(super) struct Asked {
-    pub(super) connection: s3::Connection,
+    pub(super) connection: Connection,
     pub(super) sdk: s3::SdkConfig,
     pub(super) kms: Kms,
 }
 
 impl Asked {
-    pub(super) async fn load(store: &config::Connection) -> Result<Asked, StartError> {
-        let connection = connection(store);
-        let sdk = s3::load(&connection).await?;
-        let kms = Kms::new(&s3::without_reuse(&sdk, &connection)?, store.kms_endpoint_url.as_deref());
-        Ok(Asked { connection, sdk, kms })
+    pub(super) async fn load(store: &Connection) -> Result<Asked, StartError> {
+        let sdk = s3::load(store).await?;
+        let kms = Kms::new(&s3::without_reuse(&sdk, store)?, store.kms_endpoint_url.as_deref());
+        Ok(Asked { connection: store.clone(), sdk, kms })
     }
 }
 
@@ -310,7 +308,8 @@ impl<'a> Engines<'a> {
         engine(Arc::new(self.gateway(policy)), Arc::clone(&self.pool), MEMORY_BYTES_MAX)
     }
 
-    /// An engine whose uploads are noted beside the session, as those of a mount are, for whoever comes after a crash.
+    /// An engine whose uploads are noted beside the session, as those of a mount are, for the process that comes after
+    /// a crash.
     fn noting(&mut self, policy: &Policy) -> Arc<Engine> {
         let name = format!("{policy:?}");
         if let Some(engine) = self.made.get(&name) {
@@ -319,7 +318,10 @@ impl<'a> Engines<'a> {
         let gateway = self.gateway(policy);
         if let Err(error) = gateway.keep_ledger(self.directory, &self.source.to_string()) {
             // A full disk must not keep from the store what fills it.
-            tracing::warn!(%error, "uploads cannot be noted on the local disk; after a crash a lifecycle rule has to end them");
+            tracing::warn!(
+                %error,
+                "uploads cannot be noted on the local disk; after a crash a lifecycle rule has to end them"
+            );
         }
         let engine = engine(Arc::new(gateway), Arc::clone(&self.pool), MEMORY_BYTES_MAX);
         self.made.insert(name, Arc::clone(&engine));

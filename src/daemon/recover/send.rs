@@ -52,11 +52,13 @@ pub(super) enum SendError {
     #[error(transparent)]
     Store(#[from] s3::Error),
     #[error(
-        "its upload was begun under another KMS key or encryption context than this mount's; dssefs recover DIR upload completes it"
+        "its upload was begun under another KMS key or encryption context than this mount's; \
+         dssefs recover DIR upload completes it"
     )]
     OtherPolicy,
     #[error(
-        "{bytes} bytes of it are in a multipart upload and cannot be read before that is completed; dssefs recover DIR upload does it"
+        "{bytes} bytes of it are in a multipart upload and cannot be read before that is completed; \
+         dssefs recover DIR upload does it"
     )]
     InUpload { bytes: u64 },
     #[error("a newer state of the same file is kept too, and has to be stored first")]
@@ -130,8 +132,8 @@ async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
     }
     let (mut outcomes, mut unsent, are_several) = (Vec::new(), Vec::new(), jobs.len() > 1);
     for job in jobs {
-        // Seen before a newer one is stored in its place: it was stored, and the journal not told in time. Who cannot
-        // tell asks again.
+        // Checked before a newer one is stored in its place: the object may be stored without a note in the journal. On
+        // an error the entry is sent again.
         match are_several && job.is_stored().await.unwrap_or(false) {
             true => outcomes.push(job.outcome(None)),
             false => unsent.push(job),
@@ -151,6 +153,15 @@ async fn send_in_turn(mut jobs: Vec<Job<'_>>) -> Vec<Outcome> {
 }
 
 impl SendError {
+    /// The sentence, and what to do about it.
+    fn advice(&self) -> String {
+        match self {
+            SendError::Store(error) => error.advice(),
+            SendError::Write(write::Error::Store(error)) => error.advice(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether no later try can succeed.
     fn is_final(&self) -> bool {
         match self {
@@ -173,7 +184,7 @@ impl Job<'_> {
     fn outcome(&self, error: Option<SendError>) -> Outcome {
         // What another writer has overtaken never goes to the store, and must not keep from it what can.
         let needs = error.as_ref().filter(|error| !error.is_final()).and_then(|_| self.needs());
-        let (key, error) = (self.kept.object.key.to_string(), error.map(|error| error.to_string()));
+        let (key, error) = (self.kept.object.key.to_string(), error.map(|error| error.advice()));
         Outcome { session: self.session, entry: self.id, key, error, needs }
     }
 
@@ -293,7 +304,11 @@ async fn head_of(gateway: &Gateway, key: &Key) -> Result<(Head, Vec<Checksum>), 
 
 /// The CRC-64/NVME of the whole file; None where parts of it are in the object that it was made from, or were never
 /// written.
-fn crc64_of(left: &RecoveredSession, entry: &RecoveredEntry, kept: &PendingChanges) -> Result<Option<Crc64>, SendError> {
+fn crc64_of(
+    left: &RecoveredSession,
+    entry: &RecoveredEntry,
+    kept: &PendingChanges,
+) -> Result<Option<Crc64>, SendError> {
     let mut pieces = BTreeMap::new();
     for piece in left.content(entry) {
         let (offset, bytes) = piece?;
@@ -346,4 +361,24 @@ pub(super) async fn put_back(
 /// What stands in the upload of an entry that needs one.
 pub(super) fn uploaded_bytes(kept: &PendingChanges) -> u64 {
     kept.upload.iter().flat_map(|upload| &upload.parts).map(|part| part.size).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use dssefs_s3::object::Bucket;
+    use dssefs_s3::s3::{Failure, Operation};
+
+    use super::*;
+
+    #[test]
+    fn a_refused_send_says_what_to_do() {
+        let refused = || -> s3::Error {
+            let (bucket, key) = (Bucket::new("tests").unwrap(), Key::new("file").unwrap());
+            Failure::new(Kind::KeyDisabled, Operation::PutObject, &bucket, Some(&key)).into()
+        };
+        for error in [SendError::from(refused()), SendError::from(write::Error::from(refused()))] {
+            assert!(error.advice().ends_with(". Enable the KMS key again (kms:EnableKey)."), "{}", error.advice());
+        }
+        assert_eq!(SendError::NewerWaits.advice(), SendError::NewerWaits.to_string());
+    }
 }

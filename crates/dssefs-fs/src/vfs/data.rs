@@ -2,32 +2,25 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::FutureExt;
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
 use crate::read::{self, Location, Reader};
 use crate::write::{self, Piece, Writer};
 use dssefs_s3::object::Name;
-use dssefs_s3::s3::{self, Backoff, Jitter, Source};
+use dssefs_s3::s3::{self, Source};
 
 use super::file::{File, Privileges, WriterParts, has_content};
 use super::handles::OpenFile;
-use super::keeping::{JournalCoverage, SAVES_MAX, Unsaved};
 use super::slots::Slot;
 use super::{Error, Fh, Vfs};
 use crate::namespace;
 
 /// How often a call starts over because the file changed under it.
 const TRIES_MAX: u32 = 8;
-/// How long a closed file waits for its next try to be saved; doubled from one to the next.
-const SAVE_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60), Jitter::None);
-/// How long the saving of a file waits for those who have it open. Programs close several copies of a handle in a row,
-/// and each close is a promise: together they are one object.
-const IN_USE_PAUSE: Duration = Duration::from_secs(1);
-
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -84,7 +77,7 @@ impl Vfs {
 
     async fn prepare(&self, file: &Arc<File>, access: Access) -> Result<bool, Error> {
         let keep_cache = self.pin(file).await?;
-        // What is cut to nothing as it is opened gives none of its content away, and takes none into the new object.
+        // O_TRUNC reads none of the content and stores none of it again.
         if !access.truncate {
             self.refuse_noncompliant(file)?;
         }
@@ -125,7 +118,7 @@ impl Vfs {
         self.namespace.pin_open(node.ino)?;
         let file = self.files.enter(node.ino, || File::new(node.ino, attributes));
         self.writer_parts().writer_of(&file).await?;
-        // With the times that the kernel is told of, and not those of a moment later.
+        // With the times that the kernel gets, and not those of a moment later.
         file.announce();
         self.namespace.set_local(node.ino, attributes);
         Ok((node, self.handle(file, access, slot)))
@@ -176,8 +169,8 @@ impl Vfs {
         Ok(())
     }
 
-    /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing, and a
-    /// handle that cannot write does not publish what others are in the middle of writing.
+    /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing. A handle
+    /// that cannot write does not publish what other handles are writing.
     ///
     /// # Errors
     /// The changes are not safe. They are kept, and tried again.
@@ -215,45 +208,6 @@ impl Vfs {
         }
     }
 
-    /// Tries to make all changes safe, many files at a time; what that failed for, with the reason. For the end of the
-    /// mount: the next one waits for it from now on.
-    pub async fn save_all(&self) -> Vec<Unsaved> {
-        if let Some(keeper) = &self.keeper {
-            keeper.journal.note_end();
-        }
-        let save = async |file: Arc<File>| {
-            let error = self.save(&file).await.err()?;
-            let name = self.name_of(&file);
-            Some(Unsaved { name, error, kept: file.kept_part() })
-        };
-        let saved = stream::iter(self.files.unsaved()).map(save).buffer_unordered(SAVES_MAX);
-        saved.filter_map(std::future::ready).collect().await
-    }
-
-    /// How many files have changes that the store does not have.
-    #[must_use]
-    pub fn unsaved_count(&self) -> usize {
-        self.files.unsaved().len()
-    }
-
-    /// Gives up what could not be saved and is not kept, and the uploads that it had begun; for the end of the process.
-    pub async fn abandon(&self) {
-        for file in self.files.unsaved() {
-            // What is kept, also of an older state, may count on its upload.
-            let kept = file.state().kept.is_some();
-            if let Some(writer) = file.writer().filter(|_| !kept) {
-                writer.abandon().await;
-            }
-        }
-    }
-
-    /// A commit that no call with a shared lock of the subtree asks for.
-    pub(super) async fn save(&self, file: &Arc<File>) -> Result<(), Error> {
-        let _subtree = self.namespace.lock_shared(file.ino).await;
-        // Boxed, because the types of all requests below are more than the compiler follows at once.
-        self.commit(file).boxed().await
-    }
-
     pub(super) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
@@ -265,7 +219,7 @@ impl Vfs {
         if let Err(error) = &outcome {
             let worth_trying = !error.is_final() && !error.is_lost_race();
             let mut state = file.state();
-            state.last_error = Some(error.to_string());
+            state.last_error = Some(error.advice());
             state.owed = worth_trying.then(|| writer.changes());
         }
         self.after_commit(file, &outcome).await;
@@ -273,8 +227,7 @@ impl Vfs {
         outcome
     }
 
-    /// Changes a file, after a commit of what stands in the way if the writer asks for one. The caller holds a shared
-    /// lock of the subtree.
+    /// Changes a file. If the writer asks for a commit first, commits and tries again. The caller holds a shared lock of the subtree.
     pub(super) async fn change_content<F>(&self, file: &Arc<File>, attempt: impl Fn() -> F) -> Result<(), Error>
     where
         F: Future<Output = Result<(), write::Error>>,
@@ -332,72 +285,13 @@ impl Vfs {
         Ok(self.files.enter(ino, || File::new(ino, attributes)))
     }
 
-    /// One user less. Changes that a closed file still has (its close failed, or a mapping wrote them after it) are
-    /// made safe by a task.
+    /// One user less. If the file still has changes (its close failed, or a mapping wrote after it), a task saves them.
     pub(super) async fn leave(&self, file: &Arc<File>) {
         self.files.leave(file);
         file.left.notify_waiters();
         self.discard_if_deleted(file).await;
         self.save_owed(file);
         self.namespace.unpin_open(file.ino);
-    }
-
-    /// Begins the task that makes changes safe which somebody counts on, or which nobody else will, unless one is at
-    /// it.
-    fn save_owed(&self, file: &Arc<File>) {
-        if !file.is_dirty() || !file.begin_retrying() {
-            return;
-        }
-        let Some(vfs) = self.me.upgrade() else { return };
-        let file = Arc::clone(file);
-        tokio::spawn(async move {
-            vfs.keep_saving(&file).await;
-            vfs.files.forget(&file);
-        });
-    }
-
-    /// Tries until nothing is left to save, until what is left is only what those who have the file open have not
-    /// closed yet, or until there is no hope: a race that was lost stays lost, and a store that does not do as it is
-    /// asked is not to be asked again on the quiet.
-    async fn keep_saving(&self, file: &Arc<File>) {
-        let mut failures = u32::from(file.state().last_error.is_some());
-        loop {
-            if failures > 0 {
-                tokio::time::sleep(SAVE_BACKOFF.pause(failures)).await;
-            } else {
-                file.somebody_left(IN_USE_PAUSE).await;
-            }
-            if !file.goes_on_retrying() {
-                return;
-            }
-            failures = match self.save_in_turn(file).await {
-                // What was changed meanwhile is next.
-                Ok(()) => 0,
-                Err(error) if error.is_lost_race() => {
-                    if file.leaves_retrying_to_users() {
-                        tracing::warn!(%error, "another writer was first; who closes the file next is told");
-                        return;
-                    }
-                    self.set_aside(file, &error);
-                    break;
-                }
-                Err(error) if error.is_final() => {
-                    tracing::error!(%error, "the changes of a file cannot be saved; they are kept, and tried again when it is closed next");
-                    break;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the changes of a file are not saved yet");
-                    failures.saturating_add(1)
-                }
-            };
-        }
-        file.state().retrying = false;
-    }
-
-    /// Saves one of many files.
-    async fn save_in_turn(&self, file: &Arc<File>) -> Result<(), Error> {
-        let _slot = self.saves.acquire().await;
-        self.save(file).await
     }
 
     /// A deleted file's changes go with its last user.
@@ -410,25 +304,6 @@ impl Vfs {
             writer.discard().await;
             self.files.forget(file);
         }
-    }
-
-    /// The name belongs to somebody else's object from now on, and shows it. The changes that lost are kept until the
-    /// mount ends, under an inode that no name leads to.
-    fn set_aside(&self, file: &Arc<File>, error: &Error) {
-        let object = self.namespace.key(file.ino).map(|key| key.to_string());
-        let fate = match file.kept_part() {
-            JournalCoverage::All => "kept in the journal, where dssefs recover lists and exports them",
-            JournalCoverage::Older => {
-                "in memory until the mount ends; an older state of them is kept in the journal, where dssefs recover lists and exports it"
-            }
-            JournalCoverage::Nothing => {
-                "in memory until the mount ends, out of reach of any name; --spill-keys kms keeps such changes"
-            }
-        };
-        tracing::error!(object, %error, "another writer was first: its object stands, and the changes of this mount are {fate}");
-        // Pinned for good, so that the name gets another inode. A node that is gone already needs no pin.
-        let _ = self.namespace.pin_open(file.ino);
-        self.namespace.discard(file.ino);
     }
 
     fn handle(&self, file: Arc<File>, access: Access, slot: Slot) -> Fh {
@@ -482,7 +357,7 @@ impl Vfs {
             }
             source = moved;
         }
-        // Who is told to open the file again must not be shown the same version again.
+        // The caller opens the file again and must not get the same version again.
         self.namespace.doubt(file.ino);
         Err(Error::Stale)
     }

@@ -74,14 +74,30 @@ impl Error {
         matches!(self, Error::Write(error) if error.disposition().is_final())
     }
 
-    /// What to do about it, where that is known beyond the error's own sentence.
+    /// What to do about it, where the error's own sentence does not say that.
     #[must_use]
     pub fn remedy(&self) -> Option<&'static str> {
+        let remedy = self.store_error()?.remedy();
+        (!remedy.is_empty()).then_some(remedy)
+    }
+
+    /// The error and its remedy, for texts that outlive the log line: `user.dsse.last-error` and the journal's reason.
+    #[must_use]
+    pub fn advice(&self) -> String {
+        let said = self.to_string();
+        match self.remedy() {
+            Some(remedy) => format!("{}. {remedy}", said.trim_end_matches('.')),
+            None => said,
+        }
+    }
+
+    /// The answer of the store that is behind this error.
+    fn store_error(&self) -> Option<&s3::Error> {
         match self {
             Error::Store(error)
             | Error::Namespace(namespace::Error::Store(error))
-            | Error::Read(read::Error::Store(error))
-            | Error::Write(write::Error::Store(error)) => Some(error.remedy()),
+            | Error::Read(read::Error::Store(error)) => Some(error),
+            Error::Write(error) => store_error_of_write(error),
             _ => None,
         }
     }
@@ -106,6 +122,14 @@ impl Error {
             Error::TooManyNames { .. } => libc::ENOMEM,
             Error::Panicked(_) => libc::EIO,
         }
+    }
+}
+
+fn store_error_of_write(error: &write::Error) -> Option<&s3::Error> {
+    match error {
+        write::Error::Store(error) => Some(error),
+        write::Error::Copy { error, .. } => store_error_of_write(error),
+        _ => None,
     }
 }
 
@@ -147,7 +171,7 @@ fn writing(error: &write::Error) -> i32 {
         write::Error::Spill(error) => spilling(error),
         write::Error::Journal(journal::Error::NoSpace) => libc::ENOSPC,
         write::Error::Journal(_) | write::Error::Ledger { .. } => libc::EIO,
-        // Whoever changes the source has lost no race.
+        // A program that changes the source of a copy has lost no race.
         write::Error::Copy { error, .. } => match writing(error) {
             libc::ESTALE => libc::EIO,
             other => other,
@@ -235,6 +259,10 @@ fn name(error: &NameError) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use dssefs_s3::object::{Bucket, Key};
+    use dssefs_s3::policy::Verdict;
+    use dssefs_s3::s3::{Failure, Operation};
+
     use super::*;
 
     #[test]
@@ -242,6 +270,91 @@ mod tests {
         assert!(Error::from(namespace::Error::BeingRenamed).is_trouble());
         assert!(Error::from(namespace::Error::NoRandomness).is_trouble());
         assert!(!Error::from(namespace::Error::NotFound).is_trouble());
+    }
+
+    const PAGE: &str = include_str!("../../../../docs/SEMANTICS.md");
+
+    const NUMBERS: [(&str, i32); 14] = [
+        ("ENOKEY", libc::ENOKEY),
+        ("EKEYREVOKED", libc::EKEYREVOKED),
+        ("EKEYEXPIRED", libc::EKEYEXPIRED),
+        ("EKEYREJECTED", libc::EKEYREJECTED),
+        ("EACCES", libc::EACCES),
+        ("ESTALE", libc::ESTALE),
+        ("EOPNOTSUPP", libc::EOPNOTSUPP),
+        ("ENOSPC", libc::ENOSPC),
+        ("ENOMEM", libc::ENOMEM),
+        ("EMFILE", libc::EMFILE),
+        ("EIO", libc::EIO),
+        ("EFBIG", libc::EFBIG),
+        ("EPROTO", libc::EPROTO),
+        ("EBUSY", libc::EBUSY),
+    ];
+
+    /// The numbers in each row of the table: native, and with `--errno posix`.
+    fn documented() -> Vec<(i32, i32)> {
+        let section = PAGE.split("\n## ").find(|section| section.starts_with("Error numbers\n")).unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+        let number = |name: &str| NUMBERS.iter().find(|(known, _)| *known == name).expect(name).1;
+        let numbers = |row: &str| {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let [_, native, posix] = cells.as_slice() else { panic!("{row}") };
+            (number(native), number(posix))
+        };
+        rows.skip(1).map(numbers).collect()
+    }
+
+    #[test]
+    fn semantics_lists_every_errno() {
+        let rows = documented();
+        assert!(rows.len() > 10, "{rows:?}");
+        for (native, old) in &rows {
+            assert_eq!(posix(*native), *old, "{native}");
+        }
+        let (kms, verdict) = (true, Verdict::NotDsse);
+        for kind in [
+            Kind::KeyNotFound,
+            Kind::KeyDisabled,
+            Kind::KeyPendingDeletion,
+            Kind::KeyMaterialExpired,
+            Kind::KeyUnavailable,
+            Kind::KeyUnusable,
+            Kind::AccessDenied { kms },
+            Kind::Credentials,
+            Kind::NoSuchBucket,
+            Kind::NoSuchUpload,
+            Kind::PreconditionFailed,
+            Kind::Conflict,
+            Kind::Archived,
+            Kind::Throttled { kms },
+            Kind::Timeout,
+            Kind::Unreachable,
+            Kind::Unavailable,
+            Kind::Integrity,
+            Kind::Mismatch { verdict },
+            Kind::Unsupported,
+            Kind::Configuration,
+            Kind::TooLarge,
+            Kind::Local,
+            Kind::Protocol,
+        ] {
+            assert!(rows.iter().any(|(native, _)| *native == store(kind)), "{kind:?}");
+        }
+        for (name, number) in NUMBERS {
+            assert!(rows.iter().any(|row| row.0 == number), "no row has {name}");
+        }
+    }
+
+    #[test]
+    fn advice_adds_the_remedy_of_a_refused_request() {
+        let (bucket, key) = (Bucket::new("tests").unwrap(), Key::new("file").unwrap());
+        let refused = || s3::Error::from(Failure::new(Kind::KeyDisabled, Operation::PutObject, &bucket, Some(&key)));
+        let copied = write::Error::Copy { key: "copy".to_owned(), error: Box::new(refused().into()) };
+        for error in [refused().into(), write::Error::from(refused()).into(), Error::from(copied)] {
+            assert_eq!(error.remedy(), Some("Enable the KMS key again (kms:EnableKey)."));
+            assert_eq!(error.advice(), format!("{error}. Enable the KMS key again (kms:EnableKey)."));
+        }
+        assert_eq!((Error::Stale.remedy(), Error::Stale.advice()), (None, Error::Stale.to_string()));
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub enum Error {
     Stale,
     /// `--on-noncompliant-read refuse`.
     #[error(
-        "{object} is {verdict}, and this mount neither serves nor rewrites such objects; replace it as a whole, remove it, or mount with --on-noncompliant-read serve"
+        "{object} is {verdict}, and this mount neither serves nor rewrites such objects; \
+         replace it as a whole, remove it, or mount with --on-noncompliant-read serve"
     )]
     Noncompliant {
         /// `s3://bucket/key`.
@@ -69,7 +70,8 @@ pub enum Error {
     },
     /// One user has directories open that have as many names as those of one user may have.
     #[error(
-        "user {uid} has directories open whose names take {bytes_max} bytes, the most for one user; close some, or raise --memory"
+        "user {uid} has directories open whose names take {bytes_max} bytes, the most for one user; \
+         close some, or raise --memory"
     )]
     TooManyNames {
         /// Whose.

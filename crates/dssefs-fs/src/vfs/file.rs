@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
@@ -16,8 +16,8 @@ use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
 use super::keeping::JournalRef;
 use super::pages::Pages;
 
-/// What a change of content does to set-user-id and set-group-id: it takes them away, unless who makes it has
-/// CAP_FSETID (write(2), capabilities(7)).
+/// What a change of content does to set-user-id and set-group-id: it clears them, unless the caller has CAP_FSETID
+/// (write(2), capabilities(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Privileges {
     /// They stay.
@@ -33,10 +33,9 @@ pub(crate) struct File {
     /// Held across the requests that replace the object itself: commits asked for by programs, changes of attributes,
     /// renames.
     pub(crate) turn: tokio::sync::Mutex<()>,
-    /// Held while the journal takes the file's changes or lets them go. Nobody waits for the store or for another lock
-    /// with it.
+    /// Held while the journal's entry is written or settled. No holder waits for the store or for another lock.
     pub(crate) keeping: tokio::sync::Mutex<()>,
-    /// Tells each time that somebody has left the file.
+    /// Notified each time a user leaves the file.
     pub(crate) left: Notify,
     state: Mutex<FileState>,
 }
@@ -70,7 +69,7 @@ pub(crate) struct FileState {
     /// Whether the namespace knows that the file has changes, and so keeps its name whatever the store says.
     announced: bool,
     /// The number of the last change that a task has to make safe also while handles are open: one that a close(2) has
-    /// answered for, or that a commit was asked for and failed. Later ones are for whoever makes them.
+    /// answered for, or that a commit was asked for and failed. The close after later changes saves those.
     pub(crate) owed: Option<u64>,
     /// Whether a task tries to make the changes of this file safe.
     pub(crate) retrying: bool,
@@ -88,20 +87,6 @@ impl FileState {
     fn meta(&self) -> Option<&ObjectMeta> {
         let copied = self.carried.as_ref().map(|carried| &carried.meta);
         copied.or_else(|| self.head.as_ref().map(|head| &head.meta))
-    }
-
-    fn is_owed(&self) -> bool {
-        self.owed.zip(self.writer.as_ref()).is_some_and(|(changes, writer)| !writer.has_committed(changes))
-    }
-
-    fn begins_retrying(&mut self, is_owed: bool) -> bool {
-        let wanted = (is_owed || self.users == 0) && !self.unlinked;
-        wanted && !std::mem::replace(&mut self.retrying, true)
-    }
-
-    fn goes_on_retrying(&mut self, is_dirty: bool, is_owed: bool) -> bool {
-        self.retrying = is_dirty && (is_owed || self.users == 0) && !self.unlinked;
-        self.retrying
     }
 
     fn user(&self) -> UserMetadata {
@@ -194,7 +179,7 @@ impl File {
         Attributes { size, ..state.attributes }
     }
 
-    /// Notes that the namespace is told of changes now; true when it did not know of any.
+    /// Notes that the namespace learns of changes now; true when it knew of none.
     pub(crate) fn announce(&self) -> bool {
         !std::mem::replace(&mut self.state().announced, true)
     }
@@ -216,7 +201,7 @@ impl File {
         self.state().head.as_ref().is_some_and(|shown| shown.meta.version == head.meta.version)
     }
 
-    /// Shows another version from now on, as long as nobody else has the file open: other handles read the version that
+    /// Shows another version from now on, as long as no other handle is open: other handles read the version that
     /// they were opened with, and a new lookup finds a new inode for this one.
     pub(crate) fn show(&self, key: &Key, head: &Head, attributes: Attributes) -> Result<(), super::Error> {
         let mut state = self.state();
@@ -270,41 +255,6 @@ impl File {
     /// The next read asks the store again.
     pub(crate) fn forget_reader(&self) {
         self.state().reader = None;
-    }
-
-    /// Whether the caller is the one to make the changes of this file safe, now that nobody uses it or somebody counts
-    /// on them.
-    pub(crate) fn begin_retrying(&self) -> bool {
-        let mut state = self.state();
-        let is_owed = state.is_owed();
-        state.begins_retrying(is_owed)
-    }
-
-    /// Whether the task that makes the changes safe goes on. That is decided in one step with its end: whoever is the
-    /// last to leave the file, or promises something of it, either finds it going on, or becomes the one to begin
-    /// another.
-    pub(crate) fn goes_on_retrying(&self) -> bool {
-        let mut state = self.state();
-        let is_dirty = state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
-        let is_owed = state.is_owed();
-        state.goes_on_retrying(is_dirty, is_owed)
-    }
-
-    /// Ends the task's part if somebody has the file open; false when nobody has.
-    pub(crate) fn leaves_retrying_to_users(&self) -> bool {
-        let mut state = self.state();
-        let in_use = state.users > 0;
-        state.retrying &= !in_use;
-        in_use
-    }
-
-    /// Waits while the file is in use: until somebody leaves it, and no longer than `longest`.
-    pub(crate) async fn somebody_left(&self, longest: Duration) {
-        let left = self.left.notified();
-        let in_use = self.state().users > 0;
-        if in_use {
-            let _ = tokio::time::timeout(longest, left).await;
-        }
     }
 
     pub(crate) fn location(&self) -> Location {
@@ -450,49 +400,5 @@ impl File {
             nlink: 1,
         };
         File::new(ino, attributes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The task found the file in use and ended; who closed it a moment before the task said so believed it going on,
-    /// and nobody saved what he had written.
-    #[test]
-    fn whoever_leaves_a_changed_file_last_finds_a_task_that_goes_on_or_begins_one() {
-        let file = File::empty(Ino::ROOT);
-        assert!(file.begin_retrying());
-        file.state().users = 1;
-        assert!(!file.begin_retrying(), "it is in use");
-        file.state().users = 0;
-        assert!(!file.begin_retrying(), "a task is at it");
-        assert!(file.state().goes_on_retrying(true, false), "and goes on with what was changed meanwhile");
-        file.state().users = 1;
-        assert!(!file.state().goes_on_retrying(true, false), "the next close is somebody else's");
-        file.state().users = 0;
-        assert!(file.begin_retrying(), "and begins another task");
-        assert!(!file.state().goes_on_retrying(false, false), "nothing is left to do");
-        assert!(file.begin_retrying());
-        file.state().unlinked = true;
-        assert!(!file.state().goes_on_retrying(true, false), "nobody wants it any more");
-        assert!(!file.begin_retrying());
-    }
-
-    #[test]
-    fn what_a_close_has_promised_is_saved_whoever_has_the_file_open() {
-        let file = File::empty(Ino::ROOT);
-        file.state().users = 1;
-        assert!(!file.state().begins_retrying(false), "nobody was promised anything");
-        assert!(file.state().begins_retrying(true));
-        assert!(!file.state().begins_retrying(true), "one task is enough");
-        assert!(file.state().goes_on_retrying(true, true));
-        assert!(!file.state().goes_on_retrying(true, false), "what was written since is for the next close");
-        assert!(file.state().begins_retrying(true));
-        assert!(file.leaves_retrying_to_users());
-        file.state().users = 0;
-        assert!(file.begin_retrying());
-        assert!(!file.leaves_retrying_to_users(), "there is nobody to leave it to");
-        assert!(!file.begin_retrying());
     }
 }

@@ -14,8 +14,8 @@ pub(crate) struct Files(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     files: HashMap<Ino, Arc<File>>,
-    /// Those among them that have been copies of other objects since they came in. Each commit asks for them, so that
-    /// nobody can look through all files that are pending.
+    /// Those among them that have been copies of other objects since they came in. Each commit asks for them, and a
+    /// search through all pending files would be too slow.
     copies: HashSet<Ino>,
 }
 
@@ -42,7 +42,7 @@ impl Files {
         })
     }
 
-    /// One user less; a file that nobody uses and that has nothing unsaved is forgotten.
+    /// One user less; a file without users and without unsaved changes is forgotten.
     pub(crate) fn leave(&self, file: &Arc<File>) {
         self.map(|table| {
             file.state().users -= 1;
@@ -50,7 +50,7 @@ impl Files {
         });
     }
 
-    /// Forgets a file that nobody uses, after its changes were made safe or given up.
+    /// Forgets a file without users, after its changes were saved or given up.
     pub(crate) fn forget(&self, file: &Arc<File>) {
         self.map(|table| table.forget_idle(file));
     }
@@ -61,7 +61,7 @@ impl Files {
         all.into_iter().filter(|file| file.is_dirty()).collect()
     }
 
-    /// Notes that a file which somebody uses has become a copy of another object.
+    /// Notes that an open file has become a copy of another object.
     pub(crate) fn note_copy(&self, file: &File) {
         self.map(|table| table.copies.insert(file.ino));
     }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_forgets_an_old_file_late_does_not_take_the_new_one_of_its_inode() {
+    fn forgetting_an_old_file_late_keeps_the_new_one_of_its_inode() {
         let files = Files::default();
         let enter = || files.enter(Ino::ROOT, || File::empty(Ino::ROOT));
         let old = enter();

@@ -172,7 +172,7 @@ impl Vfs {
         let changed = self.namespace.set_attributes(file.ino, change).await;
         let attributes = match changed {
             Err(error) => {
-                self.note_tried(file, &error).await;
+                self.note_ambiguous_copy(file, &error).await;
                 return Err(error.into());
             }
             Ok(attributes) => attributes,
@@ -183,7 +183,7 @@ impl Vfs {
 
     /// A copy of the file onto itself that may have been made although it failed is no other writer's object to who has
     /// the file open.
-    pub(super) async fn note_tried(&self, file: &Arc<File>, error: &namespace::Error) {
+    pub(super) async fn note_ambiguous_copy(&self, file: &Arc<File>, error: &namespace::Error) {
         let namespace::Error::Store(error) = error else { return };
         let FailedWrite::Unknown(attempt) = error.failed_write() else { return };
         if file.state().source.is_none() {
@@ -191,7 +191,7 @@ impl Vfs {
         }
         match self.writer_parts().writer_of(file).await {
             Ok(writer) => writer.note_ambiguous_copy(attempt),
-            Err(error) => tracing::warn!(%error, "whoever has the file open may have to open it again"),
+            Err(error) => tracing::warn!(%error, "programs that have the file open may have to open it again"),
         }
     }
 
@@ -200,7 +200,7 @@ impl Vfs {
         if !has_content(attributes.kind) {
             return Ok(());
         }
-        // One that nobody has opened shows nothing yet, and is looked at when it is opened.
+        // A file that is not open shows nothing yet; opening it looks at the object.
         if file.state().source.is_none() {
             return Ok(());
         }

@@ -18,6 +18,7 @@ mod names;
 mod noncompliant;
 mod pages;
 mod ranges;
+mod saving;
 mod slots;
 mod special;
 mod unsaved;
@@ -40,10 +41,11 @@ pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
 pub use file::Privileges;
 pub use handles::Fh;
-pub use keeping::{JournalCoverage, JournalPolicy, Unsaved};
+pub use keeping::{JournalCoverage, JournalPolicy};
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
 pub use ranges::{Allocation, Sought};
+pub use saving::Unsaved;
 pub use special::SpecialKind;
 pub use unsaved::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport, is_for_the_owner};
 pub use xattr::MountFacts;
@@ -82,9 +84,9 @@ pub struct Vfs {
     read_budget: Arc<ReadBudget>,
     settings: Settings,
     /// None: changes end with the process.
-    keeper: Option<JournalPolicy>,
+    journal_policy: Option<JournalPolicy>,
     saves: tokio::sync::Semaphore,
-    /// How many times somebody has asked for another try of all closed files, and it is under way.
+    /// How many requests to try all closed files again are under way.
     tries: AtomicUsize,
     files: Files,
     handles: Handles,
@@ -101,7 +103,7 @@ impl Vfs {
         engine: Arc<Engine>,
         read_budget: Arc<ReadBudget>,
         settings: Settings,
-        keeper: Option<JournalPolicy>,
+        journal_policy: Option<JournalPolicy>,
     ) -> Arc<Vfs> {
         let (files, handles, pages) = (
             Files::default(),
@@ -115,8 +117,8 @@ impl Vfs {
             engine,
             read_budget,
             settings,
-            keeper,
-            saves: tokio::sync::Semaphore::new(keeping::SAVES_MAX),
+            journal_policy,
+            saves: tokio::sync::Semaphore::new(saving::SAVES_MAX),
             tries: AtomicUsize::new(0),
             files,
             handles,

@@ -67,7 +67,7 @@ impl Vfs {
         outcomes.into_iter().collect()
     }
 
-    /// Open files are those of the new name from now on, before anybody can change them again.
+    /// Open files are those of the new name from now on, before a program can change them again.
     async fn repin_below(&self, directory: Ino) -> Result<(), Error> {
         for file in self.files_below(directory) {
             let _turn = file.turn.lock().await;

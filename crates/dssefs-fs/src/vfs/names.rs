@@ -193,7 +193,7 @@ impl Vfs {
         let before = moved.and_then(|file| self.namespace.key(file.ino));
         let replaced = target.and_then(|file| self.namespace.key(file.ino));
         let outcome = self.namespace.rename(from, to, mode == RenameMode::NoReplace).await;
-        // When only the removal of the old name failed, the file has its new name all the same.
+        // When only the removal of the old name failed, the file still has its new name.
         let has_moved = outcome.is_ok() || before != moved.and_then(|file| self.namespace.key(file.ino));
         let mut let_go = Ok(());
         if let Some(file) = target {

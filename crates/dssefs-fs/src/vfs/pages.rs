@@ -1,4 +1,4 @@
-//! Of which version the kernel's page cache holds pages.
+//! Remembers which version of a file the kernel's page cache holds pages of.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};

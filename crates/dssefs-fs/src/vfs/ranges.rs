@@ -60,7 +60,7 @@ impl Vfs {
             return Err(ONLY_BY_READING);
         }
         let _subtree = self.namespace.lock_shared_both(source.file.ino, target.file.ino).await;
-        // Nobody of this mount replaces the source's object meanwhile.
+        // No call of this mount replaces the source's object meanwhile.
         let _turn = source.file.turn.lock().await;
         let origin = source.file.stored().ok_or(ONLY_BY_READING)?;
         self.refuse_noncompliant(&source.file)?;
@@ -89,7 +89,7 @@ impl Vfs {
                 target.state().carried = Some(carried);
             }
         };
-        // Before it is one: nobody may replace its source in between.
+        // Before it becomes a copy: no call may replace its source in between.
         self.files.note_copy(target);
         Ok(writer.adopt(origin, range, taken).await)
     }
@@ -173,8 +173,8 @@ impl Vfs {
         Ok(())
     }
 
-    /// lseek(2) for data and holes. Holes are what nobody wrote of a file with changes; a stored object is data to its
-    /// end.
+    /// lseek(2) for data and holes. Holes are the ranges of a changed file that were never written; a stored object is
+    /// data to its end.
     ///
     /// While a handle exists that can map the file for writing, all of it is data: a mapping's pages reach this program
     /// only later.

@@ -95,7 +95,7 @@ mod tests {
         slots.take(OTHER + 1).unwrap();
         drop(held);
         slots.take(OTHER).unwrap();
-        assert!(slots.users().is_empty(), "who has nothing open takes no room");
+        assert!(slots.users().is_empty(), "a user with nothing open takes no room");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Symbolic links, fifos, sockets and devices: one object each, made at once. Nobody reads or writes it as a file.
+//! Symbolic links, fifos, sockets and devices: one object each, made at once. Programs do not read or write it as a
+//! file.
 
 use std::time::SystemTime;
 

@@ -1,24 +1,21 @@
-//! What the owner of a mount is told of changes that the store does not have, so that nobody ends the mount unawares.
+//! Reports the changes that the store does not have to the owner of a mount, so that no one unmounts unaware of them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
+use super::Vfs;
 use super::file::File;
-use super::keeping::SAVES_MAX;
-use super::{Error, Ino, Vfs};
 
 /// The attribute of the root that has [`UnsavedReport`] as JSON.
 pub const REPORT_ATTRIBUTE: &str = "user.dsse.mount.unsaved.files";
 /// The attribute of the root that, when it is set, has all closed files tried once more. It has no value.
 pub const RETRY_ATTRIBUTE: &str = "user.dsse.mount.retry";
 
-/// Files that the report names.
+/// How many files the report names.
 const NAMED_MAX: usize = 10;
-/// Of each error that the report tells, in characters.
+/// The length of each error in the report, in characters.
 const ERROR_CHARS_MAX: usize = 400;
 /// The report as JSON, in bytes; the kernel takes 64 KiB (xattr(7)), and names of control characters become six times
 /// as long.
@@ -27,13 +24,13 @@ const JSON_BYTES_MAX: usize = 60_000;
 /// Which changes the store does not have.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct UnsavedReport {
-    /// Files that nobody has open.
+    /// Files that no program has open.
     pub closed: u64,
     /// How many of those the journal keeps, as they are now.
     pub kept: u64,
     /// Files that are open, whose changes their programs still have to make safe.
     pub open: u64,
-    /// Whether closed files are being tried once more because somebody has asked for it.
+    /// Whether closed files are being tried once more because the owner asked for it.
     pub trying: bool,
     /// Bytes of content that the store has taken since the mount began.
     pub bytes_sent: u64,
@@ -52,8 +49,8 @@ pub struct UnsavedFile {
     pub error: Option<String>,
 }
 
-/// Whether the attribute is for who has mounted, and for root: it tells names of objects, which may lie in directories
-/// that others cannot look into.
+/// Whether only the mounting user and root may read the attribute: it names objects, which may be in directories that
+/// other users cannot read.
 #[must_use]
 pub fn is_for_the_owner(attribute: &[u8]) -> bool {
     attribute == REPORT_ATTRIBUTE.as_bytes() || attribute == RETRY_ATTRIBUTE.as_bytes()
@@ -69,13 +66,13 @@ impl Vfs {
             open: open.len() as u64,
             trying: self.tries.load(Ordering::SeqCst) > 0,
             bytes_sent: self.gateway.counters().bytes_sent,
-            // A path that is no text is told as near as text comes to it; nobody finds the directory then.
+            // A path that is not UTF-8 is changed here, and the directory cannot be found by it.
             spill_dir: self.settings.facts.spill_dir.to_string_lossy().into_owned().into(),
             files: closed.iter().take(NAMED_MAX).map(|file| self.unsaved_file(file)).collect(),
         }
     }
 
-    /// With so many names as have room.
+    /// The report as JSON, with as many names as fit.
     pub(super) fn unsaved_report_json(&self) -> Option<String> {
         let mut report = self.unsaved_report();
         loop {
@@ -94,27 +91,5 @@ impl Vfs {
 
     pub(super) fn name_of(&self, file: &File) -> String {
         self.namespace.key(file.ino).map_or_else(|| "a deleted file".to_owned(), |key| key.to_string())
-    }
-
-    /// Tries once more, in a task of its own, to make all closed files safe, also those that the mount has given up
-    /// until they are closed again: whoever asks has repaired something.
-    ///
-    /// # Errors
-    /// It is not the root that is asked.
-    pub(super) fn retry_unsaved(&self, ino: Ino) -> Result<(), Error> {
-        let Some(vfs) = self.me.upgrade().filter(|_| ino == Ino::ROOT) else { return Err(Error::NoAttribute) };
-        vfs.tries.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(async move {
-            let closed = vfs.files.unsaved().into_iter().filter(|file| file.state().users == 0);
-            let attempt = async |file: Arc<File>| {
-                if let Err(error) = vfs.save(&file).await {
-                    tracing::warn!(object = vfs.name_of(&file), %error, "the changes of a closed file are not saved yet");
-                }
-                vfs.files.forget(&file);
-            };
-            stream::iter(closed).for_each_concurrent(SAVES_MAX, attempt).await;
-            vfs.tries.fetch_sub(1, Ordering::SeqCst);
-        });
-        Ok(())
     }
 }

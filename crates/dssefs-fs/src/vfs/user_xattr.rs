@@ -82,7 +82,7 @@ impl Vfs {
                 Ok(Some(attributes)) => return self.repin(file, attributes).await,
                 Ok(None) => {}
                 Err(error) => {
-                    self.note_tried(file, &error).await;
+                    self.note_ambiguous_copy(file, &error).await;
                     return Err(error.into());
                 }
             }

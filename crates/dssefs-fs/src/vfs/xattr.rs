@@ -173,11 +173,13 @@ impl Vfs {
             }
             Err(error @ crate::namespace::Error::NotFound) => {
                 match file.as_ref().and_then(|file| file.state().head.clone()) {
-                    Some(head) => Ok(Known { head: Some(Arc::new(head)), failure: Some(error.to_string()), file, key }),
+                    Some(head) => {
+                        Ok(Known { head: Some(Arc::new(head)), failure: Some(Error::from(error).advice()), file, key })
+                    }
                     None => Err(error.into()),
                 }
             }
-            Err(error) => Ok(Known { head: None, failure: Some(error.to_string()), file, key }),
+            Err(error) => Ok(Known { head: None, failure: Some(Error::from(error).advice()), file, key }),
         }
     }
 
@@ -260,4 +262,37 @@ fn versioning(versioning: Versioning) -> &'static str {
 fn rfc3339(time: SystemTime) -> Option<String> {
     let time = OffsetDateTime::from(time);
     time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../../docs/SEMANTICS.md");
+
+    /// The names in the first column of each table of the section, one list for each table.
+    fn documented() -> Vec<Vec<&'static str>> {
+        let section = PAGE.split("\n## ").find(|section| section.starts_with("Extended attributes\n")).unwrap();
+        let mut tables = Vec::<Vec<&str>>::new();
+        for line in section.lines() {
+            match line.strip_prefix("| ").and_then(|row| row.split(" | ").next()) {
+                Some("name") => tables.push(Vec::new()),
+                Some(cell) => tables.last_mut().unwrap().extend(cell.split(", ").map(|name| name.trim_matches('`'))),
+                None => {}
+            }
+        }
+        tables
+    }
+
+    fn sorted<'a>(names: &[&'a str]) -> Vec<&'a str> {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn semantics_lists_every_attribute() {
+        let tables: Vec<_> = documented().iter().map(|names| sorted(names)).collect();
+        assert_eq!(tables, [sorted(&NAMES), sorted(&ROOT_NAMES)]);
+    }
 }

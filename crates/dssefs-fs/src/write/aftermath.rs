@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 
 use crate::spill::RangeSet;
 use dssefs_s3::object::Key;
-use dssefs_s3::s3::{FailedWrite, AmbiguousWrite, Kind, Stored, Upload};
+use dssefs_s3::s3::{AmbiguousWrite, FailedWrite, Kind, Stored, Upload};
 
 use super::commit::{CommitSnapshot, head_of};
 use super::early_upload::EarlyUpload;

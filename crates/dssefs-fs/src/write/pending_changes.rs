@@ -549,7 +549,8 @@ mod tests {
     #[test]
     fn an_entry_names_the_upload_that_it_needs_and_no_other_is_believed() {
         const MIB: u64 = 1 << 20;
-        let part = |number, size| KeptUploadPart { number, etag: "e".to_owned(), size, crc64: Crc64::from_value(u64::MAX) };
+        let part =
+            |number, size| KeptUploadPart { number, etag: "e".to_owned(), size, crc64: Crc64::from_value(u64::MAX) };
         let parts = vec![part(1, 16 * MIB), part(3, 8 * MIB)];
         let object = NewObject::at(Key::new("a").unwrap());
         let upload = KeptUpload { id: "u".to_owned(), object: object.clone(), exact: false, copied: 0, parts };

@@ -1,9 +1,10 @@
-//! How foreign text is printed: names of files and objects, messages of the store, of KMS and of other programs.
+//! Escapes foreign text before it is printed: names of files and objects, messages of the store, of KMS and of other
+//! programs.
 //!
-//! Such text may hold any character. Printed raw, an escape sequence of it rules the terminal, a line break begins a
-//! line that the program did not write, and a bidirectional control shows characters in another order. The log, the
-//! messages and the results share this one rule. A message keeps the line breaks that this program wrote: so the
-//! foreign value is escaped where it enters the message.
+//! Such text may hold any character. Printed raw, an escape sequence controls the terminal, a line break begins a line
+//! that the program did not write, and a bidirectional control reorders other characters. The log, the messages and the
+//! results share this one rule. A message keeps the line breaks that this program wrote. So the foreign value is
+//! escaped where it enters the message. This room uses no other.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -11,7 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 
 /// `text` with the characters of [`is_hidden`] as Rust writes them (`\n`, `\u{1b}`), and with bytes that are not UTF-8
 /// as `\xNN`.
-pub(super) fn shown(text: &(impl AsRef<OsStr> + ?Sized)) -> String {
+#[must_use]
+pub fn shown(text: &(impl AsRef<OsStr> + ?Sized)) -> String {
     let bytes = text.as_ref().as_bytes();
     let mut line = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -30,14 +32,16 @@ pub(super) fn shown(text: &(impl AsRef<OsStr> + ?Sized)) -> String {
     line
 }
 
-/// The sentence of a foreign error, or of any value, in one line.
-pub(super) fn shown_value(value: &(impl std::fmt::Display + ?Sized)) -> String {
+/// The sentence of a foreign error, or of any other value, in one line.
+#[must_use]
+pub fn shown_value(value: &(impl std::fmt::Display + ?Sized)) -> String {
     shown(&value.to_string())
 }
 
-/// A JSON text with the same characters as `\uNNNN`. They stand only within its strings; RFC 8259 (7) lets any
-/// character be written so. Line feeds between its values, which a pretty printer writes, stay.
-pub(super) fn shown_json(json: &str) -> String {
+/// A JSON text with the same characters as `\uNNNN`. They occur only in its strings, where RFC 8259 (7) lets any
+/// character be written so. The line feeds that a pretty printer puts between values stay.
+#[must_use]
+pub fn shown_json(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
         if is_hidden(character) && character != '\n' {
@@ -52,7 +56,7 @@ pub(super) fn shown_json(json: &str) -> String {
     text
 }
 
-/// Characters that a terminal obeys or does not show: control characters (Unicode's class Cc, with ESC and C1), line
+/// Characters that a terminal obeys or hides: control characters (Unicode's class Cc, with ESC and C1), line
 /// and paragraph separators, and the format characters of class Cf that change the order of others or are invisible
 /// (UTS #55 and UAX #9 name the risk).
 fn is_hidden(character: char) -> bool {

@@ -1,14 +1,15 @@
-//! The porter: a small process that mounts and unmounts for a daemon which has given up the right to.
+//! The mount helper: a small process that mounts and unmounts for a daemon that has given up the right to.
 //!
-//! The kernel lets nobody under Landlock change mounts, and a thread that was left outside would share its memory with
-//! those inside: no sandbox at all. So it is another process, which never hears from the network, holds no secret, gets
-//! no environment, and is told at its start what to mount where and which log to open: the directory as a descriptor,
-//! which came before the daemon heard from anybody, and the rest by its arguments. The daemon can ask it for three
-//! things, each in one byte: to mount, to unmount again, and to open the log anew when that was renamed, whose
-//! directory is outside of the sandbox too.
+//! The kernel lets no process under Landlock change mounts. A thread outside Landlock would share its memory with those
+//! inside, which would be no sandbox. So the helper is another process. It never hears from the network, holds no
+//! secret and gets no environment. At its start it learns what to mount where and which log to open: the directory as a
+//! descriptor, opened before the daemon heard from any other process, and the rest from its arguments.
 //!
-//! It ends with the daemon, however that ends, and leaves the mount of a daemon that crashed as it is. A program that
-//! goes on writing there gets errors, which is better than a directory in the clear.
+//! The daemon can ask it for three things, each in one byte: to mount, to unmount, and to open the log again after a
+//! rename, because the log's directory is outside the sandbox too.
+//!
+//! It ends when the daemon ends, and leaves the mount of a daemon that crashed as it is. A program that goes on writing
+//! there gets errors, which is better than a directory in the clear.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -31,8 +32,8 @@ use super::passing::{WORDS_BYTES_MAX, receive, send};
 use super::{MountOptions, place};
 use crate::mounts::Identity;
 
-/// The command of the program that runs [`attend`], followed by the source and flags of [`MountOptions`].
-const COMMAND: &str = "porter";
+/// The command of the program that runs [`run_mount_helper`], followed by the source and flags of [`MountOptions`].
+const COMMAND: &str = "mount-helper";
 
 const DIRECTORY: u8 = b'd';
 const MOUNT: u8 = b'm';
@@ -42,32 +43,36 @@ const OPEN_LOG: u8 = b'l';
 /// How long an answer may take. Nothing that is asked needs the network; a disk or fusermount3 may hang.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// The daemon's end. The porter goes when this is dropped.
+/// The daemon's end. The helper goes when this is dropped.
 #[derive(Debug)]
-pub struct Porter(Mutex<UnixStream>);
+pub struct MountHelper(Mutex<UnixStream>);
 
-impl Porter {
-    /// Starts the porter of one mount, and hands it the directory to mount on. Needs nothing else of it yet, so this
-    /// can be done before anything else.
+impl MountHelper {
+    /// Starts the helper of one mount, and hands it the directory to mount on. It asks for nothing yet, so it can be
+    /// the first step.
     ///
     /// # Errors
     /// This program cannot be started again.
-    pub fn start(directory: BorrowedFd<'_>, options: &MountOptions, log_file: Option<&Path>) -> io::Result<Porter> {
+    pub fn start(
+        directory: BorrowedFd<'_>,
+        options: &MountOptions,
+        log_file: Option<&Path>,
+    ) -> io::Result<MountHelper> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(COMMAND).arg(&options.source);
         command.args(options.read_only.then_some("--read-only")).args(options.allow_other.then_some("--allow-other"));
         command.args(log_file.map(|path| OsString::from_iter(["--log-file=".as_ref(), path.as_os_str()])));
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        // A group of its own: Ctrl-C is for the daemon, which then needs its porter.
+        // A group of its own: Ctrl-C is for the daemon, which then needs its helper.
         command.current_dir("/").process_group(0);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         send(&[DIRECTORY], directory, &ours)?;
         ours.set_read_timeout(Some(ANSWER_WITHIN))?;
-        Ok(Porter(Mutex::new(ours)))
+        Ok(MountHelper(Mutex::new(ours)))
     }
 
-    /// Has it mount, and gives the device on which the kernel sends its requests, and where the mount is.
+    /// Mounts. Returns the device on which the kernel sends its requests, and where the mount is.
     ///
     /// # Errors
     /// What the kernel, or fusermount3, answered; or the mount would have been elsewhere.
@@ -77,18 +82,18 @@ impl Porter {
         Ok((device.ok_or_else(|| told(b""))?, PathBuf::from(OsString::from_vec(point))))
     }
 
-    /// Has it take the mount out of the tree. Programs that have files open keep them until they close them.
+    /// Unmounts. Programs keep their open files until they close them.
     ///
     /// # Errors
-    /// What the kernel, or fusermount3, answered; another mount is in its place; or the porter is gone.
+    /// What the kernel, or fusermount3, answered; another mount is in its place; or the helper is gone.
     pub(super) fn unmount(&self) -> io::Result<()> {
         self.ask(UNMOUNT).map(drop)
     }
 
-    /// Has it open the log's file by its name, which may be another file by now.
+    /// Opens the log's file by its name, which may be another file by now.
     ///
     /// # Errors
-    /// The file cannot be opened for appending, or is no regular file; or the porter is gone.
+    /// The file cannot be opened for appending, or is no regular file; or the helper is gone.
     pub(super) fn open_log(&self) -> io::Result<File> {
         self.ask(OPEN_LOG)?.0.map(File::from).ok_or_else(|| told(b""))
     }
@@ -112,7 +117,7 @@ impl Porter {
     }
 }
 
-/// An error as the porter wrote it: its errno, or 0, and a sentence.
+/// An error as the helper wrote it: its errno, or 0, and a sentence.
 fn told(answer: &[u8]) -> io::Error {
     let text = String::from_utf8_lossy(answer);
     match text.split_once(' ').map(|(errno, sentence)| (errno.parse().unwrap_or(0), sentence)) {
@@ -122,12 +127,12 @@ fn told(answer: &[u8]) -> io::Error {
     }
 }
 
-/// The porter's life, on standard input: takes the directory, and serves the daemon until it is gone.
+/// Runs the helper on standard input: takes the directory, and serves the daemon until the daemon is gone.
 ///
 /// # Errors
 /// The daemon's socket failed.
-pub fn attend(options: &MountOptions, log_file: Option<&Path>) -> io::Result<()> {
-    // A service manager signals every process of a service. This one has to stay for as long as the daemon needs it.
+pub fn run_mount_helper(options: &MountOptions, log_file: Option<&Path>) -> io::Result<()> {
+    // A service manager signals every process of a service. The helper ignores that, as the daemon still needs it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _context = runtime.enter();
     let _deaf = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
@@ -137,7 +142,7 @@ pub fn attend(options: &MountOptions, log_file: Option<&Path>) -> io::Result<()>
     }
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (_, directory) = receive(&socket)?;
-    // Given away with the first mount: held for longer it would keep the file system below busy after the unmount.
+    // Taken by the first mount: held for longer, it would keep the file system below busy after the unmount.
     let mut directory = Some(directory.ok_or_else(|| io::Error::other("no directory was handed over"))?);
     let mut mounted = None;
     let mut request = [0];
@@ -175,8 +180,8 @@ fn open_log(log: Option<&LogFile>, socket: &UnixStream) -> io::Result<()> {
     send(b"0", log.open()?, socket)
 }
 
-/// Mounting and umount(2) ask for `CAP_SYS_ADMIN`, a mount point in somebody's home for the right to search it, and a
-/// log that belongs to somebody else for the right to write.
+/// Mounting and umount(2) ask for `CAP_SYS_ADMIN`, a mount point in another user's home for the right to search it,
+/// and a log of another user for the right to write.
 fn needed(logs: bool) -> CapabilitySet {
     let log = if logs { CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
     CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_READ_SEARCH | log
@@ -196,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_porter_arrives_with_its_errno_or_its_sentence() {
+    fn an_error_of_the_helper_arrives_with_its_errno_or_its_sentence() {
         assert_eq!(told(b"1 Operation not permitted (os error 1)").raw_os_error(), Some(libc::EPERM));
         assert_eq!(
             told(b"0 fusermount3: bad mount point /x: Not a directory").to_string(),
@@ -208,21 +213,21 @@ mod tests {
     #[test]
     fn an_answer_with_a_place_is_told_from_an_error_of_no_number() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let porter = Porter(Mutex::new(ours));
+        let helper = MountHelper(Mutex::new(ours));
         let null = File::open("/dev/null").unwrap();
         send(b"0/a b\n", &null, &theirs).unwrap();
-        assert_eq!(porter.mount().unwrap().1, Path::new("/a b\n"));
+        assert_eq!(helper.mount().unwrap().1, Path::new("/a b\n"));
         (&theirs).write_all(b"0 it is a fifo").unwrap();
-        assert_eq!(porter.open_log().unwrap_err().to_string(), "it is a fifo");
+        assert_eq!(helper.open_log().unwrap_err().to_string(), "it is a fifo");
     }
 
     #[test]
-    fn a_porter_that_does_not_answer_is_given_up_and_asked_no_more() {
+    fn a_helper_that_does_not_answer_is_given_up_and_asked_no_more() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let porter = Porter(Mutex::new(ours));
-        assert!(porter.unmount().unwrap_err().to_string().contains("does not answer"));
+        let helper = MountHelper(Mutex::new(ours));
+        assert!(helper.unmount().unwrap_err().to_string().contains("does not answer"));
         let _ = (&theirs).write_all(b"0");
-        porter.unmount().unwrap_err();
+        helper.unmount().unwrap_err();
     }
 }
