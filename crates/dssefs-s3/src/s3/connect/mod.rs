@@ -1,5 +1,4 @@
-//! Setting the SDK up: credentials, Region, TLS, retries, time limits. Everything that can be wrong is said before the
-//! mount.
+//! Sets the SDK up: credentials, Region, TLS, retries, time limits. Reports all errors before the mount.
 
 mod address;
 mod certificates;
@@ -32,14 +31,14 @@ pub(in crate::s3) use identity::Source;
 pub(in crate::s3) use pool::SentTwice;
 pub use proxy::ProxyError;
 
-/// How long a body may stand still before the request is given up. Five seconds, the SDK's own, cut off long copies and
-/// completions, during which S3 is silent.
+/// How long a body may stall before the request fails. The SDK's own five seconds cut off long copies and completions,
+/// during which S3 is silent.
 const STALL_GRACE: Duration = Duration::from_secs(20);
 /// The pause before a retry is a random part of this, which doubles each time, up to the SDK's 20 s.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the store is and how it is talked to.
+/// Where the store is and how to reach it.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// The bucket's Region; None: from the environment or the profile.
@@ -50,9 +49,9 @@ pub struct Connection {
     pub endpoint_url: Option<String>,
     /// Another endpoint for KMS than AWS's own.
     pub kms_endpoint_url: Option<String>,
-    /// Bucket in the path and not in the host name, for servers that ask for it.
+    /// Bucket in the path and not in the host name, for servers that need it.
     pub force_path_style: bool,
-    /// Certificates (PEM) trusted beside the system's.
+    /// Certificates (PEM) trusted in addition to the system's.
     pub ca_bundle: Option<PathBuf>,
     /// Allow plain http to hosts other than this one: object content and KMS data keys go over the network in the
     /// clear.
@@ -66,8 +65,8 @@ pub struct Connection {
     /// Requests in a second that cost a KMS call, retries included; 0: as many as there are.
     pub kms_requests_per_second_max: u32,
     /// Sign a digest of each body, as bucket policies may demand (`s3:x-amz-content-sha256`). It takes a second of CPU
-    /// for each GB, and each body is held in memory as a whole. Without it bodies rely on TLS, their checksum is signed
-    /// nevertheless.
+    /// for each GB, and holds each body in memory as a whole. Without it bodies rely on TLS; their checksum is signed
+    /// in any case.
     pub sign_payload: bool,
 }
 
@@ -105,13 +104,13 @@ impl fmt::Debug for AccessKey {
     }
 }
 
-/// Why the store cannot be talked to with these settings.
+/// Why these settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Neither given nor found.
+    /// No option, variable or profile names a Region.
     #[error("no Region is set; give --region, set AWS_REGION, or add `region = ...` to the profile")]
     NoRegion,
-    /// The chain of providers ended without any.
+    /// No provider had any.
     #[error(
         "no AWS credentials were found ({0}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, or a role"
     )]
@@ -138,17 +137,16 @@ pub enum ConnectError {
     Tls(String),
 }
 
-/// Settles the configuration that S3 and KMS share, with the credentials that every AWS program would find:
-/// environment, profile, SSO, process, web identity, container, instance. Asks their provider once, and makes no other
-/// request.
+/// Loads the configuration that S3 and KMS share, with the credentials that every AWS program would find: environment,
+/// profile, SSO, process, web identity, container, instance. Asks their provider once, and makes no other request.
 ///
 /// # Errors
-/// [`ConnectError`] says what is missing or wrong and what to do.
+/// [`ConnectError`] says what is missing or wrong, and what to do.
 pub async fn load(connection: &Connection) -> Result<SdkConfig, ConnectError> {
     settle(connection, None).await
 }
 
-/// The same with credentials that are known already, such as those of an endpoint in this process.
+/// The same with given credentials, such as those of an endpoint in this process.
 ///
 /// # Errors
 /// As [`load`].
@@ -160,8 +158,8 @@ async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Resul
     let given = [&connection.endpoint_url, &connection.kms_endpoint_url];
     given.into_iter().flatten().try_for_each(|url| connection.check(url))?;
     let network = Network::new(connection)?;
-    network.proxies().tell();
-    // What fetches credentials is held to a stricter rule, which no option lifts.
+    network.proxies().log();
+    // A stricter rule, which no option lifts, holds for the fetching of credentials.
     let loader = Loader { connection: connection.clone(), http: network.client(Rule::Credentials, Reuse::Kept) };
     let config = match access_key {
         None => loader.load().await?,
@@ -183,9 +181,8 @@ async fn settle(connection: &Connection, access_key: Option<AccessKey>) -> Resul
     Ok(config)
 }
 
-/// `config` for requests whose answers have keys in them: each has a connection of its own, which ends with the answer.
-/// One that is kept for the next request has the last answer in its buffers until then; what is closed is freed, and
-/// thereby wiped.
+/// `config` for requests whose answers contain keys: each has a connection of its own, which ends with the answer. A
+/// connection that is kept would hold the answer in its buffers; closing it frees and wipes them.
 ///
 /// # Errors
 /// As [`load`].
@@ -194,15 +191,14 @@ pub fn without_reuse(config: &SdkConfig, connection: &Connection) -> Result<SdkC
     Ok(config.to_builder().http_client(http).build())
 }
 
-/// What every SDK configuration of this connection begins with, and how it is loaded again when the files of profiles
-/// have changed.
+/// Loads the SDK configuration of this connection, and loads it again when the files of profiles have changed.
 pub(super) struct Loader {
     connection: Connection,
     http: SharedHttpClient,
 }
 
 impl Loader {
-    /// The configuration as environment and profiles are now, with the provider of credentials that they name.
+    /// The configuration according to the present environment and profiles, with the provider that they name.
     pub(super) async fn load(&self) -> Result<SdkConfig, IdentityError> {
         let profile = self.connection.profile.as_deref();
         identity::check(profile).await?;
@@ -212,7 +208,7 @@ impl Loader {
         Ok(config.to_builder().credentials_provider(credentials).build())
     }
 
-    /// The same for who has credentials already.
+    /// The same without a check of the identity: for a caller that has credentials already.
     async fn load_any(&self) -> SdkConfig {
         let connection = &self.connection;
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
@@ -231,13 +227,13 @@ impl Loader {
 }
 
 impl Connection {
-    /// Whether bodies must be signed: asked for, or nothing else vouches for them on the way.
+    /// Whether bodies must be signed: an option says so, or nothing else protects them on the way.
     pub(super) fn signs_bodies(&self) -> bool {
         let private = self.endpoint_url.as_deref().is_some_and(is_private);
         self.sign_payload || (self.allow_insecure_endpoint && !private)
     }
 
-    /// Nothing goes to other hosts in the clear, unless that is asked for.
+    /// Nothing goes to other hosts in the clear, unless an option allows it.
     fn rule(&self) -> Rule {
         if self.allow_insecure_endpoint { Rule::AnyContent } else { Rule::Content }
     }
