@@ -96,7 +96,7 @@ mod tests {
         assert!(matches!(refused(KeyState::PendingReplicaDeletion), Error::PendingDeletion(_)));
         assert_eq!(
             refused(KeyState::PendingImport).to_string(),
-            format!("the KMS key {ARN} is PendingImport and not Enabled; wait or repair it in KMS")
+            format!("the KMS key {ARN} is PendingImport and not Enabled; wait, or repair it in KMS")
         );
     }
 
