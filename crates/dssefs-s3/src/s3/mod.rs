@@ -43,9 +43,9 @@ pub use ambiguous_write::{AmbiguousWrite, Content};
 pub use aws_config::SdkConfig;
 pub use backoff::{Backoff, Jitter};
 pub use connect::{
-    AccessKey, ConnectError, Connection, IdentityError, InsecureEndpoint, ProxyError, load, load_as, without_reuse,
+    AccessKey, ConnectError, Connection, IdentityError, InsecureEndpoint, ProxyError, load, load_as, named_by,
+    profile_files, without_reuse,
 };
-pub use credentials::{named_by, profile_files};
 pub use error::{Error, FailedWrite, Failure, Kind};
 pub use gateway::{BodyRetries, Conditions, Download, Gateway, OtherCopy, Unfinished, Upload, Verified};
 pub use metrics::{Operation, StoreSnapshot};

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::ConnectError;
+use super::connection::ConnectError;
 
 /// Checks the file, because the TLS library would panic at the first request if it had no certificates.
 pub(super) fn read_certificates(path: &Path) -> Result<Vec<u8>, ConnectError> {

@@ -22,10 +22,10 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::address::{Rule, Way, authority};
 use super::certificates::read_certificates;
+use super::connection::{ConnectError, Connection};
 use super::pool::{IDLE_CONNECTIONS_MAX, Pool, idle_time_max};
 use super::proxy::Proxies;
 use super::resolve::Resolver;
-use super::{ConnectError, Connection};
 use crate::s3::bounds::bounded;
 
 /// With the feature `fips`, TLS takes all its cryptography from the FIPS module, and offers only what FIPS 140-3

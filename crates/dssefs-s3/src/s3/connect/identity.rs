@@ -16,8 +16,8 @@ use aws_credential_types::Credentials;
 use aws_credential_types::credential_feature::AwsCredentialFeature as Feature;
 use aws_credential_types::provider::SharedCredentialsProvider;
 
-use super::super::credentials::profile_files;
 use super::super::error_chain::error_chain;
+use super::profiles::profile_files;
 
 /// Why the caller's identity is unclear.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -34,7 +34,7 @@ impl Gateway {
 
     /// Decides whether a write that failed with `error`, and may have been carried out, has succeeded. A store that
     /// cannot be asked now proves nothing about another writer.
-    pub(super) async fn decide(&self, attempt: AmbiguousWrite, error: Error) -> Result<Stored, Error> {
+    pub(super) async fn resolve_ambiguous(&self, attempt: AmbiguousWrite, error: Error) -> Result<Stored, Error> {
         // An answer of success that the SDK cannot read is not a refusal.
         let unread = error.status.is_some_and(|status| (200..300).contains(&status));
         let looked = unread || may_hide_success(error.kind);

@@ -91,26 +91,30 @@ impl Gateway {
         let answered = match answer {
             Ok(answered) => answered,
             Err(error) => {
-                if let Some(said) = self.bad_headers(attempts) {
-                    let AnswerHeaders { facts, etag, id, request_id } = said;
+                // 1. The headers of an answer of success name a wrong encryption: delete the object.
+                if let Some(AnswerHeaders { facts, etag, id, request_id }) = self.bad_headers(attempts) {
                     let named = Named { version: etag.map(|etag| Version { etag, id: id.clone() }), id };
                     return Err(self.take_back_bad(write, &made(), &facts, request_id, named).await);
                 }
+                // 2. The store refused the write: it has failed.
                 if !attempts.is_ambiguous() {
                     return Err(error);
                 }
+                // 3. The answer was lost: look whether the object is what was sent, and judge it.
                 let stored = match made() {
-                    Made::By(attempt) => self.decide(*attempt, error).await?,
+                    Made::By(attempt) => self.resolve_ambiguous(*attempt, error).await?,
                     Made::CopyOf(original) => self.recognise_copy(&original, write.key, error).await?,
                 };
                 return self.verify_or_undo(write, stored).await;
             }
         };
+        // 4. The answer is complete: judge it, and delete the object if the verdict is bad.
         let named = Named { version: answered.version(), id: answered.id };
         let encryption = answered.encryption;
         if self.judge.judge_write(&encryption.facts) != Verdict::Compliant {
             return Err(self.take_back_bad(write, &made(), &encryption.facts, encryption.request_id, named).await);
         }
+        // 5. Name the version.
         match named.version {
             Some(version) => Ok(Verified(Stored { version, encryption })),
             None => self.find_unnamed(write, made(), encryption.request_id).await,
@@ -165,7 +169,7 @@ impl Gateway {
         match self.judge.judge_write(&stored.encryption.facts) {
             Verdict::Compliant => Ok(Verified(stored)),
             verdict => {
-                let why = self.said(&stored.encryption.facts);
+                let why = self.mismatch_reason(&stored.encryption.facts);
                 let (undone, failed_write) = self.take_back(write, &stored.version, None).await;
                 let request_id = stored.encryption.request_id;
                 let why = format!("{why}; {undone}");
@@ -187,7 +191,7 @@ impl Gateway {
             None => error,
             Some(said) => {
                 let verdict = self.judge(&said.facts);
-                self.mismatch(operation, key, verdict, said.request_id, &self.said(&said.facts))
+                self.mismatch(operation, key, verdict, said.request_id, &self.mismatch_reason(&said.facts))
             }
         }
     }
@@ -201,7 +205,7 @@ impl Gateway {
         request_id: Option<String>,
         named: Named,
     ) -> Error {
-        let (verdict, why) = (self.judge(facts), self.said(facts));
+        let (verdict, why) = (self.judge(facts), self.mismatch_reason(facts));
         let version = match named.version {
             Some(version) => Ok(Some(version)),
             None => self.look_again(write, made).await.map(|found| found.map(|stored| stored.version)),
@@ -272,7 +276,7 @@ impl Gateway {
     ) -> Result<(), Error> {
         match self.judge.judge_write(facts) {
             Verdict::Compliant => Ok(()),
-            verdict => Err(self.mismatch(operation, key, verdict, request_id, &self.said(facts))),
+            verdict => Err(self.mismatch(operation, key, verdict, request_id, &self.mismatch_reason(facts))),
         }
     }
 
@@ -281,7 +285,7 @@ impl Gateway {
         if self.part_fits(facts) {
             return Ok(());
         }
-        Err(self.mismatch(operation, key, self.judge(facts), None, &self.said(facts)))
+        Err(self.mismatch(operation, key, self.judge(facts), None, &self.mismatch_reason(facts)))
     }
 
     /// Whether each encryption header of a part's answer is absent or right.
@@ -289,8 +293,8 @@ impl Gateway {
         part_fits(&self.judge, facts)
     }
 
-    fn said(&self, facts: &Facts) -> String {
-        said(&self.judge, facts)
+    fn mismatch_reason(&self, facts: &Facts) -> String {
+        mismatch_reason(&self.judge, facts)
     }
 
     fn mismatch(
@@ -385,7 +389,7 @@ fn part_fits(judge: &Judge, facts: &Facts) -> bool {
     }
 }
 
-fn said(judge: &Judge, facts: &Facts) -> String {
+fn mismatch_reason(judge: &Judge, facts: &Facts) -> String {
     let key = |arn: Option<&str>| arn.map_or(String::new(), |arn| format!(" under {arn}"));
     let context = |header: &String| match EncryptionContext::answered(header) {
         Some(context) => format!(" with the encryption context {}", context.json()),
@@ -432,7 +436,7 @@ mod tests {
     fn a_mismatch_names_what_was_said_and_what_was_asked() {
         let judge = Judge::new(Policy { key: Some(KeyArn::new(ARN).unwrap()), ..Policy::default() });
         assert_eq!(
-            said(&judge, &Facts::from_headers(Some("AES256"), None, None, None)),
+            mismatch_reason(&judge, &Facts::from_headers(Some("AES256"), None, None, None)),
             format!("the store answered AES256, and aws:kms:dsse under {ARN} was asked for")
         );
     }
