@@ -95,8 +95,8 @@ impl History {
         let (envelope, salt) = Envelope::under_data_keys(&counting_key(1), &counting_key(101)).unwrap();
         let key = |layer| json!({ "layer": layer, "kms_key": "arn", "wrapped": "" });
         let session = json!({
-            "version": 2, "source": "s3://b", "name": "0", "identity": envelope.file(), "keys": [key("inner"), key("outer")],
-            "derivation": { "epoch": 0, "salt": salt },
+            "version": 2, "source": "s3://b", "name": "0", "identity": envelope.file(),
+            "keys": [key("inner"), key("outer")], "derivation": { "epoch": 0, "salt": salt },
         });
         fs::write(own.join("session.json"), session.to_string()).unwrap();
         let mut writer = Writer { own, envelope, segments: 0, older: Vec::new(), records: 0, bytes: Vec::new() };

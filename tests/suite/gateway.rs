@@ -325,7 +325,7 @@ async fn a_wrongly_stored_object_that_cannot_be_deleted_is_named() {
     let denied = Fault::Failure { status: 403, code: "AccessDenied".into(), message: "Access Denied".into() };
     world.fail(vec![Rule::on("PutObject", sse(Some("AES256"), None)), Rule::on("DeleteObject", denied)]);
     let error = world.put("k", "secret").await.unwrap_err();
-    assert!(error.to_string().contains("the object is still there"), "{error}");
+    assert!(error.to_string().contains("the object is still in the bucket"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,6 +31,9 @@ fn content(size: usize) -> &'static [u8] {
 
 /// What one struck request says in the log when S3 tells no code.
 const SILENT: &str = "";
+/// What an error says that has no code of the store.
+const UNREACHABLE: &str = "the store cannot be reached";
+const LATE: &str = "no answer came in time";
 
 /// How long a fault lasts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,8 +103,8 @@ fn trouble() -> Vec<Row> {
         (Passing, Fault::LoseAnswer, Well),
         (Staying, slow(), Badly(libc::EIO, "SlowDown")),
         (Staying, broken(), Badly(libc::EIO, "InternalError")),
-        (Staying, Fault::Reset, Badly(libc::EIO, "Unreachable")),
-        (Staying, Fault::Stall, Badly(libc::EIO, "Timeout")),
+        (Staying, Fault::Reset, Badly(libc::EIO, UNREACHABLE)),
+        (Staying, Fault::Stall, Badly(libc::EIO, LATE)),
         (Staying, refused(403, "AccessDenied", "Access Denied"), Badly(libc::EACCES, "AccessDenied")),
         (Staying, refused(400, "ExpiredToken", "The provided token has expired."), Badly(libc::EACCES, "ExpiredToken")),
         (
@@ -397,7 +400,7 @@ impl Scene {
         eventually(&format!("{what}: a line with {name} and {says:?}"), Duration::from_secs(5), is_told);
         let log = self.mount.log();
         let line = log[logged..].lines().find(|line| line.contains(name) && line.contains(says)).unwrap();
-        let coded = !says.is_empty() && !matches!(says, "Unreachable" | "Timeout" | "was asked for");
+        let coded = !says.is_empty() && !matches!(says, UNREACHABLE | LATE | "was asked for");
         assert!(!coded || line.contains("request "), "{what}: the line names the request: {line}");
     }
 
@@ -588,7 +591,7 @@ fn every_fault_of_reading_and_deleting() {
                 (Passing, Fault::FlipByte(5_000), Well),
                 (Passing, Fault::CutBodyAfter(5_000), Well),
                 (Staying, Fault::FlipByte(5_000), Badly(libc::EIO, "checksum")),
-                (Staying, Fault::CutBodyAfter(5_000), Badly(libc::EIO, "Unreachable")),
+                (Staying, Fault::CutBodyAfter(5_000), Badly(libc::EIO, UNREACHABLE)),
                 (Staying, refused(412, "PreconditionFailed", "scripted"), Badly(libc::ESTALE, "PreconditionFailed")),
             ];
             scene.all("GetObject", ReadFile, [trouble(), kms(), damaged].concat())

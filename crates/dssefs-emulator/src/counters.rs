@@ -1,4 +1,4 @@
-//! What the endpoint was asked: requests and body bytes by S3 operation, and the KMS calls by action.
+//! Counts requests and body bytes by S3 operation, and KMS calls by action.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,7 +20,7 @@ pub struct Counters {
 /// The counts of one S3 operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationCount {
-    /// Requests that arrived, whatever became of them.
+    /// Requests that arrived, with any result.
     pub requests: u64,
     /// Bytes of request bodies as they came over the wire, so with the framing of `aws-chunked`.
     pub body_bytes_in: u64,

@@ -1,11 +1,11 @@
 //! The embedded S3 + KMS endpoint behind `dssefs serve` and `dssefs demo`, and under the tests.
 //!
-//! What it does: behaves at the wire as S3 and KMS do for DSSE-KMS objects, keeps its data in one directory, counts
-//! what it is asked, and fails on purpose when told to. What it refuses to do: protect data. Its keys lie beside its
+//! What it does: it speaks the protocols of S3 and KMS for DSSE-KMS objects, keeps its data in one directory, counts
+//! requests, and injects faults from a plan. What it does not do: protect data. Its keys are stored next to its
 //! objects, so it is for development, demonstrations and tests.
 //!
-//! It uses no other crate of dssefs. It is an independent mirror: were a header name or an algorithm wrong in the
-//! client, the same mistake imported here would confirm it.
+//! It uses no other crate of dssefs. If it shared a wrong header name or algorithm with the client, it would confirm
+//! the mistake.
 
 #![forbid(unsafe_code)]
 
@@ -40,7 +40,7 @@ use server::{Certificate, Router};
 pub struct Options {
     /// Where to listen; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// The directory that holds everything the endpoint keeps. Made when missing; one endpoint at a time.
+    /// The directory for all data of the endpoint. It is created if it is missing. One endpoint at a time may use it.
     pub data: PathBuf,
     /// Whether to speak TLS, with a certificate of its own.
     pub tls: bool,
@@ -52,7 +52,7 @@ pub struct Options {
     pub access_key: String,
     /// The secret of that access key.
     pub secret_key: String,
-    /// What is to fail.
+    /// The faults to inject.
     pub faults: Plan,
     /// Whether `listen` may be an address that other hosts can reach.
     pub allow_non_loopback: bool,
@@ -84,7 +84,8 @@ impl Options {
 pub enum Error {
     /// Other hosts could reach it.
     #[error(
-        "{address} can be reached from other hosts, and this endpoint protects nothing; listen on 127.0.0.1, or allow it explicitly."
+        "{address} can be reached from other hosts, and this endpoint protects nothing; listen on 127.0.0.1, or allow \
+         it explicitly."
     )]
     NotLoopback {
         /// The address asked for.
@@ -141,7 +142,7 @@ impl Server {
     /// Starts the endpoint; it answers once this returns. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// An address that others can reach and that was not allowed, settings that cannot be, and what the system refuses.
+    /// An address that other hosts can reach without permission, impossible settings, and errors of the system.
     pub async fn start(options: Options) -> Result<Server, Error> {
         check(&options)?;
         let data = options.data.clone();
@@ -189,7 +190,7 @@ impl Server {
         self.certificate_pem.as_deref()
     }
 
-    /// What it was asked so far.
+    /// The counters so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.router.state.counters()
@@ -205,7 +206,7 @@ impl Server {
         self.router.state.faults.replace(plan);
     }
 
-    /// How the rules of the plan stand.
+    /// The rules of the plan and their counts.
     #[must_use]
     pub fn faults(&self) -> Vec<faults::Standing> {
         self.router.state.faults.standing()
@@ -217,11 +218,11 @@ impl Server {
         &self.router.state.kms
     }
 
-    /// Takes no more requests, and returns when those under way are finished, or after five seconds.
+    /// Accepts no more requests, and returns when those under way are finished, or after five seconds.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         if let Err(error) = self.serving.await {
-            tracing::error!(%error, "the endpoint stopped by a defect of its own");
+            tracing::error!(%error, "the endpoint stopped because of a bug of its own");
         }
     }
 }
@@ -262,7 +263,7 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error>
     Ok((listener, bound))
 }
 
-/// The same address as a client on this host can use it: `0.0.0.0` and `::` are no destinations.
+/// The address that a client on this host can use: `0.0.0.0` and `::` are no destinations.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),

@@ -1,6 +1,6 @@
 //! Which S3 operation a request is: one pure function over method, path, query and headers.
 //!
-//! The counters and the faults speak of operations by these names, which are those of the S3 API reference.
+//! The counters and the faults use these names, which are those of the S3 API reference.
 
 use std::borrow::Cow;
 
@@ -21,7 +21,7 @@ pub struct Target {
     pub key: Option<String>,
 }
 
-/// Tells the operation of a request, path style or virtual-host style.
+/// The operation of a request, path style or virtual-host style.
 #[must_use]
 pub fn classify(method: &Method, uri: &Uri, headers: &HeaderMap) -> Target {
     let (bucket, key) = address(uri, headers);
@@ -51,7 +51,7 @@ pub fn has_key(name: &str) -> bool {
     lists || ROWS.iter().any(|row| row.name == name && row.level == Level::Object)
 }
 
-/// The bucket in a virtual-host style `Host` header: what stands before `.s3.localhost` or `.localhost`, with or
+/// The bucket in a virtual-host style `Host` header: the part before `.s3.localhost` or `.localhost`, with or
 /// without a port. `None` means path style.
 #[must_use]
 pub fn bucket_of_host(host: &str) -> Option<&str> {
@@ -71,7 +71,7 @@ enum Level {
     Object,
 }
 
-/// One line of the table: the first that fits a request names it, so the more particular lines stand first.
+/// One line of the table. The first line that fits a request names it, so the more specific lines come first.
 struct Row {
     level: Level,
     method: &'static str,

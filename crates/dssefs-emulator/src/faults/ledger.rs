@@ -12,7 +12,7 @@ pub struct Faults {
     armed: Mutex<Vec<Standing>>,
 }
 
-/// How a rule stands.
+/// A rule and its counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Standing {
     /// The rule as planned.
@@ -35,12 +35,12 @@ impl Faults {
         faults
     }
 
-    /// Puts another plan in force; the counts start anew.
+    /// Puts another plan in force; the counts start from zero.
     pub fn replace(&self, plan: Plan) {
         *self.lock() = Vec::from(plan).into_iter().map(Standing::new).collect();
     }
 
-    /// How the rules stand, in order.
+    /// The rules and their counts, in order.
     #[must_use]
     pub fn standing(&self) -> Vec<Standing> {
         self.lock().clone()

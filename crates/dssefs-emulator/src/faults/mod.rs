@@ -1,7 +1,7 @@
 //! Faults on purpose: a plan of rules, and each rule makes chosen requests fail in one way.
 //!
-//! This part decides which request is struck by what. Carrying a fault out is the server's work, at the level of HTTP,
-//! so that the S3 and KMS sides know nothing of it.
+//! This room decides which fault strikes which request. The server carries it out at the level of HTTP, so the S3 and
+//! KMS sides know nothing of faults.
 
 mod ledger;
 mod plan;

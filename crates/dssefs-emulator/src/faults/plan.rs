@@ -87,13 +87,12 @@ pub enum Fault {
     LoseAnswer,
     /// The KMS calls that S3 makes for this request fail with 503 `SlowDown`, in the words of KMS throttling.
     ThrottleKms,
-    /// The write or read is carried out whatever its `If-Match` and `If-None-Match` ask for, as stores do that do not
-    /// know them.
+    /// The work is done without regard to `If-Match` and `If-None-Match`, as by stores that do not know them.
     IgnoreConditions,
     /// A write that asks for a condition is answered 501, as by stores that do not know them; any other is carried out.
     RefuseConditions,
-    /// As for credentials that may list only below this prefix (a condition on `s3:prefix`): other questions about the
-    /// bucket and other keys are denied, and an object that is not there is answered 403 in place of 404.
+    /// Answers as to credentials that may list only below this prefix (a condition on `s3:prefix`): denies other
+    /// requests about the bucket and other keys, and answers 403 instead of 404 for a missing object.
     OnlyBelow(String),
     /// Answered 200 with an `<Error>` body before any work, as copies and completions may be.
     OkWithErrorBody {
@@ -108,7 +107,7 @@ pub enum Fault {
     StallAnswer,
 }
 
-/// Why a rule cannot be.
+/// Why a rule is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Invalid {
     /// No such operation.
@@ -198,7 +197,7 @@ impl Rule {
         Rule { times, ..self }
     }
 
-    /// Whether the rule speaks of this request.
+    /// Whether the rule applies to this request.
     pub(super) fn matches(&self, operation: &str, key: Option<&str>) -> bool {
         let operation_matches = match self.operation.as_str() {
             "*" => !operation.starts_with(KMS),

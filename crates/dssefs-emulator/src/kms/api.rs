@@ -13,7 +13,7 @@ use super::cipher;
 use super::exception::Exception;
 use super::key::{Action, Key, Manager, NewKey, Status};
 
-/// What stands before the action in `X-Amz-Target`.
+/// The prefix of the action in `X-Amz-Target`.
 pub(crate) const TARGET_PREFIX: &str = "TrentService.";
 
 /// The actions of this endpoint.

@@ -1,4 +1,4 @@
-//! A short memory of the calls, as CloudTrail has a long one: who called, for which key, with which encryption context.
+//! The latest KMS calls, as CloudTrail would show them: the caller, the key and the encryption context.
 
 use std::collections::{BTreeMap, VecDeque};
 

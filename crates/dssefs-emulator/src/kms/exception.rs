@@ -1,4 +1,4 @@
-//! What KMS answers when it does not do what it was asked, and how S3 passes that on.
+//! The errors of KMS, and how S3 passes them on.
 //!
 //! The texts are those of AWS as recorded or documented; programs match on them.
 
@@ -16,7 +16,7 @@ pub struct Exception {
     pub message: String,
 }
 
-/// An answer of S3 that says why KMS did not help it.
+/// An answer of S3 about an error of KMS.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Refusal {
@@ -87,7 +87,7 @@ impl Exception {
         Exception::denied(user, action, arn, why)
     }
 
-    /// AWS gives no text with this one, so that it tells nothing about the ciphertext.
+    /// AWS gives no text with this one, so that it reveals nothing about the ciphertext.
     pub(super) fn invalid_ciphertext() -> Exception {
         Exception::new("InvalidCiphertextException", "")
     }

@@ -1,9 +1,8 @@
 //! The KMS of the endpoint: keys with states, aliases, and the calls of S3 and of clients upon them.
 //!
 //! What it does: keeps keys in one file that survives a crash, refuses with the codes and the texts of AWS, really
-//! encrypts (AES-256-GCM, the encryption context authenticated), and keeps a short log of who called with which
-//! context. What it refuses to do: asymmetric cryptography and MACs; such keys exist as metadata only, so that their
-//! misuse can be provoked.
+//! encrypts (AES-256-GCM, the encryption context authenticated), and keeps a short log of callers and contexts. What it
+//! does not do: asymmetric cryptography and MACs. Such keys exist as metadata only, so that tests can misuse them.
 //!
 //! S3 calls [`Kms::generate_data_key`] and [`Kms::decrypt`]; clients come in over HTTP through `api`.
 
@@ -72,8 +71,8 @@ impl Kms {
         Ok(Kms { region: region.to_owned(), account: account.to_owned(), store, call_log })
     }
 
-    /// As S3 does when it writes: resolves a key id, a key ARN, an alias or an alias ARN; `None` is the AWS managed key
-    /// `aws/s3`, made on its first use. Counts one KMS call.
+    /// What S3 calls when it writes: resolves a key id, a key ARN, an alias or an alias ARN; `None` is the AWS managed
+    /// key `aws/s3`, made on its first use. Counts one KMS call.
     ///
     /// # Errors
     /// What S3 would answer: `KMS.NotFoundException`, `KMS.DisabledException`, `KMS.KMSInvalidStateException`,
@@ -83,8 +82,8 @@ impl Kms {
         Ok(DataKey { key_arn: key.arn })
     }
 
-    /// As S3 does when it reads an object or takes a part. `key_arn` is the ARN kept with the object. Counts one KMS
-    /// call.
+    /// What S3 calls when it reads an object or accepts a part. `key_arn` is the ARN kept with the object. Counts one
+    /// KMS call.
     ///
     /// # Errors
     /// As [`Kms::generate_data_key`].
@@ -243,7 +242,7 @@ impl Kms {
         found
     }
 
-    /// Finds a key, and tells whether `action` may be done with it now.
+    /// Finds a key, and checks that `action` may be done with it now.
     fn usable(&self, name: &str, action: Action) -> Result<Key, Exception> {
         let key = self.look_up(name, action.name())?;
         key.permit(action, &self.user_arn())?;
@@ -252,7 +251,7 @@ impl Kms {
         Ok(key)
     }
 
-    /// Finds a key for `action`, whose name stands in a refusal.
+    /// Finds a key for `action`; a refusal names the action.
     fn look_up(&self, name: &str, action: &str) -> Result<Key, Exception> {
         let name = Name::parse(name, &self.region, &self.account)
             .map_err(|stray| stray.exception(&self.user_arn(), action))?;
@@ -438,8 +437,8 @@ mod tests {
         let arn = kms.create_key(NewKey::default()).unwrap().arn;
         kms.deny(&arn, Action::GenerateDataKey).unwrap();
         let message = format!(
-            "User: arn:aws:iam::{ACCOUNT}:user/dssefs is not authorized to perform: kms:GenerateDataKey on resource: {arn} \
-             with an explicit deny in a resource-based policy"
+            "User: arn:aws:iam::{ACCOUNT}:user/dssefs is not authorized to perform: kms:GenerateDataKey on resource: \
+             {arn} with an explicit deny in a resource-based policy"
         );
         assert_eq!(refusal(&kms, &arn), expected(403, "AccessDenied", message));
         kms.decrypt(&arn, &none()).unwrap();

@@ -35,7 +35,7 @@ impl Name {
 }
 
 impl Stray {
-    /// What KMS answers to `user`, who wanted to do `action`.
+    /// What KMS answers to a `user` that asked for `action`.
     pub(super) fn exception(&self, user: &str, action: &str) -> Exception {
         match self {
             Stray::Malformed(name) => Exception::bad_key_id(name),

@@ -1,4 +1,4 @@
-//! Whether a KMS request was signed by who it says: Signature Version 4, signed again here and compared.
+//! Verifies the signature of a KMS request: Signature Version 4, computed again here and compared.
 
 use std::time::{Duration, SystemTime};
 
@@ -51,8 +51,8 @@ pub(crate) fn verify(
     {
         true => Ok(()),
         false => Err(invalid(
-            "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access \
-             Key and signing method. Consult the service documentation for details.",
+            "The request signature we calculated does not match the signature you provided. Check your AWS Secret \
+             Access Key and signing method. Consult the service documentation for details.",
         )),
     }
 }

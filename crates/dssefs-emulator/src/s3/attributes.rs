@@ -1,4 +1,4 @@
-//! GetObjectAttributes. It tells nothing of encryption, as in S3.
+//! GetObjectAttributes. As in S3, its answer has no encryption headers.
 
 use s3s::dto::{
     Checksum as ChecksumAttribute, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectAttributesParts,
@@ -32,7 +32,7 @@ impl Endpoint {
             return Err(invalid_argument("Invalid attribute name specified."));
         }
         let wants = |name: &str| asked.contains(&name);
-        // Checksums lie encrypted beside the object.
+        // Checksums are stored encrypted.
         if wants("Checksum") {
             decrypt(self.keys.as_ref(), &object.encryption)?;
         }
@@ -50,7 +50,7 @@ impl Endpoint {
     }
 }
 
-/// The number of parts in an object's checksum is told elsewhere in this operation.
+/// The number of parts in an object's checksum is in another field of this operation.
 fn checksum_attribute(checksum: &Checksum) -> ChecksumAttribute {
     let bare = checksum.value.split_once('-').map_or(checksum.value.as_str(), |(bare, _)| bare);
     let sums = split_checksum(Some(&Checksum { value: bare.to_owned(), ..checksum.clone() }));

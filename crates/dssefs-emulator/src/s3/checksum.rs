@@ -324,7 +324,7 @@ fn parse_md5(header: &[u8]) -> S3Result<Vec<u8>> {
         .ok_or_else(|| refuse(S3ErrorCode::InvalidDigest, "The Content-MD5 you specified was invalid."))
 }
 
-/// A checksum that nobody would check must not look checked.
+/// A checksum that is not verified must not look verified.
 fn refuse_unknown(headers: &HeaderMap) -> S3Result<()> {
     let known = |kind: &str| matches!(kind, "algorithm" | "mode" | "type") || Algorithm::named(kind).is_ok();
     let mut kinds = headers.keys().filter_map(|name| name.as_str().strip_prefix("x-amz-checksum-"));

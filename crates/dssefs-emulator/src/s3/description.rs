@@ -1,5 +1,5 @@
-//! What a write says about its object beside the bytes: content headers, user metadata, storage class, tags. And what a
-//! write may not say, because the endpoint would have to ignore it.
+//! What a write says about its object in addition to the bytes: content headers, user metadata, storage class, tags.
+//! And what a write may not say, because the endpoint would have to ignore it.
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;

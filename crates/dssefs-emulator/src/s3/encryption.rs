@@ -14,7 +14,7 @@ use super::errors::{invalid_argument, of_kms, refuse};
 use super::keys::KeyService;
 use crate::storage::{Encryption, Settings};
 
-/// Single-layer encryption with keys of S3: what an object has when nobody asks for more.
+/// Single-layer encryption with keys of S3: what an object has if the request asks for no more.
 pub(super) const AES256: &str = "AES256";
 /// Single-layer encryption with a KMS key.
 pub(super) const KMS: &str = "aws:kms";

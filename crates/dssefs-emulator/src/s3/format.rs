@@ -42,7 +42,7 @@ pub(super) fn size(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// An ETag that tells nothing of the content: what objects under KMS have.
+/// An ETag that does not depend on the content, as objects under KMS have.
 pub(super) fn opaque_etag() -> S3Result<String> {
     crate::storage::random_hex::<16>().map_err(internal)
 }

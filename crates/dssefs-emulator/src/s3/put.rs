@@ -117,7 +117,7 @@ pub(super) fn check_promise(promise: &Promise, digests: &Digests, trailer: Optio
     promise.check(digests, trailer.and_then(|trailer| trailer.take()).as_ref())
 }
 
-/// The ETag of bytes: their MD5, unless KMS is in use, when it tells nothing.
+/// The ETag of bytes: their MD5, unless KMS is in use; then it is random.
 pub(super) fn etag_of(digests: &Digests, encryption: &Encryption) -> S3Result<String> {
     match digests.md5_etag() {
         Some(md5) if !encryption.uses_kms() => Ok(md5),

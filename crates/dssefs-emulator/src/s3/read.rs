@@ -95,7 +95,7 @@ impl Endpoint {
         let object = object_of(&version)?;
         check_read(&request.headers, &version, object)?;
         let extent = extent(object, input.range.as_ref(), input.part_number)?;
-        // The checksum lies encrypted beside the object, so that asking for it is asking KMS. A plain HEAD never does.
+        // The checksum is stored encrypted, so a request for it calls KMS. A plain HEAD never does.
         if wants_checksum(input.checksum_mode.as_ref()) {
             decrypt(self.keys.as_ref(), &object.encryption)?;
         }

@@ -1,5 +1,5 @@
-//! `/_dssefs/`: what tests and demonstrations ask of the endpoint itself. JSON in and out, for
-//! who may ([`guard`]): from this host, with the access key and its secret as user and password.
+//! `/_dssefs/`: the addresses for tests and demonstrations, JSON in and out. [`guard`] admits requests from this host
+//! that have the access key and its secret as user and password.
 //!
 //! | request | does |
 //! |---|---|
@@ -26,7 +26,7 @@ use super::answer;
 use super::guard;
 use super::state::State;
 
-/// Where these addresses start. No bucket can be called so: bucket names have no underscore.
+/// The prefix of these addresses. It cannot be a bucket's name, because those have no underscore.
 pub(super) const PREFIX: &str = "/_dssefs/";
 
 pub(super) fn answer(state: &State, head: &Parts, body: &[u8], peer: SocketAddr) -> HttpResponse {

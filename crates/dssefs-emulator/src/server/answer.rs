@@ -60,7 +60,7 @@ pub(super) struct Ids {
 impl Ids {
     pub(super) fn new() -> Ids {
         let mut random = [0; 56];
-        // Without randomness the ids repeat, which is a pity and no more: they are labels, not secrets.
+        // Without randomness the ids repeat. That does no harm, because they are not secrets.
         if SystemRandom::new().fill(&mut random).is_err() {
             error!("the system gives no randomness for request ids");
         }

@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::TlsAcceptor;
 
-/// The names that the certificate holds for. TLS libraries take no wildcard right under a top-level domain, which is
-/// why `*.s3.localhost` stands beside `*.localhost`.
+/// The names that the certificate holds for. TLS libraries accept no wildcard directly under a top-level domain,
+/// so there is `*.s3.localhost` in addition to `*.localhost`.
 const NAMES: [&str; 5] = ["localhost", "*.localhost", "*.s3.localhost", "127.0.0.1", "::1"];
 
 const VALIDITY: Duration = Duration::days(3_650);
@@ -31,10 +31,10 @@ pub enum CertificateError {
         /// What the system said.
         source: io::Error,
     },
-    /// It could not be made.
+    /// It could not be generated.
     #[error("The certificate cannot be made.")]
     Make(#[from] rcgen::Error),
-    /// The files are there, but are no PEM.
+    /// The files exist, but are not PEM.
     #[error("{} holds no PEM; remove it, and a new certificate is made.", path.display())]
     Damaged {
         /// The file.
@@ -42,8 +42,11 @@ pub enum CertificateError {
         /// What is wrong with it.
         source: rustls::pki_types::pem::Error,
     },
-    /// The files are there, but do not belong together.
-    #[error("The certificate and its key in {} cannot be used; remove both, and new ones are made.", directory.display())]
+    /// The files exist, but do not belong together.
+    #[error(
+        "The certificate and its key in {} cannot be used; remove both, and the endpoint makes new ones.",
+        directory.display()
+    )]
     Unusable {
         /// The directory.
         directory: PathBuf,
@@ -70,7 +73,7 @@ impl Certificate {
         Ok(Certificate { pem, acceptor })
     }
 
-    /// The certificate in PEM, and what speaks TLS with it.
+    /// The certificate in PEM, and the TLS acceptor with it.
     pub(crate) fn into_parts(self) -> (String, TlsAcceptor) {
         (self.pem, self.acceptor)
     }

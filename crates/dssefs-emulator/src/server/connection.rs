@@ -1,4 +1,4 @@
-//! Connections: taking them, speaking TLS and HTTP/1.1 on them, and ending them, also rudely.
+//! Accepts connections, speaks TLS and HTTP/1.1 on them, and ends them, if need be with a reset.
 
 use std::io;
 use std::net::SocketAddr;
@@ -52,7 +52,8 @@ pub(crate) async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, address)) => {
-                    connections.spawn(connection(stream, address, tls.clone(), Arc::clone(&router), graceful.watcher()));
+                    let (tls, router) = (tls.clone(), Arc::clone(&router));
+                    connections.spawn(connection(stream, address, tls, router, graceful.watcher()));
                 }
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
@@ -108,8 +109,8 @@ where
 
 /// A TCP stream that ends with a reset when it was asked to.
 ///
-/// SO_LINGER with a time of zero makes close(2) send RST, but it must be set on the socket, which is deep inside of TLS
-/// and HTTP when a fault wants it; so the wish travels in a flag, and the drop of the stream looks at it.
+/// SO_LINGER with a time of zero makes close(2) send RST. It must be set on the socket, which is deep inside TLS and
+/// HTTP when a fault asks for it. So the fault sets a flag, and the drop of the stream reads it.
 struct Wire {
     stream: TcpStream,
     peer: Peer,

@@ -1,9 +1,8 @@
-//! Who may use the endpoint's own addresses: programs on this host that know the keys, and no pages of other sites in a
-//! browser.
+//! Admits programs on this host that know the keys to the endpoint's own addresses, and refuses web pages in a browser.
 //!
-//! A browser on this host sends requests here for any page that it shows. What gives such a page away is its `Origin`,
-//! or what `Sec-Fetch-Site` says. A page whose own name was pointed at this host (DNS rebinding) is given away by
-//! `Host`, which is that name.
+//! A browser on this host sends requests here for any page that it shows. Such a request has an `Origin` or a
+//! `Sec-Fetch-Site` of another site. If a page's own name resolves to this host (DNS rebinding), its `Host` is that
+//! name.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -77,7 +76,7 @@ fn is_authorized(headers: &HeaderMap, credentials: &Credentials) -> bool {
     same(&given, format!("{}:{}", credentials.access_key, credentials.secret_key).as_bytes())
 }
 
-/// In a time that tells nothing of where the two differ.
+/// In a time that does not depend on where the two differ.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }

@@ -1,4 +1,4 @@
-//! Carrying out faults, at the level of HTTP: what happens before the work, and what becomes of its answer.
+//! Carries out faults at the level of HTTP: before the work, and on its answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::peer::Peer;
 #[error("The connection is closed by a fault.")]
 pub(super) struct Lost;
 
-/// What a fault does before the work. `Some` is an answer that stands in the place of the work.
+/// What a fault does before the work. `Some` is an answer that replaces the work.
 pub(super) async fn before(
     fault: Option<&Fault>,
     body: &mut Body,
@@ -67,7 +67,7 @@ pub(super) async fn before(
     }
 }
 
-/// What a fault makes of an answer.
+/// What a fault does to an answer.
 pub(super) async fn after(
     fault: Option<Fault>,
     mut answer: HttpResponse,

@@ -1,7 +1,7 @@
-//! The HTTP side of the endpoint: connections, TLS, who answers what, faults carried out, bodies counted.
+//! The HTTP side of the endpoint: connections, TLS, the router, the injection of faults, the counting of bodies.
 //!
 //! What it does: one port for S3, KMS and the endpoint's own addresses, HTTP/1.1, plain or with a certificate of its
-//! own. What it refuses to do: know what an object or a key is; that is told by the S3 and KMS sides beside it.
+//! own. What it does not do: know what an object or a key is; that is the work of the S3 and KMS sides.
 
 mod admin;
 mod answer;

@@ -45,7 +45,7 @@ pub(crate) struct Deleted {
     pub(crate) version_id: Option<String>,
 }
 
-/// The record of one key as it lies on the disk.
+/// The record of one key on the disk.
 #[derive(Serialize)]
 struct KeyRecordOut<'a> {
     key: &'a str,
@@ -109,7 +109,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// A writer of a new body, which belongs to nobody until an object or a part with it is put.
+    /// A writer of a new body, which belongs to no object until an object or a part with it is put.
     pub(crate) fn writer(&self) -> io::Result<BodyWriter> {
         BodyWriter::create(&self.bodies)
     }

@@ -2,12 +2,12 @@
 //!
 //! What it does: keeps records (JSON) and bodies (plain files) below one directory, and an index of all records in
 //! memory. A change becomes true by one rename of one record, so a `kill -9` at any moment leaves either the old or the
-//! new state; what an interrupted request left behind is swept away by [`Store::open`]. Nothing is fsynced: a power
+//! new state; [`Store::open`] removes what an interrupted request left behind. Nothing is fsynced: a power
 //! loss may lose or tear what was written last, which an endpoint for development and tests may do, and a store of
 //! record may not.
 //!
-//! What it refuses to do: it knows no HTTP, no checksums and no encryption rules. **Bodies lie on the disk in the
-//! clear**; the encryption that the endpoint reports is a fact of its protocol, not of its disk.
+//! What it does not do: it knows no HTTP, no checksums and no encryption rules. **Bodies are on the disk in the
+//! clear**; the encryption that the endpoint reports exists in its protocol only.
 //!
 //! Rooms it may use: none.
 //!
@@ -21,7 +21,7 @@
 //!
 //! A bucket that is being made or unmade is called `UNFINISHED-RANDOM`, which no bucket may be called.
 //!
-//! A key is never a path, so that `a` beside `a/b`, `..`, `//` and 1,024 bytes of anything are all the same to it.
+//! A key is never a path, so that `a` beside `a/b`, `..`, `//` and 1,024 bytes of anything make no difference.
 
 mod body;
 mod bucket;
@@ -76,7 +76,7 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens `dir`, creating it if need be, reads all records and removes the leftovers of interrupted requests. To one
-    /// process, the requests of another are leftovers: whoever opens the directory holds a lock on it.
+    /// process, the requests of another are leftovers: the caller holds a lock on the directory.
     pub(super) fn open(dir: &Path) -> io::Result<Store> {
         private_directory(dir)?;
         let buckets = recovery::buckets(dir)?.into_iter().map(|b| (b.name().to_owned(), Arc::new(b))).collect();

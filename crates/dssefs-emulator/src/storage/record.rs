@@ -26,7 +26,7 @@ pub(crate) struct Settings {
     pub(crate) created: i64,
     /// Whether old versions are kept.
     pub(crate) versioning: Versioning,
-    /// Default encryption: algorithm as in the API; `AES256` where nobody chose.
+    /// Default encryption: algorithm as in the API; `AES256` if no client chose one.
     pub(crate) default_algorithm: Option<String>,
     /// Default KMS key as the client named it; unchecked, as in S3.
     pub(crate) default_key: Option<String>,

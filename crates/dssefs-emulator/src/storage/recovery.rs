@@ -1,4 +1,4 @@
-//! Opening: reads every record and sweeps away what interrupted requests left behind.
+//! Opens the storage: reads every record, and removes what interrupted requests left behind.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;

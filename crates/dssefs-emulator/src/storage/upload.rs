@@ -85,7 +85,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Removes what is left of an upload that the index has forgotten; 10,000 files take their time, so that nobody
+    /// Removes what is left of an upload that the index has forgotten; 10,000 files take their time, so that no request
     /// waits for it under the lock. Whatever resists is recognised as a leftover at the next start: a directory without
     /// `upload.json`, or an upload that a version says it was made by.
     fn discard<'a>(&self, id: &str, unused: impl Iterator<Item = &'a Arc<Part>>) {

@@ -1,4 +1,4 @@
-//! Data keys: made by KMS, and brought back by it.
+//! Data keys: KMS generates and unwraps them.
 
 use aws_sdk_kms::error::ProvideErrorMetadata;
 use aws_sdk_kms::primitives::Blob;
@@ -11,7 +11,7 @@ use dssefs_seal::secret::{KEY_BYTES, Key, OutOfMemory};
 use super::Kms;
 use super::error::{self, Error};
 
-/// A key that KMS has just made, and the form in which only KMS can bring it back.
+/// A key that KMS has just generated, and its wrapped form, which only KMS can unwrap.
 pub struct DataKey {
     /// The key. It has never been used.
     pub key: Key,
@@ -19,7 +19,8 @@ pub struct DataKey {
     pub wrapped: Vec<u8>,
 }
 
-/// What a wrapped key is bound to: KMS unwraps it only for whoever names the same pairs, and writes them to CloudTrail.
+/// The pairs that a wrapped key is bound to. KMS unwraps it only if the request has the same pairs, and writes them to
+/// CloudTrail.
 pub type Binding<'a> = [(&'a str, &'a str)];
 
 impl Kms {
@@ -39,16 +40,16 @@ impl Kms {
         let plain = answer.plaintext.ok_or_else(|| Error::nonsense(&arn, "the answer has no key"))?;
         let key = locked(&arn, plain)?;
         match wrapped.is_empty() {
-            // What it seals could never be opened again.
+            // Data under it could never be decrypted again.
             true => Err(Error::nonsense(&arn, "the answer does not have the key in wrapped form")),
             false => Ok(DataKey { key, wrapped }),
         }
     }
 
-    /// Brings back what [`Kms::data_key`] made under `key` and bound to `binding` (Decrypt, KMS API reference).
+    /// Unwraps a key that [`Kms::data_key`] generated under `key` and bound to `binding` (Decrypt, KMS API reference).
     ///
     /// # Errors
-    /// [`Error`]; [`Error::NotWrappedHere`] when it was not made so, or was changed.
+    /// [`Error`]; [`Error::NotWrappedHere`] if it was bound to another key or binding, or was changed.
     pub async fn unwrap(&self, key: &KeyArn, wrapped: &[u8], binding: &Binding<'_>) -> Result<Key, Error> {
         let arn = key.to_string();
         let mut request = self
@@ -71,9 +72,9 @@ impl Kms {
     }
 }
 
-/// Moves a key into locked memory and wipes the SDK's copy. The body of the answer, from which the SDK has read it, is
-/// wiped by the heap: at once, and what the connection holds of it when that is closed. So it must not be kept for the
-/// next request (`s3::without_reuse`).
+/// Moves a key into locked memory and wipes the SDK's copy. The heap wipes the body of the answer at once, and the
+/// connection's buffers when the connection is closed. So the connection must not be kept for the next request
+/// (`s3::without_reuse`).
 fn locked(arn: &str, plain: Blob) -> Result<Key, Error> {
     let plain = Zeroizing::new(plain.into_inner());
     let bytes: &[u8; KEY_BYTES] =

@@ -4,7 +4,7 @@ use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::operation::describe_key::DescribeKeyError;
 
-/// What is wrong with a key, or with asking for it.
+/// Why a key cannot be used, or KMS could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// KMS knows no such key or alias in this account and Region.
@@ -18,11 +18,11 @@ pub enum Error {
     /// Disabled.
     #[error("the KMS key {0} is disabled; enable it with kms:EnableKey, or choose another")]
     Disabled(String),
-    /// It will be deleted, with everything under it.
+    /// Scheduled for deletion; then all data under it is lost.
     #[error("the KMS key {0} is scheduled for deletion; cancel that with kms:CancelKeyDeletion, or choose another")]
     PendingDeletion(String),
     /// Any other state than enabled.
-    #[error("the KMS key {key} is {state} and not Enabled; wait or repair it in KMS")]
+    #[error("the KMS key {key} is {state} and not Enabled; wait, or repair it in KMS")]
     NotReady {
         /// The key's ARN.
         key: String,
@@ -36,7 +36,7 @@ pub enum Error {
     WrongUse {
         /// The key's ARN.
         key: String,
-        /// What the key is for, or of.
+        /// The usage or the spec of the key.
         found: String,
     },
     /// A policy forbids kms:DescribeKey.
@@ -52,14 +52,15 @@ pub enum Error {
     UseDenied {
         /// The key's ARN.
         key: String,
-        /// What has to be allowed.
+        /// The action to allow.
         action: &'static str,
         /// KMS's own words.
         message: String,
     },
-    /// A wrapped key that KMS does not know as one of this key with this binding.
+    /// KMS has not wrapped this data key under this key with this binding.
     #[error(
-        "KMS has not wrapped this data key under {key} for this mount: it was changed, or belongs to another bucket, prefix or session"
+        "KMS has not wrapped this data key under {key} for this mount: it was changed, or belongs to another bucket, \
+         prefix or session"
     )]
     NotWrappedHere {
         /// The key's ARN.
@@ -80,8 +81,8 @@ pub enum Error {
     Unavailable {
         /// The name that was asked for.
         key: String,
-        /// What went wrong, with its causes. They are told and not kept: what the SDK makes of an answer that it cannot
-        /// read has the answer in it, and that may have a data key.
+        /// The error and its causes as text. The SDK's error itself is not kept: for an answer that it cannot read, it
+        /// contains the answer, which may have a data key.
         message: String,
     },
 }
@@ -92,7 +93,8 @@ impl Error {
     }
 }
 
-/// The model of KMS does not have it, and KMS answers with it ("Throttling AWS KMS requests", KMS developer guide).
+/// KMS answers with this code, although its model does not have it ("Throttling AWS KMS requests", KMS developer
+/// guide).
 const THROTTLED: &str = "ThrottlingException";
 
 /// Codes: "DescribeKey" and "Common errors", KMS API reference.
@@ -124,16 +126,15 @@ where
     }
 }
 
-/// KMS's own words, or what went wrong and why. Only what is written for people: the SDK's `Debug` prints the body of
-/// the answer.
+/// KMS's own message, or the chain of causes. Uses only `Display`: the SDK's `Debug` prints the body of the answer.
 fn said<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    let told = || causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    // The sentence goes on after it.
-    error.message().map_or_else(told, |said| said.trim_end_matches('.').to_owned())
+    let chain = || causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    // The sentence continues after it.
+    error.message().map_or_else(chain, |message| message.trim_end_matches('.').to_owned())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The few calls that go to KMS directly: finding out what key a name means and whether S3 can use it, and data keys
-//! for what has to outlive the process on the local disk.
+//! The few direct calls to KMS: which key a name means, whether S3 can use it, and data keys for what outlives the
+//! process on the local disk.
 //!
-//! S3 answers with the ARN of a key, so only an ARN can be compared with its answers; ids and aliases are resolved
-//! here, once, at the start. This room lets KMS encrypt keys and nothing else. It may use `policy` and `secret`.
+//! S3 answers with the ARN of a key, so only an ARN can be compared with its answers. This room resolves ids and
+//! aliases once, at the start. It lets KMS encrypt nothing but keys. It may use `policy` and `secret`.
 
 mod data_key;
 mod error;
@@ -23,8 +23,8 @@ pub struct Kms {
 }
 
 impl Kms {
-    /// Makes no request. `endpoint` is another address than AWS's own. No connection of `config` may outlive an answer,
-    /// which may have a key in it.
+    /// Makes no request. `endpoint` replaces AWS's own address. No connection of `config` may outlive an answer,
+    /// because the answer may contain a key.
     #[must_use]
     pub fn new(config: &SdkConfig, endpoint: Option<&str>) -> Kms {
         let mut builder = aws_sdk_kms::config::Builder::from(config);
@@ -38,7 +38,7 @@ impl Kms {
     /// symmetric, for encryption. Rule: "Using server-side encryption with AWS KMS keys", S3 User Guide.
     ///
     /// # Errors
-    /// [`Error`] says what is wrong with the key, or why KMS could not tell (DescribeKey, KMS API reference).
+    /// [`Error`] says what is wrong with the key, or why KMS did not answer (DescribeKey, KMS API reference).
     pub async fn resolve(&self, text: &str) -> Result<KeyArn, Error> {
         let request = self.client.describe_key().key_id(text).send();
         let answer = Box::pin(request).await.map_err(|error| error::describe(text, &error))?;
@@ -50,7 +50,7 @@ impl Kms {
     }
 }
 
-/// Whether S3 can write under a key that is like this.
+/// Whether S3 can write under this key.
 fn usable(key: &KeyMetadata, arn: &KeyArn) -> Result<(), Error> {
     let arn = || arn.to_string();
     match key.key_state() {
@@ -96,7 +96,7 @@ mod tests {
         assert!(matches!(refused(KeyState::PendingReplicaDeletion), Error::PendingDeletion(_)));
         assert_eq!(
             refused(KeyState::PendingImport).to_string(),
-            format!("the KMS key {ARN} is PendingImport and not Enabled; wait or repair it in KMS")
+            format!("the KMS key {ARN} is PendingImport and not Enabled; wait, or repair it in KMS")
         );
     }
 

@@ -6,8 +6,8 @@ use std::fmt;
 ///
 /// Rule: "General purpose bucket naming rules" of the S3 User Guide: 3 to 63 of `a-z`, `0-9`, `.` and `-`, beginning
 /// and ending with a letter or digit. Buckets that were made in us-east-1 before March 2018, and those of other stores,
-/// may have up to 255 of `A-Z`, `a-z`, `0-9`, `.`, `-` and `_`; such a name can be no name of a host, and
-/// [`Bucket::needs_path_style`] says so.
+/// may have up to 255 of `A-Z`, `a-z`, `0-9`, `.`, `-` and `_`; such a name cannot be a host's
+/// name (see [`Bucket::needs_path_style`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bucket(String);
 
@@ -17,7 +17,7 @@ pub enum BucketError {
     /// S3 Express directory buckets know SSE-S3 and SSE-KMS only.
     #[error("{0} is a directory bucket: S3 Express does not support DSSE-KMS; use a general purpose bucket")]
     Directory(String),
-    /// The answers of an Object Lambda access point are made by a function, so its headers prove nothing.
+    /// A function makes the answers of an Object Lambda access point, so their headers prove nothing.
     #[error(
         "{0} is an Object Lambda access point: what it says of encryption is the function's claim, not S3's; \
          use the bucket or an ordinary access point"
@@ -26,12 +26,13 @@ pub enum BucketError {
     /// S3 on Outposts encrypts with SSE-S3 and SSE-C.
     #[error("{0:?} is on an Outpost: S3 on Outposts does not support DSSE-KMS; use a general purpose bucket")]
     Outposts(String),
-    /// Tables are no objects.
+    /// Tables are not objects.
     #[error("{0:?} is a table bucket, which holds tables and no files; use a general purpose bucket")]
     Table(String),
     /// Its requests need signatures of their own (SigV4A), and its name stands for several buckets.
     #[error(
-        "{0:?} is a Multi-Region Access Point, which stands for several buckets; give the bucket, or an access point in one Region"
+        "{0:?} is a Multi-Region Access Point, which stands for several buckets; give the bucket, or an access point \
+         in one Region"
     )]
     MultiRegion(String),
     /// The ARN of the bucket itself.
@@ -39,7 +40,7 @@ pub enum BucketError {
     Arn {
         /// As given.
         arn: String,
-        /// What is meant.
+        /// The bucket that it names.
         name: String,
     },
     /// Another ARN.
@@ -64,7 +65,7 @@ impl Bucket {
         if text.starts_with("arn:") {
             return Self::from_arn(text);
         }
-        // The suffixes that the naming rules reserve for what is no general purpose bucket.
+        // The naming rules reserve these suffixes for other kinds of buckets and access points.
         let owned = || text.to_owned();
         match text.rsplit_once("--").map(|(_, suffix)| suffix) {
             Some("x-s3") => return Err(BucketError::Directory(owned())),
@@ -103,7 +104,7 @@ impl Bucket {
         }
     }
 
-    /// Whether the name can be none of a host, so that it must stand in the path of URLs.
+    /// Whether the name cannot be a host's name, so that URLs must have it in their path.
     #[must_use]
     pub fn needs_path_style(&self) -> bool {
         !self.0.starts_with("arn:") && !is_host_name(&self.0)

@@ -1,11 +1,11 @@
-//! Hosts in URLs, as far as it matters whether they are this one.
+//! Decides whether a host in a URL is this host.
 
 use std::net::IpAddr;
 
 /// Whether `host`, a name or an address without brackets, is this host itself: `localhost` and the names below it (RFC
 /// 6761, 6.3), in any case and with a closing dot or without, and the addresses that RFC 1122 and RFC 4291 keep for it.
-/// An address counts in its standard spelling alone: `127.1`, `0x7f.1` and `2130706433` are names to some readers of
-/// URLs, and names are asked of DNS.
+/// An address counts only in its standard spelling: some parsers of URLs take `127.1`, `0x7f.1` and `2130706433` for
+/// names, and ask DNS for them.
 #[must_use]
 pub fn is_loopback(host: &str) -> bool {
     is_localhost(host) || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

@@ -1,4 +1,4 @@
-//! What the store says of an object beside its encryption.
+//! The facts of an object other than its encryption.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use std::time::SystemTime;
 pub struct ETag(String);
 
 impl ETag {
-    /// Takes S3's text; one that came without quotes (some listings, other servers) is given them.
+    /// Takes S3's text. Adds quotes if there are none, as in some listings and from other servers.
     #[must_use]
     pub fn new(text: &str) -> ETag {
         if text.starts_with('"') { ETag(text.to_owned()) } else { ETag(format!("\"{text}\"")) }
@@ -54,7 +54,7 @@ impl VersionId {
 pub struct Version {
     /// The entity tag.
     pub etag: ETag,
-    /// The version's id, where the bucket has versioning.
+    /// The version's id, if the bucket has versioning.
     pub id: Option<VersionId>,
 }
 
@@ -62,23 +62,23 @@ pub struct Version {
 /// object metadata", S3 User Guide).
 pub type UserMetadata = BTreeMap<String, String>;
 
-/// What a HEAD or GET says of an object beside its encryption.
+/// The facts of an object in the answer to a HEAD or GET, without its encryption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {
     /// The whole object's length in bytes.
     pub size: u64,
-    /// Which version this is.
+    /// Its version.
     pub version: Version,
-    /// When S3 took it, to the second.
+    /// When S3 stored it, to the second.
     pub last_modified: SystemTime,
-    /// `STANDARD` where S3 does not say.
+    /// `STANDARD` if S3 names none.
     pub storage_class: String,
-    /// Content-Type, where there is one.
+    /// Content-Type, if there is one.
     pub content_type: Option<String>,
     /// The other content headers that a rewrite of the object must carry over: `cache-control`, `content-disposition`,
     /// `content-encoding`, `content-language`, `expires`, by lower-case name.
     pub content_headers: BTreeMap<String, String>,
-    /// How many tags it has (`x-amz-tagging-count`), 0 where S3 does not say.
+    /// How many tags it has (`x-amz-tagging-count`), 0 if S3 gives none.
     pub tag_count: u32,
     /// The user metadata.
     pub user: UserMetadata,

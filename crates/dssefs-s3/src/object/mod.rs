@@ -1,5 +1,5 @@
-//! Names and values of the store: buckets, keys, versions, byte ranges, metadata. Each is validated once, where it
-//! enters the program, and cannot be made otherwise.
+//! Names and values of the store: buckets, keys, versions, byte ranges, metadata, checksums. The constructors validate
+//! each value where it enters the program.
 //!
 //! This room does no I/O and knows no encryption. It uses no other room.
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 /// Name and value pairs that KMS binds to each data key as additional authenticated data, and writes to CloudTrail. S3
-/// adds the pair `aws:s3:arn` by itself. Not secret, and never shown again by GET or HEAD ("Encryption context", S3
-/// User Guide).
+/// adds the pair `aws:s3:arn`. The context is not secret, and answers to GET and HEAD do not have it ("Encryption
+/// context", S3 User Guide).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncryptionContext(BTreeMap<String, String>);
 
@@ -12,8 +12,8 @@ pub struct EncryptionContext(BTreeMap<String, String>);
 /// PUT.
 const HEADER_BYTES_MAX: usize = 2048;
 
-/// The pair that S3 adds by itself. Its value is not compared: through an access point it names another resource than
-/// the request.
+/// The pair that S3 adds. Its value is not compared: through an access point it names another resource than the
+/// request.
 const DEFAULT_PAIR: &str = "aws:s3:arn";
 
 /// Why some pairs cannot be an encryption context.
@@ -26,7 +26,7 @@ pub enum ContextError {
     #[error("the encryption context names {0:?} twice; give each name once")]
     Twice(String),
     /// `aws:` is S3's own.
-    #[error("{0:?} begins with aws:, which is reserved: S3 adds aws:s3:arn by itself; choose another name")]
+    #[error("{0:?} begins with aws:, which is reserved: S3 itself adds aws:s3:arn; choose another name")]
     Reserved(String),
     /// Over 2,048 bytes.
     #[error(
@@ -68,8 +68,8 @@ impl EncryptionContext {
         (!self.0.is_empty()).then(|| base64_simd::STANDARD.encode_to_string(self.json().as_bytes()))
     }
 
-    /// The context that the header of an answer names, without the pair of the object's ARN that S3 adds. None when the
-    /// header is not Base64 of a JSON object of texts.
+    /// The context in the header of an answer, without the pair that S3 adds. None if the header is not Base64 of a
+    /// JSON object whose values are texts.
     #[must_use]
     pub fn answered(header: &str) -> Option<EncryptionContext> {
         let json = base64_simd::STANDARD.decode_to_vec(header).ok()?;

@@ -4,12 +4,11 @@ use std::sync::OnceLock;
 
 use super::{Algorithm, EncryptionContext, Facts, KeyArn, Policy, Verdict};
 
-/// Holds answers of the store against a [`Policy`], and remembers the one thing that only an answer can tell: the ARN
-/// of `aws/s3`.
+/// Compares answers of the store with a [`Policy`], and remembers the ARN of `aws/s3`, which only an answer names.
 ///
-/// AWS has one such key for each account and Region, and its ARN never changes, also not when the key's material is
-/// rotated. So the first answer to a write pins it for the life of this value, and every other ARN is a wrong key from
-/// then on.
+/// AWS has one such key for each account and Region. Its ARN never changes, not even when the key's material is
+/// rotated. So the first answer to a write pins the ARN for the life of this value, and every other ARN is a wrong key
+/// from then on.
 #[derive(Debug, Default)]
 pub struct Judge {
     policy: Policy,
@@ -23,7 +22,7 @@ impl Judge {
         Judge { policy, pinned: OnceLock::new() }
     }
 
-    /// What is asked of the store.
+    /// What the gateway asks of the store.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -35,8 +34,8 @@ impl Judge {
         self.policy.key.as_ref().or_else(|| self.pinned.get())
     }
 
-    /// The verdict on an object that is there. Before any write under `aws/s3`, as on a read-only mount, nothing tells
-    /// which key to expect, so every key that is named by its ARN will do.
+    /// The verdict on an existing object. Before any write under `aws/s3`, as on a read-only mount, the expected key is
+    /// unknown. Then every key that the answer names by its ARN is accepted.
     #[must_use]
     pub fn judge(&self, facts: &Facts) -> Verdict {
         match facts.algorithm {
@@ -52,10 +51,10 @@ impl Judge {
     #[must_use]
     pub fn judge_write(&self, facts: &Facts) -> Verdict {
         let verdict = self.judge(facts);
-        let told = facts.key_arn.as_deref().and_then(|arn| KeyArn::new(arn).ok());
-        match (verdict, told) {
+        let named = facts.key_arn.as_deref().and_then(|arn| KeyArn::new(arn).ok());
+        match (verdict, named) {
             (Verdict::Compliant, Some(arn)) if self.policy.key.is_none() => {
-                // Of two first answers at the same time one pins, and the other is held against it.
+                // If two first answers come at the same time, one pins the ARN, and the other is compared with it.
                 let pinned = self.pinned.get_or_init(|| arn.clone());
                 if *pinned == arn { Verdict::Compliant } else { Verdict::WrongKey }
             }

@@ -12,7 +12,8 @@ pub struct KeyArn(String);
 /// A text that is not the ARN of a KMS key.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not the ARN of a KMS key; it should look like arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    "{0:?} is not the ARN of a KMS key; it should look like \
+     arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 )]
 pub struct KeyArnError(String);
 

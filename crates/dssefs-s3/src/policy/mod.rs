@@ -1,6 +1,6 @@
 //! The DSSE-KMS settings of a mount, and the one verdict on every answer of the store.
 //!
-//! Attributes, audit, doctor and the gateway all speak through [`Judge`], so they cannot disagree. This room does no
+//! Attributes, audit, doctor and the gateway all use [`Judge`], so they cannot disagree. This room does no
 //! I/O. It uses no other room.
 
 mod context;
@@ -13,16 +13,16 @@ pub use judge::Judge;
 pub use key_arn::{KeyArn, KeyArnError};
 pub use verdict::{Algorithm, Evidence, Facts, Observation, Verdict};
 
-/// The algorithm that every object of a mount is asked to have: dual-layer server-side encryption with AWS KMS keys
+/// The algorithm that the gateway asks for with every object: dual-layer server-side encryption with AWS KMS keys
 /// ("Specifying dual-layer server-side encryption with AWS KMS keys", S3 User Guide).
 pub const ALGORITHM: &str = "aws:kms:dsse";
 
-/// What a mount asks of the store, and holds its answers to. There is no way to ask for less than DSSE-KMS.
+/// What a mount asks of the store and expects of its answers. There is no way to ask for less than DSSE-KMS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The key that answers must name. None: the AWS managed key `aws/s3`, whose ARN the first answer to a write tells
+    /// The key that answers must name. None: the AWS managed key `aws/s3`, whose ARN the first answer to a write names
     /// (see [`Judge`]).
     pub key: Option<KeyArn>,
-    /// What is bound to each data key beside the object's ARN; often empty.
+    /// The pairs that are bound to each data key in addition to the object's ARN; often empty.
     pub context: EncryptionContext,
 }

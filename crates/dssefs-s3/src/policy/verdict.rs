@@ -1,4 +1,4 @@
-//! What the store said of an object's encryption, how it is known, and what it amounts to.
+//! The encryption that the store reported for an object, where the report came from, and the verdict on it.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -73,7 +73,7 @@ impl Facts {
         Facts { context: header.filter(|header| !header.is_empty()).map(str::to_owned), ..self }
     }
 
-    /// Before any answer came.
+    /// The facts before any answer came.
     #[must_use]
     pub fn unknown() -> Facts {
         Facts { algorithm: Algorithm::Unknown, key_arn: None, bucket_key: false, context: None }
@@ -110,9 +110,9 @@ impl fmt::Display for Evidence {
 /// Facts with their provenance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// What was said.
+    /// The facts.
     pub facts: Facts,
-    /// In which kind of answer.
+    /// The kind of answer that had them.
     pub evidence: Evidence,
     /// When it arrived, by this host's clock.
     pub verified_at: SystemTime,
@@ -120,7 +120,7 @@ pub struct Observation {
     pub request_id: Option<String>,
 }
 
-/// What an object's encryption amounts to.
+/// The verdict on an object's encryption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// DSSE-KMS under the expected key.
@@ -129,12 +129,12 @@ pub enum Verdict {
     NotDsse,
     /// DSSE-KMS under another key than the mount's, or under one that the answer does not name.
     WrongKey,
-    /// DSSE-KMS under the expected key, and with another encryption context than was asked for. Only answers to writes
-    /// tell.
+    /// DSSE-KMS under the expected key, but with another encryption context than the policy's. Only answers to writes
+    /// have the context.
     WrongContext,
-    /// There are changes that are not in the store yet.
+    /// The file has changes that are not in the store yet.
     Pending,
-    /// Nobody asked the store yet, or it could not be asked.
+    /// The store was not asked yet, or did not answer.
     Unknown,
 }
 

@@ -1,9 +1,8 @@
-//! Limits on what a server may answer, whatever it says: bytes, elements and headers, and the time that content may
-//! take.
+//! Limits on the answers of a server: bytes, elements and headers, and the time that content may take.
 //!
-//! They stand in the HTTP client, below the SDK, so that they hold for S3, KMS and the providers of credentials alike.
-//! Only the content of an object is as long as the object; the SDK reads every other body into memory as a whole and
-//! then parses it.
+//! The HTTP client enforces them below the SDK, so they hold for S3, KMS and the providers of credentials alike. Only
+//! the content of an object may be as long as the object. The SDK reads every other body into memory before it parses
+//! it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,18 +22,18 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-/// The longest answer that tells of no list, in bytes: 1 MiB. AWS's longest is an error of a few KiB; JSON of KMS, STS
+/// The longest answer without a list, in bytes: 1 MiB. AWS's longest is an error of a few KiB; JSON of KMS, STS
 /// and SSO is shorter than 64 KiB.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// What one entry of a list adds, in bytes: a key of 1,024 bytes ("Naming Amazon S3 objects", S3 User Guide), each byte
 /// as `%XX` or as `&#x1F;`, and 2 KiB for its other elements (ListObjectsV2, ListMultipartUploads, S3 API reference).
 const ENTRY_BYTES_MAX: u64 = 6 * 1024 + 2048;
-/// The most tags of XML in an answer that tells of no list. Parsed, an empty element can be thirty times as large as
+/// The most tags of XML in an answer without a list. Parsed, an empty element can be thirty times as large as
 /// its text.
 const ANSWER_TAGS_MAX: u64 = 4096;
 /// What one entry of a list adds in tags: S3 uses 28 at most, for an object with an owner and a restored copy.
 const ENTRY_TAGS_MAX: u64 = 64;
-/// Entries of a list whose request names no number ("max-uploads", ListMultipartUploads, S3 API reference).
+/// The most entries of a list whose request names no number ("max-uploads", ListMultipartUploads, S3 API reference).
 const ENTRIES_MAX: u64 = 1000;
 /// All headers of an answer, in bytes: 16 KiB. S3 takes 8 KB of them with a request, 2 KB of that user metadata
 /// ("Working with object metadata", S3 User Guide), and adds few of its own. The HTTP library itself stops at 100
@@ -54,13 +53,16 @@ pub(in crate::s3) enum Exceeded {
     #[error("the answer's body has more than {0} XML tags, the most that an answer to this request can have")]
     Tags(u64),
     /// Its headers.
-    #[error("the answer's headers have {0} bytes, and no more than {HEADERS_BYTES_MAX} are read")]
+    #[error("the answer's headers have {0} bytes, and the daemon reads no more than {HEADERS_BYTES_MAX}")]
     Headers(u64),
 }
 
 /// Content that came too slowly.
 #[derive(Debug, thiserror::Error)]
-#[error("the content timed out: {received} bytes came in {} s, the time that --attempt-timeout gives it", allowed.as_secs_f64())]
+#[error(
+    "the content timed out: {received} bytes came in {} s, the time that --attempt-timeout gives it",
+    allowed.as_secs_f64()
+)]
 pub(in crate::s3) struct TooSlow {
     received: u64,
     allowed: Duration,
@@ -73,7 +75,7 @@ pub(super) fn extra_time(bytes: u64, most: Duration) -> Duration {
     if extra < Duration::from_secs(8) { Duration::ZERO } else { extra.min(most) }
 }
 
-/// `http` with limits on its answers; content may take `attempt_timeout` from its request on, and more where it is
+/// Adds limits to the answers of `http`. Content may take `attempt_timeout` from its request on, and more if it is
 /// long.
 pub(in crate::s3) fn bounded(http: SharedHttpClient, attempt_timeout: Duration) -> SharedHttpClient {
     SharedHttpClient::new(BoundedClient { http, attempt_timeout })
@@ -114,12 +116,12 @@ impl HttpConnector for BoundedConnector {
     }
 }
 
-/// What is known of an answer from its request.
+/// The limits of an answer, which follow from its request.
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
-    /// Whether a success brings an object's content.
+    /// Whether a successful answer is an object's content.
     content: bool,
-    /// Whether the length that is announced is that of a body which does not follow (HEAD; RFC 9110, 8.6).
+    /// Whether the announced length is that of a body which does not follow (HEAD; RFC 9110, 8.6).
     bodiless: bool,
     bytes_max: u64,
     tags_max: u64,
@@ -163,7 +165,7 @@ impl Asked {
     }
 }
 
-/// A body that ends with an error when it is longer than it may be.
+/// A body that ends with an error once it exceeds its limits.
 struct Answer {
     body: SdkBody,
     bytes: u64,
@@ -243,8 +245,8 @@ impl Body for Content {
     }
 }
 
-/// How long a reader has waited. Only time counts during which it waits for the server: one that asks for nothing is
-/// slow itself.
+/// How long a reader has waited. Only the time counts in which it waits for the server, not the time in which the
+/// reader itself is slow.
 struct Patience {
     waited: Duration,
     allowed: Duration,
@@ -257,7 +259,7 @@ impl Patience {
         self.waited += self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
     }
 
-    /// Ready once the time is spent.
+    /// Ready once the time is over.
     fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let left = self.allowed.saturating_sub(self.waited);
         let (alarm, begins) = (&mut self.alarm, self.since.is_none());
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn head_may_tell_of_any_length_and_a_body_behind_it_is_cut_off() {
+    async fn head_may_announce_any_length_but_send_no_long_body() {
         let tell = |chunks| {
             let mut head = answer(200, chunks);
             head.headers_mut().insert("content-length", "5497558138880");

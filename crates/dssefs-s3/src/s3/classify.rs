@@ -1,13 +1,13 @@
-//! From status, code and message of an answer to its meaning: one pure table.
+//! Translates status, code and message of an answer into a [`Kind`]: one pure table.
 //!
-//! S3 has no types for KMS trouble: it arrives as a code (`KMS.*`), or only in the text of an ordinary code. Sources:
+//! S3 reports errors of KMS by a code (`KMS.*`), or only in the text of an ordinary code. Sources:
 //! "Error responses" of the S3 API reference, "Required permissions" and "Using dual-layer server-side encryption" of
 //! the S3 User Guide.
 
 use super::error::Kind;
 use crate::s3::metrics::Operation;
 
-/// The meaning of an answer with an error in it. `status` is 200 for the operations that can fail after their first
+/// The meaning of an answer that contains an error. `status` is 200 for the operations that can fail after their first
 /// byte.
 pub(super) fn classify(operation: Operation, status: u16, code: Option<&str>, message: Option<&str>) -> Kind {
     let message = message.unwrap_or_default();
@@ -77,7 +77,7 @@ fn by_kms_exception(exception: &str, message: &str) -> Kind {
     }
 }
 
-/// KMS tells the state of a key in words only.
+/// KMS gives the state of a key only in the text.
 fn by_key_state(message: &str) -> Kind {
     let message = message.to_ascii_lowercase().replace(' ', "");
     if message.contains("pendingdeletion") || message.contains("pendingreplicadeletion") {
@@ -89,7 +89,7 @@ fn by_key_state(message: &str) -> Kind {
     }
 }
 
-/// `InvalidArgument` and `InvalidRequest` mean many things; these are the ones with a way out.
+/// `InvalidArgument` and `InvalidRequest` mean many things; these are the ones with a remedy.
 fn by_text(message: &str) -> Option<Kind> {
     let says = |text: &str| message.contains(text);
     if says("AWS Signature Version 4")
@@ -112,7 +112,7 @@ fn by_status(operation: Operation, status: u16) -> Kind {
         401 => Kind::Credentials,
         403 => Kind::AccessDenied { kms: false },
         404 => missing(operation),
-        // What S3 answers for a delete marker that is asked for by its version id.
+        // S3 answers this to a request for a delete marker by its version id.
         405 if matches!(operation, Operation::GetObject | Operation::HeadObject) => Kind::NotFound,
         405 | 501 => Kind::Unsupported,
         408 => Kind::Timeout,
@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn a_denial_says_whether_it_is_about_the_key() {
-        let kms = "User: arn:aws:iam::1:user/a is not authorized to perform: kms:GenerateDataKey on resource: arn because no \
-                   identity-based policy allows the kms:GenerateDataKey action";
+        let kms = "User: arn:aws:iam::1:user/a is not authorized to perform: kms:GenerateDataKey on resource: arn \
+                   because no identity-based policy allows the kms:GenerateDataKey action";
         assert_eq!(put(403, "AccessDenied", kms), Kind::AccessDenied { kms: true });
         assert_eq!(put(403, "AccessDenied", "Access Denied"), Kind::AccessDenied { kms: false });
         assert_eq!(classify(Operation::HeadObject, 403, None, None), Kind::AccessDenied { kms: false });
@@ -192,18 +192,20 @@ mod tests {
             ),
             (
                 "InvalidArgument",
-                "Requests specifying Server Side Encryption with AWS KMS managed keys must be made over a secure connection.",
+                "Requests specifying Server Side Encryption with AWS KMS managed keys must be made over a secure \
+                 connection.",
                 Kind::Configuration,
             ),
             (
                 "InvalidArgument",
-                "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms",
+                "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : \
+                 aws:kms",
                 Kind::Configuration,
             ),
             (
                 "InvalidRequest",
-                "The object was stored using a form of Server Side Encryption. The correct parameters must be provided to \
-                 retrieve the object.",
+                "The object was stored using a form of Server Side Encryption. The correct parameters must be provided \
+                 to retrieve the object.",
                 Kind::KeyUnusable,
             ),
             (

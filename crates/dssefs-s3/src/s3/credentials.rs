@@ -1,5 +1,7 @@
-//! Credentials as every AWS program finds them, and found again when their files change: a mount outlives the keys that
-//! a tool writes into `~/.aws/credentials` for some hours, and the SDK reads a profile once.
+//! Credentials as every AWS program finds them, read again when their files change.
+//!
+//! A mount outlives the keys that a tool writes into `~/.aws/credentials` for some hours, and the SDK reads a profile
+//! only once.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -11,16 +13,16 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider, future};
 use tokio::sync::Mutex;
 
-use super::connect::{Loader, Source};
+use super::connect::{Loader, Source, profile_files};
 
-/// How long credentials that tell no end are used before this is asked again, which then looks at the files. The SDK
-/// asks some ten seconds earlier.
+/// How long credentials without an expiry are used before the SDK asks again and the files are checked. The SDK asks
+/// some ten seconds earlier.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
-/// And before they are fetched anew all the same: the SDK's own limit. It may cost the start of a program
+/// How long such credentials are used before they are fetched again: the SDK's own limit. Fetching may start a program
 /// (`credential_process`).
 const ENDLESS: Duration = Duration::from_secs(15 * 60);
 
-/// Gives the credentials of the chain of providers that stands for the files as they are.
+/// Provides the credentials that the files name at present.
 pub(super) struct Renewed {
     loader: Loader,
     files: Vec<PathBuf>,
@@ -30,18 +32,17 @@ pub(super) struct Renewed {
 struct State {
     provider: SharedCredentialsProvider,
     stamps: Vec<Option<Stamp>>,
-    /// The last that tell no end, and when they were fetched.
+    /// The newest credentials without an expiry, and when they were fetched.
     endless: Option<(Credentials, Instant)>,
-    /// Where the first came from. A mount does not change its identity because a file is gone, or half written.
+    /// The source of the first credentials. A mount keeps its identity when a file is missing or half written.
     source: Option<Source>,
 }
 
-/// What is different when a file was changed or replaced: inode, length in bytes, and time of the change in
-/// nanoseconds.
+/// Differs when a file was changed or replaced: inode, length in bytes, and time of the change in nanoseconds.
 type Stamp = (u64, u64, i64, i64);
 
 impl Renewed {
-    /// Begins with what `config` was loaded with, by the same `loader`. None if that found no provider at all.
+    /// Begins with the provider of `config`, which `loader` has loaded. None if it has no provider.
     pub(super) fn new(config: &SdkConfig, loader: Loader) -> Option<Renewed> {
         let files = profile_files();
         let state =
@@ -53,8 +54,8 @@ impl Renewed {
         let mut state = self.state.lock().await;
         let now = stamps(&self.files);
         if now != state.stamps {
-            tracing::info!("the files of AWS profiles have changed and are read again");
-            let none = || CredentialsError::not_loaded("the profile has none any more");
+            tracing::info!("the files of AWS profiles have changed; the daemon reads them again");
+            let none = || CredentialsError::not_loaded("the profile has no credentials any more");
             let config = self.loader.load().await.map_err(CredentialsError::invalid_configuration)?;
             state.provider = config.credentials_provider().ok_or_else(none)?;
             (state.stamps, state.endless) = (now, None);
@@ -81,7 +82,8 @@ impl Renewed {
 /// The credentials that a mount began with are gone, and others were found.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the credentials that this mount began with are gone, and those of {found} are not used in their place; mount again to use them"
+    "the credentials that this mount began with are gone, and the daemon does not use those of {found} instead; mount \
+     again to use them"
 )]
 struct Changed {
     found: Source,
@@ -114,23 +116,4 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
         Some((metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec()))
     };
     files.iter().map(stamp).collect()
-}
-
-/// The shared configuration files of the AWS SDKs, which hold profiles ("Shared config and credentials files", AWS SDKs
-/// and Tools Reference Guide), whether they exist or not.
-#[must_use]
-pub fn profile_files() -> Vec<PathBuf> {
-    let of = |variable, name| named_by(variable).or_else(|| Some(named_by("HOME")?.join(".aws").join(name)));
-    let files = [of("AWS_CONFIG_FILE", "config"), of("AWS_SHARED_CREDENTIALS_FILE", "credentials")];
-    files.into_iter().flatten().collect()
-}
-
-/// The path that a variable of the environment holds; a leading `~/` is the home directory, as for the SDK.
-#[must_use]
-pub fn named_by(variable: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(std::env::var_os(variable).filter(|value| !value.is_empty())?);
-    match path.strip_prefix("~") {
-        Ok(rest) => Some(PathBuf::from(std::env::var_os("HOME")?).join(rest)),
-        Err(_) => Some(path),
-    }
 }

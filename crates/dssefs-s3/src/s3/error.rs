@@ -22,7 +22,7 @@ pub enum Kind {
     KeyPendingDeletion,
     /// The key's imported material has expired or was never imported.
     KeyMaterialExpired,
-    /// The key, its custom key store or KMS itself is out of order.
+    /// The key, its custom key store or KMS itself does not work.
     KeyUnavailable,
     /// The key cannot do this (asymmetric, HMAC), or the object is under a customer-provided key.
     KeyUnusable,
@@ -37,11 +37,11 @@ pub enum Kind {
     NotFound,
     /// There is no such bucket.
     NoSuchBucket,
-    /// The multipart upload was completed or aborted by someone.
+    /// The multipart upload was completed or aborted already.
     NoSuchUpload,
     /// The object changed, or exists where it should not.
     PreconditionFailed,
-    /// Another write to the key was under way; a multipart upload must be started anew.
+    /// Another write to the key was under way; the caller must start a new multipart upload.
     Conflict,
     /// The object must be restored from an archive first.
     Archived,
@@ -60,7 +60,7 @@ pub enum Kind {
     Integrity,
     /// The store did not prove DSSE-KMS under the expected key.
     Mismatch {
-        /// What the answer amounted to.
+        /// The verdict on the answer.
         verdict: Verdict,
     },
     /// The store cannot do this at all.
@@ -94,7 +94,7 @@ impl Kind {
             Kind::NotFound => "List the directory again: the object is gone.",
             Kind::NoSuchBucket => "Check the bucket's name.",
             Kind::NoSuchUpload => "Write the file again, and check the bucket's lifecycle rules for aborted uploads.",
-            Kind::PreconditionFailed => "Read the object again: someone else wrote it.",
+            Kind::PreconditionFailed => "Read the object again: another writer has changed it.",
             Kind::Conflict => "Try again: another write to the same key was under way.",
             Kind::Archived => "Restore the object from its archive first (s3:RestoreObject).",
             Kind::Throttled { kms: true } => "Send fewer requests at once, or ask for a higher KMS request quota.",
@@ -102,9 +102,7 @@ impl Kind {
             Kind::Timeout | Kind::Unreachable => "Check the network and the endpoint.",
             Kind::Unavailable => "Try again later: the store has trouble of its own.",
             Kind::Integrity => "Try again; if it happens again, check the memory and the network of this host.",
-            Kind::Mismatch { .. } => {
-                "Check that the endpoint is S3 itself and that nothing between rewrites its answers."
-            }
+            Kind::Mismatch { .. } => "Check that the endpoint is S3 itself and that no proxy rewrites its answers.",
             Kind::Unsupported => "Use a store that knows DSSE-KMS (aws:kms:dsse) and conditional writes.",
             Kind::Configuration => "Check the endpoint and the Region.",
             Kind::TooLarge => "Use a smaller file, shorter names or less metadata.",
@@ -114,21 +112,57 @@ impl Kind {
     }
 }
 
+/// The meaning in words, for errors that have neither a code nor a status of the store.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::KeyNotFound => "KMS does not know the key",
+            Kind::KeyDisabled => "the KMS key is disabled",
+            Kind::KeyPendingDeletion => "the KMS key is scheduled for deletion",
+            Kind::KeyMaterialExpired => "the KMS key has no key material",
+            Kind::KeyUnavailable => "the KMS key is out of order",
+            Kind::KeyUnusable => "the key cannot do this",
+            Kind::AccessDenied { kms: true } => "access to the KMS key is denied",
+            Kind::AccessDenied { kms: false } => "access is denied",
+            Kind::Credentials => "the credentials or the clock of this host are wrong",
+            Kind::NotFound => "there is no such object",
+            Kind::NoSuchBucket => "there is no such bucket",
+            Kind::NoSuchUpload => "there is no such multipart upload",
+            Kind::PreconditionFailed => "the object has changed",
+            Kind::Conflict => "another write to the object was under way",
+            Kind::Archived => "the object is in an archive",
+            Kind::Throttled { kms: true } => "KMS throttles requests",
+            Kind::Throttled { kms: false } => "the store throttles requests",
+            Kind::Timeout => "no answer came in time",
+            Kind::Unreachable => "the store cannot be reached",
+            Kind::Unavailable => "the store has trouble of its own",
+            Kind::Integrity => "the content does not match its checksum or length",
+            Kind::Mismatch { .. } => "the store did not prove the encryption",
+            Kind::Unsupported => "the store cannot do this",
+            Kind::Configuration => "the endpoint, the Region or the signature does not fit the bucket",
+            Kind::TooLarge => "a size is beyond the store's limit",
+            Kind::Local => "this host cannot read the bytes to send",
+            Kind::Protocol => "the answer cannot be used",
+        })
+    }
+}
+
 /// What a write that failed has left in the store.
 #[derive(Clone, Debug, Default)]
 pub enum FailedWrite {
     /// Nothing.
     #[default]
     Nothing,
-    /// Nobody knows: it may have been carried out, or still be. [`Gateway::find`](super::Gateway::find) tells, later.
+    /// Perhaps the object: the write may have been carried out, or may still be. Ask
+    /// [`Gateway::find`](super::Gateway::find) later.
     Unknown(Arc<AmbiguousWrite>),
-    /// What it replaced is gone, and so is what it made, as that was not what was asked for.
+    /// No object: the write replaced the old one, and the gateway deleted the new one because its encryption is wrong.
     Deleted,
-    /// This version, which is not encrypted as was asked for.
+    /// This version, whose encryption is wrong.
     LeftBehind(Version),
 }
 
-/// A request that failed. Cheap to clone, so that all who wait for one answer can have it.
+/// A request that failed. Cheap to clone, because several callers may wait for one answer.
 #[derive(Clone, Debug)]
 pub struct Error {
     failure: Arc<Failure>,
@@ -142,9 +176,9 @@ pub struct Failure {
     pub kind: Kind,
     /// What was asked.
     pub operation: Operation,
-    /// Of which bucket.
+    /// The bucket.
     pub bucket: Bucket,
-    /// Of which object; None for requests about the bucket.
+    /// The object; None for requests about the bucket.
     pub key: Option<Key>,
     /// The store's error code, such as `KMS.DisabledException`.
     pub code: Option<String>,
@@ -154,12 +188,12 @@ pub struct Failure {
     pub request_id: Option<String>,
     /// The HTTP status.
     pub status: Option<u16>,
-    /// What lay below, where something did.
+    /// The cause, if there is one.
     pub source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Failure {
-    /// A failure of which nothing more is known than its meaning.
+    /// A failure with no details.
     #[must_use]
     pub fn new(kind: Kind, operation: Operation, bucket: &Bucket, key: Option<&Key>) -> Failure {
         Failure {
@@ -181,7 +215,7 @@ impl Failure {
         Failure { message: Some(message.into()), ..self }
     }
 
-    /// The same with what lay below.
+    /// The same with its cause.
     #[must_use]
     pub fn from_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Failure {
         Failure { source: Some(source.into()), ..self }
@@ -189,7 +223,7 @@ impl Failure {
 }
 
 impl Error {
-    /// What to do, in one sentence; nothing where the message says it.
+    /// What to do, in one sentence; empty where the message says it.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         let says = |text: &str| self.message.as_ref().is_some_and(|message| message.contains(text));
@@ -212,7 +246,7 @@ impl Error {
         }
     }
 
-    /// What it has left in the store.
+    /// What the write has left in the store.
     #[must_use]
     pub fn failed_write(&self) -> &FailedWrite {
         &self.failed_write
@@ -252,7 +286,7 @@ impl fmt::Display for Error {
         match (code, status) {
             (Some(code), _) => write!(f, ": {}", Printable(code))?,
             (None, Some(status)) => write!(f, ": HTTP {status}")?,
-            (None, None) => write!(f, ": {:?}", self.kind)?,
+            (None, None) => write!(f, ": {}", self.kind)?,
         }
         if let Some(message) = &self.message {
             write!(f, ": {}", Printable(message))?;
@@ -264,7 +298,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// A text of others, with its control characters escaped: a key with a line break cannot forge a log line.
+/// A text from outside, with its control characters escaped: a key with a line break cannot forge a log line.
 struct Printable<'a>(&'a str);
 
 impl fmt::Display for Printable<'_> {
@@ -298,7 +332,10 @@ mod tests {
             error.to_string(),
             "PutObject of s3://data/a/b failed: KMS.DisabledException: arn:x is disabled. (request 4ARX)"
         );
-        assert_eq!(Error::from(failure(Kind::Timeout)).to_string(), "PutObject of s3://data/a/b failed: Timeout");
+        assert_eq!(
+            Error::from(failure(Kind::Timeout)).to_string(),
+            "PutObject of s3://data/a/b failed: no answer came in time"
+        );
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! Sparing KMS: how fast requests that cost a KMS call may follow each other.
+//! A rate limiter for requests that cost a KMS call.
 //!
-//! DSSE-KMS has no bucket keys, so each request on an object's content is a call to KMS, out of a quota that the whole
-//! account shares ("Request quotas", KMS developer guide). Each such request takes the next free slot, first come,
-//! first served; when KMS throttles all the same, slots move apart (half the rate) and come back together slowly. Time
-//! is an argument, so that this can be tested.
+//! DSSE-KMS has no bucket keys, so each request on an object's content is a call to KMS. The whole account shares one
+//! quota of calls ("Request quotas", KMS developer guide). Each such request takes the next free slot, in order. When
+//! KMS throttles, the rate halves, and then it grows slowly. Time is an argument, so that tests can set it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,22 +11,21 @@ use tokio::time::Instant;
 
 use crate::s3::metrics::Operation;
 
-/// No throttling makes it slower than this, in requests per second: a thousandth of the smallest quota, at which a
-/// person can still work.
+/// The lowest rate, in requests per second: a thousandth of the smallest quota, at which a person can still work.
 const PER_SECOND_MIN: f64 = 10.0;
-/// Slots that nobody took are kept for so long.
+/// For how long unused slots are kept.
 const BURST: Duration = Duration::from_millis(100);
-/// The refusals of one moment are one sign, not many.
+/// Refusals within this time count once.
 const SIGN: Duration = Duration::from_secs(1);
 /// The rate grows by this part of itself each second, and by no more than [`GROWTH_OF_MAX`] of the highest.
 const GROWTH: f64 = 0.1;
 const GROWTH_OF_MAX: f64 = 1.0 / 60.0;
-/// How far ahead retries may take slots. They take theirs whatever it costs others, and a storm of them must not keep
-/// those waiting who come after it.
+/// How far ahead retries may take slots. Retries do not wait for theirs, and a storm of them must not delay later
+/// requests for long.
 const CHARGED_AHEAD_MAX: Duration = Duration::from_secs(2);
 
 /// Whether S3 calls KMS for a request on a DSSE-KMS object ("Required permissions for Amazon S3 API operations", S3
-/// User Guide). A HEAD does in checksum mode alone, which is rare here.
+/// User Guide). A HEAD does only in checksum mode, which is rare here.
 pub(super) fn calls_kms(operation: Operation) -> bool {
     matches!(
         operation,
@@ -51,8 +49,8 @@ impl KmsRateLimiter {
         KmsRateLimiter((per_second_max > 0).then(|| Mutex::new(Rate::new(per_second_max, Instant::now()))))
     }
 
-    /// Waits for a slot; false when there is none within `wait_max`, and then none is taken. True at once without a
-    /// limit.
+    /// Waits for a slot. Returns false at once, and takes none, if there is no slot within `wait_max`. Without a limit
+    /// it returns true at once.
     pub(super) async fn acquire(&self, wait_max: Duration) -> bool {
         let wait = match self.rate() {
             None => return true,
@@ -70,7 +68,7 @@ impl KmsRateLimiter {
         }
     }
 
-    /// Takes a slot for a retry, which waits for a time of its own: those who come later make way for it.
+    /// Takes a slot for a retry, which does not wait for it because it has a backoff of its own.
     pub(super) fn charge_retry(&self) {
         if let Some(mut rate) = self.rate() {
             rate.charge(Instant::now());
@@ -83,7 +81,8 @@ impl KmsRateLimiter {
         if let Some(per_second) = lowered {
             tracing::warn!(
                 requests_per_second = per_second.round(),
-                "KMS throttles: requests that need it are slowed down; raise the account's KMS request quota, or lower --kms-requests-per-second"
+                "KMS throttles requests, and the daemon sends fewer; raise the account's KMS request quota, or lower \
+                 --kms-requests-per-second"
             );
         }
     }
@@ -93,7 +92,7 @@ impl KmsRateLimiter {
     }
 }
 
-/// A slot that somebody waits for. Who gives up waiting gives one back.
+/// A slot that a request waits for. A request that is dropped before gives it back.
 struct Slot<'a> {
     limiter: &'a KmsRateLimiter,
     is_used: bool,
@@ -107,7 +106,7 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// The rate and the slots that were given out.
+/// The rate and the slots that are taken.
 #[derive(Debug)]
 struct Rate {
     per_second_max: f64,
@@ -116,7 +115,7 @@ struct Rate {
     next: Instant,
     grown: Instant,
     lowered: Option<Instant>,
-    /// What was let through in the second that began then, and in the one before it.
+    /// When the present second began, and how many requests it let through; `before` is for the second before it.
     second: (Instant, f64),
     before: f64,
 }
@@ -135,7 +134,7 @@ impl Rate {
         }
     }
 
-    /// Takes the next slot, and says how far off it is; None when that is more than `wait_max`.
+    /// Takes the next slot and returns the time until then; None if that is more than `wait_max`.
     fn reserve(&mut self, now: Instant, wait_max: Duration) -> Option<Duration> {
         self.grow(now);
         let slot = now.checked_sub(BURST).map_or(self.next, |earliest| self.next.max(earliest));
@@ -148,22 +147,22 @@ impl Rate {
         Some(wait)
     }
 
-    /// Takes the next slot for a request that is sent whatever the rate, unless too many were taken so already.
+    /// Takes the next slot for a request that does not wait for it, unless retries have taken too many slots already.
     fn charge(&mut self, now: Instant) {
         if self.reserve(now, CHARGED_AHEAD_MAX).is_none() {
             self.count(now);
         }
     }
 
-    /// The queue gets shorter by one. Its last slot goes to whoever comes next, and the one that was given up stays
-    /// empty: on the whole no more get through.
+    /// Shortens the queue by one. Its last slot is free for the next request, and the one that was given up stays
+    /// empty, so that the rate stays the same.
     fn give_back(&mut self, now: Instant) {
         let shorter = self.next.checked_sub(Duration::from_secs_f64(1.0 / self.per_second));
         self.next = shorter.map_or(self.next, |next| next.max(now)).min(self.next);
     }
 
-    /// Halves what was really asked of KMS lately, which may be far less than what was allowed. The new rate, or None
-    /// when a refusal of the same moment did it already.
+    /// Halves the rate, starting from what was really sent to KMS lately, which may be far less than what was allowed.
+    /// Returns the new rate, or None if a refusal within the same second has lowered it already.
     fn lower(&mut self, now: Instant) -> Option<f64> {
         if self.lowered.is_some_and(|last| now.duration_since(last) < SIGN) {
             return None;
@@ -284,7 +283,7 @@ mod tests {
         let wait = rate.reserve(now, LONG).unwrap();
         assert!((Duration::from_millis(800)..=Duration::from_millis(1100)).contains(&wait), "{wait:?}");
         (0..100).for_each(|_| rate.give_back(now));
-        assert!(rate.next >= now, "nobody gets back more than was taken");
+        assert!(rate.next >= now, "no more slots come back than were taken");
     }
 
     #[tokio::test]

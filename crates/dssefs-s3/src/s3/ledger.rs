@@ -1,7 +1,8 @@
-//! The multipart uploads that this process has under way, by the store's ids, for whoever comes after a crash.
+//! A list of the multipart uploads that this process has under way, by the store's ids. The next process reads it after
+//! a crash.
 //!
-//! A file of its own for each process, locked for as long as that lives. It holds no names: an upload's id says which
-//! object it is for to the store alone.
+//! Each process has a file of its own and holds a lock on it while it lives. The file holds no names: only the store
+//! knows which object an upload's id belongs to.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -17,21 +18,21 @@ const PREFIX: &str = "uploads-";
 const BYTES_MAX: u64 = 256 << 20;
 /// No line is longer, in bytes: S3's ids have some 130.
 const LINE_BYTES_MAX: u64 = 4 << 10;
-/// More uploads than these were never under way at once: files that are being written, and not many hundreds of them.
+/// The most uploads that are read. A process has some hundreds of them under way: one for each file being written.
 const UPLOADS_MAX: usize = 10_000;
 
-/// The ledger of this process. A process that ends with no upload under way leaves none behind.
+/// The ledger of this process. A process that ends with no upload under way removes it.
 pub(super) struct Ledger {
     path: PathBuf,
     file: File,
     open: Mutex<BTreeSet<String>>,
 }
 
-/// What a note could not be written for is cut off again, so that the next one begins a line.
+/// Appends a line. If that fails, cuts off what was written of it, so that the next line begins at its start.
 fn append(mut file: &File, line: &str) -> io::Result<()> {
     let before = file.metadata()?.len();
     file.write_all(line.as_bytes()).inspect_err(|_| {
-        // A line that stays half is no upload's id, and the one that follows it is lost with it.
+        // If this fails too, the half line is no upload's id, and the line after it is lost.
         let _ = file.set_len(before);
     })
 }
@@ -39,7 +40,7 @@ fn append(mut file: &File, line: &str) -> io::Result<()> {
 /// The ledger of a process that has ended.
 pub(super) struct Leftover {
     path: PathBuf,
-    /// The uploads that it had under way.
+    /// The uploads that the process had under way.
     pub(super) uploads: BTreeSet<String>,
     _lock: File,
 }
@@ -66,7 +67,7 @@ impl Ledger {
         }
     }
 
-    /// Returns when nobody aborts `upload` any more because this process has ended: another record counts on it.
+    /// Takes `upload` off the list for good: a record in the journal needs it after this process has ended.
     pub(super) fn let_outlive(&self, upload: &str) -> io::Result<()> {
         if self.open().contains(upload) {
             append(&self.file, &format!("-{upload}\n"))?;
@@ -78,7 +79,10 @@ impl Ledger {
 
     fn note(&self, sign: char, upload: &str) {
         if let Err(error) = append(&self.file, &format!("{sign}{upload}\n")) {
-            tracing::warn!(%error, "an upload cannot be noted on the local disk; after a crash a lifecycle rule has to end it");
+            tracing::warn!(
+                %error,
+                "the daemon cannot note an upload on the local disk; after a crash a lifecycle rule has to end it"
+            );
         }
     }
 
@@ -90,7 +94,7 @@ impl Ledger {
 impl Drop for Ledger {
     fn drop(&mut self) {
         if self.open().is_empty() {
-            // Found by the next start otherwise, and found to be empty.
+            // If this fails, the next start finds an empty ledger.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -104,12 +108,13 @@ impl Leftover {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-                // One that cannot be read, or has just been removed, must not hide the others.
+                // A file that cannot be read, or was just removed, must not hide the others.
                 match Leftover::read(entry.path(), source) {
                     Ok(leftover) => found.extend(leftover),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => {
-                        tracing::warn!(%error, path = %entry.path().display(), "a list of uploads cannot be read");
+                        let path = entry.path();
+                        tracing::warn!(%error, path = %path.display(), "the daemon cannot read a list of uploads");
                     }
                 }
             }
@@ -118,7 +123,7 @@ impl Leftover {
     }
 
     fn read(path: PathBuf, source: &str) -> io::Result<Option<Leftover>> {
-        // What else has taken its place, a link or a pipe that would be waited at for ever, has no uploads.
+        // A link or a pipe in its place has no uploads, and must not block this process.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(None);
@@ -126,7 +131,7 @@ impl Leftover {
         let mut text = BufReader::new((&file).take(BYTES_MAX));
         let mut line = Vec::new();
         let is_of_source = next_line(&mut text, &mut line)? == Some(source);
-        // A process that died while it began its ledger had no upload yet; whose it was does not matter.
+        // A process that died while it began its ledger had no upload yet, so its source does not matter.
         let begun = line.ends_with(b"\n");
         if !is_of_source && begun {
             return Ok(None);
@@ -142,22 +147,22 @@ impl Leftover {
         Ok(Some(Leftover { path, uploads, _lock: file }))
     }
 
-    /// Its uploads are dealt with.
+    /// Removes the file once its uploads are aborted.
     pub(super) fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
 }
 
-/// Waits until nobody else begins a ledger in `directory`, or looks for those of others: an unlocked one without its
-/// first line is then that of a process which has ended.
+/// Waits until no other process begins a ledger in `directory` or looks for one. Then an unlocked ledger without its
+/// first line belongs to a process that has ended.
 fn take_turn(directory: &Path) -> io::Result<File> {
     let turn = File::open(directory)?;
     flock(&turn, FlockOperation::LockExclusive)?;
     Ok(turn)
 }
 
-/// The next line without its end, read over `line`; None at the end. What is no text is a line that means nothing, and
-/// what is too long is taken for several.
+/// The next line without its end, read into `line`; None at the end of the file. A line that is not text counts as
+/// empty, and one that is too long as several.
 fn next_line<'a>(text: &mut impl BufRead, line: &'a mut Vec<u8>) -> io::Result<Option<&'a str>> {
     line.clear();
     if text.take(LINE_BYTES_MAX).read_until(b'\n', line)? == 0 {
@@ -184,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_had_under_way_is_found_once_it_has_ended() {
+    fn uploads_are_found_once_their_process_has_ended() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::create(directory.path(), "s3://b").unwrap();
         ["one", "two", "three"].iter().for_each(|upload| ledger.begun(upload));
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_that_a_journal_counts_on_is_nobodys_leftover() {
+    fn an_upload_that_a_journal_needs_is_no_leftover() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::create(directory.path(), "s3://b").unwrap();
         ["one", "two"].iter().for_each(|upload| ledger.begun(upload));
@@ -212,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_hides_none() {
+    fn other_files_do_not_hide_ledgers() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::create_dir(at("uploads-directory")).unwrap();
@@ -234,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_that_somebody_has_filled_costs_no_more_memory_than_a_full_one() {
+    fn a_forged_ledger_takes_limited_memory() {
         let directory = tempfile::tempdir().unwrap();
         let begun = (0..2 * UPLOADS_MAX).map(|id| format!("+{id:x}\n"));
         let text: String =

@@ -1,21 +1,25 @@
-//! The way to the store: S3's verbs, each write asked for as DSSE-KMS and each answer judged.
+//! The way to the store: each write asks for DSSE-KMS, and each answer is judged.
 //!
 //! Everything goes through the [`Gateway`]. It asks for DSSE-KMS on each request that creates an object, holds every
 //! answer against the mount's policy, and hands out a [`Verified`] receipt only for answers that prove what was asked.
 //! It never sends encryption headers on GET or HEAD (S3 answers 400), never asks for a bucket key (DSSE-KMS has none),
 //! never reports a stored object that was not judged, and never returns fewer bytes than it announced without an error.
 //!
-//! Requests that cost a KMS call keep a pace (`kms_rate_limiter`), since the quota is shared with everybody else in the account.
-//! When the mount ends, a store that gives no sign of life any more (`liveness`) is given up.
+//! A rate limiter (`kms_rate_limiter`) slows down requests that cost a KMS call, because all programs of the account
+//! share the quota. When the mount ends, the gateway gives up a store that does not answer any more (`liveness`).
+//!
+//! A lost answer of a write is noticed in `aws/watch` (`AttemptLog`) and resolved in `gateway/ambiguous`. What cannot
+//! be resolved at once goes to the caller as an [`AmbiguousWrite`]; pauses before retries are a [`Backoff`].
 //!
 //! What it does not do: cache, plan parts, or decide on errno values.
 //!
-//! Uploads under way are noted in a file of the local disk (`ledger`), so that those of a crashed process can be ended.
+//! A file on the local disk (`ledger`) lists the uploads under way, so that the next process can abort those of a
+//! crashed one.
 //!
-//! What a server may answer at most, and how long content may take, is decided in the HTTP client (`bounds`).
+//! The HTTP client limits how much a server may answer and how long content may take (`bounds`).
 //!
-//! The operations of the SDK are called in `aws` alone; `connect` sets the SDK up (as whom, by which way, what never
-//! goes in the clear), and `credentials` finds the caller's again when they were renewed. This room may use `object`,
+//! Only `aws` calls the operations of the SDK. `connect` sets the SDK up: credentials, proxies, and what never goes in
+//! the clear. `credentials` reads the caller's credentials again when their files change. This room may use `object`
 //! and `policy`.
 
 mod ambiguous_write;
@@ -39,9 +43,9 @@ pub use ambiguous_write::{AmbiguousWrite, Content};
 pub use aws_config::SdkConfig;
 pub use backoff::{Backoff, Jitter};
 pub use connect::{
-    AccessKey, ConnectError, Connection, IdentityError, InsecureEndpoint, ProxyError, load, load_as, without_reuse,
+    AccessKey, ConnectError, Connection, IdentityError, InsecureEndpoint, ProxyError, load, load_as, named_by,
+    profile_files, without_reuse,
 };
-pub use credentials::{named_by, profile_files};
 pub use error::{Error, FailedWrite, Failure, Kind};
 pub use gateway::{BodyRetries, Conditions, Download, Gateway, OtherCopy, Unfinished, Upload, Verified};
 pub use metrics::{Operation, StoreSnapshot};

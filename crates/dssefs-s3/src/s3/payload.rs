@@ -1,4 +1,4 @@
-//! Content on its way to the store.
+//! Sends content to the store.
 
 use std::io;
 use std::pin::Pin;
@@ -16,24 +16,22 @@ use crate::object::Crc64;
 /// Bodies up to this many bytes are collected and sent from memory: one piece is cheaper than a stream.
 const COLLECTED_BYTES_MAX: u64 = 64 * 1024;
 
-/// What S3 holds content against, and keeps with it.
+/// The checksum that S3 compares with the content and keeps with the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
     /// CRC-64/NVME, which S3 computes of everything by itself.
     Crc64(Crc64),
-    /// SHA-1. Listings name the algorithm, so objects can be told apart by it; it guards against accidents, not against
-    /// people.
+    /// SHA-1. Listings name the algorithm, so it marks an object. It guards against accidents, not against attackers.
     Sha1([u8; 20]),
 }
 
-/// Short content that is sent with its SHA-1, so that a listing tells it from everything else.
+/// Short content that is sent with its SHA-1, so that a listing distinguishes it from other objects.
 #[derive(Clone, Debug)]
 pub struct WithSha1(pub Bytes);
 
 /// Content that can be sent more than once, because requests are retried.
 ///
-/// `chunks` runs on the tasks that serve the network. It may read the page cache and decipher; it must not wait for
-/// anyone.
+/// `chunks` runs on the tasks that serve the network. It may read the page cache and decrypt; it must not wait.
 pub trait Payload: Send + Sync + 'static {
     /// How many bytes there are.
     fn len(&self) -> u64;
@@ -111,7 +109,7 @@ impl Checksum {
     }
 }
 
-/// The body of one request, and the place where a failure to read it is kept: the SDK reports only that the body broke.
+/// The body of one request, and the failure to read it, if any: the SDK reports only that the body broke.
 pub(super) struct Outgoing {
     pub(super) stream: ByteStream,
     /// With its header set the SDK neither hashes the body nor frames it as aws-chunked.
@@ -134,8 +132,8 @@ impl Broken {
 }
 
 impl Outgoing {
-    /// `in_memory`: collect the body whatever its length, so that the SDK can sign its digest. `liveness` hears of each
-    /// chunk that is taken.
+    /// `in_memory`: collect the body whatever its length, so that the SDK can sign its digest. `liveness` is informed
+    /// of each chunk that the network takes.
     pub(super) fn new(
         payload: &Arc<dyn Payload>,
         in_memory: bool,
@@ -176,7 +174,7 @@ fn collect(payload: &dyn Payload) -> io::Result<Bytes> {
 }
 
 fn wrong_length() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the content to send is not as long as it was announced")
+    io::Error::new(io::ErrorKind::InvalidData, "the content to send has another length than announced")
 }
 
 /// A payload as an HTTP body: one chunk is one frame, and the length is known beforehand.
@@ -215,9 +213,9 @@ impl Body for Chunks {
             None => None,
             Some(Ok(bytes)) => Some(Ok(Frame::data(bytes))),
             Some(Err(error)) => {
-                let told = io::Error::new(error.kind(), error.to_string());
+                let copy = io::Error::new(error.kind(), error.to_string());
                 self.broken.set(error);
-                Some(Err(told))
+                Some(Err(copy))
             }
         })
     }

@@ -1,4 +1,4 @@
-//! What is asked of the gateway, and what it answers.
+//! The requests to the gateway and its answers.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -6,17 +6,17 @@ use std::time::SystemTime;
 use crate::object::{Crc64, ETag, Key, ObjectMeta, UserMetadata, Version};
 use crate::policy::{Facts, Observation};
 
-/// The content headers that an object can carry beside Content-Type, in lower case. These and no others may be in
+/// The content headers that an object can have in addition to Content-Type, in lower case. Only these may be in
 /// [`NewObject::content_headers`].
 pub const CONTENT_HEADERS: [&str; 5] =
     ["cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
 
-/// Everything about an object that is to be written, but its content and its encryption (which is the mount's policy).
+/// An object to write, without its content and its encryption (which is the mount's policy).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewObject {
-    /// Where.
+    /// The key to write to.
     pub key: Key,
-    /// `x-amz-meta-*`; a copy replaces the source's by these.
+    /// `x-amz-meta-*`; in a copy they replace the source's.
     pub user: UserMetadata,
     /// Content-Type; None leaves it to the store (`binary/octet-stream`).
     pub content_type: Option<String>,
@@ -29,7 +29,7 @@ pub struct NewObject {
 }
 
 impl NewObject {
-    /// An object at `key` with nothing said about it.
+    /// An object at `key` without metadata.
     #[must_use]
     pub fn at(key: Key) -> NewObject {
         NewObject {
@@ -43,7 +43,7 @@ impl NewObject {
     }
 }
 
-/// What must be true of the key for a write to happen, decided by the store in one step with the write.
+/// What must be true of the key for a write to happen. The store decides it atomically with the write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
     /// Nothing: the last writer wins.
@@ -51,7 +51,7 @@ pub enum Condition {
     None,
     /// There is no object (`If-None-Match: *`).
     Absent,
-    /// The object there is this one (`If-Match`).
+    /// The object has this ETag (`If-Match`).
     Matches(ETag),
 }
 
@@ -73,19 +73,19 @@ impl Condition {
 pub struct Source {
     /// Its key, in the gateway's bucket.
     pub key: Key,
-    /// Which version; the copy fails with [`Kind::PreconditionFailed`](super::Kind::PreconditionFailed) when it is
-    /// another now.
+    /// Its version; the copy fails with [`Kind::PreconditionFailed`](super::Kind::PreconditionFailed) if there is
+    /// another one now.
     pub version: Version,
     /// Its length in bytes.
     pub size: u64,
 }
 
-/// An object that the store says it has.
+/// An object that the store has confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Which version it became.
+    /// The version that it became.
     pub version: Version,
-    /// What the store's answer said of its encryption.
+    /// The encryption facts in the store's answer.
     pub encryption: Observation,
 }
 
@@ -98,20 +98,20 @@ pub struct Part {
     pub etag: ETag,
     /// Its length in bytes.
     pub size: u64,
-    /// Its CRC-64/NVME: ours for a part that was sent, the store's for a copied one, where the store tells.
+    /// Its CRC-64/NVME: our own for a part that was sent; for a copied one the store's, if it gives one.
     pub crc64: Option<Crc64>,
 }
 
-/// What a HEAD or GET says of an object.
+/// The facts of an object in the answer to a HEAD or GET.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Beside its encryption.
+    /// All facts but the encryption.
     pub meta: ObjectMeta,
-    /// Of its encryption; judged by whoever needs a verdict, since reading may be allowed where writing is not.
+    /// The encryption, not judged: the caller may allow the reading of an object that it could not write.
     pub encryption: Observation,
 }
 
-/// One page of a listing, as asked for.
+/// A request for one page of a listing.
 #[derive(Clone, Copy, Debug)]
 pub struct ListRequest<'a> {
     /// What the keys begin with; may be empty.
@@ -133,11 +133,11 @@ pub struct ListPage {
     pub objects: Vec<Listed>,
     /// The rolled-up prefixes, in the same order, each with its closing `/`.
     pub prefixes: Vec<String>,
-    /// What asks for the next page; None at the end.
+    /// The token for the next page; None at the end.
     pub next: Option<String>,
 }
 
-/// What a listing says of one object. It says nothing of the object's encryption.
+/// One object in a listing. A listing has no facts about the encryption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// The key as S3 has it, which need not be a path.
@@ -146,15 +146,15 @@ pub struct Listed {
     pub size: u64,
     /// The entity tag.
     pub etag: ETag,
-    /// When S3 took it.
+    /// When S3 stored it.
     pub last_modified: SystemTime,
-    /// `STANDARD` where S3 does not say.
+    /// `STANDARD` if S3 names none.
     pub storage_class: String,
-    /// Whether its checksum is a SHA-1; false where the store does not name algorithms in listings.
+    /// Whether its checksum is a SHA-1; false if the store does not name algorithms in listings.
     pub has_sha1: bool,
 }
 
-/// What the bucket is configured to do; each part is unknown when the caller may not ask.
+/// The bucket's configuration. A part is unknown if the caller may not read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketFacts {
     /// The default encryption (GetBucketEncryption).

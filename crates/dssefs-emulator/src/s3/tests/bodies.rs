@@ -154,7 +154,7 @@ async fn an_answer_knows_its_length_before_it_is_read() {
     assert_eq!(s3s::stream::ByteStream::remaining_length(&blob).exact(), Some(1_499_990));
 }
 
-/// A bucket of its own beside the service's.
+/// A bucket in addition to the service's.
 fn bucket(world: &World) -> Arc<crate::storage::Bucket> {
     let store = Store::open(&world.dir.path().join("apart")).unwrap();
     store.create("alone", Settings::default()).unwrap();

@@ -1,4 +1,4 @@
-//! From the SDK's errors to ours.
+//! Translates the SDK's errors into ours.
 
 use std::error::Error as StdError;
 
@@ -64,8 +64,7 @@ fn by_connector(error: &ConnectorError) -> Kind {
     if error.is_user() { Kind::Local } else { Kind::Unreachable }
 }
 
-/// The store's own words, or the whole chain of causes where it said none; and the Region to use where the bucket is in
-/// another.
+/// The store's message, or the chain of causes if it sent none. For a bucket in another Region: the Region to use.
 fn explanation<E>(error: &SdkError<E, HttpResponse>, kind: Kind) -> String
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -77,13 +76,13 @@ where
     match (error.message(), error) {
         (Some(said), _) => said.to_owned(),
         (None, SdkError::ServiceError(answer)) if !answer.raw().status().is_success() => {
-            "the store said no more".to_owned()
+            "the store gave no reason".to_owned()
         }
         (None, _) => error_chain(error),
     }
 }
 
-/// The Region of the bucket, which S3 tells in a header, and else in the body ("Error responses", S3 API reference). An
+/// The Region of the bucket, which S3 sends in a header or else in the body ("Error responses", S3 API reference). An
 /// answer to HEAD has no body.
 fn region_of(answer: &HttpResponse) -> Option<String> {
     let header = answer.headers().get("x-amz-bucket-region");
@@ -93,7 +92,7 @@ fn region_of(answer: &HttpResponse) -> Option<String> {
     (is_name && (1..=32).contains(&region.len())).then(|| region.to_owned())
 }
 
-/// By their texts: the SDK gives the crates in use here no name for the type of these errors.
+/// Decides by the texts, because the SDK does not export the types of these errors.
 fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
     causes(error).skip(1).any(|cause| {
         let text = cause.to_string();
@@ -101,8 +100,8 @@ fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
     })
 }
 
-/// The meaning of a body that broke while it was read. The SDK's types for a wrong checksum and a stalled stream are
-/// private.
+/// The meaning of a body that broke while it was read. Decides by the texts, because the SDK's types for a wrong
+/// checksum and a stalled stream are private.
 pub(in crate::s3) fn of_broken_body(error: &(dyn StdError + 'static)) -> Kind {
     let says = |text: &str| causes(error).any(|cause| cause.to_string().contains(text));
     if says("checksum mismatch") {

@@ -1,6 +1,6 @@
-//! The verbs of S3 as the SDK speaks them: the only callers of its operations.
+//! The operations of S3: the only code that calls those of the SDK.
 //!
-//! Answers leave here in the words of `object` and `policy`, and unjudged: judging is the gateway's part.
+//! It translates answers into the types of `object` and `policy`. The gateway judges them.
 
 mod bucket;
 mod failure;
@@ -65,9 +65,9 @@ pub(in crate::s3::aws) use facts;
 
 /// One bucket, as the SDK reaches it.
 pub(super) struct Store {
-    /// Asks for checksums and verifies them where an answer has one.
+    /// Asks for checksums, and verifies them if an answer has one.
     client: Client,
-    /// The same without: the checksum of an object does not fit a range of it.
+    /// The same without checksums: that of an object does not fit a range of it.
     ranged: Client,
     bucket: Bucket,
     counters: Arc<StoreCounters>,
@@ -130,12 +130,12 @@ impl Store {
         &self.clock
     }
 
-    /// How often a request is tried, and for how long.
+    /// The most attempts at a request, and the most time for all of them.
     pub(super) fn limits(&self) -> (u32, Duration) {
         (self.attempts_max, self.operation_timeout)
     }
 
-    /// Counts a request, waits for its turn and for it, and gives its failure a meaning.
+    /// Counts a request, waits for the rate limiter and for the answer, and gives a failure its meaning.
     fn ask<T, E>(
         &self,
         operation: Operation,
@@ -159,7 +159,7 @@ impl Store {
                 }
                 request.await.map_err(|error| failure::describe(error, operation, &self.bucket, key))
             };
-            // Who waits for a turn has to hear of the end of a mount as well.
+            // A request that waits for the rate limiter must end with the mount as well.
             let outcome = tokio::select! {
                 biased;
                 answer = answer => answer,
@@ -169,13 +169,12 @@ impl Store {
         }
     }
 
-    /// From now on a request is given up as soon as the store has given no sign of life for `stop_timeout`: no answer to
-    /// any request, and no byte taken.
+    /// From now on a request fails once the store has neither answered nor taken a byte for `stop_timeout`.
     pub(super) fn start_deadline(&self, stop_timeout: Duration) {
         self.liveness.start_deadline(stop_timeout);
     }
 
-    /// Returns when the store was silent for too long.
+    /// Returns when the store has been silent for too long.
     pub(super) async fn wait_until_stalled(&self) {
         self.liveness.wait_until_stalled().await;
     }
@@ -183,20 +182,21 @@ impl Store {
     fn too_many(&self, operation: Operation, key: Option<&Key>) -> Failure {
         let seconds = self.operation_timeout.as_secs();
         Failure::new(Kind::Throttled { kms: true }, operation, &self.bucket, key).because(format!(
-            "more requests wait for their turn at KMS than {seconds} s are enough for; see --kms-requests-per-second"
+            "more requests wait for KMS than --kms-requests-per-second lets through in {seconds} s; raise it, or send \
+             fewer requests at once"
         ))
     }
 
     fn silent(&self, operation: Operation, key: Option<&Key>, silence: Duration) -> Failure {
         Failure::new(Kind::Unreachable, operation, &self.bucket, key)
-            .because(format!("the mount is ending, and the store has been silent for {} s", silence.as_secs_f64()))
+            .because(format!("the mount is ending, and the store has not answered for {} s", silence.as_secs_f64()))
     }
 
     fn outgoing(&self, operation: Operation, key: &Key, payload: &Arc<dyn Payload>) -> Result<Outgoing, Error> {
         Outgoing::new(payload, self.signs_bodies, &self.liveness).map_err(|error| self.local(operation, key, error))
     }
 
-    /// The real reason, if the body broke on this side; the SDK knows only that it broke.
+    /// The cause, if the body broke on this host; the SDK knows only that it broke.
     fn blame(&self, error: Error, broken: &Broken) -> Error {
         match (broken.take(), &error.key) {
             (Some(reason), Some(key)) => self.local(error.operation, key, reason),
@@ -206,7 +206,7 @@ impl Store {
 
     fn local(&self, operation: Operation, key: &Key, error: std::io::Error) -> Error {
         let failure = Failure::new(Kind::Local, operation, &self.bucket, Some(key));
-        failure.because(format!("the bytes to send cannot be read: {error}")).from_source(error).into()
+        failure.because(error.to_string()).from_source(error).into()
     }
 
     fn protocol(&self, operation: Operation, key: Option<&Key>, message: impl Into<String>) -> Error {
@@ -231,7 +231,7 @@ impl Store {
         }
     }
 
-    /// Gives a request that moves `bytes` the time for it.
+    /// Gives a request that moves `bytes` enough time.
     fn patient<T, E, B>(&self, request: CustomizableOperation<T, E, B>, bytes: u64) -> CustomizableOperation<T, E, B> {
         let extra = extra_time(bytes, EXTRA_TIME_MAX);
         if extra.is_zero() {
@@ -250,16 +250,17 @@ fn etag(text: &str) -> Option<ETag> {
     (!text.trim_matches('"').is_empty()).then(|| ETag::new(text))
 }
 
-/// The version id of an answer. `null` is no version's own name: the next write in a bucket without versioning, or with
-/// suspended versioning, replaces what it stands for. There the ETag alone tells versions apart.
+/// The version id of an answer. `null` does not name one version: in a bucket without versioning, or with suspended
+/// versioning, the next write replaces it. There only the ETag distinguishes versions.
 fn version_id(text: &str) -> Option<VersionId> {
     (!text.is_empty() && text != "null").then(|| VersionId::new(text))
 }
 
-/// Retries without a ration. The SDK's standard one takes 5 of 500 tokens for each retry, and gives 1 back for each
-/// success: a hundred retries, which one minute of throttling takes from a busy mount, and programs get EIO at the
-/// first refusal for long after. The number of attempts and the time of each operation bound retries here, their
-/// backoff has jitter, and those that need KMS are rate-limited.
+/// Retries without a budget. The SDK's standard budget has 500 tokens; a retry takes 5, a success returns 1. One minute
+/// of throttling uses it up on a busy mount, and then programs get EIO at the first refusal for a long time.
+///
+/// Here the number of attempts and the time of each operation limit retries. Their backoff has jitter, and those that
+/// need KMS are rate-limited.
 fn unrationed() -> RetryPartition {
     RetryPartition::custom("dssefs").token_bucket(TokenBucket::unlimited()).build()
 }

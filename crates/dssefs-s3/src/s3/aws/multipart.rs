@@ -31,7 +31,7 @@ pub(in crate::s3) struct Created {
 }
 
 impl Store {
-    /// One CRC-64/NVME is to cover the whole object, so that it does not depend on how the object was cut into parts.
+    /// Asks for one CRC-64/NVME of the whole object, so that the parts' boundaries do not matter.
     pub(in crate::s3) async fn create(
         &self,
         policy: &Policy,
@@ -184,7 +184,7 @@ impl Store {
     }
 }
 
-/// What the parts of an upload amount to.
+/// The object that the parts of an upload make.
 pub(in crate::s3) struct Whole<'a> {
     /// In ascending order of their numbers, as S3 asks.
     pub(in crate::s3) parts: &'a [Part],

@@ -32,7 +32,7 @@ pub(in crate::s3) struct Answer {
     pub(in crate::s3) body: ByteStream,
 }
 
-/// Reads what HeadObject and GetObject say alike.
+/// Reads the fields that HeadObject and GetObject have in common.
 macro_rules! head {
     ($store:expr, $operation:expr, $evidence:expr, $key:expr, $answer:expr, $size:expr) => {
         Head {
@@ -93,8 +93,7 @@ impl Store {
         Ok(head!(self, Operation::HeadObject, Evidence::Head, key, answer, size))
     }
 
-    /// A plain HEAD, and how long ago the object was stored by the store's own clock; None where the store does not
-    /// tell the time.
+    /// A plain HEAD, and the age of the object by the store's own clock; None if the store sends no time.
     pub(in crate::s3) async fn head_with_age(&self, key: &Key) -> Result<(Head, Option<Duration>), Error> {
         let time = StoreTime::default();
         let request = self.client.head_object().bucket(self.bucket.as_str()).key(key.as_str());
@@ -102,11 +101,11 @@ impl Store {
         let answer = self.ask(Operation::HeadObject, Some(key), request.send()).await?;
         let size = self.length(Operation::HeadObject, key, answer.content_length())?;
         let head = head!(self, Operation::HeadObject, Evidence::Head, key, answer, size);
-        let age = time.told().map(|now| now.duration_since(head.meta.last_modified).unwrap_or_default());
+        let age = time.first().map(|now| now.duration_since(head.meta.last_modified).unwrap_or_default());
         Ok((head, age))
     }
 
-    /// A HEAD in checksum mode, and those of the whole object's checksums that this program ever sends. One KMS call.
+    /// A HEAD in checksum mode, and the object's checksums of the algorithms that the daemon sends. One KMS call.
     pub(in crate::s3) async fn head_with_checksums(&self, key: &Key) -> Result<(Head, Vec<Checksum>), Error> {
         let request = self
             .client
@@ -141,7 +140,7 @@ impl Store {
         let answer = self.ask(Operation::GetObject, Some(key), request).await?;
         let answer = self.answer(key, range, answer)?;
         match pin {
-            // A store that ignores the condition must not make a mixture of what is read.
+            // The reader must not mix two versions if a store ignores the condition.
             Some(pin) if pin.etag != answer.head.meta.version.etag => Err(self.another_version(key, &answer)),
             _ => Ok(answer),
         }
@@ -150,7 +149,7 @@ impl Store {
     fn another_version(&self, key: &Key, answer: &Answer) -> Error {
         let failure = Failure::new(Kind::PreconditionFailed, Operation::GetObject, &self.bucket, Some(key));
         let request_id = answer.head.encryption.request_id.clone();
-        Failure { request_id, ..failure }.because("the answer is of another version than was asked for").into()
+        Failure { request_id, ..failure }.because("the answer is for another version").into()
     }
 
     /// The tags in the form of `x-amz-tagging`; None when there are none.
@@ -164,8 +163,7 @@ impl Store {
         Ok((!pairs.is_empty()).then(|| pairs.join("&")))
     }
 
-    /// What a listing says, if it answers the question: everybody relies on each key to begin with the prefix, and on
-    /// an end.
+    /// The page of a listing, if it fits the request: callers rely on the prefix of each key, and on an end.
     fn page(&self, wanted: &ListRequest<'_>, answer: &ListObjectsV2Output) -> Result<ListPage, Error> {
         let incomplete = |what| self.protocol(Operation::ListObjectsV2, None, format!("the listing has {what}"));
         let escaped = answer.encoding_type() == Some(&EncodingType::Url);
@@ -191,7 +189,7 @@ impl Store {
         let next = next_page(answer, wanted.continuation).map_err(incomplete)?;
         // S3 may give fewer keys than it is asked for, never more (ListObjectsV2, S3 API reference, "max-keys").
         if objects.len().max(prefixes.len()) > usize::from(wanted.entries_max) {
-            return Err(incomplete("more keys than were asked for"));
+            return Err(incomplete("more keys than requested"));
         }
         if next.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
             return Err(incomplete("a continuation token of more than 16 KiB"));
@@ -200,12 +198,12 @@ impl Store {
             return Err(incomplete("an ETag of more than 1 KiB"));
         }
         if objects.iter().map(|object| &object.key).chain(&prefixes).any(|key| !key.starts_with(wanted.prefix)) {
-            return Err(incomplete("a key outside of the prefix that was asked for"));
+            return Err(incomplete("a key outside the requested prefix"));
         }
         Ok(ListPage { objects, prefixes, next })
     }
 
-    /// Holds the answer against the question: a store that ignores the range, or gives another one, is refused here.
+    /// Compares the answer with the request: refuses a store that ignores the range or returns another one.
     fn answer(&self, key: &Key, asked: Option<ByteRange>, mut answer: GetObjectOutput) -> Result<Answer, Error> {
         const GET: Operation = Operation::GetObject;
         let length = self.length(GET, key, answer.content_length())?;
@@ -217,7 +215,7 @@ impl Store {
                     .and_then(content_range)
                     .filter(|(given, size)| given.start() == asked.start() && given.end() == asked.end().min(*size))
                     .filter(|(given, _)| given.len() == length)
-                    .ok_or_else(|| self.protocol(GET, Some(key), "the answer is not the range that was asked for"))?;
+                    .ok_or_else(|| self.protocol(GET, Some(key), "the answer is not the requested range"))?;
                 (Some(given), size)
             }
         };
@@ -232,8 +230,8 @@ impl Store {
     }
 }
 
-/// What asks for the page after this one; none at the end, which has to be said: half a listing would pass for the
-/// whole.
+/// The token for the next page; None at the end. The store must say that it is the end, or half a listing would pass
+/// for the whole.
 fn next_page(answer: &ListObjectsV2Output, asked: Option<&str>) -> Result<Option<String>, &'static str> {
     match answer.next_continuation_token() {
         None if answer.is_truncated() == Some(true) => Err("more pages, and does not say how to ask for them"),
@@ -261,7 +259,7 @@ fn escape(text: &str) -> impl std::fmt::Display + '_ {
     utf8_percent_encode(text, NON_ALPHANUMERIC)
 }
 
-/// A time that the store left out or that this host cannot express is the epoch.
+/// The epoch stands for a time that the store left out or that this host cannot express.
 fn time(time: Option<&DateTime>) -> SystemTime {
     time.and_then(|time| SystemTime::try_from(*time).ok()).unwrap_or(SystemTime::UNIX_EPOCH)
 }

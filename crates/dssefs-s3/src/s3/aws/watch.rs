@@ -1,4 +1,4 @@
-//! What happens between the attempts at a request, which the SDK's results do not tell.
+//! Observes each attempt at a request. The SDK's result shows only the last one.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -27,7 +27,7 @@ use crate::s3::kms_rate_limiter::{KmsRateLimiter, calls_kms};
 use crate::s3::liveness::StoreLiveness;
 use crate::s3::metrics::{Operation, StoreCounters};
 
-/// Counts retries and rate limits, and tells those who go by them.
+/// Counts retries and throttling, and informs the rate limiter, the liveness and the clock.
 #[derive(Clone, Debug)]
 pub(super) struct Watch {
     pub(super) counters: Arc<StoreCounters>,
@@ -80,9 +80,10 @@ impl Intercept for Watch {
     }
 }
 
-/// Never tries again what answered more than it may. Tries again what the store has refused without doing it, and the
-/// SDK would not try again: content that was damaged on its way, and trouble of the store's own that it tells of within
-/// a 200 (CopyObject and CompleteMultipartUpload, S3 API reference).
+/// Decides about retries where the SDK would decide otherwise.
+///
+/// Never retries an answer beyond its limits. Retries what the store has refused without carrying it out: content that
+/// was damaged on its way, and errors within a 200 (CopyObject and CompleteMultipartUpload, S3 API reference).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refused;
 
@@ -90,7 +91,7 @@ impl ClassifyRetry for Refused {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         let error = context.output_or_error().and_then(|outcome| outcome.err());
         if error.is_some_and(|error| caused_by::<Exceeded>(error).is_some()) {
-            // The same would come again, as long as before.
+            // The next answer would be as long.
             return RetryAction::RetryForbidden;
         }
         let failed = error.is_some();
@@ -110,12 +111,12 @@ fn named(name: &str) -> Option<Operation> {
     Operation::ALL.into_iter().find(|operation| operation.to_string() == name)
 }
 
-/// What the body of an error means, if the SDK has kept it: the types of its errors are one for each operation, the
-/// text is one for all ("Error responses", S3 API reference).
+/// What the body of an error means, if the SDK has kept it. The SDK has one error type for each operation; the XML is
+/// the same for all ("Error responses", S3 API reference).
 fn meaning(response: &HttpResponse) -> Option<Kind> {
     let text = std::str::from_utf8(response.body().bytes()?).ok()?;
     let (code, message) = (element(text, "Code"), element(text, "Message"));
-    // Of the operations that tell, the plainest: what is asked for here does not depend on it.
+    // The callers' questions do not depend on the operation.
     code.map(|code| classify(Operation::PutObject, response.status().as_u16(), Some(code), message))
 }
 
@@ -124,8 +125,8 @@ fn meaning(response: &HttpResponse) -> Option<Kind> {
 pub(super) struct StoreTime(Arc<OnceLock<SystemTime>>);
 
 impl StoreTime {
-    /// None before an answer, and from a store that does not tell.
-    pub(super) fn told(&self) -> Option<SystemTime> {
+    /// None before an answer, and from a store that sends no time.
+    pub(super) fn first(&self) -> Option<SystemTime> {
         self.0.get().copied()
     }
 }
@@ -155,7 +156,7 @@ fn date(response: &HttpResponse) -> Option<SystemTime> {
     SystemTime::try_from(DateTime::from_str(text, DateTimeFormat::HttpDate).ok()?).ok()
 }
 
-/// The store's clock as its newest answer told it. The clock of this host may be set wrong by any time.
+/// The store's clock according to its newest answer. The clock of this host may be wrong.
 #[derive(Clone, Debug, Default)]
 pub(in crate::s3) struct StoreClock(Arc<Mutex<Option<(SystemTime, Instant)>>>);
 
@@ -164,14 +165,14 @@ impl StoreClock {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
     }
 
-    /// None before the first answer, and from a store that does not tell.
+    /// None before the first answer, and from a store that sends no time.
     pub(in crate::s3) fn now(&self) -> Option<SystemTime> {
-        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.and_then(|(time, at)| time.checked_add(at.elapsed()))
+        let newest = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.and_then(|(time, at)| time.checked_add(at.elapsed()))
     }
 }
 
-/// What the headers of a successful answer say, whether or not the rest of the answer can be read.
+/// The headers of a successful answer, whether or not the rest of the answer can be read.
 #[derive(Clone, Debug)]
 pub(in crate::s3) struct AnswerHeaders {
     pub(in crate::s3) facts: Facts,
@@ -202,11 +203,12 @@ impl AnswerHeaders {
     }
 }
 
-/// What the SDK's result does not tell of the attempts at one write: whether the write may have been carried out although
-/// it failed, and what the headers of successful answers said.
+/// What the SDK's result does not tell of the attempts at one write: whether the write may have been carried out
+/// although it failed, and what the headers of successful answers said.
 ///
-/// A write is ambiguous after an attempt that had no answer, or a server error other than a plain refusal (503), or that
-/// went out twice. An answer of success whose rest cannot be read is an error to the SDK, but the object may be there.
+/// A write is ambiguous after an attempt that had no answer, or a server error other than a plain refusal (503), or
+/// that went out twice. An answer of success whose rest cannot be read is an error to the SDK, but the object may be
+/// there.
 #[derive(Clone, Debug, Default)]
 pub(in crate::s3) struct AttemptLog {
     ambiguous: Arc<AtomicBool>,

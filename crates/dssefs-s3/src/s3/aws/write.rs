@@ -16,8 +16,8 @@ use crate::s3::metrics::{Operation, StoreCounters};
 use crate::s3::payload::Payload;
 use crate::s3::request::{CONTENT_HEADERS, Condition, NewObject, Source};
 
-/// Says of a request that creates an object what it is to be: under DSSE-KMS, with everything of [`NewObject`] that has
-/// a field in the SDK. The header of bucket keys is never sent: DSSE-KMS has none.
+/// Adds to a request that creates an object: DSSE-KMS, and each field of [`NewObject`] that the SDK has. It never sends
+/// the header for bucket keys, because DSSE-KMS has none.
 macro_rules! describe {
     ($request:expr, $store:expr, $policy:expr, $new:expr) => {
         $request
@@ -34,8 +34,8 @@ macro_rules! describe {
 }
 pub(in crate::s3::aws) use describe;
 
-/// What the store answered to a write that it has carried out. The encryption is judged before anything else is asked
-/// of it, so that what is missing cannot hide it.
+/// The store's answer to a write that it has carried out. The gateway judges the encryption before it looks at the
+/// other fields, so a missing field cannot hide a wrong encryption.
 pub(in crate::s3) struct Answered {
     pub(in crate::s3) etag: Option<ETag>,
     pub(in crate::s3) id: Option<VersionId>,
@@ -47,7 +47,7 @@ impl Answered {
         Answered { etag: tag.and_then(etag), id: id.and_then(version_id), encryption }
     }
 
-    /// Which version the object became; None where the answer does not tell.
+    /// The version that the object became; None if the answer does not name it.
     pub(in crate::s3) fn version(&self) -> Option<Version> {
         self.etag.clone().map(|etag| Version { etag, id: self.id.clone() })
     }
@@ -85,8 +85,8 @@ impl Store {
         Ok(Answered::new(answer.e_tag(), answer.version_id(), encryption))
     }
 
-    /// For sources of up to 5 GiB. Tags are the source's, unless `new` has its own; so are metadata, content type and
-    /// content headers with [`MetadataDirective::Copy`], for which `new` says its key and storage class alone.
+    /// For sources of up to 5 GiB. The tags are the source's unless `new` has its own. With [`MetadataDirective::Copy`]
+    /// metadata, content type and content headers are the source's too; `new` gives only key and storage class.
     pub(in crate::s3) async fn copy(
         &self,
         policy: &Policy,
@@ -135,8 +135,8 @@ impl Store {
         self.ask(Operation::DeleteObject, Some(key), request).await.map(drop)
     }
 
-    /// The content headers of a new object, if S3 has all of them. They are set on the request itself: the SDK would
-    /// parse `Expires`, which need not be a date.
+    /// The content headers of a new object, if S3 knows all of them. The caller sets them on the HTTP request, because
+    /// the SDK would parse `Expires`, which need not be a date.
     pub(super) fn content_headers(
         &self,
         operation: Operation,

@@ -1,12 +1,11 @@
-//! Where a request may go in the clear: which host a URL names, as the HTTP client reads it, and what that host is to
-//! this one.
+//! Decides which requests may go in the clear: by the host that a URL names for the HTTP client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::object::is_loopback;
 
-/// The addresses at which cloud machines and containers are given credentials over plain http, as the AWS SDKs have
-/// them: those of EC2's instance metadata, of ECS and of EKS. They do not leave the machine's own link.
+/// The addresses that give credentials to cloud machines and containers over plain http, as in the AWS SDKs: EC2's
+/// instance metadata, ECS and EKS. Requests to them do not leave the machine's own link.
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
@@ -15,34 +14,36 @@ const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0023)),
 ];
 
-/// An endpoint to which something would go in the clear.
+/// An endpoint that the daemon would reach in the clear.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InsecureEndpoint {
-    /// Of the store or of KMS.
+    /// The endpoint of the store or of KMS.
     #[error(
-        "the endpoint {0} is plain http, and content would cross the network in the clear; use https, or --allow-insecure-endpoint"
+        "the endpoint {0} is plain http, and content would cross the network in the clear; use https, or \
+         --allow-insecure-endpoint"
     )]
     Content(String),
-    /// Of STS, SSO or another source of credentials. No option lifts this.
+    /// The endpoint of STS, SSO or another source of credentials. No option allows this.
     #[error(
-        "the endpoint {0} is plain http, and credentials would cross the network in the clear; use https (see AWS_ENDPOINT_URL, \
+        "the endpoint {0} is plain http, and credentials would cross the network in the clear; use https (see \
+         AWS_ENDPOINT_URL, \
          AWS_ENDPOINT_URL_STS, AWS_ENDPOINT_URL_SSO, AWS_EC2_METADATA_SERVICE_ENDPOINT, and the profile's endpoint_url)"
     )]
     Credentials(String),
 }
 
-/// What may go in the clear, beside what stays on this host.
+/// What may go in the clear, in addition to requests that stay on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
     /// Nothing.
     Content,
-    /// Anything: the caller has asked for it.
+    /// All content: an option allows it.
     AnyContent,
     /// Requests to the metadata addresses.
     Credentials,
 }
 
-/// By which way a request goes.
+/// The way of a request to its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// Straight to its host, whatever proxies there are.
@@ -78,7 +79,7 @@ impl Rule {
     }
 }
 
-/// Whether what is sent to `url` is out of others' sight: https, or this host itself.
+/// Whether others cannot read what is sent to `url`: it is https, or this host itself.
 pub(super) fn is_private(url: &str) -> bool {
     Rule::Content.way(url).is_ok()
 }
@@ -90,7 +91,7 @@ pub(super) fn authority(url: &str) -> &str {
     authority.rsplit('@').next().unwrap_or_default()
 }
 
-/// Whether a URL names a host, and a port at most, after what may stand there of a user and a password.
+/// Whether a URL names a host, with or without a port. It may also have a user and a password.
 pub(super) fn names_a_host(url: &str) -> bool {
     host(authority(url)).is_some()
 }
@@ -101,8 +102,8 @@ fn endpoint(url: &str) -> String {
     format!("{scheme}://{}", authority(url)).escape_debug().to_string()
 }
 
-/// The host of what follows `://`, an IPv6 address without its brackets. None where two readers of a URL may see two
-/// hosts in it: with a user before it, with a backslash, or with escaped characters.
+/// The host after `://`; an IPv6 address without its brackets. None if two parsers may see two hosts in the URL: it has
+/// a user, a backslash, or escaped characters.
 fn host(rest: &str) -> Option<&str> {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let is_plain = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));

@@ -1,18 +1,18 @@
-//! Certificates that are trusted beside the system's.
+//! Reads the certificates that are trusted in addition to the system's.
 
 use std::io;
 use std::path::Path;
 
-use super::ConnectError;
+use super::connection::ConnectError;
 
-/// The TLS library panics over a file that is not made of certificates, and it would do so at the first request.
+/// Checks the file, because the TLS library would panic at the first request if it had no certificates.
 pub(super) fn read_certificates(path: &Path) -> Result<Vec<u8>, ConnectError> {
     let unusable = |source| ConnectError::CaBundle { path: path.to_owned(), source };
     let text = std::fs::read_to_string(path).map_err(unusable)?;
     if is_certificates(&text) {
         Ok(text.into_bytes())
     } else {
-        Err(unusable(io::Error::new(io::ErrorKind::InvalidData, "there is no PEM certificate in it, or a broken one")))
+        Err(unusable(io::Error::new(io::ErrorKind::InvalidData, "it has no PEM certificate, or a broken one")))
     }
 }
 

@@ -1,5 +1,5 @@
-//! The HTTP client: it refuses what would go in the clear, chooses the way of each request, and says which host a
-//! failure is about.
+//! The HTTP client. It refuses requests that would go in the clear, chooses a proxy or none for each request, and adds
+//! the host to errors.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -22,14 +22,14 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::address::{Rule, Way, authority};
 use super::certificates::read_certificates;
+use super::connection::{ConnectError, Connection};
 use super::pool::{IDLE_CONNECTIONS_MAX, Pool, idle_time_max};
 use super::proxy::Proxies;
 use super::resolve::Resolver;
-use super::{ConnectError, Connection};
 use crate::s3::bounds::bounded;
 
-/// With the feature `fips`, TLS takes all of its cryptography from the FIPS module, and offers only what FIPS 140-3
-/// approves of.
+/// With the feature `fips`, TLS takes all its cryptography from the FIPS module, and offers only what FIPS 140-3
+/// approves.
 #[cfg(feature = "fips")]
 const TLS: CryptoMode = CryptoMode::AwsLcFips;
 #[cfg(not(feature = "fips"))]
@@ -42,7 +42,7 @@ pub(super) enum Reuse {
     Never,
 }
 
-/// What every HTTP client of a connection has in common.
+/// What all HTTP clients of a connection share.
 #[derive(Clone)]
 pub(super) struct Network {
     trusted: TlsContext,
@@ -68,7 +68,7 @@ impl Network {
         &self.proxies
     }
 
-    /// A client that lets through what `rule` allows, and bounds what a server answers.
+    /// A client that sends what `rule` allows, and limits the answers.
     pub(super) fn client(&self, rule: Rule, reuse: Reuse) -> SharedHttpClient {
         let client = Client { network: self.clone(), rule, reuse, routes: Mutex::default() };
         bounded(SharedHttpClient::new(client), self.attempt_timeout)
@@ -88,7 +88,7 @@ impl Network {
     }
 }
 
-/// The time limits of connections, by which they are told apart.
+/// The time limits of connections. Each combination has a pool of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Settings {
     connect: Option<Duration>,
@@ -148,7 +148,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// By which pool each request goes.
+/// Chooses the pool for each request.
 #[derive(Debug)]
 struct Routes {
     rule: Rule,
@@ -193,7 +193,7 @@ impl HttpConnector for Routed {
     }
 }
 
-/// A failure with the host that it is about, which hyper does not name.
+/// A failure with its host, which hyper does not name.
 #[derive(Debug)]
 struct Unreached {
     host: String,
@@ -214,7 +214,7 @@ impl StdError for Unreached {
     }
 }
 
-/// The same error with a wrapped source; what the SDK decides by stays as it was.
+/// The same error with a wrapped source. The properties that the SDK decides by stay the same.
 fn about(error: ConnectorError, wrap: impl FnOnce(Box<dyn StdError + Send + Sync>) -> Unreached) -> ConnectorError {
     let (is_timeout, is_user, is_io) = (error.is_timeout(), error.is_user(), error.is_io());
     let (kind, metadata) = (error.as_other(), error.connection_metadata().cloned());
@@ -222,13 +222,13 @@ fn about(error: ConnectorError, wrap: impl FnOnce(Box<dyn StdError + Send + Sync
         return error;
     }
     let source = Box::new(wrap(error.into_source()));
-    let told = match (is_timeout, is_io) {
+    let wrapped = match (is_timeout, is_io) {
         (true, _) => ConnectorError::timeout(source),
         (_, true) => ConnectorError::io(source),
         _ => ConnectorError::other(source, kind),
     };
     match metadata {
-        Some(metadata) => told.with_connection(metadata),
-        None => told,
+        Some(metadata) => wrapped.with_connection(metadata),
+        None => wrapped,
     }
 }

@@ -1,9 +1,8 @@
-//! As whom requests are made: the same sources of credentials as the AWS CLI, in its order, and never another one
-//! unnoticed.
+//! Finds the caller's identity: the sources of credentials are those of the AWS CLI, in its order.
 //!
-//! A profile that is named explicitly wins over keys in the environment, and one that does not exist is an error
-//! (botocore, `create_credential_resolver` and `ProfileNotFound`). Of a key in the environment both halves must be
-//! there: with one of them the SDK would go on to the profile, and then to the instance's role.
+//! A profile that is named explicitly wins over keys in the environment. One that does not exist is an error (botocore,
+//! `create_credential_resolver` and `ProfileNotFound`). A key in the environment needs both halves: with one of them
+//! the SDK would use the profile, and then the instance's role, without notice.
 
 use std::fmt;
 
@@ -17,26 +16,26 @@ use aws_credential_types::Credentials;
 use aws_credential_types::credential_feature::AwsCredentialFeature as Feature;
 use aws_credential_types::provider::SharedCredentialsProvider;
 
-use super::super::credentials::profile_files;
 use super::super::error_chain::error_chain;
+use super::profiles::profile_files;
 
-/// Why it is not clear as whom requests are to be made.
+/// Why the caller's identity is unclear.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// The profile was named and is in none of the files.
+    /// No file has the named profile.
     #[error("there is no profile {name:?} (named by {by}) in {files}; write its section, or name another profile")]
     NoProfile {
         /// Its name.
         name: String,
         /// The option or variable that names it.
         by: &'static str,
-        /// The files that were looked in.
+        /// The files of profiles.
         files: String,
     },
-    /// The files of profiles are not what the SDK can read.
+    /// The SDK cannot read the files of profiles.
     #[error("the files of AWS profiles ({files}) cannot be read: {reason}; correct them")]
     Files {
-        /// The files that were looked in.
+        /// The files of profiles.
         files: String,
         /// What is wrong.
         reason: String,
@@ -44,14 +43,14 @@ pub enum IdentityError {
     /// One half of an access key.
     #[error("{set} is set in the environment and {missing} is not; set both, or neither")]
     HalfKey {
-        /// What is there.
+        /// The variable that is set.
         set: &'static str,
-        /// What is not.
+        /// The variable that is not.
         missing: &'static str,
     },
 }
 
-/// Checks what names the caller, before the SDK looks for it. `given` is the profile that an option names.
+/// Checks options and variables that name the caller, before the SDK uses them. `given` is the profile of an option.
 pub(super) async fn check(given: Option<&str>) -> Result<(), IdentityError> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let ambient = || variable("AWS_PROFILE").map(|name| (name, "AWS_PROFILE"));
@@ -82,8 +81,8 @@ async fn find(name: String, by: &'static str) -> Result<(), IdentityError> {
     }
 }
 
-/// The credentials of a profile that is named explicitly: what it says, or, when it says nothing of credentials, those
-/// of the container or of the instance. The environment is not asked.
+/// The credentials of a profile that is named explicitly. If it names none: those of the container or of the instance.
+/// Does not look at the environment.
 pub(super) fn of_profile(name: &str, config: &SdkConfig) -> SharedCredentialsProvider {
     let mut settings = ProviderConfig::without_region()
         .with_region(config.region().cloned())
@@ -121,7 +120,7 @@ pub(in crate::s3) enum Source {
 }
 
 impl Source {
-    /// By what the SDK notes with the credentials.
+    /// By the properties that the SDK attaches to the credentials.
     pub(in crate::s3) fn of(credentials: &Credentials) -> Source {
         let noted = credentials.get_property::<Vec<Feature>>().map(Vec::as_slice).unwrap_or_default();
         let has = |feature| noted.contains(&feature);
@@ -154,7 +153,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What the log may say of an access key: its last four characters.
+/// The last four characters of an access key, for the log.
 pub(super) fn last_four(credentials: &Credentials) -> String {
     let id = credentials.access_key_id();
     let last: Vec<char> = id.chars().rev().take(if id.len() > 8 { 4 } else { 0 }).collect();
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn four_characters_of_an_access_key_are_told_and_none_of_a_short_one() {
+    fn the_log_has_four_characters_of_a_long_key_only() {
         let of = |id: &str| last_four(&Credentials::new(id, "secret", None, None, "test"));
         assert_eq!(of("AKIAIOSFODNN7EXAMPLE"), "...MPLE");
         assert_eq!(of("dssefs"), "...");

@@ -1,8 +1,8 @@
-//! Connections that are kept for later requests, and what happens when some of them are dead.
+//! Keeps connections for later requests, and replaces them when they turn out to be dead.
 //!
-//! A firewall or a NAT that forgets idle connections answers the next packet on each with a reset, all of them at once.
-//! The store is healthy, so such a reset is no failed try: the request goes out again on a connection of a new pool,
-//! and the old pool goes.
+//! A firewall or a NAT that forgets idle connections answers the next packet on each of them with a reset. The store is
+//! healthy, so such a reset does not count as a failed attempt: the request goes out again on a connection of a new
+//! pool, and the old pool is dropped.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,11 +21,12 @@ pub(super) const IDLE_CONNECTIONS_MAX: usize = 64;
 /// How long a connection may wait for its next request, in seconds. The firewalls and NATs that forget soonest do so
 /// after a minute, and a new connection costs two or three round trips.
 pub(super) const IDLE_SECONDS_MAX: u64 = 30;
-/// How many connections are remembered as having answered. Beyond that all are forgotten, and at worst a reset counts
-/// as a try.
+/// How many connections are remembered as having answered. Beyond that all are forgotten; at worst a reset then counts
+/// as an attempt.
 const REMEMBERED_MAX: usize = 4096;
 
-/// The first copy of the request that this answers may have been carried out as well: it broke without an answer.
+/// Marks an answer to the second copy of a request. The first copy had no answer, and may have been carried out as
+/// well.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::s3) struct SentTwice;
 
@@ -37,10 +38,10 @@ pub(super) struct Pool {
     current: Mutex<Arc<Generation>>,
 }
 
-/// Connections that live and go together.
+/// Connections that are kept and dropped together.
 struct Generation {
     connector: SharedHttpConnector,
-    /// The local addresses of those that have answered before.
+    /// The local addresses of the connections that have answered before.
     answered: Mutex<HashSet<SocketAddr>>,
 }
 
@@ -50,8 +51,8 @@ impl Pool {
         Pool { make: Box::new(make), current: Mutex::new(first) }
     }
 
-    /// Sends a request; once more on a new connection if one that had waited for it turns out to be dead. The answer
-    /// then is marked with [`SentTwice`].
+    /// Sends a request, and sends it once more on a new connection if an idle connection turned out to be dead. The
+    /// second answer has the mark [`SentTwice`].
     ///
     /// # Errors
     /// As the connection fails; also when the second one does.
@@ -78,9 +79,7 @@ impl Pool {
         let Some(mut copy) = copy.filter(|_| has_broken(&error) && generation.forget(address)) else {
             return Err(error);
         };
-        tracing::debug!(
-            "a connection that had waited for its next request is dead; the request is sent again on a new one"
-        );
+        tracing::debug!("an idle connection turned out to be dead; the daemon sends the request again on a new one");
         let fresh = self.after(&generation);
         copy.add_extension(connection.clone());
         let mut answer = fresh.connector.call(copy).await?;
@@ -89,7 +88,7 @@ impl Pool {
         Ok(answer)
     }
 
-    /// The generation that follows on `old`, whose idle connections are not used any more.
+    /// The generation after `old`, whose idle connections are not used any more.
     fn after(&self, old: &Arc<Generation>) -> Arc<Generation> {
         let mut current = self.current();
         if Arc::ptr_eq(&current, old) {
@@ -116,7 +115,7 @@ impl Generation {
         answered.extend(address);
     }
 
-    /// Whether this connection had answered before; it will not any more.
+    /// Forgets this connection, and returns whether it had answered before.
     fn forget(&self, address: Option<SocketAddr>) -> bool {
         address.is_some_and(|address| self.answered().remove(&address))
     }
@@ -137,7 +136,7 @@ pub(super) fn idle_time_max() -> Duration {
     Duration::from_secs(IDLE_SECONDS_MAX)
 }
 
-/// Whether a connection has ended before the answer; a time limit that ran out says nothing of it.
+/// Whether the connection ended before the answer. A time limit that ran out does not show that.
 fn has_broken(error: &ConnectorError) -> bool {
     error.is_io() || error.as_other().is_some()
 }

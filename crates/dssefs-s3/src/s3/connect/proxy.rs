@@ -6,18 +6,18 @@ use aws_smithy_http_client::proxy::ProxyConfig;
 
 use super::address;
 
-/// A variable of the environment that names no proxy which can be used.
+/// A variable of the environment that names no usable proxy.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{variable} names no proxy that can be used ({reason}); write http://HOST:PORT or https://HOST:PORT, or unset it"
 )]
 pub struct ProxyError {
-    /// Its name. Its value may have a password and is not told.
+    /// Its name. Errors do not show its value, which may contain a password.
     variable: String,
     reason: String,
 }
 
-/// Which proxies there are, and what goes past them.
+/// The proxies, and the hosts that are reached without them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Proxies {
     pub(super) https: Option<Proxy>,
@@ -72,13 +72,13 @@ impl Proxies {
         self.no_ports.contains(&authority)
     }
 
-    /// Tells the log which proxies are used.
-    pub(super) fn tell(&self) {
+    /// Logs which proxies are used.
+    pub(super) fn log(&self) {
         for (scheme, proxy) in [("https", &self.https), ("http", &self.http)] {
             if let Some(Proxy { shown, .. }) = proxy {
                 tracing::info!(
                     proxy = shown,
-                    "requests over {scheme} go through a proxy, but for what NO_PROXY names and this host itself"
+                    "requests over {scheme} go through a proxy, except those to this host and to the hosts in NO_PROXY"
                 );
             }
         }
@@ -91,7 +91,7 @@ impl Proxy {
         let url = if value.contains("://") { value } else { format!("http://{value}") };
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme).to_owned();
         let shown = format!("{scheme}://{}", address::authority(&url));
-        // The client's own words may repeat the URL and its password.
+        // The client's own message may repeat the URL and its password.
         let refused = |reason: &str| ProxyError { variable: variable.clone(), reason: reason.to_owned() };
         if !(scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")) {
             return Err(refused("only proxies of http and https are known"));
@@ -104,7 +104,7 @@ impl Proxy {
     }
 }
 
-/// The name and the value of a variable, in lower case or else in upper case. One that is set and empty counts as none.
+/// The name and the value of a variable, in lower case or else in upper case. An empty one counts as unset.
 /// In a CGI program `HTTP_PROXY` is a header of the request (CVE-2016-5385).
 fn either(get: &dyn Fn(&str) -> Option<String>, lower: &str) -> Option<(String, String)> {
     let upper = lower.to_ascii_uppercase();

@@ -1,5 +1,5 @@
-//! Names of hosts. `localhost` and the names below it are this host whatever DNS says (RFC 6761, 6.3); DNS is not asked
-//! for them.
+//! Resolves names of hosts. `localhost` and the names below it are this host, without a question to DNS (RFC 6761,
+//! 6.3).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,4 +1,4 @@
-//! Writes whose answer was lost: is the object what was sent?
+//! Writes whose answer was lost: finds out whether the object is what was sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,13 @@ use crate::s3::metrics::Operation;
 use crate::s3::request::{Head, NewObject, Source, Stored};
 
 impl Gateway {
-    /// The object, if it is what `attempt` was to make: by its metadata, and by length and checksum, or, for a copy, by
-    /// the content of its source; one in place, whose source is gone, by having been stored since it was asked for, by
-    /// the store's own clock. None when it is another, or when that cannot be proved. One KMS call, or two.
+    /// The object, if it is what `attempt` was to make; None if it is another one, or if there is no proof. The proof
+    /// is the metadata, and:
+    ///
+    /// * length and checksum, or for a copy the content of its source;
+    /// * for a copy in place, whose source is gone: the store has stored it, by its own clock, since the copy began.
+    ///
+    /// One KMS call, or two.
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`]; such an object stays.
@@ -28,10 +32,10 @@ impl Gateway {
         self.verify(operation, &attempt.object.key, stored).await.map(Some)
     }
 
-    /// What is to be believed of a write that failed with `error` after it may have been carried out. That the store
-    /// could not be asked just now is no proof of somebody else's write.
-    pub(super) async fn decide(&self, attempt: AmbiguousWrite, error: Error) -> Result<Stored, Error> {
-        // An answer of success that cannot be read is no refusal, whatever the SDK makes of it.
+    /// Decides whether a write that failed with `error`, and may have been carried out, has succeeded. A store that
+    /// cannot be asked now proves nothing about another writer.
+    pub(super) async fn resolve_ambiguous(&self, attempt: AmbiguousWrite, error: Error) -> Result<Stored, Error> {
+        // An answer of success that the SDK cannot read is not a refusal.
         let unread = error.status.is_some_and(|status| (200..300).contains(&status));
         let looked = unread || may_hide_success(error.kind);
         let found = if looked { self.look_for(&attempt).await } else { Ok(None) };
@@ -39,7 +43,7 @@ impl Gateway {
         let attempts = FailedWrite::Unknown(Arc::new(attempt));
         match found {
             Ok(Some(stored)) => {
-                tracing::info!(%error, "the answer to a write was lost, and the object is there as it was sent");
+                tracing::info!(%error, "the answer to a write was lost; the object is in the bucket as it was sent");
                 Ok(stored)
             }
             Ok(None) if is_last_word => Err(error),
@@ -59,7 +63,7 @@ impl Gateway {
             }
             Content::Copied(source, _) if source.key != object.key => self.copied_from(source, object).await?,
             Content::Copied(source, since) => {
-                // What the source's content was nobody can tell any more. The store tells times to the second.
+                // The source's content is gone. The store gives times to the second.
                 let age_max = since.elapsed() + Duration::from_secs(1);
                 let is_newer = |(head, age): (Head, Option<Duration>)| {
                     let is_other = head.meta.version.etag != source.version.etag && head.meta.size == source.size;
@@ -72,14 +76,14 @@ impl Gateway {
         Ok(found.map(|head| Stored { version: head.meta.version, encryption: head.encryption }))
     }
 
-    /// The object that has the content which the source still has.
+    /// The copy, if it has the content that the source still has.
     async fn copied_from(&self, source: &Source, copy: &NewObject) -> Result<Option<Head>, Error> {
         let is_source = |original: &Head, _: &Head| original.meta.version.etag == source.version.etag;
         Ok(self.same_content(&source.key, &copy.key, Proof::Checksums, is_source).await?.map(|(_, copy)| copy))
     }
 }
 
-/// Whether a write that was in attempts before may have happened although it failed in this way.
+/// Whether an ambiguous write may have been carried out although it failed in this way at last.
 fn may_hide_success(kind: Kind) -> bool {
     matches!(
         kind,
@@ -94,14 +98,14 @@ fn may_hide_success(kind: Kind) -> bool {
     )
 }
 
-/// Whether the object is described as `new` asks. What `new` leaves to the store may be anything.
+/// Whether the object has the metadata of `new`. What `new` leaves to the store may be anything.
 fn is_described(meta: &ObjectMeta, new: &NewObject) -> bool {
     meta.user == new.user
         && meta.content_headers == new.content_headers
         && (new.content_type.is_none() || new.content_type == meta.content_type)
 }
 
-/// What is not there is no failure.
+/// None for an object that does not exist, which is no failure here.
 pub(super) fn optional<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     match answer {
         Ok(value) => Ok(Some(value)),

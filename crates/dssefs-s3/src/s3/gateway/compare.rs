@@ -10,34 +10,35 @@ use crate::s3::error::Error;
 use crate::s3::payload::Checksum;
 use crate::s3::request::Head;
 
-/// The largest object, in bytes, of which [`Gateway::verify_copy_bytewise`] reads both copies: a mount that starts waits for it.
+/// The largest object, in bytes, whose copies [`Gateway::verify_copy_bytewise`] reads: the start of a mount waits for
+/// it.
 const PROOF_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// What proves that two objects have the same content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Proof {
-    /// The checksums that the store keeps, where it has one of the same algorithm of both.
+    /// The checksums that the store keeps, if both objects have one of the same algorithm; else the bytes.
     Checksums,
     /// The bytes themselves.
     Bytes,
 }
 
 impl Gateway {
-    /// Whether `copy` is proved to be a DSSE-KMS copy of `original` under the mount's key: the same content, by the
-    /// checksums that the store keeps of both, or else by reading both; and the same metadata. The facts of both if so.
-    /// An ETag proves nothing here, as it is another for each copy. Two KMS calls.
+    /// The facts of both objects if `copy` is proved to be a DSSE-KMS copy of `original` under the mount's key: it has
+    /// the same metadata and the same content. The proof of the content is the checksums that the store keeps of both,
+    /// or else the bytes. ETags prove nothing, because each copy has its own. Two KMS calls.
     ///
-    /// The checksums guard against accidents: an attacker can make another content of the same CRC. Where an attacker
-    /// may have put `copy` there and `original` is deleted then, [`Gateway::verify_copy_bytewise`] is needed.
+    /// The checksums guard against accidents: an attacker can make another content with the same CRC. Where an attacker
+    /// may have written `copy`, and the caller then deletes `original`, use [`Gateway::verify_copy_bytewise`].
     ///
     /// # Errors
-    /// As S3 answers. An object that is not there is no error: the answer is None.
+    /// As S3 answers. A missing object is no error: the answer is None.
     pub async fn verify_copy(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
         self.same_content(original, copy, Proof::Checksums, |a, b| self.is_copied(a, b)).await
     }
 
-    /// As [`Gateway::verify_copy`], but both contents are read and compared, byte by byte, unless their checksums differ. An
-    /// object of more than 1 GiB is never proved.
+    /// As [`Gateway::verify_copy`], but reads both contents and compares them byte by byte, unless their checksums
+    /// differ. An object of more than 1 GiB is never proved.
     ///
     /// # Errors
     /// As [`Gateway::verify_copy`].
@@ -51,7 +52,7 @@ impl Gateway {
         compliant && described_alike(&original.meta, &copy.meta)
     }
 
-    /// The same, whatever the encryption of the copy is: the facts of the copy.
+    /// The facts of the copy if it is one, whatever its encryption is.
     pub(super) async fn likeness(&self, original: &Key, copy: &Key) -> Result<Option<Head>, Error> {
         let both =
             self.same_content(original, copy, Proof::Checksums, |a, b| described_alike(&a.meta, &b.meta)).await?;
@@ -102,7 +103,7 @@ impl Gateway {
     }
 }
 
-/// None where the two have no checksum of the same algorithm.
+/// None if the two have no checksum of the same algorithm.
 fn same_checksums(a: &[Checksum], b: &[Checksum]) -> Option<bool> {
     let comparable = |a: &Checksum, b: &Checksum| std::mem::discriminant(a) == std::mem::discriminant(b);
     let compared = a.iter().filter_map(|a| b.iter().find(|b| comparable(a, b)).map(|b| a == b));

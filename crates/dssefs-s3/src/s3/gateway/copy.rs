@@ -27,13 +27,13 @@ impl Gateway {
     /// content headers and storage class are those of `new`; tags are the source's unless `new` has its own; the copy
     /// is under DSSE-KMS whatever the source is.
     ///
-    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is
-    /// looked at: it is known again as [`Gateway::find`] does.
+    /// If the answer to a first attempt was lost, and the store refuses a later one because of the first, the gateway
+    /// looks at the copy and recognises it as [`Gateway::find`] does.
     ///
     /// # Errors
     /// As S3 answers. [`PreconditionFailed`](crate::s3::Kind::PreconditionFailed) when the source is another version
-    /// now, or when `condition` is not met. After [`Mismatch`](crate::s3::Kind::Mismatch) the copy was deleted again;
-    /// one in place, in a bucket that keeps no versions, stays, because the content is nowhere else.
+    /// now, or when `condition` is not met. After [`Mismatch`](crate::s3::Kind::Mismatch) the copy was deleted again. A
+    /// copy in place stays in a bucket that keeps no versions, because its content exists nowhere else.
     pub async fn copy(
         self: &Arc<Self>,
         source: &Source,
@@ -53,12 +53,12 @@ impl Gateway {
         self.settle(&write, answer, &attempts, attempt).await
     }
 
-    /// Copies one version of an object to `to` with everything it has, and asks nothing about it before: the store
-    /// carries metadata, content headers and tags over by itself. The storage class it does not, so `storage_class` has
-    /// to say it (listings do).
+    /// Copies one version of an object to `to` with its metadata, content headers and tags, which the store carries
+    /// over. It does not carry over the storage class, so the caller gives it (listings have it). Makes no request
+    /// before.
     ///
-    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the copy is
-    /// looked at: if it is proved to be one (see [`Gateway::verify_copy`]), the call has succeeded.
+    /// If the answer to a first attempt was lost, and the store refuses a later one because of the first, the gateway
+    /// looks at the copy. The call has succeeded if [`Gateway::verify_copy`] proves it.
     ///
     /// # Errors
     /// As [`Gateway::copy`].
@@ -81,7 +81,7 @@ impl Gateway {
         self.settle(&write, answer, &attempts, || Made::CopyOf(source.key.clone())).await
     }
 
-    /// `new` with what HEAD says of `source`: a copy in parts is given everything anew.
+    /// `new` with the metadata of `source`: a copy in parts carries nothing over.
     async fn described_as(&self, source: &Source, new: NewObject) -> Result<NewObject, Error> {
         let meta = self.head(&source.key).await?.meta;
         if meta.version.etag != source.version.etag {
@@ -96,16 +96,16 @@ impl Gateway {
     pub(super) async fn recognise_copy(&self, from: &Key, to: &Key, error: Error) -> Result<Stored, Error> {
         match self.verify_copy(from, to).await {
             Ok(Some((_, copy))) if from != to => {
-                tracing::info!(%error, "the answer to a copy was lost, and the copy is there");
+                tracing::info!(%error, "the answer to a copy was lost; the copy is in the bucket");
                 Ok(Stored { version: copy.meta.version, encryption: copy.encryption })
             }
-            // Trouble that passes is no proof of somebody else's write.
+            // A failure to look proves nothing about another writer.
             Err(unknown) if error.kind == Kind::PreconditionFailed => Err(unknown),
             _ => Err(error),
         }
     }
 
-    /// A multipart copy carries nothing over by itself, so the tags are fetched and sent again.
+    /// A multipart copy carries nothing over, so this fetches the tags and sends them again.
     async fn copy_in_parts(
         self: &Arc<Self>,
         source: &Source,
@@ -146,7 +146,7 @@ async fn copy_parts(upload: &Upload, source: &Source) -> Result<Vec<Part>, Error
     Ok(parts)
 }
 
-/// Cuts an object into at most 10,000 ranges of equal length, the last one excepted.
+/// Cuts an object into at most 10,000 ranges of equal length; the last one may be shorter.
 fn ranges(size: u64) -> Vec<ByteRange> {
     let length = PART_BYTES_MIN.max(size.div_ceil(PARTS_MAX));
     let cut = |number| ByteRange::new(number * length, size.min((number + 1) * length));

@@ -1,4 +1,4 @@
-//! Content on its way from the store.
+//! Reads the content of an object from the store.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::s3::error::{Error, Failure, Kind};
 use crate::s3::metrics::{Operation, StoreCounters};
 use crate::s3::request::Head;
 
-/// The most that is set aside for content before it comes, in bytes.
+/// The most memory that is reserved for content before it arrives, in bytes.
 const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// An object, or a range of it, that is being read.
 ///
-/// The last chunk is handed out only after the body has ended as announced, and, for a whole object with a checksum,
-/// after that was found right. So whoever has got all bytes has got the right ones.
+/// The caller gets the last chunk only after the body has ended as announced and, for a whole object with a checksum,
+/// after the checksum was verified. So a caller that has all bytes has the right ones.
 pub struct Download {
-    /// What the answer says of the object; its size is that of the whole object.
+    /// The facts of the object; the size is that of the whole object.
     pub head: Head,
     /// Which bytes these are; None for an object without content.
     pub range: Option<ByteRange>,
@@ -38,11 +38,11 @@ impl Download {
         Download { head, range, body, left, bucket: bucket.clone(), key: key.clone(), counters }
     }
 
-    /// The next chunk, of whatever length the network gave; None when all has been handed out, and after an error.
+    /// The next chunk, as long as the network delivered it; None at the end, and after an error.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] when the content is not what the store's checksum says, or longer than announced;
-    /// [`Kind::Unreachable`] when it ends too early; [`Kind::Timeout`] when it stands still.
+    /// [`Kind::Integrity`] when the content does not match the store's checksum, or is longer than announced;
+    /// [`Kind::Unreachable`] when it ends too early; [`Kind::Timeout`] when no bytes arrive.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         if self.left == 0 {
             return None;
@@ -55,17 +55,17 @@ impl Download {
         Some(chunk)
     }
 
-    /// All of it that is still to come, if that is `bytes_max` bytes at most: what the caller can hold.
+    /// The rest of the content, if it has at most `bytes_max` bytes.
     ///
     /// # Errors
     /// [`Kind::Protocol`] when the answer is longer, before a byte of it is read; and as [`Download::next`].
     pub async fn collect(mut self, bytes_max: u64) -> Result<Bytes, Error> {
         if self.left > bytes_max {
-            let message = format!("the answer has {} bytes, and at most {bytes_max} were expected", self.left);
+            let message = format!("the answer has {} bytes, and the daemon expected at most {bytes_max}", self.left);
             return Err(self.failure(Kind::Protocol, &message).into());
         }
         let expected = usize::try_from(self.left).unwrap_or(usize::MAX);
-        // An announcement alone takes no memory.
+        // A long announcement alone must not take memory.
         let mut content = BytesMut::with_capacity(expected.min(AT_ONCE_BYTES_MAX));
         while let Some(chunk) = self.next().await {
             content.extend_from_slice(&chunk?);

@@ -1,4 +1,4 @@
-//! The uploads of processes that have crashed.
+//! Aborts the uploads of processes that have crashed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -8,39 +8,39 @@ use super::Gateway;
 use crate::s3::error::{Error, Kind};
 use crate::s3::ledger::{Ledger, Leftover};
 
-/// Pages of uploads that are looked through, 1,000 uploads each: a store that always has one more must not hold up a
+/// The most pages of uploads that are read, 1,000 uploads each: a store that always has one more page must not delay a
 /// mount's start.
 const PAGES_MAX: u32 = 1000;
 
 impl Gateway {
-    /// Notes uploads from now on in a file of `directory`, so that the next process can end those that this one leaves.
-    /// `source` is what this process mounts. Once for each gateway.
+    /// From now on notes uploads in a file of `directory`, so that the next process can abort those that this one
+    /// leaves. `source` is what this process mounts. Call it once for each gateway.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be created.
     pub fn keep_ledger(&self, directory: &Path, source: &str) -> io::Result<()> {
         let ledger = Ledger::create(directory, source)?;
-        // A second one, which nobody makes, would be dropped here and remove its file.
+        // No caller creates a second ledger; it would be dropped here and remove its file.
         let _ = self.ledger.set(ledger);
         Ok(())
     }
 
-    /// Returns when the next process does not abort the upload `id` that this one may leave: a record that outlives it
-    /// counts on it.
+    /// Takes the upload `id` off the list, so that the next process does not abort it: a record in the journal needs
+    /// it.
     ///
     /// # Errors
-    /// The file of [`Gateway::keep_ledger`] cannot be written; the upload is aborted then.
+    /// The file of [`Gateway::keep_ledger`] cannot be written; then the next process aborts the upload.
     pub fn let_outlive(&self, id: &str) -> io::Result<()> {
         self.ledger.get().map_or(Ok(()), |ledger| ledger.let_outlive(id))
     }
 
-    /// Aborts the uploads that earlier processes of `source` left under way according to `directory`; how many. Asks
-    /// the store nothing when there are none. What cannot be done now is tried again by the next start.
+    /// Aborts the uploads that earlier processes of `source` left, according to `directory`, and returns how many there
+    /// were. Makes no request if there are none. The next start retries what fails now.
     pub async fn abort_leftovers(&self, directory: &Path, source: &str, prefix: &str) -> usize {
         let leftovers = match Leftover::find(directory, source) {
             Ok(leftovers) => leftovers,
             Err(error) => {
-                tracing::warn!(%error, "uploads of earlier mounts cannot be looked for");
+                tracing::warn!(%error, "the daemon cannot look for the uploads of earlier mounts");
                 return 0;
             }
         };
@@ -50,19 +50,22 @@ impl Gateway {
                 Ok(count) => {
                     aborted += count;
                     if let Err(error) = leftover.remove() {
-                        tracing::warn!(%error, "the list of an earlier mount's uploads cannot be removed");
+                        tracing::warn!(%error, "the daemon cannot remove the list of an earlier mount's uploads");
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "uploads of an earlier mount could not be aborted; the next mount tries again");
+                    tracing::warn!(
+                        %error,
+                        "the daemon could not abort uploads of an earlier mount; the next mount tries again"
+                    );
                 }
             }
         }
         aborted
     }
 
-    /// How many uploads earlier processes of `source` left under way according to `directory`. The store is not asked:
-    /// some may have ended since.
+    /// How many uploads earlier processes of `source` left, according to `directory`. Makes no request, so some of them
+    /// may have ended since.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -83,7 +86,7 @@ impl Gateway {
                     _ => aborted += 1,
                 }
             }
-            // A store that names the same page again would be asked for ever.
+            // A store that names the same page again would keep this loop running.
             if next.is_none() || next == page {
                 break;
             }

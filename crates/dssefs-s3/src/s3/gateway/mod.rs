@@ -1,4 +1,4 @@
-//! The doorway to the store: every request goes out under the policy, and every answer is judged on its way in.
+//! The gateway to the store: every request goes out under the policy, and every answer is judged.
 
 mod ambiguous;
 mod compare;
@@ -33,7 +33,7 @@ pub use upload::{Unfinished, Upload};
 use verified::{Made, Write};
 pub use verified::{OtherCopy, Verified};
 
-/// One bucket under one policy. Shared by everything that reads or writes objects.
+/// One bucket under one policy. All code that reads or writes objects shares it.
 pub struct Gateway {
     store: Store,
     judge: Judge,
@@ -53,44 +53,43 @@ impl Gateway {
         self.store.bucket()
     }
 
-    /// What is asked of each write, and held against each answer.
+    /// What the gateway asks for with each write and expects of each answer.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         self.judge.policy()
     }
 
-    /// The verdict on an object, by what the store has said of it: see [`Judge::judge`].
+    /// The verdict on an object, by the facts that the store gave: see [`Judge::judge`].
     #[must_use]
     pub fn judge(&self, facts: &Facts) -> Verdict {
         self.judge.judge(facts)
     }
 
-    /// The key that answers must name; with `aws/s3` the one that the first answer to a write has named, None before
-    /// that.
+    /// The key that answers must name. With `aws/s3` it is the key of the first answer to a write; None before that.
     #[must_use]
     pub fn expected_key(&self) -> Option<&KeyArn> {
         self.judge.expected_key()
     }
 
-    /// What has been counted so far.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> StoreSnapshot {
         self.store.counters().snapshot()
     }
 
-    /// For the end of a mount: from now on a request fails as soon as the store has given no sign of life for
-    /// `stop_timeout`, whatever time it would have otherwise. Only the first call counts.
+    /// Starts the end of a mount: from now on a request fails once the store has neither answered nor taken a byte for
+    /// `stop_timeout`, even if its own limits would give it more time. Only the first call counts.
     pub fn start_deadline(&self, stop_timeout: Duration) {
         self.store.start_deadline(stop_timeout);
     }
 
-    /// Returns when requests fail because of [`Gateway::start_deadline`], so that nobody waits any longer for what only an
-    /// answer can bring.
+    /// Returns when requests fail because of [`Gateway::start_deadline`], so that no caller waits for an answer any
+    /// longer.
     pub async fn wait_until_stalled(&self) {
         self.store.wait_until_stalled().await;
     }
 
-    /// One page of a listing (ListObjectsV2). Needs no KMS permission and tells nothing of encryption.
+    /// One page of a listing (ListObjectsV2). It needs no KMS permission and has no facts about encryption.
     ///
     /// # Errors
     /// As S3 answers.
@@ -98,13 +97,12 @@ impl Gateway {
         self.store.list(request).await
     }
 
-    /// What the store says of an object, without a call to KMS. Not judged: reading an object that is not under
-    /// DSSE-KMS is for the caller to allow or refuse.
+    /// The facts of an object, without a call to KMS and without a verdict: the caller decides whether to read an
+    /// object that is not under DSSE-KMS.
     ///
     /// # Errors
-    /// As S3 answers. A 400 or 403 has no body on HEAD, so its reason is found out with a GET of one byte. An object
-    /// that is not there is [`Kind::NotFound`] also where the credentials may list a prefix alone, for which S3 answers
-    /// 403.
+    /// As S3 answers. A 400 or 403 to HEAD has no body, so a GET of one byte finds the reason. A missing object is
+    /// [`Kind::NotFound`] also for credentials that may list only a prefix, to which S3 answers 403.
     pub async fn head(&self, key: &Key) -> Result<Head, Error> {
         match self.store.head(key).await {
             Err(error) if matches!(error.status, Some(400 | 403)) && error.code.is_none() => {
@@ -117,7 +115,7 @@ impl Gateway {
         }
     }
 
-    /// [`Gateway::head`], and the checksums of the whole object where the store tells them. One KMS call.
+    /// [`Gateway::head`], and the checksums of the whole object that the store gives. One KMS call.
     ///
     /// # Errors
     /// As S3 answers.
@@ -128,8 +126,8 @@ impl Gateway {
         }
     }
 
-    /// [`Gateway::head`], and how long ago the object was stored by the store's own clock, to the second; None where
-    /// the store does not tell the time. The clock of this host has no part in it.
+    /// [`Gateway::head`], and the age of the object by the store's own clock, to the second; None if the store sends no
+    /// time. The clock of this host is not used.
     ///
     /// # Errors
     /// As S3 answers.
@@ -140,8 +138,8 @@ impl Gateway {
         }
     }
 
-    /// The time by the store's own clock, to the second, as its newest answer told it; this host's time where the store
-    /// tells none.
+    /// The time by the store's own clock, to the second, according to its newest answer; this host's time if the store
+    /// sends none.
     #[must_use]
     pub fn time(&self) -> SystemTime {
         self.store.clock().now().unwrap_or_else(SystemTime::now)
@@ -152,7 +150,7 @@ impl Gateway {
     ///
     /// # Errors
     /// As S3 answers; [`Kind::PreconditionFailed`] when the object is not the pinned version any more, and
-    /// [`Kind::Protocol`] when the store gives another range than was asked for.
+    /// [`Kind::Protocol`] when the store returns another range.
     pub async fn get(&self, key: &Key, pin: Option<&Version>, range: Option<ByteRange>) -> Result<Download, Error> {
         let answer = match self.store.get(key, pin, range).await {
             Err(error) => return Err(self.or_absent(key, error).await),
@@ -163,12 +161,11 @@ impl Gateway {
 
     /// Writes a whole object in one request (PutObject; S3 takes up to 5 GiB this way).
     ///
-    /// When the answer to a first attempt was lost and a later one is refused for what the first one did, the object is
-    /// looked up: if its content (by length and checksum) and its metadata are those that were sent, the write has
-    /// succeeded.
+    /// If the answer to a first attempt was lost, and the store refuses a later one because of the first, the gateway
+    /// looks the object up. The write has succeeded if length, checksum and metadata are those that were sent.
     ///
     /// # Errors
-    /// As S3 answers. What is left in the store then is the error's [`FailedWrite`](super::FailedWrite).
+    /// As S3 answers. What the write has left in the store is the error's [`FailedWrite`](super::FailedWrite).
     pub async fn put(
         &self,
         new: &NewObject,
@@ -185,8 +182,8 @@ impl Gateway {
         self.settle(&write, answer, &attempts, attempt).await
     }
 
-    /// Deletes an object. S3's delete succeeds as well when there is none, and in a bucket with versioning the old
-    /// versions remain.
+    /// Deletes an object. S3's delete also succeeds when there is none. In a bucket with versioning the old versions
+    /// remain.
     ///
     /// # Errors
     /// As S3 answers.
@@ -194,8 +191,7 @@ impl Gateway {
         self.store.delete(key, None, None).await
     }
 
-    /// An object's tags in the form of `x-amz-tagging` (`a=1&b=2`), for rewrites that must carry them over; None when
-    /// it has none.
+    /// An object's tags in the form of `x-amz-tagging` (`a=1&b=2`); None if it has none.
     ///
     /// # Errors
     /// As S3 answers.
@@ -203,9 +199,9 @@ impl Gateway {
         self.store.tags(key, None).await
     }
 
-    /// Whether the bucket exists and may be used below `prefix`: one object there is asked for. Nothing is asked of the
-    /// bucket as a whole, as credentials may be limited to a prefix (`s3:prefix`). HEAD of the bucket needs the same
-    /// permission and has no body to tell why.
+    /// Whether the bucket exists and the caller may list it below `prefix`: asks for one object there. Asks nothing
+    /// about the whole bucket, because credentials may be limited to a prefix (`s3:prefix`). HEAD of the bucket needs
+    /// the same permission, and its errors have no body.
     ///
     /// # Errors
     /// [`Kind::NoSuchBucket`], [`Kind::AccessDenied`], and [`Kind::Configuration`] with the bucket's Region in the
@@ -215,27 +211,26 @@ impl Gateway {
         self.list(&one).await.map(drop)
     }
 
-    /// What the bucket is configured to do, as far as the caller may know. Whatever cannot be found out is unknown, and
-    /// logged.
+    /// The bucket's configuration, as far as the caller may read it. The rest is unknown, and the log says so.
     pub async fn bucket_facts(&self) -> BucketFacts {
         let (encryption, versioning) = tokio::join!(self.store.default_encryption(), self.store.versioning());
-        let unknown = |error: &Error| tracing::info!(%error, "the bucket's configuration is not known in full");
+        let unknown = |error: &Error| tracing::info!(%error, "a part of the bucket's configuration is unknown");
         BucketFacts {
             default_encryption: encryption.inspect_err(unknown).unwrap_or_else(|_| Facts::unknown()),
             versioning: versioning.inspect_err(unknown).unwrap_or(Versioning::Unknown),
         }
     }
 
-    /// Why a HEAD without a body in its answer was refused: a GET has one. None when the GET was answered otherwise, so
-    /// that the HEAD is worth another try: where the reason was this host's clock, the SDK has put it right by then.
+    /// Why the store refused a HEAD, whose answer has no body: the answer to a GET has one. None if the GET got another
+    /// answer. Then the HEAD is worth another try: if the reason was this host's clock, the SDK has corrected it.
     async fn reason_of(&self, key: &Key, refused: &Error) -> Option<Error> {
         let reason = self.store.get(key, None, ByteRange::new(0, 1)).await.err()?;
         (reason.code.is_some() && reason.status == refused.status).then_some(reason)
     }
 
-    /// What a denial means. To credentials that may list only below a prefix, S3 answers 403 for an object that is not
-    /// there ("HeadObject", S3 API reference); a listing of the key, which they may ask for, tells the two apart. The
-    /// key is the first of those that begin with it.
+    /// What a denial means. S3 answers 403 for a missing object to credentials that may list only below a prefix
+    /// ("HeadObject", S3 API reference). They may list the key, which shows whether it exists: it is the first of the
+    /// keys that begin with it.
     async fn or_absent(&self, key: &Key, error: Error) -> Error {
         if error.kind != (Kind::AccessDenied { kms: false }) {
             return error;
@@ -244,7 +239,7 @@ impl Gateway {
         let one = ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max: 1 };
         match self.list(&one).await {
             Ok(page) if page.objects.first().is_none_or(|first| first.key != prefix) => {
-                self.failure(Kind::NotFound, Operation::HeadObject, key).because("there is no such object").into()
+                self.failure(Kind::NotFound, Operation::HeadObject, key).into()
             }
             Ok(_) | Err(_) => error,
         }

@@ -1,4 +1,4 @@
-//! What a mount has to know of its store before it promises anything. No proof leaves an object or an upload behind.
+//! Tests the store at the start of a mount. No test leaves an object or an upload behind.
 
 use std::sync::Arc;
 
@@ -13,25 +13,25 @@ use crate::s3::request::{Condition, ListRequest, NewObject, Source, Stored};
 /// No object has this ETag, so a write on the condition that the object is this one must not happen.
 const NO_ETAG: &str = "\"dssefs-no-object-has-this-etag\"";
 
-/// Among so many objects one small enough to be copied is looked for.
+/// The number of objects that are listed to find one small enough to copy.
 const SOURCES_MAX: u16 = 20;
-/// What a store that keeps no conditions would copy for nothing.
+/// The largest object to copy, in bytes: a store that keeps no conditions does copy it.
 const SOURCE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Whether the store decides by `If-Match` and `If-None-Match` whether a write happens.
+/// Whether the store obeys `If-Match` and `If-None-Match` on writes.
 #[derive(Debug)]
 pub enum Conditions {
-    /// It does: no writer can replace an object that it does not know.
+    /// It does: no writer can replace a version that it has not seen.
     Kept,
-    /// It does not, as the sentence says.
+    /// It does not; the sentence says how.
     Broken(String),
-    /// It may, but these credentials are not permitted to find out.
+    /// Unknown, because these credentials may not find out.
     Unknown(Error),
 }
 
 impl Gateway {
-    /// Proves that objects like `key` can be written as the policy asks, without writing one: a multipart upload is
-    /// begun, judged and aborted. Needs kms:GenerateDataKey.
+    /// Proves that objects like `key` can be written as the policy asks, without writing one: begins a multipart
+    /// upload, judges the answer, and aborts it. Needs kms:GenerateDataKey.
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`].
@@ -39,15 +39,15 @@ impl Gateway {
         self.start_upload(&NewObject::at(key.clone())).await?.abort().await
     }
 
-    /// The same, and finds out whether the store keeps conditions: PutObject and CompleteMultipartUpload are asked for
-    /// under one that cannot hold. `key` must be a name that nobody uses, because a store that keeps no conditions
-    /// makes an object of it, which is deleted again at once.
+    /// The same, and finds out whether the store keeps conditions: asks for PutObject and CompleteMultipartUpload under
+    /// a condition that cannot hold. `key` must be an unused name, because a store that keeps no conditions creates the
+    /// object, which is then deleted at once.
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`].
     pub async fn probe_conditions(self: &Arc<Self>, key: &Key) -> Result<Conditions, Error> {
         let upload = self.start_upload(&NewObject::at(key.clone())).await?;
-        // Boxed, because both together would make a large future of everything that waits for this one.
+        // Boxed, because both together would make every future above this one large.
         let (completed, put) = tokio::join!(self.complete_in_vain(upload).boxed(), self.put_in_vain(key).boxed());
         let found = (completed?, put?);
         Ok(match found {
@@ -57,21 +57,19 @@ impl Gateway {
         })
     }
 
-    /// Whether the store keeps the conditions of CopyObject as well: a copy of some small object below `prefix` to
-    /// `key` is asked for under one that cannot hold. `key` is as for [`Gateway::probe_conditions`]. None when there is
-    /// nothing to copy, or nothing that may be read.
+    /// Whether the store also keeps the conditions of CopyObject: asks for a copy of a small object below `prefix` to
+    /// `key` under a condition that cannot hold. `key` is as for [`Gateway::probe_conditions`]. None if there is no
+    /// object that may be copied.
     ///
     /// # Errors
     /// A copy that should not have been made could not be deleted again.
     pub async fn probe_copies(self: &Arc<Self>, prefix: &str, key: &Key) -> Result<Option<Conditions>, Error> {
         let Some(source) = self.small_object(prefix).await else {
-            tracing::debug!(
-                "there is no small object to find out with whether the store keeps the conditions of copies"
-            );
+            tracing::debug!("there is no small object to test whether the store keeps the conditions of copies");
             return Ok(None);
         };
         let unknown =
-            |error: &Error| tracing::info!(%error, "whether the store keeps the conditions of copies is not known");
+            |error: &Error| tracing::info!(%error, "it is unknown whether the store keeps the conditions of copies");
         match self.duplicate(&source, key, None, &never()).await {
             Ok(stored) => self.undo(key, &stored, "CopyObject").await.map(Some),
             Err(error) => Ok(judged(error, "CopyObject").inspect_err(unknown).ok()),
@@ -82,7 +80,7 @@ impl Gateway {
         let some =
             ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max: SOURCES_MAX };
         let unlisted =
-            |error: &Error| tracing::info!(%error, "nothing can be listed to prove with that copies keep conditions");
+            |error: &Error| tracing::info!(%error, "no object can be listed to test the conditions of copies");
         let page = self.list(&some).await.inspect_err(unlisted).ok()?;
         page.objects.into_iter().filter(|object| object.size <= SOURCE_BYTES_MAX).find_map(|object| {
             let version = Version { etag: object.etag, id: None };
@@ -128,8 +126,8 @@ fn never() -> Condition {
     Condition::Matches(ETag::new(NO_ETAG))
 }
 
-/// What a refusal tells. S3 answers 404 where there is no object, and 412 where there is another; it answers 403 to
-/// those who may not read, because the answer would tell them what is there ("Conditional writes", S3 User Guide).
+/// What a refusal means. S3 answers 404 if there is no object, and 412 if there is another one. It answers 403 to
+/// callers that may not read, because the answer would show them what exists ("Conditional writes", S3 User Guide).
 fn judged(error: Error, operation: &str) -> Result<Conditions, Error> {
     match error.kind {
         Kind::NotFound | Kind::NoSuchUpload | Kind::PreconditionFailed | Kind::Conflict => Ok(Conditions::Kept),

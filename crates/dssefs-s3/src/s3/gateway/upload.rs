@@ -1,4 +1,4 @@
-//! Multipart uploads: judged before their first byte leaves, and at each answer after that.
+//! Multipart uploads: judged before their first byte leaves this host, and at each answer.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::s3::metrics::Operation;
 use crate::s3::payload::{Checksum, Payload};
 use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
 
-/// A multipart upload that is under way. It ends by being completed or aborted; one that is dropped remains in the
-/// bucket until a lifecycle rule removes it.
+/// A multipart upload that is under way. The caller completes or aborts it; a dropped one stays in the bucket until a
+/// lifecycle rule removes it.
 #[must_use = "an upload that is neither completed nor aborted stays in the bucket, unseen and billed"]
 pub struct Upload {
     gateway: Arc<Gateway>,
@@ -22,9 +22,9 @@ pub struct Upload {
 struct About {
     id: String,
     new: NewObject,
-    /// Outlives one try at completing: the answer to an earlier one may have been lost.
+    /// Kept for all tries at completing: the answer to an earlier one may have been lost.
     attempts: AttemptLog,
-    /// The encryption context that the store answered when the upload began: no later answer tells it.
+    /// The encryption context in the answer that began the upload. No later answer has it.
     context: Option<String>,
 }
 
@@ -37,7 +37,7 @@ pub struct Unfinished {
 }
 
 impl Gateway {
-    /// Begins a multipart upload. The store's answer is judged before any content leaves this host.
+    /// Begins a multipart upload, and judges the store's answer before any content leaves this host.
     ///
     /// # Errors
     /// As S3 answers; on [`Kind::Mismatch`] the upload was aborted.
@@ -65,8 +65,8 @@ impl Gateway {
         }
     }
 
-    /// Takes up an upload that an earlier run of the program began for the same object, by its id. Makes no request:
-    /// what it has become is judged when it is completed.
+    /// Continues an upload that an earlier process began for the same object, by its id. Makes no request; the upload
+    /// is judged when it is completed.
     pub fn resume_upload(self: &Arc<Self>, new: &NewObject, id: String) -> Upload {
         let about = About { id, new: new.clone(), attempts: AttemptLog::default(), context: None };
         Upload { gateway: Arc::clone(self), shared: Box::new(about) }
@@ -80,14 +80,14 @@ impl Upload {
         &self.shared.id
     }
 
-    /// Which object it will be.
+    /// The key of the object that it will become.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.shared.new.key
     }
 
-    /// Sends part `number` (1 to 10,000). Parts may be sent in any order, at the same time, and again. All but the last
-    /// have 5 MiB to 5 GiB.
+    /// Sends part `number` (1 to 10,000). The caller may send parts in any order, at the same time, and repeatedly.
+    /// Each has 5 MiB to 5 GiB; the last may be smaller.
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`], after which the upload should be aborted.
@@ -97,7 +97,7 @@ impl Upload {
         self.judged(Operation::UploadPart, answer, &attempts)
     }
 
-    /// Makes part `number` of a range of an object in the same bucket, without moving it through this host.
+    /// Makes part `number` from a range of an object in the same bucket. The bytes do not pass through this host.
     ///
     /// # Errors
     /// As S3 answers; [`Kind::PreconditionFailed`] when the source is another version now; and [`Kind::Mismatch`].
@@ -108,7 +108,7 @@ impl Upload {
         self.judged(Operation::UploadPartCopy, answer, &attempts)
     }
 
-    /// The part of an answer, once what the answer says of encryption is judged.
+    /// The part in an answer, after the verdict on the encryption.
     fn judged(
         &self,
         operation: Operation,
@@ -121,15 +121,15 @@ impl Upload {
         answer.part.ok_or_else(|| nameless().into())
     }
 
-    /// Makes the object out of `parts`, in the order of their numbers. `size` is the whole's length in bytes, `crc64`
-    /// its CRC-64/NVME if it is known; S3 compares both.
+    /// Makes the object out of `parts`, in the order of their numbers. `size` is the object's length in bytes, `crc64`
+    /// its checksum if it is known; S3 compares both.
     ///
-    /// When the answer to a first try was lost, the object is looked up, and the upload has succeeded if that is what
-    /// was sent: proved by length, CRC-64 and metadata. Without a CRC-64 it cannot be proved, and the error stands.
+    /// If the answer to a first try was lost, the gateway looks the object up. The upload has succeeded if length,
+    /// CRC-64 and metadata are those that were sent. Without a CRC-64 there is no proof, and the error remains.
     ///
     /// # Errors
-    /// [`Unfinished`] has the reason, and the upload if it can still be completed. After [`Kind::Mismatch`] the object
-    /// was deleted again, unless `other_copy` forbids it.
+    /// [`Unfinished`] has the reason, and the upload if it can still be completed. After [`Kind::Mismatch`] the gateway
+    /// has deleted the object, unless `other_copy` forbids it.
     pub async fn complete(
         self,
         mut parts: Vec<Part>,
@@ -141,7 +141,7 @@ impl Upload {
         parts.sort_by_key(|part| part.number);
         let About { id, new, attempts, context } = &*self.shared;
         let whole = Whole { parts: &parts, size, crc64 };
-        // An earlier try may have been carried out. What its answer said was judged then.
+        // An earlier try may have been carried out. The headers of its answer were judged then.
         attempts.forget_headers();
         let mut answer = self.gateway.store.complete(&new.key, id, &whole, condition, attempts).await;
         if let Ok(answer) = &mut answer {
@@ -163,7 +163,7 @@ impl Upload {
         }
     }
 
-    /// Ends the upload and discards its parts. One that is gone already is no error.
+    /// Ends the upload and discards its parts. An upload that is gone already is no error.
     ///
     /// # Errors
     /// As S3 answers.
@@ -183,23 +183,23 @@ impl Upload {
         }
     }
 
-    /// Aborts where another error is on its way to the caller already.
+    /// Aborts while the caller gets another error.
     pub(super) async fn abandon(self) {
         if let Err(error) = self.abort().await {
-            tracing::warn!(%error, "an upload could not be aborted and stays in the bucket");
+            tracing::warn!(%error, "the daemon could not abort a multipart upload, which stays in the bucket");
         }
     }
 
     async fn unfinished(self, error: Error, other_copy: OtherCopy) -> Unfinished {
         match error.kind {
             Kind::NoSuchUpload => Unfinished { error, upload: None },
-            // A completion under another encryption than was asked for: no later one of the same upload can be better.
+            // The store used the wrong encryption. A later completion of the same upload would get the same one.
             Kind::Mismatch { .. } if other_copy != OtherCopy::Nowhere => {
                 self.abandon().await;
                 Unfinished { error, upload: None }
             }
-            // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict"). Where
-            // nobody else has its parts there can be no other, and whether this one is gone the next try tells.
+            // S3 asks for a new upload after this one (CompleteMultipartUpload, "ConditionalRequestConflict"). If the
+            // parts exist nowhere else there can be no new upload; the next try shows whether this one is gone.
             Kind::Conflict if other_copy != OtherCopy::Nowhere => {
                 self.abandon().await;
                 Unfinished { error, upload: None }

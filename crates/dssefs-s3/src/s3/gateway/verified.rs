@@ -1,4 +1,4 @@
-//! Judging answers, and undoing what was stored wrongly.
+//! Judges the answers to writes, and deletes objects whose encryption is wrong.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::s3::error::{Error, FailedWrite, Kind};
 use crate::s3::metrics::Operation;
 use crate::s3::request::{Condition, Stored};
 
-/// What the store proved to be under DSSE-KMS and the expected key. Only the gateway can make one.
+/// A value that the store proved to be under DSSE-KMS and the expected key. Only the gateway can make one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified<T>(T);
 
@@ -32,20 +32,20 @@ impl<T> Deref for Verified<T> {
     }
 }
 
-/// Who else has the content of an object that is being stored: it is deleted again if its encryption proves wrong,
-/// unless that would lose what was acknowledged.
+/// Where else the content of a stored object exists. The gateway deletes an object whose encryption is wrong, unless
+/// that would lose acknowledged content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherCopy {
-    /// This host, or another object.
+    /// On this host, or in another object.
     Held,
-    /// The version that it replaces, so nobody in a bucket that keeps no versions.
+    /// In the version that it replaces: so nowhere in a bucket that keeps no versions.
     Predecessor,
-    /// Nobody: parts were sent that this host has no copy of.
+    /// Nowhere: this host has no copy of some parts that it sent.
     Nowhere,
 }
 
 impl OtherCopy {
-    /// Of what is made out of `source` at `key`.
+    /// For a copy of `source` to `key`.
     #[must_use]
     pub fn of_copy(source: &Key, key: &Key) -> OtherCopy {
         if source == key { OtherCopy::Predecessor } else { OtherCopy::Held }
@@ -60,7 +60,7 @@ impl OtherCopy {
     }
 }
 
-/// A write whose answer has come, or has not.
+/// A write whose answer has come or is lost.
 pub(super) struct Write<'a> {
     pub(super) operation: Operation,
     pub(super) key: &'a Key,
@@ -68,18 +68,19 @@ pub(super) struct Write<'a> {
     pub(super) other_copy: OtherCopy,
 }
 
-/// By what the object of a write is known again if the answer does not say which version it is.
+/// How the object of a write is recognised if the answer does not name its version.
 pub(super) enum Made {
-    /// By its content and its description.
+    /// By its content and its metadata.
     By(Box<AmbiguousWrite>),
-    /// As a copy of the object at this key, with everything that has.
+    /// As a copy of the object at this key, with its content and metadata.
     CopyOf(Key),
 }
 
 impl Gateway {
-    /// What is to be believed of a write. The encryption is judged first, also that of an answer whose rest is missing
-    /// or cannot be read; what was stored under another is taken back. Then the version is made out, by the answer or
-    /// else by the object.
+    /// Decides whether a write has succeeded.
+    ///
+    /// The encryption comes first, also if the rest of the answer is missing or cannot be read: an object under the
+    /// wrong encryption is deleted. Then comes the version, from the answer or else from the object.
     pub(super) async fn settle(
         &self,
         write: &Write<'_>,
@@ -90,33 +91,37 @@ impl Gateway {
         let answered = match answer {
             Ok(answered) => answered,
             Err(error) => {
-                if let Some(said) = self.bad_headers(attempts) {
-                    let AnswerHeaders { facts, etag, id, request_id } = said;
+                // 1. The headers of an answer of success name a wrong encryption: delete the object.
+                if let Some(AnswerHeaders { facts, etag, id, request_id }) = self.bad_headers(attempts) {
                     let named = Named { version: etag.map(|etag| Version { etag, id: id.clone() }), id };
                     return Err(self.take_back_bad(write, &made(), &facts, request_id, named).await);
                 }
+                // 2. The store refused the write: it has failed.
                 if !attempts.is_ambiguous() {
                     return Err(error);
                 }
+                // 3. The answer was lost: look whether the object is what was sent, and judge it.
                 let stored = match made() {
-                    Made::By(attempt) => self.decide(*attempt, error).await?,
+                    Made::By(attempt) => self.resolve_ambiguous(*attempt, error).await?,
                     Made::CopyOf(original) => self.recognise_copy(&original, write.key, error).await?,
                 };
                 return self.verify_or_undo(write, stored).await;
             }
         };
+        // 4. The answer is complete: judge it, and delete the object if the verdict is bad.
         let named = Named { version: answered.version(), id: answered.id };
         let encryption = answered.encryption;
         if self.judge.judge_write(&encryption.facts) != Verdict::Compliant {
             return Err(self.take_back_bad(write, &made(), &encryption.facts, encryption.request_id, named).await);
         }
+        // 5. Name the version.
         match named.version {
             Some(version) => Ok(Verified(Stored { version, encryption })),
             None => self.find_unnamed(write, made(), encryption.request_id).await,
         }
     }
 
-    /// The object of a write that has succeeded under an answer without an ETag.
+    /// The object of a write that succeeded, and whose answer has no ETag.
     async fn find_unnamed(
         &self,
         write: &Write<'_>,
@@ -134,7 +139,7 @@ impl Gateway {
         })
     }
 
-    /// The object that the write has made, proved by content and description; not what was there before.
+    /// The object that the write has made, proved by content and metadata; not the one that was there before.
     async fn look_again(&self, write: &Write<'_>, made: &Made) -> Result<Option<Stored>, Error> {
         let found = match made {
             Made::By(attempt) => self.look_for(attempt).await?,
@@ -148,7 +153,7 @@ impl Gateway {
         Ok(found.filter(|stored| !was_there(stored)))
     }
 
-    /// Judges an object that was looked up, by what the store says of it now; it stays if it is bad.
+    /// Judges an object that was looked up, by the store's present facts. It stays if the verdict is bad.
     pub(super) async fn verify(
         &self,
         operation: Operation,
@@ -160,11 +165,11 @@ impl Gateway {
     }
 
     async fn verify_or_undo(&self, write: &Write<'_>, stored: Stored) -> Result<Verified<Stored>, Error> {
-        // What is looked up there is a write of this mount.
+        // The object is a write of this mount.
         match self.judge.judge_write(&stored.encryption.facts) {
             Verdict::Compliant => Ok(Verified(stored)),
             verdict => {
-                let why = self.said(&stored.encryption.facts);
+                let why = self.mismatch_reason(&stored.encryption.facts);
                 let (undone, failed_write) = self.take_back(write, &stored.version, None).await;
                 let request_id = stored.encryption.request_id;
                 let why = format!("{why}; {undone}");
@@ -173,25 +178,25 @@ impl Gateway {
         }
     }
 
-    /// The first answer of success among all attempts that was not as asked.
+    /// The first answer of success, among all attempts, whose encryption is wrong.
     fn bad_headers(&self, attempts: &AttemptLog) -> Option<AnswerHeaders> {
         attempts.headers().into_iter().find(|said| self.judge(&said.facts) != Verdict::Compliant)
     }
 
-    /// `error`, unless an answer of success came before it that could not be read in full, and whose headers name a
-    /// wrong encryption.
+    /// `error`, unless an answer of success came before it whose headers name a wrong encryption and whose rest could
+    /// not be read.
     pub(super) fn unread_answer(&self, operation: Operation, key: &Key, error: Error, attempts: &AttemptLog) -> Error {
         let bad = attempts.headers().into_iter().find(|said| !self.part_fits(&said.facts));
         match bad {
             None => error,
             Some(said) => {
                 let verdict = self.judge(&said.facts);
-                self.mismatch(operation, key, verdict, said.request_id, &self.said(&said.facts))
+                self.mismatch(operation, key, verdict, said.request_id, &self.mismatch_reason(&said.facts))
             }
         }
     }
 
-    /// Takes back what a bad answer tells of, and says so.
+    /// Deletes the object of an answer with a bad verdict, and says so in the error.
     async fn take_back_bad(
         &self,
         write: &Write<'_>,
@@ -200,35 +205,37 @@ impl Gateway {
         request_id: Option<String>,
         named: Named,
     ) -> Error {
-        let (verdict, why) = (self.judge(facts), self.said(facts));
+        let (verdict, why) = (self.judge(facts), self.mismatch_reason(facts));
         let version = match named.version {
             Some(version) => Ok(Some(version)),
             None => self.look_again(write, made).await.map(|found| found.map(|stored| stored.version)),
         };
         let (undone, failed_write) = match (version, named.id) {
             (Ok(Some(version)), _) => self.take_back(write, &version, Some(made)).await,
-            // A version that has a name of its own: what was there before is untouched. Where it may be the only copy,
-            // it stays.
+            // The version has an id of its own, so the delete does not touch earlier ones. It stays if it may be the
+            // only copy.
             (_, Some(id)) if write.other_copy != OtherCopy::Nowhere => {
                 match self.store.delete(write.key, Some(&id), None).await {
                     Ok(()) => ("the object was deleted again".to_owned(), FailedWrite::Nothing),
                     Err(error) => (left_there(&error.to_string()), unknown(made)),
                 }
             }
-            (Ok(None), _) => (left_there("no object there is proved to be the one that was sent"), unknown(made)),
+            (Ok(None), _) => (left_there("no object is proved to be the one that was sent"), unknown(made)),
             (Err(error), _) => (left_there(&error.to_string()), unknown(made)),
         };
         let why = format!("{why}; {undone}");
         self.mismatch(write.operation, write.key, verdict, request_id, &why).leaving(failed_write)
     }
 
-    /// Deletes what was stored wrongly, unless nobody else has its content. What has become of it.
+    /// Deletes an object under the wrong encryption, unless its content exists nowhere else. Returns what has become of
+    /// it.
     async fn take_back(&self, write: &Write<'_>, version: &Version, made: Option<&Made>) -> (String, FailedWrite) {
         if !write.other_copy.survives_without(version) {
-            let text = "the object stays as it is, because nothing else has its content: store it again when the store encrypts as asked";
+            let text = "the object stays as it is, because its content exists nowhere else: store it again when the \
+                        store encrypts as asked";
             return (text.to_owned(), FailedWrite::LeftBehind(version.clone()));
         }
-        // Where the store keeps versions, the one before is the object again.
+        // In a bucket that keeps versions, the previous one is the object again.
         let deleted = if version.id.is_some() { FailedWrite::Nothing } else { FailedWrite::Deleted };
         let gone = ("the object was deleted again".to_owned(), deleted);
         match self.expunge_version(write.key, version).await {
@@ -238,8 +245,7 @@ impl Gateway {
         }
     }
 
-    /// Another version is there than the answer has named: another writer's, or ours under an ETag that the answer did
-    /// not tell.
+    /// The present version is not the one that the answer named: it is another writer's, or ours under another ETag.
     async fn take_back_other(
         &self,
         write: &Write<'_>,
@@ -270,25 +276,25 @@ impl Gateway {
     ) -> Result<(), Error> {
         match self.judge.judge_write(facts) {
             Verdict::Compliant => Ok(()),
-            verdict => Err(self.mismatch(operation, key, verdict, request_id, &self.said(facts))),
+            verdict => Err(self.mismatch(operation, key, verdict, request_id, &self.mismatch_reason(facts))),
         }
     }
 
-    /// Judges the answer to a part. Some servers say nothing there; what they do say must fit.
+    /// Judges the answer to a part. Some servers send no encryption headers there; those that they send must be right.
     pub(super) fn verify_part(&self, operation: Operation, key: &Key, facts: &Facts) -> Result<(), Error> {
         if self.part_fits(facts) {
             return Ok(());
         }
-        Err(self.mismatch(operation, key, self.judge(facts), None, &self.said(facts)))
+        Err(self.mismatch(operation, key, self.judge(facts), None, &self.mismatch_reason(facts)))
     }
 
-    /// Whether each header of a part's answer is absent or right.
+    /// Whether each encryption header of a part's answer is absent or right.
     fn part_fits(&self, facts: &Facts) -> bool {
         part_fits(&self.judge, facts)
     }
 
-    fn said(&self, facts: &Facts) -> String {
-        said(&self.judge, facts)
+    fn mismatch_reason(&self, facts: &Facts) -> String {
+        mismatch_reason(&self.judge, facts)
     }
 
     fn mismatch(
@@ -303,12 +309,12 @@ impl Gateway {
         let mut failure = self.failure(Kind::Mismatch { verdict }, operation, key).because(why);
         failure.request_id = request_id;
         let error = Error::from(failure);
-        tracing::error!(%error, "the store did not prove what was asked of it");
+        tracing::error!(%error, "the store did not prove the encryption that the daemon asked for");
         error
     }
 
-    /// Takes back exactly this version, which this mount has stored: by its id for good, or, without one, only as long
-    /// as it is the object. Another writer's object that replaced it stays.
+    /// Deletes exactly this version, which this mount has stored: by its id, or, without one, only while it is the
+    /// object. Another writer's object that replaced it stays.
     ///
     /// # Errors
     /// As S3 answers.
@@ -316,7 +322,7 @@ impl Gateway {
         self.expunge_version(key, version).await.map(drop)
     }
 
-    /// The same; false when another version is there, which stays.
+    /// The same; false if another version is there, which stays.
     async fn expunge_version(&self, key: &Key, version: &Version) -> Result<bool, Error> {
         match &version.id {
             Some(id) => self.store.delete(key, Some(id), None).await.map(|()| true),
@@ -324,9 +330,9 @@ impl Gateway {
         }
     }
 
-    /// Deletes an object if it still is this version, as [`Gateway::delete`] does: old versions remain in a bucket that
-    /// keeps them. True when nothing is there afterwards, false when it is another version now, which stays. A store
-    /// that does not know conditional deletes is asked first what the object is.
+    /// Deletes an object if it still is this version. Like [`Gateway::delete`], it leaves old versions in a bucket that
+    /// keeps them. Returns true if there is no object afterwards, and false if there is another version, which stays.
+    /// For a store without conditional deletes, asks for the version first.
     ///
     /// # Errors
     /// As S3 answers.
@@ -334,8 +340,7 @@ impl Gateway {
         match self.store.delete(key, None, Some(etag)).await {
             Ok(()) => Ok(true),
             Err(error) if error.kind == Kind::NotFound => Ok(true),
-            // Also what a second attempt is told when the answer to the first was lost, in a bucket that keeps
-            // versions.
+            // A second attempt gets this too, if the answer to the first was lost in a bucket that keeps versions.
             Err(error) if error.kind == Kind::PreconditionFailed => Ok(self.etag_now(key).await?.is_none()),
             Err(error) if error.kind == Kind::Unsupported => match self.etag_now(key).await? {
                 Some(now) if now == *etag => self.store.delete(key, None, None).await.map(|()| true),
@@ -354,18 +359,18 @@ impl Gateway {
     }
 }
 
-/// What an answer names of the version that it tells of.
+/// The version that an answer names, as far as it does.
 struct Named {
     version: Option<Version>,
     id: Option<VersionId>,
 }
 
 fn stays(error: &Error) -> String {
-    format!("the object is still there, because it could not be deleted again: {error}")
+    format!("the object is still in the bucket, because the daemon could not delete it again: {error}")
 }
 
 fn left_there(why: &str) -> String {
-    format!("the object may still be there, because it could not be deleted again: {why}; look at it, and delete it")
+    format!("the object may still be in the bucket, because the daemon could not delete it: {why}; look, and delete it")
 }
 
 fn unknown(made: &Made) -> FailedWrite {
@@ -384,7 +389,7 @@ fn part_fits(judge: &Judge, facts: &Facts) -> bool {
     }
 }
 
-fn said(judge: &Judge, facts: &Facts) -> String {
+fn mismatch_reason(judge: &Judge, facts: &Facts) -> String {
     let key = |arn: Option<&str>| arn.map_or(String::new(), |arn| format!(" under {arn}"));
     let context = |header: &String| match EncryptionContext::answered(header) {
         Some(context) => format!(" with the encryption context {}", context.json()),
@@ -431,7 +436,7 @@ mod tests {
     fn a_mismatch_names_what_was_said_and_what_was_asked() {
         let judge = Judge::new(Policy { key: Some(KeyArn::new(ARN).unwrap()), ..Policy::default() });
         assert_eq!(
-            said(&judge, &Facts::from_headers(Some("AES256"), None, None, None)),
+            mismatch_reason(&judge, &Facts::from_headers(Some("AES256"), None, None, None)),
             format!("the store answered AES256, and aws:kms:dsse under {ARN} was asked for")
         );
     }
