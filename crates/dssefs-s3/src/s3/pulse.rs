@@ -97,8 +97,6 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::time::timeout;
 
     use super::*;
@@ -122,28 +120,40 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn bytes_that_are_taken_stretch_the_silence_and_do_not_bring_a_store_back_that_was_given_up() {
-        let pulse = Arc::new(Pulse::new());
-        let taking = tokio::spawn({
-            let pulse = Arc::clone(&pulse);
-            async move {
-                loop {
-                    pulse.took();
-                    tokio::time::sleep(SHORT / 10).await;
-                }
-            }
-        });
-        let begun = Instant::now();
-        pulse.expect(SHORT);
-        pulse.has_stopped().await;
-        assert!(begun.elapsed() >= SHORT * STRETCH, "{:?}", begun.elapsed());
-        let begun = Instant::now();
-        pulse.has_stopped().await;
-        assert!(begun.elapsed() >= CHANCE && begun.elapsed() < CHANCE + SHORT, "{:?}", begun.elapsed());
+    const LIMIT: Duration = Duration::from_secs(100);
+
+    /// A store that has answered and taken bytes so many seconds ago. No test has to wait for what is told of it.
+    fn silent(answered: u64, took: u64) -> Pulse {
+        let (pulse, now) = (Pulse::new(), Instant::now());
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        *pulse.signs() = Signs { answered: ago(answered), took: ago(took), given_up: false };
+        pulse
+    }
+
+    #[test]
+    fn bytes_that_are_taken_stretch_the_silence_and_do_not_bring_a_store_back_that_was_given_up() {
+        for (answered, took, seconds_after_the_answer) in [
+            (10, 10, Some(100)),
+            (10, 0, Some(110)),
+            (150, 60, Some(190)),
+            (380, 10, Some(400)),
+            (101, 101, None),
+            (150, 101, None),
+            (401, 0, None),
+        ] {
+            let pulse = silent(answered, took);
+            let begun = pulse.signs().answered;
+            let lives = pulse.lives_until(LIMIT).map(|end| (end - begun).as_secs());
+            assert_eq!(lives, seconds_after_the_answer, "answered {answered} s ago, took bytes {took} s ago");
+        }
+        let pulse = silent(150, 101);
+        assert_eq!(pulse.lives_until(LIMIT), None);
+        pulse.took();
+        assert_eq!(pulse.lives_until(LIMIT), None, "bytes may have come no further than this host's socket");
         pulse.answered();
-        assert!(timeout(CHANCE, pulse.has_stopped()).await.is_err(), "it is back");
-        taking.abort();
+        assert!(pulse.lives_until(LIMIT).is_some(), "it is back");
+        pulse.took();
+        assert!(pulse.lives_until(LIMIT).is_some());
     }
 
     #[tokio::test]
