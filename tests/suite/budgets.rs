@@ -278,11 +278,13 @@ fn a_file_that_is_written_during_a_commit_streams_on_behind_it() {
                 Rule::on("PutObject", Fault::DelayMs(1_000)),
                 Rule::on("CompleteMultipartUpload", Fault::DelayMs(1_000)),
             ]);
+            // By the close of a duplicate: fsync(2) holds the inode's lock in the kernel, and no write would get past.
+            let duplicate = file.try_clone().unwrap();
             std::thread::scope(|scope| {
-                let syncing = scope.spawn(|| file.sync_all().unwrap());
-                std::thread::sleep(Duration::from_millis(300));
+                let committing = scope.spawn(|| drop(duplicate));
+                eventually("the commit is under way", MINUTE, || endpoint.struck() > 0);
                 write(&file, 1 << 20);
-                syncing.join().unwrap();
+                assert!(!committing.is_finished(), "it was written after the commit");
             });
             assert_eq!(attribute(&mount.join("log"), "user.dsse.verdict").unwrap(), "pending");
             endpoint.reset();

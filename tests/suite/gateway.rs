@@ -890,3 +890,67 @@ async fn a_context_that_is_answered_otherwise_than_asked_is_a_mismatch_and_is_ta
         assert_eq!(put("k").await.unwrap().encryption.facts.context.as_deref(), answered);
     }
 }
+
+/// The metadata and the length are the same, so the checksum alone tells the two apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_writers_object_of_the_same_length_is_not_taken_for_a_write_in_doubt() {
+    let world = World::new().await;
+    world.put("k", "theirs").await.unwrap();
+    world.fail(vec![Rule::on("PutObject", Fault::Reset).times(2)]);
+    let ours = Bytes::from_static(b"ours..");
+    let lost = world.gateway.put(&new("k"), Arc::new(ours.clone()), &Condition::Absent).await.unwrap_err();
+    assert_eq!(lost.kind, Kind::PreconditionFailed);
+    assert!(world.requests("HeadObject") > 0, "the object was looked at, or this test shows nothing");
+
+    let upload = world.gateway.start_upload(&new("k")).await.unwrap();
+    let crc64 = ours.crc64().unwrap();
+    let part = upload.put_part(1, Arc::new(ours)).await.unwrap();
+    world.fail(vec![Rule::on("CompleteMultipartUpload", Fault::Reset).times(2)]);
+    let absent = Condition::Absent;
+    let unfinished = upload.complete(vec![part], 6, Some(crc64), &absent, Backing::Held).await.unwrap_err();
+    assert_eq!(unfinished.error.kind, Kind::PreconditionFailed);
+    assert_eq!(world.read("k").await.unwrap(), "theirs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_writers_object_of_the_same_content_is_not_taken_for_a_write_in_doubt() {
+    let world = World::new().await;
+    for (key, change) in [
+        ("user", (|new| drop(new.user.insert("mode".into(), "33188".into()))) as fn(&mut NewObject)),
+        ("type", |new| new.content_type = Some("text/plain".into())),
+    ] {
+        world.put(key, "content").await.unwrap();
+        world.fail(vec![Rule::on("PutObject", Fault::Reset).times(2)]);
+        let mut ours = new(key);
+        change(&mut ours);
+        let body = Arc::new(Bytes::from_static(b"content"));
+        let lost = world.gateway.put(&ours, body, &Condition::Absent).await.unwrap_err();
+        assert_eq!(lost.kind, Kind::PreconditionFailed, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_proved_only_where_content_and_description_are_the_same() {
+    let world = World::new().await;
+    let described = |key: &str, mode: &str| {
+        let mut object = new(key);
+        object.user.insert("mode".into(), mode.into());
+        object
+    };
+    let put = async |object: NewObject, content: &'static str| {
+        let body = Arc::new(Bytes::from_static(content.as_bytes()));
+        world.gateway.put(&object, body, &Condition::None).await.unwrap();
+    };
+    put(described("original", "33188"), "content").await;
+    put(described("same", "33188"), "content").await;
+    put(described("other-content", "33188"), "CONTENT").await;
+    put(described("longer", "33188"), "content.").await;
+    put(described("other-mode", "33189"), "content").await;
+    for (key, is_copy) in
+        [("same", true), ("other-content", false), ("longer", false), ("other-mode", false), ("missing", false)]
+    {
+        let (original, copy) = (at("original"), at(key));
+        assert_eq!(world.gateway.twins(&original, &copy).await.unwrap().is_some(), is_copy, "{key}");
+        assert_eq!(world.gateway.proved_copy(&original, &copy).await.unwrap().is_some(), is_copy, "{key}");
+    }
+}

@@ -365,12 +365,24 @@ fn directories_are_made_once_and_removed_only_when_they_are_empty_for_all() {
         assert_eq!(endpoint.keys(), ["d/", "d/file"]);
         fs::remove_file(one.join("d/file")).unwrap();
         fs::remove_dir(two.join("d")).unwrap();
-        // The first mount still believes in the directory for a moment; what it puts there makes it true again.
-        let _ = commit(&one.join("d/late"), b"late");
         thread::sleep(STALE);
-        let kept = endpoint.keys();
-        assert!(kept.is_empty() || kept == ["d/late"], "{kept:?}");
-        assert_eq!(names(&two.path()).is_empty(), kept.is_empty());
+        assert_eq!(errno(commit(&one.join("d/late"), b"late")), libc::ENOENT, "nobody believes in it any more");
+        assert_eq!(endpoint.keys(), Vec::<String>::new());
+        assert_eq!(names(&two.path()), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_file_makes_a_removed_directory_true_again_where_a_mount_still_believes_in_it() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let (believing, other) = (Mount::with(&endpoint, &["--metadata-ttl", "1h"]), Mount::with(&endpoint, &WARY));
+        fs::create_dir(believing.join("d")).unwrap();
+        fs::remove_dir(other.join("d")).unwrap();
+        assert_eq!(endpoint.keys(), Vec::<String>::new());
+        commit(&believing.join("d/late"), b"late").unwrap();
+        assert_eq!(endpoint.keys(), ["d/late"]);
+        assert_eq!(names(&other.join("d")), ["late"]);
     });
 }
 

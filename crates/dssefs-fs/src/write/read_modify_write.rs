@@ -176,4 +176,43 @@ mod tests {
         let spans = joined([0..1, 5..9, 3 * JOIN_BYTES_MAX..3 * JOIN_BYTES_MAX + 1].into_iter());
         assert_eq!(spans, [0..9, 3 * JOIN_BYTES_MAX..3 * JOIN_BYTES_MAX + 1]);
     }
+
+    struct Nowhere;
+
+    impl super::super::Destination for Nowhere {
+        fn commit_target(&self) -> super::super::CommitTarget {
+            super::super::CommitTarget::Removed
+        }
+
+        fn committed(&self, _: &dssefs_s3::object::Key, _: dssefs_s3::s3::Head) {}
+    }
+
+    /// A part is filled to be sent again. What counts as uploaded of it may be in an upload that is gone.
+    #[tokio::test]
+    async fn what_is_uploaded_of_a_part_stays_here_while_the_part_is_filled() {
+        use dssefs_s3::s3::{AccessKey, Connection, Gateway, load_as};
+        const MIB: u64 = 1 << 20;
+        const MEMORY: u64 = 32 * MIB;
+        let connection = Connection {
+            region: Some("us-east-1".into()),
+            endpoint_url: Some("http://127.0.0.1:9".into()),
+            ..Connection::default()
+        };
+        let config = load_as(&connection, AccessKey { id: "id".into(), secret: "secret".into() }).await.unwrap();
+        let bucket = dssefs_s3::object::Bucket::new("data").unwrap();
+        let gateway = std::sync::Arc::new(Gateway::new(&config, &connection, bucket, Default::default()));
+        let limits = spill::Limits { memory_bytes_max: MEMORY, spill_bytes_max: 0 };
+        let pool = spill::Pool::new(&std::env::temp_dir(), limits).unwrap();
+        let engine = super::super::Engine::new(gateway, pool, super::super::Settings::for_memory(MEMORY, true));
+        let writer = Writer::new(&engine, None, 16 * MIB, true, Box::new(Nowhere));
+        for offset in (0..8 * MIB).step_by(1 << 20) {
+            writer.buffer.write(offset, &vec![7; 1 << 20]).unwrap();
+        }
+        writer.buffer.mark_uploaded(&writer.buffer.snapshot(0..8 * MIB).unwrap());
+        writer.make_present(0..16 * MIB, None, 0).await.unwrap();
+        let other = engine.pool.buffer();
+        let pressed = (0..MEMORY).step_by(1 << 20).try_for_each(|offset| other.write(offset, &vec![1; 1 << 20]));
+        assert!(matches!(pressed, Err(spill::Error::NoSpace)), "there is no room left to take");
+        assert!(writer.buffer.contains(0..16 * MIB));
+    }
 }

@@ -100,8 +100,6 @@ impl StoreLiveness {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::time::timeout;
 
     use super::*;
@@ -125,28 +123,40 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn taken_bytes_extend_the_limit_but_revive_no_stalled_store() {
-        let liveness = Arc::new(StoreLiveness::new());
-        let taking = tokio::spawn({
-            let liveness = Arc::clone(&liveness);
-            async move {
-                loop {
-                    liveness.took();
-                    tokio::time::sleep(SHORT / 10).await;
-                }
-            }
-        });
-        let begun = Instant::now();
-        liveness.start_deadline(SHORT);
-        liveness.wait_until_stalled().await;
-        assert!(begun.elapsed() >= SHORT * STRETCH, "{:?}", begun.elapsed());
-        let begun = Instant::now();
-        liveness.wait_until_stalled().await;
-        assert!(begun.elapsed() >= CHANCE && begun.elapsed() < CHANCE + SHORT, "{:?}", begun.elapsed());
+    const LIMIT: Duration = Duration::from_secs(100);
+
+    /// A store that has answered and taken bytes so many seconds ago. No test has to wait for what is told of it.
+    fn silent(answered: u64, took: u64) -> StoreLiveness {
+        let (liveness, now) = (StoreLiveness::new(), Instant::now());
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        *liveness.signs() = Signs { answered: ago(answered), took: ago(took), given_up: false };
+        liveness
+    }
+
+    #[test]
+    fn taken_bytes_extend_the_limit_but_revive_no_stalled_store() {
+        for (answered, took, seconds_after_the_answer) in [
+            (10, 10, Some(100)),
+            (10, 0, Some(110)),
+            (150, 60, Some(190)),
+            (380, 10, Some(400)),
+            (101, 101, None),
+            (150, 101, None),
+            (401, 0, None),
+        ] {
+            let liveness = silent(answered, took);
+            let begun = liveness.signs().answered;
+            let lives = liveness.lives_until(LIMIT).map(|end| (end - begun).as_secs());
+            assert_eq!(lives, seconds_after_the_answer, "answered {answered} s ago, took bytes {took} s ago");
+        }
+        let liveness = silent(150, 101);
+        assert_eq!(liveness.lives_until(LIMIT), None);
+        liveness.took();
+        assert_eq!(liveness.lives_until(LIMIT), None, "bytes may have come no further than this host's socket");
         liveness.answered();
-        assert!(timeout(CHANCE, liveness.wait_until_stalled()).await.is_err(), "it is back");
-        taking.abort();
+        assert!(liveness.lives_until(LIMIT).is_some(), "it is back");
+        liveness.took();
+        assert!(liveness.lives_until(LIMIT).is_some());
     }
 
     #[tokio::test]
