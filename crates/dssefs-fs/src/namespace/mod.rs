@@ -33,9 +33,7 @@ mod subtree_locks;
 mod table;
 pub mod xattr;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -52,9 +50,10 @@ pub use self::subtree_locks::{ExclusiveSubtreeGuard, SharedSubtreeGuard};
 use self::flight::Flights;
 use self::inode_locks::InodeLocks;
 use self::listing::Extent;
+use self::rename_dir::DirectoryRenames;
 use self::subtree_locks::SubtreeLocks;
 use self::table::Table;
-use dssefs_s3::object::{ETag, Key, Name, Prefix, UserMetadata};
+use dssefs_s3::object::{Key, Name, Prefix, UserMetadata};
 use dssefs_s3::s3::{Condition, Gateway, Head};
 
 /// Where attributes come from.
@@ -117,10 +116,7 @@ pub struct Namespace {
     pages: Semaphore,
     inode_locks: InodeLocks,
     subtree_locks: SubtreeLocks,
-    /// Whether a task looks at the journals of renames from time to time.
-    looking: AtomicBool,
-    /// Objects that pass for journals and are none, by key: the version that was looked at.
-    strange: Mutex<BTreeMap<String, ETag>>,
+    renames: Arc<DirectoryRenames>,
     ahead: Arc<Semaphore>,
 }
 
@@ -151,6 +147,7 @@ impl Namespace {
         let table = Table::new(settings.prefix.clone(), settings.implicit_directory(started), settings.entries_max);
         let names = NamesBudget::new(settings.names_bytes_max);
         let ahead = Arc::new(Semaphore::new(settings.heads_in_flight_max));
+        let renames = DirectoryRenames::new(Arc::clone(&gateway), settings.clone());
         Arc::new(Namespace {
             gateway,
             settings,
@@ -164,8 +161,7 @@ impl Namespace {
             pages: Semaphore::new(PAGES_IN_FLIGHT_MAX),
             inode_locks: InodeLocks::default(),
             subtree_locks: SubtreeLocks::default(),
-            looking: AtomicBool::new(false),
-            strange: Mutex::default(),
+            renames,
             ahead,
         })
     }

@@ -14,9 +14,9 @@ use std::sync::{MutexGuard, PoisonError};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::super::Namespace;
 use super::super::error::Error;
 use super::super::progress::Progress;
+use super::DirectoryRenames;
 use super::PAGE_ENTRIES_MAX;
 use super::authenticator::NoKey;
 use super::found::{Proved, Unreadable};
@@ -80,7 +80,7 @@ impl Seen {
     }
 }
 
-impl Namespace {
+impl DirectoryRenames {
     /// The objects below the journals' prefix, without those that were found to be no journals. One LIST when there are
     /// few.
     pub(super) async fn journals(&self) -> Result<Journals, Error> {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt, stream};
 
-use super::super::Namespace;
 use super::super::error::Error;
+use super::DirectoryRenames;
 use super::intent::Copied;
 use super::intent_log::Journal;
 use super::key_below;
@@ -40,7 +40,7 @@ pub(super) struct Copy {
 
 /// One move's copies, by their path below the two directories. The empty path is the directory's own marker.
 pub(super) struct Copies {
-    namespace: Arc<Namespace>,
+    renames: Arc<DirectoryRenames>,
     journal: Arc<Journal>,
     from: Prefix,
     to: Prefix,
@@ -69,9 +69,9 @@ impl fmt::Debug for Copies {
 }
 
 impl Copies {
-    pub(super) fn new(namespace: Arc<Namespace>, journal: Arc<Journal>, from: Prefix, to: Prefix) -> Copies {
+    pub(super) fn new(renames: Arc<DirectoryRenames>, journal: Arc<Journal>, from: Prefix, to: Prefix) -> Copies {
         Copies {
-            namespace,
+            renames,
             journal,
             from,
             to,
@@ -108,7 +108,7 @@ impl Copies {
     /// or replaced stays. Whoever would take the copies back has to take the journal over first, and then it cannot say
     /// so any more. Programs of this mount cannot have changed them: the directory is closed.
     async fn leave_where_the_copy_is_gone(&self) -> Result<(), Error> {
-        let found = self.namespace.objects_below(&self.to).await?;
+        let found = self.renames.objects_below(&self.to).await?;
         let there: BTreeMap<String, ETag> = found.into_iter().map(|object| (object.key, object.etag)).collect();
         let stands =
             |path: &str, copy: &Copy| there.get(&format!("{}{path}", self.to)) == Some(&copy.stored.version.etag);
@@ -148,17 +148,17 @@ impl Copies {
 
     async fn take_back(&self) -> Result<(), Error> {
         let heading = self.journal.intent().heading.clone();
-        self.namespace.give_way_to_first(self.journal.key(), &heading).await?;
-        self.namespace.undo(&self.journal).await
+        self.renames.give_way_to_first(self.journal.key(), &heading).await?;
+        self.renames.undo(&self.journal).await
     }
 
     /// Deletes the sources and ends the journal.
     pub(super) async fn delete_sources(&self) -> Result<(), Error> {
         let sources = self.made().iter().map(|(path, copy)| (path.clone(), copy.source.clone())).collect();
-        let mut left = delete_sources(&self.namespace.gateway, &self.from, sources).await?;
+        let mut left = delete_sources(&self.renames.gateway, &self.from, sources).await?;
         if let Err(error) = self.journal.end().await {
             tracing::warn!(%error, from = %self.from, "the directory is renamed, but its journal could not be deleted; this is tried again");
-            self.namespace.look_again_later();
+            self.renames.look_again_later();
         }
         left.append(&mut self.unsettled());
         match left.first() {
@@ -178,7 +178,7 @@ impl Copies {
             Claim::Replace(old) => {
                 let key = key_below(&self.to, "")?;
                 let condition = Condition::Matches(old.etag.clone());
-                let claimed = duplicate(&self.namespace.gateway, &key, &old, &key, &condition).await;
+                let claimed = duplicate(&self.renames.gateway, &key, &old, &key, &condition).await;
                 Ok(Some(claimed.map_err(|error| taken(error.into()))?.version.etag))
             }
         }
@@ -193,7 +193,7 @@ impl Copies {
                 return Ok(());
             }
             at_most_until_one_fails(steps, |step| self.take(step)).await?;
-            steps = self.steps(self.namespace.objects_below(&self.from).await?);
+            steps = self.steps(self.renames.objects_below(&self.from).await?);
         }
         for step in steps {
             // A changed one is found again when it is to be deleted, and one that was deleted leaves nothing behind.
@@ -233,7 +233,7 @@ impl Copies {
             Step::Copy(object) => self.copy_settled(&object, &Condition::Absent).await,
             Step::CopyAgain(object, etag) => self.copy_settled(&object, &Condition::Matches(etag)).await,
             Step::TakeBack(path, version) => {
-                self.namespace.gateway.expunge(&key_below(&self.to, &path)?, &version).await?;
+                self.renames.gateway.expunge(&key_below(&self.to, &path)?, &version).await?;
                 self.made().remove(&path);
                 self.journal.strike(&path);
                 Ok(())
@@ -247,7 +247,7 @@ impl Copies {
         match self.copy(object, condition).await {
             Err(Error::Store(error)) if error.kind == Kind::NotFound => Ok(()),
             Err(error) if error.is_taken() => {
-                let now = self.namespace.gateway.head(&Key::new(&object.key).map_err(|_| Error::NotFound)?).await;
+                let now = self.renames.gateway.head(&Key::new(&object.key).map_err(|_| Error::NotFound)?).await;
                 match now {
                     Ok(head) if head.meta.version.etag == object.etag => Err(Error::NotEmpty),
                     Ok(_) => Ok(()),
@@ -266,7 +266,7 @@ impl Copies {
         let path = &object.key[self.from.as_str().len()..];
         let from = key_below(&self.from, path)?;
         let to = key_below(&self.to, path)?;
-        let stored = duplicate(&self.namespace.gateway, &from, object, &to, condition).await?;
+        let stored = duplicate(&self.renames.gateway, &from, object, &to, condition).await?;
         self.journal.note(path, Copied::new(&object.etag, &stored.version.etag));
         self.made().insert(path.to_owned(), Copy { source: object.etag.clone(), stored });
         Ok(())

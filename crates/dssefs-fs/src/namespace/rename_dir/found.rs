@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::super::Namespace;
 use dssefs_seal::crypto::MacKey;
 
+use super::DirectoryRenames;
 use super::authenticator::NoKey;
 use super::form::FormError;
 use super::intent::{Heading, Intent};
@@ -64,7 +64,7 @@ impl Proved {
     }
 }
 
-impl Namespace {
+impl DirectoryRenames {
     /// Reads the first line of the journal at `key`, of a mount of `root`, and proves it. Only one that was stored as
     /// this mount stores is acted on. One HEAD came before; one GET of at most [`LINE_BYTES_MAX`], and what the
     /// authenticator asks of KMS.

@@ -29,18 +29,20 @@ mod recover;
 mod signed;
 mod tree;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use self::copies::{Claim, Copies};
 use self::intent_log::Journal;
-use super::Namespace;
 use super::error::Error;
 use super::node::Ino;
 use super::progress::Progress;
 use super::reserved::refuse_reserved;
 use super::subtree_locks::ExclusiveSubtreeGuard;
-use dssefs_s3::object::{Key, Name, NameError, Prefix};
-use dssefs_s3::s3::{ListRequest, Listed};
+use super::{Namespace, Settings};
+use dssefs_s3::object::{ETag, Key, Name, NameError, Prefix};
+use dssefs_s3::s3::{Gateway, ListRequest, Listed};
 
 pub use self::authenticator::{Authenticator, KeyName, NoKey, OwnKey};
 pub use self::form::FormError;
@@ -53,6 +55,17 @@ const OBJECTS_MAX: usize = 100_000;
 const KEY_BYTES_MAX: usize = 1024;
 /// The most that ListObjectsV2 gives at once.
 const PAGE_ENTRIES_MAX: u16 = 1000;
+
+/// The renames of directories of one mount, without its table of nodes: their intent logs in the bucket, the copies,
+/// and the recovery of renames that were left in the middle.
+pub(super) struct DirectoryRenames {
+    gateway: Arc<Gateway>,
+    settings: Settings,
+    /// Whether a task looks at the intent logs from time to time.
+    looking: AtomicBool,
+    /// Objects that have the name of an intent log and are none, by key: the version that was looked at.
+    strange: Mutex<BTreeMap<String, ETag>>,
+}
 
 /// A directory that has moved: all names are under the new one, in the store and here; the sources are still to be
 /// deleted.
@@ -102,15 +115,15 @@ impl Namespace {
         let found = self.objects_to_move(&plan).await?;
         let replaces = matches!(claim, Claim::Replace(_));
         let heading = Heading::new(&plan.from, &plan.to, replaces, self.gateway.time())?;
-        let journal = self.begin_alone(heading).await.inspect_err(|_| self.look_again_later())?;
-        let copies = Arc::new(Copies::new(Arc::clone(self), journal, plan.from.clone(), plan.to.clone()));
+        let journal = self.renames.begin_alone(heading).await.inspect_err(|_| self.renames.look_again_later())?;
+        let copies = Arc::new(Copies::new(Arc::clone(&self.renames), journal, plan.from.clone(), plan.to.clone()));
         if let Err(error) = copies.make(found, claim).await {
             if !copies.give_up(&error).await {
-                self.undo_soon(copies, exclusive);
+                self.renames.undo_soon(copies, exclusive);
             }
             return Err(error);
         }
-        self.move_tree(&plan, from, to, &copies).inspect_err(|_| self.look_again_later())?;
+        self.move_tree(&plan, from, to, &copies).inspect_err(|_| self.renames.look_again_later())?;
         Ok((Moving { copies, from: (from.0, from.1.clone()) }, exclusive))
     }
 
@@ -138,10 +151,18 @@ impl Namespace {
             }
         }
         if outcome.is_err() {
-            self.look_again_later();
+            self.renames.look_again_later();
         }
         self.keep_alive(*parent).await;
         outcome
+    }
+
+    /// Looks for renames of directories that a mount left in the middle. Undoes or finishes each whose mount is gone: at
+    /// once where that is known (a process of this system that has ended), otherwise when its intent log was not written
+    /// for `rename_lease` by the store's clock. The caller does this before the mount serves anything. The mount looks
+    /// again in the background at what it cannot settle yet, and the log names each. One LIST when there is nothing.
+    pub async fn recover(&self) {
+        self.renames.recover().await;
     }
 
     /// Whether `ino` is `root` or stands somewhere below it.
@@ -173,19 +194,6 @@ impl Namespace {
         Ok(Plan { source, from, to: to_prefix })
     }
 
-    /// Begins a journal, unless another move is in its way. One that was left in the middle is settled in the
-    /// background.
-    async fn begin_alone(self: &Arc<Self>, heading: Heading) -> Result<Arc<Journal>, Error> {
-        let journal = Journal::begin(&self.gateway, &self.settings, heading).await?;
-        match self.give_way_to_all(&journal).await {
-            Ok(()) => Ok(journal),
-            Err(error) => {
-                journal.end_untouched().await;
-                Err(error)
-            }
-        }
-    }
-
     /// How the target is to be claimed: there must be nothing below it but its own marker.
     async fn claim(&self, plan: &Plan, no_replace: bool) -> Result<Claim, Error> {
         let mut objects = self.first_below(plan.to.as_str(), 2).await?;
@@ -199,15 +207,15 @@ impl Namespace {
 
     /// All objects below the source. A source without a marker is given one, so that it is moved as any other.
     async fn objects_to_move(self: &Arc<Self>, plan: &Plan) -> Result<Vec<Listed>, Error> {
-        let found = self.objects_below(&plan.from).await?;
+        let found = self.renames.objects_below(&plan.from).await?;
         let below = plan.from.as_str().len();
-        self.require_no_journal_below(&plan.from, &found).await?;
+        self.renames.require_no_journal_below(&plan.from, &found).await?;
         found.iter().try_for_each(|object| check_length(&plan.to, object.key.len() - below))?;
         if found.first().is_some_and(|first| first.key == plan.from.as_str()) {
             return Ok(found);
         }
         self.give_marker(plan).await?;
-        self.objects_below(&plan.from).await
+        self.renames.objects_below(&plan.from).await
     }
 
     async fn give_marker(self: &Arc<Self>, plan: &Plan) -> Result<(), Error> {
@@ -223,6 +231,31 @@ impl Namespace {
     /// # Errors
     /// There are more than a rename moves (100,000), the listing has no end, and as S3 answers.
     pub async fn objects_below(&self, prefix: &Prefix) -> Result<Vec<Listed>, Error> {
+        self.renames.objects_below(prefix).await
+    }
+}
+
+impl DirectoryRenames {
+    pub(super) fn new(gateway: Arc<Gateway>, settings: Settings) -> Arc<DirectoryRenames> {
+        let (looking, strange) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(DirectoryRenames { gateway, settings, looking, strange })
+    }
+
+    /// Begins a journal, unless another move is in its way. One that was left in the middle is settled in the
+    /// background.
+    async fn begin_alone(self: &Arc<Self>, heading: Heading) -> Result<Arc<Journal>, Error> {
+        let journal = Journal::begin(&self.gateway, &self.settings, heading).await?;
+        match self.give_way_to_all(&journal).await {
+            Ok(()) => Ok(journal),
+            Err(error) => {
+                journal.end_untouched().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`Namespace::objects_below`].
+    async fn objects_below(&self, prefix: &Prefix) -> Result<Vec<Listed>, Error> {
         let (mut objects, mut next, mut progress) = (Vec::new(), None, Progress::default());
         loop {
             let request = ListRequest {

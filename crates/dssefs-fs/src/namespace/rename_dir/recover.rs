@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::super::Namespace;
 use super::super::error::Error;
 use super::super::subtree_locks::ExclusiveSubtreeGuard;
+use super::DirectoryRenames;
 use super::arbitration::{Journals, Look, Seen};
 use super::authenticator::NoKey;
 use super::copies::{Copies, at_most_until_one_fails, delete_sources};
@@ -57,12 +57,9 @@ struct Tally {
     untold: usize,
 }
 
-impl Namespace {
-    /// Looks for directory renames that a mount left in the middle, and undoes or finishes each whose mount is gone: at
-    /// once where that is known (a process of this very system that has ended), else when its journal was not written
-    /// for `rename_lease` by the store's own clock. To be called before the mount serves anything. What cannot be
-    /// settled yet is looked at again in the background; each is told in the log. One LIST when there is nothing.
-    pub async fn recover(self: &Arc<Self>) {
+impl DirectoryRenames {
+    /// As [`Namespace::recover`](super::super::Namespace::recover).
+    pub(in super::super) async fn recover(self: &Arc<Self>) {
         if !self.settle_renames().await {
             self.look_again_later();
         }
@@ -73,13 +70,13 @@ impl Namespace {
         if self.looking.swap(true, Relaxed) {
             return;
         }
-        let (namespace, pause) = (Arc::downgrade(self), self.settings.rename_lease / 2);
+        let (renames, pause) = (Arc::downgrade(self), self.settings.rename_lease / 2);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(pause).await;
-                let Some(namespace) = namespace.upgrade() else { return };
-                if namespace.settle_renames().await {
-                    return namespace.looking.store(false, Relaxed);
+                let Some(renames) = renames.upgrade() else { return };
+                if renames.settle_renames().await {
+                    return renames.looking.store(false, Relaxed);
                 }
             }
         });
@@ -88,16 +85,16 @@ impl Namespace {
     /// Undoes a move of this mount whose copies could not be taken back at once. `exclusive` is released when that is done, or
     /// after `rename_lease`: then the directory is in use again, and the move is looked at from time to time.
     pub(super) fn undo_soon(self: &Arc<Self>, copies: Arc<Copies>, exclusive: ExclusiveSubtreeGuard) {
-        let (namespace, key) = (Arc::clone(self), copies.journal_key().clone());
+        let (renames, key) = (Arc::clone(self), copies.journal_key().clone());
         // With it goes the journal, which would write itself anew.
         drop(copies);
         tokio::spawn(async move {
             let _exclusive = exclusive;
-            let (end, mut pause) = (Instant::now() + namespace.settings.rename_lease, UNDO_PAUSE_MIN);
-            while let Err(error) = namespace.undo_own(&key).await {
+            let (end, mut pause) = (Instant::now() + renames.settings.rename_lease, UNDO_PAUSE_MIN);
+            while let Err(error) = renames.undo_own(&key).await {
                 if Instant::now() + pause >= end {
                     tracing::error!(%error, journal = %key, "a rename that failed could not be undone in time; both names stay in between until the store takes it");
-                    return namespace.look_again_later();
+                    return renames.look_again_later();
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(UNDO_PAUSE_MAX);
