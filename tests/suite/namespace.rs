@@ -325,7 +325,7 @@ async fn a_directory_that_is_listed_before_its_mkdir_has_an_answer_is_made_all_t
         let names = Arc::clone(&mount.names);
         async move { names.mkdir(Ino::ROOT, &name("d"), 0o710, 1, 2).await }
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    mount.store.until_struck().await;
     let known = mount.find("d").await.unwrap();
     assert!(!making.is_finished(), "the listing came first");
     let made = making.await.unwrap().unwrap();
