@@ -155,7 +155,7 @@ impl Namespace {
         }
     }
 
-    /// A copy in place whose answer was lost may have been made all the same: it is the object from now on.
+    /// Finds a copy in place whose answer was lost. If the store made it, it is the object from now on.
     async fn find_tried(&self, ino: Ino) -> Result<(), Error> {
         let tried = self.table().entry(ino)?.tried.clone();
         let Some((attempt, of)) = tried else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Journals as they lie in the store, where anybody may have put them: proved before anything is done about them.
+//! Journals as they are in the store. Any writer may have put one there, so a mount proves each before it acts on it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -37,7 +37,7 @@ pub(super) enum Unreadable {
     Form(#[from] FormError),
     #[error("it is {0}, so not of a mount with these settings")]
     NotOurs(Verdict),
-    /// Nobody can tell whether the move that it names is under way.
+    /// This mount cannot find out whether the move that it names is under way.
     #[error("{error}")]
     Unproved { heading: Box<Heading>, error: NoKey },
 }
