@@ -51,8 +51,8 @@ fn store(endpoint: &Endpoint) -> BTreeMap<String, Vec<u8>> {
     endpoint.keys().into_iter().map(|key| (key.clone(), endpoint.content(&key))).collect()
 }
 
-/// Renames `old` to `new` in a thread of its own. The endpoint's counters begin anew: those of the mount's start are
-/// not the rename's.
+/// Renames `old` to `new` in a thread of its own. Resets the endpoint's counters, which have the requests of the
+/// mount's start.
 fn rename_in_thread(endpoint: &Endpoint, mount: &Mount) -> JoinHandle<io::Result<()>> {
     endpoint.reset();
     let (from, to) = (mount.join("old"), mount.join("new"));
@@ -83,8 +83,8 @@ fn all_stand_but_one(endpoint: &Endpoint) -> bool {
     endpoint.keys().iter().filter(|key| key.starts_with("new/")).count() == TREE.len() - 1
 }
 
-/// Renames under a rule that stalls requests, and kills the daemon once `stalled` of them stall and all others are done:
-/// then the bucket has `keys` objects, the journal among them.
+/// Renames under a rule that stalls requests, and kills the daemon once `stalled` of them stall and all others are
+/// done: then the bucket has `keys` objects, the journal among them.
 fn kill_in_rename(endpoint: &Endpoint, mount: Mount, rule: Rule, stalled: u64, keys: usize) {
     let begun = || endpoint.stalled() >= stalled && endpoint.keys().len() == keys;
     let renaming = rename_held_back(endpoint, &mount, vec![rule], "the requests are held back", begun);
@@ -487,7 +487,7 @@ fn deletes_that_fail_are_told_and_made_good_by_the_next_mount() {
         endpoint.spoil(vec![Rule::on("DeleteObject", denied()).key_contains("old/deep").times(0)]);
         assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EACCES);
         assert!(endpoint.head("old/deep/c").is_some());
-        assert_eq!(endpoint.content("new/deep/c"), b"third", "it has its new name all the same");
+        assert_eq!(endpoint.content("new/deep/c"), b"third", "it has its new name");
         endpoint.heal();
         mount.signal(Signal::TERM);
         mount.ended().expect("it ends");
@@ -648,7 +648,7 @@ fn the_journals_name_is_hidden_and_kept() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         endpoint.put(".dssefs/rename/strange", b"{}");
-        endpoint.put("d/.dssefs/x", b"somebody's own");
+        endpoint.put("d/.dssefs/x", b"another program's");
         let mount = Mount::of(&endpoint);
         eventually("the log says so", MINUTE, || mount.log().contains("cannot be acted on"));
         assert_eq!(names(&mount.path()), ["d"]);

@@ -6,7 +6,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -38,7 +37,8 @@ fn etag(endpoint: &Endpoint, key: &str) -> String {
 
 /// What a journal notes of `path`, as it is now below both names.
 fn noted(endpoint: &Endpoint, path: &str) -> Value {
-    json!({ path: { "source": etag(endpoint, &format!("old/{path}")), "copy": etag(endpoint, &format!("new/{path}")) } })
+    let (source, copy) = (format!("old/{path}"), format!("new/{path}"));
+    json!({ path: { "source": etag(endpoint, &source), "copy": etag(endpoint, &copy) } })
 }
 
 /// Text of version 1, which was not signed.
@@ -46,10 +46,8 @@ fn version_1(root: &str, phase: &str, objects: &Value) -> Vec<u8> {
     let (from, to) = (format!("{root}old/"), format!("{root}new/"));
     // In the order in which it was written.
     let owner = r#"{"host":"h","boot":"b","numbering":"pid:[1]","process":7,"started":99}"#;
-    format!(
-        r#"{{"version":1,"phase":"{phase}","from":"{from}","to":"{to}","replaces":false,"owner":{owner},"objects":{objects}}}"#
-    )
-    .into_bytes()
+    let heading = format!(r#""version":1,"phase":"{phase}","from":"{from}","to":"{to}","replaces":false"#);
+    format!(r#"{{{heading},"owner":{owner},"objects":{objects}}}"#).into_bytes()
 }
 
 fn denied_by_kms() -> Fault {
@@ -428,7 +426,7 @@ fn while_kms_unwraps_no_key_nothing_is_deleted_and_the_mount_works() {
         let again = Mount::of(&endpoint);
         assert_eq!(endpoint.keys(), before, "{}", again.log());
         fs::write(again.join("file"), b"content").unwrap();
-        assert!(again.log().contains("nothing is deleted, and this is tried again"), "{}", again.log());
+        assert!(again.log().contains("nothing is deleted, and the mount tries again"), "{}", again.log());
         endpoint.heal();
         let settled = || endpoint.keys() == ["file", "new/", "new/a", "new/b", "new/c"];
         eventually("it is looked at again", MINUTE * 2, settled);
