@@ -45,7 +45,7 @@ pub(super) struct Entry {
     /// Own copies of the object (rename, chmod): which version became which, while the file is open.
     pub(super) copies: Vec<(ETag, ETag)>,
     /// A copy in place whose answer was lost, and what it was made of.
-    pub(super) tried: Option<(Arc<Attempt>, Arc<Head>)>,
+    pub(super) ambiguous_copy: Option<(Arc<Attempt>, Arc<Head>)>,
     pub(super) directory: Option<Box<Directory>>,
 }
 
@@ -90,7 +90,7 @@ impl Entry {
             seen: None,
             changed: 0,
             copies: Vec::new(),
-            tried: None,
+            ambiguous_copy: None,
             directory,
         }
     }

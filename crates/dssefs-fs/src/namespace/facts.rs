@@ -79,7 +79,7 @@ impl Namespace {
 
     /// A read has found that the known version of `ino` is no longer in the store: the next open asks, even while the
     /// facts are fresh.
-    pub fn doubt(&self, ino: Ino) {
+    pub fn expire(&self, ino: Ino) {
         if let Ok(entry) = self.table().entry_mut(ino) {
             entry.seen = None;
         }

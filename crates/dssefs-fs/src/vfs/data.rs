@@ -483,7 +483,7 @@ impl Vfs {
             source = moved;
         }
         // Who is told to open the file again must not be shown the same version again.
-        self.namespace.doubt(file.ino);
+        self.namespace.expire(file.ino);
         Err(Error::Stale)
     }
 
