@@ -907,7 +907,7 @@ async fn another_writers_object_of_the_same_length_is_not_taken_for_a_write_in_d
     let part = upload.put_part(1, Arc::new(ours)).await.unwrap();
     world.fail(vec![Rule::on("CompleteMultipartUpload", Fault::Reset).times(2)]);
     let absent = Condition::Absent;
-    let unfinished = upload.complete(vec![part], 6, Some(crc64), &absent, Backing::Held).await.unwrap_err();
+    let unfinished = upload.complete(vec![part], 6, Some(crc64), &absent, OtherCopy::Held).await.unwrap_err();
     assert_eq!(unfinished.error.kind, Kind::PreconditionFailed);
     assert_eq!(world.read("k").await.unwrap(), "theirs");
 }
@@ -950,7 +950,7 @@ async fn a_copy_is_proved_only_where_content_and_description_are_the_same() {
         [("same", true), ("other-content", false), ("longer", false), ("other-mode", false), ("missing", false)]
     {
         let (original, copy) = (at("original"), at(key));
-        assert_eq!(world.gateway.twins(&original, &copy).await.unwrap().is_some(), is_copy, "{key}");
-        assert_eq!(world.gateway.proved_copy(&original, &copy).await.unwrap().is_some(), is_copy, "{key}");
+        assert_eq!(world.gateway.verify_copy(&original, &copy).await.unwrap().is_some(), is_copy, "{key}");
+        assert_eq!(world.gateway.verify_copy_bytewise(&original, &copy).await.unwrap().is_some(), is_copy, "{key}");
     }
 }

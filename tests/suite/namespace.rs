@@ -318,14 +318,14 @@ async fn what_is_in_a_directory_made_here_is_known_without_asking() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_listed_before_its_mkdir_has_an_answer_is_made_all_the_same() {
     let mount = Mount::new().await;
-    // It is somebody else's already, without a marker.
+    // Another host has it already, without a marker.
     mount.store.put("d/child", "", &[]).await;
     mount.store.fail("PutObject", "d/", 1, Fault::DelayMs(1_500));
     let making = tokio::spawn({
         let names = Arc::clone(&mount.names);
         async move { names.mkdir(Ino::ROOT, &name("d"), 0o710, 1, 2).await }
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    mount.store.until_struck().await;
     let known = mount.find("d").await.unwrap();
     assert!(!making.is_finished(), "the listing came first");
     let made = making.await.unwrap().unwrap();
@@ -635,8 +635,8 @@ async fn a_rename_that_another_host_left_is_undone_when_its_lease_is_over_and_no
     let head = mount.store.head("old/unnoted").await.unwrap();
     let source = Source { key: at("old/unnoted"), version: head.meta.version, size: head.meta.size };
     mount.store.gateway.duplicate(&source, &at("new/unnoted"), None, &Condition::Absent).await.unwrap();
-    mount.store.put("new/theirs", "somebody else's", &[]).await;
-    mount.store.put("new/never", "somebody else's, too", &[]).await;
+    mount.store.put("new/theirs", "another host's", &[]).await;
+    mount.store.put("new/never", "another host's, too", &[]).await;
     mount.names.recover().await;
     assert_eq!(there(&mount, &["new/noted", "new/unnoted", ".dssefs/rename/left"]).await, [true, true, true]);
     until_the_journal_is_gone(&mount).await;
@@ -692,8 +692,8 @@ async fn who_changes_something_and_who_moves_it_wait_for_each_other() {
     let (d, file) = (mount.find("d").await.unwrap().ino, mount.find("d/e/f").await.unwrap().ino);
     let shared = mount.names.lock_shared(file).await;
     let mut closing = Box::pin(mount.names.lock_exclusive(d));
-    assert!(futures_util::poll!(&mut closing).is_pending(), "somebody is in it");
-    assert!(futures_util::poll!(Box::pin(mount.names.lock_shared(file))).is_pending(), "and nobody else comes in");
+    assert!(futures_util::poll!(&mut closing).is_pending(), "a change is under way below it");
+    assert!(futures_util::poll!(Box::pin(mount.names.lock_shared(file))).is_pending(), "and no new change begins");
     drop(shared);
     let exclusive = closing.await;
     assert!(futures_util::poll!(Box::pin(mount.names.lock_shared_both(Ino::ROOT, d))).is_pending());

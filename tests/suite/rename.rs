@@ -51,8 +51,8 @@ fn store(endpoint: &Endpoint) -> BTreeMap<String, Vec<u8>> {
     endpoint.keys().into_iter().map(|key| (key.clone(), endpoint.content(&key))).collect()
 }
 
-/// Renames `old` to `new` in a thread of its own. The endpoint's counters begin anew: those of the mount's start are
-/// not the rename's.
+/// Renames `old` to `new` in a thread of its own. Resets the endpoint's counters, which have the requests of the
+/// mount's start.
 fn rename_in_thread(endpoint: &Endpoint, mount: &Mount) -> JoinHandle<io::Result<()>> {
     endpoint.reset();
     let (from, to) = (mount.join("old"), mount.join("new"));
@@ -83,12 +83,13 @@ fn all_stand_but_one(endpoint: &Endpoint) -> bool {
     endpoint.keys().iter().filter(|key| key.starts_with("new/")).count() == TREE.len() - 1
 }
 
-/// The daemon is killed in the middle of a rename that is held back.
-fn kill_during(endpoint: &Endpoint, mount: Mount, renaming: JoinHandle<io::Result<()>>) {
-    // What else goes on at the same time may end.
-    std::thread::sleep(Duration::from_millis(300));
+/// Renames under a rule that stalls requests, and kills the daemon once `stalled` of them stall and all others are
+/// done: then the bucket has `keys` objects, the journal among them.
+fn kill_in_rename(endpoint: &Endpoint, mount: Mount, rule: Rule, stalled: u64, keys: usize) {
+    let begun = || endpoint.stalled() >= stalled && endpoint.keys().len() == keys;
+    let renaming = rename_held_back(endpoint, &mount, vec![rule], "the requests are held back", begun);
     kill(mount);
-    assert!(renaming.join().unwrap().is_err(), "nobody was told that it is done");
+    assert!(renaming.join().unwrap().is_err(), "the caller must not learn that it is done");
     endpoint.clear_faults();
 }
 
@@ -250,24 +251,32 @@ fn open_files_below_go_on_reading_and_writing() {
 }
 
 #[test]
-fn readers_see_no_gap_while_a_directory_moves() {
+fn an_open_file_is_read_at_each_stage_of_a_rename() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         plant(&endpoint, "old");
-        let content = noise(3, 6 << 20);
+        let content = noise(3, 16 << 20);
         endpoint.put("old/big", &content);
         let mount = Mount::of(&endpoint);
         let file = File::open(mount.join("old/big")).unwrap();
-        let rules = ["CopyObject", "DeleteObject"].map(|name| Rule::on(name, Fault::DelayMs(300)).times(0)).to_vec();
-        let begun = || endpoint.struck() > 0;
-        let renaming = rename_held_back(&endpoint, &mount, rules, "the copies are under way", begun);
-        let mut block = vec![0; 128 << 10];
-        for at in (0..content.len()).step_by(block.len()) {
+        // The reads are far apart, so that each one asks the store.
+        let read = |at: usize, renaming: &JoinHandle<io::Result<()>>| {
+            let before = endpoint.counters().requests("GetObject");
+            let mut block = vec![0; 128 << 10];
             file.read_exact_at(&mut block, at as u64).unwrap();
-            assert!(block == content[at..at + block.len()]);
-            std::thread::sleep(Duration::from_millis(40));
-        }
+            assert!(block == content[at..at + block.len()], "the bytes at {at}");
+            assert!(endpoint.counters().requests("GetObject") > before, "the read at {at} did not ask the store");
+            assert!(!renaming.is_finished(), "the rename was over before the read at {at}");
+        };
+        let slow_delete = Rule::on("DeleteObject", Fault::DelayMs(4_000)).key_contains("old/a");
+        let rules = vec![slow_copy("new/a", 4_000), slow_delete];
+        let begun = || endpoint.struck() == 1;
+        let renaming = rename_held_back(&endpoint, &mount, rules, "the copies are under way", begun);
+        read(8 << 20, &renaming);
+        eventually("the file's source is deleted", MINUTE, || endpoint.head("old/big").is_none());
+        read(14 << 20, &renaming);
         renaming.join().unwrap().unwrap();
+        assert!(fs::read(mount.join("new/big")).unwrap() == content, "the file under its new name");
     });
 }
 
@@ -294,16 +303,14 @@ fn who_writes_below_waits_and_writes_under_the_new_name() {
     });
 }
 
-/// The daemon is killed while `rule` holds a request back; the next mount finds all of the tree under one of both
-/// names.
-fn killed(rule: Rule, struck: &str, requests: u64, expected: &str) {
+/// The daemon is killed while `rule` stalls so many requests, and the bucket has so many keys. The next mount finds all
+/// of the tree under one of both names.
+fn killed(rule: Rule, stalled: u64, keys: usize, expected: &str) {
     let endpoint = Endpoint::start();
     plant(&endpoint, "old");
     let mount = Mount::of(&endpoint);
     names(&mount.path());
-    let begun = || endpoint.counters().requests(struck) >= requests;
-    let renaming = rename_held_back(&endpoint, &mount, vec![rule], "the request is held back", begun);
-    kill_during(&endpoint, mount, renaming);
+    kill_in_rename(&endpoint, mount, rule, stalled, keys);
     let again = Mount::of(&endpoint);
     assert_eq!(names(&again.path()), [expected], "{}", again.log());
     assert_eq!(store(&endpoint), tree(expected), "{}", again.log());
@@ -312,33 +319,33 @@ fn killed(rule: Rule, struck: &str, requests: u64, expected: &str) {
 
 #[test]
 fn a_crash_before_the_first_copy_leaves_the_source() {
-    deadline(MINUTE, || killed(Rule::on("CopyObject", Fault::Stall).times(0), "CopyObject", 1, "old"));
+    deadline(MINUTE, || killed(Rule::on("CopyObject", Fault::Stall).times(0), 1, 8 + 1, "old"));
 }
 
 #[test]
 fn a_crash_between_the_copies_undoes_them() {
-    deadline(MINUTE, || killed(Rule::on("CopyObject", Fault::Stall).nth(5).times(0), "CopyObject", 5, "old"));
+    deadline(MINUTE, || killed(Rule::on("CopyObject", Fault::Stall).nth(5).times(0), 4, 8 + 4 + 1, "old"));
 }
 
 #[test]
 fn a_crash_before_the_journal_says_that_all_is_copied_undoes_it() {
-    deadline(MINUTE, || killed(Rule::on("PutObject", Fault::Stall).nth(2).times(0), "PutObject", 2, "old"));
+    deadline(MINUTE, || killed(Rule::on("PutObject", Fault::Stall).nth(2).times(0), 1, 8 + 8 + 1, "old"));
 }
 
 #[test]
 fn a_crash_before_the_first_delete_finishes_it() {
-    deadline(MINUTE, || killed(Rule::on("DeleteObject", Fault::Stall).times(0), "DeleteObject", 1, "new"));
+    deadline(MINUTE, || killed(Rule::on("DeleteObject", Fault::Stall).times(0), 8, 8 + 8 + 1, "new"));
 }
 
 #[test]
 fn a_crash_between_the_deletes_finishes_it() {
-    deadline(MINUTE, || killed(Rule::on("DeleteObject", Fault::Stall).nth(4).times(0), "DeleteObject", 4, "new"));
+    deadline(MINUTE, || killed(Rule::on("DeleteObject", Fault::Stall).nth(4).times(0), 5, 5 + 8 + 1, "new"));
 }
 
 #[test]
 fn a_crash_before_the_journal_is_gone_finishes_it() {
     let rule = Rule::on("DeleteObject", Fault::Stall).key_contains(JOURNAL).times(0);
-    deadline(MINUTE, || killed(rule, "DeleteObject", TREE.len() as u64 + 1, "new"));
+    deadline(MINUTE, || killed(rule, 1, 8 + 1, "new"));
 }
 
 #[test]
@@ -349,10 +356,8 @@ fn a_crash_between_the_copies_leaves_an_empty_target_as_it_was() {
         let mount = Mount::of(&endpoint);
         fs::create_dir(mount.join("new")).unwrap();
         fs::set_permissions(mount.join("new"), fs::Permissions::from_mode(0o701)).unwrap();
-        let rules = vec![Rule::on("CopyObject", Fault::Stall).nth(5).times(0)];
-        let begun = || endpoint.struck() > 0;
-        let renaming = rename_held_back(&endpoint, &mount, rules, "a copy is held back", begun);
-        kill_during(&endpoint, mount, renaming);
+        // The first copy is that of the target's marker onto itself.
+        kill_in_rename(&endpoint, mount, Rule::on("CopyObject", Fault::Stall).nth(5).times(0), 4, 8 + 4 + 1);
         let again = Mount::of(&endpoint);
         let mut expected = tree("old");
         expected.insert("new/".into(), vec![]);
@@ -482,7 +487,7 @@ fn deletes_that_fail_are_told_and_made_good_by_the_next_mount() {
         endpoint.inject_faults(vec![Rule::on("DeleteObject", denied()).key_contains("old/deep").times(0)]);
         assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EACCES);
         assert!(endpoint.head("old/deep/c").is_some());
-        assert_eq!(endpoint.content("new/deep/c"), b"third", "it has its new name all the same");
+        assert_eq!(endpoint.content("new/deep/c"), b"third", "it has its new name");
         endpoint.clear_faults();
         mount.signal(Signal::TERM);
         mount.ended().expect("it ends");
@@ -643,7 +648,7 @@ fn the_journals_name_is_hidden_and_kept() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         endpoint.put(".dssefs/rename/strange", b"{}");
-        endpoint.put("d/.dssefs/x", b"somebody's own");
+        endpoint.put("d/.dssefs/x", b"another program's");
         let mount = Mount::of(&endpoint);
         eventually("the log says so", MINUTE, || mount.log().contains("cannot be acted on"));
         assert_eq!(names(&mount.path()), ["d"]);

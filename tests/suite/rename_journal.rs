@@ -6,7 +6,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -38,7 +37,8 @@ fn etag(endpoint: &Endpoint, key: &str) -> String {
 
 /// What a journal notes of `path`, as it is now below both names.
 fn noted(endpoint: &Endpoint, path: &str) -> Value {
-    json!({ path: { "source": etag(endpoint, &format!("old/{path}")), "copy": etag(endpoint, &format!("new/{path}")) } })
+    let (source, copy) = (format!("old/{path}"), format!("new/{path}"));
+    json!({ path: { "source": etag(endpoint, &source), "copy": etag(endpoint, &copy) } })
 }
 
 /// Text of version 1, which was not signed.
@@ -46,10 +46,8 @@ fn version_1(root: &str, phase: &str, objects: &Value) -> Vec<u8> {
     let (from, to) = (format!("{root}old/"), format!("{root}new/"));
     // In the order in which it was written.
     let owner = r#"{"host":"h","boot":"b","numbering":"pid:[1]","process":7,"started":99}"#;
-    format!(
-        r#"{{"version":1,"phase":"{phase}","from":"{from}","to":"{to}","replaces":false,"owner":{owner},"objects":{objects}}}"#
-    )
-    .into_bytes()
+    let heading = format!(r#""version":1,"phase":"{phase}","from":"{from}","to":"{to}","replaces":false"#);
+    format!(r#"{{{heading},"owner":{owner},"objects":{objects}}}"#).into_bytes()
 }
 
 fn denied_by_kms() -> Fault {
@@ -60,16 +58,16 @@ fn rules(rules: &[(&str, Fault)]) -> Vec<Rule> {
     rules.iter().map(|(operation, fault)| Rule::on(operation, fault.clone()).times(0)).collect()
 }
 
-/// Kills the daemon while its rename of `old` to `new` waits for its second request of this kind, under these rules
-/// too.
-fn crash_in_rename(endpoint: &Endpoint, mount: Mount, operation: &str, more: Vec<Rule>) {
+/// Kills the daemon in its rename of `old` to `new`, under these rules: the first request of this kind is done, and all
+/// others (`stalled`) stall. The bucket has `keys` objects then, the journal among them.
+fn crash_in_rename(endpoint: &Endpoint, mount: Mount, (operation, stalled, keys): (&str, u64, usize), more: Vec<Rule>) {
     let held = Rule::on(operation, Fault::Stall).nth(2).times(0);
     endpoint.reset();
     endpoint.inject_faults([vec![held], more].concat());
     let (from, to) = (mount.join("old"), mount.join("new"));
     let renaming = std::thread::spawn(move || fs::rename(from, to));
-    eventually("the rename is in its middle", MINUTE, || endpoint.counters().requests(operation) >= 2);
-    std::thread::sleep(Duration::from_millis(300));
+    let is_in_its_middle = || endpoint.stalled() >= stalled && endpoint.keys().len() == keys;
+    eventually("the rename is in its middle", MINUTE, is_in_its_middle);
     kill(mount);
     assert!(renaming.join().unwrap().is_err());
     endpoint.clear_faults();
@@ -352,7 +350,12 @@ fn without_data_keys_a_rename_is_settled_by_the_same_host_alone() {
             endpoint.put(&format!("old/{path}"), b"content");
         }
         let mount = mount_at(&endpoint, &spill);
-        crash_in_rename(&endpoint, mount, "DeleteObject", rules(&[("kms:GenerateDataKey", denied_by_kms())]));
+        crash_in_rename(
+            &endpoint,
+            mount,
+            ("DeleteObject", 3, 3 + 4 + 1),
+            rules(&[("kms:GenerateDataKey", denied_by_kms())]),
+        );
         let before = endpoint.keys();
         let stranger = mount_at(&endpoint, &other);
         assert_eq!(names(&stranger.path()), ["new", "old"]);
@@ -376,7 +379,7 @@ fn under_the_managed_key_a_rename_is_settled_by_the_same_host() {
         for path in ["old/a", "old/b", "old/c"] {
             fs::write(mount.join(path), b"content").unwrap();
         }
-        crash_in_rename(&endpoint, mount, "CopyObject", Vec::new());
+        crash_in_rename(&endpoint, mount, ("CopyObject", 3, 4 + 1 + 1), Vec::new());
         let (again, counted) = endpoint.counted(|| mount_under_managed_key(&endpoint, &spill));
         assert_eq!(endpoint.keys(), ["old/", "old/a", "old/b", "old/c"], "{}", again.log());
         assert!(counted.kms_direct.is_empty(), "{counted:?}");
@@ -401,7 +404,7 @@ fn a_key_that_cannot_be_kept_is_no_failure_of_a_rename() {
         for path in ["old/a", "old/b"] {
             fs::write(mount.join(path), b"content").unwrap();
         }
-        crash_in_rename(&endpoint, mount, "CopyObject", Vec::new());
+        crash_in_rename(&endpoint, mount, ("CopyObject", 2, 3 + 1 + 1), Vec::new());
         let before = endpoint.keys();
         let again = mount_under_managed_key(&endpoint, &spill);
         assert_eq!(endpoint.keys(), before, "{}", again.log());
@@ -417,13 +420,13 @@ fn while_kms_unwraps_no_key_nothing_is_deleted_and_the_mount_works() {
             endpoint.put(&format!("old/{path}"), b"content");
         }
         let mount = Mount::of(&endpoint);
-        crash_in_rename(&endpoint, mount, "DeleteObject", Vec::new());
+        crash_in_rename(&endpoint, mount, ("DeleteObject", 3, 3 + 4 + 1), Vec::new());
         let before = endpoint.keys();
         endpoint.inject_faults(rules(&[("kms:Decrypt", denied_by_kms())]));
         let again = Mount::of(&endpoint);
         assert_eq!(endpoint.keys(), before, "{}", again.log());
         fs::write(again.join("file"), b"content").unwrap();
-        assert!(again.log().contains("nothing is deleted, and this is tried again"), "{}", again.log());
+        assert!(again.log().contains("nothing is deleted, and the mount tries again"), "{}", again.log());
         endpoint.clear_faults();
         let settled = || endpoint.keys() == ["file", "new/", "new/a", "new/b", "new/c"];
         eventually("it is looked at again", MINUTE * 2, settled);

@@ -81,6 +81,16 @@ impl Store {
         self.server.set_faults(Plan::new(vec![Rule { operation, key_contains, nth: 1, times, fault }]).unwrap());
     }
 
+    /// Waits until the faults in force have struck a request, for at most 10 seconds.
+    pub async fn until_struck(&self) {
+        let struck = async {
+            while self.server.faults().iter().all(|standing| standing.struck == 0) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), struck).await.expect("a fault strikes a request");
+    }
+
     pub fn clear_faults(&self) {
         self.server.set_faults(Plan::default());
     }

@@ -112,7 +112,7 @@ impl Namespace {
 
     async fn original(self: &Arc<Self>, ino: Ino) -> Result<Original, Error> {
         let (key, is_directory) = self.key_to_rewrite(ino)?;
-        self.find_tried(ino).await?;
+        self.resolve_ambiguous_copy(ino).await?;
         match self.head(ino).await {
             Ok(head) => Ok(Original { key, is_directory, head: Some(head) }),
             Err(Error::NotFound) if is_directory => Ok(Original { key, is_directory, head: None }),
@@ -142,29 +142,29 @@ impl Namespace {
     ) -> Result<Arc<Head>, Error> {
         let condition = self.settings.condition(Condition::Matches(head.meta.version.etag.clone()));
         let copied = self.copy(key, head, key, user, &condition).await;
-        let new = copied.inspect_err(|error| self.note_tried(ino, head, error))?;
+        let new = copied.inspect_err(|error| self.note_ambiguous_copy(ino, head, error))?;
         self.note_copy(ino, &head.meta.version.etag, &new.meta.version.etag);
         Ok(new)
     }
 
-    fn note_tried(&self, ino: Ino, of: &Arc<Head>, error: &Error) {
+    fn note_ambiguous_copy(&self, ino: Ino, of: &Arc<Head>, error: &Error) {
         let Error::Store(error) = error else { return };
         let FailedWrite::Unknown(attempt) = error.failed_write() else { return };
         if let Ok(entry) = self.table().entry_mut(ino) {
-            entry.tried = Some((Arc::clone(attempt), Arc::clone(of)));
+            entry.ambiguous_copy = Some((Arc::clone(attempt), Arc::clone(of)));
         }
     }
 
-    /// A copy in place whose answer was lost may have been made all the same: it is the object from now on.
-    async fn find_tried(&self, ino: Ino) -> Result<(), Error> {
-        let tried = self.table().entry(ino)?.tried.clone();
-        let Some((attempt, of)) = tried else { return Ok(()) };
+    /// Finds a copy in place whose answer was lost. If the store made it, it is the object from now on.
+    async fn resolve_ambiguous_copy(&self, ino: Ino) -> Result<(), Error> {
+        let ambiguous = self.table().entry(ino)?.ambiguous_copy.clone();
+        let Some((attempt, of)) = ambiguous else { return Ok(()) };
         if let Some(stored) = self.gateway.find(&attempt).await? {
             self.note_copy(ino, &of.meta.version.etag, &stored.version.etag);
             let (object, tag_count) = (attempt.object.clone(), of.meta.tag_count);
             self.rewritten(ino, &Arc::new(head_of(object, stored.into_inner(), attempt.size, tag_count)))?;
         }
-        self.table().entry_mut(ino)?.tried = None;
+        self.table().entry_mut(ino)?.ambiguous_copy = None;
         Ok(())
     }
 

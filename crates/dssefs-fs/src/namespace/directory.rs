@@ -1,4 +1,4 @@
-//! Directories that come, go, and are kept from vanishing.
+//! Directories: mkdir, rmdir, and the markers that keep empty ones from vanishing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,9 +21,8 @@ const MARKER_TYPE: &str = "application/x-directory";
 const STANDARD: &str = "STANDARD";
 
 impl Namespace {
-    /// A new directory, with one reference of the kernel: one PUT of its marker. It is known to be empty, unless it
-    /// was seen meanwhile. The caller has looked
-    /// the name up before.
+    /// A new directory, with one reference of the kernel: one PUT of its marker. It is known to be empty, unless a
+    /// listing showed it meanwhile. The caller has looked the name up before.
     ///
     /// # Errors
     /// [`Error::Exists`], also when another host was faster; [`Error::Name`], [`Error::NotADirectory`], and the
@@ -78,12 +77,16 @@ impl Namespace {
         Ok(())
     }
 
-    /// Gives a directory that may have lost its last file a marker, unless it has one. Failing that it is kept alive
-    /// here.
+    /// Gives a directory that may have lost its last file a marker, unless it has one. If that fails, this mount alone
+    /// keeps the directory.
     pub(super) async fn keep_alive(self: &Arc<Self>, ino: Ino) {
         let Some(key) = self.marker_in_need(ino) else { return };
         if let Err(error) = self.write_marker_if_empty(ino, &key).await {
-            tracing::warn!(%error, %key, "the empty directory has no marker: it is shown by this mount only");
+            tracing::warn!(
+                %error,
+                %key,
+                "the empty directory has no marker, so only this mount shows it; to keep it, make a file in it"
+            );
             let _ = self.table().set_local(ino, true);
         }
     }
@@ -185,7 +188,7 @@ impl Table {
     }
 }
 
-/// What HEAD would say of what was just stored. Last-Modified is this host's time: the store's answer does not tell it.
+/// The HEAD of an object that was just stored. Last-Modified is this host's time, as the store's answer has none.
 pub(super) fn head_of(object: NewObject, stored: s3::Stored, size: u64, tag_count: u32) -> Head {
     let meta = ObjectMeta {
         size,

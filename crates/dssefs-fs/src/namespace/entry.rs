@@ -34,7 +34,7 @@ pub(super) struct Entry {
     pub(super) object: Option<Arc<Head>>,
     /// The version that a listing saw, where nothing better is known.
     pub(super) listed: Option<ETag>,
-    /// Whether that listing told that it may be something else than a file: only HEAD tells.
+    /// Whether that listing showed that it may not be a regular file: only HEAD gives its kind.
     pub(super) special: bool,
     /// Of a symlink, the version and its target, once it was read.
     pub(super) target: Option<(ETag, Bytes)>,
@@ -45,7 +45,7 @@ pub(super) struct Entry {
     /// Own copies of the object (rename, chmod): which version became which, while the file is open.
     pub(super) copies: Vec<(ETag, ETag)>,
     /// A copy in place whose answer was lost, and what it was made of.
-    pub(super) tried: Option<(Arc<AmbiguousWrite>, Arc<Head>)>,
+    pub(super) ambiguous_copy: Option<(Arc<AmbiguousWrite>, Arc<Head>)>,
     pub(super) directory: Option<Box<Directory>>,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Entry {
 pub(super) struct Directory {
     pub(super) children: BTreeMap<Name, Ino>,
     pub(super) subdirectories: u32,
-    /// When the listing was asked for that told all children. None: some may be missing here.
+    /// When the mount asked for the last complete listing. None: some children may be missing here.
     pub(super) listed: Option<Instant>,
     /// More than a page of names, when it was last listed.
     pub(super) large: bool,
@@ -90,7 +90,7 @@ impl Entry {
             seen: None,
             changed: 0,
             copies: Vec::new(),
-            tried: None,
+            ambiguous_copy: None,
             directory,
         }
     }
@@ -99,7 +99,7 @@ impl Entry {
         self.directory.is_some()
     }
 
-    /// Nobody would miss it: it can be looked up again.
+    /// Whether it can be evicted: nothing refers to it, and it can be looked up again.
     pub(super) fn is_idle(&self) -> bool {
         let childless = self.directory.as_ref().is_none_or(|directory| directory.children.is_empty());
         self.kernel == 0 && self.open == 0 && !self.local && childless
@@ -140,9 +140,9 @@ impl Entry {
         }
     }
 
-    /// The attributes with the link count that is true now. A directory of which not all is known shows 1, as file
-    /// systems do that do not count subdirectories: programs that descend by that count (fts(3), find) would take 2 for
-    /// "there are none".
+    /// The attributes with the link count that is true now. A directory that was not listed completely
+    /// shows 1, as file systems do that do not count subdirectories. Programs that descend by that count (fts(3), find)
+    /// would take 2 for "there are none".
     pub(super) fn shown(&self) -> Attributes {
         let nlink = match &self.directory {
             Some(directory) if self.attributes.nlink > 0 && directory.listed.is_none() => 1,

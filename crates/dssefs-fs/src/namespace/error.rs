@@ -14,19 +14,19 @@ pub enum Error {
     #[error("there is no such file or directory")]
     NotFound,
     /// The name is taken.
-    #[error("the name is taken already")]
+    #[error("the name exists already; choose another, or remove it first")]
     Exists,
     /// A directory was needed.
     #[error("this is not a directory")]
     NotADirectory,
-    /// Something else than a directory was needed.
+    /// Anything but a directory was needed.
     #[error("this is a directory")]
     IsADirectory,
     /// rmdir of a directory with something in it.
     #[error("the directory is not empty; remove what is in it first")]
     NotEmpty,
     /// The name does not fit into a key.
-    #[error("the name cannot be kept: {0}")]
+    #[error("the name cannot be stored: {0}")]
     Name(Arc<NameError>),
     /// Refused by a rule of this mount.
     #[error(
@@ -38,7 +38,8 @@ pub enum Error {
     IntoItself,
     /// The journal of such a rename would be too long.
     #[error(
-        "the directory has more than {objects_max} objects below it, too many to rename at once; mv(1) copies and deletes instead"
+        "a directory with more than {objects_max} objects below it cannot be renamed at once; \
+         use mv(1), which copies and deletes"
     )]
     TooLargeToRename {
         /// The most that are renamed.
@@ -46,17 +47,20 @@ pub enum Error {
     },
     /// Mounts keep the journals of renames under this name.
     #[error(
-        "the name .dssefs is reserved in every directory: a mount of that directory keeps its journal there; choose another name"
+        "the name .dssefs is reserved in every directory, because a mount of that directory keeps its journals there; \
+         choose another name"
     )]
     Reserved,
-    /// Another rename has to do with one of both directories, or with one above or below.
+    /// Another rename concerns one of both directories, or one above or below.
     #[error(
-        "another rename of this directory, or of one above or below it, is under way or was left in the middle; try again when that is done"
+        "another rename of this directory, or of one above or below it, is under way or was interrupted; \
+         try again when that rename is done"
     )]
     BeingRenamed,
     /// Other hosts changed what was being moved.
     #[error(
-        "the directory has its new name, but {objects} objects that other hosts changed meanwhile are still under the old one, {example} among them; move them by hand"
+        "the directory has its new name, but other hosts changed {objects} objects meanwhile, \
+         and these are still under the old name ({example} is one); move them by hand"
     )]
     LeftBehind {
         /// How many.
@@ -66,22 +70,23 @@ pub enum Error {
     },
     /// The journal was not kept fresh, and another mount may have taken it over.
     #[error(
-        "the store did not take the journal of the rename in time, so the rename is undone, or another mount finishes it; nothing is lost, look at both names again in a minute"
+        "the store did not take the journal of the rename in time, so this mount undoes the rename, or another mount \
+         finishes it; nothing is lost; look at both names again in a minute"
     )]
     Overtaken,
     /// The system gives no random numbers.
-    #[error("the kernel gave no random name for the journal of the rename; see that /proc is mounted")]
+    #[error("the kernel gave no random name for the journal of the rename; check that /proc is mounted")]
     NoRandomness,
     /// There is no key to sign the journal with.
     #[error("the journal of the rename cannot be signed: {0}; try again, or free some memory")]
     NoJournalKey(Arc<str>),
-    /// The object was replaced by somebody else since the node was looked up: look the name up again.
-    #[error("the object was replaced by another writer since it was looked up; open it again")]
+    /// Another writer has replaced the object since the node was looked up: look the name up again.
+    #[error("another writer has replaced the object since it was looked up; open it again")]
     Stale,
     /// readlink(2) of something else.
     #[error("this is not a symbolic link")]
     NotALink,
-    /// A path that Linux would not take (`PATH_MAX`).
+    /// A path that is too long for Linux (`PATH_MAX`).
     #[error("the target of a symbolic link has {bytes} bytes, and Linux takes at most {TARGET_BYTES_MAX}")]
     TargetTooLong {
         /// Its length.
@@ -89,7 +94,8 @@ pub enum Error {
     },
     /// The names of a directory would take more memory than there is for names.
     #[error(
-        "the directory {directory:?} cannot be listed: {names} of its names and those of other large directories that are open need more than the {bytes_max} bytes that there are for names; raise --memory, or mount a directory below it"
+        "the directory {directory:?} cannot be listed: {names} of its names, and those of other open directories, \
+         need more than the {bytes_max} bytes for names; raise --memory, or mount a directory below it"
     )]
     NoRoomForNames {
         /// Its prefix in the bucket.
@@ -99,9 +105,10 @@ pub enum Error {
         /// What there is for all names together, in bytes.
         bytes_max: u64,
     },
-    /// The store goes on and on, and tells nothing.
+    /// The store sends page after page without a new name.
     #[error(
-        "the store does not end its listing of {directory:?}: {pages} pages in a row brought no new name; look at the store, or at the proxy before it"
+        "the store does not end its listing of {directory:?}: {pages} pages in a row had no new name; \
+         check the store, or the proxy before it"
     )]
     EndlessListing {
         /// Its prefix in the bucket.

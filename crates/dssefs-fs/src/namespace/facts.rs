@@ -1,4 +1,4 @@
-//! What HEAD tells: attributes, and the facts for open and for the extended attributes.
+//! Facts from HEAD: attributes, and what open and the extended attributes need.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use dssefs_s3::object::Name;
 use dssefs_s3::s3::Head;
 
 impl Namespace {
-    /// What stat(2) tells: cached while fresh, else by one HEAD. An open file whose object is gone keeps its last
+    /// What stat(2) shows: cached while fresh, else by one HEAD. An open file whose object is gone keeps its last
     /// attributes.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl Namespace {
         self.fetch(ino).await
     }
 
-    /// Whether nothing is known of `ino` but what a listing told, and this mount asks for no more by itself.
+    /// Whether only a listing has shown `ino`, and this mount asks for no more by itself.
     #[must_use]
     pub fn is_only_listed(&self, ino: Ino) -> bool {
         !self.settings.is_full() && self.table().entry(ino).is_ok_and(|entry| entry.object.is_none())
@@ -64,7 +64,8 @@ impl Namespace {
         self.head(ino).await
     }
 
-    /// Takes over what a GET told of the object of `ino`, so that it needs no HEAD. Of another version it is ignored.
+    /// Takes over the facts that a GET gave of the object of `ino`, so that it needs no HEAD. Those of another version
+    /// are ignored.
     pub fn observed(self: &Arc<Self>, ino: Ino, head: &Arc<Head>) {
         let now = self.now();
         let mut table = self.table();
@@ -76,9 +77,9 @@ impl Namespace {
         }
     }
 
-    /// The version that is known of `ino` turned out not to be in the store any more: the next open asks, however young
-    /// the answer is that told of it.
-    pub fn doubt(&self, ino: Ino) {
+    /// A read has found that the known version of `ino` is no longer in the store: the next open asks, even while the
+    /// facts are fresh.
+    pub fn expire(&self, ino: Ino) {
         if let Ok(entry) = self.table().entry_mut(ino) {
             entry.seen = None;
         }
@@ -98,7 +99,7 @@ impl Namespace {
             let Some(flight) = self.heads.begin(&ino, || Arc::clone(self).ask_for_facts(ino).boxed()) else { continue };
             let namespace = Arc::clone(self);
             tokio::spawn(async move {
-                // Whoever asks for this entry meets the same answer, or asks again; nobody waits for it here.
+                // A caller that asks for this entry gets the same answer, or asks again; here nothing waits for it.
                 let _ = flight.clone().await;
                 namespace.heads.finish(&ino, &flight);
                 drop(permit);
@@ -171,7 +172,7 @@ impl Namespace {
     }
 }
 
-/// Whether the store could tell something newer: not of local changes, not of versions that lost their name.
+/// Whether the store could have something newer: not for local changes, and not for versions that lost their name.
 fn may_be_asked(entry: &Entry, ino: Ino) -> bool {
     !entry.local && entry.superseded.is_none() && (entry.place.is_some() || ino == Ino::ROOT)
 }

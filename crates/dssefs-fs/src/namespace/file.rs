@@ -101,10 +101,10 @@ impl Namespace {
     }
 
     /// Where the content of `version` of an open file is now: own copies (rename, chmod) give it another key and
-    /// another ETag. Waits for those that are under way. None when this mount did not move it: somebody else replaced
+    /// another ETag. Waits for those that are under way. None when this mount did not move it: another host replaced
     /// it.
     ///
-    /// A reader that is told 412 or 404 asks this before it gives up.
+    /// A reader that gets 412 or 404 asks this before it gives up.
     pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(dssefs_s3::object::Key, Version)> {
         let _guard = self.inode_locks.lock(ino).await;
         let table = self.table();

@@ -12,7 +12,8 @@ const ABANDONED_MAX: usize = 1024;
 
 type Flight<T> = BoxFuture<'static, T>;
 
-/// The fetches under way, by what is fetched. The map holds them weakly: a fetch lives as long as a caller waits for it.
+/// The fetches under way, by what is fetched. The map holds them weakly: a fetch lives as long as a caller waits for
+/// it.
 #[derive(Debug)]
 pub(super) struct Flights<K, T: Clone> {
     under_way: Mutex<HashMap<K, WeakShared<Flight<T>>>>,

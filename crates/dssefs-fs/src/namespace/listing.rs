@@ -1,4 +1,4 @@
-//! Whole directories.
+//! Listings of whole directories: the pages of a LIST, merged into the table.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -18,7 +18,7 @@ use super::{Namespace, Settings, When};
 use dssefs_s3::object::{ETag, Name, Prefix};
 use dssefs_s3::s3::{ListPage, ListRequest, Listed};
 
-/// The most that ListObjectsV2 gives at once.
+/// The most entries that ListObjectsV2 gives in one page.
 const PAGE_ENTRIES_MAX: u16 = 1000;
 
 /// What a name takes while its directory is listed, beside its text, in bytes: an entry of a tree, an ETag, and an
@@ -96,20 +96,20 @@ impl Namespace {
         Ok(snapshot)
     }
 
-    /// The entries with their kinds, after one HEAD for each that the listing left in doubt. What cannot be asked shows
-    /// as a file.
+    /// The entries with their kinds, after one HEAD for each entry whose kind the listing left open. An entry whose
+    /// HEAD fails shows as a file.
     async fn with_kinds(self: &Arc<Self>, ino: Ino, entries: Arc<Snapshot>) -> Result<Arc<Snapshot>, Error> {
-        let doubtful: Vec<Ino> = {
+        let open_kinds: Vec<Ino> = {
             let table = self.table();
-            let in_doubt = |ino: &Ino| table.entry(*ino).is_ok_and(entry::Entry::may_be_special);
-            entries.iter().map(|entry| entry.ino).filter(in_doubt).collect()
+            let is_open = |ino: &Ino| table.entry(*ino).is_ok_and(entry::Entry::may_be_special);
+            entries.iter().map(|entry| entry.ino).filter(is_open).collect()
         };
-        if doubtful.is_empty() {
+        if open_kinds.is_empty() {
             return Ok(entries);
         }
-        let heads = doubtful.into_iter().map(|child| self.fetch(child));
+        let heads = open_kinds.into_iter().map(|child| self.fetch(child));
         let asked = stream::iter(heads).buffer_unordered(self.settings.heads_in_flight_max);
-        asked.for_each(async |head| tell_failure(head.err())).await;
+        asked.for_each(async |head| log_failure(head.err())).await;
         let current = {
             let table = self.table();
             let now = |entry: &DirEntry| {
@@ -144,7 +144,9 @@ impl Namespace {
         prefix: &Prefix,
         extent: Extent,
     ) -> Result<Arc<Snapshot>, Error> {
+        // 1. Note the tick of the question, before the first request.
         let question = self.question();
+        // 2. Fetch all pages, or stop after the first one if only one is wanted.
         let mut listing = Listing::new(&self.names);
         let mut continuation = None;
         loop {
@@ -158,9 +160,10 @@ impl Namespace {
                 return Snapshot::new(&self.names, Vec::new(), prefix.as_str());
             }
         }
+        // 3. Merge the listing into the table, where this mount does not know better.
         let implicit = self.settings.implicit_directory(self.started);
         let entries = self.table().merge(ino, listing, question.when, implicit)?;
-        // The caller that asked for one page wants it in the table, and no entries.
+        // 4. Share the entries with other readers. The caller that asked for one page wants it in the table alone.
         let entries = if extent == Extent::OnePage { Vec::new() } else { entries };
         self.snapshot(ino, entries)
     }
@@ -175,9 +178,9 @@ impl Namespace {
     }
 }
 
-fn tell_failure(error: Option<Error>) {
+fn log_failure(error: Option<Error>) {
     if let Some(error) = error.filter(|error| !matches!(error, Error::NotFound | Error::Stale)) {
-        tracing::warn!(%error, "what kind of file this is cannot be found out; it is listed as a plain one");
+        tracing::warn!(%error, "the kind of a file cannot be found out; the mount lists it as a regular file");
     }
 }
 
@@ -225,7 +228,7 @@ impl Listing {
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
             Some(name) if is_reserved(&name) => self.hide_reserved(&object.key, prefix, settings),
-            // A directory of the same name is shown instead, whichever page told of it first.
+            // A directory of the same name is shown instead, on whatever page it is.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
                 let special = object.has_sha1 && object.size <= TARGET_BYTES_MAX;

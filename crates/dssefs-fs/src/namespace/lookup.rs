@@ -13,9 +13,9 @@ use super::{Namespace, Question, is_not_found};
 use dssefs_s3::object::{Key, Name, Prefix};
 use dssefs_s3::s3::{self, Head};
 
-/// How often a lookup begins anew when its node is evicted before it could be referred to.
+/// How often a lookup starts again when its node is evicted before the kernel refers to it.
 const ATTEMPTS_MAX: usize = 4;
-/// From the how-manieth question on a whole listing is cheaper than one HEAD and one LIST for each name.
+/// After so many questions a whole listing is cheaper than one HEAD and one LIST for each further name.
 const QUESTIONS_BEFORE_LISTING: u32 = 2;
 
 /// What is known of a name without asking.
@@ -81,7 +81,7 @@ impl Namespace {
             let prefix = self.table().prefix(parent)?;
             let flight = || Arc::clone(self).ask_for_name(parent, name.clone()).boxed();
             let answer = self.lookups.join((parent, name.clone()), flight).await;
-            // Moved meanwhile, the directory has its objects elsewhere.
+            // If the directory was moved meanwhile, its objects are elsewhere now.
             if !matches!(answer, Err(Error::NotFound)) || self.table().prefix(parent)? == prefix {
                 return answer;
             }

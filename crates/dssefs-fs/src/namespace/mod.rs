@@ -1,12 +1,12 @@
-//! Names, numbers and attributes: which nodes there are, where their objects are kept, and what stat(2) says of them.
+//! Names, inode numbers and attributes: which nodes exist, where their objects are kept, and what stat(2) shows.
 //!
-//! The table of nodes is a cache of the store with one exception: what is *local* (a file with changes that are not in
-//! the store yet) exists whatever the store says. Answers of the store are merged into it by rule, and an answer never
-//! undoes an own change that is younger than the question (`change_clock`). Listings and facts are believed for `ttl`; own
-//! changes update them in place without making them younger.
+//! The table of nodes is a cache of the store, with one exception: a *local* node (a file with changes that are not in
+//! the store yet) exists whatever the store answers. Rules merge the store's answers into the table (`observe`). An
+//! answer never undoes an own change that is younger than the question (`change_clock`). Listings and facts are fresh
+//! for `ttl`; own changes update them in place and do not extend that time.
 //!
-//! This room never reads or writes content, except the empty body of a directory marker, the target of a symbolic link
-//! and the journal of a directory's rename (`rename_dir`). It may use `object`, `policy` and `s3`.
+//! This room never reads or writes content, except the empty body of a directory marker, the target of a symbolic link,
+//! and the journal of a directory's rename (`rename_dir`). It may use `crypto`, `object`, `policy` and `s3`.
 
 mod change;
 mod change_clock;
@@ -33,9 +33,7 @@ mod subtree_locks;
 mod table;
 pub mod xattr;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -52,15 +50,16 @@ pub use self::subtree_locks::{ExclusiveSubtreeGuard, SharedSubtreeGuard};
 use self::flight::Flights;
 use self::inode_locks::InodeLocks;
 use self::listing::Extent;
+use self::rename_dir::DirectoryRenames;
 use self::subtree_locks::SubtreeLocks;
 use self::table::Table;
-use dssefs_s3::object::{ETag, Key, Name, Prefix, UserMetadata};
+use dssefs_s3::object::{Key, Name, Prefix, UserMetadata};
 use dssefs_s3::s3::{Condition, Gateway, Head};
 
 /// Where attributes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttributeSource {
-    /// From each object's metadata, by one HEAD where a listing did not tell them.
+    /// From each object's metadata, by one HEAD where a listing did not have them.
     Full,
     /// Sizes and times from listings, the rest from the defaults; attributes cannot be changed.
     Listing,
@@ -75,8 +74,7 @@ pub struct Settings {
     pub defaults: Defaults,
     /// How long an answer of the store is believed.
     pub ttl: Duration,
-    /// Up to how many nodes are kept that neither the kernel nor an open file refers to, those that are in use counted
-    /// too.
+    /// The most nodes in the table. Those that neither the kernel nor an open file refers to are evicted beyond it.
     pub entries_max: usize,
     /// How many bytes the names of listings and of open directories may take together.
     pub names_bytes_max: u64,
@@ -84,12 +82,11 @@ pub struct Settings {
     pub attributes: AttributeSource,
     /// How many HEADs may be under way ahead of a program that goes through a directory.
     pub heads_in_flight_max: usize,
-    /// How long the journal of a directory's rename may go without a sign of life before any mount takes it over. Some
-    /// seconds at least, as the store tells times to the second; the same for all mounts of a bucket.
+    /// How long the journal of a directory's rename may stay unwritten before any mount takes it over. Some seconds at
+    /// least, as the store gives times in whole seconds; the same for all mounts of a bucket.
     pub rename_lease: Duration,
-    /// Whether what is made or changed must not replace what somebody else has stored meanwhile; false for stores that
-    /// do not know conditional writes. Renames that must not replace anything, and the journals of directories'
-    /// renames, need them in any case.
+    /// Whether a write must not replace what another host has stored meanwhile; false for stores without conditional
+    /// writes. Renames that must not replace anything, and the journals of directories' renames, always need them.
     pub conditional: bool,
     /// Who signs the journals of directories' renames, and proves those that are found.
     pub authenticator: Arc<dyn Authenticator>,
@@ -117,10 +114,7 @@ pub struct Namespace {
     pages: Semaphore,
     inode_locks: InodeLocks,
     subtree_locks: SubtreeLocks,
-    /// Whether a task looks at the journals of renames from time to time.
-    looking: AtomicBool,
-    /// Objects that pass for journals and are none, by key: the version that was looked at.
-    strange: Mutex<BTreeMap<String, ETag>>,
+    renames: Arc<DirectoryRenames>,
     ahead: Arc<Semaphore>,
 }
 
@@ -151,6 +145,7 @@ impl Namespace {
         let table = Table::new(settings.prefix.clone(), settings.implicit_directory(started), settings.entries_max);
         let names = NamesBudget::new(settings.names_bytes_max);
         let ahead = Arc::new(Semaphore::new(settings.heads_in_flight_max));
+        let renames = DirectoryRenames::new(Arc::clone(&gateway), settings.clone());
         Arc::new(Namespace {
             gateway,
             settings,
@@ -164,8 +159,7 @@ impl Namespace {
             pages: Semaphore::new(PAGES_IN_FLIGHT_MAX),
             inode_locks: InodeLocks::default(),
             subtree_locks: SubtreeLocks::default(),
-            looking: AtomicBool::new(false),
-            strange: Mutex::default(),
+            renames,
             ahead,
         })
     }

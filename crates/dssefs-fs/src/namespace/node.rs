@@ -68,7 +68,7 @@ fn before_epoch(until: Duration) -> Timestamp {
     }
 }
 
-/// What stat(2) tells.
+/// What stat(2) shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// What it is.
@@ -83,7 +83,7 @@ pub struct Attributes {
     pub gid: u32,
     /// When the content changed.
     pub mtime: Timestamp,
-    /// When the content was read, where somebody recorded it; else the same as `mtime`.
+    /// When the content was read, where a program recorded it; else the same as `mtime`.
     pub atime: Timestamp,
     /// When content or attributes changed.
     pub ctime: Timestamp,
@@ -109,7 +109,7 @@ pub struct Defaults {
 pub struct Node {
     /// Its number.
     pub ino: Ino,
-    /// What stat(2) tells.
+    /// What stat(2) shows.
     pub attributes: Attributes,
     /// What HEAD or PUT said. None for implicit directories, and for files that are not in the store yet or were only
     /// listed.
@@ -121,7 +121,7 @@ pub struct Node {
 pub struct DirEntry {
     /// The node's number.
     pub ino: Ino,
-    /// A file unless more is known: a listing tells directories from files and nothing more.
+    /// A file unless more is known: a listing only distinguishes directories from files.
     pub kind: Kind,
     /// Its name.
     pub name: Name,
@@ -143,8 +143,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// `attributes` with this change made at the time `now`. Whoever gives a file away gives no privileges with it
-    /// (chown(2)).
+    /// `attributes` with this change made at the time `now`. A change of owner or
+    /// group takes a file's privileges away (chown(2)).
     #[must_use]
     pub fn applied(&self, attributes: Attributes, now: Timestamp) -> Attributes {
         let given_away = (self.uid.is_some() || self.gid.is_some()) && attributes.kind != Kind::Directory;

@@ -1,4 +1,4 @@
-//! How answers of the store change the table. Each rule here holds an answer against what this mount knows better.
+//! How answers of the store change the table. Each rule compares an answer with what this mount knows better.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,7 +41,7 @@ impl Table {
         Ok(if entry.local || entry.changed > asked { Standing::Newer(ino) } else { Standing::Known(ino) })
     }
 
-    /// HEAD told of the file `name`. The node that has the name now.
+    /// HEAD has shown the file `name`. The node that has the name now.
     pub(super) fn file_seen(
         &mut self,
         parent: Ino,
@@ -62,7 +62,7 @@ impl Table {
         Ok(ino)
     }
 
-    /// A listing told of the directory `name`. The node that has the name now.
+    /// A listing has shown the directory `name`. The node that has the name now.
     pub(super) fn directory_seen(
         &mut self,
         parent: Ino,
@@ -123,7 +123,7 @@ impl Table {
         Err(Error::NotFound)
     }
 
-    /// HEAD or GET told of the object behind `ino`. The facts to go on with: newer own ones, where there are.
+    /// HEAD or GET has shown the object behind `ino`. The facts to go on with: newer own ones, where there are.
     pub(super) fn facts_seen(
         &mut self,
         ino: Ino,
@@ -147,7 +147,7 @@ impl Table {
         Ok(Arc::clone(head))
     }
 
-    /// HEAD told that the object behind `ino` is gone. Directories live on without a marker.
+    /// HEAD has shown that the object behind `ino` is gone. Directories live on without a marker.
     pub(super) fn facts_missing(
         &mut self,
         ino: Ino,
@@ -166,7 +166,7 @@ impl Table {
         Ok(())
     }
 
-    /// The node for the version of `head`: the same while nobody could mix it with another, else a new one.
+    /// The node for the version of `head`: the same while no open file could mix two versions, else a new one.
     fn renewed(&mut self, ino: Ino, head: &Arc<Head>, when: When, settings: &Settings) -> Result<Ino, Error> {
         let attributes = settings.known(head, false);
         let entry = self.entry(ino)?;
@@ -180,7 +180,7 @@ impl Table {
         Ok(ino)
     }
 
-    /// A listing told of the version `etag` of the file `ino`.
+    /// A listing has shown the version `etag` of the file `ino`.
     pub(super) fn version_listed(
         &mut self,
         ino: Ino,
@@ -196,7 +196,7 @@ impl Table {
         Ok(ino)
     }
 
-    /// Notes a version that a listing told of, and drops facts of another one.
+    /// Notes a version that a listing has shown, and drops facts of another one.
     pub(super) fn know_listed(
         &mut self,
         ino: Ino,

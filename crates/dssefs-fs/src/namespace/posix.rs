@@ -9,7 +9,7 @@
 //! | `mtime`, `atime`, `ctime` | `seconds` or `seconds.fraction`, or RFC 3339 | all; RFC 3339 by rclone |
 //! | `permissions`, `owner`, `group` | decimal | s3sync |
 //! | `goog-reserved-posix-mode` (octal), `-uid`, `-gid`, `goog-reserved-file-mtime` | | gsutil |
-//! | `rdev` | decimal device number, as FUSE tells it | geesefs, this mount |
+//! | `rdev` | decimal device number, as FUSE gives it | geesefs, this mount |
 //! | `--symlink-target` | the target, percent-encoded | geesefs |
 
 use std::time::SystemTime;
@@ -25,7 +25,7 @@ const TYPE_BITS: u32 = 0o170_000;
 const PERMISSION_BITS: u32 = 0o7777;
 const SYMLINK_TARGET: &str = "--symlink-target";
 
-/// What an object tells beside its user metadata.
+/// What is known of an object beside its user metadata.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
     /// Whether its key is that of a directory marker.
@@ -130,7 +130,7 @@ fn size(user: &UserMetadata, kind: Kind, size: u64) -> u64 {
         Kind::Directory => 0,
         Kind::Symlink => symlink_target(user).map_or(size, |target| target.len() as u64),
         Kind::File => size,
-        // What lstat(2) says of them on every file system, whatever somebody has put there.
+        // As lstat(2) shows on every file system, whatever the body of the object is.
         Kind::Fifo | Kind::Socket | Kind::CharacterDevice(_) | Kind::BlockDevice(_) => 0,
     }
 }

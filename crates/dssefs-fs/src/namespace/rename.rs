@@ -117,7 +117,11 @@ impl Namespace {
             false => self.gateway.delete(key).await.map(|()| true),
         };
         if matches!(deleted, Ok(false)) {
-            tracing::warn!(%key, "another host has changed the file while it was renamed; it stays under its old name, too");
+            tracing::warn!(
+                %key,
+                "another host has changed the file while it was renamed; \
+                 the file stays under its old name as well: compare both, and delete the one that is not needed"
+            );
         }
         let mut table = self.table();
         match deleted {

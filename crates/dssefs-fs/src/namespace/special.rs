@@ -1,10 +1,10 @@
 //! Symbolic links, fifos, sockets and devices.
 //!
-//! A link is kept in s3fs's form: its target is the object's body, and its mode says what it is. geesefs's form (an
-//! empty body, the target in metadata) is read too. A listing tells neither modes nor metadata, but it names the
-//! algorithm of each object's checksum: what is made here has a SHA-1, which nothing else that this program writes has.
-//! So a listing shows which of its entries need a HEAD before their kind is told, and a directory of files alone costs
-//! none.
+//! A link is stored in s3fs's form: its target is the object's body, and its mode says that it is a link. This mount
+//! also reads geesefs's form (an empty body, the target in metadata). A listing has neither modes nor metadata, but it
+//! names the algorithm of each object's checksum. What this mount makes here has a SHA-1, and nothing else that it
+//! writes has one. So a listing shows which of its entries need a HEAD before their kind is known. A directory of
+//! regular files costs none.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -53,10 +53,10 @@ impl Namespace {
         self.make(parent, name, Bytes::new(), &attributes).await
     }
 
-    /// Where a symbolic link leads: from memory while the version is known, else by one GET.
+    /// The target of a symbolic link: from memory while the version is known, else by one GET.
     ///
     /// # Errors
-    /// [`Error::NotALink`]; [`Error::TargetTooLong`] for what somebody else has stored; the store's.
+    /// [`Error::NotALink`]; [`Error::TargetTooLong`] for a target that another program has stored; the store's.
     pub async fn target(self: &Arc<Self>, ino: Ino) -> Result<Bytes, Error> {
         let head = self.head(ino).await?;
         if let Some(target) = self.target_at_hand(ino, &head)? {

@@ -1,4 +1,4 @@
-//! The nodes, who refers to them, and where they stand.
+//! The nodes, their references, and their places in the tree.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::error::Error;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use dssefs_s3::object::{Key, Name, Prefix};
 
-/// All nodes of a mount. Nodes that nobody refers to are evicted, oldest first, beyond `entries_max`.
+/// All nodes of a mount. Beyond `entries_max`, nodes without a reference are evicted, oldest first.
 #[derive(Debug)]
 pub(super) struct Table {
     nodes: HashMap<Ino, Entry>,
@@ -130,7 +130,7 @@ impl Table {
         }
     }
 
-    /// Takes the name away from the node. The node lives on while somebody refers to it; what is below it goes too.
+    /// Takes the name away from the node. The node stays as long as it has a reference; what is below it goes too.
     pub(super) fn detach(&mut self, ino: Ino) {
         self.unlink(ino);
         let Ok(entry) = self.entry_mut(ino) else { return };
@@ -234,7 +234,7 @@ impl Table {
         }
     }
 
-    /// Makes room for one more node, as far as nobody refers to the others.
+    /// Makes room for one more node, if there are nodes without a reference.
     fn evict(&mut self) {
         while self.nodes.len() >= self.entries_max {
             let Some((ino, ())) = self.idle.pop_lru() else { return };

@@ -26,9 +26,9 @@ const OWN_BYTES_MAX: usize = 29 + 5 + 3 * 10 + 3 * 30;
 /// What is left for everything else.
 const ROOM_BYTES: usize = METADATA_BYTES_MAX - OWN_BYTES_MAX;
 
-/// What the mount itself keeps in metadata.
+/// The keys under which the mount itself keeps attributes in metadata.
 const OWN: [&str; 7] = ["mode", "uid", "gid", "mtime", "atime", "ctime", "rdev"];
-/// What it reads there beside that.
+/// The keys that it reads beside those.
 const READ: [&str; 9] = [
     BLOB,
     "--symlink-target",
@@ -44,7 +44,7 @@ const READ: [&str; 9] = [
 const BLOB: &str = "xattr";
 /// What the names of all attributes here begin with.
 const USER: &[u8] = b"user.";
-/// What begins the names, after `user.`, under which the mount reports: nobody's metadata can speak for it.
+/// The start, after `user.`, of the names under which the mount reports. No object's metadata can use such a name.
 const REPORTED: &[u8] = b"dsse.";
 
 /// What may stand in a header's name beside letters and digits (`tchar`, RFC 9110, 5.6.2), the escape itself left out.
@@ -75,7 +75,8 @@ pub enum Error {
     Absent,
     /// Larger than an object's whole metadata.
     #[error(
-        "S3 keeps {ROOM_BYTES} bytes of attributes with an object, names and escapes counted, and this one alone is larger"
+        "S3 keeps {ROOM_BYTES} bytes of attributes with an object, names and escapes counted, \
+         and this attribute alone is larger; keep it in a file of its own"
     )]
     TooLarge,
     /// No room beside what is there.
@@ -196,8 +197,8 @@ fn with(user: &UserMetadata, name: &[u8], value: &[u8]) -> Result<UserMetadata, 
     fitting(after, user).ok_or(if too_large { Error::TooLarge } else { Error::NoRoom })
 }
 
-/// `after`, unless it takes more room than there is and more than `user` took: a blob that somebody wrote without
-/// escapes grows by being written again.
+/// `after`, unless it takes more room than there is and more than `user` took: a blob that another
+/// program wrote without escapes grows when this mount writes it.
 fn fitting(after: UserMetadata, user: &UserMetadata) -> Option<UserMetadata> {
     (room_taken(&after) <= ROOM_BYTES.max(room_taken(user))).then_some(after)
 }
@@ -326,7 +327,7 @@ mod tests {
         ]);
         assert_eq!(shown(&user), [""; 0]);
         assert_eq!(value(&user, b"mode"), None);
-        assert_eq!(value(&user, b"dsse.verdict"), None, "nobody's metadata speaks for the mount");
+        assert_eq!(value(&user, b"dsse.verdict"), None, "no metadata speaks for the mount");
         assert_eq!(value(&of(&[("%64sse.verdict", "x")]), b"dsse.verdict"), None);
     }
 

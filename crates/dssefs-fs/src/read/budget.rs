@@ -20,9 +20,9 @@ pub struct ReadBudget {
     holders: Mutex<Vec<Weak<dyn Holder>>>,
 }
 
-/// Who holds bytes of the budget.
+/// A reader that holds bytes of the budget.
 pub(super) trait Holder: Send + Sync {
-    /// Gives up what is held, if nobody has read since `before`. Must not wait for anything: the caller may hold
+    /// Gives up its bytes, if no read came since `before`. Must not wait for anything: the caller may hold
     /// another holder's lock.
     fn give_up_if_idle(&self, before: Instant);
 }

@@ -10,7 +10,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] s3::Error),
     /// The store gave an object of another length under the same ETag, or fewer bytes than it promised.
-    #[error("the store gave {found} bytes where the version that was opened has {expected}; open the file again")]
+    #[error("the store sent {found} bytes, but the version that was opened has {expected}; open the file again")]
     Length {
         /// What was known at open, in bytes.
         expected: u64,

@@ -1,13 +1,12 @@
-//! From the pattern of a program's reads to the ranges to ask for. Pure.
+//! Turns the pattern of a program's reads into the ranges to ask for. Pure.
 //!
 //! A read at the start of an object, or after a jump, asks for about as much as the program did. When the reads go on
 //! from there, ranges double from one to the next, up to 32 MiB, and several of them are under way ahead of the
 //! program: one connection to S3 carries about 90 MB/s. From the start of an object the first step leads straight to 8
-//! MiB, for most programs that open a file read all of it; after a jump each step only doubles, for most of them jump
+//! MiB, as most programs that open a file read all of it. After a jump each step only doubles, as most programs jump
 //! again.
 //!
-//! Reads are asked for by the kernel, several at a time and out of order; so a read near the expected place continues
-//! the run.
+//! The kernel sends several reads at a time, and out of order. So a read near the expected place continues the run.
 
 use std::ops::Range;
 
@@ -69,8 +68,8 @@ impl Pattern {
         Pattern { size, cursor: None, stream: false, grow_at: 0, range_bytes: 0, ahead_bytes: 0 }
     }
 
-    /// Takes note of a read of `wanted`, which is not empty and within the object. `frontier` tells, for an offset, how
-    /// far the bytes from there on are asked for already.
+    /// Takes note of a read of `wanted`, which is not empty and within the object. `frontier` gives, for an
+    /// offset, how far the bytes from there on are asked for already.
     pub fn read(&mut self, wanted: &Range<u64>, frontier: impl Fn(u64) -> u64) -> Plan {
         match self.cursor {
             Some(cursor) if is_near(cursor, frontier(cursor), wanted.start) => {

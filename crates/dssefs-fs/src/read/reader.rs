@@ -85,7 +85,7 @@ impl Reader {
     /// bytes are there, except of an object of up to [`WHOLE_BYTES_MAX`], which is proved by its checksum first.
     ///
     /// # Errors
-    /// The store's, given to each read that waits for the GET that failed. The next read tries afresh. After an error
+    /// The store's, given to each read that waits for the GET that failed. The next read asks again. After an error
     /// of the kind `PreconditionFailed` the version is gone, unless this mount moved it: see [`Reader::relocate`].
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes, Error> {
         let wanted = offset..offset.saturating_add(len).min(self.shared.size);
@@ -191,7 +191,7 @@ impl Shared {
         None
     }
 
-    /// Asks for the pieces of `wanted` that nobody asked for; for the last one up to `reach`, if the budget allows.
+    /// Asks for the pieces of `wanted` that no GET brings yet; for the last one up to `reach`, if the budget allows.
     fn ask_for_missing(self: &Arc<Self>, state: &mut State, wanted: &Range<u64>, reach: u64) {
         let mut at = state.window.frontier(wanted.start);
         while at < wanted.end {
@@ -264,7 +264,7 @@ impl Shared {
         if missing == 0 { Ok(()) } else { Err(Error::Length { expected: self.size, found: self.size - missing }) }
     }
 
-    /// Tells those who wait for what the GET will not bring.
+    /// Gives the error to the reads that wait for bytes which the GET will not bring.
     fn fail(&self, id: u64, error: &Error) {
         let mut state = self.state();
         let Some(lost) = state.window.fail(id) else { return };
@@ -275,7 +275,7 @@ impl Shared {
         self.news.notify_waiters();
     }
 
-    /// Only when somebody has what it waits for: most chunks complete no read.
+    /// Wakes the reads only if one of them has all its bytes: most chunks complete no read.
     fn ring(&self, state: &State) {
         if state.waiting.values().any(|read| state.window.has(&read.wanted)) {
             self.news.notify_waiters();
@@ -285,7 +285,7 @@ impl Shared {
 
 impl Holder for Shared {
     fn give_up_if_idle(&self, before: Instant) {
-        // Whoever holds the lock is at work, and not idle.
+        // A reader whose lock is held is at work, and not idle.
         let Ok(mut state) = self.state.try_lock() else { return };
         if state.waiting.is_empty() && state.last_read <= before {
             state.window = Window::default();
@@ -294,7 +294,7 @@ impl Holder for Shared {
 }
 
 impl State {
-    /// Gives up what lies more than `behind` bytes before `end`, except what somebody waits for.
+    /// Gives up what lies more than `behind` bytes before `end`, except what a read waits for.
     fn trim(&mut self, end: u64, behind: u64) {
         let first_wanted = self.waiting.values().map(|read| read.wanted.start).min().unwrap_or(u64::MAX);
         self.window.trim(end, end.saturating_sub(behind).min(first_wanted));

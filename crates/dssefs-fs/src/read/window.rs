@@ -68,7 +68,7 @@ impl Window {
         }
     }
 
-    /// More bytes of segment `id`. False when nobody wants them any more.
+    /// More bytes of segment `id`. False when no read wants them any more.
     pub(super) fn push(&mut self, id: u64, mut chunk: Bytes) -> bool {
         let Some(index) = self.position(id) else { return false };
         let segment = &mut self.segments[index];
@@ -84,7 +84,7 @@ impl Window {
     }
 
     /// The GET of segment `id` broke off. What is to be asked for again: all of one that does not stream, for what has
-    /// come of it is not proved. None when nobody wants it any more.
+    /// come of it is not proved. None when no read wants it any more.
     pub(super) fn resume(&mut self, id: u64) -> Option<Range<u64>> {
         let index = self.position(id)?;
         let segment = &mut self.segments[index];
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_broke_goes_on_where_it_broke_and_an_unproved_one_begins_anew() {
+    fn a_broken_body_resumes_and_an_unproved_one_restarts() {
         let (mut window, budget) = (Window::default(), budget());
         let streams = window.begin(0..100, true, budget.take(100));
         let whole = window.begin(200..300, false, budget.take(100));

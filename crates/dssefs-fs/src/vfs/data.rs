@@ -357,8 +357,8 @@ impl Vfs {
             }
             source = moved;
         }
-        // The caller opens the file again and must not get the same version again.
-        self.namespace.doubt(file.ino);
+        // Who is told to open the file again must not be shown the same version again.
+        self.namespace.expire(file.ino);
         Err(Error::Stale)
     }
 

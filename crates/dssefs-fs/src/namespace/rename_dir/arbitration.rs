@@ -1,22 +1,21 @@
-//! The journals of a mount, and how two moves keep out of each other's way.
+//! Arbitration between renames of directories that overlap, by the journals in the bucket.
 //!
-//! Whoever begins a move, or takes one over to undo or finish it, writes its journal first and looks for others then.
-//! So of two that overlap at least one sees the other, and gives way. Of moves that were left in the middle all but one
-//! give way: first come those of which all copies stand, then the names of the journals decide, so that nobody waits in
-//! a circle.
+//! A mount that begins a move, or takes one over, first writes its journal and then looks for others. So at least one
+//! of two moves that overlap sees the other, and gives way. Of interrupted moves all but one give way. Moves whose
+//! copies all stand come first, then the names of the journals decide. So there is no deadlock.
 //!
-//! An attacker may put any number of objects of any size where the journals are. So each look has a limit, and a
-//! version of an object that is no journal is remembered and not looked at again. A move gives way to a journal that
-//! this mount cannot prove, as long as it is young: that costs time, and nothing is deleted on the word of one.
+//! An attacker may put any number of objects of any size where the journals are. So each look has a limit. The mount
+//! remembers a version of an object that is no journal, and does not look at it again. A move gives way to a young
+//! journal that this mount cannot prove. That costs time, but the mount deletes nothing because of such a journal.
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::super::Namespace;
 use super::super::error::Error;
 use super::super::progress::Progress;
+use super::DirectoryRenames;
 use super::PAGE_ENTRIES_MAX;
 use super::authenticator::NoKey;
 use super::found::{Proved, Unreadable};
@@ -25,7 +24,7 @@ use super::intent_log::Journal;
 use dssefs_s3::object::{ETag, Key, Prefix};
 use dssefs_s3::s3::{Kind, ListRequest, Listed};
 
-/// How often a journal is read that its owner keeps writing meanwhile.
+/// How often a mount reads a journal that its owner keeps writing meanwhile.
 const READS_MAX: usize = 3;
 /// Objects that are listed at each look, and remembered where they are no journals.
 const LISTED_MAX: usize = 10_000;
@@ -49,9 +48,9 @@ pub(super) enum Look {
     Gone,
     /// Another version with each look, so its owner is at work.
     Changing,
-    /// Something that no mount of this source has written.
+    /// An object that no mount of this source has written.
     Strange(Unreadable),
-    /// Something that this mount cannot prove.
+    /// A journal that this mount cannot prove.
     Unproved {
         heading: Box<Heading>,
         /// Whether it was written within `rename_lease`.
@@ -80,7 +79,7 @@ impl Seen {
     }
 }
 
-impl Namespace {
+impl DirectoryRenames {
     /// The objects below the journals' prefix, without those that were found to be no journals. One LIST when there are
     /// few.
     pub(super) async fn journals(&self) -> Result<Journals, Error> {
@@ -112,12 +111,12 @@ impl Namespace {
         Ok(Journals { objects, more })
     }
 
-    /// Objects that pass for journals and are none, by key: the version that was looked at.
+    /// Objects that have names of journals and are none, by key: the version that was looked at.
     pub(super) fn strange(&self) -> MutexGuard<'_, BTreeMap<String, ETag>> {
         self.strange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at each of `objects`, which are journals of this mount or pass for such. What is no journal is remembered.
+    /// Looks at each of `objects`, which have names of this mount's journals. Remembers those that are no journals.
     pub(super) async fn look_at_each(&self, objects: Vec<Listed>) -> Result<Vec<(Key, Look)>, Error> {
         let look = async |listed: Listed| {
             // A key of the store is one of 1 to 1,024 bytes.
@@ -132,8 +131,9 @@ impl Namespace {
         Ok(looks.into_iter().flatten().collect())
     }
 
-    /// Reads the journal at `key` of a mount of `root`, and finds out whether its owner may be at work: not when that
-    /// is known to be gone, and not when the journal was not written for `rename_lease` by the store's own clock.
+    /// Reads the journal at `key` of a mount of `root`, and finds out whether its owner may be at work. The owner is
+    /// not when its process is known to be gone, or when the journal was not written for `rename_lease` by the store's
+    /// clock.
     pub(super) async fn look_at(&self, key: &Key, root: &Prefix) -> Result<Look, Error> {
         for _ in 0..READS_MAX {
             let (head, age) = match self.gateway.head_with_age(key).await {
@@ -160,8 +160,8 @@ impl Namespace {
         Ok(Look::Changing)
     }
 
-    /// For a move that has just begun: [`Error::BeingRenamed`] when any other overlaps it, also one that was left in
-    /// the middle.
+    /// For a move that has just begun: [`Error::BeingRenamed`] when any other move overlaps it, also an interrupted
+    /// one.
     pub(super) async fn give_way_to_all(&self, journal: &Journal) -> Result<(), Error> {
         let heading = journal.intent().heading.clone();
         self.give_way(journal.key(), &heading, |_| true).await
@@ -187,13 +187,17 @@ impl Namespace {
         if looks.iter().any(|(_, look)| in_the_way(look)) { Err(Error::BeingRenamed) } else { Ok(()) }
     }
 
-    /// Refuses to move a directory below which another mount, whose root is there, is renaming something: its journal
-    /// would be of no use under another name. What only passes for a journal moves along, and is none there either.
+    /// Refuses to move a directory when another mount, whose root is below it, is renaming something: the other journal
+    /// would be of no use under another name. An object that only has the name of a journal moves along.
     pub(super) async fn require_no_journal_below(&self, from: &Prefix, found: &[Listed]) -> Result<(), Error> {
         let nested: Vec<(Key, Prefix)> =
             found.iter().filter_map(|object| journal_below(from, &object.key)).take(NESTED_MAX + 1).collect();
         if nested.len() > NESTED_MAX {
-            tracing::warn!(%from, "more than {NESTED_MAX} objects below this directory pass for journals of renames; delete those below {JOURNAL_PREFIX} that no mount needs");
+            tracing::warn!(
+                %from,
+                "more than {NESTED_MAX} objects below this directory have names of journals of renames; \
+                 delete those below {JOURNAL_PREFIX} that no mount needs"
+            );
             return Err(Error::BeingRenamed);
         }
         let look = async |(key, root): &(Key, Prefix)| Ok::<_, Error>((key.clone(), self.look_at(key, root).await?));
@@ -206,7 +210,12 @@ impl Namespace {
         match looks.iter().find(|(_, look)| in_the_way(look)) {
             None => Ok(()),
             Some((journal, _)) => {
-                tracing::warn!(%from, %journal, "another mount is renaming something below this directory, or was left in the middle of it; mount that prefix to have it settled");
+                tracing::warn!(
+                    %from,
+                    %journal,
+                    "another mount is renaming something below this directory, or was interrupted in a rename; \
+                     mount that prefix to finish or undo the rename"
+                );
                 Err(Error::BeingRenamed)
             }
         }

@@ -1,5 +1,4 @@
-//! Who may have written a journal. The keys are made and kept outside of this room, by the daemon; here they have
-//! names.
+//! Who may have written a journal. The daemon makes and keeps the keys; here they only have names.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,17 +27,17 @@ pub enum KeyName {
     },
 }
 
-/// Why a key cannot be had.
+/// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum NoKey {
-    /// Nothing that dssefs has made.
-    #[error("its key was not made by a mount of this source: {0}")]
+    /// A key that dssefs has not made.
+    #[error("no mount of this source made its key: {0}")]
     Forged(String),
-    /// It may be right, and this mount can never tell.
+    /// It may be right, but this mount can never find out.
     #[error("this mount cannot prove who wrote it: {0}")]
     Elsewhere(String),
-    /// It may be right, and this mount can tell later.
-    #[error("its key cannot be had at the moment: {0}")]
+    /// It may be right, and this mount can find out later.
+    #[error("its key is not available at the moment: {0}")]
     Unavailable(String),
 }
 

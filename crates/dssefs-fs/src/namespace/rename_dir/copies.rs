@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt, stream};
 
-use super::super::Namespace;
 use super::super::error::Error;
+use super::DirectoryRenames;
 use super::intent::Copied;
 use super::intent_log::Journal;
 use super::key_below;
@@ -23,11 +23,11 @@ const ROUNDS_MAX: usize = 5;
 /// S3's own name for the storage class that needs no name.
 const STANDARD: &str = "STANDARD";
 
-/// How the target's marker becomes this move's, so that no other mount moves something there at the same time.
+/// How this move takes the target's marker, so that no other mount moves something there at the same time.
 pub(super) enum Claim {
-    /// There is none; it is made.
+    /// There is none; the move makes it.
     New,
-    /// It is this one, of an empty directory. It is copied onto itself first, so that it can be left as it was.
+    /// It is this one, of an empty directory. The move first copies it onto itself, so that it can stay as it was.
     Replace(Listed),
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Copy {
 
 /// One move's copies, by their path below the two directories. The empty path is the directory's own marker.
 pub(super) struct Copies {
-    namespace: Arc<Namespace>,
+    renames: Arc<DirectoryRenames>,
     journal: Arc<Journal>,
     from: Prefix,
     to: Prefix,
@@ -69,9 +69,9 @@ impl fmt::Debug for Copies {
 }
 
 impl Copies {
-    pub(super) fn new(namespace: Arc<Namespace>, journal: Arc<Journal>, from: Prefix, to: Prefix) -> Copies {
+    pub(super) fn new(renames: Arc<DirectoryRenames>, journal: Arc<Journal>, from: Prefix, to: Prefix) -> Copies {
         Copies {
-            namespace,
+            renames,
             journal,
             from,
             to,
@@ -90,7 +90,7 @@ impl Copies {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes all copies and has the journal say so. `found` is what was listed below the source, its marker first.
+    /// Makes all copies and has the journal say so. `found` are the objects below the source, its marker first.
     pub(super) async fn make(&self, found: Vec<Listed>, claim: Claim) -> Result<(), Error> {
         let marker = found.first().cloned().ok_or(Error::NotFound)?;
         let claimed =
@@ -105,17 +105,21 @@ impl Copies {
     }
 
     /// Looks at the target before the journal says that all copies stand: a source whose copy another host has deleted
-    /// or replaced stays. Whoever would take the copies back has to take the journal over first, and then it cannot say
-    /// so any more. Programs of this mount cannot have changed them: the directory is closed.
+    /// or replaced stays. Another mount must take the journal over before it takes copies back, and then this mount can
+    /// no longer write it. Programs of this mount cannot have changed the copies, as the directory is locked.
     async fn leave_where_the_copy_is_gone(&self) -> Result<(), Error> {
-        let found = self.namespace.objects_below(&self.to).await?;
+        let found = self.renames.objects_below(&self.to).await?;
         let there: BTreeMap<String, ETag> = found.into_iter().map(|object| (object.key, object.etag)).collect();
         let stands =
             |path: &str, copy: &Copy| there.get(&format!("{}{path}", self.to)) == Some(&copy.stored.version.etag);
         let gone: Vec<String> =
             self.made().extract_if(.., |path, copy| !stands(path, copy)).map(|(path, _)| path).collect();
         for path in gone {
-            tracing::warn!(from = %self.from, path, "another host took the copy of this object away; it stays under the old name");
+            tracing::warn!(
+                from = %self.from,
+                path,
+                "another host deleted or replaced the copy of this object; the object stays under the old name"
+            );
             self.journal.strike(&path);
             self.unsettled().push(path);
         }
@@ -123,10 +127,10 @@ impl Copies {
     }
 
     /// Leaves the source alone: the copies are taken back, and the journal ends. False where they cannot be taken back
-    /// now, or the journal has to be read first because nobody knows what it says.
+    /// now, or the journal has to be read first because its content is unknown.
     pub(super) async fn give_up(&self, error: &Error) -> bool {
         let (from, to) = (&self.from, &self.to);
-        tracing::warn!(%error, %from, %to, "the directory could not be renamed; the copies are deleted again");
+        tracing::warn!(%error, %from, %to, "the directory could not be renamed; the mount deletes the copies");
         if matches!(error, Error::Overtaken) || !self.journal.is_held() {
             return false;
         }
@@ -136,7 +140,12 @@ impl Copies {
         }
         let outcome = self.take_back().await;
         if let Err(error) = &outcome {
-            tracing::error!(%error, %from, %to, "copies of the directory could not be deleted; its source is whole, and this is tried again");
+            tracing::error!(
+                %error,
+                %from,
+                %to,
+                "copies of the directory could not be deleted; its source is complete, and the mount tries again"
+            );
         }
         outcome.is_ok()
     }
@@ -148,17 +157,21 @@ impl Copies {
 
     async fn take_back(&self) -> Result<(), Error> {
         let heading = self.journal.intent().heading.clone();
-        self.namespace.give_way_to_first(self.journal.key(), &heading).await?;
-        self.namespace.undo(&self.journal).await
+        self.renames.give_way_to_first(self.journal.key(), &heading).await?;
+        self.renames.undo(&self.journal).await
     }
 
     /// Deletes the sources and ends the journal.
     pub(super) async fn delete_sources(&self) -> Result<(), Error> {
         let sources = self.made().iter().map(|(path, copy)| (path.clone(), copy.source.clone())).collect();
-        let mut left = delete_sources(&self.namespace.gateway, &self.from, sources).await?;
+        let mut left = delete_sources(&self.renames.gateway, &self.from, sources).await?;
         if let Err(error) = self.journal.end().await {
-            tracing::warn!(%error, from = %self.from, "the directory is renamed, but its journal could not be deleted; this is tried again");
-            self.namespace.look_again_later();
+            tracing::warn!(
+                %error,
+                from = %self.from,
+                "the directory is renamed, but its journal could not be deleted; the mount tries again"
+            );
+            self.renames.look_again_later();
         }
         left.append(&mut self.unsettled());
         match left.first() {
@@ -178,14 +191,14 @@ impl Copies {
             Claim::Replace(old) => {
                 let key = key_below(&self.to, "")?;
                 let condition = Condition::Matches(old.etag.clone());
-                let claimed = duplicate(&self.namespace.gateway, &key, &old, &key, &condition).await;
+                let claimed = duplicate(&self.renames.gateway, &key, &old, &key, &condition).await;
                 Ok(Some(claimed.map_err(|error| taken(error.into()))?.version.etag))
             }
         }
     }
 
-    /// Copies what is there, and then what other hosts change meanwhile, until nothing changes any more. What goes on
-    /// changing stays at the source, because each is deleted only as the version that was copied.
+    /// Copies what is there, and then what other hosts change meanwhile, until nothing changes any more. An object that
+    /// keeps changing stays at the source, because each is deleted only as the version that was copied.
     async fn follow(&self, found: Vec<Listed>) -> Result<(), Error> {
         let mut steps = self.steps(found);
         for _ in 0..ROUNDS_MAX {
@@ -193,13 +206,17 @@ impl Copies {
                 return Ok(());
             }
             at_most_until_one_fails(steps, |step| self.take(step)).await?;
-            steps = self.steps(self.namespace.objects_below(&self.from).await?);
+            steps = self.steps(self.renames.objects_below(&self.from).await?);
         }
         for step in steps {
             // A changed one is found again when it is to be deleted, and one that was deleted leaves nothing behind.
             if let Step::Copy(object) = step {
                 let path = object.key[self.from.as_str().len()..].to_owned();
-                tracing::warn!(from = %self.from, path, "other hosts go on making names; this one stays under the old directory");
+                tracing::warn!(
+                    from = %self.from,
+                    path,
+                    "other hosts keep making names in the old directory; this object stays under its old name"
+                );
                 self.unsettled().push(path);
             }
         }
@@ -233,7 +250,7 @@ impl Copies {
             Step::Copy(object) => self.copy_settled(&object, &Condition::Absent).await,
             Step::CopyAgain(object, etag) => self.copy_settled(&object, &Condition::Matches(etag)).await,
             Step::TakeBack(path, version) => {
-                self.namespace.gateway.expunge(&key_below(&self.to, &path)?, &version).await?;
+                self.renames.gateway.expunge(&key_below(&self.to, &path)?, &version).await?;
                 self.made().remove(&path);
                 self.journal.strike(&path);
                 Ok(())
@@ -247,7 +264,7 @@ impl Copies {
         match self.copy(object, condition).await {
             Err(Error::Store(error)) if error.kind == Kind::NotFound => Ok(()),
             Err(error) if error.is_taken() => {
-                let now = self.namespace.gateway.head(&Key::new(&object.key).map_err(|_| Error::NotFound)?).await;
+                let now = self.renames.gateway.head(&Key::new(&object.key).map_err(|_| Error::NotFound)?).await;
                 match now {
                     Ok(head) if head.meta.version.etag == object.etag => Err(Error::NotEmpty),
                     Ok(_) => Ok(()),
@@ -266,15 +283,15 @@ impl Copies {
         let path = &object.key[self.from.as_str().len()..];
         let from = key_below(&self.from, path)?;
         let to = key_below(&self.to, path)?;
-        let stored = duplicate(&self.namespace.gateway, &from, object, &to, condition).await?;
+        let stored = duplicate(&self.renames.gateway, &from, object, &to, condition).await?;
         self.journal.note(path, Copied::new(&object.etag, &stored.version.etag));
         self.made().insert(path.to_owned(), Copy { source: object.etag.clone(), stored });
         Ok(())
     }
 }
 
-/// Whether a claim certainly did nothing. A store that did not answer, or had trouble of its own, may have done it all
-/// the same.
+/// Whether a claim certainly did nothing. A store that did not answer, or had trouble of its own, may have made the
+/// copy.
 fn is_refusal(error: &Error) -> bool {
     match error {
         Error::NotEmpty => true,
@@ -299,13 +316,23 @@ pub(super) async fn delete_sources(
     let outcomes: Result<Vec<Option<String>>, Error> = outcomes.into_iter().collect();
     let replaced: Vec<String> = outcomes
         .inspect_err(|error| {
-            tracing::error!(%error, %from, failed, "the directory has its new name, but not all objects could be deleted under the old one; this is tried again");
+            tracing::error!(
+                %error,
+                %from,
+                failed,
+                "the directory has its new name, but not all objects could be deleted under the old name; \
+                 the mount tries again"
+            );
         })?
         .into_iter()
         .flatten()
         .collect();
     for path in &replaced {
-        tracing::warn!(%from, path, "another host changed this object while its directory was renamed; it stays under the old name");
+        tracing::warn!(
+            %from,
+            path,
+            "another host changed this object while its directory was renamed; it stays under the old name"
+        );
     }
     Ok(replaced)
 }
@@ -323,8 +350,8 @@ async fn duplicate(
     Ok(gateway.duplicate(&source, to, storage_class, condition).await?.into_inner())
 }
 
-/// Does all, some at a time. After a failure nothing new is begun, but what is under way is waited for: a copy whose
-/// answer nobody reads would be made all the same, and by then nobody would take it back.
+/// Works on all items, some at a time. After a failure it begins no new item, but waits for those under way: a copy
+/// whose answer is not read would still be made, and then no mount would take it back.
 pub(super) async fn at_most_until_one_fails<T, F>(all: Vec<T>, work: impl Fn(T) -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,

@@ -1,13 +1,13 @@
-//! Journals as they lie in the store, where anybody may have put them: proved before anything is done about them.
+//! Journals as they are in the store. Any writer may have put one there, so a mount proves each before it acts on it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::super::Namespace;
 use dssefs_seal::crypto::MacKey;
 
+use super::DirectoryRenames;
 use super::authenticator::NoKey;
 use super::form::FormError;
 use super::intent::{Heading, Intent};
@@ -37,7 +37,7 @@ pub(super) enum Unreadable {
     Form(#[from] FormError),
     #[error("it is {0}, so not of a mount with these settings")]
     NotOurs(Verdict),
-    /// Nobody can tell whether the move that it names is under way.
+    /// This mount cannot find out whether the move that it names is under way.
     #[error("{error}")]
     Unproved { heading: Box<Heading>, error: NoKey },
 }
@@ -64,7 +64,7 @@ impl Proved {
     }
 }
 
-impl Namespace {
+impl DirectoryRenames {
     /// Reads the first line of the journal at `key`, of a mount of `root`, and proves it. Only one that was stored as
     /// this mount stores is acted on. One HEAD came before; one GET of at most [`LINE_BYTES_MAX`], and what the
     /// authenticator asks of KMS.

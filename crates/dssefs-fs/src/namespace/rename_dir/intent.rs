@@ -1,8 +1,8 @@
-//! What a journal says: what is moved where, how far it came, and by whom. Pure.
+//! The content of a journal: what is moved where, how far the move came, and which process does it. Pure.
 //!
-//! The heading tells of the move, and the objects of what was copied when the text was written, by the path below the
-//! two prefixes: the ETag of the source, and of its copy. While the phase is `copying` the objects may be behind what
-//! was done; in `deleting` they are complete.
+//! The heading describes the move. The objects are those that were copied when the text was written, by their path
+//! below the two prefixes, with the ETags of the source and of its copy. In the phase `copying` there may be more
+//! copies than the journal names; in `deleting` it names them all.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -111,7 +111,7 @@ impl Heading {
         checked(&self.from)
     }
 
-    /// What it becomes.
+    /// Its new prefix.
     ///
     /// # Errors
     /// None for what was found to be within the mount.
@@ -121,7 +121,7 @@ impl Heading {
 }
 
 impl Intent {
-    /// A move of which nothing is copied yet.
+    /// A move without copies so far.
     pub(super) fn new(heading: Heading) -> Intent {
         Intent { heading, objects: BTreeMap::new() }
     }

@@ -1,4 +1,5 @@
-//! The journal of one move in the store: begun, kept fresh, moved on and ended by its owner.
+//! The intent log of one move, as an object in the store: its owner begins it, keeps it fresh, and ends it. Texts for
+//! users call it the journal of a rename.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -24,8 +25,8 @@ const RANDOM_NAME: &str = "/proc/sys/kernel/random/uuid";
 /// on meanwhile, and Rust's does not.
 const UPTIME: &str = "/proc/uptime";
 
-/// A journal that this process holds. It is written anew every third of the lease; nobody else touches it for as long
-/// as that succeeds. One that is dropped before its end is left to whoever looks next.
+/// A journal that this process holds. A task rewrites it every third of the lease. As long as that succeeds, no other
+/// mount touches it. When it is dropped before its end, the next mount that looks takes it over.
 pub(super) struct Journal {
     gateway: Arc<Gateway>,
     root: Prefix,
@@ -34,9 +35,9 @@ pub(super) struct Journal {
     copied_until: Option<SystemTime>,
     lease: Duration,
     intent: Mutex<Intent>,
-    /// When the last write that succeeded was begun, in time since the boot; none where the system does not tell.
+    /// When the last successful write began, as time since the boot; none where the system does not give that time.
     beaten: Mutex<Option<Duration>>,
-    /// The version in the store; none once it has ended. Held across writes, which take turns.
+    /// The version in the store; none once it has ended. Locked during each write, so that there is one at a time.
     version: tokio::sync::Mutex<Option<ETag>>,
 }
 
@@ -58,7 +59,7 @@ impl Journal {
         Self::hold(gateway, settings, key, (Intent::new(heading), None), Condition::Absent).await
     }
 
-    /// Makes somebody else's journal this process's, if it still is the version `etag`. Its holder made no copies after
+    /// Takes over another process's journal, if it still is the version `etag`. Its holder made no copies after
     /// `until`.
     pub(super) async fn take_over(
         gateway: &Arc<Gateway>,
@@ -122,15 +123,15 @@ impl Journal {
         self.intent().objects.remove(path);
     }
 
-    /// Whether nobody can have taken it over yet.
+    /// Whether no other mount can have taken it over yet.
     pub(super) fn is_held(&self) -> bool {
         let age = since_boot().zip(*self.beaten()).map(|(now, beaten)| now.saturating_sub(beaten));
         age.is_some_and(|age| age < self.lease * 2 / 3)
     }
 
-    /// Stores that all copies stand. After an error the move can be undone, and the journal says so; where even that
-    /// cannot be stored, nobody knows which of both it says, the error is [`Error::Overtaken`], and the journal decides
-    /// when it is looked at next.
+    /// Stores that all copies stand. After an error the move can be undone, and the journal says so. If even that
+    /// cannot be stored, the error is [`Error::Overtaken`]: this mount does not know what the journal says, and the
+    /// next look at the journal decides.
     pub(super) async fn all_copied(&self) -> Result<(), Error> {
         self.intent().heading.phase = Phase::Deleting;
         let Err(error) = self.write().await else { return Ok(()) };
@@ -152,7 +153,11 @@ impl Journal {
     /// Ends it before anything was copied, so that nothing is to be undone.
     pub(super) async fn end_untouched(&self) {
         if let Err(error) = self.end().await {
-            tracing::warn!(%error, key = %self.key, "the journal of a rename that did not begin could not be deleted; this is tried again");
+            tracing::warn!(
+                %error,
+                key = %self.key,
+                "the journal of a rename that did not begin could not be deleted; the mount tries again"
+            );
         }
     }
 
@@ -175,7 +180,7 @@ impl Journal {
     }
 }
 
-/// Says every `pause` that the owner lives, until the journal is dropped.
+/// Rewrites the journal every `pause`, until it is dropped: a sign that its owner lives.
 async fn beat(journal: std::sync::Weak<Journal>, pause: Duration) {
     loop {
         tokio::time::sleep(pause).await;

@@ -1,21 +1,26 @@
-//! rename of directories: each object is copied by the store, then each source is deleted, under a journal in the
-//! bucket itself.
+//! The rename of a directory: the store copies each object, then the mount deletes each source, under an intent log in
+//! the bucket.
 //!
-//! S3 cannot rename a prefix, so a move has a middle. The journal ([`intent`]) makes sure that it does not last: an
-//! object under the mount's prefix says what is moved where and how far it came. While it says `copying`, no source has
-//! been touched, and the move can be undone by deleting the copies; from `deleting` on all copies stand, and it can
-//! only be finished. Whoever finds a journal that nobody keeps alive does the one or the other ([`recover`]). It is
-//! DSSE-KMS as everything, survives the loss of the host, and puts no name on a local disk. Whoever may write objects
-//! can put one there, so it is signed ([`signed`]) under a key that only mounts have ([`authenticator`]), and nothing
-//! is done on the word of one that is not proved ([`found`]).
+//! S3 cannot rename a prefix, so a move has a middle, and the log makes sure that it ends. It is an object below the
+//! mount's prefix that says what is moved where, and how far the move came. Texts for users call it a journal. While it
+//! says `copying`, no source has been deleted, and deleting the copies undoes the move. From `deleting` on all copies
+//! stand, and the move can only be finished. A mount that finds a journal whose owner is gone does one or the other
+//! ([`recover`]).
 //!
-//! Two rules make every step safe to repeat, by anybody, also by an attacker who puts an old version of a journal back:
-//! a source is deleted only as the version that was copied, and only where its target is proved to be its copy; a copy
-//! is taken back only when its source is there, and it is the very version that the move made of that source, or proved
-//! to equal it. As two moves of one directory to one place could not tell their copies apart, there is never more than
-//! one at work ([`arbitration`]).
+//! The journal is DSSE-KMS like every object, survives the loss of the host, and puts no name on a local disk. Any
+//! writer of objects can put a journal into the bucket. So it is signed ([`signed`]) under a key that only mounts have
+//! ([`authenticator`]), and a mount acts only on a journal that it has proved ([`found`]).
 //!
-//! This never reads content, except to prove two objects equal.
+//! Two rules make each step safe to repeat, even if an attacker puts an old version of a journal back:
+//!
+//! * A source is deleted only as the version that was copied, and only if its target is proved to be its copy.
+//! * A copy is taken back only while its source is there. It must be the version that the move made of that source, or
+//!   be proved to equal it.
+//!
+//! Two moves of one directory to one place could not distinguish their copies, so only one is ever at work
+//! ([`arbitration`]).
+//!
+//! This room never reads content, except to prove that two objects are equal.
 
 mod arbitration;
 mod authenticator;
@@ -29,30 +34,43 @@ mod recover;
 mod signed;
 mod tree;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use self::copies::{Claim, Copies};
 use self::intent_log::Journal;
-use super::Namespace;
 use super::error::Error;
 use super::node::Ino;
 use super::progress::Progress;
 use super::reserved::refuse_reserved;
 use super::subtree_locks::ExclusiveSubtreeGuard;
-use dssefs_s3::object::{Key, Name, NameError, Prefix};
-use dssefs_s3::s3::{ListRequest, Listed};
+use super::{Namespace, Settings};
+use dssefs_s3::object::{ETag, Key, Name, NameError, Prefix};
+use dssefs_s3::s3::{Gateway, ListRequest, Listed};
 
 pub use self::authenticator::{Authenticator, KeyName, NoKey, OwnKey};
 pub use self::form::FormError;
 pub use self::intent::{Heading, Intent};
 pub use self::signed::{LINE_BYTES_MAX, Line};
 
-/// A larger directory is left to mv(1), which copies and deletes: its journal would be too long.
+/// The most objects of one rename: the journal of a larger one would be too long. mv(1) copies and deletes instead.
 const OBJECTS_MAX: usize = 100_000;
 /// The longest key that S3 keeps, in bytes ("Naming Amazon S3 objects", S3 User Guide).
 const KEY_BYTES_MAX: usize = 1024;
 /// The most that ListObjectsV2 gives at once.
 const PAGE_ENTRIES_MAX: u16 = 1000;
+
+/// The renames of directories of one mount, without its table of nodes: their intent logs in the bucket, the copies,
+/// and the recovery of renames that were left in the middle.
+pub(super) struct DirectoryRenames {
+    gateway: Arc<Gateway>,
+    settings: Settings,
+    /// Whether a task looks at the intent logs from time to time.
+    looking: AtomicBool,
+    /// Objects that have the name of an intent log and are none, by key: the version that was looked at.
+    strange: Mutex<BTreeMap<String, ETag>>,
+}
 
 /// A directory that has moved: all names are under the new one, in the store and here; the sources are still to be
 /// deleted.
@@ -72,11 +90,13 @@ struct Plan {
 }
 
 impl Namespace {
-    /// The first half of the rename of a directory: copies all that is below it, whatever it is and whether its keys
-    /// can be names or not, and then moves the names here. The numbers of the nodes stay. What is not in the store yet
-    /// only changes its name. On an error nothing has changed: copies that were made are taken back, by the next mount
-    /// if not by this one. Where they cannot be taken back yet, the directory stays closed until they are, for at most
-    /// `rename_lease`: were a source deleted meanwhile, its copy would have to stay, as the last one there is.
+    /// The first half of the rename of a directory: copies every object below it, whether its key can be a name or not,
+    /// and then moves the names in the table. The numbers of the nodes stay. Files that are not in the store yet only
+    /// change their names.
+    ///
+    /// After an error nothing has changed: this mount, or the next one, takes back the copies that were made. If that
+    /// is not possible yet, the directory stays locked until it is, for at most `rename_lease`. If a source were
+    /// deleted meanwhile, its copy would have to stay, as the last one.
     ///
     /// The caller has looked both names up. It holds a shared lock of both parents and the exclusive lock of the
     /// directory itself. It has committed the files below it that have changes to an object in the store.
@@ -96,38 +116,44 @@ impl Namespace {
         no_replace: bool,
         exclusive: ExclusiveSubtreeGuard,
     ) -> Result<(Moving, ExclusiveSubtreeGuard), Error> {
+        // 1. Check both ends in the table, and that the target is free or an empty directory.
         let source = self.at_hand(from.0, from.1).await?;
         let plan = self.plan_move(source, from, to, no_replace)?;
         let claim = self.claim(&plan, no_replace).await?;
+        // 2. List what is to be moved. A source without a marker gets one.
         let found = self.objects_to_move(&plan).await?;
+        // 3. Write the journal, and give way to another move that overlaps.
         let replaces = matches!(claim, Claim::Replace(_));
         let heading = Heading::new(&plan.from, &plan.to, replaces, self.gateway.time())?;
-        let journal = self.begin_alone(heading).await.inspect_err(|_| self.look_again_later())?;
-        let copies = Arc::new(Copies::new(Arc::clone(self), journal, plan.from.clone(), plan.to.clone()));
+        let journal = self.renames.begin_alone(heading).await.inspect_err(|_| self.renames.look_again_later())?;
+        // 4. Claim the target, copy each object, and have the journal say so; or take the copies back.
+        let copies = Arc::new(Copies::new(Arc::clone(&self.renames), journal, plan.from.clone(), plan.to.clone()));
         if let Err(error) = copies.make(found, claim).await {
             if !copies.give_up(&error).await {
-                self.undo_soon(copies, exclusive);
+                self.renames.undo_soon(copies, exclusive);
             }
             return Err(error);
         }
-        self.move_tree(&plan, from, to, &copies).inspect_err(|_| self.look_again_later())?;
+        // 5. Move the names, before any source is deleted, so that a reader always finds one of both.
+        self.move_tree(&plan, from, to, &copies).inspect_err(|_| self.renames.look_again_later())?;
         Ok((Moving { copies, from: (from.0, from.1.clone()) }, exclusive))
     }
 
     /// The second half: deletes the sources, each only as the version that was copied.
     ///
     /// # Errors
-    /// The directory has its new name whatever this says. [`Error::LeftBehind`] when other hosts changed objects below
-    /// the old name meanwhile, which stay there; the store's error when some could not be deleted, which the journal
-    /// keeps in mind.
+    /// The directory has its new name in any case. [`Error::LeftBehind`] when other hosts changed objects below the old
+    /// name meanwhile, which stay there; the store's error when some objects could not be deleted, which the journal
+    /// still names.
     pub async fn finish_move(self: &Arc<Self>, moving: Moving) -> Result<(), Error> {
         let (parent, name) = &moving.from;
+        // 1. Delete the sources and then the journal.
         let outcome = moving.copies.delete_sources().await;
+        // 2. Forget the old name, also where an answer under way has seen sources that are deleted now.
         {
             let mut table = self.table();
             table.change_clock.remove(*parent, name);
             match table.child(*parent, name) {
-                // A question that was under way has seen sources that are deleted now.
                 Ok(Some(seen)) if outcome.is_ok() && !table.holds_local(seen) => table.detach(seen),
                 _ => {}
             }
@@ -138,10 +164,18 @@ impl Namespace {
             }
         }
         if outcome.is_err() {
-            self.look_again_later();
+            self.renames.look_again_later();
         }
         self.keep_alive(*parent).await;
         outcome
+    }
+
+    /// Looks for interrupted renames of directories, and undoes or finishes each whose mount is gone. The mount is gone
+    /// if its process is known to have ended on this system, or if its journal was not written for `rename_lease` by
+    /// the store's clock. The caller does this before the mount serves anything. A task in the background looks again
+    /// at those that cannot be undone or finished yet; the log names each. One LIST when there is nothing.
+    pub async fn recover(&self) {
+        self.renames.recover().await;
     }
 
     /// Whether `ino` is `root` or stands somewhere below it.
@@ -173,19 +207,6 @@ impl Namespace {
         Ok(Plan { source, from, to: to_prefix })
     }
 
-    /// Begins a journal, unless another move is in its way. One that was left in the middle is settled in the
-    /// background.
-    async fn begin_alone(self: &Arc<Self>, heading: Heading) -> Result<Arc<Journal>, Error> {
-        let journal = Journal::begin(&self.gateway, &self.settings, heading).await?;
-        match self.give_way_to_all(&journal).await {
-            Ok(()) => Ok(journal),
-            Err(error) => {
-                journal.end_untouched().await;
-                Err(error)
-            }
-        }
-    }
-
     /// How the target is to be claimed: there must be nothing below it but its own marker.
     async fn claim(&self, plan: &Plan, no_replace: bool) -> Result<Claim, Error> {
         let mut objects = self.first_below(plan.to.as_str(), 2).await?;
@@ -199,15 +220,15 @@ impl Namespace {
 
     /// All objects below the source. A source without a marker is given one, so that it is moved as any other.
     async fn objects_to_move(self: &Arc<Self>, plan: &Plan) -> Result<Vec<Listed>, Error> {
-        let found = self.objects_below(&plan.from).await?;
+        let found = self.renames.objects_below(&plan.from).await?;
         let below = plan.from.as_str().len();
-        self.require_no_journal_below(&plan.from, &found).await?;
+        self.renames.require_no_journal_below(&plan.from, &found).await?;
         found.iter().try_for_each(|object| check_length(&plan.to, object.key.len() - below))?;
         if found.first().is_some_and(|first| first.key == plan.from.as_str()) {
             return Ok(found);
         }
         self.give_marker(plan).await?;
-        self.objects_below(&plan.from).await
+        self.renames.objects_below(&plan.from).await
     }
 
     async fn give_marker(self: &Arc<Self>, plan: &Plan) -> Result<(), Error> {
@@ -223,6 +244,30 @@ impl Namespace {
     /// # Errors
     /// There are more than a rename moves (100,000), the listing has no end, and as S3 answers.
     pub async fn objects_below(&self, prefix: &Prefix) -> Result<Vec<Listed>, Error> {
+        self.renames.objects_below(prefix).await
+    }
+}
+
+impl DirectoryRenames {
+    pub(super) fn new(gateway: Arc<Gateway>, settings: Settings) -> Arc<DirectoryRenames> {
+        let (looking, strange) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(DirectoryRenames { gateway, settings, looking, strange })
+    }
+
+    /// Begins a journal, unless another move is in its way.
+    async fn begin_alone(self: &Arc<Self>, heading: Heading) -> Result<Arc<Journal>, Error> {
+        let journal = Journal::begin(&self.gateway, &self.settings, heading).await?;
+        match self.give_way_to_all(&journal).await {
+            Ok(()) => Ok(journal),
+            Err(error) => {
+                journal.end_untouched().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`Namespace::objects_below`].
+    async fn objects_below(&self, prefix: &Prefix) -> Result<Vec<Listed>, Error> {
         let (mut objects, mut next, mut progress) = (Vec::new(), None, Progress::default());
         loop {
             let request = ListRequest {

@@ -1,10 +1,10 @@
-//! Who works on a move, and whether that one is still alive.
+//! The process that works on a move, and whether it is still alive.
 
 use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-/// One process of one host, as no other before or after it is called.
+/// One process of one host: no other process, before or after it, has the same values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Owner {
@@ -27,7 +27,8 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// This process. What the system does not tell is empty, and then nobody can prove that the owner is gone.
+    /// This process. A field that the system does not give is empty, and then no mount can prove that the owner is
+    /// gone.
     pub(super) fn this() -> Owner {
         let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
         let process = std::process::id();

@@ -6,8 +6,7 @@
 //! ```
 //!
 //! The first code proves the rest of its line, with the bucket, the mount's prefix and the journal's own key. So a
-//! reader believes nothing before it has read at most [`LINE_BYTES_MAX`], and reads no more objects than a mount has
-//! written.
+//! reader knows after at most [`LINE_BYTES_MAX`] bytes whether a mount wrote the journal, and how long it is.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,15 +31,14 @@ const TEXT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const MAGIC: &str = "dssefs-rename ";
 /// How the journals of version 1 begin, which was JSON as a whole.
 const VERSION_1: &[u8] = b"{\"version\":1,";
-/// How far the store's time of a journal may be from the one that the journal tells. S3 refuses a request that was
-/// signed more than 15 minutes before ("Authenticating Requests", S3 API reference), so what was stored later was not
-/// stored by its writer.
+/// How far the store's time of a journal may be from the time in the journal. S3 refuses a request that was signed more
+/// than 15 minutes before ("Authenticating Requests", S3 API reference). So its writer did not store a later object.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 const LABEL_OF_LINE: &[u8] = b"dssefs rename journal 2, line";
 const LABEL_OF_TEXT: &[u8] = b"dssefs rename journal 2, objects";
 
-/// Where a journal is. It is of no use anywhere else.
+/// Where a journal is. Its codes are valid only there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
     pub(super) bucket: &'a str,
@@ -48,7 +46,7 @@ pub(super) struct Place<'a> {
     pub(super) key: &'a Key,
 }
 
-/// The signed line, as it was read. Nothing in it is believed before `Line::is_proved`.
+/// The signed line, as it was read. A mount does not act on it before `Line::is_proved`.
 #[derive(Debug)]
 pub struct Line {
     json: Vec<u8>,
@@ -78,7 +76,7 @@ struct Text {
 }
 
 impl Line {
-    /// Reads the line at the beginning of a journal, of which `start` has at least [`LINE_BYTES_MAX`] bytes, or all.
+    /// Reads the line at the beginning of a journal. `start` has its first [`LINE_BYTES_MAX`] bytes at least, or all.
     ///
     /// # Errors
     /// [`FormError`].
@@ -264,13 +262,10 @@ mod tests {
         let mac = hex(&key_of(1).mac(&parts(LABEL_OF_TEXT, place, objects.as_bytes())));
         let owner = r#"{"host":"","boot":"","numbering":"","process":0,"started":0}"#;
         let moved = r#""phase":"deleting","from":"team/a/","to":"team/b/","replaces":false,"begun":1800000000"#;
-        assert_eq!(
-            &content[65..],
-            format!(
-                r#"{{"written":0,"key":{{"host":{{"id":"h"}}}},"text":{{"bytes":{},"mac":"{mac}"}},"move":{{{moved},"owner":{owner}}}}}"#,
-                objects.len()
-            )
-        );
+        let key = r#"{"host":{"id":"h"}}"#;
+        let text = format!(r#"{{"bytes":{},"mac":"{mac}"}}"#, objects.len());
+        let heading = format!(r#"{{{moved},"owner":{owner}}}"#);
+        assert_eq!(&content[65..], format!(r#"{{"written":0,"key":{key},"text":{text},"move":{heading}}}"#));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The move in the table: one directory changes its place, and everything below learns which version it is now.
+//! The move in the table: one directory changes its place, and every node below it gets its new version.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -95,7 +95,7 @@ impl Table {
     }
 }
 
-/// What HEAD would say of the copy of what `head` tells of.
+/// The HEAD of the copy, made from the `head` of its source.
 fn copied(head: &Head, copy: &Copy) -> Head {
     let mut copied = head.clone();
     copied.meta.version = copy.stored.version.clone();
