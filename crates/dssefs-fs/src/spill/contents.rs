@@ -10,8 +10,9 @@ use dssefs_seal::secret::PlainBuf;
 use super::block::{
     self, Block, Content, Edit, InMemory, OnDisk, blocks_of, capacity_for, offsets_of, part_of, parts_of,
 };
+use super::resources::Resources;
 use super::snapshot::{Piece, Source};
-use super::{BLOCK_BYTES, Error, Pool, RangeSet, crc};
+use super::{BLOCK_BYTES, Error, RangeSet, crc};
 
 /// The content of one file. A byte that is present and lies in no block, or beyond the length of its block, is zero.
 #[derive(Default)]
@@ -162,13 +163,13 @@ impl Contents {
     /// Moves blocks from memory to the disk, least recently changed first, and returns the memory freed: at least
     /// `wanted_bytes`, or all that no snapshot shares. An error after the first block is not reported: that memory was
     /// freed.
-    pub(super) fn seal_oldest(&mut self, pool: &Pool, wanted_bytes: u64) -> Result<u64, Error> {
+    pub(super) fn seal_oldest(&mut self, resources: &Resources, wanted_bytes: u64) -> Result<u64, Error> {
         let (mut freed_bytes, mut turn) = (0, 0);
         while freed_bytes < wanted_bytes
             && let Some((oldest, index)) = self.turns.range(turn..).next().map(|(turn, index)| (*turn, *index))
         {
             turn = oldest + 1;
-            match self.seal_block(index, pool) {
+            match self.seal_block(index, resources) {
                 Ok(bytes) => freed_bytes += bytes,
                 Err(_) if freed_bytes > 0 => break,
                 Err(error) => return Err(error),
@@ -336,7 +337,7 @@ impl Contents {
     }
 
     /// Seals one block, and returns the memory that this freed: nothing if a snapshot shares it.
-    fn seal_block(&mut self, index: u64, pool: &Pool) -> Result<u64, Error> {
+    fn seal_block(&mut self, index: u64, resources: &Resources) -> Result<u64, Error> {
         let Some(Block::Memory(block)) = self.blocks.get(&index) else { return Ok(0) };
         if Arc::strong_count(&block.content) > 1 {
             return Ok(0);
@@ -344,7 +345,7 @@ impl Contents {
         let content = Arc::clone(&block.content);
         let file = match &self.file {
             Some(file) => Arc::clone(file),
-            None => Arc::clone(self.file.insert(Arc::new(pool.sealed_file()?))),
+            None => Arc::clone(self.file.insert(Arc::new(resources.sealed_file()?))),
         };
         let (plain, freed_bytes) = (content.plain(), content.charge.bytes());
         let sealed = OnDisk { generation: file.seal(index, plain)?, len: plain.len(), crc: content.crc() };

@@ -9,7 +9,7 @@ use dssefs_seal::sealed::SealedFile;
 use dssefs_seal::secret::PlainBuf;
 
 use super::block::{self, Content, OnDisk};
-use super::pool::InFlight;
+use super::resources::InFlight;
 use super::{BLOCK_BYTES, Error, crc};
 
 /// A part of a buffer that does not change while the buffer goes on being written. It can be read any number of times,
