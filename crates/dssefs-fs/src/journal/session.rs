@@ -236,7 +236,7 @@ impl Session {
     pub(super) fn note_end(&self) {
         let unlocked = self.serving.as_ref().map(|place| flock(place, FlockOperation::Unlock));
         if let Some(Err(error)) = unlocked {
-            tracing::debug!(%error, "who mounts next does not see that this mount is ending");
+            tracing::debug!(%error, "the next mount cannot see that this mount is ending");
         }
     }
 

@@ -80,7 +80,7 @@ impl EarlyUpload {
     /// The next part that is wholly written and passed by, now marked as being sent. A part at the file's very end
     /// waits: it may grow, and a file of one part needs no upload.
     pub(crate) fn begin_ripe(&mut self, size: u64, buffer: &Buffer) -> Option<(u32, Range<u64>)> {
-        // Those that an earlier process has sent need not be the first ones.
+        // The parts that an earlier process has sent need not be the first ones.
         while self.parts.contains_key(&self.next) {
             self.next += 1;
         }
@@ -114,7 +114,7 @@ impl EarlyUpload {
         }
     }
 
-    /// Takes back a part whose sending could not begin.
+    /// Forgets a part that could not be sent.
     pub(crate) fn forget(&mut self, number: u32) {
         self.in_flight -= 1;
         self.parts.remove(&number);
@@ -145,8 +145,8 @@ impl EarlyUpload {
         self.sent_over(range).any(|part| !present.contains(part))
     }
 
-    /// Prepares a change of `range`: the parts that it touches will have to be sent again, so all of their bytes have
-    /// to stay on this host from now on. False when some are gone already.
+    /// Prepares a change of `range`. The parts that it touches must be sent again, so all of their bytes stay on this
+    /// host from now on. False when some are gone already.
     pub(crate) fn keep_whole(&self, range: &Range<u64>, buffer: &Buffer) -> bool {
         self.sent_over(range).all(|part| {
             buffer.unmark_uploaded(part.clone());
@@ -181,9 +181,8 @@ impl EarlyUpload {
         self.layout.parts(size).filter_map(sent).collect()
     }
 
-    /// Those of them that will not be sent again in their place, where they would become another part than the one that
-    /// is here: this host gives up what it has of full ones, so that they cannot change without a commit. The one that
-    /// ends the file may grow, and stays here.
+    /// Those of them that only the upload will have, so that the journal can name them. This host drops its bytes of
+    /// full parts: they can then not change without a commit. The part that ends the file may grow, and stays here.
     pub(crate) fn sent_alone(&self, size: u64, buffer: &Buffer) -> BTreeMap<u32, Sent> {
         let is_alone = |number: u32| {
             let place = self.layout.part(number).unwrap_or(0..0);

@@ -1,4 +1,4 @@
-//! Bytes of the object under the changes that a part or a small file needs beside them.
+//! Read-modify-write: reads the bytes of the base that a part or a small file needs beside the changes.
 
 use std::ops::Range;
 
@@ -15,9 +15,9 @@ use super::{Base, Error, Writer};
 /// Gaps nearer to each other than this are read by one GET, in bytes: each GET is a call to KMS.
 const JOIN_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The right to take room for bytes of an object, until they are sent and given back. Those who have found room share
-/// it; who has found none takes it alone, so that parts that are half there do not keep each other from becoming whole.
-#[expect(dead_code, reason = "they are held, and not looked at")]
+/// The right to take room for bytes of an object, until they are sent and released. Commits that have found room share
+/// it. A commit that has found none takes it alone, so that half-read parts do not block each other.
+#[expect(dead_code, reason = "the guards are held, not read")]
 pub(super) enum Filling<'a> {
     /// Nothing was missing.
     Nothing,
@@ -26,10 +26,10 @@ pub(super) enum Filling<'a> {
 }
 
 impl Writer {
-    /// Makes all of `range` present, as [`Writer::make_present`] does, for a part that gives its room back by
+    /// Makes all of `range` present, as [`Writer::make_present`] does, for a part that frees its room by
     /// [`Writer::release`].
     ///
-    /// Where there is no room beside the parts of other commits, it waits for them, as a program that writes does.
+    /// Where there is no room beside the parts of other commits, it waits for them, as a write does.
     pub(super) async fn fill(
         &self,
         range: &Range<u64>,
@@ -97,16 +97,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Drops what the buffer has of `range` only because a part needed it: what nobody wrote is in the object under the
-    /// changes, or is a hole. Otherwise a commit of a few bytes here and there would need room for all that lies
-    /// between them.
+    /// Drops the bytes of `range` that the buffer has only because a part needed them. The base has them too, or they
+    /// are holes. Otherwise a commit of a few scattered bytes would need room for all that lies between them.
     pub(super) fn release(&self, range: &Range<u64>) {
         let state = self.state();
         state.written.gaps(range.clone()).for_each(|filled| self.buffer.discard(filled));
     }
 
-    /// Makes what nobody wrote read as zeros. What somebody wrote and the buffer lacks is not a hole but a loss, which
-    /// must never be stored as zeros.
+    /// Makes a hole read as zeros. Bytes that a program wrote and the buffer lacks are no hole but a loss, which must
+    /// never be stored as zeros.
     fn fill_hole(&self, hole: &Range<u64>) -> Result<Result<(), Error>, spill::Error> {
         let state = self.state();
         // A program may have written into it meanwhile.

@@ -165,7 +165,10 @@ fn nameless_file(directory: &Path) -> io::Result<File> {
 fn creation_error(error: io::Error) -> Error {
     match Errno::from_io_error(&error) {
         Some(Errno::MFILE | Errno::NFILE) => {
-            tracing::warn!(%error, "a file's changes cannot leave memory; raise the number of open files (LimitNOFILE, ulimit -n)");
+            tracing::warn!(
+                %error,
+                "a file's changes cannot leave memory; raise the number of open files (LimitNOFILE, ulimit -n)"
+            );
             Error::NoSpace
         }
         _ => disk_error(error),

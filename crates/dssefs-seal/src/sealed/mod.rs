@@ -35,13 +35,16 @@ pub enum Error {
         block: u64,
     },
     /// The block has newer content than the generation that was asked for.
-    #[error("block {block} of the sealed file was replaced since")]
+    #[error("block {block} of the sealed file was written again since")]
     Superseded {
         /// The block's place in the file.
         block: u64,
     },
     /// The directory cannot hold a sealed file.
-    #[error("no sealed file can be made in {}; see that the directory exists and can be written to", directory.display())]
+    #[error(
+        "no sealed file can be made in {}; check that the directory exists and can be written to",
+        directory.display()
+    )]
     Directory {
         /// The directory.
         directory: PathBuf,

@@ -172,7 +172,8 @@ impl Arena {
             // Nothing that logs takes a slot, so the lock that is held here is not asked for.
             tracing::warn!(
                 %error,
-                "memory for keys cannot be locked, and new keys may be swapped out; raise the limit of locked memory (`ulimit -l`, LimitMEMLOCK)"
+                "memory for keys cannot be locked, and new keys may be swapped out; \
+                 raise the limit of locked memory (`ulimit -l`, LimitMEMLOCK)"
             );
         }
         for offset in (0..CHUNK_BYTES).step_by(slot_bytes) {

@@ -53,7 +53,7 @@ pub struct Journal {
     log: Mutex<Log>,
     /// Never taken together with `log`.
     synced: Mutex<Synced>,
-    /// Who waits for the sync of another thread is told here of its end.
+    /// Threads that wait for the sync of another thread are woken here at its end.
     sync_ended: Condvar,
 }
 
@@ -127,7 +127,7 @@ impl Journal {
                 Ok(Journal { session, budget, log, synced, sync_ended })
             }
             Err(error) => {
-                // Half a session would be found by every start; what cannot be removed is told then.
+                // Every start would find half a session, and reports it where it cannot be removed here.
                 let _ = session.remove();
                 Err(error)
             }
@@ -177,8 +177,8 @@ impl Journal {
     /// As [`Journal::draft`]; the entry then comes back at the next start, unless [`Journal::sync_settled`] succeeds
     /// later.
     pub fn settle(&self, entry: EntryId, sync: bool) -> Result<(), Error> {
-        // In one step: whoever gives segments back must not meet an entry whose settling lies in one of them and is not
-        // known yet.
+        // In one step: `tidy` must not reclaim a segment with the record that settles an entry before the entry counts
+        // as settled.
         let noted = self.append_and(&Record::Settled { entry }, |log, place| {
             log.settled = log.appended;
             log.bury(entry, place.segment..=place.segment);
@@ -206,7 +206,7 @@ impl Journal {
             // The present keys will seal the segment of this number.
             epoch.remove(&self.session.directory).map_err(|error| log.give_up(&self.session.directory, error))?;
         } else if let Err(error) = remove_unused(&self.session.directory, log.segment) {
-            tracing::warn!(%error, "wrapped keys that are of no use any more could not be removed");
+            tracing::warn!(%error, "wrapped keys that are no longer needed could not be removed");
         }
         begun
     }
@@ -281,11 +281,13 @@ impl Journal {
         Ok(place)
     }
 
-    /// Returns when all that was appended before is on the disk. Whoever comes while another one syncs waits for its
-    /// end, and then one of those who have waited syncs for all of them. They wait for the end and not for a lock: that
-    /// would go on to the thread which has it, again and again, before it wakes one of the others, and each would sync
-    /// for himself.
+    /// Returns when all that was appended before is on the disk: a group commit.
+    ///
+    /// Threads that come while another thread syncs wait for its end. Then one of them syncs for all. They wait on a
+    /// condition and not for a lock, because the thread that has a lock often gets it again before the others wake,
+    /// and then each would sync for itself.
     fn sync(&self) -> Result<(), Error> {
+        // 1. Wait while another thread syncs; its sync may be enough.
         let wanted = self.log().appended;
         let mut synced = self.synced();
         while synced.busy && synced.records < wanted {
@@ -294,9 +296,11 @@ impl Journal {
         if synced.records >= wanted {
             return Ok(());
         }
+        // 2. Sync, for all that wait, without the lock.
         synced.busy = true;
         drop(synced);
         let written = self.sync_now();
+        // 3. Note how far the disk has come, and wake the others.
         let mut synced = self.synced();
         *synced = Synced { records: *written.as_ref().unwrap_or(&synced.records), busy: false };
         self.sync_ended.notify_all();

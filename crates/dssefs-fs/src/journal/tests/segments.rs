@@ -186,7 +186,8 @@ fn what_the_disk_does_not_read_costs_only_what_follows_in_its_segment() {
         tape::wear_out(&first, worn);
         let left = left(directory.path());
         assert_eq!(descriptions(&left), expected);
-        let told = |damage: &Damage| matches!(damage, Damage::Unreadable { path, offset } if *path == first && *offset <= worn);
+        let is_worn = |path: &Path, offset: u64| path == first && offset <= worn;
+        let told = |damage: &Damage| matches!(damage, Damage::Unreadable { path, offset } if is_worn(path, *offset));
         assert!(left.damage().iter().any(told), "{:?}", left.damage());
     }
     left(directory.path()).dealt_with().unwrap();
