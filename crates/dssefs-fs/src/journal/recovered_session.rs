@@ -114,8 +114,8 @@ struct Partial {
 struct Reading {
     /// The segment that is being read.
     segment: u32,
-    /// The number that the next record has if none was taken away. None before this one is believed any more: a segment
-    /// that somebody has copied or renamed opens record by record, and would bring back what was settled.
+    /// The number that the next record has if none was taken away. A record with an earlier number is refused: a
+    /// segment that an attacker has copied or renamed opens record by record, and would bring back what was settled.
     record_next: u64,
     /// Where each segment ends that was read to its end.
     ends: BTreeMap<u32, End>,

@@ -42,7 +42,7 @@ impl Buffer {
     ///
     /// # Errors
     /// [`Error::Busy`]: wait for [`Pool::released`] and try again. [`Error::NoSpace`], [`Error::TooLong`],
-    /// [`Error::BeyondEnd`]. [`Error::Tampered`] and [`Error::Io`] when a block of which a part is overwritten cannot
+    /// [`Error::BeyondEnd`]. [`Error::Tampered`] and [`Error::Io`] when a block that is partly overwritten cannot
     /// be read back.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let (bytes, bytes_max) = (data.len() as u64, self.core.resources.write_bytes_max());
@@ -54,10 +54,10 @@ impl Buffer {
     }
 
     /// Makes `range` zeros, whatever it was. They are present, and cost almost nothing: that they are zeros is known in
-    /// memory, where nobody can forge it. A hole is the same thing.
+    /// memory, where no attacker can forge it. A hole is the same thing.
     ///
     /// # Errors
-    /// As for [`Buffer::write`]: blocks of which only a part becomes zero are changed in memory.
+    /// As for [`Buffer::write`]: blocks that become zero only in part are changed in memory.
     pub fn zero(&self, range: Range<u64>) -> Result<(), Error> {
         self.edit(range, Edit::Zero)
     }

@@ -206,8 +206,7 @@ impl Contents {
         }
     }
 
-    /// Opens the sealed blocks of which the edit leaves bytes as they are. There are two at most: the first and the
-    /// last.
+    /// Opens the sealed blocks that the edit changes only in part. There are two at most: the first and the last.
     fn open_what_stays(&self, parts: &[(u64, Range<usize>)], edit: Edit<'_>) -> Result<BTreeMap<u64, PlainBuf>, Error> {
         let mut opened = BTreeMap::new();
         for (index, part) in parts {
@@ -223,7 +222,7 @@ impl Contents {
         Ok(opened)
     }
 
-    /// Cannot fail: a sealed block of which bytes stay is in `opened`, and `memory` holds what
+    /// Cannot fail: a sealed block that is changed in part is in `opened`, and `memory` holds what
     /// [`Contents::memory_needed`] said.
     fn edit_block(
         &mut self,
@@ -310,7 +309,7 @@ impl Contents {
             .all(|index| offsets_of(index, &(0..data(index))).end <= range.start)
     }
 
-    /// Of blocks and what they cost, those of which all present bytes are uploaded, until their cost is enough.
+    /// From blocks and their cost, those whose present bytes are all uploaded, until their cost is enough.
     fn uploaded_among(&self, blocks: impl Iterator<Item = (u64, u64)>, wanted_bytes: u64) -> (Vec<u64>, u64) {
         let (mut found, mut found_bytes) = (Vec::new(), 0);
         for (index, bytes) in blocks.filter(|(index, _)| self.is_uploaded(*index)) {
@@ -380,7 +379,7 @@ impl Contents {
         }
     }
 
-    /// Nothing is present any more: the sealed file goes as a whole, with its keys.
+    /// Nothing is present: the sealed file goes as a whole, with its keys.
     fn forget_all(&mut self) {
         *self = Contents { turn_next: self.turn_next, ..Contents::default() };
     }
@@ -391,12 +390,12 @@ impl Contents {
     pub(super) fn damage(&mut self, offset: u64) {
         let (index, at) = (offset / BLOCK_BYTES as u64, offset as usize % BLOCK_BYTES);
         let Some(Block::Memory(block)) = self.blocks.get_mut(&index) else { panic!("block {index} is not in memory") };
-        Arc::get_mut(&mut block.content).expect("nobody shares it").damage(at);
+        Arc::get_mut(&mut block.content).expect("no snapshot shares it").damage(at);
     }
 }
 
-/// The content as one that may be changed and has room for the edit: the same when nobody shares it, else a copy of
-/// what stays.
+/// The content as one that may be changed and has room for the edit: the same when no snapshot shares it, else a copy
+/// of what stays.
 fn own(content: Arc<Content>, part: &Range<usize>, edit: Edit<'_>, stays: bool, memory: &mut Charge) -> Content {
     let capacity_bytes = |content: &Content| capacity_for(edit.len_after(content.plain().len(), part));
     match Arc::try_unwrap(content) {
@@ -427,7 +426,7 @@ fn fresh(
     stays: bool,
     memory: &mut Charge,
 ) -> Content {
-    debug_assert_eq!(opened.is_some(), stays, "a sealed block of which bytes stay was opened before");
+    debug_assert_eq!(opened.is_some(), stays, "a sealed block that is changed in part was opened before");
     let capacity_bytes = capacity_for(edit.len_after(len, part));
     let charge = memory.split(capacity_bytes as u64);
     match opened {

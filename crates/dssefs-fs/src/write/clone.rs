@@ -65,7 +65,7 @@ impl Writer {
         self.materialize_base_if(leans).await
     }
 
-    /// The object of which the whole file is an unchanged copy, if there is one.
+    /// The object that the whole file is an unchanged copy of, if there is one.
     pub(super) fn copied_whole<'a>(&self, commit: &'a CommitSnapshot) -> Option<&'a Base> {
         let base = commit.base.as_ref()?;
         let whole = commit.size > 0 && commit.size == commit.base_len && commit.size == base.size;

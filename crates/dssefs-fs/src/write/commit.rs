@@ -27,9 +27,9 @@ pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
 /// How often a commit begins again.
 const TRIES_MAX: u32 = 7;
-/// The pause after the first try during which another request for the same key was under way: S3 answers 409
-/// ConditionalRequestConflict then, and who has lost the race is known only when the other one has ended ("Conditional
-/// writes", S3 User Guide). Doubled from one to the next, and halved at random: some seconds in all.
+/// The pause after the first try that met another request for the same key. S3 then answers 409
+/// ConditionalRequestConflict, and the outcome of the race is known only when the other request has ended ("Conditional
+/// writes", S3 User Guide). Each pause is twice the last one, cut by up to a half at random: some seconds in all.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the file was when the commit began.

@@ -12,8 +12,8 @@ use dssefs_s3::s3::{Part, Upload};
 use super::parts::AppendLayout;
 use super::{Error, Target};
 
-/// The upload of a file that is written in sequence: from its beginning, or on behind an object whose bytes stay as
-/// they are and are copied when the file is committed.
+/// The upload of a file that is written in sequence, begun while the program writes. The file is new, or the program
+/// appends to an object whose bytes stay as they are: the commit copies them.
 pub(crate) struct EarlyUpload {
     /// Begun by the first part's task. Shared with the tasks.
     pub(crate) upload: Arc<OnceCell<Upload>>,
@@ -197,7 +197,7 @@ impl EarlyUpload {
         self.sent_of(size).into_iter().filter(|(number, _)| is_alone(*number)).collect()
     }
 
-    /// The bytes of sent parts of which this host does not have all.
+    /// The bytes of the sent parts that this host does not have whole.
     pub(crate) fn only_sent(&self, buffer: &Buffer) -> RangeSet {
         self.sent_over(&(0..u64::MAX)).filter(|part| !buffer.contains(part.clone())).collect()
     }

@@ -151,8 +151,8 @@ impl Planned {
     }
 }
 
-/// How to make a file of `size` bytes out of an object, of which the first `base_len` bytes are still valid, and of
-/// `present`, the bytes that were written over it. The parts cover `0..size` in order and respect S3's limits; a `Put`
+/// How to make a file of `size` bytes from the first `base_len` bytes of an object and from `present`, the bytes that
+/// were written over it. The parts cover `0..size` in order and respect S3's limits; a `Put`
 /// may contain bytes of the object, which then must be read first.
 pub(crate) fn plan(size: u64, base_len: u64, present: &RangeSet) -> Vec<Planned> {
     let unchanged = unchanged_runs(size, base_len, present);

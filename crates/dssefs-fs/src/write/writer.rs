@@ -54,7 +54,7 @@ enum RangeState {
 }
 
 impl Writer {
-    /// A writer over `base`, of which the file has the first `size` bytes; `changed` when that alone is a change (a new
+    /// A writer over `base`. The file has its first `size` bytes; `changed` when that alone is a change (a new
     /// file, or one that was cut).
     #[must_use]
     pub fn new(

@@ -1,7 +1,7 @@
 //! A random-access file of sealed blocks.
 //!
 //! [`SealedFile`] keeps blocks in an unlinked file, each sealed through both layers of `crypto`, and remembers in
-//! memory which generation of each is the newest: whoever writes to the disk can neither read, change, swap, cut, zero
+//! memory which generation of each is the newest: an attacker with the disk can neither read, change, swap, cut, zero
 //! nor roll back a block unnoticed. [`ByteBudget`] is what all files of a mount together may take of the disk.
 //!
 //! The room refuses to put plaintext or keys on the disk, to return a block that is not the newest of its place, and to

@@ -75,7 +75,7 @@ impl<T> Deref for Locked<T> {
 
 impl<T> DerefMut for Locked<T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as for `deref`, and `&mut self` proves that nobody else looks.
+        // SAFETY: as for `deref`, and `&mut self` proves that no other code looks.
         unsafe { self.slot.place.cast().as_mut() }
     }
 }
