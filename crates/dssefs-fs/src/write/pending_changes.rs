@@ -395,13 +395,16 @@ impl Writer {
         self.refuse_if_abandoned()?;
         for _ in 0..CHANGED_WHILE_SENT_MAX {
             let CommitTarget::Object(target) = self.destination.commit_target() else { return Ok(None) };
+            // 1. Describe the changes as they are now.
             let Some((kept, local, changes)) = self.to_keep(&target, reason) else { return Ok(None) };
+            // 2. Append the description and the bytes.
             let mut draft = journal.draft(&kept.encode(), before)?;
             match self.add_all(&local, kept.size, &mut draft) {
-                // Sent, and given up, since it was to be kept.
+                // A part was sent and evicted meanwhile: describe the changes again.
                 Err(Error::Spill(spill::Error::Absent { .. })) => continue,
                 outcome => outcome?,
             }
+            // 3. Finish the entry, unless the program has written meanwhile.
             if self.state().changes == changes {
                 return Ok(Some((self.finish(draft, &kept)?, changes)));
             }

@@ -36,11 +36,13 @@ impl Writer {
         base: Option<&Base>,
         base_len: u64,
     ) -> Result<Filling<'_>, Error> {
+        // 1. Nothing to read: no right is needed.
         let from_base = base.map_or(0..0, |_| range.start..range.end.min(base_len).max(range.start));
         if self.buffer.contains(from_base) {
             self.make_present(range.clone(), base, base_len).await?;
             return Ok(Filling::Nothing);
         }
+        // 2. Beside other commits, unless one of them has the right alone.
         let deadline = Instant::now() + self.engine.settings.wait_max;
         let beside = match self.engine.fills.try_read() {
             Ok(beside) => beside,
@@ -53,6 +55,7 @@ impl Writer {
             Err(Error::Spill(spill::Error::NoSpace)) => {}
             outcome => return outcome.map(|()| Filling::Beside(beside)),
         }
+        // 3. No room: release what was read, wait for the others, and read it alone.
         drop(beside);
         self.release(range);
         let alone = {

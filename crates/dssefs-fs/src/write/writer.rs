@@ -236,9 +236,11 @@ impl Writer {
     /// The same, if the object is `wanted` when all parts sent ahead are readable, which may take a commit.
     pub(super) async fn materialize_base_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
         loop {
+            // 1. Make the parts readable that are in an upload only: by a commit.
             if self.has_evicted() {
                 self.commit_for_access().await?;
             }
+            // 2. End an upload that copies from the base.
             if self.copies_from(&wanted) {
                 // The upload copies from the base, which is about to go.
                 match self.leave_early_upload().await {
@@ -246,7 +248,7 @@ impl Writer {
                     left => left?,
                 }
             }
-            // A commit in between would drop what is taken in here.
+            // 3. Keep commits away, which would drop what is read here. Begin again if the upload has changed since.
             let _turn = self.turn.lock().await;
             let (base, base_len) = {
                 let state = self.state();
@@ -263,8 +265,10 @@ impl Writer {
             if !base.as_ref().is_some_and(&wanted) {
                 return Ok(());
             }
+            // 4. Read the bytes.
             let present = self.make_present(0..base_len, base.as_ref(), base_len).await;
             present.inspect_err(|_| self.release(&(0..base_len)))?;
+            // 5. The bytes no longer depend on the base.
             let mut state = self.state();
             // They are changes now: the buffer has the only copy that the file may count on.
             let taken = 0..state.base_len;
