@@ -261,7 +261,7 @@ fn a_copy_whose_source_another_host_replaced_is_never_a_success() {
         assert_eq!(errno(copy.sync_all()), libc::ESTALE);
         assert!(endpoint.head("copy").is_none());
         let said = attribute(&mount.join("copy"), "user.dsse.last-error").unwrap();
-        assert!(said.contains("source, of which copy is a copy, was replaced or deleted"), "{said}");
+        assert!(said.contains("copy is a copy of source, which was replaced or deleted"), "{said}");
         endpoint.delete("source");
         assert_eq!(errno(copy.sync_all()), libc::ESTALE);
         fs::remove_file(mount.join("copy")).unwrap();

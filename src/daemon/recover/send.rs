@@ -67,8 +67,8 @@ pub(super) enum SendError {
     CopyWaits,
 }
 
-/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `sessions` are of one
-/// source, the oldest first; so are the outcomes.
+/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `sessions` are of
+/// one source, the oldest first; so are the outcomes.
 pub(in crate::daemon) async fn send_all(
     sessions: &[RecoveredSession],
     mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,

@@ -464,7 +464,7 @@ fn check(endpoint: &Endpoint, disk: &Disk, mount: Mount, allowed: &[World]) -> R
         return Err(format!("a multipart upload is left{}", said()));
     }
     let (told, log) = (mount.log().contains("kept for dssefs recover"), mount.log());
-    if log.contains("changed at byte") || log.contains("removed, and not by dssefs") {
+    if log.contains("changed at byte") || log.contains("another program removed") {
         return Err(format!("a crash is taken for an attack; the daemon said:\n{log}"));
     }
     if !mount.end().success() {

@@ -86,7 +86,7 @@ pub(super) fn write_description(mut file: &File, path: &Path, text: &[u8]) -> io
     file.sync_all()?;
     #[cfg(test)]
     tape::note(path, tape::Did::Sync);
-    // Outside of tests nobody asks where it lies.
+    // Only tests ask where it lies.
     let _ = path;
     Ok(())
 }
@@ -114,7 +114,9 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "this is no regular file; somebody has put it there")),
+        false => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "this is no regular file; another program has put it there"))
+        }
     }
 }
 
@@ -122,7 +124,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 pub(super) fn read_at(file: &File, path: &Path, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     #[cfg(test)]
     tape::allow_read(path, offset..offset + bytes.len() as u64)?;
-    // Outside of tests nobody asks where it lies.
+    // Only tests ask where it lies.
     let _ = path;
     file.read_exact_at(bytes, offset)
 }

@@ -171,7 +171,7 @@ pub(super) fn remove_unused(session: &Path, newest: u32) -> Result<(), Error> {
     let segments = numbers(session, segment::number)?;
     let firsts = numbers(session, epoch_number)?;
     let ends = firsts.iter().skip(1).copied().chain([u32::MAX]);
-    // A segment that somebody has just removed must not come back after a loss of power without its keys.
+    // A segment that another thread has just removed must not come back after a loss of power without its keys.
     sync_directory(session)?;
     for (first, end) in firsts.iter().zip(ends) {
         if *first != newest && segments.range(*first..end).next().is_none() {

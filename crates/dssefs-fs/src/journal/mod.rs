@@ -1,10 +1,10 @@
 //! What must outlive this process: changes of files that were acknowledged, or that could not be stored, sealed on the
 //! local disk.
 //!
-//! A [`Journal`] is one process's append-only log. An entry is a description and some content; it stands when it is
-//! complete and on the disk, and is settled when the store has it or nobody wants it any more. [`RecoveredSession`] is what a
-//! process left behind, found by [`sessions`] and read back under the keys that KMS unwraps. `docs/FORMAT.md` draws the
-//! bytes.
+//! A [`Journal`] is one process's append-only log. An entry is a description and some content. It stands when it is
+//! complete and on the disk. It is settled when the store has it, or when its file is gone. [`RecoveredSession`] is
+//! what a process left behind, found by [`sessions`] and read back under the keys that KMS unwraps. `docs/FORMAT.md`
+//! draws the bytes.
 //!
 //! ```text
 //!   DIR/session-<name>/                     locked while its mount serves
@@ -16,9 +16,14 @@
 //!                                           what was whole in it has been dealt with
 //! ```
 //!
-//! The room refuses to put a description or a byte of content on the disk unsealed, to seal under keys that were ever
-//! used before, to take a record that was changed, moved, repeated or left out, and to trust a disk after it failed to
-//! sync. It does not know what the descriptions mean.
+//! The room refuses
+//!
+//! * to put a description or a byte of content on the disk unsealed,
+//! * to seal under keys that were used before,
+//! * to take a record that was changed, moved, repeated or left out,
+//! * to trust a disk after it failed to sync.
+//!
+//! It does not know what the descriptions mean.
 //!
 //! It may use `crypto`, `sealed` (for its budget) and `secret`.
 
@@ -60,7 +65,10 @@ pub enum Error {
     #[error("the local disk failed before ({0}); nothing more is kept on it until the next mount")]
     Broken(String),
     /// The disk failed.
-    #[error("{} cannot be used: {source}; see that the disk is well and the directory belongs to this user", path.display())]
+    #[error(
+        "{} cannot be used: {source}; check that the disk is healthy and that the directory belongs to this user",
+        path.display()
+    )]
     Io {
         /// The file or directory.
         path: PathBuf,

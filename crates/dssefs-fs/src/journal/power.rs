@@ -38,7 +38,7 @@ impl Dice {
 struct Entry {
     pieces: Vec<(u64, Vec<u8>)>,
     finished: Option<usize>,
-    /// When somebody began to settle or replace it, and when it was acknowledged that it does not come back.
+    /// When a thread began to settle or replace it, and when it was acknowledged that it does not come back.
     given_up: Option<usize>,
     gone: Option<usize>,
 }

@@ -13,7 +13,7 @@ pub(super) enum Record<'a> {
     Content { entry: EntryId, offset: u64, bytes: &'a [u8] },
     /// The entry is complete, with so many bytes of content.
     End { entry: EntryId, content_bytes: u64 },
-    /// The entry is of no use any more.
+    /// The entry is no longer needed.
     Settled { entry: EntryId },
     /// The first record of a segment: the older segments that exist, and where each ends.
     Older { segments: &'a [u8] },

@@ -20,7 +20,7 @@ use super::{EntryId, Epoch, Error, Session};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Damage {
     /// The newest segment ends in bytes that are no record: the process died while it wrote, or they were changed. An
-    /// entry whose end they were was not acknowledged, unless somebody changed them.
+    /// entry whose end they were was not acknowledged, unless another program changed them.
     TornEnd {
         /// The segment.
         path: PathBuf,
@@ -53,18 +53,19 @@ impl fmt::Display for Damage {
         match self {
             Damage::TornEnd { path, offset } => write!(
                 f,
-                "{} ends at byte {offset} in the middle of a record: the process was stopped while it wrote there, or somebody changed it",
+                "{} ends at byte {offset} in the middle of a record: the process was stopped while it wrote there, \
+                 or another program changed it",
                 path.display()
             ),
             Damage::Tampered { path, offset } => {
-                write!(f, "{} was changed at byte {offset}; nothing that follows in it is believed", path.display())
+                write!(f, "{} was changed at byte {offset}; what follows in it is not used", path.display())
             }
             Damage::Unreadable { path, offset } => write!(
                 f,
-                "the disk does not read {} at byte {offset}; what follows in it is not found, so copy what else is on that disk",
+                "the disk cannot read {} at byte {offset}, nor what follows in it; copy what else is on that disk",
                 path.display()
             ),
-            Damage::Missing { path } => write!(f, "{} was removed, and not by dssefs", path.display()),
+            Damage::Missing { path } => write!(f, "another program removed {}", path.display()),
         }
     }
 }
@@ -113,8 +114,8 @@ struct Partial {
 struct Reading {
     /// The segment that is being read.
     segment: u32,
-    /// The number that the next record has if none was taken away. None before this one is believed any more: a segment
-    /// that somebody has copied or renamed opens record by record, and would bring back what was settled.
+    /// The number that the next record has if none was taken away. A record with an earlier number is refused: a
+    /// segment that an attacker has copied or renamed opens record by record, and would bring back what was settled.
     record_next: u64,
     /// Where each segment ends that was read to its end.
     ends: BTreeMap<u32, End>,
@@ -186,8 +187,8 @@ impl RecoveredSession {
     }
 
     /// Every entry was dealt with: removes the session from the disk. One that is damaged, and not only torn at its end
-    /// as a crash leaves it, is set aside instead, for whoever looks into it; its entries are not met again by the next
-    /// mount.
+    /// as a crash leaves it, is set aside instead, for a person who looks into it. The next mount does not find
+    /// its entries again.
     ///
     /// # Errors
     /// It cannot be removed or renamed.
@@ -242,8 +243,8 @@ impl Reading {
         named.filter(|number| !numbers.contains(number) && !self.reclaimed.contains(number)).copied().collect()
     }
 
-    /// A segment that is there although it was reclaimed was not removed in time, or put back by somebody. What it says
-    /// is of the past, and what settled its entries may be gone.
+    /// A segment that is there although it was reclaimed was not removed in time, or another program put it back. What
+    /// it says is of the past, and what settled its entries may be gone.
     fn forget_reclaimed(&mut self) {
         let Reading { complete, older, reclaimed, .. } = self;
         let later = |number| older.range((Bound::Excluded(number), Bound::Unbounded));

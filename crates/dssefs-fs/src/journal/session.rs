@@ -17,11 +17,11 @@ const VERSION: u32 = 2;
 /// What can still be read.
 const VERSION_MIN: u32 = 1;
 const PREFIX: &str = "session-";
-/// Before the name of a session that is not whole yet, or not any more. Only who has the directory's lock makes or
-/// removes one.
+/// Before the name of a session that is not whole yet, or no longer whole. Only a process that has the directory's lock
+/// makes or removes one.
 const HALF: &str = "half-";
-/// In the place of [`PREFIX`]: everything that stands in it was dealt with, and it stays for whoever wants to know what
-/// was changed.
+/// In the place of [`PREFIX`]: everything that stands in it was dealt with, and it stays for a person who wants to know
+/// what was changed.
 const ASIDE: &str = "damaged-";
 const DESCRIPTION: &str = "session.json";
 
@@ -45,7 +45,8 @@ struct Described {
     first: Epoch,
 }
 
-/// A session on the disk. Unless it came from [`sessions_to_read`], nobody else can have it while this value lives.
+/// A session on the disk. Unless it came from [`sessions_to_read`], no other process can have it while this value
+/// lives.
 #[derive(Debug)]
 pub struct Session {
     /// Its directory.
@@ -56,7 +57,7 @@ pub struct Session {
     pub name: String,
     /// The keys of its segments, oldest first. Those of a session that is being written are those that it began with.
     pub epochs: Vec<Epoch>,
-    /// Whether its process lives, or somebody deals with what it left: what is read of it may be half written, or go
+    /// Whether its process lives, or another one deals with what it left: what is read of it may be half written, or go
     /// meanwhile.
     pub(super) in_use: bool,
     lock: File,
@@ -73,7 +74,7 @@ pub fn sessions(directory: &Path) -> Result<(Vec<Session>, Vec<Error>), Error> {
     all(directory, &[PREFIX], Session::open)
 }
 
-/// The same, of `source` alone. Those of other mounts are not kept from anybody meanwhile: they are among those that
+/// The same, of `source` alone. Sessions of other mounts are not locked meanwhile: they are among those that
 /// cannot be had.
 ///
 /// # Errors
@@ -82,8 +83,7 @@ pub fn sessions_of(directory: &Path, source: &str) -> Result<(Vec<Session>, Vec<
     all(directory, &[PREFIX], |session| Session::open_of(session, source))
 }
 
-/// The same as [`sessions_to_discard`], to be counted and not to be changed: but for a moment, nobody is kept from
-/// them.
+/// The same as [`sessions_to_discard`], to be counted and not to be changed: they are locked for a moment only.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -91,9 +91,9 @@ pub fn sessions_to_count(directory: &Path) -> Result<(Vec<Session>, Vec<Error>),
     all(directory, &[PREFIX, ASIDE], Session::glance)
 }
 
-/// Whether the session in `directory` is one of `source` and in use by somebody who will soon be through with it: a
-/// mount that is ending, one that starts and sends what another has left, `dssefs recover`, or who looks at it for a
-/// moment. Not a mount that serves.
+/// Whether the session in `directory` is one of `source` and in use by a process that will soon end its use: a
+/// mount that is ending, one that starts and sends what another has left, `dssefs recover`, or a process that looks at
+/// it for a moment. Not a mount that serves.
 #[must_use]
 pub fn is_about_to_be_free(directory: &Path, source: &str) -> bool {
     let is_of_source = || Session::look(directory.to_owned()).is_ok_and(|session| session.source == source);
@@ -143,7 +143,7 @@ fn all(
     for (_, path) in found {
         match open(path.clone()) {
             Ok(session) => whole.push(session),
-            // Somebody was through with it and has removed it.
+            // Another process has dealt with it and removed it.
             Err(Error::Io { source, .. }) if is_gone(&source) && !path.exists() => {}
             Err(error) => unusable.push(error),
         }
@@ -156,8 +156,8 @@ fn is_gone(error: &std::io::Error) -> bool {
 }
 
 impl Session {
-    /// Begins a session in a directory of its own, which stands on the disk when this returns. Whoever dies before
-    /// leaves no session.
+    /// Begins a session in a directory of its own, which stands on the disk when this returns. A process that dies
+    /// before leaves no session.
     pub(super) fn create(directory: &Path, new: NewSession) -> Result<(Session, Envelope), Error> {
         let NewSession { source, name, keys } = new;
         let (first, envelope) = Epoch::begin(0, keys)?;
@@ -190,8 +190,8 @@ impl Session {
         }
     }
 
-    /// As it is once nobody else has it: a moment before, its process may have renewed its keys, or another one have
-    /// removed it.
+    /// As it is once no other process has it: a moment before, its process may have renewed its keys, or another one
+    /// may have removed it.
     fn locked(self) -> Result<Session, Error> {
         let Session { directory, lock, .. } = self;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -200,14 +200,14 @@ impl Session {
         }
     }
 
-    /// With whether somebody has it.
+    /// With whether a process has it.
     fn watch(directory: PathBuf) -> Result<Session, Error> {
         let session = Session::look(directory)?;
         let in_use = session.is_in_use();
         Ok(Session { in_use, ..session })
     }
 
-    /// With a lock that those who look share, and that is given back at once.
+    /// With a lock that readers share, and that is released at once.
     fn glance(directory: PathBuf) -> Result<Session, Error> {
         let session = Session::look(directory)?;
         match session.is_in_use() {
@@ -232,15 +232,15 @@ impl Session {
         Ok(Session { directory, source, name, epochs, in_use: false, lock, serving: None })
     }
 
-    /// The mount that made it does not serve any more.
+    /// The mount that made it no longer serves.
     pub(super) fn note_end(&self) {
         let unlocked = self.serving.as_ref().map(|place| flock(place, FlockOperation::Unlock));
         if let Some(Err(error)) = unlocked {
-            tracing::debug!(%error, "who mounts next does not see that this mount is ending");
+            tracing::debug!(%error, "the next mount cannot see that this mount is ending");
         }
     }
 
-    /// Removes it from the disk, with all that is in it. It is gone as a whole: whoever dies here, or loses power,
+    /// Removes it from the disk, with all that is in it. It is gone as a whole: a crash or a loss of power here
     /// leaves no session with a part of its segments.
     ///
     /// # Errors
@@ -253,7 +253,7 @@ impl Session {
         remove_halves(parent)
     }
 
-    /// Keeps it from [`sessions`], for those who read or discard.
+    /// Keeps it from [`sessions`], for callers that read or discard.
     pub(super) fn set_aside(self) -> Result<(), Error> {
         let name = self.directory.file_name().unwrap_or_default().to_string_lossy();
         let aside = self.directory.with_file_name(name.replacen(PREFIX, ASIDE, 1));
@@ -272,7 +272,7 @@ impl Session {
     }
 }
 
-/// Waits until nobody else makes or removes a session in `directory`.
+/// Waits until no other process makes or removes a session in `directory`.
 fn take_turn(directory: &Path) -> Result<File, Error> {
     let file = File::open(directory).map_err(at(directory))?;
     flock(&file, FlockOperation::LockExclusive).map_err(|error| at(directory)(error.into()))?;
@@ -283,7 +283,7 @@ fn half_of(session: &Path) -> PathBuf {
     session.with_file_name(format!("{HALF}{}", session.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// What those left who died while they made or removed a session: nothing in it was ever, or is any more, of use.
+/// What a process left that died while it made or removed a session: nothing in it is needed.
 fn remove_halves(directory: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(directory).map_err(at(directory))? {
         let entry = entry.map_err(at(directory))?;

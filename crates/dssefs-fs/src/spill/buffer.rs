@@ -1,13 +1,14 @@
 //! The buffer of one file.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use super::block::Edit;
 use super::contents::Contents;
 use super::pressure::relieve;
-use super::{Error, Pool, RangeSet, Snapshot};
+use super::registry::Core;
+use super::resources::Resources;
+use super::{Error, RangeSet, Snapshot};
 
 /// Where the content of a buffer is at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,10 +42,10 @@ impl Buffer {
     ///
     /// # Errors
     /// [`Error::Busy`]: wait for [`Pool::released`] and try again. [`Error::NoSpace`], [`Error::TooLong`],
-    /// [`Error::BeyondEnd`]. [`Error::Tampered`] and [`Error::Io`] when a block of which a part is overwritten cannot
+    /// [`Error::BeyondEnd`]. [`Error::Tampered`] and [`Error::Io`] when a block that is partly overwritten cannot
     /// be read back.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
-        let (bytes, bytes_max) = (data.len() as u64, self.core.pool.write_bytes_max());
+        let (bytes, bytes_max) = (data.len() as u64, self.core.resources.write_bytes_max());
         if bytes > bytes_max {
             return Err(Error::TooLong { bytes, bytes_max });
         }
@@ -53,10 +54,10 @@ impl Buffer {
     }
 
     /// Makes `range` zeros, whatever it was. They are present, and cost almost nothing: that they are zeros is known in
-    /// memory, where nobody can forge it. A hole is the same thing.
+    /// memory, where no attacker can forge it. A hole is the same thing.
     ///
     /// # Errors
-    /// As for [`Buffer::write`]: blocks of which only a part becomes zero are changed in memory.
+    /// As for [`Buffer::write`]: blocks that become zero only in part are changed in memory.
     pub fn zero(&self, range: Range<u64>) -> Result<(), Error> {
         self.edit(range, Edit::Zero)
     }
@@ -94,7 +95,7 @@ impl Buffer {
     /// [`Error::Absent`] unless all of `range` is present.
     pub fn snapshot(&self, range: Range<u64>) -> Result<Snapshot, Error> {
         let pieces = self.core.change(|contents| contents.pieces(range.clone()))?;
-        Ok(Snapshot::new(range, pieces, self.core.pool.in_flight()))
+        Ok(Snapshot::new(range, pieces, self.core.resources.in_flight()))
     }
 
     /// The bytes of `snapshot`, one of this buffer, are safely elsewhere. Those that were not changed since may be
@@ -103,8 +104,8 @@ impl Buffer {
         self.core.change(|contents| contents.mark_uploaded(snapshot.start(), snapshot.pieces()));
     }
 
-    /// What is elsewhere of `range` will not be for long: what is present of it stays, under pressure too. The caller
-    /// looks afterwards what that is, since some of it may have been dropped before.
+    /// The other copy of `range` is about to go: what is present of it stays, under pressure too. The caller checks
+    /// afterwards what is present, since some of it may have been dropped before.
     pub fn unmark_uploaded(&self, range: Range<u64>) {
         self.core.change(|contents| contents.unmark_uploaded(range));
     }
@@ -136,12 +137,11 @@ impl Buffer {
             return Ok(());
         }
         for _ in 0..RELIEF_ROUNDS_MAX {
-            match self.core.relieve_with(|contents| try_edit(&self.core.pool, contents, range.clone(), edit)) {
-                // Nothing came of it that anybody could hope for: a notice would wake first of all who is about to wait
-                // here.
+            match self.core.relieve_with(|contents| try_edit(&self.core.resources, contents, range.clone(), edit)) {
+                // Nothing was freed, so no notice is due: it would first wake the caller that is about to wait here.
                 Ok(Edited::Starved { needed_bytes }) => relieve(&self.core, needed_bytes)?,
                 Ok(Edited::Done) => {
-                    self.core.pool.settle();
+                    self.core.resources.settle();
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -166,7 +166,7 @@ impl Buffer {
 /// The largest offset that the kernel passes on (loff_t).
 const OFFSET_MAX: u64 = i64::MAX as u64;
 
-/// How often an edit may find that others took the memory that it had made free.
+/// How often an edit may find that other edits took the memory that it had freed.
 const RELIEF_ROUNDS_MAX: usize = 100;
 
 enum Edited {
@@ -174,57 +174,15 @@ enum Edited {
     Starved { needed_bytes: u64 },
 }
 
-fn try_edit(pool: &Pool, contents: &mut Contents, range: Range<u64>, edit: Edit<'_>) -> Result<Edited, Error> {
+fn try_edit(
+    resources: &Resources,
+    contents: &mut Contents,
+    range: Range<u64>,
+    edit: Edit<'_>,
+) -> Result<Edited, Error> {
     let needed_bytes = contents.memory_needed(range.clone(), edit);
-    match pool.charge_memory(needed_bytes) {
+    match resources.charge_memory(needed_bytes) {
         Some(memory) => contents.edit(range, edit, memory).map(|()| Edited::Done),
         None => Ok(Edited::Starved { needed_bytes }),
-    }
-}
-
-/// A buffer as the pool knows it.
-pub(super) struct Core {
-    pub(super) pool: Arc<Pool>,
-    id: u64,
-    contents: Mutex<Contents>,
-    /// A copy of what the contents say, to be read without their lock.
-    memory_bytes: AtomicU64,
-}
-
-impl Core {
-    pub(super) fn new(pool: Arc<Pool>, id: u64) -> Self {
-        Core { pool, id, contents: Mutex::default(), memory_bytes: AtomicU64::new(0) }
-    }
-
-    /// Memory charged to the buffer after its last call, in bytes.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        self.memory_bytes.load(Ordering::SeqCst)
-    }
-
-    /// Does something with the contents on behalf of the buffer's user.
-    fn change<T>(&self, work: impl FnOnce(&mut Contents) -> T) -> T {
-        let done = self.relieve_with(work);
-        self.pool.settle();
-        done
-    }
-
-    /// Does something with the contents on behalf of whoever searches for memory, who needs no notice of it.
-    pub(super) fn relieve_with<T>(&self, work: impl FnOnce(&mut Contents) -> T) -> T {
-        let mut contents = self.lock();
-        let done = work(&mut contents);
-        self.memory_bytes.store(contents.memory_bytes(), Ordering::SeqCst);
-        done
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Contents> {
-        // After a panic in the middle of a change nobody knows what the content is. It must not be uploaded as if it
-        // were whole.
-        self.contents.lock().expect("no thread has panicked while it changed this buffer")
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        self.pool.forget(self.id);
     }
 }

@@ -10,8 +10,9 @@ use dssefs_seal::secret::PlainBuf;
 use super::block::{
     self, Block, Content, Edit, InMemory, OnDisk, blocks_of, capacity_for, offsets_of, part_of, parts_of,
 };
+use super::resources::Resources;
 use super::snapshot::{Piece, Source};
-use super::{BLOCK_BYTES, Error, Pool, RangeSet, crc};
+use super::{BLOCK_BYTES, Error, RangeSet, crc};
 
 /// The content of one file. A byte that is present and lies in no block, or beyond the length of its block, is zero.
 #[derive(Default)]
@@ -162,13 +163,13 @@ impl Contents {
     /// Moves blocks from memory to the disk, least recently changed first, and returns the memory freed: at least
     /// `wanted_bytes`, or all that no snapshot shares. An error after the first block is not reported: that memory was
     /// freed.
-    pub(super) fn seal_oldest(&mut self, pool: &Pool, wanted_bytes: u64) -> Result<u64, Error> {
+    pub(super) fn seal_oldest(&mut self, resources: &Resources, wanted_bytes: u64) -> Result<u64, Error> {
         let (mut freed_bytes, mut turn) = (0, 0);
         while freed_bytes < wanted_bytes
             && let Some((oldest, index)) = self.turns.range(turn..).next().map(|(turn, index)| (*turn, *index))
         {
             turn = oldest + 1;
-            match self.seal_block(index, pool) {
+            match self.seal_block(index, resources) {
                 Ok(bytes) => freed_bytes += bytes,
                 Err(_) if freed_bytes > 0 => break,
                 Err(error) => return Err(error),
@@ -205,8 +206,7 @@ impl Contents {
         }
     }
 
-    /// Opens the sealed blocks of which the edit leaves bytes as they are. There are two at most: the first and the
-    /// last.
+    /// Opens the sealed blocks that the edit changes only in part. There are two at most: the first and the last.
     fn open_what_stays(&self, parts: &[(u64, Range<usize>)], edit: Edit<'_>) -> Result<BTreeMap<u64, PlainBuf>, Error> {
         let mut opened = BTreeMap::new();
         for (index, part) in parts {
@@ -222,7 +222,7 @@ impl Contents {
         Ok(opened)
     }
 
-    /// Cannot fail: a sealed block of which bytes stay is in `opened`, and `memory` holds what
+    /// Cannot fail: a sealed block that is changed in part is in `opened`, and `memory` holds what
     /// [`Contents::memory_needed`] said.
     fn edit_block(
         &mut self,
@@ -309,7 +309,7 @@ impl Contents {
             .all(|index| offsets_of(index, &(0..data(index))).end <= range.start)
     }
 
-    /// Of blocks and what they cost, those of which all present bytes are uploaded, until their cost is enough.
+    /// From blocks and their cost, those whose present bytes are all uploaded, until their cost is enough.
     fn uploaded_among(&self, blocks: impl Iterator<Item = (u64, u64)>, wanted_bytes: u64) -> (Vec<u64>, u64) {
         let (mut found, mut found_bytes) = (Vec::new(), 0);
         for (index, bytes) in blocks.filter(|(index, _)| self.is_uploaded(*index)) {
@@ -336,7 +336,7 @@ impl Contents {
     }
 
     /// Seals one block, and returns the memory that this freed: nothing if a snapshot shares it.
-    fn seal_block(&mut self, index: u64, pool: &Pool) -> Result<u64, Error> {
+    fn seal_block(&mut self, index: u64, resources: &Resources) -> Result<u64, Error> {
         let Some(Block::Memory(block)) = self.blocks.get(&index) else { return Ok(0) };
         if Arc::strong_count(&block.content) > 1 {
             return Ok(0);
@@ -344,7 +344,7 @@ impl Contents {
         let content = Arc::clone(&block.content);
         let file = match &self.file {
             Some(file) => Arc::clone(file),
-            None => Arc::clone(self.file.insert(Arc::new(pool.sealed_file()?))),
+            None => Arc::clone(self.file.insert(Arc::new(resources.sealed_file()?))),
         };
         let (plain, freed_bytes) = (content.plain(), content.charge.bytes());
         let sealed = OnDisk { generation: file.seal(index, plain)?, len: plain.len(), crc: content.crc() };
@@ -379,7 +379,7 @@ impl Contents {
         }
     }
 
-    /// Nothing is present any more: the sealed file goes as a whole, with its keys.
+    /// Nothing is present: the sealed file goes as a whole, with its keys.
     fn forget_all(&mut self) {
         *self = Contents { turn_next: self.turn_next, ..Contents::default() };
     }
@@ -390,12 +390,12 @@ impl Contents {
     pub(super) fn damage(&mut self, offset: u64) {
         let (index, at) = (offset / BLOCK_BYTES as u64, offset as usize % BLOCK_BYTES);
         let Some(Block::Memory(block)) = self.blocks.get_mut(&index) else { panic!("block {index} is not in memory") };
-        Arc::get_mut(&mut block.content).expect("nobody shares it").damage(at);
+        Arc::get_mut(&mut block.content).expect("no snapshot shares it").damage(at);
     }
 }
 
-/// The content as one that may be changed and has room for the edit: the same when nobody shares it, else a copy of
-/// what stays.
+/// The content as one that may be changed and has room for the edit: the same when no snapshot shares it, else a copy
+/// of what stays.
 fn own(content: Arc<Content>, part: &Range<usize>, edit: Edit<'_>, stays: bool, memory: &mut Charge) -> Content {
     let capacity_bytes = |content: &Content| capacity_for(edit.len_after(content.plain().len(), part));
     match Arc::try_unwrap(content) {
@@ -426,7 +426,7 @@ fn fresh(
     stays: bool,
     memory: &mut Charge,
 ) -> Content {
-    debug_assert_eq!(opened.is_some(), stays, "a sealed block of which bytes stay was opened before");
+    debug_assert_eq!(opened.is_some(), stays, "a sealed block that is changed in part was opened before");
     let capacity_bytes = capacity_for(edit.len_after(len, part));
     let charge = memory.split(capacity_bytes as u64);
     match opened {

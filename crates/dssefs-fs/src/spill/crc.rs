@@ -15,8 +15,7 @@ pub(super) fn of(bytes: &[u8]) -> u64 {
     crc64_nvme(bytes)
 }
 
-/// The checksum of a text of which `crc` is the beginning's, followed by `bytes`. What has been checksummed is not
-/// looked at again.
+/// The checksum of a text whose beginning has the checksum `crc`, followed by `bytes`. The beginning is not read again.
 pub(super) fn extend(crc: u64, bytes: &[u8]) -> u64 {
     // The checksum is the register with all bits inverted (NVM Command Set Specification 1.0, section 5.2.1.3.4).
     let mut digest = Digest::new_with_init_state(Crc64Nvme, !crc);
@@ -24,7 +23,7 @@ pub(super) fn extend(crc: u64, bytes: &[u8]) -> u64 {
     digest.finalize()
 }
 
-/// The checksum of a text of which `crc` is the beginning's, followed by `len` bytes with the checksum `next`.
+/// The checksum of a text whose beginning has the checksum `crc`, followed by `len` bytes with the checksum `next`.
 pub(super) fn append(crc: u64, next: u64, len: u64) -> u64 {
     match len {
         0 => crc,

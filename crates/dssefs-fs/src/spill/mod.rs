@@ -13,7 +13,7 @@
 //!
 //! The room refuses to exceed its limits, to put plaintext on the disk, to lose a byte that it accepted and was not
 //! told is elsewhere, and to return anything else than what was written. It does not know S3, and waits for nothing but
-//! the disk, which keeps no other task waiting: a caller who is told [`Error::Busy`] waits for [`Pool::released`].
+//! the disk, which keeps no other task waiting. A caller that gets [`Error::Busy`] waits for [`Pool::released`].
 //!
 //! It may use `sealed`, and the buffers of `secret`.
 
@@ -25,6 +25,8 @@ mod disk;
 mod pool;
 mod pressure;
 mod ranges;
+mod registry;
+mod resources;
 mod snapshot;
 
 pub use buffer::{Buffer, Location};
@@ -49,7 +51,7 @@ pub enum Error {
         /// What was asked for.
         range: Range<u64>,
     },
-    /// All memory is in the hands of uploads in flight. Wait for [`Pool::released`] and try again.
+    /// Uploads in flight hold all memory. Wait for [`Pool::released`] and try again.
     #[error("all buffer memory is held by uploads in flight; wait for one of them to end")]
     Busy,
     /// Neither memory nor disk has room, and no upload is in flight that will make some.
@@ -85,7 +87,11 @@ pub enum Error {
         memory_bytes_max: u64,
     },
     /// The directory for unsaved data cannot be used.
-    #[error("the directory {} cannot hold unsaved data ({source}); see that it is a directory that can be written to", directory.display())]
+    #[error(
+        "the directory {} cannot hold unsaved data ({source}); check that this user can write to it, and that it is \
+         a directory",
+        directory.display()
+    )]
     Directory {
         /// The directory.
         directory: PathBuf,
@@ -101,7 +107,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether room that somebody gives back would help, and none is on its way.
+    /// Whether freed room would help, and none is about to be freed.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
         matches!(self, Error::NoSpace)

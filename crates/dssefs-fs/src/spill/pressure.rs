@@ -1,15 +1,15 @@
 //! Making room when memory is used up.
 //!
-//! Whoever needs memory searches for it himself, in his own thread, while he holds the lock of no buffer: so he may
-//! wait for the lock of any, one at a time, and no two searchers can wait for each other.
+//! A caller that needs memory searches for it in its own thread, while it holds the lock of no buffer. So it may wait
+//! for the lock of any buffer, one at a time, and no two searches can wait for each other.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::Error;
-use super::buffer::Core;
 use super::contents::Contents;
 use super::disk::beside_other_tasks;
+use super::registry::Core;
 
 /// What a search frees at least, if it can, so that small writes do not search each time: 16 blocks, some 0.6 ms of
 /// sealing.
@@ -25,10 +25,10 @@ pub(super) fn relieve(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
 }
 
 fn search(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
-    own.pool.starve();
-    let ended = own.pool.snapshots_ended();
+    own.resources.starve();
+    let ended = own.resources.snapshots_ended();
     let cores = fullest_first(own);
-    let wanted_bytes = needed_bytes.max(RELIEF_BYTES_MIN.min(own.pool.write_bytes_max() / 2));
+    let wanted_bytes = needed_bytes.max(RELIEF_BYTES_MIN.min(own.resources.write_bytes_max() / 2));
     if drop_uploaded(&cores, wanted_bytes) > 0 {
         return Ok(());
     }
@@ -42,7 +42,7 @@ fn search(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
 
 /// The buffers in the order in which they give memory: those that hold the most first, and of two alike our own.
 fn fullest_first(own: &Arc<Core>) -> Vec<Arc<Core>> {
-    let mut cores = own.pool.live_cores();
+    let mut cores = own.all();
     cores.sort_by_cached_key(|core| Reverse((core.memory_bytes(), Arc::ptr_eq(core, own))));
     cores
 }
@@ -63,7 +63,7 @@ fn seal_oldest(cores: &[Arc<Core>], wanted_bytes: u64) -> Result<u64, Error> {
             if no_more_files && contents.file().is_none() {
                 return 0;
             }
-            contents.seal_oldest(&core.pool, wanted).unwrap_or_else(|error| {
+            contents.seal_oldest(&core.resources, wanted).unwrap_or_else(|error| {
                 if matches!(error, Error::NoSpace) {
                     // Without a descriptor for one more file, those that have theirs can still give memory.
                     no_more_files = contents.file().is_none();
@@ -92,7 +92,11 @@ fn make_room_on_disk(own: &Arc<Core>, cores: &[Arc<Core>], wanted_bytes: u64, en
     if dropped_bytes > 0 || cores.iter().any(|core| core.relieve_with(Contents::drop_older_on_disk)) {
         return Ok(());
     }
-    if own.pool.has_snapshots() || own.pool.snapshots_ended() != ended { Err(Error::Busy) } else { Err(Error::NoSpace) }
+    if own.resources.has_snapshots() || own.resources.snapshots_ended() != ended {
+        Err(Error::Busy)
+    } else {
+        Err(Error::NoSpace)
+    }
 }
 
 /// Goes from buffer to buffer until enough is freed.

@@ -9,7 +9,7 @@ use dssefs_seal::sealed::SealedFile;
 use dssefs_seal::secret::PlainBuf;
 
 use super::block::{self, Content, OnDisk};
-use super::pool::InFlight;
+use super::resources::InFlight;
 use super::{BLOCK_BYTES, Error, crc};
 
 /// A part of a buffer that does not change while the buffer goes on being written. It can be read any number of times,
@@ -64,7 +64,7 @@ impl Snapshot {
     }
 
     /// Hands the content to `take` in order, each chunk with its offset in the file, and then proves that it was what
-    /// came in: for those who put it where nobody compares it with [`Snapshot::crc64`] any more.
+    /// came in: for callers that put it where it is not compared with [`Snapshot::crc64`] again.
     ///
     /// # Errors
     /// As for [`Snapshot::chunks`], [`Error::Tampered`] at the end when a bit has flipped, and those of `take`.

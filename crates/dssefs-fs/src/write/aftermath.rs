@@ -92,7 +92,7 @@ impl Writer {
         let object = &attempt.object;
         tracing::info!(
             key = %object.key,
-            "the answer to an earlier commit was lost, and its object is there as it was sent"
+            "the answer to an earlier commit was lost; its object is in the store as it was sent"
         );
         let version = stored.version.clone();
         let base = Base { key: object.key.clone(), version, size: attempt.size };
@@ -139,7 +139,7 @@ impl Writer {
         let lost = self.state().deleted(key, &self.buffer.present());
         if !lost.is_empty() {
             let lost = Error::PartsLost { key: key.to_string(), lost };
-            tracing::error!(%lost, "bytes of the object that was replaced are gone with it");
+            tracing::error!(%lost, "the object was deleted again, and bytes of the one that it had replaced are lost");
         }
     }
 
@@ -174,7 +174,7 @@ impl Writer {
         if lost.is_empty() {
             return error;
         }
-        tracing::error!(%key, %error, "an upload is gone together with parts that this host has no copy of");
+        tracing::error!(%key, %error, "an upload is gone, with parts that this host has no copy of");
         if error.is_noncompliant() { error } else { Error::PartsLost { key, lost } }
     }
 

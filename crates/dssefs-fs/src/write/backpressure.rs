@@ -1,4 +1,4 @@
-//! Waiting for memory or disk that somebody else is about to give back.
+//! Back-pressure: a write or a commit waits for memory or disk that other parts or commits are about to give back.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,7 +26,7 @@ impl Writer {
         let deadline = Instant::now() + wait_max;
         for tries in 0_u32.. {
             let released = self.engine.pool.released();
-            // Asked before the attempt: what ends in between has given its room back, and notice of it.
+            // Asked before the attempt: a commit that ends in between has freed its room and given notice.
             let hopeful = meanwhile();
             match attempt() {
                 Err(error) if matches!(error, spill::Error::Busy) || (hopeful && error.is_no_space()) => {
@@ -65,7 +65,7 @@ impl Engine {
     /// Counts a commit that waits until all others have given back what they took for their parts.
     pub(super) fn blocked(&self) -> Blocked<'_> {
         self.blocked.fetch_add(1, Ordering::SeqCst);
-        // Who hopes for it hopes in vain from now on.
+        // Waiters that counted on this commit look again.
         self.pool.wake();
         Blocked(self)
     }
@@ -80,7 +80,7 @@ impl Drop for Blocked<'_> {
     }
 }
 
-/// The outcome of waiting for `room`, unless nothing can come of that any more.
+/// The outcome of waiting for `room`, or [`Error::GivenUp`] once the store is given up.
 async fn room_unless<T>(
     room: impl Future<Output = Result<T, Error>>,
     is_given_up: impl Future<Output = ()>,
@@ -88,8 +88,8 @@ async fn room_unless<T>(
     tokio::select! { outcome = room => outcome, () = is_given_up => Err(Error::GivenUp) }
 }
 
-/// Many may wait for the same room, and each search of it goes through the files of all: who was often too late waits a
-/// little longer.
+/// Many may wait for the same room, and each search for it goes through all files. A caller that was often too late
+/// waits a little longer.
 fn pause_after(tries: u32) -> Option<Duration> {
     const NO_PAUSE_TRIES: u32 = 2;
     const DOUBLINGS_MAX: u32 = 8;
@@ -103,9 +103,9 @@ mod tests {
 
     use super::*;
 
-    /// The end of a mount told programs that a store had taken nothing for 120 s, after as many as it was silent.
+    /// At the end of a mount the error named 120 s, although the store had been silent for a shorter time.
     #[tokio::test]
-    async fn who_waits_for_a_store_that_is_given_up_is_told_so_and_not_that_his_time_is_over() {
+    async fn waiting_for_a_given_up_store_returns_given_up() {
         assert!(room_unless(ready(Ok(())), pending()).await.is_ok());
         let stalled = || ready(Err::<(), _>(Error::Stalled { seconds: 120 }));
         assert!(matches!(room_unless(stalled(), pending()).await, Err(Error::Stalled { .. })));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_too_late_again_and_again_waits_longer_up_to_a_limit() {
+    fn each_late_try_waits_longer_up_to_a_limit() {
         assert_eq!(
             [0, 1, 2, 3].map(pause_after),
             [None, None, Some(1), Some(2)].map(|ms| ms.map(Duration::from_millis))

@@ -14,8 +14,7 @@ impl Writer {
     /// before any commit can begin. False, and nothing done, unless the file ends where `range` begins and is a copy of
     /// that same object up to there; an empty file always is.
     ///
-    /// The caller sees to it that this mount does not replace or delete `source` before it has called
-    /// [`Writer::let_go_of`].
+    /// This mount must not replace or delete `source` before the caller has called [`Writer::let_go_of`].
     pub async fn adopt(&self, source: &Base, range: Range<u64>, taken: impl FnOnce()) -> bool {
         // A commit that is under way would end with its own object as the base.
         let _turn = self.turn.lock().await;
@@ -44,8 +43,8 @@ impl Writer {
         }
         let Err(error) = Box::pin(self.resolve_or_materialize(leans)).await else { return Ok(()) };
         match leant_on() {
-            // By somebody else's doing the copy cannot be any more: nothing is left to be harmed, and its own commit
-            // tells of it.
+            // Another writer has made the copy impossible. There is nothing left to protect, and the commit of the copy
+            // reports it.
             Some(base) if error.disposition().is_lost_copy() && (self.has_evicted() || self.is_gone(&base).await) => {
                 Ok(())
             }
@@ -56,7 +55,7 @@ impl Writer {
         }
     }
 
-    /// A copy that the store has made unseen would not be known any more without its source.
+    /// Resolves ambiguous commits first: without its source, a copy that the store has made could not be recognised.
     async fn resolve_or_materialize(self: &Arc<Self>, leans: impl Fn(&Base) -> bool) -> Result<(), Error> {
         {
             // A commit under way counts on what it has found itself.
@@ -66,7 +65,7 @@ impl Writer {
         self.materialize_base_if(leans).await
     }
 
-    /// The object of which the whole file is an unchanged copy, if there is one.
+    /// The object that the whole file is an unchanged copy of, if there is one.
     pub(super) fn copied_whole<'a>(&self, commit: &'a CommitSnapshot) -> Option<&'a Base> {
         let base = commit.base.as_ref()?;
         let whole = commit.size > 0 && commit.size == commit.base_len && commit.size == base.size;

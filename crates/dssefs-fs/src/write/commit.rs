@@ -25,11 +25,11 @@ use super::{Base, CommitTarget, Disposition, Engine, Error, Target, Writer};
 /// How often a part is read again because the program changed it while it was being sent.
 pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
-/// How often a commit begins anew.
+/// How often a commit begins again.
 const TRIES_MAX: u32 = 7;
-/// The pause after the first try during which another request for the same key was under way: S3 answers 409
-/// ConditionalRequestConflict then, and who has lost the race is known only when the other one has ended ("Conditional
-/// writes", S3 User Guide). Some seconds in all.
+/// The pause after the first try that met another request for the same key. S3 then answers 409
+/// ConditionalRequestConflict, and the outcome of the race is known only when the other request has ended ("Conditional
+/// writes", S3 User Guide). Each pause is twice the last one, cut by up to a half at random: some seconds in all.
 const CONFLICT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(3200), Jitter::Half);
 
 /// What the file was when the commit began.
@@ -64,11 +64,15 @@ impl Writer {
     /// The store refused or did not answer, or the bytes could not be read. All changes are still there, and the next
     /// commit tries again.
     pub async fn commit(self: &Arc<Self>) -> Result<(), Error> {
+        // 1. One commit at a time. Writes that wait for room hear of its end.
         let _turn = self.turn.lock().await;
         let _under_way = UnderWay::begin(&self.engine);
+        // 2. No new part is sent ahead, and those under way are waited for.
         self.state().committing = true;
         self.parts_settled().await;
+        // 3. Make the object, as often as the failures allow it.
         let outcome = self.try_until_decided().await;
+        // 4. Parts may be sent ahead again.
         self.state().committing = false;
         outcome
     }
@@ -91,12 +95,15 @@ impl Writer {
     }
 
     async fn try_once(self: &Arc<Self>) -> Result<(), Error> {
+        // 1. Learn what earlier commits have made whose answers were lost.
         self.resolve_ambiguous_commits().await?;
+        // 2. Fix what is to be stored, and where; send it.
         match (self.commit_snapshot(), self.destination.commit_target()) {
             (_, CommitTarget::Removed) => Ok(()),
             (None, _) => self.refuse_if_abandoned(),
             (Some(_), CommitTarget::Lost) => Err(Error::NameLost),
             (Some(commit), CommitTarget::Object(target)) => match self.carry_out(&commit, &target).await {
+                // 3. Note what a failure has left: see aftermath.rs.
                 Err(error) => Err(self.after_failure(error, &commit, &target).await),
                 done => done,
             },
@@ -122,9 +129,11 @@ impl Writer {
     }
 
     async fn carry_out(self: &Arc<Self>, commit: &CommitSnapshot, target: &Target) -> Result<(), Error> {
+        // 1. A part that was sent ahead had a wrong answer: the commit fails with it.
         if let Some(error) = self.refused_part() {
             return Err(error);
         }
+        // 2. Complete the early upload, if there is one that fits.
         if let Some(begun) = self.early_upload_to_finish(commit, target) {
             let begun_for = begun.target.clone();
             match self.finish_early_upload(commit, begun).await {
@@ -138,18 +147,19 @@ impl Writer {
                     self.settle(commit, &begun_for.object, stored);
                     return self.correct_metadata(commit, target).await;
                 }
-                // Somebody aborted the upload, and all of its bytes are still here.
+                // Another process aborted the upload, and this host still has all of its bytes.
                 Err(Error::Store(error)) if error.kind == Kind::NoSuchUpload => {}
                 Err(error) => return Err(error),
             }
         }
+        // 3. Otherwise store the file by a request or an upload of this commit.
         self.drop_early_upload().await?;
-        let stored = self.store_anew(commit, target).await?;
+        let stored = self.store_whole(commit, target).await?;
         self.settle(commit, &target.object, stored);
         Ok(())
     }
 
-    async fn store_anew(self: &Arc<Self>, commit: &CommitSnapshot, target: &Target) -> Result<Stored, Error> {
+    async fn store_whole(self: &Arc<Self>, commit: &CommitSnapshot, target: &Target) -> Result<Stored, Error> {
         if let Some(base) = self.copied_whole(commit) {
             self.copy_whole(base, commit, target).await
         } else if commit.size <= SINGLE_PUT_BYTES_MAX {
@@ -191,7 +201,7 @@ impl Writer {
         Err(changed_too_often(target))
     }
 
-    /// The upload that was begun while the program wrote, if it is the way to this commit; `keep_early_upload` puts it back.
+    /// The early upload, if this commit is to complete it. `keep_early_upload` puts it back after a failure.
     fn early_upload_to_finish(&self, commit: &CommitSnapshot, target: &Target) -> Option<Begun> {
         let mut state = self.state();
         let early_upload = state.early_upload.as_mut()?;
@@ -208,8 +218,8 @@ impl Writer {
         Some(Begun { upload, target: early_upload.target.clone(), layout, sent: early_upload.sent_of(commit.size) })
     }
 
-    /// That the answer to a part was not what was asked, told once. Where parts are in the upload alone it goes on, and
-    /// the next commit sends this one again; any other upload is given up by `drop_early_upload`.
+    /// The failure of a part whose answer was not as asked, reported once. An upload that has the only copy of some
+    /// parts goes on, and the next commit sends this part again. `drop_early_upload` aborts any other upload.
     fn refused_part(&self) -> Option<Error> {
         let mut state = self.state();
         let early_upload = state.early_upload.as_mut()?;
@@ -217,8 +227,7 @@ impl Writer {
         if alone { early_upload.failure.take_if(|error| error.is_noncompliant()) } else { None }
     }
 
-    /// Gives up an upload that is no use for this commit. One whose answers were not what was asked is given up in any
-    /// case, and its failure is the commit's.
+    /// Aborts an upload that is of no use for this commit. When the answers to it were not as asked, the commit fails.
     pub(super) async fn drop_early_upload(&self) -> Result<(), Error> {
         let Some(mut early_upload) = self.state().early_upload.take() else { return Ok(()) };
         early_upload.keep_all_whole(&self.buffer);
@@ -231,7 +240,7 @@ impl Writer {
             (None, None) => Ok(()),
             (Some(error), None) | (None, Some(error)) => Err(error),
             (Some(error), Some(lost)) => {
-                tracing::error!(%lost, "an upload that was not as asked was given up");
+                tracing::error!(%lost, "an upload was aborted because it is not encrypted as was asked");
                 Err(error)
             }
         }
@@ -239,7 +248,7 @@ impl Writer {
 
     /// Completes the upload that was begun while the program wrote.
     async fn finish_early_upload(self: &Arc<Self>, commit: &CommitSnapshot, begun: Begun) -> Result<Stored, Error> {
-        // The object's bytes are all here instead when they were taken in meanwhile.
+        // The base may have been materialized meanwhile: then all of its bytes are here, and are sent.
         let is_copied = |range: &Range<u64>| range.end <= begun.layout.copied() && range.end <= commit.base_len;
         let planned = |range| if is_copied(&range) { Planned::Copy(range) } else { Planned::Put(range) };
         let parts = begun.layout.parts(commit.size).map(|(number, range)| (number, planned(range))).collect();
@@ -302,7 +311,7 @@ impl Writer {
         }
     }
 
-    /// Who has the content of the object besides the store, once it is made.
+    /// Where the content of the object is besides the store, once it is made.
     fn other_copy(&self, commit: &CommitSnapshot, key: &Key, assembly: &Assembly) -> OtherCopy {
         let only_sent = |early_upload: &EarlyUpload| !early_upload.only_sent(&self.buffer).is_empty();
         if self.state().early_upload.as_ref().is_some_and(only_sent) {
@@ -360,9 +369,12 @@ impl Writer {
         streamed: bool,
     ) -> Result<(Part, Option<Crc64>), Error> {
         for _ in 0..CHANGED_WHILE_SENT_MAX {
+            // 1. Read what the base has of the part.
             let _filling = self.fill(range, commit.base.as_ref(), commit.base_len).await?;
+            // 2. Fix its bytes: the program may go on writing.
             let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
             self.refuse_if_cut(commit, upload.key())?;
+            // 3. Send it, or begin again when the program wrote into it.
             match self.send_part(upload, number, Arc::new(snapshot)).await {
                 Err(error) if error.disposition().is_unread() && self.state().changes != commit.changes => {}
                 outcome => {
@@ -397,7 +409,7 @@ impl Writer {
     }
 }
 
-/// A commit that may give room back until it is dropped, of which those who wait for some hear.
+/// A commit that is under way until it is dropped. It may free room, and its end wakes those that wait for some.
 struct UnderWay<'a>(&'a Engine);
 
 impl UnderWay<'_> {

@@ -13,8 +13,8 @@ use dssefs_s3::s3::{Part, Upload};
 use super::parts::AppendLayout;
 use super::{Error, Target};
 
-/// The upload of a file that is written in sequence: from its beginning, or on behind an object whose bytes stay as
-/// they are and are copied when the file is committed.
+/// The upload of a file that is written in sequence, begun while the program writes. The file is new, or the program
+/// appends to an object whose bytes stay as they are: the commit copies them.
 pub(crate) struct EarlyUpload {
     /// Begun by the first part's task. Shared with the tasks.
     pub(crate) upload: Arc<OnceCell<Upload>>,
@@ -81,7 +81,7 @@ impl EarlyUpload {
     /// The next part that is wholly written and passed by, now marked as being sent. A part at the file's very end
     /// waits: it may grow, and a file of one part needs no upload.
     pub(crate) fn begin_ripe(&mut self, size: u64, buffer: &Buffer) -> Option<(u32, Range<u64>)> {
-        // Those that an earlier process has sent need not be the first ones.
+        // The parts that an earlier process has sent need not be the first ones.
         while self.parts.contains_key(&self.next) {
             self.next += 1;
         }
@@ -115,7 +115,7 @@ impl EarlyUpload {
         }
     }
 
-    /// Takes back a part whose sending could not begin.
+    /// Forgets a part that could not be sent.
     pub(crate) fn forget(&mut self, number: u32) {
         self.in_flight -= 1;
         self.parts.remove(&number);
@@ -146,8 +146,8 @@ impl EarlyUpload {
         self.sent_over(range).any(|part| !present.contains(part))
     }
 
-    /// Prepares a change of `range`: the parts that it touches will have to be sent again, so all of their bytes have
-    /// to stay on this host from now on. False when some are gone already.
+    /// Prepares a change of `range`. The parts that it touches must be sent again, so all of their bytes stay on this
+    /// host from now on. False when some are gone already.
     pub(crate) fn keep_whole(&self, range: &Range<u64>, buffer: &Buffer) -> bool {
         self.sent_over(range).all(|part| {
             buffer.unmark_uploaded(part.clone());
@@ -182,9 +182,8 @@ impl EarlyUpload {
         self.layout.parts(size).filter_map(sent).collect()
     }
 
-    /// Those of them that will not be sent again in their place, where they would become another part than the one that
-    /// is here: this host gives up what it has of full ones, so that they cannot change without a commit. The one that
-    /// ends the file may grow, and stays here.
+    /// Those of them that only the upload will have, so that the journal can name them. This host drops its bytes of
+    /// full parts: they can then not change without a commit. The part that ends the file may grow, and stays here.
     pub(crate) fn sent_alone(&self, size: u64, buffer: &Buffer) -> BTreeMap<u32, Sent> {
         let is_alone = |number: u32| {
             let place = self.layout.part(number).unwrap_or(0..0);
@@ -199,7 +198,7 @@ impl EarlyUpload {
         self.sent_of(size).into_iter().filter(|(number, _)| is_alone(*number)).collect()
     }
 
-    /// The bytes of sent parts of which this host does not have all.
+    /// The bytes of the sent parts that this host does not have whole.
     pub(crate) fn only_sent(&self, buffer: &Buffer) -> RangeSet {
         self.sent_over(&(0..u64::MAX)).filter(|part| !buffer.contains(part.clone())).collect()
     }

@@ -17,9 +17,10 @@ pub enum Error {
     /// The journal could not keep the changes.
     #[error(transparent)]
     Journal(#[from] journal::Error),
-    /// The list of uploads that the next start aborts cannot be changed, so that no journal may count on one of them.
+    /// The list of uploads that the next start aborts cannot be changed, so the journal may not count on one of them.
     #[error(
-        "the local disk cannot note that parts of {key} are needed, so that it cannot keep the file; its upload goes on"
+        "the local disk cannot note that the upload of {key} must stay, so the journal cannot keep the file; \
+         the upload goes on"
     )]
     Ledger {
         /// The object's key.
@@ -36,10 +37,10 @@ pub enum Error {
         /// The size that was asked for.
         size_bytes: u64,
     },
-    /// The upload vanished from the store, with parts of which this host keeps no copy.
+    /// The upload is gone from the store, with parts that this host has no copy of.
     #[error(
-        "the multipart upload of {key} is gone (aborted by somebody else, or by a lifecycle rule) with the file's bytes {} in it, \
-         of which this host has no copy; write them again",
+        "the multipart upload of {key} is gone: another program or a lifecycle rule has aborted it; \
+         this host has no copy of the bytes {} that were in it; write them again",
         listed(lost)
     )]
     PartsLost {
@@ -48,20 +49,23 @@ pub enum Error {
         /// The bytes that are lost.
         lost: RangeSet,
     },
-    /// The bytes asked for are in an upload, or there is no room for more: [`super::Writer::commit`] helps, and then
-    /// the same again.
-    #[error("the bytes asked for are in an upload that has to be completed first; try again when the file is stored")]
+    /// The bytes are in an unfinished upload only, or there is no room for more. The caller commits
+    /// ([`super::Writer::commit`]), then retries.
+    #[error("the bytes are in an unfinished upload only; try again when the file is stored")]
     CommitFirst,
     /// Bytes that were written are neither on this host nor in the store. A guard: no path leads here.
-    #[error("the bytes {start} to {end} that were written are gone; report this, and write the file again")]
+    #[error(
+        "the file's bytes {start} to {end} are neither on this host nor in the store; \
+         report this, and write the file again"
+    )]
     Incomplete {
         /// The first byte.
         start: u64,
         /// One past the last byte.
         end: u64,
     },
-    /// A file without a name any more has bytes only in an upload that can no longer be completed.
-    #[error("the file was deleted while it was being written, and the bytes asked for had left this host")]
+    /// A deleted file has bytes only in an upload that can no longer be completed.
+    #[error("the file was deleted while it was being written, and its bytes had left this host")]
     Deleted,
     /// The file was changed each time that the commit tried to read it.
     #[error("{key} is being changed faster than it can be sent; flush it again when the program pauses")]
@@ -69,21 +73,24 @@ pub enum Error {
         /// The object's key.
         key: String,
     },
-    /// The file's name was taken away by somebody else while it had changes.
+    /// Another writer has removed or replaced the file while it had changes.
     #[error(
-        "the file was removed or replaced by another writer, so that its changes have no place any more; copy them to another name"
+        "another writer has removed or replaced the file, so its changes cannot be stored under this name; \
+         copy them to another name"
     )]
     NameLost,
-    /// The object that the file is a copy of was replaced or deleted by somebody else before the store had copied it.
-    #[error("{source_key}, of which {key} is a copy, was replaced or deleted before it was copied; copy it again")]
+    /// Another writer has replaced or deleted the source of a copy before the store had copied it.
+    #[error(
+        "{key} is a copy of {source_key}, which was replaced or deleted before the store had copied it; copy it again"
+    )]
     SourceGone {
         /// The key of the copy.
         key: String,
         /// The key of what was to be copied.
         source_key: String,
     },
-    /// An unsaved copy of the object that is about to be replaced or removed has no bytes of its own yet, and could not
-    /// be given them.
+    /// The object is about to be replaced or removed, and an unsaved copy of it has no bytes of its own yet. They could
+    /// not be read or kept.
     #[error("{key}, an unsaved copy of it, could not be given its bytes first: {error}")]
     Copy {
         /// The key of the copy.
@@ -93,7 +100,8 @@ pub enum Error {
     },
     /// The store kept all memory and spill busy for too long.
     #[error(
-        "no memory or spill became free within {seconds} s because the store does not take the parts under way; raise --memory or --spill"
+        "no memory or spill became free within {seconds} s, because the store does not take the parts under way; \
+         raise --memory or --spill"
     )]
     Stalled {
         /// How long was waited.
@@ -101,10 +109,11 @@ pub enum Error {
     },
     /// The mount is ending, and the store that was to free memory or spill was silent for too long.
     #[error(
-        "the mount is ending and the store is silent, so that no memory or spill becomes free; write the rest again through the next mount"
+        "the mount is ending and the store is silent, so no memory or spill becomes free; \
+         write the rest again through the next mount"
     )]
     GivenUp,
-    /// The mount has ended without the store having taken the file.
+    /// The mount has ended, and the store has not taken the file.
     #[error(
         "the mount has ended, and the changes of the file could not be saved; write it again through the next mount"
     )]

@@ -14,13 +14,13 @@ impl Writer {
     /// Where the bytes of `range` are, up to the file's end, and the object that `Base` pieces belong to.
     ///
     /// # Errors
-    /// [`Error::CommitFirst`] when some were given up after they were sent.
+    /// [`Error::CommitFirst`] when some were evicted after they were sent.
     pub fn locate(&self, range: Range<u64>) -> Result<Located, Error> {
         // The destination is asked without the mutex.
         self.locate_now(&range)?.ok_or_else(|| self.commit_first())
     }
 
-    /// None when some of the bytes were given up.
+    /// None when some of the bytes were evicted.
     fn locate_now(&self, range: &Range<u64>) -> Result<Option<Located>, Error> {
         let state = self.state();
         let range = range.start..range.end.min(state.size);
@@ -31,7 +31,7 @@ impl Writer {
         Ok(Some((pieces(&state, &present, &range)?, state.base.clone())))
     }
 
-    /// Whether some bytes are in the store's upload only.
+    /// Whether some bytes were evicted: they are in the unfinished upload only.
     pub(super) fn has_evicted(&self) -> bool {
         let state = self.state();
         state
@@ -40,7 +40,7 @@ impl Writer {
             .is_some_and(|early_upload| early_upload.evicted(&(0..u64::MAX), &self.buffer.present()))
     }
 
-    /// Copies bytes of a `Local` piece; false when they were given up since it was located.
+    /// Copies bytes of a `Local` piece. False when they were evicted since it was located.
     ///
     /// # Errors
     /// The spill cannot be read, or was tampered with.
@@ -52,7 +52,7 @@ impl Writer {
         }
     }
 
-    /// The parts of `range`, up to the file's end, that nobody ever wrote: they read as zeros.
+    /// The holes of `range`, up to the file's end: no program wrote them, and they read as zeros.
     #[must_use]
     pub fn holes(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let state = self.state();

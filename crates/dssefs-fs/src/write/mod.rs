@@ -4,6 +4,21 @@
 //! `commit` makes one object of the changes and of the object they were made to. Only the gateway's `Verified` receipt
 //! ends a commit.
 //!
+//! | file | what it has |
+//! |---|---|
+//! | `writer` | what programs call: write, resize, discard; parts that are sent ahead |
+//! | `state` | the bookkeeping of one file, without I/O |
+//! | `commit` | making one object of the changes |
+//! | `aftermath` | what follows a failed commit, and the answer that was lost |
+//! | `error` | why something failed, and what that means for the next try (`Disposition`) |
+//! | `parts` | which bytes go into which part: the two planners |
+//! | `early_upload` | the upload that begins while the program writes |
+//! | `extents` | where the bytes of a file are: here, in the base, or nowhere |
+//! | `read_modify_write` | reading what a part needs of the base |
+//! | `backpressure` | waiting for memory or disk |
+//! | `clone` | a file that is a copy of another object |
+//! | `pending_changes` | what the journal keeps of the changes, and the way back |
+//!
 //! This room reads nothing for programs and knows no paths, inodes or handles. It may use `object`, `policy`,
 //! `journal`, `spill` and `s3`.
 

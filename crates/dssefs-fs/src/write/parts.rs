@@ -1,5 +1,18 @@
 //! Which bytes go into which part: pure arithmetic over S3's limits.
 //!
+//! Two planners make parts, and each serves some appends:
+//!
+//! * [`AppendLayout`] serves bytes that are written in sequence, while the program writes: a new file, or an append to
+//!   an object whose own bytes stay untouched, once more than 16 MiB (`SINGLE_PUT_BYTES_MAX`) follow the object. Each
+//!   part has its place before the file's end is known, so it is sent as soon as it is full. The object before them is
+//!   copied when the file is committed. The layout does not serve an object that is shorter than the smallest part
+//!   (5 MiB): its bytes are read, and the parts begin at 0. `State::layout` decides.
+//! * [`plan`] serves all other files of more than 16 MiB, at commit: a shorter append to a large object, and changes in
+//!   the middle. It knows the whole file, copies unchanged runs and sends the rest. (An unchanged copy of another
+//!   object needs no parts: it is one CopyObject.)
+//!
+//! A file of at most 16 MiB has no parts: one PutObject stores it whole, appended bytes and all.
+//!
 //! "Amazon S3 multipart upload limits" (S3 User Guide): parts of 5 MiB to 5 GiB, the last one free, numbered 1 to
 //! 10,000.
 
@@ -29,12 +42,12 @@ const SCHEDULE: [(u64, u64); 4] = [(16 * MIB, 1_000), (64 * MIB, 2_000), (256 * 
 /// The largest file, in bytes: what 10,000 parts add up to (5.6 TiB).
 pub const OBJECT_BYTES_MAX: u64 = 16 * MIB * 1_000 + 64 * MIB * 2_000 + 256 * MIB * 2_000 + GIB * 5_000;
 
-/// The most that one part copies of what stands before a stream. S3 takes 5 GiB; with fewer, the copies of a large
+/// The most that one part copies of the object before an append. S3 takes 5 GiB; with fewer, the copies of a large
 /// object would leave too few of the 10,000 parts for what follows it.
 const HEAD_PART_BYTES: u64 = 4 * GIB;
 
-/// The parts of a file that is written in sequence. Its first bytes may be those of an object, and are copied as the
-/// first parts; the schedule follows them.
+/// The parts of a file that is written in sequence. Its first bytes may be those of an object, which the first parts
+/// copy. The schedule follows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AppendLayout {
     copied: u64,
@@ -138,8 +151,8 @@ impl Planned {
     }
 }
 
-/// How to make a file of `size` bytes out of an object, of which the first `base_len` bytes are still valid, and of
-/// `present`, the bytes that were written over it. The parts cover `0..size` in order and respect S3's limits; a `Put`
+/// How to make a file of `size` bytes from the first `base_len` bytes of an object and from `present`, the bytes that
+/// were written over it. The parts cover `0..size` in order and respect S3's limits; a `Put`
 /// may contain bytes of the object, which then must be read first.
 pub(crate) fn plan(size: u64, base_len: u64, present: &RangeSet) -> Vec<Planned> {
     let unchanged = unchanged_runs(size, base_len, present);

@@ -1,5 +1,5 @@
-//! What is kept of a file's changes beyond the life of the process: what an entry of the journal says, and the way
-//! back.
+//! A file's changes as the journal keeps them beyond the life of the process: what an entry says, and the writer that
+//! is made from it.
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
@@ -21,8 +21,8 @@ use super::{CommitTarget, Destination, Engine, Error, Target, Writer};
 
 /// Bytes that are read for the journal at a time.
 const RUN_BYTES: u64 = 4 << 20;
-/// The versions of what an entry says: the second one can name an upload, the third one bytes that are lost, the fourth
-/// one commits that may have succeeded. Each entry is of the first that can say what it has to.
+/// The versions of what an entry says: the second can name an upload, the third lost bytes, the fourth ambiguous
+/// commits. Each entry has the lowest version that can say what it has to.
 const VERSIONS: RangeInclusive<u32> = 1..=4;
 const VERSION_WITH_UPLOAD: u32 = 2;
 const VERSION_WITH_LOSS: u32 = 3;
@@ -47,10 +47,10 @@ pub struct PendingChanges {
     pub reason: Option<String>,
     /// Where the bytes are that are neither kept nor in the base.
     pub upload: Option<KeptUpload>,
-    /// Bytes that were written and are nowhere any more, because the upload is gone that had them: no holes, so such a
-    /// file is never stored.
+    /// Bytes that were written and are lost with the upload that had them. They are no holes, so such a file is never
+    /// stored.
     pub lost: Vec<Range<u64>>,
-    /// Commits of earlier changes that may have succeeded: what one of them made may be replaced as well.
+    /// Commits of earlier changes that may have succeeded. The object of each may be replaced as well.
     pub tried: Vec<KeptAttempt>,
 }
 
@@ -71,15 +71,15 @@ pub struct KeptAttempt {
     pub low_water: u64,
 }
 
-/// A multipart upload that has bytes of the file, of which the host has no copy.
+/// A multipart upload that has bytes of the file. This host has no copy of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptUpload {
     /// The store's name for it.
     pub id: String,
     /// What it was begun with.
     pub object: NewObject,
-    /// Whether the object may have nothing but the metadata of [`PendingChanges::object`]. Otherwise times that are older will
-    /// do.
+    /// Whether the object may have only the metadata of [`PendingChanges::object`]. Otherwise older times are good
+    /// enough.
     pub exact: bool,
     /// How many of the file's first bytes it takes from the base.
     pub copied: u64,
@@ -112,10 +112,8 @@ pub enum KeptError {
         max = VERSIONS.end()
     )]
     Version(u32),
-    /// No upload is like that.
-    #[error(
-        "the upload that the file is in is described in a way that no version does; the entry was made by another program"
-    )]
+    /// An upload that cannot be.
+    #[error("the journal describes the file's upload as no version of dssefs does; another program made the entry")]
     Upload,
     /// The object's name.
     #[error("the file's name cannot be a key: {0}")]
@@ -296,7 +294,7 @@ impl KeptUpload {
 }
 
 impl KeptAttempt {
-    /// None of one that would not be known again.
+    /// None where the attempt has no checksum by which its object could be recognised.
     fn of(commit: &AmbiguousCommit) -> Option<KeptAttempt> {
         let AmbiguousWrite { object, size, content, upload } = &*commit.attempt;
         let Content::Of(Checksum::Crc64(crc64)) = *content else { return None };
@@ -308,7 +306,7 @@ impl KeptAttempt {
     fn into_ambiguous_commit(self) -> AmbiguousCommit {
         let KeptAttempt { object, size, crc64, upload, since, low_water } = self;
         let attempt = AmbiguousWrite { object, size, content: Content::Of(Checksum::Crc64(crc64)), upload };
-        // Whatever it made, the file that is kept has changes to it.
+        // The kept file has changes to any object that the commit made.
         let mark = CommitMark { changes: 0, since: since.into_iter().collect(), low_water };
         AmbiguousCommit { attempt: Arc::new(attempt), mark }
     }
@@ -357,7 +355,7 @@ impl BaseText {
     }
 }
 
-/// The end of a file's changes that came back from a journal: their object, and nobody who waits for it.
+/// The destination of changes that came back from a journal: their object. No program waits for it.
 struct Recovered(Target);
 
 impl Destination for Recovered {
@@ -397,13 +395,16 @@ impl Writer {
         self.refuse_if_abandoned()?;
         for _ in 0..CHANGED_WHILE_SENT_MAX {
             let CommitTarget::Object(target) = self.destination.commit_target() else { return Ok(None) };
+            // 1. Describe the changes as they are now.
             let Some((kept, local, changes)) = self.to_keep(&target, reason) else { return Ok(None) };
+            // 2. Append the description and the bytes.
             let mut draft = journal.draft(&kept.encode(), before)?;
             match self.add_all(&local, kept.size, &mut draft) {
-                // Sent, and given up, since it was to be kept.
+                // A part was sent and evicted meanwhile: describe the changes again.
                 Err(Error::Spill(spill::Error::Absent { .. })) => continue,
                 outcome => outcome?,
             }
+            // 3. Finish the entry, unless the program has written meanwhile.
             if self.state().changes == changes {
                 return Ok(Some((self.finish(draft, &kept)?, changes)));
             }
@@ -420,9 +421,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Of a crash in between, or of a disk that fails here, an upload is left that nobody aborts; the other way round,
-    /// an entry would count on one that is aborted: this one, which may stand all the same, or the one that it was to
-    /// replace.
+    /// Takes the upload off the list of uploads that the next start aborts, and then finishes the entry. After a crash
+    /// in between, the upload stays until a lifecycle rule aborts it. In the other order, the entry could name an
+    /// upload that the next start has aborted.
     fn finish(&self, draft: Draft<'_>, kept: &PendingChanges) -> Result<EntryId, Error> {
         let gateway = &self.engine.gateway;
         let Some(upload) = &kept.upload else { return Ok(draft.finish()?) };

@@ -1,4 +1,4 @@
-//! Bytes of the object under the changes that a part or a small file needs beside them.
+//! Read-modify-write: reads the bytes of the base that a part or a small file needs beside the changes.
 
 use std::ops::Range;
 
@@ -15,9 +15,9 @@ use super::{Base, Error, Writer};
 /// Gaps nearer to each other than this are read by one GET, in bytes: each GET is a call to KMS.
 const JOIN_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The right to take room for bytes of an object, until they are sent and given back. Those who have found room share
-/// it; who has found none takes it alone, so that parts that are half there do not keep each other from becoming whole.
-#[expect(dead_code, reason = "they are held, and not looked at")]
+/// The right to take room for bytes of an object, until they are sent and released. Commits that have found room share
+/// it. A commit that has found none takes it alone, so that half-read parts do not block each other.
+#[expect(dead_code, reason = "the guards are held, not read")]
 pub(super) enum Filling<'a> {
     /// Nothing was missing.
     Nothing,
@@ -26,21 +26,23 @@ pub(super) enum Filling<'a> {
 }
 
 impl Writer {
-    /// Makes all of `range` present, as [`Writer::make_present`] does, for a part that gives its room back by
+    /// Makes all of `range` present, as [`Writer::make_present`] does, for a part that frees its room by
     /// [`Writer::release`].
     ///
-    /// Where there is no room beside the parts of other commits, it waits for them, as a program that writes does.
+    /// Where there is no room beside the parts of other commits, it waits for them, as a write does.
     pub(super) async fn fill(
         &self,
         range: &Range<u64>,
         base: Option<&Base>,
         base_len: u64,
     ) -> Result<Filling<'_>, Error> {
+        // 1. Nothing to read: no right is needed.
         let from_base = base.map_or(0..0, |_| range.start..range.end.min(base_len).max(range.start));
         if self.buffer.contains(from_base) {
             self.make_present(range.clone(), base, base_len).await?;
             return Ok(Filling::Nothing);
         }
+        // 2. Beside other commits, unless one of them has the right alone.
         let deadline = Instant::now() + self.engine.settings.wait_max;
         let beside = match self.engine.fills.try_read() {
             Ok(beside) => beside,
@@ -53,6 +55,7 @@ impl Writer {
             Err(Error::Spill(spill::Error::NoSpace)) => {}
             outcome => return outcome.map(|()| Filling::Beside(beside)),
         }
+        // 3. No room: release what was read, wait for the others, and read it alone.
         drop(beside);
         self.release(range);
         let alone = {
@@ -97,16 +100,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Drops what the buffer has of `range` only because a part needed it: what nobody wrote is in the object under the
-    /// changes, or is a hole. Otherwise a commit of a few bytes here and there would need room for all that lies
-    /// between them.
+    /// Drops the bytes of `range` that the buffer has only because a part needed them. The base has them too, or they
+    /// are holes. Otherwise a commit of a few scattered bytes would need room for all that lies between them.
     pub(super) fn release(&self, range: &Range<u64>) {
         let state = self.state();
         state.written.gaps(range.clone()).for_each(|filled| self.buffer.discard(filled));
     }
 
-    /// Makes what nobody wrote read as zeros. What somebody wrote and the buffer lacks is not a hole but a loss, which
-    /// must never be stored as zeros.
+    /// Makes a hole read as zeros. Bytes that a program wrote and the buffer lacks are no hole but a loss, which must
+    /// never be stored as zeros.
     fn fill_hole(&self, hole: &Range<u64>) -> Result<Result<(), Error>, spill::Error> {
         let state = self.state();
         // A program may have written into it meanwhile.

@@ -59,7 +59,7 @@ pub enum CommitTarget {
     Object(Target),
     /// Its name was removed: they are never stored.
     Removed,
-    /// Its name is gone without this mount's doing, so there is nowhere to store them.
+    /// Another writer has taken or removed its name, so there is no place to store them.
     Lost,
 }
 
@@ -107,17 +107,17 @@ pub(crate) struct State {
     pub(crate) committed: u64,
     /// Whether a commit is under way, during which no new upload may begin.
     pub(crate) committing: bool,
-    /// Whether the changes were given up while somebody may still believe in them: nothing is a success any more.
+    /// Whether the changes were given up while programs may still count on them: no call succeeds from now on.
     pub(crate) abandoned: bool,
     /// What was ever written or zeroed since the base was made; a hole is never one of these.
     pub(crate) written: RangeSet,
-    /// That of the commit under way, or of the last one.
+    /// The mark of the commit under way, or of the last one.
     pub(crate) mark: CommitMark,
-    /// Earlier ones that may have succeeded since the last one that is known to.
+    /// Commits that may have succeeded since the last one that is known to.
     pub(crate) ambiguous: Vec<AmbiguousCommit>,
-    /// Whether a short base could not be taken in to be sent ahead; not tried again before the next commit.
+    /// Whether a short base could not be materialized to be sent ahead. Not tried again before the next commit.
     pub(crate) base_stays: bool,
-    /// Parts sent ahead while the program writes in sequence.
+    /// Parts that are sent while the program writes in sequence.
     pub(crate) early_upload: Option<EarlyUpload>,
 }
 
@@ -195,7 +195,7 @@ impl State {
     pub(crate) fn adopt(&mut self, source: &Base, range: &Range<u64>) -> bool {
         let copied_so_far = self.base.as_ref() == Some(source) && self.base_len == self.size;
         let fits = range.start == self.size && range.start < range.end && range.end <= source.size;
-        // What an object that was tried has to do with such a copy nobody could tell later.
+        // Later it could not be told whether the object of an ambiguous commit is such a copy.
         if !fits || !(self.size == 0 || copied_so_far) || self.early_upload.is_some() || !self.ambiguous.is_empty() {
             return false;
         }
@@ -210,13 +210,13 @@ impl State {
         self.mark = CommitMark { changes: self.changes, since: RangeSet::default(), low_water: self.size };
     }
 
-    /// All plans of which something may be in the store.
+    /// All marks: of the commit under way, and of commits that may have succeeded.
     fn marks(&mut self) -> impl Iterator<Item = &mut CommitMark> {
         self.ambiguous.iter_mut().map(|commit| &mut commit.mark).chain(std::iter::once(&mut self.mark))
     }
 
-    /// After a commit that made an object of what the file was at change number `planned`: true when nothing has
-    /// changed since, so that the buffer can be dropped. Otherwise all of it can that is not `written` any more.
+    /// After a commit that made an object of the file as it was at change number `planned`. True when nothing has
+    /// changed since: the buffer can be dropped. Otherwise all of it can be dropped that is no longer `written`.
     pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
         self.base_len = stored.size.min(self.mark.low_water);
         self.replaces = Some(stored.version.etag.clone());

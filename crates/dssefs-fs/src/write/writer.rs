@@ -16,7 +16,7 @@ use super::payload::SnapshotPayload;
 use super::state::State;
 use super::{Base, CommitTarget, Engine, Error, Target};
 
-/// What a writer's object is to be, and who hears of it.
+/// What a writer's object is to be, and what learns of it.
 pub trait Destination: Send + Sync {
     /// What a commit that begins now has to make.
     fn commit_target(&self) -> CommitTarget;
@@ -54,7 +54,7 @@ enum RangeState {
 }
 
 impl Writer {
-    /// A writer over `base`, of which the file has the first `size` bytes; `changed` when that alone is a change (a new
+    /// A writer over `base`. The file has its first `size` bytes; `changed` when that alone is a change (a new
     /// file, or one that was cut).
     #[must_use]
     pub fn new(
@@ -108,7 +108,7 @@ impl Writer {
         self.state().early_upload.is_some()
     }
 
-    /// Whether a commit that failed may have made an object all the same; see [`Writer::resolve_ambiguous_commits`].
+    /// Whether a failed commit may have made an object; see [`Writer::resolve_ambiguous_commits`].
     #[must_use]
     pub fn has_ambiguous_commits(&self) -> bool {
         !self.state().ambiguous.is_empty()
@@ -131,9 +131,12 @@ impl Writer {
     /// The file would pass the largest size, no room became free, parts sent ahead were refused for good, or
     /// [`Error::CommitFirst`]. Nothing of `data` is kept then.
     pub async fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
+        // 1. Refuse what cannot be stored: too large a file, or a part that was sent ahead was refused for good.
         let range = checked(offset, data.len() as u64)?;
         self.refused_ahead()?;
+        // 2. Keep the bytes, and wait for room if there is none.
         self.change(&range, || self.buffer.write(offset, data)).await?;
+        // 3. Send the parts that are complete, and slow the program down while too many are under way.
         self.send_ahead().await;
         Ok(())
     }
@@ -233,17 +236,19 @@ impl Writer {
     /// The same, if the object is `wanted` when all parts sent ahead are readable, which may take a commit.
     pub(super) async fn materialize_base_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
         loop {
+            // 1. Make the parts readable that are in an upload only: by a commit.
             if self.has_evicted() {
                 self.commit_for_access().await?;
             }
+            // 2. End an upload that copies from the base.
             if self.copies_from(&wanted) {
-                // What it counts on is no base any more soon.
+                // The upload copies from the base, which is about to go.
                 match self.leave_early_upload().await {
                     Err(Error::CommitFirst) => continue,
                     left => left?,
                 }
             }
-            // A commit in between would drop what is taken in here.
+            // 3. Keep commits away, which would drop what is read here. Begin again if the upload has changed since.
             let _turn = self.turn.lock().await;
             let (base, base_len) = {
                 let state = self.state();
@@ -260,16 +265,18 @@ impl Writer {
             if !base.as_ref().is_some_and(&wanted) {
                 return Ok(());
             }
+            // 4. Read the bytes.
             let present = self.make_present(0..base_len, base.as_ref(), base_len).await;
             present.inspect_err(|_| self.release(&(0..base_len)))?;
+            // 5. The bytes no longer depend on the base.
             let mut state = self.state();
-            // They are changes now: the buffer has the only copy of them that this file may count on.
+            // They are changes now: the buffer has the only copy that the file may count on.
             let taken = 0..state.base_len;
             state.written.insert(taken);
             state.base = None;
             state.base_len = 0;
             if state.is_dirty() {
-                // What was kept of them counts on the object, and is no longer enough.
+                // The journal's entry counts on the object, and is no longer enough.
                 state.changes += 1;
             }
             return Ok(());
@@ -299,7 +306,7 @@ impl Writer {
         if self.state().abandoned { Err(Error::Abandoned) } else { Ok(()) }
     }
 
-    /// Gives up all changes and the upload under way; for a file that has no name any more.
+    /// Gives up all changes and the upload under way; for a file that has lost its name.
     pub async fn discard(self: &Arc<Self>) {
         let _turn = self.turn.lock().await;
         self.parts_settled().await;
@@ -326,7 +333,7 @@ impl Writer {
                 Ok(RangeState::Whole) => return Ok(()),
                 Ok(RangeState::Evicted) => return Err(self.commit_first()),
                 Ok(RangeState::Copied) => self.leave_early_upload().await?,
-                // What this file has written can leave the host by a commit, as an fsync here would do it.
+                // A commit frees the room of what this file has written, as an fsync would.
                 Err(Error::Spill(spill::Error::NoSpace)) if self.holds_much() => return Err(self.commit_first()),
                 Err(error) => return Err(error),
             }
@@ -353,8 +360,8 @@ impl Writer {
         Ok(RangeState::Whole)
     }
 
-    /// What whoever needs bytes that only the upload has is told: what programs then see is what an fsync in between
-    /// would show.
+    /// Returned when bytes exist only in the unfinished upload: the caller must commit, then retry. What programs then
+    /// see is what an fsync in between would show.
     pub(super) fn commit_first(&self) -> Error {
         match self.destination.commit_target() {
             CommitTarget::Removed => Error::Deleted,
@@ -362,7 +369,7 @@ impl Writer {
         }
     }
 
-    /// The commit itself, for callers who see to it that nobody else replaces the object meanwhile.
+    /// Commits, for callers that let nothing else replace the object meanwhile.
     async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
         match self.commit_first() {
             Error::CommitFirst => self.commit().await,
@@ -384,13 +391,13 @@ impl Writer {
         if whole { left } else { Err(self.commit_first()) }
     }
 
-    /// The failure of a part sent ahead, reported once, to the next write, so that a program does not go on for hours
-    /// in vain.
+    /// The failure of a part that was sent ahead. The next write reports it, once, so that a program does not write for
+    /// hours in vain.
     fn refused_ahead(&self) -> Result<(), Error> {
         let mut state = self.state();
         let Some(early_upload) = &mut state.early_upload else { return Ok(()) };
         match early_upload.failure.take() {
-            // This one stays: the commit has to give up the upload.
+            // This failure stays, because the commit has to abort the upload.
             Some(Error::Store(error)) if matches!(error.kind, Kind::Mismatch { .. }) => {
                 early_upload.failure = Some(Error::Store(error.clone()));
                 Err(error.into())
@@ -406,7 +413,10 @@ impl Writer {
             && let Err(error) = self.materialize_base().await
         {
             self.state().base_stays = true;
-            tracing::warn!(%error, "a short object could not be read to be sent again with what follows it; that waits for the commit");
+            tracing::warn!(
+                %error,
+                "a short object could not be read, so nothing is sent ahead behind it; the commit tries again"
+            );
         }
         if !self.early_upload_has_begun() {
             return;
@@ -459,7 +469,10 @@ impl Writer {
                 snapshot: Arc::new(snapshot),
             }),
             Err(error) => {
-                tracing::warn!(part = number, %error, "a part could not be read for sending ahead; the commit tries again");
+                tracing::warn!(
+                    part = number, %error,
+                    "a part could not be read, so it is not sent ahead; the commit tries again"
+                );
                 early_upload.forget(number);
                 None
             }
@@ -519,7 +532,7 @@ impl Writer {
     }
 }
 
-/// A part that was begun and must be accounted for, whatever becomes of its task: commits wait for all of them.
+/// A part that was begun. It is accounted for even if its task panics, because commits wait for all of them.
 struct Settlement<'a> {
     writer: &'a Writer,
     number: u32,
@@ -548,18 +561,21 @@ impl Drop for Settlement<'_> {
     }
 }
 
-/// Aborts an upload that nobody sends parts to any more.
+/// Aborts an upload that gets no more parts.
 pub(super) async fn abort(upload: Arc<OnceCell<Upload>>) {
     if let Some(upload) = Arc::into_inner(upload).and_then(OnceCell::into_inner) {
         abort_upload(upload).await;
     }
 }
 
-/// Aborts an upload; one that stays all the same is for the bucket's lifecycle rules.
+/// Aborts an upload. One that cannot be aborted is left to the bucket's lifecycle rules.
 pub(super) async fn abort_upload(upload: Upload) {
     let key = upload.key().clone();
     if let Err(error) = upload.abort().await {
-        tracing::warn!(%key, %error, "an upload that is not needed any more could not be aborted; a lifecycle rule should");
+        tracing::warn!(
+            %key, %error,
+            "an upload that is no longer needed could not be aborted; let a lifecycle rule abort such uploads"
+        );
     }
 }
 

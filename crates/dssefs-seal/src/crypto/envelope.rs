@@ -263,7 +263,7 @@ mod tests {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/block-{version}-{name}.bin"))
     }
 
-    /// `DSSEFS_BLESS=1` writes the files of the format that this build writes anew.
+    /// `DSSEFS_BLESS=1` writes the files again, in the format of this build.
     #[test]
     fn what_any_build_has_sealed_opens_in_every_build() {
         let envelope = fixed();

@@ -77,13 +77,11 @@ const VECTORS: &[Vector] = &[
 
 const KEY_15: [u8; 32] = hex("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308");
 
-const PLAIN_15: [u8; 64] = hex(
-    "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255",
-);
+const PLAIN_15: [u8; 64] = hex("d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+     1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255");
 
-const SEALED_15: [u8; 64] = hex(
-    "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad",
-);
+const SEALED_15: [u8; 64] = hex("522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa\
+     8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad");
 
 fn known_answer<L: Layer>(layer: &'static str, vector: &Vector) -> Result<(), Error> {
     let cipher = L::expand(&key_of(vector.key)?);

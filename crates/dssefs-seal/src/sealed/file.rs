@@ -49,7 +49,7 @@ impl SealedFile {
     /// Seals `plain` as the new content of `block`, and returns the generation that opens it.
     ///
     /// When this fails, the old content stays valid, with one exception: a disk that fails in the middle of overwriting
-    /// a block that was sealed before leaves that block without content. Whoever seals still has the plaintext, and
+    /// a block that was sealed before leaves that block without content. The caller still has the plaintext, and
     /// must keep it until this has succeeded. A full disk is found out before anything is overwritten, on every file
     /// system that allocates when it is asked to (not on btrfs with copy on write).
     ///
@@ -148,7 +148,7 @@ impl SealedFile {
 }
 
 /// Without a name from the start, or unlinked at once where the file system cannot do that (the errors are those of
-/// open(2), `O_TMPFILE`). Made with its mode, which the sandbox lets nobody change, and which `tempfile` leaves to the
+/// open(2), `O_TMPFILE`). Made with its mode, which the sandbox lets no call change, and which `tempfile` leaves to the
 /// umask where there is no name.
 fn nameless_file(directory: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
@@ -165,7 +165,10 @@ fn nameless_file(directory: &Path) -> io::Result<File> {
 fn creation_error(error: io::Error) -> Error {
     match Errno::from_io_error(&error) {
         Some(Errno::MFILE | Errno::NFILE) => {
-            tracing::warn!(%error, "a file's changes cannot leave memory; raise the number of open files (LimitNOFILE, ulimit -n)");
+            tracing::warn!(
+                %error,
+                "a file's changes cannot leave memory; raise the number of open files (LimitNOFILE, ulimit -n)"
+            );
             Error::NoSpace
         }
         _ => disk_error(error),
@@ -182,7 +185,7 @@ fn disk_error(error: io::Error) -> Error {
 
 #[cfg(any(test, feature = "testing"))]
 impl SealedFile {
-    /// The file as whoever has the disk sees it.
+    /// The file as an attacker with the disk sees it.
     pub fn disk(&self) -> &File {
         &self.file
     }

@@ -1,7 +1,7 @@
 //! A random-access file of sealed blocks.
 //!
 //! [`SealedFile`] keeps blocks in an unlinked file, each sealed through both layers of `crypto`, and remembers in
-//! memory which generation of each is the newest: whoever writes to the disk can neither read, change, swap, cut, zero
+//! memory which generation of each is the newest: an attacker with the disk can neither read, change, swap, cut, zero
 //! nor roll back a block unnoticed. [`ByteBudget`] is what all files of a mount together may take of the disk.
 //!
 //! The room refuses to put plaintext or keys on the disk, to return a block that is not the newest of its place, and to
@@ -35,13 +35,16 @@ pub enum Error {
         block: u64,
     },
     /// The block has newer content than the generation that was asked for.
-    #[error("block {block} of the sealed file was replaced since")]
+    #[error("block {block} of the sealed file was written again since")]
     Superseded {
         /// The block's place in the file.
         block: u64,
     },
     /// The directory cannot hold a sealed file.
-    #[error("no sealed file can be made in {}; see that the directory exists and can be written to", directory.display())]
+    #[error(
+        "no sealed file can be made in {}; check that the directory exists and can be written to",
+        directory.display()
+    )]
     Directory {
         /// The directory.
         directory: PathBuf,

@@ -1,6 +1,6 @@
-//! Which generation of each block is the newest, and who is at work on it.
+//! Which generation of each block is the newest, and which thread is at work on it.
 //!
-//! The table is in memory only. That is what makes an old block useless to whoever brings it back.
+//! The table is in memory only. That is what makes an old block useless to an attacker who brings it back.
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -49,7 +49,7 @@ impl Table {
         self.lock().places.len()
     }
 
-    /// Waits until nobody else changes `block`, then claims it for a change. The old content can be opened until
+    /// Waits until no other thread changes `block`, then claims it for a change. The old content can be opened until
     /// [`Claim::overwrite`].
     pub(super) fn claim(&self, block: u64) -> Claim<'_> {
         let taken = |state: &mut State| state.places.get(&block).is_some_and(|place| place.claimed);
@@ -105,7 +105,7 @@ impl Claim<'_> {
         self.with(|place| place.stored = None);
     }
 
-    /// The place costs nothing any more. The returned charge is to be dropped outside of the lock.
+    /// The place no longer costs anything. The returned charge is to be dropped outside of the lock.
     pub(super) fn release(&self) -> Option<Charge> {
         self.with(|place| place.charge.take())
     }

@@ -107,8 +107,9 @@ pub const KEYS_BYTES_MIN: usize = 256 * 1024;
 /// Keys would lie in memory that may be swapped out.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the memory for keys cannot be locked, and may be swapped out ({source}): the limit of locked memory is {limit_bytes} bytes, and keys need \
-     at least {KEYS_BYTES_MIN}; raise it with `ulimit -l`, or LimitMEMLOCK=infinity in the service's unit"
+    "the memory for keys cannot be locked, and may be swapped out ({source}): the limit of locked memory is \
+     {limit_bytes} bytes, and keys need at least {KEYS_BYTES_MIN}; raise it with `ulimit -l`, or \
+     LimitMEMLOCK=infinity in the service's unit"
 )]
 pub struct KeysUnlocked {
     /// `RLIMIT_MEMLOCK`; the largest number for none.

@@ -25,9 +25,9 @@ unsafe impl GlobalAlloc for WipingHeap {
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: the caller hands over `layout.size()` bytes, and nobody uses them any more. The barrier is given the
-        // address alone, behind which the compiler must believe the bytes to be read: without it, writing to what is
-        // freed next would be left out.
+        // SAFETY: the caller hands over `layout.size()` bytes, and no code uses them afterwards. The barrier is given
+        // the address alone, behind which the compiler must believe the bytes to be read: without it, writing to what
+        // is freed next would be left out.
         unsafe {
             ptr::write_bytes(place, 0, layout.size());
             zeroize::optimization_barrier(&place);

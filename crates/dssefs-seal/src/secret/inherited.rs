@@ -1,4 +1,4 @@
-//! Descriptors of whoever started this process.
+//! Descriptors that the starter of this process has left open.
 
 use std::io;
 
@@ -18,7 +18,7 @@ pub fn close_inherited() -> io::Result<()> {
     let numbers = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     // A list first: the directory has a descriptor of its own while it is read.
     for number in numbers.collect::<Vec<_>>().into_iter().filter(|number| *number > 2) {
-        // SAFETY: the number is not negative, so not -1, and the borrow ends with the call. If it is not open any more,
+        // SAFETY: the number is not negative, so not -1, and the borrow ends with the call. If it is no longer open,
         // the call fails.
         let flags = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
         if flags.is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC)) {

@@ -75,7 +75,7 @@ impl<T> Deref for Locked<T> {
 
 impl<T> DerefMut for Locked<T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as for `deref`, and `&mut self` proves that nobody else looks.
+        // SAFETY: as for `deref`, and `&mut self` proves that no other code looks.
         unsafe { self.slot.place.cast().as_mut() }
     }
 }
@@ -172,7 +172,8 @@ impl Arena {
             // Nothing that logs takes a slot, so the lock that is held here is not asked for.
             tracing::warn!(
                 %error,
-                "memory for keys cannot be locked, and new keys may be swapped out; raise the limit of locked memory (`ulimit -l`, LimitMEMLOCK)"
+                "memory for keys cannot be locked, and new keys may be swapped out; \
+                 raise the limit of locked memory (`ulimit -l`, LimitMEMLOCK)"
             );
         }
         for offset in (0..CHUNK_BYTES).step_by(slot_bytes) {

@@ -49,7 +49,7 @@ pub(super) fn map(bytes: usize) -> io::Result<NonNull<u8>> {
 /// Gives a mapping back.
 ///
 /// # Safety
-/// `place` and `bytes` are those of one [`map`], and nobody uses its memory any more.
+/// `place` and `bytes` are those of one [`map`], and no code uses its memory afterwards.
 pub(super) unsafe fn unmap(place: NonNull<u8>, bytes: usize) {
     // SAFETY: the caller's promise. It fails only for what is no mapping, or when the kernel has no memory to split
     // one, and this one is whole.
@@ -70,7 +70,7 @@ pub(super) fn protect(place: NonNull<u8>, bytes: usize, lock: bool) -> io::Resul
     if !lock {
         return Err(io::Error::from_raw_os_error(libc::ENOMEM));
     }
-    // SAFETY: as above. Pages are locked as they are touched, so a mapping of which little is used costs little.
+    // SAFETY: as above. Pages are locked as they are touched, so a mapping that is little used costs little.
     let locked = unsafe { libc::mlock2(address, bytes, libc::MLOCK_ONFAULT as libc::c_uint) };
     if locked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -12,8 +12,8 @@
 //! The room refuses to show, copy, compare or serialise what it holds. It knows no cipher and draws no randomness. It
 //! is the only room with `unsafe` code, and uses no other room.
 //!
-//! Not protected: the registers, a debugger that is root, hibernation (the kernel writes locked pages too), and whoever
-//! can read this process's memory while it runs.
+//! Not protected: the registers, a debugger that is root, hibernation (the kernel writes locked pages too), and a
+//! program that can read this process's memory while it runs.
 
 #![allow(unsafe_code)]
 

@@ -1,8 +1,8 @@
 //! Pages for file content, cut into slots.
 //!
 //! A system call and a page fault for each buffer would cost more than the ciphers do on small files. So chunks of 1
-//! MiB are mapped and protected once, cut into slots of one size, and used again; a chunk of which no slot is in use
-//! may be cut anew for another size, and beyond a few of those goes back to the kernel. Larger buffers have a mapping
+//! MiB are mapped and protected once, cut into slots of one size, and used again; a chunk without a slot in use
+//! may be cut again for another size. Beyond a few, such chunks go back to the kernel. Larger buffers have a mapping
 //! each.
 //!
 //! Every slot that is handed out holds zeros: mappings begin so, and who releases one has wiped it.
@@ -33,7 +33,7 @@ const LEFT_TO_KEYS_BYTES: u64 = 4 << 20;
 
 static HEAP: Mutex<Heap> = Mutex::new(Heap::new());
 
-/// Memory of one buffer. Whoever drops it has wiped it before.
+/// Memory of one buffer. Its owner wipes it before the drop.
 pub(super) struct Pages {
     place: NonNull<u8>,
     /// A power of two up to a chunk, whole pages above it, 0 for none.
@@ -152,7 +152,7 @@ impl Heap {
         base
     }
 
-    /// Nothing is in this chunk any more.
+    /// Nothing is in this chunk.
     fn retire(&mut self, base: NonNull<u8>) {
         let chunk = self.chunks.remove(&base).expect("the caller has found it there");
         self.partial[chunk.class].remove(&base);
@@ -186,7 +186,7 @@ impl Heap {
 
     fn unmap(&mut self, place: NonNull<u8>, bytes: usize, protected: bool) {
         self.tally.remove(bytes, protected);
-        // SAFETY: a mapping of ours as a whole, of which nothing is handed out any more.
+        // SAFETY: a mapping of ours as a whole, and nothing of it is handed out.
         unsafe { mapping::unmap(place, bytes) };
     }
 }
@@ -213,7 +213,7 @@ mod tests {
             assert!(pair[0].0.place.addr().get() + pair[0].1 <= pair[1].0.place.addr().get());
         }
         for (pages, bytes) in &slots {
-            // SAFETY: as many bytes as were asked for, and nobody else has them.
+            // SAFETY: as many bytes as were asked for, and no other code has them.
             let memory = unsafe { std::slice::from_raw_parts_mut(pages.place.as_ptr(), *bytes) };
             assert!(memory.iter().all(|byte| *byte == 0));
             memory.fill(0xEE);
@@ -243,7 +243,7 @@ mod tests {
         }
         assert_eq!(heap.tally.protected_bytes + heap.tally.unprotected_bytes, (IDLE_CHUNKS_MAX << 20) as u64);
         let small = heap.take(SLOT_BYTES_MIN);
-        assert_eq!((heap.idle.len(), heap.chunks.len()), (IDLE_CHUNKS_MAX - 1, 1), "an idle chunk is cut anew");
+        assert_eq!((heap.idle.len(), heap.chunks.len()), (IDLE_CHUNKS_MAX - 1, 1), "an idle chunk is cut again");
         heap.give_back(small, SLOT_BYTES_MIN);
         for (base, protected) in std::mem::take(&mut heap.idle) {
             heap.unmap(base, CHUNK_BYTES, protected);

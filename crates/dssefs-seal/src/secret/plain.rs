@@ -102,7 +102,7 @@ impl PlainBuf {
     }
 
     fn room_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `room`, and `&mut self` proves that nobody else looks.
+        // SAFETY: as for `room`, and `&mut self` proves that no other code looks.
         unsafe { std::slice::from_raw_parts_mut(self.pages.place().as_ptr(), self.capacity) }
     }
 }

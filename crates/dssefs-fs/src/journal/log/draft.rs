@@ -37,7 +37,7 @@ impl Draft<'_> {
             let segment = log.segment;
             let span = log.live.get_mut(&self.entry).expect("a draft is live until it is settled");
             *span = *span.start()..=segment;
-            // Should the sync fail, the entry may stand all the same, and whoever removes its file's name has to know.
+            // If the sync fails, the entry may stand nevertheless. `sync_settled` then syncs before a file's name goes.
             log.settled = log.appended;
         }
         self.journal.sync()?;

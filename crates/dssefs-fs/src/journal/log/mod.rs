@@ -19,7 +19,7 @@ use super::{Epoch, Error, NewKeys, NewSession, Session, at, segment, sync_direct
 
 /// A segment that has grown to this many bytes is followed by a new one. Tests need not write as much.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
-/// A segment of this many bytes is given up as soon as nothing in the journal is of use any more.
+/// A segment of this many bytes is given up as soon as the journal needs nothing in it.
 const IDLE_BYTES_MAX: u64 = SEGMENT_BYTES_MAX / 16;
 
 /// Room that is kept free behind the last record, in bytes: for the page of a new segment, so that an idle one can be
@@ -53,7 +53,7 @@ pub struct Journal {
     log: Mutex<Log>,
     /// Never taken together with `log`.
     synced: Mutex<Synced>,
-    /// Who waits for the sync of another thread is told here of its end.
+    /// Threads that wait for the sync of another thread are woken here at its end.
     sync_ended: Condvar,
 }
 
@@ -81,8 +81,8 @@ struct Log {
     settled: u64,
     /// The number that follows that of the last record.
     record_next: u64,
-    /// How many numbers from there on belong to records that were cut off again. None is used twice: whoever has copied
-    /// the disk before could put what was cut off in the place of what followed.
+    /// How many numbers from there on belong to records that were cut off again. None is used twice: an attacker
+    /// with a copy of the disk could put what was cut off in the place of what followed.
     cut_off: u64,
     entry_next: u64,
     /// The segments on the disk, and what each costs.
@@ -98,8 +98,8 @@ struct Log {
     broken: Option<String>,
 }
 
-/// Where a settled entry begins, and where that lies which settles it, and without any part of which it would come
-/// back: a record, or the whole of the entry that replaced it.
+/// Where a settled entry begins, and where that lies which settles it: a record, or the whole of the entry that
+/// replaced it. Without any part of it the entry would come back.
 struct Dead {
     begun: u32,
     settled: RangeInclusive<u32>,
@@ -127,7 +127,7 @@ impl Journal {
                 Ok(Journal { session, budget, log, synced, sync_ended })
             }
             Err(error) => {
-                // Half a session would be found by every start; what cannot be removed is told then.
+                // Every start would find half a session, and reports it where it cannot be removed here.
                 let _ = session.remove();
                 Err(error)
             }
@@ -170,15 +170,15 @@ impl Journal {
         Ok(draft)
     }
 
-    /// The entry is of no use any more: the store has it, or its file is gone. After a crash it may come back unless
+    /// The entry is no longer needed: the store has it, or its file is gone. After a crash it may come back unless
     /// `sync` is asked for, and returns when this is on the disk.
     ///
     /// # Errors
     /// As [`Journal::draft`]; the entry then comes back at the next start, unless [`Journal::sync_settled`] succeeds
     /// later.
     pub fn settle(&self, entry: EntryId, sync: bool) -> Result<(), Error> {
-        // In one step: whoever gives segments back must not meet an entry whose settling lies in one of them and is not
-        // known yet.
+        // In one step: `tidy` must not reclaim a segment with the record that settles an entry before the entry counts
+        // as settled.
         let noted = self.append_and(&Record::Settled { entry }, |log, place| {
             log.settled = log.appended;
             log.bury(entry, place.segment..=place.segment);
@@ -206,7 +206,7 @@ impl Journal {
             // The present keys will seal the segment of this number.
             epoch.remove(&self.session.directory).map_err(|error| log.give_up(&self.session.directory, error))?;
         } else if let Err(error) = remove_unused(&self.session.directory, log.segment) {
-            tracing::warn!(%error, "wrapped keys that are of no use any more could not be removed");
+            tracing::warn!(%error, "wrapped keys that are no longer needed could not be removed");
         }
         begun
     }
@@ -266,7 +266,7 @@ impl Journal {
         self.append_and(record, |_, _| ())
     }
 
-    /// The same, and lets `note` take down what follows from it before anybody else has the log.
+    /// The same, and lets `note` record what follows from it before another thread has the log.
     fn append_and(&self, record: &Record<'_>, note: impl FnOnce(&mut Log, End)) -> Result<End, Error> {
         let mut log = self.log();
         // On a full disk, what settles entries goes on in the segment that has room set aside for it.
@@ -281,11 +281,13 @@ impl Journal {
         Ok(place)
     }
 
-    /// Returns when all that was appended before is on the disk. Whoever comes while another one syncs waits for its
-    /// end, and then one of those who have waited syncs for all of them. They wait for the end and not for a lock: that
-    /// would go on to the thread which has it, again and again, before it wakes one of the others, and each would sync
-    /// for himself.
+    /// Returns when all that was appended before is on the disk: a group commit.
+    ///
+    /// Threads that come while another thread syncs wait for its end. Then one of them syncs for all. They wait on a
+    /// condition and not for a lock, because the thread that has a lock often gets it again before the others wake,
+    /// and then each would sync for itself.
     fn sync(&self) -> Result<(), Error> {
+        // 1. Wait while another thread syncs; its sync may be enough.
         let wanted = self.log().appended;
         let mut synced = self.synced();
         while synced.busy && synced.records < wanted {
@@ -294,9 +296,11 @@ impl Journal {
         if synced.records >= wanted {
             return Ok(());
         }
+        // 2. Sync, for all that wait, without the lock.
         synced.busy = true;
         drop(synced);
         let written = self.sync_now();
+        // 3. Note how far the disk has come, and wake the others.
         let mut synced = self.synced();
         *synced = Synced { records: *written.as_ref().unwrap_or(&synced.records), busy: false };
         self.sync_ended.notify_all();
@@ -322,8 +326,8 @@ impl Journal {
         self.rotate(log, envelope)
     }
 
-    /// Goes on in a new segment, which begins by naming those before it, and where they end: one that is missing later,
-    /// or shorter, was removed or cut by somebody else. It and those that follow are sealed by `envelope`.
+    /// Goes on in a new segment, which begins by naming those before it, and where they end. If one is missing later,
+    /// or is shorter, another program has removed or cut it. `envelope` seals the new segment and those that follow.
     fn rotate(&self, log: &mut Log, envelope: Arc<Envelope>) -> Result<(), Error> {
         log.usable()?;
         let next = log.segment + 1;
@@ -352,7 +356,7 @@ impl Journal {
         begun.map(drop)
     }
 
-    /// Gives back what is of no use any more. What cannot be given back now is tried again with the next entry.
+    /// Removes the segments that are no longer needed. The next entry tries again what cannot be removed now.
     fn tidy(&self) {
         if let Err(error) = self.reclaim() {
             tracing::debug!(%error, "the journal keeps room that it does not need");
@@ -452,7 +456,7 @@ impl Log {
     }
 
     /// Seals a record into its place, for which there is room before it is written. One that could not be written whole
-    /// all the same is cut off again.
+    /// is cut off again.
     fn append(&mut self, budget: &Arc<ByteBudget>, record: &Record<'_>) -> Result<End, Error> {
         self.usable()?;
         let sealed = self.envelope.seal(segment::block(self.record_next, self.cut_off), record.encode().as_slice())?;
@@ -509,7 +513,7 @@ impl Log {
     }
 
     /// Cuts off what was appended since `end`, and gives its room back but for `spare_bytes`: those never stop being
-    /// charged, so that nobody else can have them.
+    /// charged, so that nothing else can take them.
     fn cut(&mut self, end: End, spare_bytes: u64) {
         if let Err(worse) = self.file.cut(end.bytes) {
             self.broken = Some(worse.to_string());
@@ -537,7 +541,7 @@ impl Log {
         self.broken.clone().map_or(Ok(()), |why| Err(Error::Broken(why)))
     }
 
-    /// After a failed sync nobody knows what is on the disk, and a second sync would not tell (fsync(2)).
+    /// After a failed sync it is unknown what is on the disk, and a second sync would not tell (fsync(2)).
     fn give_up(&mut self, path: &Path, error: std::io::Error) -> Error {
         self.broken = Some(error.to_string());
         at(path)(error)

@@ -138,7 +138,7 @@ fn after_a_failed_sync_nothing_is_said_to_be_settled_for_good() {
         tape::fail(Some(tape::Call::Sync));
         let failed = match settles {
             true => journal.settle(first, true),
-            // Of the entry nobody knows whether it stands, and so whether its file may come back.
+            // It is unknown whether the entry stands, and so whether its file may come back.
             false => journal.draft(b"second", None).and_then(Draft::finish).map(drop),
         };
         assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");

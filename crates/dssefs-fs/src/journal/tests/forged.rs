@@ -178,7 +178,8 @@ fn an_older_segment_that_was_cut_between_two_records_is_told() {
         }
         fs::write(&first, &whole[..end]).unwrap();
         let cut = left(directory.path());
-        let told = |damage: &Damage| matches!(damage, Damage::Tampered { path, offset } if *path == first && *offset == end as u64);
+        let at_end = |path: &Path, offset: u64| path == first && offset == end as u64;
+        let told = |damage: &Damage| matches!(damage, Damage::Tampered { path, offset } if at_end(path, *offset));
         assert!(cut.damage().iter().any(told), "cut to {end}: {:?}", cut.damage());
     }
 }

@@ -43,7 +43,7 @@ fn what_any_version_has_left_is_read() {
     }
 }
 
-/// Somebody with the disk must not choose how keys are bound and derived.
+/// An attacker with the disk must not choose how keys are bound and derived.
 #[test]
 fn a_session_that_names_another_version_than_its_keys_are_of_is_refused() {
     for (version, from, to) in [("v1", "\"version\": 1", "\"version\": 2"), ("v2", "\"version\": 2", "\"version\": 1")]

@@ -1,4 +1,4 @@
-//! What the journal takes of the disk, and that a full one keeps nobody from settling.
+//! What the journal takes of the disk, and that entries can be settled on a full one.
 
 use super::*;
 

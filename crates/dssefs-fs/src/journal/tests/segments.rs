@@ -100,7 +100,7 @@ fn an_entry_stays_replaced_when_a_segment_goes_in_which_the_one_began_that_took_
     assert_eq!((descriptions(&left), left.damage()), (vec!["keeps the first segment".into(), "third".into()], &[][..]));
 }
 
-/// An entry of which the last record is the one that fills its segment.
+/// An entry whose last record fills its segment.
 fn add_until_full(journal: &Journal, segment: &Path) -> EntryId {
     let bytes = || fs::metadata(segment).unwrap().len();
     let mut draft = journal.draft(b"full", None).unwrap();
@@ -186,11 +186,12 @@ fn what_the_disk_does_not_read_costs_only_what_follows_in_its_segment() {
         tape::wear_out(&first, worn);
         let left = left(directory.path());
         assert_eq!(descriptions(&left), expected);
-        let told = |damage: &Damage| matches!(damage, Damage::Unreadable { path, offset } if *path == first && *offset <= worn);
+        let is_worn = |path: &Path, offset: u64| path == first && offset <= worn;
+        let told = |damage: &Damage| matches!(damage, Damage::Unreadable { path, offset } if is_worn(path, *offset));
         assert!(left.damage().iter().any(told), "{:?}", left.damage());
     }
     left(directory.path()).dealt_with().unwrap();
-    assert_eq!(sessions_to_read(directory.path()).unwrap().0.len(), 1, "it is kept for whoever can read the disk");
+    assert_eq!(sessions_to_read(directory.path()).unwrap().0.len(), 1, "it is kept for a host that can read the disk");
 }
 
 /// A crash tears the newest segment alone: an older one was complete before the next one began.

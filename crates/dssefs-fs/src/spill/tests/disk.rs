@@ -190,6 +190,7 @@ fn truncating_to_nothing_gives_everything_back() {
     let buffer = spilled();
     buffer.write(0, b"in memory again").unwrap();
     buffer.discard(0..u64::MAX);
-    let usage = buffer.core().pool.usage();
-    assert_eq!((usage.memory_bytes, usage.spill_bytes, buffer.location()), (0, 0, Location::None));
+    let resources = &buffer.core().resources;
+    let used_bytes = (resources.memory().used_bytes(), resources.disk().used_bytes());
+    assert_eq!((used_bytes, buffer.location()), ((0, 0), Location::None));
 }

@@ -68,7 +68,7 @@ fn content(snapshot: &Snapshot) -> Result<Vec<u8>, Error> {
 
 fn seal_all(buffer: &Buffer) {
     let core = buffer.core();
-    core.relieve_with(|contents| contents.seal_oldest(&core.pool, u64::MAX)).unwrap();
+    core.relieve_with(|contents| contents.seal_oldest(&core.resources, u64::MAX)).unwrap();
 }
 
 fn file_of(buffer: &Buffer) -> Arc<SealedFile> {

@@ -97,7 +97,7 @@ impl World {
             }
             Step::SealAll => {
                 let core = self.buffer.core();
-                let sealed = core.relieve_with(|contents| contents.seal_oldest(&core.pool, u64::MAX));
+                let sealed = core.relieve_with(|contents| contents.seal_oldest(&core.resources, u64::MAX));
                 assert!(matches!(sealed, Ok(_) | Err(Error::NoSpace)));
             }
             Step::Clear => {
