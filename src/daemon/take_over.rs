@@ -22,7 +22,7 @@ pub(super) async fn take_over(
     directory: &Path,
     journal: &Journal,
 ) -> Result<Vec<Left>, StartError> {
-    let mut lefts = Vec::new();
+    let mut recovered = Vec::new();
     let (sessions, mut unusable) = sessions::ended(source, directory).await?;
     unusable.retain(|error| !matches!(error, journal::Error::InUse(session) if session == journal.directory()));
     for session in usable((sessions, unusable)) {
@@ -32,14 +32,14 @@ pub(super) async fn take_over(
         if count > 0 {
             tracing::info!(files = count, session = %at.display(), "sending what an earlier mount left");
         }
-        lefts.push(left);
+        recovered.push(left);
     }
-    for Outcome { session, entry, key, error, .. } in send_all(&lefts, |_| Ok(Arc::clone(engine))).await? {
+    for Outcome { session, entry, key, error, .. } in send_all(&recovered, |_| Ok(Arc::clone(engine))).await? {
         let Some(reason) = error else { continue };
         tracing::error!(%key, %reason, "what an earlier mount left could not be stored; it is kept for dssefs recover");
-        carry_over(&lefts[session], entry, &reason, journal)?;
+        carry_over(&recovered[session], entry, &reason, journal)?;
     }
-    Ok(lefts)
+    Ok(recovered)
 }
 
 /// Seals an entry again, under the keys of `journal`. A description that this version cannot read is carried over as it

@@ -149,32 +149,32 @@ async fn send_sessions(
     sessions: Vec<journal::Session>,
     sent: &mut Sent,
 ) {
-    let mut lefts = Vec::new();
+    let mut recovered = Vec::new();
     for session in sessions {
         let at = session.directory.clone();
         match sessions::open(&asked.kms, session).await {
-            Ok(left) => lefts.push(left),
+            Ok(left) => recovered.push(left),
             Err(error) => sent.failed.push((at, error)),
         }
     }
-    if let Err(error) = send_lefts(asked, directory, source, lefts, sent).await {
+    if let Err(error) = send_recovered(asked, directory, source, recovered, sent).await {
         sent.failed.push((directory.to_owned(), error));
     }
 }
 
-async fn send_lefts(
+async fn send_recovered(
     asked: &Asked,
     directory: &Path,
     source: &str,
-    lefts: Vec<Left>,
+    recovered: Vec<Left>,
     sent: &mut Sent,
 ) -> Result<(), StartError> {
     let source = parsed(source)?;
     sent.aborted += abort_leftovers(asked, directory, source.clone()).await;
-    sent.damage.extend(lefts.iter().flat_map(Left::damage).map(ToString::to_string));
-    let mut engines = Engines::new(asked, directory, source, &lefts)?;
+    sent.damage.extend(recovered.iter().flat_map(Left::damage).map(ToString::to_string));
+    let mut engines = Engines::new(asked, directory, source, &recovered)?;
     let mut unsent = BTreeSet::new();
-    for Outcome { session, key, error, .. } in send_all(&lefts, |policy| Ok(engines.noting(policy))).await? {
+    for Outcome { session, key, error, .. } in send_all(&recovered, |policy| Ok(engines.noting(policy))).await? {
         match error {
             None => sent.stored.push(key),
             Some(reason) => {
@@ -183,7 +183,7 @@ async fn send_lefts(
             }
         }
     }
-    for (_, left) in lefts.into_iter().enumerate().filter(|(number, _)| !unsent.contains(number)) {
+    for (_, left) in recovered.into_iter().enumerate().filter(|(number, _)| !unsent.contains(number)) {
         left.dealt_with()?;
     }
     Ok(())
@@ -290,8 +290,13 @@ struct Engines<'a> {
 }
 
 impl<'a> Engines<'a> {
-    fn new(asked: &'a Asked, directory: &'a Path, source: Source, lefts: &[Left]) -> Result<Engines<'a>, StartError> {
-        let kept_bytes: u64 = lefts.iter().flat_map(Left::entries).map(|(_, entry)| entry.content_bytes).sum();
+    fn new(
+        asked: &'a Asked,
+        directory: &'a Path,
+        source: Source,
+        recovered: &[Left],
+    ) -> Result<Engines<'a>, StartError> {
+        let kept_bytes: u64 = recovered.iter().flat_map(Left::entries).map(|(_, entry)| entry.content_bytes).sum();
         let spill_bytes_max = SPILL_BYTES_MAX.max(kept_bytes.saturating_mul(2));
         let pool = pool(directory, Limits { memory_bytes_max: MEMORY_BYTES_MAX, spill_bytes_max })?;
         Ok(Engines { asked, directory, source, pool, made: HashMap::new() })

@@ -68,14 +68,14 @@ pub(super) enum SendError {
     CopyWaits,
 }
 
-/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `lefts` are of one
-/// source, the oldest first; so are the outcomes.
+/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `recovered` are of
+/// one source, the oldest first; so are the outcomes.
 pub(in crate::daemon) async fn send_all(
-    lefts: &[Left],
+    recovered: &[Left],
     mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,
 ) -> Result<Vec<Outcome>, StartError> {
     let (mut jobs, mut outcomes) = (BTreeMap::<Key, Vec<Job<'_>>>::new(), Vec::new());
-    for (session, left) in lefts.iter().enumerate() {
+    for (session, left) in recovered.iter().enumerate() {
         for damage in left.damage() {
             tracing::error!(%damage, "what an earlier mount left is not whole");
         }
