@@ -172,8 +172,8 @@ async fn journal(
     let (source, directory) = (config.source().to_string(), config.spill_dir.as_path());
     let journal = sessions::begin(kms, &keys.wrapping, &source, directory, pool.disk()).await?;
     let engine = recover::engine(Arc::clone(gateway), Arc::clone(pool), pool.usage().limits.memory_bytes_max);
-    let sessions = match take_over(kms, &engine, &source, directory, &journal).await {
-        Ok(sessions) => sessions,
+    let recovered = match take_over(kms, &engine, &source, directory, &journal).await {
+        Ok(recovered) => recovered,
         Err(error) => {
             // Each start that fails would leave one more copy of what went over.
             if let Err(error) = journal.give_up() {
@@ -182,7 +182,7 @@ async fn journal(
             return Err(error);
         }
     };
-    for left in sessions {
+    for left in recovered {
         left.dealt_with()?;
     }
     let journal = Arc::new(journal);

@@ -79,7 +79,7 @@ impl MountHelper {
     pub(super) fn mount(&self) -> io::Result<(OwnedFd, PathBuf)> {
         let (device, words) = self.ask(MOUNT)?;
         let point = words.get(1..).unwrap_or_default().to_owned();
-        Ok((device.ok_or_else(|| told(b""))?, PathBuf::from(OsString::from_vec(point))))
+        Ok((device.ok_or_else(|| helper_error(b""))?, PathBuf::from(OsString::from_vec(point))))
     }
 
     /// Unmounts. Programs keep their open files until they close them.
@@ -95,7 +95,7 @@ impl MountHelper {
     /// # Errors
     /// The file cannot be opened for appending, or is no regular file; or the helper is gone.
     pub(super) fn open_log(&self) -> io::Result<File> {
-        self.ask(OPEN_LOG)?.0.map(File::from).ok_or_else(|| told(b""))
+        self.ask(OPEN_LOG)?.0.map(File::from).ok_or_else(|| helper_error(b""))
     }
 
     /// One question and its answer: a descriptor, or none, and words.
@@ -106,7 +106,7 @@ impl MountHelper {
             Ok((words, descriptor)) if words.first() == Some(&b'0') && words.get(1) != Some(&b' ') => {
                 Ok((descriptor, words))
             }
-            Ok((words, _)) => Err(told(&words)),
+            Ok((words, _)) => Err(helper_error(&words)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // An answer that came later would be taken for that to the next question.
                 let _ = socket.shutdown(std::net::Shutdown::Both);
@@ -118,7 +118,7 @@ impl MountHelper {
 }
 
 /// An error as the helper wrote it: its errno, or 0, and a sentence.
-fn told(answer: &[u8]) -> io::Error {
+fn helper_error(answer: &[u8]) -> io::Error {
     let text = String::from_utf8_lossy(answer);
     match text.split_once(' ').map(|(errno, sentence)| (errno.parse().unwrap_or(0), sentence)) {
         Some((0, sentence)) => io::Error::other(sentence.to_owned()),
@@ -202,12 +202,12 @@ mod tests {
 
     #[test]
     fn an_error_of_the_helper_arrives_with_its_errno_or_its_sentence() {
-        assert_eq!(told(b"1 Operation not permitted (os error 1)").raw_os_error(), Some(libc::EPERM));
+        assert_eq!(helper_error(b"1 Operation not permitted (os error 1)").raw_os_error(), Some(libc::EPERM));
         assert_eq!(
-            told(b"0 fusermount3: bad mount point /x: Not a directory").to_string(),
+            helper_error(b"0 fusermount3: bad mount point /x: Not a directory").to_string(),
             "fusermount3: bad mount point /x: Not a directory"
         );
-        assert!(told(b"").to_string().contains("has ended"));
+        assert!(helper_error(b"").to_string().contains("has ended"));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn mount(adapter: Adapter, helper: MountHelper, options: &MountOptions) -> i
         Ok(session) => Ok(Mounted { session, unmounter: Unmounter(helper), point }),
         Err(error) => {
             if let Err(error) = helper.unmount() {
-                tracing::error!(%error, "the mount could not be taken down again; unmount it with `fusermount3 -uz`");
+                tracing::error!(%error, "the mount could not be unmounted again; unmount it with `fusermount3 -uz`");
             }
             Err(error)
         }

@@ -51,21 +51,21 @@ pub(super) fn confine(config: &Config, keys: Result<(), KeysUnlocked>) -> Result
         ("landlock", landlocked::restrict(&grants)),
         ("seccomp", calls::restrict(&grants)),
     ];
-    let mut told = Vec::new();
+    let mut states = Vec::new();
     for (layer, outcome) in layers {
         match outcome {
-            Ok(state) => told.push(format!("{layer}={state}")),
+            Ok(state) => states.push(format!("{layer}={state}")),
             Err(lack) if config.sandbox == Sandbox::Require => return Err(StartError::Fuse(required(layer, &lack))),
             Err(lack) => {
                 tracing::warn!(
                     layer, %lack,
                     "a layer of the sandbox is missing; --sandbox require would refuse to mount"
                 );
-                told.push(format!("{layer}=none"));
+                states.push(format!("{layer}=none"));
             }
         }
     }
-    Ok(told.join(" "))
+    Ok(states.join(" "))
 }
 
 /// Why a layer does not hold.

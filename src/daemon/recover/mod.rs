@@ -166,15 +166,15 @@ async fn send_recovered(
     asked: &Asked,
     directory: &Path,
     source: &str,
-    sessions: Vec<RecoveredSession>,
+    recovered: Vec<RecoveredSession>,
     sent: &mut Sent,
 ) -> Result<(), StartError> {
     let source = parsed(source)?;
     sent.aborted += abort_leftovers(asked, directory, source.clone()).await;
-    sent.damage.extend(sessions.iter().flat_map(RecoveredSession::damage).map(ToString::to_string));
-    let mut engines = Engines::new(asked, directory, source, &sessions)?;
+    sent.damage.extend(recovered.iter().flat_map(RecoveredSession::damage).map(ToString::to_string));
+    let mut engines = Engines::new(asked, directory, source, &recovered)?;
     let mut unsent = BTreeSet::new();
-    for Outcome { session, key, error, .. } in send_all(&sessions, |policy| Ok(engines.noting(policy))).await? {
+    for Outcome { session, key, error, .. } in send_all(&recovered, |policy| Ok(engines.noting(policy))).await? {
         match error {
             None => sent.stored.push(key),
             Some(reason) => {
@@ -183,7 +183,7 @@ async fn send_recovered(
             }
         }
     }
-    for (_, left) in sessions.into_iter().enumerate().filter(|(number, _)| !unsent.contains(number)) {
+    for (_, left) in recovered.into_iter().enumerate().filter(|(number, _)| !unsent.contains(number)) {
         left.dealt_with()?;
     }
     Ok(())
@@ -294,10 +294,10 @@ impl<'a> Engines<'a> {
         asked: &'a Asked,
         directory: &'a Path,
         source: Source,
-        sessions: &[RecoveredSession],
+        recovered: &[RecoveredSession],
     ) -> Result<Engines<'a>, StartError> {
         let kept_bytes: u64 =
-            sessions.iter().flat_map(RecoveredSession::entries).map(|(_, entry)| entry.content_bytes).sum();
+            recovered.iter().flat_map(RecoveredSession::entries).map(|(_, entry)| entry.content_bytes).sum();
         let spill_bytes_max = SPILL_BYTES_MAX.max(kept_bytes.saturating_mul(2));
         let pool = pool(directory, Limits { memory_bytes_max: MEMORY_BYTES_MAX, spill_bytes_max })?;
         Ok(Engines { asked, directory, source, pool, made: HashMap::new() })

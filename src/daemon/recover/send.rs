@@ -67,14 +67,14 @@ pub(super) enum SendError {
     CopyWaits,
 }
 
-/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `sessions` are of
+/// Sends every entry, the files of many keys at a time, each under the condition of its own write. `recovered` are of
 /// one source, the oldest first; so are the outcomes.
 pub(in crate::daemon) async fn send_all(
-    sessions: &[RecoveredSession],
+    recovered: &[RecoveredSession],
     mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,
 ) -> Result<Vec<Outcome>, StartError> {
     let (mut jobs, mut outcomes) = (BTreeMap::<Key, Vec<Job<'_>>>::new(), Vec::new());
-    for (session, left) in sessions.iter().enumerate() {
+    for (session, left) in recovered.iter().enumerate() {
         for damage in left.damage() {
             tracing::error!(%damage, "what an earlier mount left is not whole");
         }

@@ -1,29 +1,23 @@
 //! The meaning of each file system call, in our own types: what a program is promised, without the kernel's protocol.
 //!
 //! Here the engines meet: `namespace` knows names and attributes, `read` one version of an object, `write` the changes
-//! of one file. This room ties them to open files, and turns every failure into an errno in one place. It sends no
+//! of one file. This room ties them to open files, and turns every failure into an errno in one place. `ops` has the
+//! calls, `saving` the fate of closed files, and `keeping` what the journal has of them. The room sends no
 //! request of its own and knows nothing of FUSE. It may use `object`, `policy`, `secret`, `journal`, `s3`, `namespace`,
 //! `read`, `spill` and `write`.
 
-mod data;
 mod errno;
 mod error;
 mod file;
 mod files;
 mod handles;
 mod keeping;
-mod meta;
-mod moving;
-mod names;
 mod noncompliant;
+mod ops;
 mod pages;
-mod ranges;
 mod saving;
 mod slots;
-mod special;
 mod unsaved;
-mod user_xattr;
-mod xattr;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
@@ -35,20 +29,17 @@ use dssefs_s3::s3::Gateway;
 
 pub use crate::namespace::xattr::Expect;
 pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Timestamp};
-pub use data::{Access, Opened, Place};
 pub use dssefs_s3::object::{Name, NameError};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
 pub use file::Privileges;
 pub use handles::Fh;
 pub use keeping::{JournalCoverage, JournalPolicy};
-pub use meta::{SetAttributes, Statfs, TimeChange};
-pub use names::RenameMode;
-pub use ranges::{Allocation, Sought};
+pub use ops::{
+    Access, Allocation, MountFacts, Opened, Place, RenameMode, SetAttributes, Sought, SpecialKind, Statfs, TimeChange,
+};
 pub use saving::Unsaved;
-pub use special::SpecialKind;
 pub use unsaved::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport, is_for_the_owner};
-pub use xattr::MountFacts;
 
 use files::Files;
 use handles::Handles;

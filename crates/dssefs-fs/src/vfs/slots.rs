@@ -22,7 +22,7 @@ pub(crate) struct Slots {
 struct Open {
     count: u32,
     /// Whether the log has a line of a refusal since the user had nothing open.
-    told: bool,
+    logged: bool,
 }
 
 /// The right to have one more open; given back on drop.
@@ -56,7 +56,7 @@ impl Slots {
             return Ok(Slot { slots: Arc::clone(self), uid });
         }
         let error = Error::TooManyOpen { uid, what: self.what, count_max };
-        if !std::mem::replace(&mut open.told, true) {
+        if !std::mem::replace(&mut open.logged, true) {
             tracing::warn!(%error, "further ones are refused until then (EMFILE)");
         }
         Err(error)

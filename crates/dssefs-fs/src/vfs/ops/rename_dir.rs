@@ -7,8 +7,8 @@ use futures_util::{StreamExt, stream};
 use crate::namespace::{self, Ino, Kind, Node};
 use dssefs_s3::object::Name;
 
-use super::file::File;
-use super::{Error, RenameMode, Vfs};
+use crate::vfs::file::File;
+use crate::vfs::{Error, RenameMode, Vfs};
 
 /// Files below the directory that are committed at the same time.
 const COMMITS_MAX: usize = 8;
@@ -19,7 +19,7 @@ impl Vfs {
     /// # Errors
     /// As the kernel knows them, and the store's: see
     /// [`Namespace::move_directory`](namespace::Namespace::move_directory).
-    pub(super) async fn rename_directory(
+    pub(in crate::vfs) async fn rename_directory(
         &self,
         from: (Ino, &Name),
         to: (Ino, &Name),

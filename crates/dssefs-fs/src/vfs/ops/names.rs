@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError};
 use crate::namespace::{Ino, Kind, Node, Snapshot};
 use dssefs_s3::object::Name;
 
-use super::file::{File, has_content};
-use super::{Error, Fh, Vfs};
+use crate::vfs::file::{File, has_content};
+use crate::vfs::{Error, Fh, Vfs};
 
 /// What the kernel asks of a rename beside moving the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use crate::spill::Location;
 use dssefs_s3::policy::{Algorithm, EncryptionContext, Verdict};
 use dssefs_s3::s3::{BucketFacts, Head, Versioning};
 
-use super::file::File;
-use super::{Error, Vfs};
+use crate::vfs::file::File;
+use crate::vfs::{Error, Vfs};
 
 /// The names that every file and directory has, in the order in which they are listed.
 const NAMES: [&str; 14] = [
@@ -47,7 +47,7 @@ const ROOT_NAMES: [&str; 8] = [
 ];
 
 /// What begins the names of programs, and of ours.
-pub(super) const USER: &[u8] = b"user.";
+pub(in crate::vfs) const USER: &[u8] = b"user.";
 
 /// What the root's attributes say.
 #[derive(Clone, Debug)]
@@ -148,7 +148,7 @@ impl Vfs {
             "user.dsse.bucket.versioning" => versioning(bucket.versioning).to_owned(),
             "user.dsse.mount.pid" => std::process::id().to_string(),
             "user.dsse.mount.unsaved" => self.unsaved_count().to_string(),
-            super::REPORT_ATTRIBUTE => self.unsaved_report_json()?,
+            crate::vfs::REPORT_ATTRIBUTE => self.unsaved_report_json()?,
             "user.dsse.mount.version" => (*version).to_owned(),
             "user.dsse.mount.settings" => settings.clone(),
             "user.dsse.mount.protection" => format!("{protection} {}", dssefs_seal::secret::protection()),
@@ -268,7 +268,7 @@ fn rfc3339(time: SystemTime) -> Option<String> {
 mod tests {
     use super::*;
 
-    const PAGE: &str = include_str!("../../../../docs/SEMANTICS.md");
+    const PAGE: &str = include_str!("../../../../../docs/SEMANTICS.md");
 
     /// The names in the first column of each table of the section, one list for each table.
     fn documented() -> Vec<Vec<&'static str>> {

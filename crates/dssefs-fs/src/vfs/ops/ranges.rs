@@ -8,8 +8,8 @@ use crate::write::Writer;
 use dssefs_s3::object::Key;
 use dssefs_s3::s3::Source;
 
-use super::file::{Carried, File, Privileges};
-use super::{Error, Fh, Vfs};
+use crate::vfs::file::{Carried, File, Privileges};
+use crate::vfs::{Error, Fh, Vfs};
 
 /// What fallocate(2) is asked to do with a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,14 +103,14 @@ impl Vfs {
 
     /// Before this mount replaces or removes the object of `file`: unsaved files that are copies of it take in their
     /// bytes. The caller holds the file's turn, so that no more of them come.
-    pub(super) async fn release_copies(&self, file: &Arc<File>) -> Result<(), Error> {
+    pub(in crate::vfs) async fn release_copies(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(key) = self.namespace.key(file.ino) else { return Ok(()) };
         let others = self.files.unsaved_copies().into_iter().filter(|copy| !Arc::ptr_eq(copy, file));
         self.release_from(others, |base| *base == key).await
     }
 
     /// The same for all objects below a directory that is about to be moved.
-    pub(super) async fn release_copies_below(&self, directory: Ino) -> Result<(), Error> {
+    pub(in crate::vfs) async fn release_copies_below(&self, directory: Ino) -> Result<(), Error> {
         let Some(marker) = self.namespace.key(directory) else { return Ok(()) };
         let files = self.files.unsaved_copies().into_iter();
         self.release_from(files, |base| base.as_str().starts_with(marker.as_str())).await

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
 use dssefs_s3::object::Name;
 
-use super::{Error, Vfs};
+use crate::vfs::{Error, Vfs};
 
 /// What mknod(2) makes beside files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

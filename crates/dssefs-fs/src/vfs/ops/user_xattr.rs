@@ -7,9 +7,9 @@ use crate::namespace::xattr::{self, Edit, Expect, is_reported};
 use crate::namespace::{self, Ino};
 use dssefs_s3::object::UserMetadata;
 
-use super::file::{File, has_content};
 use super::xattr::USER;
-use super::{Error, Vfs};
+use crate::vfs::file::{File, has_content};
+use crate::vfs::{Error, Vfs};
 
 impl Vfs {
     /// Sets an attribute. It is in the store when this returns; of a file with changes it joins their commit.
@@ -18,7 +18,7 @@ impl Vfs {
     /// The name is ours or none that can be kept, the attribute is there or not there as `expect` forbids, it has no
     /// room, or the store refused.
     pub async fn set_attribute(&self, ino: Ino, name: &[u8], value: &[u8], expect: Expect) -> Result<(), Error> {
-        if name == super::RETRY_ATTRIBUTE.as_bytes() {
+        if name == crate::vfs::RETRY_ATTRIBUTE.as_bytes() {
             return self.retry_unsaved(ino);
         }
         let (name, value) = (own_name(name)?.to_vec(), value.to_vec());
@@ -33,7 +33,7 @@ impl Vfs {
         self.edit(ino, Edit::Remove { name: own_name(name)?.to_vec() }).await
     }
 
-    pub(super) async fn user_names(&self, ino: Ino) -> Result<BTreeSet<Vec<u8>>, Error> {
+    pub(in crate::vfs) async fn user_names(&self, ino: Ino) -> Result<BTreeSet<Vec<u8>>, Error> {
         // With `--attributes listing`, `ls -l` must not cost a HEAD for each file here either.
         if self.files.find(ino).is_none() && self.namespace.is_only_listed(ino) {
             return Ok(BTreeSet::new());
@@ -41,7 +41,7 @@ impl Vfs {
         Ok(xattr::names(&self.user_metadata(ino).await?))
     }
 
-    pub(super) async fn user_attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(in crate::vfs) async fn user_attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
         xattr::value(&self.user_metadata(ino).await?, name).ok_or(Error::NoAttribute)
     }
 

@@ -7,8 +7,8 @@ use crate::namespace::{self, Attributes, Change, Ino, Node, Timestamp};
 use dssefs_s3::object::Name;
 use dssefs_s3::s3::FailedWrite;
 
-use super::file::{File, Privileges, has_content};
-use super::{Error, Fh, Vfs};
+use crate::vfs::file::{File, Privileges, has_content};
+use crate::vfs::{Error, Fh, Vfs};
 
 /// A new time of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +183,7 @@ impl Vfs {
 
     /// A copy of the file onto itself that may have been made although it failed is no other writer's object to who has
     /// the file open.
-    pub(super) async fn note_ambiguous_copy(&self, file: &Arc<File>, error: &namespace::Error) {
+    pub(in crate::vfs) async fn note_ambiguous_copy(&self, file: &Arc<File>, error: &namespace::Error) {
         let namespace::Error::Store(error) = error else { return };
         let FailedWrite::Unknown(attempt) = error.failed_write() else { return };
         if file.state().source.is_none() {
@@ -196,7 +196,7 @@ impl Vfs {
     }
 
     /// After this mount has replaced the object itself by one with the same bytes.
-    pub(super) async fn repin(&self, file: &Arc<File>, attributes: Attributes) -> Result<(), Error> {
+    pub(in crate::vfs) async fn repin(&self, file: &Arc<File>, attributes: Attributes) -> Result<(), Error> {
         if !has_content(attributes.kind) {
             return Ok(());
         }

@@ -13,11 +13,11 @@ use crate::write::{self, Piece, Writer};
 use dssefs_s3::object::Name;
 use dssefs_s3::s3::{self, Source};
 
-use super::file::{File, Privileges, WriterParts, has_content};
-use super::handles::OpenFile;
-use super::slots::Slot;
-use super::{Error, Fh, Vfs};
 use crate::namespace;
+use crate::vfs::file::{File, Privileges, WriterParts, has_content};
+use crate::vfs::handles::OpenFile;
+use crate::vfs::slots::Slot;
+use crate::vfs::{Error, Fh, Vfs};
 
 /// How often a call starts over because the file changed under it.
 const TRIES_MAX: u32 = 8;
@@ -208,7 +208,7 @@ impl Vfs {
         }
     }
 
-    pub(super) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
+    pub(in crate::vfs) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
         let released = if writer.is_dirty() { self.release_copies(file).await } else { Ok(()) };
@@ -227,8 +227,9 @@ impl Vfs {
         outcome
     }
 
-    /// Changes a file. If the writer asks for a commit first, commits and tries again. The caller holds a shared lock of the subtree.
-    pub(super) async fn change_content<F>(&self, file: &Arc<File>, attempt: impl Fn() -> F) -> Result<(), Error>
+    /// Changes a file. If the writer asks for a commit first, commits and tries again. The caller holds a shared lock of
+    /// the subtree.
+    pub(in crate::vfs) async fn change_content<F>(&self, file: &Arc<File>, attempt: impl Fn() -> F) -> Result<(), Error>
     where
         F: Future<Output = Result<(), write::Error>>,
     {
@@ -242,14 +243,19 @@ impl Vfs {
     }
 
     /// Notes that the file's content has changed.
-    pub(super) fn changed(&self, file: &Arc<File>, privileges: Privileges) {
+    pub(in crate::vfs) fn changed(&self, file: &Arc<File>, privileges: Privileges) {
         if file.written_now(privileges) && !file.state().unlinked {
             self.namespace.set_local(file.ino, file.attributes());
         }
     }
 
     /// Makes the file `size` bytes long.
-    pub(super) async fn resize(&self, file: &Arc<File>, size: u64, privileges: Privileges) -> Result<(), Error> {
+    pub(in crate::vfs) async fn resize(
+        &self,
+        file: &Arc<File>,
+        size: u64,
+        privileges: Privileges,
+    ) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
         if writer.size() != size {
             self.change_content(file, || writer.resize(size)).await?;
@@ -262,7 +268,7 @@ impl Vfs {
     }
 
     /// The file of `ino` with one more user.
-    pub(super) async fn enter(&self, ino: Ino) -> Result<Arc<File>, Error> {
+    pub(in crate::vfs) async fn enter(&self, ino: Ino) -> Result<Arc<File>, Error> {
         self.namespace.pin_open(ino)?;
         let entered = self.enter_pinned(ino).await;
         if entered.is_err() {
@@ -286,7 +292,7 @@ impl Vfs {
     }
 
     /// One user less. If the file still has changes (its close failed, or a mapping wrote after it), a task saves them.
-    pub(super) async fn leave(&self, file: &Arc<File>) {
+    pub(in crate::vfs) async fn leave(&self, file: &Arc<File>) {
         self.files.leave(file);
         file.left.notify_waiters();
         self.discard_if_deleted(file).await;
@@ -295,7 +301,7 @@ impl Vfs {
     }
 
     /// A deleted file's changes go with its last user.
-    pub(super) async fn discard_if_deleted(&self, file: &Arc<File>) {
+    pub(in crate::vfs) async fn discard_if_deleted(&self, file: &Arc<File>) {
         let deleted = {
             let state = file.state();
             state.writer.clone().filter(|_| state.users == 0 && state.unlinked)
@@ -311,13 +317,13 @@ impl Vfs {
         self.handles.add_file(OpenFile { file, reads, writes, appends, _slot: slot })
     }
 
-    pub(super) fn writer_parts(&self) -> WriterParts<'_> {
+    pub(in crate::vfs) fn writer_parts(&self) -> WriterParts<'_> {
         WriterParts { engine: &self.engine, namespace: &self.namespace, gateway: &self.gateway, pages: &self.pages }
     }
 
     /// Makes the file show the version that is in the store now; true when the kernel's pages are of that version.
     /// Waits for a rename or a change of attributes that is replacing it.
-    pub(super) async fn pin(&self, file: &Arc<File>) -> Result<bool, Error> {
+    pub(in crate::vfs) async fn pin(&self, file: &Arc<File>) -> Result<bool, Error> {
         if file.is_dirty() {
             return Ok(true);
         }
