@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use crate::journal::EntryId;
 use crate::namespace::{self, Attributes, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
 use crate::read::Reader;
 use crate::spill::Location;
@@ -13,8 +14,17 @@ use crate::write::{CommitTarget, Destination, Engine, Target, Writer};
 use dssefs_s3::object::{Key, ObjectMeta, UserMetadata};
 use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
 
-use super::keeping::JournalRef;
 use super::pages::Pages;
+
+/// The entry of one file in the journal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JournalRef {
+    pub(crate) entry: EntryId,
+    /// Which changes: see [`write::Writer::changes`].
+    pub(crate) changes: u64,
+    /// Whether the entry says why the store refused the changes.
+    pub(crate) has_reason: bool,
+}
 
 /// What a change of content does to set-user-id and set-group-id: it clears them, unless the caller has CAP_FSETID
 /// (write(2), capabilities(7)).

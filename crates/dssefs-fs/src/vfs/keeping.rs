@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::journal::{self, EntryId, Journal};
+use crate::journal::{self, Journal};
 use crate::write;
 use dssefs_s3::object::Key;
 
-use super::file::File;
+use super::file::{File, JournalRef};
 use super::{Error, Vfs};
 
 /// Files whose close returns before the store has them hold at most this much content that the store does not have, in
@@ -20,16 +20,6 @@ pub struct JournalPolicy {
     /// `--commit background`: close(2) returns when the journal has the changes. Otherwise it keeps only what the store
     /// refused.
     pub background: bool,
-}
-
-/// The entry of one file in the journal.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct JournalRef {
-    entry: EntryId,
-    /// Which changes: see [`write::Writer::changes`].
-    changes: u64,
-    /// Whether the entry says why the store refused the changes.
-    has_reason: bool,
 }
 
 impl File {

@@ -35,11 +35,13 @@ mod payload;
 mod pending_changes;
 mod read_modify_write;
 mod state;
+mod target;
 mod writer;
 
 pub use engine::{Engine, Settings};
 pub use error::{Disposition, Error};
 pub use parts::OBJECT_BYTES_MAX;
 pub use pending_changes::{KeptAttempt, KeptError, KeptUpload, KeptUploadPart, PendingChanges};
-pub use state::{Base, CommitTarget, Piece, Target};
+pub use state::{Base, Piece};
+pub use target::{CommitTarget, Target};
 pub use writer::{Destination, Writer};

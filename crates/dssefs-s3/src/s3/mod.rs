@@ -19,7 +19,7 @@
 //! The HTTP client limits how much a server may answer and how long content may take (`bounds`).
 //!
 //! Only `aws` calls the operations of the SDK. `connect` sets the SDK up: credentials, proxies, and what never goes in
-//! the clear. `credentials` reads the caller's credentials again when their files change. This room may use `object`
+//! the clear. `connect::credentials` reads the credentials again when their files change. This room may use `object`
 //! and `policy`.
 
 mod ambiguous_write;
@@ -28,7 +28,6 @@ mod backoff;
 mod bounds;
 mod classify;
 mod connect;
-mod credentials;
 mod error;
 mod error_chain;
 mod gateway;

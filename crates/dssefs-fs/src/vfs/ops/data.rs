@@ -227,8 +227,8 @@ impl Vfs {
         outcome
     }
 
-    /// Changes a file. If the writer asks for a commit first, commits and tries again. The caller holds a shared lock of
-    /// the subtree.
+    /// Changes a file. If the writer asks for a commit first, commits and tries again. The caller holds a shared lock
+    /// of the subtree.
     pub(in crate::vfs) async fn change_content<F>(&self, file: &Arc<File>, attempt: impl Fn() -> F) -> Result<(), Error>
     where
         F: Future<Output = Result<(), write::Error>>,

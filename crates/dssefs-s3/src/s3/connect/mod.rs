@@ -4,6 +4,7 @@ mod address;
 mod certificates;
 mod client;
 mod connection;
+mod credentials;
 mod identity;
 mod loader;
 mod pool;
@@ -15,16 +16,16 @@ use aws_config::SdkConfig;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::{Credentials, ProvideCredentials};
 
-use super::credentials::Renewed;
 use super::error_chain::{caused_by, error_chain};
 use address::Rule;
 use client::{Network, Reuse};
+use credentials::Renewed;
+use identity::Source;
+use loader::Loader;
 
 pub use address::InsecureEndpoint;
 pub use connection::{AccessKey, ConnectError, Connection};
 pub use identity::IdentityError;
-pub(in crate::s3) use identity::Source;
-pub(in crate::s3) use loader::Loader;
 pub(in crate::s3) use pool::SentTwice;
 pub use profiles::{named_by, profile_files};
 pub use proxy::ProxyError;

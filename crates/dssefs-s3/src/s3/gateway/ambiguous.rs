@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::compare::Proof;
+use super::compare::{Proof, optional};
 use super::{Gateway, Verified};
 use crate::object::ObjectMeta;
 use crate::s3::ambiguous_write::{AmbiguousWrite, Content};
@@ -103,13 +103,4 @@ fn is_described(meta: &ObjectMeta, new: &NewObject) -> bool {
     meta.user == new.user
         && meta.content_headers == new.content_headers
         && (new.content_type.is_none() || new.content_type == meta.content_type)
-}
-
-/// None for an object that does not exist, which is no failure here.
-pub(super) fn optional<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
-    match answer {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind == Kind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }

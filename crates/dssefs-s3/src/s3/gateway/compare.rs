@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 
-use super::ambiguous::optional;
 use super::{Download, Gateway};
 use crate::object::{Key, ObjectMeta};
 use crate::policy::Verdict;
-use crate::s3::error::Error;
+use crate::s3::error::{Error, Kind};
 use crate::s3::payload::Checksum;
 use crate::s3::request::Head;
 
@@ -121,4 +120,13 @@ fn described_alike(a: &ObjectMeta, b: &ObjectMeta) -> bool {
 /// The next bytes, none at the end.
 async fn chunk(download: &mut Download) -> Result<Bytes, Error> {
     Ok(download.next().await.transpose()?.unwrap_or_default())
+}
+
+/// None for an object that does not exist, which is no failure here.
+pub(super) fn optional<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }

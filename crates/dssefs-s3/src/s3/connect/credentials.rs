@@ -13,7 +13,9 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider, future};
 use tokio::sync::Mutex;
 
-use super::connect::{Loader, Source, profile_files};
+use super::identity::Source;
+use super::loader::Loader;
+use super::profiles::profile_files;
 
 /// How long credentials without an expiry are used before the SDK asks again and the files are checked. The SDK asks
 /// some ten seconds earlier.
