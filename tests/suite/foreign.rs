@@ -106,7 +106,8 @@ impl Filesystem for Hostile {
             _ if self.silent == Silent::Attributes => return self.unanswered.attributes.lock().unwrap().push(reply),
             Some("user.dsse.mount.pid") => self.pid.to_string(),
             Some("user.dsse.mount.unsaved.files") => serde_json::json!({
-                "closed": 0, "kept": 0, "open": 0, "trying": false, "bytes_sent": 0, "spill_dir": self.spill_dir, "files": [],
+                "closed": 0, "kept": 0, "open": 0, "trying": false, "bytes_sent": 0,
+                "spill_dir": self.spill_dir, "files": [],
             })
             .to_string(),
             _ => return reply.error(Errno::ENODATA),

@@ -432,7 +432,8 @@ impl Run<'_> {
         for ((path, facts, content), (_, local_facts, local_content)) in ours.iter().zip(&local) {
             if facts != local_facts || content != local_content {
                 let message = format!(
-                    "{path} is left as {facts}, {content} on the mount, {local_facts}, {local_content} on the local disk"
+                    "{path} is left as {facts}, {content} on the mount, \
+                     {local_facts}, {local_content} on the local disk"
                 );
                 return Err(TestCaseError::fail(message));
             }

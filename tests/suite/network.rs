@@ -132,7 +132,8 @@ fn a_token_of_web_identity_does_not_go_out_in_the_clear() {
             }
         }
         let of_profile = format!(
-            "[profile web]\nrole_arn = {role}\nweb_identity_token_file = {}\nservices = far\n[services far]\nsts =\n  endpoint_url = {url}\n",
+            "[profile web]\nrole_arn = {role}\nweb_identity_token_file = {}\nservices = far\n\
+             [services far]\nsts =\n\x20 endpoint_url = {url}\n",
             token.display()
         );
         fs::write(&config, of_profile).unwrap();
@@ -165,7 +166,8 @@ fn other_credentials_are_not_fetched_in_the_clear() {
         let config = dir.path().join("config");
         let key = "aws_access_key_id = AKIDEXAMPLE\naws_secret_access_key = secret";
         let text = format!(
-            "[profile base]\n{key}\n[profile role]\nrole_arn = arn:aws:iam::111122223333:role/r\nsource_profile = base\n"
+            "[profile base]\n{key}\n[profile role]\n\
+             role_arn = arn:aws:iam::111122223333:role/r\nsource_profile = base\n"
         );
         fs::write(&config, text).unwrap();
         let variants: [&[(&str, &str)]; 4] = [
@@ -204,7 +206,8 @@ fn content_does_not_go_in_the_clear_to_what_a_variable_or_a_profile_names() {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config");
         let text = format!(
-            "[profile plain]\nendpoint_url = {url}\n[profile parts]\nservices = far\n[services far]\ns3 =\n  endpoint_url = {url}\n"
+            "[profile plain]\nendpoint_url = {url}\n[profile parts]\nservices = far\n\
+             [services far]\ns3 =\n\x20 endpoint_url = {url}\n"
         );
         fs::write(&config, text).unwrap();
         let variants = [
@@ -437,8 +440,10 @@ fn answering(answer: &'static str) -> String {
 fn a_bucket_of_another_region_is_told_with_the_option_to_give() {
     deadline(MINUTE, || {
         for answer in [
-            "HTTP/1.1 301 Moved Permanently\r\nx-amz-bucket-region: eu-west-1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-            "HTTP/1.1 301 Moved Permanently\r\nx-amz-bucket-region: eu-west-1\r\nconnection: close\r\ncontent-length: 101\r\n\r\n\
+            "HTTP/1.1 301 Moved Permanently\r\nx-amz-bucket-region: eu-west-1\r\n\
+             connection: close\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 301 Moved Permanently\r\nx-amz-bucket-region: eu-west-1\r\n\
+             connection: close\r\ncontent-length: 101\r\n\r\n\
              <Error><Code>PermanentRedirect</Code><Message>Use the specified endpoint, please.</Message></Error>  ",
             "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 141\r\n\r\n\
              <Error><Code>AuthorizationHeaderMalformed</Code><Message>Expecting another region.</Message>\

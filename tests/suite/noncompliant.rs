@@ -89,7 +89,8 @@ fn a_refused_file_behind_an_empty_page_of_a_listing_is_found_before_its_director
 
 fn listing(content: &str, is_truncated: bool) -> String {
     format!(
-        "<?xml version=\"1.0\"?>\n<ListBucketResult><IsTruncated>{is_truncated}</IsTruncated>{content}</ListBucketResult>"
+        "<?xml version=\"1.0\"?>\n<ListBucketResult>\
+         <IsTruncated>{is_truncated}</IsTruncated>{content}</ListBucketResult>"
     )
 }
 

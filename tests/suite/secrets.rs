@@ -161,7 +161,8 @@ fn a_credential_process_is_run_again_inside_the_sandbox() {
         let (program, runs, config) = (dir.path().join("program"), dir.path().join("runs"), dir.path().join("config"));
         let script = format!(
             "#!/bin/sh\necho run >>{}\nexpires=$(date -u -d '+14 seconds' +%Y-%m-%dT%H:%M:%SZ)\n\
-             echo '{{\"Version\":1,\"AccessKeyId\":\"{ACCESS_KEY}\",\"SecretAccessKey\":\"{SECRET_KEY}\",\"Expiration\":\"'$expires'\"}}'\n",
+             echo '{{\"Version\":1,\"AccessKeyId\":\"{ACCESS_KEY}\",\"SecretAccessKey\":\"{SECRET_KEY}\",\
+             \"Expiration\":\"'$expires'\"}}'\n",
             runs.display()
         );
         fs::write(&program, script).unwrap();
@@ -727,7 +728,8 @@ fn recorded(endpoint: &Endpoint) -> Fault {
         base64_simd::STANDARD.encode_to_string(blob.expect("both forms of it").into_inner())
     };
     let body = serde_json::json!({
-        "CiphertextBlob": text(answer.ciphertext_blob), "Plaintext": text(answer.plaintext), "KeyId": endpoint.key_arn(),
+        "CiphertextBlob": text(answer.ciphertext_blob), "Plaintext": text(answer.plaintext),
+        "KeyId": endpoint.key_arn(),
     });
     Fault::Alter { headers: BTreeMap::new(), body: Some(body.to_string()) }
 }

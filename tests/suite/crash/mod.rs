@@ -215,7 +215,8 @@ fn sweep(way: &'static Way) {
     }
     let Count { tried, killed, again, killed_again, killed_recovering, faulty } = count;
     println!(
-        "{}: {tried} of {known} points tried, killed there {killed}, broken {}; the next start killed {killed_again} times of {again}, \
+        "{}: {tried} of {known} points tried, killed there {killed}, broken {}; \
+         the next start killed {killed_again} times of {again}, \
          {killed_recovering} of them at requests for files; last start under a fault {faulty}",
         way.name,
         broken.len()
