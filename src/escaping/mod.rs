@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 
-/// `text` with the characters of [`is_hidden`] as Rust writes them (`\n`, `\u{1b}`), and with bytes that are not UTF-8
+/// `text` with the characters of `is_hidden` as Rust writes them (`\n`, `\u{1b}`), and with bytes that are not UTF-8
 /// as `\xNN`.
 #[must_use]
 pub fn shown(text: &(impl AsRef<OsStr> + ?Sized)) -> String {

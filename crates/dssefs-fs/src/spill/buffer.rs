@@ -41,9 +41,9 @@ impl Buffer {
     /// that hold the most.
     ///
     /// # Errors
-    /// [`Error::Busy`]: wait for [`Pool::released`] and try again. [`Error::NoSpace`], [`Error::TooLong`],
-    /// [`Error::BeyondEnd`]. [`Error::Tampered`] and [`Error::Io`] when a block that is partly overwritten cannot
-    /// be read back.
+    /// [`Error::Busy`]: wait for [`Pool::released`](super::Pool::released) and try again. [`Error::NoSpace`],
+    /// [`Error::TooLong`], [`Error::BeyondEnd`]. [`Error::Tampered`] and [`Error::Io`] when a block that is partly
+    /// overwritten cannot be read back.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let (bytes, bytes_max) = (data.len() as u64, self.core.resources.write_bytes_max());
         if bytes > bytes_max {

@@ -78,19 +78,19 @@ pub struct StoreSnapshot {
     /// Requests by the operation's name; retries are not counted again, and operations that were never used are left
     /// out.
     pub requests: BTreeMap<String, u64>,
-    /// See [`StoreCounters::failures`].
+    /// Requests that ended in an error, after all retries.
     pub failures: u64,
-    /// See [`StoreCounters::retries`].
+    /// Attempts beyond the first of their request.
     pub retries: u64,
-    /// See [`StoreCounters::throttled`].
+    /// Attempts that the store answered with 503 (its own or KMS's rate limit).
     pub throttled: u64,
-    /// See [`StoreCounters::throttled_by_kms`].
+    /// Attempts that were refused because of KMS's rate limit, and not of S3's.
     pub throttled_by_kms: u64,
-    /// See [`StoreCounters::mismatches`].
+    /// Answers refused because they did not prove DSSE-KMS under the expected key.
     pub mismatches: u64,
-    /// See [`StoreCounters::bytes_sent`].
+    /// Bytes of object content that the store took.
     pub bytes_sent: u64,
-    /// See [`StoreCounters::bytes_received`].
+    /// Bytes of object content that the store gave.
     pub bytes_received: u64,
 }
 
