@@ -20,8 +20,8 @@ pub(super) type Entry = (Vec<u8>, Vec<(u64, Vec<u8>)>);
 /// All entries that stand, oldest first.
 pub(super) type State = Vec<Entry>;
 
-/// A journal that nobody changed gives back all that stands and reports nothing. One that was changed is reported, or
-/// gives what stood at some moment of its life: nothing is invented, mixed, or brought back out of order.
+/// A journal that no attacker changed gives back all that stands and reports nothing. One that was changed is reported,
+/// or gives what stood at some moment of its life: nothing is invented, mixed, or brought back out of order.
 pub fn journal(data: &[u8]) {
     let directory = scratch();
     let own = directory.path().join("session-0");
@@ -203,7 +203,7 @@ pub(super) fn files(own: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
-/// What somebody does who can write to the disk and knows the format: change, cut, extend, zero, copy, move, swap,
+/// What an attacker does who can write to the disk and knows the format: change, cut, extend, zero, copy, move, swap,
 /// remove.
 fn edit(input: &mut Input<'_>, own: &Path) {
     for _ in 0..EDITS_MAX {

@@ -18,8 +18,8 @@ const EDITS_MAX: usize = 6;
 const DRAFTS_MAX: usize = 4;
 const DISK_BYTES_MAX: u64 = 1 << 20;
 
-/// A journal gives back all that stands. After whatever somebody did with its files, and with copies that he took of
-/// them before, it tells damage or gives what stood at some moment.
+/// A journal gives back all that stands. After all that an attacker did with its files, and with copies that they took
+/// of them before, it tells damage or gives what stood at some moment.
 pub fn life(data: &[u8]) {
     let directory = scratch();
     let mut input = Input::new(data);

@@ -77,7 +77,7 @@ fn open(opener: &Opener, id: BlockId, bytes: &[u8], is_authentic: bool) {
     }
 }
 
-/// A block that whoever has one of the two keys has sealed is refused, and tells nothing; with both it is what was
+/// A block that an attacker with one of the two keys has sealed is refused, and tells nothing; with both it is what was
 /// sealed.
 pub fn layers(data: &[u8]) {
     let mut input = Input::new(data);

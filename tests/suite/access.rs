@@ -170,7 +170,7 @@ fn inside(mount: &Mount, before: &[&str], command: &str) -> Result<(), String> {
 
 /// Objects may claim to be set-user-id programs of root, or devices.
 #[test]
-fn a_mount_is_nosuid_and_nodev_whoever_mounts() {
+fn every_mount_is_nosuid_and_nodev() {
     deadline(MINUTE, || {
         let endpoint = Endpoint::start();
         let mut mounts = vec![Mount::of(&endpoint)];

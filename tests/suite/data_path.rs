@@ -156,8 +156,8 @@ fn fsync_of_a_file_that_another_host_deleted_is_never_a_success() {
     });
 }
 
-/// Commits went unconditionally to the key: what another host had stored there meanwhile was overwritten and nobody was
-/// told.
+/// Commits went unconditionally to the key: what another host had stored there meanwhile was overwritten and no program
+/// was told.
 #[test]
 fn what_another_host_stored_meanwhile_is_not_replaced_unseen() {
     deadline(MINUTE, || {
@@ -405,7 +405,7 @@ fn a_close_that_failed_is_made_good_by_the_mount_itself() {
 }
 
 /// A mapping outlives the descriptor that it was made of. What was written to it after that descriptor's close was
-/// stored by nobody before the unmount.
+/// not stored before the unmount.
 #[test]
 fn what_a_mapping_writes_after_the_close_is_stored() {
     const SCRIPT: &str = "

@@ -366,7 +366,7 @@ fn directories_are_made_once_and_removed_only_when_they_are_empty_for_all() {
         fs::remove_file(one.join("d/file")).unwrap();
         fs::remove_dir(two.join("d")).unwrap();
         thread::sleep(STALE);
-        assert_eq!(errno(commit(&one.join("d/late"), b"late")), libc::ENOENT, "nobody believes in it any more");
+        assert_eq!(errno(commit(&one.join("d/late"), b"late")), libc::ENOENT, "the mount believes in it no longer");
         assert_eq!(endpoint.keys(), Vec::<String>::new());
         assert_eq!(names(&two.path()), Vec::<String>::new());
     });

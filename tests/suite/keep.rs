@@ -484,7 +484,7 @@ fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
     });
 }
 
-/// Commits of these files are refused for as long as its faults are not cleared, and mounts start all the same.
+/// Commits of these files are refused for as long as its faults are not cleared, and mounts start nevertheless.
 fn refuse(endpoint: &Endpoint, key_contains: &str) {
     endpoint.inject_faults(vec![Rule::on("PutObject", denied()).key_contains(key_contains).times(0)]);
 }

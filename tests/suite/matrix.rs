@@ -454,7 +454,7 @@ impl Scene {
             self.endpoint.assert_dsse(&key);
             assert_eq!(attribute(&self.file(name), "user.dsse.verdict").unwrap(), "compliant", "{what}");
             assert_eq!(attribute(&self.file(name), "user.dsse.local").unwrap(), "none", "{what}");
-            // One whose answer was lost has an id that nobody here knows, and one that is said to be gone is not
+            // One whose answer was lost has an id that no process here knows, and one that is said to be gone is not
             // aborted: these are for the bucket's lifecycle rules.
             let unknown = operation == "CreateMultipartUpload" && *fault == Fault::LoseAnswer;
             let unknown = unknown || matches!(fault, Fault::Failure { status: 404, .. });

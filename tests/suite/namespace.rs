@@ -663,6 +663,36 @@ async fn a_rename_that_another_host_left_after_its_copies_is_finished_and_nothin
     assert_eq!(there(&mount, &["new/", "new/done", "new/changed"]).await, [true, true, true]);
 }
 
+/// No task looked at it again while the mount lived, and each later rename of the directory met it.
+#[tokio::test]
+async fn a_journal_of_a_refused_rename_is_deleted_later() {
+    let mount = Mount::new().await;
+    for key in ["old/", "old/a"] {
+        mount.store.put(key, key.to_owned(), &[]).await;
+    }
+    let moved = mount.find("old").await.unwrap();
+    let refused = |status, code: &str| Fault::Failure { status, code: code.into(), message: "refused".into() };
+    mount.store.fail_all(&[
+        ("CopyObject", "new/", refused(412, "PreconditionFailed")),
+        ("DeleteObject", ".dssefs/", refused(403, "AccessDenied")),
+    ]);
+    let exclusive = mount.names.lock_exclusive(moved.ino).await;
+    let (old, new) = (name("old"), name("new"));
+    let renaming = mount.names.move_directory((Ino::ROOT, &old), (Ino::ROOT, &new), false, exclusive);
+    assert!(matches!(renaming.await, Err(Error::NotEmpty)));
+    let prefix = Prefix::new(".dssefs/").unwrap();
+    let journals = async || mount.names.objects_below(&prefix).await.unwrap().len();
+    assert_eq!(journals().await, 1, "it could not be deleted");
+    mount.store.clear_faults();
+    let gone = async {
+        while journals().await > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the mount looks at the journal again");
+    assert_eq!(there(&mount, &["old/", "old/a", "new/"]).await, [true, true, false]);
+}
+
 #[tokio::test]
 async fn a_rename_that_takes_longer_than_the_lease_keeps_its_journal() {
     let mount = Mount::new().await;

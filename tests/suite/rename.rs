@@ -462,6 +462,30 @@ fn a_failed_rename_that_is_not_undone_yet_is_undone_by_the_next_mount() {
 }
 
 #[test]
+fn a_failed_rename_that_cannot_be_undone_holds_up_no_unmount() {
+    deadline(MINUTE * 2, || {
+        let endpoint = Endpoint::start();
+        let mut mount = Mount::with(&endpoint, &["--stop-timeout", "2s"]);
+        plant(&endpoint, "old");
+        let late = mount.join("old/late");
+        let mut open = File::create(&late).unwrap();
+        open.write_all(b"not stored yet, and below the directory").unwrap();
+        rename_whose_journal_is_stuck(&endpoint, &mount);
+        let everything = Rule::on("*", Fault::Stall).times(0);
+        endpoint.inject_faults(vec![everything]);
+        let begun = std::time::Instant::now();
+        mount.signal(Signal::TERM);
+        mount.ended().expect("it ends");
+        assert!(begun.elapsed() < MINUTE / 2, "it waited for the rename: {:?}", begun.elapsed());
+        assert!(mount.log().contains("old/late"), "{}", mount.log());
+        drop((open, mount));
+        endpoint.clear_faults();
+        let again = Mount::of(&endpoint);
+        assert_eq!(store(&endpoint), tree("old"), "{}", again.log());
+    });
+}
+
+#[test]
 fn answers_that_are_lost_are_found_out() {
     for (operation, text) in
         [("CopyObject", "deep/c"), ("DeleteObject", "old/b"), ("PutObject", JOURNAL), ("DeleteObject", JOURNAL)]

@@ -1,5 +1,5 @@
-//! What the mount saves by itself: when it begins, whoever has the file open, and that no file is lost sight of
-//! meanwhile.
+//! What the mount saves by itself: when it begins, also while programs have the file open, and that no file is lost
+//! sight of meanwhile.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -96,7 +96,7 @@ fn a_race_that_was_lost_is_told_to_who_has_the_file_open_and_not_tried_for_ever(
     });
 }
 
-/// The task that was to save a file slept while somebody else saved and closed it; then it forgot the file that was
+/// The task that was to save a file slept while another call saved and closed it; then it forgot the file that was
 /// open by then, and the end of the mount did not know of that one's changes.
 #[test]
 fn the_task_that_was_to_save_a_file_does_not_lose_sight_of_the_one_that_is_open_now() {

@@ -616,8 +616,8 @@ fn kms_client(endpoint: &Endpoint) -> aws_sdk_kms::Client {
     aws_sdk_kms::Client::from_conf(config.build())
 }
 
-/// What KMS makes of a wrapped key for whoever names the mount, the session, this layer and this epoch. None if it
-/// refuses.
+/// What KMS makes of a wrapped key for a caller that names the mount, the session, this layer and this epoch. None if
+/// it refuses.
 fn unwrapped(endpoint: &Endpoint, spill: &Path, wrapped: &str, layer: &str, epoch: u64) -> Option<Vec<u8>> {
     let session = fs::read_dir(spill).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
     let described: serde_json::Value =

@@ -1,5 +1,5 @@
-//! Somebody who can write to the local disk: what he does to the spill and the journal, while the mount runs and while
-//! it is down.
+//! An attacker who can write to the local disk: what they do to the spill and the journal, while the mount runs and
+//! while it is down.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! System calls that the daemon never makes, refused by seccomp(2).
 //!
 //! A list of what is denied, and not of what is allowed: the C library and the runtime change the calls that they make
-//! with their versions, and one that is missing from a list of allowed ones would fail in the middle of somebody's
+//! with their versions, and one that is missing from a list of allowed ones would fail in the middle of a program's
 //! write. For the same reason a denied call gets EPERM and does not kill. What is on the list ([`super::denied`]) is
 //! what an intruder needs to get at other processes, at the kernel, or out of the other layers.
 

@@ -102,7 +102,7 @@ mod tests {
         }
         let grants = Grants { read: vec![PathBuf::from("/proc")], write: vec![granted.clone()], ..Grants::default() };
         let mut other_process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        // Not `environ`: whoever still has CAP_PERFMON, as this test may, reads that whatever Landlock says (Linux
+        // Not `environ`: a process with CAP_PERFMON reads that whatever Landlock says, and this may be one (Linux
         // 6.18, mm_access).
         let memory = format!("/proc/{}/mem", other_process.id());
         assert!(fs::File::open(&memory).is_ok());

@@ -7,7 +7,7 @@
 //! * Landlock leaves it the directories that [`grants`] names;
 //! * seccomp refuses the system calls that a file system never makes ([`calls`]).
 //!
-//! Whoever confines one thread confines those that it starts later and no other, so this comes before the runtime. What
+//! A thread that is confined confines those that it starts later and no other, so this comes before the runtime. What
 //! cannot be done from inside, mounting and unmounting, the mount helper does (`fuse`), which stays outside.
 //!
 //! The module refuses to end a mount because a kernel lacks a layer, unless `--sandbox require` says so; it tells what

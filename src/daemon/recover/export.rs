@@ -110,7 +110,7 @@ impl Wanted<'_> {
         Some(Match { left, entry, kept })
     }
 
-    /// Two mounts that left something under one key may mean two buckets, or two states that nobody can put in an
+    /// Two mounts that left something under one key may mean two buckets, or two states that cannot be put in an
     /// order.
     fn newest(&self, matches: Vec<Match>) -> Result<Option<Match>, StartError> {
         let sources: BTreeSet<&str> = matches.iter().map(|found| found.left.session().source.as_str()).collect();

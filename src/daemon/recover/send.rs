@@ -109,7 +109,7 @@ pub(in crate::daemon) async fn send_all(
 /// By the keys of their objects.
 type Jobs<'a> = BTreeMap<Key, Vec<Job<'a>>>;
 
-/// Those that replace no object of which another one is a copy that the store has yet to make, and the rest. A circle,
+/// Those that replace no object that another one still has to be copied from, and the rest. A circle,
 /// which no mount makes, holds nothing up.
 fn ready(jobs: Jobs<'_>) -> (Jobs<'_>, Jobs<'_>) {
     let needed: BTreeSet<Key> = jobs.values().flatten().filter_map(Job::needs).collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::mount;
 
 /// Runs `body` in a thread of its own. After `limit`, detaches every mount of this process, which ends the waiting of
-/// whoever hangs on one, and fails.
+/// each thread that hangs on one, and fails.
 pub(crate) fn deadline(limit: Duration, body: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = channel();
     let name = std::thread::current().name().unwrap_or("test").to_owned();

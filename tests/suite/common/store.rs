@@ -81,6 +81,18 @@ impl Store {
         self.server.set_faults(Plan::new(vec![Rule { operation, key_contains, nth: 1, times, fault }]).unwrap());
     }
 
+    /// The same for several operations, and every time.
+    pub fn fail_all(&self, faults: &[(&str, &str, Fault)]) {
+        let rule = |(operation, text, fault): &(&str, &str, Fault)| Rule {
+            operation: (*operation).into(),
+            key_contains: Some((*text).into()),
+            nth: 1,
+            times: 0,
+            fault: fault.clone(),
+        };
+        self.server.set_faults(Plan::new(faults.iter().map(rule).collect()).unwrap());
+    }
+
     /// Waits until the faults in force have struck a request, for at most 10 seconds.
     pub async fn until_struck(&self) {
         let struck = async {

@@ -473,8 +473,8 @@ fn check(endpoint: &Endpoint, disk: &Disk, mount: Mount, allowed: &[World]) -> R
     }
     let left = fs::read_dir(disk.path()).map_err(|error| error.to_string())?;
     let left: Vec<_> = left.filter_map(Result::ok).map(|entry| entry.file_name()).collect();
-    // Of a pending file that was just being replaced or removed, the bytes are kept and named: nobody was told yet that
-    // they may go.
+    // Of a pending file that was just being replaced or removed, the bytes are kept and named: no program was told yet
+    // that they may go.
     let under_way = allowed.len() > 1;
     match (left.is_empty(), told) {
         (true, _) => Ok(()),

@@ -196,7 +196,7 @@ fn what_the_disk_does_not_read_costs_only_what_follows_in_its_segment() {
 
 /// A crash tears the newest segment alone: an older one was complete before the next one began.
 #[test]
-fn an_older_segment_that_is_torn_in_a_record_was_changed_by_somebody() {
+fn an_older_segment_that_is_torn_in_a_record_counts_as_changed() {
     for cut in [1, 40] {
         let directory = tempfile::tempdir().unwrap();
         let [first, second] = two_segments(directory.path());
@@ -219,7 +219,7 @@ fn an_older_segment_that_is_torn_in_a_record_was_changed_by_somebody() {
 }
 
 #[test]
-fn an_older_segment_without_a_whole_header_was_changed_by_somebody() {
+fn an_older_segment_without_a_whole_header_counts_as_changed() {
     let directory = tempfile::tempdir().unwrap();
     let [first, _] = two_segments(directory.path());
     let whole = fs::read(&first).unwrap();

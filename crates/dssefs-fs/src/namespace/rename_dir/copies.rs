@@ -135,7 +135,9 @@ impl Copies {
             return false;
         }
         if self.refused.load(Relaxed) {
-            self.journal.end_untouched().await;
+            if !self.journal.end_untouched().await {
+                self.renames.look_again_later();
+            }
             return true;
         }
         let outcome = self.take_back().await;

@@ -150,15 +150,17 @@ impl Journal {
         Ok(())
     }
 
-    /// Ends it before anything was copied, so that nothing is to be undone.
-    pub(super) async fn end_untouched(&self) {
-        if let Err(error) = self.end().await {
+    /// Ends it before anything was copied, so that nothing is to be undone. False if it could not be deleted.
+    pub(super) async fn end_untouched(&self) -> bool {
+        let outcome = self.end().await;
+        if let Err(error) = &outcome {
             tracing::warn!(
                 %error,
                 key = %self.key,
                 "the journal of a rename that did not begin could not be deleted; the mount tries again"
             );
         }
+        outcome.is_ok()
     }
 
     async fn write(&self) -> Result<(), Error> {

@@ -109,8 +109,11 @@ impl DirectoryRenames {
                     );
                     return renames.look_again_later();
                 }
-                tokio::time::sleep(pause).await;
-                retry += 1;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => retry += 1,
+                    // This mount ends without the store, and its files must not wait: the next mount undoes the move.
+                    () = renames.gateway.wait_until_stalled() => return,
+                }
             }
         });
     }
