@@ -73,6 +73,11 @@ fn a_journal_that_was_cut_is_told_after_the_segments_behind_the_cut_went() {
 }
 
 #[test]
+fn the_mounts_own_names_are_its_own_in_capital_letters_too() {
+    holds_for("xattr", &["capital-letters-of-the-mounts-own-names"]);
+}
+
+#[test]
 fn the_corpus_is_small_and_each_part_of_it_belongs_to_a_target() {
     let known: Vec<&str> = TARGETS.iter().map(|(name, ..)| *name).collect();
     for directory in fs::read_dir(corpus()).unwrap() {

@@ -78,8 +78,9 @@ pub fn xattr(data: &[u8]) {
     let written = input.text().to_vec();
     let user = input.metadata();
     let before = attributes(&user);
-    // The names under which the mount reports are refused before an edit is made.
-    if name.is_empty() || name.starts_with(b"dsse.") {
+    // The names under which the mount reports are refused before an edit is made, also in capital letters.
+    let is_reported = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"dsse."));
+    if name.is_empty() || is_reported {
         assert!(!before.contains_key(&name));
         return;
     }
