@@ -676,7 +676,7 @@ async fn a_journal_of_a_refused_rename_is_deleted_later() {
         ("CopyObject", "new/", refused(412, "PreconditionFailed")),
         ("DeleteObject", ".dssefs/", refused(403, "AccessDenied")),
     ]);
-    let exclusive = mount.names.lock_exclusive(moved.ino).await;
+    let exclusive = mount.names.lock_exclusive(moved.ino, None).await;
     let (old, new) = (name("old"), name("new"));
     let renaming = mount.names.move_directory((Ino::ROOT, &old), (Ino::ROOT, &new), false, exclusive);
     assert!(matches!(renaming.await, Err(Error::NotEmpty)));
@@ -707,7 +707,7 @@ async fn a_rename_that_takes_longer_than_the_lease_keeps_its_journal() {
         tokio::time::sleep(Duration::from_millis(3_500)).await;
         other.recover().await;
     };
-    let exclusive = mount.names.lock_exclusive(moved.ino).await;
+    let exclusive = mount.names.lock_exclusive(moved.ino, None).await;
     let renaming = mount.names.move_directory((Ino::ROOT, &old), (Ino::ROOT, &new), false, exclusive);
     let (moving, ()) = tokio::join!(renaming, look);
     mount.names.finish_move(moving.unwrap().0).await.unwrap();
@@ -721,7 +721,7 @@ async fn who_changes_something_and_who_moves_it_wait_for_each_other() {
     mount.store.put("d/e/f", "", &[]).await;
     let (d, file) = (mount.find("d").await.unwrap().ino, mount.find("d/e/f").await.unwrap().ino);
     let shared = mount.names.lock_shared(file).await;
-    let mut closing = Box::pin(mount.names.lock_exclusive(d));
+    let mut closing = Box::pin(mount.names.lock_exclusive(d, None));
     assert!(futures_util::poll!(&mut closing).is_pending(), "a change is under way below it");
     assert!(futures_util::poll!(Box::pin(mount.names.lock_shared(file))).is_pending(), "and no new change begins");
     drop(shared);
@@ -732,6 +732,26 @@ async fn who_changes_something_and_who_moves_it_wait_for_each_other() {
     assert!(futures_util::poll!(&mut waiting).is_pending());
     drop(exclusive);
     waiting.await;
+}
+
+#[tokio::test]
+async fn one_exclusive_lock_at_a_time_is_held_of_what_overlaps() {
+    let mount = Mount::new().await;
+    mount.store.put("d/e/f", "", &[]).await;
+    mount.store.put("g/h", "", &[]).await;
+    let ino = async |path| mount.find(path).await.unwrap().ino;
+    let (d, e, g) = (ino("d").await, ino("d/e").await, ino("g").await);
+    let held = mount.names.lock_exclusive(e, None).await;
+    let mut above = Box::pin(mount.names.lock_exclusive(d, None));
+    let mut below = Box::pin(mount.names.lock_exclusive(g, Some(ino("d/e/f").await)));
+    assert!(futures_util::poll!(&mut above).is_pending(), "it would have what is held");
+    assert!(futures_util::poll!(&mut below).is_pending(), "it is a part of what is held");
+    assert!(futures_util::poll!(Box::pin(mount.names.lock_shared(g))).is_pending(), "both directories are asked for");
+    drop(held);
+    let above = above.await;
+    assert!(futures_util::poll!(&mut below).is_pending());
+    drop(above);
+    below.await;
 }
 
 #[tokio::test]

@@ -445,6 +445,42 @@ fn a_source_is_not_deleted_before_its_failed_rename_is_undone() {
     });
 }
 
+/// What a program does to a directory, without anything below it, whose rename failed and is not undone yet.
+fn waits_until_the_rename_is_undone(act: fn(&Path) -> io::Result<()>, left: &'static [&str]) {
+    deadline(MINUTE, move || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        fs::create_dir(mount.join("old")).unwrap();
+        fs::create_dir(mount.join("other")).unwrap();
+        endpoint.inject_faults(vec![Rule::on("PutObject", denied()).key_contains(JOURNAL).nth(2).times(0)]);
+        assert_eq!(errno(fs::rename(mount.join("old"), mount.join("new"))), libc::EIO);
+        assert!(endpoint.head("new/").is_some(), "the copy cannot be taken back yet");
+        let struck = endpoint.struck();
+        let root = mount.path().to_owned();
+        let acting = std::thread::spawn(move || act(&root));
+        eventually("the mount tries again to undo it", MINUTE, || endpoint.struck() > struck + 1);
+        assert!(endpoint.head("old/").is_some(), "its copy would be the last one, and stay");
+        endpoint.clear_faults();
+        acting.join().unwrap().unwrap();
+        assert!(store(&endpoint).keys().eq(left), "{:?}: {}", store(&endpoint).keys(), mount.log());
+    });
+}
+
+#[test]
+fn rmdir_waits_until_a_failed_rename_is_undone() {
+    waits_until_the_rename_is_undone(|root| fs::remove_dir(root.join("old")), &["other/"]);
+}
+
+#[test]
+fn a_rename_waits_until_a_failed_one_of_the_same_directory_is_undone() {
+    waits_until_the_rename_is_undone(|root| fs::rename(root.join("old"), root.join("newer")), &["newer/", "other/"]);
+}
+
+#[test]
+fn a_directory_is_not_replaced_before_its_failed_rename_is_undone() {
+    waits_until_the_rename_is_undone(|root| fs::rename(root.join("other"), root.join("old")), &["old/"]);
+}
+
 #[test]
 fn a_failed_rename_that_is_not_undone_yet_is_undone_by_the_next_mount() {
     deadline(MINUTE, || {

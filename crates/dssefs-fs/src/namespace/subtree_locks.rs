@@ -3,8 +3,13 @@
 //!
 //! The kernel locks the two parents of a rename, but not what is below the directory. So each call that changes
 //! something takes a shared lock of the nodes it concerns: all at once, and only once. The rename of a directory takes
-//! an exclusive lock of it. That waits for the shared locks below the directory, and new ones wait for it. A caller
-//! that has a shared lock never waits for another one, so there is no deadlock.
+//! an exclusive lock of it, and of an empty directory that it replaces. That waits for the shared locks below them, and
+//! new ones wait for it. It also waits for exclusive locks that others hold already: a rename that failed keeps its
+//! lock until it is undone, and by then the kernel has let go of both parents.
+//!
+//! A caller that has a shared lock never waits for another shared one, and the holder of an exclusive lock waits for no
+//! lock at all. Two callers that still wait for their exclusive locks do not wait for each other. So there is no
+//! deadlock.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,10 +29,17 @@ pub(super) struct SubtreeLocks {
 #[derive(Debug, Default)]
 struct State {
     last_ticket: u64,
-    /// The directories that are locked exclusively, or soon will be, by ticket.
-    exclusive: HashMap<u64, Ino>,
+    /// The exclusive locks, by ticket.
+    exclusive: HashMap<u64, Exclusive>,
     /// The nodes of each shared lock, by ticket.
     shared: HashMap<u64, [Option<Ino>; 2]>,
+}
+
+/// An exclusive lock that is held, or waited for. New shared locks wait for both.
+#[derive(Debug)]
+struct Exclusive {
+    roots: [Option<Ino>; 2],
+    is_held: bool,
 }
 
 /// The right to change something, until it is dropped.
@@ -37,7 +49,7 @@ pub struct SharedSubtreeGuard {
     ticket: u64,
 }
 
-/// A directory below which only the holder changes anything, until it is dropped.
+/// One or two directories that only the holder changes, with all that is below them, until it is dropped.
 #[derive(Debug)]
 pub struct ExclusiveSubtreeGuard {
     namespace: Arc<Namespace>,
@@ -66,13 +78,14 @@ impl Namespace {
         }
     }
 
-    /// Keeps changes out of `directory` and of what is below it, and waits for those that are under way.
-    pub async fn lock_exclusive(self: &Arc<Self>, directory: Ino) -> ExclusiveSubtreeGuard {
-        let ticket = self.subtree_locks.state().add_exclusive(directory);
+    /// Keeps changes out of `directory` and `other`, and of what is below them, and waits for those that are under way.
+    /// The caller has no shared lock of a node at or below either.
+    pub async fn lock_exclusive(self: &Arc<Self>, directory: Ino, other: Option<Ino>) -> ExclusiveSubtreeGuard {
+        let ticket = self.subtree_locks.state().add_exclusive([Some(directory), other]);
         let guard = ExclusiveSubtreeGuard { namespace: Arc::clone(self), ticket };
         loop {
             let released = self.subtree_locks.released.notified();
-            if !self.is_locked_shared_below(directory) {
+            if self.try_lock_exclusive(ticket) {
                 return guard;
             }
             released.await;
@@ -83,16 +96,35 @@ impl Namespace {
         let mut state = self.subtree_locks.state();
         let is_free = state.exclusive.is_empty() || {
             let table = self.table();
-            let is_outside = |ino: &Ino| state.exclusive.values().all(|root| !table.is_below(*ino, *root));
+            let is_outside =
+                |ino: &Ino| state.exclusive.values().all(|lock| lock.roots().all(|root| !table.is_below(*ino, root)));
             nodes.iter().flatten().all(is_outside)
         };
         is_free.then(|| state.add_shared(nodes))
     }
 
-    fn is_locked_shared_below(&self, directory: Ino) -> bool {
-        let state = self.subtree_locks.state();
-        let table = self.table();
-        state.shared.values().flatten().flatten().any(|ino| table.is_below(*ino, directory))
+    /// Holds the exclusive lock `ticket`, unless another caller holds a lock that overlaps it.
+    fn try_lock_exclusive(&self, ticket: u64) -> bool {
+        let mut state = self.subtree_locks.state();
+        let is_free = {
+            let table = self.table();
+            let Some(wanted) = state.exclusive.get(&ticket) else { return false };
+            let is_inside = |ino: Ino| wanted.roots().any(|root| table.is_below(ino, root));
+            let overlaps = |root: Ino| is_inside(root) || wanted.roots().any(|ino| table.is_below(ino, root));
+            let is_shared = state.shared.values().flatten().flatten().any(|ino| is_inside(*ino));
+            let is_exclusive = state.exclusive.values().any(|other| other.is_held && other.roots().any(&overlaps));
+            !is_shared && !is_exclusive
+        };
+        if let (true, Some(lock)) = (is_free, state.exclusive.get_mut(&ticket)) {
+            lock.is_held = true;
+        }
+        is_free
+    }
+}
+
+impl Exclusive {
+    fn roots(&self) -> impl Iterator<Item = Ino> + '_ {
+        self.roots.iter().flatten().copied()
     }
 }
 
@@ -114,9 +146,9 @@ impl State {
         ticket
     }
 
-    fn add_exclusive(&mut self, directory: Ino) -> u64 {
+    fn add_exclusive(&mut self, roots: [Option<Ino>; 2]) -> u64 {
         let ticket = self.new_ticket();
-        self.exclusive.insert(ticket, directory);
+        self.exclusive.insert(ticket, Exclusive { roots, is_held: false });
         ticket
     }
 }

@@ -36,8 +36,14 @@ impl Vfs {
     /// # Errors
     /// It is not empty, not a directory, not there, or the store refused.
     pub async fn rmdir(&self, parent: Ino, name: &Name) -> Result<(), Error> {
-        let _subtree = self.namespace.lock_shared(parent).await;
-        Ok(self.namespace.rmdir(parent, name).await?)
+        let node = self.namespace.lookup(parent, name).await?;
+        let outcome = {
+            // The directory as well: a rename of it that failed may not be undone yet.
+            let _subtree = self.namespace.lock_shared_both(parent, node.ino).await;
+            self.namespace.rmdir(parent, name).await
+        };
+        self.namespace.forget(node.ino, 1);
+        Ok(outcome?)
     }
 
     /// Removes a file's name. Programs that have it open go on reading and writing it.
@@ -168,7 +174,7 @@ impl Vfs {
     ) -> Result<(), Error> {
         // Otherwise a write could begin an upload under the old name after this.
         let _closed = match moved {
-            Some(file) => Some(self.namespace.lock_exclusive(file.ino).await),
+            Some(file) => Some(self.namespace.lock_exclusive(file.ino, None).await),
             None => None,
         };
         if let Some(file) = moved {

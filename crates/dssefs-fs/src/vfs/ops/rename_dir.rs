@@ -43,7 +43,10 @@ impl Vfs {
         if self.namespace.is_below(to.0, moved.ino) {
             return Err(namespace::Error::IntoItself.into());
         }
-        let exclusive = self.namespace.lock_exclusive(moved.ino).await;
+        if target.is_some_and(|target| self.namespace.is_below(from.0, target.ino)) {
+            return Err(namespace::Error::NotEmpty.into());
+        }
+        let exclusive = self.namespace.lock_exclusive(moved.ino, target.map(|target| target.ino)).await;
         self.settle_below(moved.ino).await?;
         self.settle_for_good(None).await?;
         self.release_copies_below(moved.ino).await?;
