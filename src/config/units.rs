@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_value_is_taken_and_the_next_one_is_not() {
+    fn each_unit_has_its_largest_value() {
         assert_eq!(parse_size("18446744073709551615"), Ok(u64::MAX));
         assert_eq!(parse_size("16777215TiB"), Ok(16_777_215 << 40));
         assert_eq!(parse_size("16777216TiB"), Err(SizeError::TooLarge("16777216TiB".to_owned())));

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_opened_by_its_name_in_its_directory_and_through_no_link() {
+    fn the_log_is_opened_through_no_link() {
         let dir = tempfile::tempdir().unwrap();
         let (logs, elsewhere) = (dir.path().join("logs"), dir.path().join("elsewhere"));
         [&logs, &elsewhere].into_iter().for_each(|path| create_dir(path).unwrap());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn where_everybody_may_make_files_only_ones_own_file_with_one_name_is_taken() {
+    fn a_log_of_another_user_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let [public, log, second] = ["public", "public/log", "second"].map(|name| dir.path().join(name));
         create_dir(&public).unwrap();

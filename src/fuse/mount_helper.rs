@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_helper_arrives_with_its_errno_or_its_sentence() {
+    fn errors_of_the_helper_keep_errno_or_sentence() {
         assert_eq!(helper_error(b"1 Operation not permitted (os error 1)").raw_os_error(), Some(libc::EPERM));
         assert_eq!(
             helper_error(b"0 fusermount3: bad mount point /x: Not a directory").to_string(),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_with_a_place_is_told_from_an_error_of_no_number() {
+    fn a_place_and_an_error_without_errno_differ() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let helper = MountHelper(Mutex::new(ours));
         let null = File::open("/dev/null").unwrap();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_that_does_not_answer_is_given_up_and_asked_no_more() {
+    fn a_silent_helper_is_given_up_for_good() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let helper = MountHelper(Mutex::new(ours));

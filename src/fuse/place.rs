@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_in_the_source_begins_an_option_or_ends_one_late() {
+    fn no_source_forges_a_mount_option() {
         let options =
             MountOptions { source: "s3://b/a,suid\\\n".to_owned(), read_only: true, allow_other: false, threads: 1 };
         let expected = "fsname=s3://b/a_suid__,subtype=dssefs,default_permissions,nodev,nosuid,noatime,ro";
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_is_found_by_its_line_and_is_not_taken_for_one_on_another_directory() {
+    fn a_mount_is_found_by_its_own_line() {
         let proc = mounts::open_directory(Path::new("/proc")).unwrap();
         let (mount, identity) = (Mount::rooted_at(&proc).unwrap().unwrap(), Identity::of(&proc).unwrap());
         assert_eq!(Identity::of(open_root(&mount).unwrap()).unwrap(), identity);

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_starts_from_zero_and_forgets_requests_under_way() {
+    fn a_reset_forgets_requests_under_way() {
         let tally = Tally::default();
         let under_way = tally.request("GetObject");
         tally.reset();

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_granted_with_the_directories_in_which_it_and_its_target_are_replaced() {
+    fn a_granted_file_brings_its_directories() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         std::fs::create_dir(root.join("real")).unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_root_directory_does_not_open_everything() {
+    fn a_file_in_the_root_grants_only_itself() {
         let file = PathBuf::from("/token-that-is-not-there");
         assert_eq!(directories_of(&file).collect::<Vec<_>>(), [file]);
     }

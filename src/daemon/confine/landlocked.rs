@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn no_address_is_taken_and_no_other_process_gets_a_signal() {
+    fn binding_and_signalling_others_are_refused() {
         let mut other_process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let other = rustix::process::Pid::from_child(&other_process);
         let confined = std::thread::spawn(move || {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_signals_what_it_has_started_and_no_other_process() {
+    fn a_program_signals_only_its_own_children() {
         let mut other_process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let other = rustix::process::Pid::from_child(&other_process);
         let confined = std::thread::spawn(move || {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_program_is_run_everything_can_be_read_and_little_written() {
+    fn a_program_reads_everything_and_writes_little() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "content").unwrap();

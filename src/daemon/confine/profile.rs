@@ -92,7 +92,7 @@ credential_process = not a profile
     }
 
     #[test]
-    fn a_program_is_found_through_the_source_of_a_profile_and_circles_end() {
+    fn source_profiles_are_followed_and_circles_end() {
         assert!(profiles().needs("work").runs_programs);
         assert!(profiles().needs("vault").runs_programs);
         assert!(profiles().needs("old").runs_programs);

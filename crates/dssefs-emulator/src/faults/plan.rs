@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_a_json_list_of_rules_with_defaults() {
+    fn a_plan_of_rules_has_defaults() {
         let plan =
             parse(r#"[{"operation":"GetObject","fault":{"delay_ms":20}},{"operation":"*","times":0,"fault":"reset"}]"#);
         let expected = vec![Rule::on("GetObject", Fault::DelayMs(20)), Rule::on("*", Fault::Reset).times(0)];
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_matches_by_operation_and_by_part_of_the_key() {
+    fn a_rule_matches_operation_and_part_of_key() {
         let rule = Rule::on("*", Fault::Reset).key_contains("log");
         assert!(rule.matches("GetObject", Some("a/log/b")));
         assert!(!rule.matches("GetObject", Some("a/b")));

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_a_name_leads_to_the_same_arn() {
+    fn every_form_of_name_finds_the_key() {
         let directory = tempfile::tempdir().unwrap();
         let kms = kms(&directory);
         let key = kms.create_key(NewKey::default()).unwrap();
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn no_key_means_the_managed_key_which_is_made_once() {
+    fn no_key_means_the_managed_key() {
         let directory = tempfile::tempdir().unwrap();
         let first = kms(&directory).generate_data_key(None, &none()).unwrap();
         let kms = kms(&directory);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_of_a_key_decides_and_survives_a_restart() {
+    fn the_state_of_a_key_survives_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let arn = kms(&directory).create_key(NewKey::default()).unwrap().arn;
         kms(&directory).disable(&arn).unwrap();
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_waits_for_its_material_can_only_be_deleted() {
+    fn a_key_without_material_can_only_be_deleted() {
         let directory = tempfile::tempdir().unwrap();
         let kms = kms(&directory);
         let arn = kms.create_key(NewKey { external: true, ..NewKey::default() }).unwrap().arn;
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_action_is_refused_in_the_words_of_aws_and_others_go_on() {
+    fn only_the_denied_action_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let kms = kms(&directory);
         let arn = kms.create_key(NewKey::default()).unwrap().arn;

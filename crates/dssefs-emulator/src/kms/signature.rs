@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_body_header_secret_region_or_service_is_refused() {
+    fn a_signature_covers_all_that_it_should() {
         let now = SystemTime::now();
         let good = signed("SK", "us-east-1", "kms", now);
         assert_eq!(kind(&good, b"{}", now), Err("InvalidSignatureException"));

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_cut_after_as_many_bytes_as_asked() {
+    async fn a_body_is_cut_at_the_asked_byte() {
         for end in 0..8_u64 {
             let (bytes, whole) = read(AnswerBody::new(frames(), None, BodyFault::CutAfter(end))).await;
             assert_eq!((bytes.as_slice(), whole), (&b"01234567"[..usize::try_from(end).unwrap()], false));
