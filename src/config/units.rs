@@ -79,7 +79,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
 /// Reads permission bits (0 to 0777) in octal, with or without a leading 0 or 0o.
 ///
 /// # Errors
-/// [`ModeError`]; set-user-id, set-group-id and sticky bits are refused too, as the mount does not honour them.
+/// [`ModeError`]; the set-user-id, set-group-id and sticky bits are refused too.
 pub fn parse_mode(text: &str) -> Result<u32, ModeError> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let octal = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());

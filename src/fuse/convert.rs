@@ -10,7 +10,7 @@ use dssefs_fs::vfs::{
     Allocation, Attributes, Expect, Fh, Ino, Kind, Name, NameError, Sought, SpecialKind, TimeChange, Timestamp,
 };
 
-/// What stat(2) is told about the best size of reads and writes, in bytes: the largest request that the kernel sends.
+/// The best size of reads and writes that stat(2) shows, in bytes: the largest request that the kernel sends.
 const IO_BYTES: u32 = 1024 * 1024;
 
 pub(super) fn ino(number: INodeNo) -> Ino {

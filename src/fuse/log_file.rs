@@ -15,7 +15,7 @@ const EVERYBODY_WRITES: u32 = 0o002;
 /// The device /dev/null (Linux's admin-guide/devices.txt).
 const NULL_DEVICE: (u32, u32) = (1, 3);
 
-/// Where the log is. The directory is held, and the last name followed nowhere: a user who may make
+/// Where the log is. The helper holds the directory open and follows no link in the last name. A user who may make
 /// names in the directory could otherwise redirect the open by a link, or block it by a fifo without a reader.
 #[derive(Debug)]
 pub struct LogFile {
@@ -82,8 +82,8 @@ fn is_null(stat: &Stat) -> bool {
     (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == NULL_DEVICE
 }
 
-/// Where everybody may make files, another user may have put one there to read the log, or a second name of a file that
-/// is none.
+/// In a directory where everybody may make files, another user may have made the file to read the log. Or they gave a
+/// second name to a file that is no log.
 fn require_own(directory: &Stat, file: &Stat) -> io::Result<()> {
     let own = file.st_uid == geteuid().as_raw() && file.st_nlink == 1;
     if directory.st_mode & EVERYBODY_WRITES != 0 && !own {

@@ -43,7 +43,7 @@ pub(super) fn mount(directory: &OwnedFd, options: &MountOptions) -> io::Result<M
     if getuid().is_root() { as_root(directory, options) } else { by_helper(directory, options) }
 }
 
-/// By the mount API of Linux 5.2, which takes a descriptor for the place, and gives one of the mount before any program
+/// Mounts by the API of Linux 5.2. It takes a descriptor for the place, and returns one of the mount before any program
 /// can reach it.
 fn as_root(directory: &OwnedFd, options: &MountOptions) -> io::Result<Made> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
@@ -124,8 +124,9 @@ fn elsewhere() -> io::Error {
     )
 }
 
-/// Where the mount is, if that is on the directory and on no other mount above it. The kernel tells where both are by
-/// name, so both are asked for twice: a rename in between makes no two names alike that are not.
+/// Where the mount is, if that is on the directory and on no other mount above it. The kernel
+/// gives the names of both places. This function asks for each twice, so that a rename in between cannot make two
+/// different places look alike.
 fn require_at(directory: &OwnedFd, identity: &Identity) -> io::Result<PathBuf> {
     let below = mounts::id_of(directory)?;
     for _ in 0..8 {

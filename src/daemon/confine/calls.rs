@@ -1,9 +1,9 @@
 //! System calls that the daemon never makes, refused by seccomp(2).
 //!
-//! A list of what is denied, and not of what is allowed: the C library and the runtime change the calls that they make
-//! with their versions, and one that is missing from a list of allowed ones would fail in the middle of a program's
-//! write. For the same reason a denied call gets EPERM and does not kill. What is on the list ([`super::denied`]) is
-//! what an intruder needs to get at other processes, at the kernel, or out of the other layers.
+//! The filter has a list of denied calls, not of allowed ones. Each version of the C library and of the runtime makes
+//! other calls. One that is missing from a list of allowed calls would fail in the middle of a program's write. For the
+//! same reason a denied call gets EPERM and does not kill. The list ([`super::denied`]) has the calls that an intruder
+//! needs to reach other processes or the kernel, or to leave the other layers.
 
 use std::collections::BTreeMap;
 
@@ -126,7 +126,7 @@ fn always(calls: &[c_long]) -> impl Iterator<Item = (i64, Vec<SeccompRule>)> {
 /// Something that is asked of one argument.
 type Condition = Result<SeccompCondition, BackendError>;
 
-/// Rules of which any denies; all conditions of a rule have to hold.
+/// A call is denied if one of these rules matches. A rule matches if all of its conditions hold.
 fn any<const RULES: usize>(rules: [Vec<Condition>; RULES]) -> Result<Vec<SeccompRule>, BackendError> {
     rules.into_iter().map(|rule| SeccompRule::new(rule.into_iter().collect::<Result<_, _>>()?)).collect()
 }
@@ -263,7 +263,7 @@ mod tests {
         confined(with_programs(), move || drop(socket(AddressFamily::UNIX, STREAM, None).unwrap()));
     }
 
-    /// A process of this user that is in nobody's way.
+    /// A process of this user that disturbs no other.
     struct Victim(std::process::Child);
 
     impl Victim {

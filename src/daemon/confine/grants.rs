@@ -8,8 +8,8 @@ use dssefs_s3::s3::{named_by, profile_files};
 use super::profile::{Needs, Profiles};
 
 /// Read by the C library, by TLS and by whatever they load, at any time: names of hosts, certificates, shared
-/// libraries, limits of control groups. `/proc`: the journal of renames asks whether another mount's process lives;
-/// other processes' memory and environment stay closed there, as Landlock denies them (ptrace(2), access mode
+/// libraries, limits of control groups. `/proc` is there because the journal of renames asks whether another mount's
+/// process lives. Landlock still denies the memory and the environment of other processes (ptrace(2), access mode
 /// checking).
 const SYSTEM: [&str; 11] = [
     "/etc",

@@ -51,8 +51,8 @@ fn apply(grants: &Grants) -> Result<RulesetStatus, RulesetError> {
     Ok(created.restrict_self()?.ruleset)
 }
 
-/// A program that is run is not ours to know: what it has to read and to execute cannot be listed, so only writing is
-/// restricted.
+/// The daemon does not know what a program that it runs has to read and to execute. So Landlock restricts only what
+/// such a program writes.
 fn handled(grants: &Grants) -> BitFlags<AccessFs> {
     if grants.runs_programs { AccessFs::from_write(VERSION) } else { AccessFs::from_all(VERSION) }
 }
@@ -78,7 +78,7 @@ mod tests {
     const BINDS_KNOWN: (u32, u32) = (6, 7);
     const SIGNALS_KNOWN: (u32, u32) = (6, 12);
 
-    /// The version of Linux, asked of the system and not of Landlock: a layer that is missing where it should be there
+    /// The version of Linux, from the system and not from Landlock. A layer that this kernel should have, but lacks,
     /// must not pass as an old kernel.
     fn kernel() -> (u32, u32) {
         let system = rustix::system::uname();

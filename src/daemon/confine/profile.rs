@@ -1,8 +1,8 @@
 //! What the shared configuration files of AWS make the SDK open or run later, each time credentials are renewed.
 //!
 //! The format is that of "Shared config and credentials files" (AWS SDKs and Tools Reference Guide). The SDK itself
-//! reads the files; here they are only searched for the three settings that matter, in the profile and those that it
-//! draws from.
+//! reads the files. This module only searches them for the three settings that matter, in the profile and in its
+//! sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -80,8 +80,8 @@ pub enum Fault {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         body: Option<String>,
     },
-    /// The lowest bit of the byte at this offset of the request's body is flipped on its way in; then the work is done,
-    /// or refused.
+    /// Flips the lowest bit of the byte at this offset of the request's body on its way in. Then the work is done, or
+    /// refused.
     FlipRequestByte(u64),
     /// The work is done, and the connection is closed instead of an answer.
     LoseAnswer,
@@ -91,8 +91,8 @@ pub enum Fault {
     IgnoreConditions,
     /// A write that asks for a condition is answered 501, as by stores that do not know them; any other is carried out.
     RefuseConditions,
-    /// Answers as to credentials that may list only below this prefix (a condition on `s3:prefix`): denies other
-    /// requests about the bucket and other keys, and answers 403 instead of 404 for a missing object.
+    /// Answers as to credentials that may list only below this prefix (a condition on `s3:prefix`). Other requests
+    /// about the bucket and other keys are denied, and a missing object is 403 instead of 404.
     OnlyBelow(String),
     /// Answered 200 with an `<Error>` body before any work, as copies and completions may be.
     OkWithErrorBody {

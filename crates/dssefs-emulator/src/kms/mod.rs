@@ -1,8 +1,9 @@
 //! The KMS of the endpoint: keys with states, aliases, and the calls of S3 and of clients upon them.
 //!
-//! What it does: keeps keys in one file that survives a crash, refuses with the codes and the texts of AWS, really
-//! encrypts (AES-256-GCM, the encryption context authenticated), and keeps a short log of callers and contexts. What it
-//! does not do: asymmetric cryptography and MACs. Such keys exist as metadata only, so that tests can misuse them.
+//! It keeps keys in one file that survives a crash, and refuses with the codes and the texts of AWS. It really
+//! encrypts, by AES-256-GCM with the encryption context as authenticated data. It keeps a short log of callers and
+//! contexts. It does neither asymmetric cryptography nor MACs. Such keys exist as metadata only, so that tests can
+//! misuse them.
 //!
 //! S3 calls [`Kms::generate_data_key`] and [`Kms::decrypt`]; clients come in over HTTP through `api`.
 
@@ -71,8 +72,8 @@ impl Kms {
         Ok(Kms { region: region.to_owned(), account: account.to_owned(), store, call_log })
     }
 
-    /// What S3 calls when it writes: resolves a key id, a key ARN, an alias or an alias ARN; `None` is the AWS managed
-    /// key `aws/s3`, made on its first use. Counts one KMS call.
+    /// S3 calls this when it writes. It takes a key id, a key ARN, an alias or an alias ARN. `None` is the AWS managed
+    /// key `aws/s3`, which is made on its first use. It counts one KMS call.
     ///
     /// # Errors
     /// What S3 would answer: `KMS.NotFoundException`, `KMS.DisabledException`, `KMS.KMSInvalidStateException`,

@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::super::counters::Meter;
 
-/// How long the bytes before a cut may take to leave. hyper sends nothing more once a body fails, so the failure waits
-/// until what came before it is on the wire.
+/// How long the bytes before a cut may take to leave. hyper sends nothing more after a body fails. So the failure waits
+/// until the bytes before it are on the wire.
 const CUT_DELAY: Duration = Duration::from_millis(100);
 
 /// A request's body, counted, and changed where a fault says so.

@@ -1,5 +1,5 @@
-//! Attributes from user metadata and back, in the forms that s3fs, geesefs, rclone, s3sync, gcsfuse and AWS's own services
-//! read and write. Pure.
+//! Attributes from user metadata and back, in the forms that s3fs, geesefs, rclone, s3sync, gcsfuse and AWS's own
+//! services read and write. Pure.
 //!
 //! | key | value | written by |
 //! |---|---|---|
