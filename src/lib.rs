@@ -9,6 +9,5 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
-pub mod escaping;
 pub mod fuse;
 pub mod mounts;

@@ -8,7 +8,7 @@ use super::exit::Exit;
 use super::{complain, complain_of, logging};
 use crate::config::{Examined, RawStore};
 use crate::daemon::doctor::{self, Finding};
-use crate::escaping::{shown, shown_value};
+use dssefs_s3::escaping::{shown, shown_value};
 
 /// The arguments of `dssefs doctor`.
 #[derive(Args, Debug)]

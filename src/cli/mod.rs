@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Problems;
-use crate::escaping::{shown, shown_value};
+use dssefs_s3::escaping::{shown, shown_value};
 
 pub use exit::Exit;
 

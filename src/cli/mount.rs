@@ -14,7 +14,7 @@ use super::logging::{self, Logging, Place};
 use super::{complain, complain_of};
 use crate::config::{Config, RawConfig};
 use crate::daemon::{self, Hangup, Mounted, Owner, StartError};
-use crate::escaping::shown;
+use dssefs_s3::escaping::shown;
 
 /// How long the last sentence may take.
 const COMPLAIN_WITHIN: Duration = Duration::from_secs(2);

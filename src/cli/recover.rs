@@ -10,7 +10,7 @@ use super::{complain, complain_of, logging, say};
 use crate::config::{Connection, RawStore, check_store};
 use crate::daemon::StartError;
 use crate::daemon::recover::{self, Found, Wanted};
-use crate::escaping::{shown, shown_json, shown_value};
+use dssefs_s3::escaping::{shown, shown_json, shown_value};
 
 /// The arguments of `dssefs recover`.
 #[derive(Args, Debug)]

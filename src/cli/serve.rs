@@ -11,8 +11,8 @@ use super::complain;
 use super::exit::Exit;
 use super::logging::{self, Place};
 use crate::config::{Log, LogFormat};
-use crate::escaping::shown;
 use dssefs_emulator::{Options, Server, faults};
+use dssefs_s3::escaping::shown;
 
 /// The arguments of `dssefs serve`.
 #[derive(Args, Debug)]

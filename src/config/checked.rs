@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_an_arn_or_is_to_be_resolved() {
+    fn a_key_is_an_arn_or_resolved_later() {
         let key = |text| Config::check(&raw(&["data", DIR, "--kms-key-id", text])).unwrap().key;
         assert_eq!(key(ARN), KeyChoice::Arn(KeyArn::new(ARN).unwrap()));
         assert_eq!(key("alias/data"), KeyChoice::Resolve("alias/data".into()));
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spill_that_survives_needs_a_key_that_kms_will_use() {
+    fn a_spill_that_survives_needs_a_wrapping_key() {
         let keys = |args: &[&str]| Config::check(&raw(&[&["data", DIR], args].concat())).unwrap().journal_keys;
         let resolve = |text: &str| KeyChoice::Resolve(text.to_owned());
         let wrapping = |args: &[&str]| keys(args).map(|keys| keys.wrapping);
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_value_of_each_option_is_taken_and_the_next_smaller_one_is_not() {
+    fn each_option_has_its_smallest_value() {
         let kms = ["--spill-keys=kms", "--kms-key-id=a"];
         for (least, too_little) in [
             ("--memory=32MiB", "--memory=33554431"),
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_of_the_journal_may_be_checked_by_its_own_rule() {
+    fn ids_and_aliases_of_keys_are_checked() {
         for name in ["alias/a_b/c-d", "0a1b-2c", "mrk-0a1b", "arn:aws:kms:eu-west-1:111122223333:alias/data"] {
             assert_eq!(check_key("--kms-key-id", Some(name)).unwrap(), KeyChoice::Resolve(name.into()), "{name}");
         }
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_is_no_name_of_a_host_needs_its_place_in_the_path() {
+    fn a_bucket_unfit_for_a_host_needs_path_style() {
         let style = |more: &[&str]| Config::check(&raw(&[&["Old_Bucket", DIR], more].concat())).map(drop);
         assert!(matches!(style(&[]).unwrap_err().0.as_slice(), [Problem::PathStyle(_)]));
         style(&["--force-path-style"]).unwrap();

@@ -115,7 +115,16 @@ mod tests {
             assert_eq!(check(url, true), Err(EndpointError::Host(url.to_owned())), "{url}");
         }
         assert_eq!(check("https://u:secret@h", true), Err(EndpointError::Host("https://...@h".to_owned())));
-        for url in ["https://", "https://:1", "https://h:x", "https://h?x", "http://[::1", "https://a b"] {
+        for url in [
+            "https://",
+            "https://:1",
+            "https://h:x",
+            "https://h:",
+            "https://h:65536",
+            "https://h?x",
+            "http://[::1",
+            "https://a b",
+        ] {
             assert_eq!(check(url, true), Err(EndpointError::Host(url.to_owned())), "{url}");
         }
     }

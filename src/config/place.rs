@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_that_was_checked_stays_the_one_when_its_name_leads_elsewhere() {
+    fn a_renamed_parent_does_not_change_the_checked_directory() {
         let dir = tempfile::tempdir().unwrap();
         let [parent, moved, elsewhere] = ["parent", "moved", "elsewhere"].map(|name| dir.path().join(name));
         for path in [&parent, &elsewhere, &parent.join("mnt"), &elsewhere.join("mnt")] {
@@ -151,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_something_is_mounted_on_is_refused_with_what_that_is() {
+    fn a_mount_point_in_use_is_refused_and_named() {
         let said = refusal(Mountpoint::open(Path::new("/proc")));
         assert!(said.contains("proc (proc) is mounted at /proc already") && said.contains("umount /proc"), "{said}");
         assert!(Mountpoint::open(Path::new("/proc/self")).is_ok());
     }
 
     #[test]
-    fn spill_and_log_are_kept_out_of_the_mount_point_also_through_links() {
+    fn spill_and_log_inside_the_mount_point_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (mnt, link) = (dir.path().join("mnt"), dir.path().join("link"));
         create_dir(&mnt).unwrap();

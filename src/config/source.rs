@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_told_from_a_bucket_and_its_signature_is_not_repeated() {
+    fn a_url_is_refused_without_repeating_its_signature() {
         for url in [
             "https://data.s3.eu-west-1.amazonaws.com/p",
             "https://s3.eu-west-1.amazonaws.com/data/p?X-Amz-Signature=secret",

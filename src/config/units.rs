@@ -79,7 +79,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
 /// Reads permission bits (0 to 0777) in octal, with or without a leading 0 or 0o.
 ///
 /// # Errors
-/// [`ModeError`]; set-user-id, set-group-id and sticky bits are refused too, as the mount does not honour them.
+/// [`ModeError`]; the set-user-id, set-group-id and sticky bits are refused too.
 pub fn parse_mode(text: &str) -> Result<u32, ModeError> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let octal = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_value_is_taken_and_the_next_one_is_not() {
+    fn each_unit_has_its_largest_value() {
         assert_eq!(parse_size("18446744073709551615"), Ok(u64::MAX));
         assert_eq!(parse_size("16777215TiB"), Ok(16_777_215 << 40));
         assert_eq!(parse_size("16777216TiB"), Err(SizeError::TooLarge("16777216TiB".to_owned())));

@@ -46,24 +46,26 @@ pub(super) struct Built {
 }
 
 pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: String) -> Result<Built, StartError> {
+    // 1. Load the connection, resolve the key, and make the gateway.
     let connection = &config.connection;
     let sdk = s3::load(connection).await?;
     let kms = Kms::new(&s3::without_reuse(&sdk, connection)?, connection.kms_endpoint_url.as_deref());
     let key = resolve_key(&kms, &config.key).await?;
     let policy = Policy { key: key.clone(), context: config.context.clone() };
     let gateway = Arc::new(Gateway::new(&sdk, connection, config.bucket.clone(), policy));
-    // Neither can starve the other. Writing gets the larger share: one part under way and the next one being filled
-    // have to fit.
+    // 2. Divide the memory, so that reading and writing cannot starve each other. Writing gets the larger share: one
+    // part under way and the next one being filled have to fit.
     let reading = config.memory_bytes_max / 4;
     let writing = config.memory_bytes_max - reading;
     let limits = Limits { memory_bytes_max: writing, spill_bytes_max: config.spill_bytes_max };
     let pool = Pool::new(&config.spill_dir, limits)?;
-    // Before the proof, which begins uploads too.
+    // 3. Note uploads from now on, since the proof begins one too. Prove bucket, permission and conditions.
     if !config.read_only {
         note_uploads(config, &gateway)?;
     }
     prove(config, &gateway).await?;
     let bucket = gateway.bucket_facts().await;
+    // 4. End what crashed mounts left: uploads, renames of directories, files in the journal.
     let keys = RenameKeys::new(&kms, key.as_ref(), config.source(), &config.spill_dir);
     let names = Namespace::new(Arc::clone(&gateway), names(config, keys));
     if !config.read_only {
@@ -71,8 +73,9 @@ pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: Str
         names.recover().await;
     }
     let journal = journal(config, &kms, &gateway, &pool).await?;
-    // All that is opened by its path at the start is open now.
+    // 5. Confirm the spill directory: all that is opened by its path at the start is open now.
     spill_dir.confirm()?;
+    // 6. Make the file system.
     let facts = facts(config, gateway.expected_key(), bucket, protection);
     let vfs = file_system(config, Arc::clone(&gateway), names, pool, journal.clone(), facts);
     let pinned = gateway.expected_key().cloned();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Examined, Source};
 use dssefs_fs::journal;
+use dssefs_fs::namespace::{self, HiddenKeys};
 use dssefs_s3::policy::{KeyArn, Policy};
 use dssefs_s3::s3::{Conditions, Gateway};
 use dssefs_seal::crypto;
@@ -14,6 +15,9 @@ use super::recover::{Asked, started, unreadable};
 use super::resolve_key::resolve_key;
 use super::spill_dir::SpillDir;
 use super::{StartError, memory, prove_ciphers};
+
+/// How many keys are looked at: 100 LISTs, which take some ten seconds.
+const KEYS_MAX: u64 = 100_000;
 
 /// What was found, in a sentence.
 #[derive(Debug)]
@@ -80,6 +84,7 @@ async fn store(
     }
     let mut found = vec![Finding::Good(format!("{source} answers"))];
     found.extend(writing(gateway, source, key).await.unwrap_or_else(|error| vec![Finding::Bad(error)]));
+    found.push(names(gateway, source).await.unwrap_or_else(Finding::Bad));
     for directory in directories {
         found.push(uploads(gateway, directory.path(), source, abort_leftovers).await);
     }
@@ -99,6 +104,28 @@ async fn writing(gateway: &Arc<Gateway>, source: &Source, key: Option<&KeyArn>) 
         )),
     };
     Ok(vec![Finding::Good(format!("it answers writes with aws:kms:dsse under {key}")), kept])
+}
+
+/// Which keys a mount hides because they cannot be names.
+async fn names(gateway: &Gateway, source: &Source) -> Result<Finding, StartError> {
+    let found = HiddenKeys::find(gateway, &source.prefix, KEYS_MAX).await.map_err(|error| match error {
+        namespace::Error::Store(error) => StartError::store(&format!("{source} cannot be listed"), &error),
+        error => StartError::Internal(format!("{source} cannot be listed: {error}")),
+    })?;
+    let keys = match found.more {
+        true => format!("the first {} keys of {source}", found.looked_at),
+        false => format!("the {} keys of {source}", found.looked_at),
+    };
+    if found.count == 0 {
+        return Ok(Finding::Good(format!("{keys} can all be names of files")));
+    }
+    let first: Vec<String> = found.first.iter().map(|key| format!("{key:?}")).collect();
+    let rest = if found.count > first.len() as u64 { ", ..." } else { "" };
+    Ok(Finding::Remark(format!(
+        "mounts hide {} of {keys}, which cannot be names of files: {}{rest}; copy an object to another key to use it",
+        found.count,
+        first.join(", ")
+    )))
 }
 
 async fn uploads(gateway: &Gateway, directory: &Path, source: &Source, abort: bool) -> Finding {

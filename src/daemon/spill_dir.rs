@@ -13,7 +13,7 @@ use rustix::process::geteuid;
 
 use super::StartError;
 use super::trusted_path::{OTHERS_WRITE, Place, Purpose, cannot, walk};
-use crate::escaping::shown;
+use dssefs_s3::escaping::shown;
 
 /// The bits of a mode that let other users read a directory.
 const OTHERS_READ: u32 = 0o044;

@@ -139,6 +139,7 @@ impl From<kms::Error> for StartError {
             | kms::Error::WrongUse { .. }
             | kms::Error::NotWrappedHere { .. } => StartError::Key(text),
             kms::Error::Denied { .. } | kms::Error::UseDenied { .. } => StartError::Access(text),
+            kms::Error::NotSent { .. } => StartError::Argument(text),
             kms::Error::Throttled { .. } | kms::Error::Unavailable { .. } => StartError::Unreachable(text),
         }
     }

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::StartError;
-use crate::escaping::shown;
 use crate::mounts::{Mount, id_of};
+use dssefs_s3::escaping::shown;
 
 /// The bits of a mode that let other users make and remove files in a directory.
 pub(super) const OTHERS_WRITE: u32 = 0o022;

@@ -109,17 +109,17 @@ macro_rules! checked_name {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Set-user-id bits are cleared here, as the kernel asks for with each write (and the mount is nosuid), so the
-        // kernel need not ask for security.capability before each one. A file that is opened with O_TRUNC is emptied by
-        // its open, and stored when it is closed, not twice.
+        // The daemon clears set-user-id bits when the kernel asks for it with a write; the mount is nosuid, too. So the
+        // kernel need not ask for security.capability before each write. A file that is opened with O_TRUNC is emptied
+        // by its open, and stored when it is closed, not twice.
         let wanted = [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_AUTO_INVAL_DATA,
         ];
-        // Not FUSE_ASYNC_DIO: the kernel would send the pieces of one large write with O_DIRECT all at once, and where
-        // the file was opened with O_APPEND no order to append them in is known.
+        // Not FUSE_ASYNC_DIO: the kernel would send the pieces of one large write with O_DIRECT all at once. With
+        // O_APPEND the daemon would not know in which order to append them.
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel does not offer this");
@@ -559,7 +559,7 @@ fn is_hidden_from(request: &Request, attribute: &[u8]) -> bool {
 }
 
 /// What truncate(2) and O_TRUNC do to set-user-id bits. The kernel says with each such request whether the caller has
-/// CAP_FSETID, but fuser does not hand that on; usually root has it and no other user.
+/// CAP_FSETID, but fuser does not pass that on. Usually root has it and no other user.
 fn privileges_of(request: &Request) -> Privileges {
     if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop }
 }

@@ -10,7 +10,7 @@ use dssefs_fs::vfs::{
     Allocation, Attributes, Expect, Fh, Ino, Kind, Name, NameError, Sought, SpecialKind, TimeChange, Timestamp,
 };
 
-/// What stat(2) is told about the best size of reads and writes, in bytes: the largest request that the kernel sends.
+/// The best size of reads and writes that stat(2) shows, in bytes: the largest request that the kernel sends.
 const IO_BYTES: u32 = 1024 * 1024;
 
 pub(super) fn ino(number: INodeNo) -> Ino {
@@ -139,5 +139,51 @@ mod tests {
         let before = Timestamp { seconds: -2, nanoseconds: 500_000_000 };
         assert_eq!(UNIX_EPOCH.duration_since(system_time(before)).unwrap(), Duration::from_millis(1_500));
         assert_eq!(Timestamp::from(system_time(before)), before);
+    }
+
+    #[test]
+    fn each_flag_of_the_kernel_has_its_meaning() {
+        assert_eq!([0, 1, 2].map(expect), [Expect::Any, Expect::Absent, Expect::Present]);
+        let modes = [0, 1, 3, 0x10, 0x11].map(allocation);
+        let clear = Some(Allocation::Clear);
+        let grown = [Some(Allocation::Grow), Some(Allocation::Reserve), clear, Some(Allocation::ClearAndGrow), clear];
+        assert_eq!(modes, grown);
+        // Collapse, insert, unshare, and a hole that would end the file.
+        assert_eq!([2, 0x08, 0x20, 0x40].map(allocation), [None; 4]);
+        assert_eq!([libc::SEEK_DATA, libc::SEEK_HOLE].map(sought), [Some(Sought::Data), Some(Sought::Hole)]);
+        assert_eq!(sought(libc::SEEK_SET), None);
+    }
+
+    #[test]
+    fn the_type_bits_of_mknod_are_told_apart() {
+        let device = 0x0103;
+        let kinds = [libc::S_IFIFO, libc::S_IFSOCK, libc::S_IFCHR, libc::S_IFBLK, libc::S_IFREG, 0];
+        let special = kinds.map(|bits| special_kind(bits | 0o644, device));
+        let [character, block] = [SpecialKind::CharacterDevice(device), SpecialKind::BlockDevice(device)];
+        let expected = [Some(SpecialKind::Fifo), Some(SpecialKind::Socket), Some(character), Some(block), None, None];
+        assert_eq!(special, expected);
+    }
+
+    #[test]
+    fn stat_counts_started_blocks_and_shows_all_permission_bits() {
+        let time = Timestamp { seconds: 1, nanoseconds: 0 };
+        let file = |size, kind| {
+            let attributes = Attributes {
+                kind,
+                size,
+                mode: 0o7751,
+                uid: 1,
+                gid: 2,
+                mtime: time,
+                atime: time,
+                ctime: time,
+                nlink: 3,
+            };
+            file_attr(Ino(5), &attributes)
+        };
+        assert_eq!([0, 1, 512, 513].map(|size| file(size, Kind::File).blocks), [0, 1, 1, 2]);
+        let shown = file(1, Kind::File);
+        assert_eq!((shown.perm, shown.uid, shown.gid, shown.nlink, shown.rdev), (0o7751, 1, 2, 3, 0));
+        assert_eq!([Kind::CharacterDevice(7), Kind::BlockDevice(8)].map(|kind| file(0, kind).rdev), [7, 8]);
     }
 }

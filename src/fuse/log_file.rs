@@ -15,7 +15,7 @@ const EVERYBODY_WRITES: u32 = 0o002;
 /// The device /dev/null (Linux's admin-guide/devices.txt).
 const NULL_DEVICE: (u32, u32) = (1, 3);
 
-/// Where the log is. The directory is held, and the last name followed nowhere: a user who may make
+/// Where the log is. The helper holds the directory open and follows no link in the last name. A user who may make
 /// names in the directory could otherwise redirect the open by a link, or block it by a fifo without a reader.
 #[derive(Debug)]
 pub struct LogFile {
@@ -82,8 +82,8 @@ fn is_null(stat: &Stat) -> bool {
     (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == NULL_DEVICE
 }
 
-/// Where everybody may make files, another user may have put one there to read the log, or a second name of a file that
-/// is none.
+/// In a directory where everybody may make files, another user may have made the file to read the log. Or they gave a
+/// second name to a file that is no log.
 fn require_own(directory: &Stat, file: &Stat) -> io::Result<()> {
     let own = file.st_uid == geteuid().as_raw() && file.st_nlink == 1;
     if directory.st_mode & EVERYBODY_WRITES != 0 && !own {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_opened_by_its_name_in_its_directory_and_through_no_link() {
+    fn the_log_is_opened_through_no_link() {
         let dir = tempfile::tempdir().unwrap();
         let (logs, elsewhere) = (dir.path().join("logs"), dir.path().join("elsewhere"));
         [&logs, &elsewhere].into_iter().for_each(|path| create_dir(path).unwrap());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn where_everybody_may_make_files_only_ones_own_file_with_one_name_is_taken() {
+    fn a_log_of_another_user_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let [public, log, second] = ["public", "public/log", "second"].map(|name| dir.path().join(name));
         create_dir(&public).unwrap();

@@ -2,11 +2,11 @@
 //!
 //! The kernel lets no process under Landlock change mounts. A thread outside Landlock would share its memory with those
 //! inside, which would be no sandbox. So the helper is another process. It never hears from the network, holds no
-//! secret and gets no environment. At its start it learns what to mount where and which log to open: the directory as a
-//! descriptor, opened before the daemon heard from any other process, and the rest from its arguments.
+//! secret and gets no environment. It gets the directory to mount on as a descriptor, which was opened before the
+//! daemon heard from any other process. The source and the log's name are in its arguments.
 //!
-//! The daemon can ask it for three things, each in one byte: to mount, to unmount, and to open the log again after a
-//! rename, because the log's directory is outside the sandbox too.
+//! The daemon can ask it for three things, each in one byte: to mount, to unmount, and to open the log again. The last
+//! is for logs that were renamed, because the log's directory is outside the sandbox too.
 //!
 //! It ends when the daemon ends, and leaves the mount of a daemon that crashed as it is. A program that goes on writing
 //! there gets errors, which is better than a directory in the clear.
@@ -161,8 +161,8 @@ pub fn run_mount_helper(options: &MountOptions, log_file: Option<&Path>) -> io::
     Ok(())
 }
 
-/// The answer is the device and where the mount is. No descriptor stays: one of the device would keep the connection of
-/// a dead daemon alive, and one on the mount would have umount(8) call it busy.
+/// The answer is the device and where the mount is. The helper keeps no descriptor. One of the device would keep the
+/// connection of a dead daemon alive, and one on the mount would make it busy for umount(8).
 fn mount(
     directory: Option<OwnedFd>,
     options: &MountOptions,
@@ -180,8 +180,8 @@ fn open_log(log: Option<&LogFile>, socket: &UnixStream) -> io::Result<()> {
     send(b"0", log.open()?, socket)
 }
 
-/// Mounting and umount(2) ask for `CAP_SYS_ADMIN`, a mount point in another user's home for the right to search it,
-/// and a log of another user for the right to write.
+/// Mounting and umount(2) need `CAP_SYS_ADMIN`. A mount point in another user's home needs the right to search it, and
+/// a log of another user the right to write.
 fn needed(logs: bool) -> CapabilitySet {
     let log = if logs { CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
     CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_READ_SEARCH | log
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_helper_arrives_with_its_errno_or_its_sentence() {
+    fn errors_of_the_helper_keep_errno_or_sentence() {
         assert_eq!(helper_error(b"1 Operation not permitted (os error 1)").raw_os_error(), Some(libc::EPERM));
         assert_eq!(
             helper_error(b"0 fusermount3: bad mount point /x: Not a directory").to_string(),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_with_a_place_is_told_from_an_error_of_no_number() {
+    fn a_place_and_an_error_without_errno_differ() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let helper = MountHelper(Mutex::new(ours));
         let null = File::open("/dev/null").unwrap();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_that_does_not_answer_is_given_up_and_asked_no_more() {
+    fn a_silent_helper_is_given_up_for_good() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let helper = MountHelper(Mutex::new(ours));

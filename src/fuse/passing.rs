@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_and_a_descriptor_arrive_together_and_the_end_is_no_words() {
+    fn words_and_a_descriptor_arrive_together() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
         send(b"0/mnt\n", &writer, &theirs).unwrap();

@@ -43,7 +43,7 @@ pub(super) fn mount(directory: &OwnedFd, options: &MountOptions) -> io::Result<M
     if getuid().is_root() { as_root(directory, options) } else { by_helper(directory, options) }
 }
 
-/// By the mount API of Linux 5.2, which takes a descriptor for the place, and gives one of the mount before any program
+/// Mounts by the API of Linux 5.2. It takes a descriptor for the place, and returns one of the mount before any program
 /// can reach it.
 fn as_root(directory: &OwnedFd, options: &MountOptions) -> io::Result<Made> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
@@ -124,8 +124,9 @@ fn elsewhere() -> io::Error {
     )
 }
 
-/// Where the mount is, if that is on the directory and on no other mount above it. The kernel tells where both are by
-/// name, so both are asked for twice: a rename in between makes no two names alike that are not.
+/// Where the mount is, if that is on the directory and on no other mount above it. The kernel
+/// gives the names of both places. This function asks for each twice, so that a rename in between cannot make two
+/// different places look alike.
 fn require_at(directory: &OwnedFd, identity: &Identity) -> io::Result<PathBuf> {
     let below = mounts::id_of(directory)?;
     for _ in 0..8 {
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_in_the_source_begins_an_option_or_ends_one_late() {
+    fn no_source_forges_a_mount_option() {
         let options =
             MountOptions { source: "s3://b/a,suid\\\n".to_owned(), read_only: true, allow_other: false, threads: 1 };
         let expected = "fsname=s3://b/a_suid__,subtype=dssefs,default_permissions,nodev,nosuid,noatime,ro";
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_is_found_by_its_line_and_is_not_taken_for_one_on_another_directory() {
+    fn a_mount_is_found_by_its_own_line() {
         let proc = mounts::open_directory(Path::new("/proc")).unwrap();
         let (mount, identity) = (Mount::rooted_at(&proc).unwrap().unwrap(), Identity::of(&proc).unwrap());
         assert_eq!(Identity::of(open_root(&mount).unwrap()).unwrap(), identity);

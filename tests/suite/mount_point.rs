@@ -29,9 +29,12 @@ struct Place {
     dir: TempDir,
 }
 
-/// A daemon in the foreground, which goes away whatever happens.
+/// A daemon, which goes away whatever happens.
 struct Daemon {
+    /// In the foreground the daemon, else what started it.
     child: Child,
+    /// The daemon in the background.
+    background: Option<Pid>,
     /// Where mounts of it may be left.
     top: PathBuf,
 }
@@ -75,7 +78,7 @@ impl Place {
     fn start(&self, mut command: Command) -> Daemon {
         let [out, errors] = ["out", "err"].map(|name| File::create(self.at(name)).unwrap());
         let child = command.arg("--foreground").stdin(Stdio::null()).stdout(out).stderr(errors).spawn().unwrap();
-        Daemon { child, top: self.dir.path().to_owned() }
+        Daemon { child, background: None, top: self.dir.path().to_owned() }
     }
 
     /// The same by a user without privileges, to whom all of it then belongs, in a mount namespace where everybody may
@@ -160,6 +163,16 @@ impl Drop for Daemon {
         // The topmost first; those of another namespace went with it.
         for (point, _) in mounts_of("self", &self.top).into_iter().rev() {
             let _ = unmount(&point, UnmountFlags::DETACH);
+        }
+        let Some(pid) = self.background else { return };
+        let process = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
+        let end = Instant::now() + END_WITHIN;
+        while process.exists() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if process.exists() {
+            let _ = kill_process(pid, Signal::KILL);
+            assert!(std::thread::panicking(), "the daemon {pid:?} lives on after its mount is gone");
         }
     }
 }
@@ -462,10 +475,12 @@ fn in_background(place: &Place, mut command: Command, point: &Path) -> (Daemon, 
     let [out, errors] = ["out", "err"].map(|name| File::create(place.at(name)).unwrap());
     let mut child = command.stdin(Stdio::null()).stdout(out).stderr(errors).spawn().unwrap();
     let status = child.wait().unwrap();
-    // The child of the test is the starter; the daemon is nobody's, and ends with its mount.
-    let daemon = Daemon { child, top: place.dir.path().to_owned() };
+    // The child of the test is the starter; the daemon is no child of it, and ends with its mount.
+    let mut daemon = Daemon { child, background: None, top: place.dir.path().to_owned() };
     let errors = fs::read_to_string(place.at("err")).unwrap();
     assert!(status.success(), "{}: {status} {errors}", point.display());
+    let pid = attribute(point, "user.dsse.mount.pid").expect("the daemon serves");
+    daemon.background = Pid::from_raw(pid.parse().unwrap());
     (daemon, errors)
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::common::kept::{ask, told};
 use crate::common::{BUCKET, Endpoint, MINUTE, Mount, STALE, commit, deadline, errno, names};
 
 #[test]
@@ -45,6 +46,28 @@ fn keys_that_cannot_be_names_are_hidden_and_harm_nobody() {
         assert_eq!(names(&mount.path()), ["d", "good", "long"]);
         assert_eq!(names(&mount.join("d")), ["fine"]);
         assert_eq!(names(&mount.join("long")), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn doctor_names_the_keys_that_mounts_hide() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let doctor = || {
+            let mut command = ask(&endpoint, "doctor");
+            command.args([BUCKET, "--kms-key-id", endpoint.key_arn()]).output().unwrap()
+        };
+        endpoint.put("good", b"1");
+        let output = doctor();
+        let good = "good    the 1 keys of s3://tests can all be names of files\n";
+        assert!(output.status.success() && told(&output).contains(good), "{}", told(&output));
+        for key in ["d//x", "d/./y", "d/fine", "e\u{1b}/../z"] {
+            endpoint.put(key, b"1");
+        }
+        let output = doctor();
+        let remark =
+            r#"hide 3 of the 5 keys of s3://tests, which cannot be names of files: "d/./y", "d//x", "e\u{1b}/../z";"#;
+        assert!(output.status.success() && told(&output).contains(remark), "{}", told(&output));
     });
 }
 

@@ -574,7 +574,7 @@ fn what_kms_is_asked_does_not_go_in_the_clear_to_what_a_variable_names() {
             of(&command.env("AWS_ENDPOINT_URL_KMS", &url).output().unwrap())
         };
         let (code, said) = ask(false);
-        assert_ne!(code, 0, "{said}");
+        assert_eq!(code, 2, "{said}");
         assert!(said.contains(&url) && said.contains("in the clear"), "{said}");
         assert_eq!(far.heard(), "");
         ask(true);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use std::time::Duration;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ServerSideEncryption, StorageClass};
 use dssefs_emulator::faults::{Fault, Rule};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
+use rustix::io::Errno;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -718,6 +719,38 @@ fn the_journals_name_is_hidden_and_kept() {
         assert_eq!(errno(fs::rename(mount.join("d"), mount.join(".dssefs"))), libc::EPERM);
         assert!(names(&mount.join("d")).is_empty(), "the root of another mount may be here");
         assert!(endpoint.head(".dssefs/rename/strange").is_some(), "what is not understood is left as it is");
+    });
+}
+
+/// A directory was the only thing that a test had ever moved there.
+#[test]
+fn nothing_is_made_at_or_moved_to_the_reserved_name() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        fs::create_dir(mount.join("d")).unwrap();
+        for name in ["file", "d/file"] {
+            commit(&mount.join(name), b"content").unwrap();
+        }
+        symlink("file", mount.join("link")).unwrap();
+        let mut pending = File::create(mount.join("pending")).unwrap();
+        pending.write_all(b"not stored yet").unwrap();
+        for reserved in [".dssefs", "d/.dssefs"].map(|name| mount.join(name)) {
+            for name in ["file", "d/file", "link", "pending", "d"] {
+                // No directory moves into itself.
+                if name != "d" || !reserved.starts_with(mount.join(name)) {
+                    assert_eq!(errno(fs::rename(mount.join(name), &reserved)), libc::EPERM, "{name}");
+                }
+            }
+            assert_eq!(errno(symlink("file", &reserved)), libc::EPERM);
+            assert_eq!(errno(File::create(&reserved)), libc::EPERM);
+            assert_eq!(errno(fs::create_dir(&reserved)), libc::EPERM);
+            let fifo = mknodat(CWD, &reserved, FileType::Fifo, Mode::RUSR, 0);
+            assert_eq!(fifo, Err(Errno::PERM));
+        }
+        drop(pending);
+        assert_eq!(endpoint.keys(), ["d/", "d/file", "file", "link", "pending"]);
+        assert_eq!(fs::read(mount.join("pending")).unwrap(), b"not stored yet");
     });
 }
 

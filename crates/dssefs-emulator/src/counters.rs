@@ -56,8 +56,8 @@ impl Counters {
 
 /// The live counts of the S3 side.
 ///
-/// The map is locked once for each request, to find its meter; the meter itself is lock-free, because it is fed with
-/// every frame of a body.
+/// Each request locks the map once, to find its meter. The meter itself is lock-free, because every frame of a body
+/// updates it.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     meters: Mutex<BTreeMap<&'static str, Arc<Meter>>>,
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_starts_from_zero_and_forgets_requests_under_way() {
+    fn a_reset_forgets_requests_under_way() {
         let tally = Tally::default();
         let under_way = tally.request("GetObject");
         tally.reset();

@@ -1,7 +1,7 @@
 //! The embedded S3 + KMS endpoint behind `dssefs serve` and `dssefs demo`, and under the tests.
 //!
-//! What it does: it speaks the protocols of S3 and KMS for DSSE-KMS objects, keeps its data in one directory, counts
-//! requests, and injects faults from a plan. What it does not do: protect data. Its keys are stored next to its
+//! It speaks the protocols of S3 and KMS for DSSE-KMS objects. It keeps its data in one directory, counts requests, and
+//! injects faults from a plan. It does not protect data. Its keys are stored next to its
 //! objects, so it is for development, demonstrations and tests.
 //!
 //! It uses no other crate of dssefs. If it shared a wrong header name or algorithm with the client, it would confirm

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_operations_are_told_apart_by_method_and_query() {
+    fn method_and_query_tell_object_operations() {
         for (request, name) in [
             ("GET /b/k?x-id=GetObject", "GetObject"),
             ("HEAD /b/k", "HeadObject"),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bucket_operations_are_told_apart_by_method_and_query() {
+    fn method_and_query_tell_bucket_operations() {
         for (request, name) in [
             ("GET /", "ListBuckets"),
             ("GET /b?list-type=2&prefix=p", "ListObjectsV2"),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bucket_is_read_from_the_host_or_from_the_path() {
+    fn the_bucket_is_in_host_or_path() {
         let by_host = target("GET /a/b%20c", &[("host", "bucket.localhost:9000")]);
         assert_eq!((by_host.bucket.as_deref(), by_host.key.as_deref()), (Some("bucket"), Some("a/b c")));
         let by_path = target("GET /bucket/a/b%20c", &[("host", "localhost:9000")]);

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_run_in_the_mount_and_its_failure_is_seen() {
+    fn a_failed_command_in_the_mount_is_seen() {
         let said = guide(false).shell("pwd");
         assert!(said.success && said.text == "/\n", "{}", said.text);
         assert!(!guide(false).shell("exit 3").success);

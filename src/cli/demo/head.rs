@@ -1,5 +1,5 @@
-//! A HEAD of an object as it goes over the wire, made without the mount and without the SDK's model of it: what comes
-//! back is shown as it came.
+//! A HEAD of an object, sent without the mount and without the SDK's model of the answer. The demo shows the headers as
+//! they came over the wire.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

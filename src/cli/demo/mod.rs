@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::complain;
 use super::exit::Exit;
-use crate::escaping::shown;
+use dssefs_s3::escaping::shown;
 use guide::Guide;
 use stage::{Stage, StageError};
 

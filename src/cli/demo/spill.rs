@@ -1,7 +1,7 @@
 //! A look at what the daemon has on the local disk while files are being written.
 //!
-//! The spill has no name: it is unlinked as soon as it is made. What is left of it is a descriptor of the daemon, and
-//! the kernel shows that to root alone, as the daemon has made itself undumpable.
+//! The spill has no name: the daemon unlinks it as soon as it is made. Only a descriptor of the daemon is left. The
+//! kernel shows that to root alone, because the daemon has made itself undumpable.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -17,9 +17,9 @@ use tokio::runtime::Runtime;
 
 use super::super::background::own_program;
 use super::super::exit::Exit;
-use crate::escaping::shown;
 use dssefs_emulator::kms::NewKey;
 use dssefs_emulator::{Counters, Options, Server};
+use dssefs_s3::escaping::shown;
 
 pub(super) const BUCKET: &str = "demo";
 pub(super) const REGION: &str = "us-east-1";

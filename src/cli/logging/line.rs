@@ -1,7 +1,7 @@
 //! Names of files are in the log, and may hold any character. None of them begins a line of its own, or rules the
 //! terminal.
 
-use crate::escaping::{shown, shown_json};
+use dssefs_s3::escaping::{shown, shown_json};
 
 /// An event in text, with its line break at the end and no other.
 pub(super) fn in_one_line(event: &[u8]) -> Vec<u8> {

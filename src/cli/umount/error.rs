@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::holders::Holder;
 use crate::cli::exit::Exit;
 use crate::daemon::{ExitReport, UnsavedReport};
-use crate::escaping::{shown, shown_value};
+use dssefs_s3::escaping::{shown, shown_value};
 
 /// Files that a message names. The daemon names no more; another user's file system could.
 const NAMED_MAX: usize = 10;

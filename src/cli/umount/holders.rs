@@ -7,8 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::escaping::shown;
 use crate::mounts::Mount;
+use dssefs_s3::escaping::shown;
 
 use super::process::command_of;
 

@@ -20,7 +20,7 @@ use clap::Args;
 use super::exit::Exit;
 use super::{say, sentence};
 use crate::daemon::{ExitReport, ReportFile, UnsavedReport};
-use crate::escaping::{shown, shown_value};
+use dssefs_s3::escaping::{shown, shown_value};
 
 use end::{End, wait_for_end};
 use error::UmountError;

@@ -12,7 +12,7 @@ use super::place::Place;
 use super::watch::Watched;
 use crate::cli::say;
 use crate::daemon::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedReport};
-use crate::escaping::{shown, shown_value};
+use dssefs_s3::escaping::{shown, shown_value};
 
 /// How long nothing may become of the files that are not stored, after each of them was tried again.
 const SAVES_STALL: Duration = Duration::from_secs(5);

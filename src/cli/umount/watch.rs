@@ -17,7 +17,7 @@ use super::Arguments;
 use crate::cli::background::own_program;
 use crate::cli::exit::Exit;
 use crate::cli::say;
-use crate::escaping::shown;
+use dssefs_s3::escaping::shown;
 
 /// For a step that is not known yet, and for the end of a process after its last step.
 const START_WITHIN: Duration = Duration::from_secs(20);

@@ -1,9 +1,9 @@
 //! System calls that the daemon never makes, refused by seccomp(2).
 //!
-//! A list of what is denied, and not of what is allowed: the C library and the runtime change the calls that they make
-//! with their versions, and one that is missing from a list of allowed ones would fail in the middle of a program's
-//! write. For the same reason a denied call gets EPERM and does not kill. What is on the list ([`super::denied`]) is
-//! what an intruder needs to get at other processes, at the kernel, or out of the other layers.
+//! The filter has a list of denied calls, not of allowed ones. Each version of the C library and of the runtime makes
+//! other calls. One that is missing from a list of allowed calls would fail in the middle of a program's write. For the
+//! same reason a denied call gets EPERM and does not kill. The list ([`super::denied`]) has the calls that an intruder
+//! needs to reach other processes or the kernel, or to leave the other layers.
 
 use std::collections::BTreeMap;
 
@@ -126,7 +126,7 @@ fn always(calls: &[c_long]) -> impl Iterator<Item = (i64, Vec<SeccompRule>)> {
 /// Something that is asked of one argument.
 type Condition = Result<SeccompCondition, BackendError>;
 
-/// Rules of which any denies; all conditions of a rule have to hold.
+/// A call is denied if one of these rules matches. A rule matches if all of its conditions hold.
 fn any<const RULES: usize>(rules: [Vec<Condition>; RULES]) -> Result<Vec<SeccompRule>, BackendError> {
     rules.into_iter().map(|rule| SeccompRule::new(rule.into_iter().collect::<Result<_, _>>()?)).collect()
 }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_denies_what_is_on_the_list_and_threads_still_start() {
+    fn listed_calls_are_denied_and_threads_start() {
         let started = confined(Grants::default(), || {
             assert_eq!(rustix::thread::secure_computing_mode().unwrap(), rustix::thread::SecureComputingMode::Filter);
             let started = Command::new("/bin/true").status();
@@ -233,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn a_program_can_be_run_where_the_credentials_need_one() {
+    fn a_credential_process_can_run() {
         let run = || Command::new("/bin/sh").args(["-c", "exit 3"]).status().unwrap().code();
         assert_eq!(confined(with_programs(), run), Some(3));
     }
 
     #[test]
-    fn no_service_of_this_host_can_be_called_by_the_name_of_its_socket() {
+    fn connecting_to_a_named_socket_is_refused() {
         const STREAM: SocketType = SocketType::STREAM;
         let pair = |kind| socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map(drop);
         confined(Grants::default(), move || {
@@ -263,7 +263,7 @@ mod tests {
         confined(with_programs(), move || drop(socket(AddressFamily::UNIX, STREAM, None).unwrap()));
     }
 
-    /// A process of this user that is in nobody's way.
+    /// A process of this user that disturbs no other.
     struct Victim(std::process::Child);
 
     impl Victim {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn no_memory_queue_or_semaphore_of_the_host_can_be_had() {
+    fn shared_memory_queues_and_semaphores_are_refused() {
         let calls = [
             [libc::SYS_shmget, libc::SYS_shmat, libc::SYS_shmctl, libc::SYS_shmdt],
             [libc::SYS_semget, libc::SYS_semop, libc::SYS_semctl, libc::SYS_semtimedop],
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_process_gets_a_signal_and_the_daemon_can_end_itself() {
+    fn only_the_daemon_itself_can_be_signalled() {
         use rustix::process::{Signal, kill_process, kill_process_group, test_kill_process};
         let mut victim = Victim::new();
         let pid = victim.pid();
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn no_address_is_taken_for_datagrams_or_streams_of_any_kind() {
+    fn binding_a_socket_of_any_kind_is_refused() {
         use rustix::net::{Protocol, bind};
         use std::net::{SocketAddr, UdpSocket};
         confined(Grants::default(), || {
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn the_c_library_still_learns_which_addresses_this_host_has() {
+    fn the_c_library_can_list_addresses() {
         confined(Grants::default(), || {
             let netlink = socket(AddressFamily::NETLINK, SocketType::RAW, None).unwrap();
             let address = rustix::net::netlink::SocketAddrNetlink::new(0, 0);
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_was_there_before_finds_a_system_log_that_was_started_again() {
+    fn an_old_socket_finds_a_restarted_system_log() {
         use std::os::unix::net::UnixDatagram;
         let dir = tempfile::tempdir().unwrap();
         let name = dir.path().join("log");
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sdk_makes_tokens_that_it_renews_private_and_nothing_public() {
+    fn renewed_tokens_of_the_sdk_are_private() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_owned();
         confined(Grants { renews_tokens: true, ..Grants::default() }, move || {
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn io_uring_is_refused_because_its_operations_pass_the_filters_by() {
+    fn io_uring_is_refused() {
         let rings = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
         for grants in [Grants::default, with_programs] {
             assert_eq!(confined(grants(), move || rings.map(errno_of)), [libc::EPERM; 3]);
@@ -551,7 +551,7 @@ mod tests {
     /// mistake is missed here; who changes a list on purpose changes it in both places.
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn the_lists_have_each_call_that_was_decided_on_and_no_other() {
+    fn the_lists_have_exactly_the_decided_calls() {
         const OF_ALL: [c_long; 76] = [
             29, 30, 31, 64, 65, 66, 67, 68, 69, 70, 71, 101, 103, 134, 135, 153, 154, 155, 156, 159, 161, 163, 164,
             165, 166, 167, 168, 169, 170, 171, 172, 173, 175, 176, 179, 220, 227, 240, 241, 242, 243, 244, 245, 246,
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_in_part_is_on_a_list_of_its_own() {
+    fn partly_refused_calls_have_their_own_list() {
         let without_programs = denied(&Grants::default()).unwrap();
         let with_programs = denied(&with_programs()).unwrap();
         for call in [ALWAYS, ALWAYS_OLD].concat() {

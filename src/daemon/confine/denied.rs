@@ -1,8 +1,8 @@
 //! The system calls that the filters refuse, and the arguments of those that they refuse in part.
 //!
-//! Every call of x86-64 and of the other architectures (Linux 6.18, numbers up to 471) was looked at once. What is left
-//! acts on this process, on its own descriptors, on files that Landlock has left, or only tells something; or it is a
-//! call that no kernel has any more.
+//! Every call of x86-64 and of the other architectures (Linux 6.18, numbers up to 471) was looked at once. The calls
+//! that are not on the lists act on this process, on its own descriptors, or on files that Landlock allows. Others only
+//! return information, or no kernel has them any more.
 
 use libc::c_long;
 
@@ -60,8 +60,8 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_ptrace,
-    // Objects that every process of the host finds by a number or a name, and that Landlock does not know of: those of
-    // System V, and the message queues of POSIX.
+    // Objects that every process of the host finds by a number or a name: those of System V, and the message queues of
+    // POSIX. Landlock does not know of them.
     libc::SYS_mq_getsetattr,
     libc::SYS_mq_notify,
     libc::SYS_mq_open,
@@ -198,8 +198,8 @@ pub(super) const FCNTL: &[u64] =
 const F_SETSIG: u64 = 10;
 const F_SETOWN_EX: u64 = 15;
 
-/// Requests of ioctl(2) by which the kernel sends signals to another process (FIOSETOWN, SIOCSPGRP, FIOASYNC), and
-/// those that put input into a terminal, or take one over.
+/// Requests of ioctl(2) by which the kernel sends signals to another process (FIOSETOWN, SIOCSPGRP, FIOASYNC). Others
+/// put input into a terminal, or take one over.
 pub(super) const IOCTL: &[u64] = &[
     FIOSETOWN,
     SIOCSPGRP,
@@ -240,8 +240,8 @@ pub(super) const NAMESPACES: [u64; 7] = [
 pub(super) const THREAD: u64 = libc::CLONE_THREAD as u64;
 
 /// What a daemon talks over that runs no programs: TCP, UDP for DNS, and the kernel's answers to which addresses there
-/// are. A socket with a name in the file system would lead to services that run programs for root; Landlock does not
-/// know of them (as of its version 6).
+/// are. A socket with a name in the file system would lead to services that run programs for root. Landlock does not
+/// know of such sockets (as of its version 6).
 pub(super) const FAMILIES: [u64; 3] = [INET, INET6, NETLINK];
 /// Programs have services of the host to ask as well.
 pub(super) const FAMILIES_OF_PROGRAMS: [u64; 4] = [INET, INET6, NETLINK, UNIX];
@@ -257,8 +257,8 @@ pub(super) const DGRAM: u64 = libc::SOCK_DGRAM as u64;
 pub(super) const RAW: u64 = libc::SOCK_RAW as u64;
 /// Bits of types that are none of stream, datagram and raw.
 pub(super) const TYPE_OTHERS: [u64; 2] = [4, 8];
-/// The bit that `SOCK_DGRAM` and `SOCK_RAW`, which is the same between Unix sockets, have and `SOCK_STREAM` and
-/// `SOCK_SEQPACKET` have not; the two are 2 and 3, the others 1 and 5.
+/// The bit that tells datagrams from streams: `SOCK_DGRAM` (2) and `SOCK_RAW` (3) have it, `SOCK_STREAM` (1) and
+/// `SOCK_SEQPACKET` (5) do not. Between Unix sockets `SOCK_RAW` is the same as `SOCK_DGRAM`.
 pub(super) const DATAGRAMS: u64 = DGRAM;
 
 /// The protocols of a stream: 0 stands for TCP. MPTCP, which Landlock does not take for TCP, is none of them.

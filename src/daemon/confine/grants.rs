@@ -8,8 +8,8 @@ use dssefs_s3::s3::{named_by, profile_files};
 use super::profile::{Needs, Profiles};
 
 /// Read by the C library, by TLS and by whatever they load, at any time: names of hosts, certificates, shared
-/// libraries, limits of control groups. `/proc`: the journal of renames asks whether another mount's process lives;
-/// other processes' memory and environment stay closed there, as Landlock denies them (ptrace(2), access mode
+/// libraries, limits of control groups. `/proc` is there because the journal of renames asks whether another mount's
+/// process lives. Landlock still denies the memory and the environment of other processes (ptrace(2), access mode
 /// checking).
 const SYSTEM: [&str; 11] = [
     "/etc",
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_granted_with_the_directories_in_which_it_and_its_target_are_replaced() {
+    fn a_granted_file_brings_its_directories() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         std::fs::create_dir(root.join("real")).unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_root_directory_does_not_open_everything() {
+    fn a_file_in_the_root_grants_only_itself() {
         let file = PathBuf::from("/token-that-is-not-there");
         assert_eq!(directories_of(&file).collect::<Vec<_>>(), [file]);
     }

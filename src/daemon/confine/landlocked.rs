@@ -51,8 +51,8 @@ fn apply(grants: &Grants) -> Result<RulesetStatus, RulesetError> {
     Ok(created.restrict_self()?.ruleset)
 }
 
-/// A program that is run is not ours to know: what it has to read and to execute cannot be listed, so only writing is
-/// restricted.
+/// The daemon does not know what a program that it runs has to read and to execute. So Landlock restricts only what
+/// such a program writes.
 fn handled(grants: &Grants) -> BitFlags<AccessFs> {
     if grants.runs_programs { AccessFs::from_write(VERSION) } else { AccessFs::from_all(VERSION) }
 }
@@ -78,7 +78,7 @@ mod tests {
     const BINDS_KNOWN: (u32, u32) = (6, 7);
     const SIGNALS_KNOWN: (u32, u32) = (6, 12);
 
-    /// The version of Linux, asked of the system and not of Landlock: a layer that is missing where it should be there
+    /// The version of Linux, from the system and not from Landlock. A layer that this kernel should have, but lacks,
     /// must not pass as an old kernel.
     fn kernel() -> (u32, u32) {
         let system = rustix::system::uname();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn no_address_is_taken_and_no_other_process_gets_a_signal() {
+    fn binding_and_signalling_others_are_refused() {
         let mut other_process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let other = rustix::process::Pid::from_child(&other_process);
         let confined = std::thread::spawn(move || {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_signals_what_it_has_started_and_no_other_process() {
+    fn a_program_signals_only_its_own_children() {
         let mut other_process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let other = rustix::process::Pid::from_child(&other_process);
         let confined = std::thread::spawn(move || {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_program_is_run_everything_can_be_read_and_little_written() {
+    fn a_program_reads_everything_and_writes_little() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "content").unwrap();

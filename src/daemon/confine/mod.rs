@@ -1,17 +1,17 @@
-//! Giving up what a mounted daemon does not need, before it has threads and before it hears from the network.
+//! The daemon gives up what it does not need, before it has threads and before it hears from the network.
 //!
-//! A daemon that a bad answer from the network could take over would still hold everybody's content, but nothing else
+//! An attacker who takes the daemon over by a bad answer has the content that passes through it. They get nothing else
 //! of this host:
 //!
-//! * its capabilities go, all of them if it can read and write its own files without ([`privileges`]);
-//! * Landlock leaves it the directories that [`grants`] names;
+//! * The daemon drops its capabilities, all of them if it can read and write its own files without ([`privileges`]).
+//! * Landlock allows it only the directories that [`grants`] names.
 //! * seccomp refuses the system calls that a file system never makes ([`calls`]).
 //!
-//! A thread that is confined confines those that it starts later and no other, so this comes before the runtime. What
-//! cannot be done from inside, mounting and unmounting, the mount helper does (`fuse`), which stays outside.
+//! A confined thread confines those that it starts later, and no other. So this happens before the runtime starts.
+//! Mounting and unmounting cannot be done from inside. The mount helper (`fuse`), which stays outside, does them.
 //!
-//! The module refuses to end a mount because a kernel lacks a layer, unless `--sandbox require` says so; it tells what
-//! is lacking.
+//! A mount goes on when the kernel lacks a layer, unless `--sandbox require` says otherwise. The log names what is
+//! lacking.
 
 mod calls;
 mod denied;

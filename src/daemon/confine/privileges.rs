@@ -13,7 +13,8 @@ use super::Lack;
 use super::grants::Grants;
 
 /// Drops all capabilities, also those that an executed program would get. A daemon of root whose files belong to
-/// another user keeps the one by which it reaches them, or its mount would end when the credentials are read again.
+/// another user keeps the capability by which it reaches them. Without it the mount would end when the daemon reads the
+/// credentials again.
 pub(super) fn drop_unneeded(grants: &Grants) -> Result<String, Lack> {
     let kept = needed(grants).map_err(refused)?;
     keep_only(kept).map_err(refused)?;

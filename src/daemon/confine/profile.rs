@@ -1,8 +1,8 @@
 //! What the shared configuration files of AWS make the SDK open or run later, each time credentials are renewed.
 //!
 //! The format is that of "Shared config and credentials files" (AWS SDKs and Tools Reference Guide). The SDK itself
-//! reads the files; here they are only searched for the three settings that matter, in the profile and those that it
-//! draws from.
+//! reads the files. This module only searches them for the three settings that matter, in the profile and in its
+//! sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -92,7 +92,7 @@ credential_process = not a profile
     }
 
     #[test]
-    fn a_program_is_found_through_the_source_of_a_profile_and_circles_end() {
+    fn source_profiles_are_followed_and_circles_end() {
         assert!(profiles().needs("work").runs_programs);
         assert!(profiles().needs("vault").runs_programs);
         assert!(profiles().needs("old").runs_programs);

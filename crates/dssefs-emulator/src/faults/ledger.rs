@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_strikes_from_the_nth_request_on_and_so_many_times() {
+    fn a_rule_counts_requests_and_strikes() {
         let faults = faults(vec![Rule::on("GetObject", Fault::Reset).nth(2).times(2)]);
         let struck: Vec<bool> = (0..5).map(|_| faults.strike("GetObject", None).is_some()).collect();
         assert_eq!(struck, [false, true, true, false, false]);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_is_due_strikes_and_the_next_waits() {
+    fn the_first_due_rule_strikes_alone() {
         let faults = faults(vec![Rule::on("*", Fault::Reset), Rule::on("GetObject", Fault::LoseAnswer)]);
         assert_eq!(faults.strike("GetObject", None), Some(Fault::Reset));
         assert_eq!(faults.strike("GetObject", None), Some(Fault::LoseAnswer));

@@ -80,8 +80,8 @@ pub enum Fault {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         body: Option<String>,
     },
-    /// The lowest bit of the byte at this offset of the request's body is flipped on its way in; then the work is done,
-    /// or refused.
+    /// Flips the lowest bit of the byte at this offset of the request's body on its way in. Then the work is done, or
+    /// refused.
     FlipRequestByte(u64),
     /// The work is done, and the connection is closed instead of an answer.
     LoseAnswer,
@@ -91,8 +91,8 @@ pub enum Fault {
     IgnoreConditions,
     /// A write that asks for a condition is answered 501, as by stores that do not know them; any other is carried out.
     RefuseConditions,
-    /// Answers as to credentials that may list only below this prefix (a condition on `s3:prefix`): denies other
-    /// requests about the bucket and other keys, and answers 403 instead of 404 for a missing object.
+    /// Answers as to credentials that may list only below this prefix (a condition on `s3:prefix`). Other requests
+    /// about the bucket and other keys are denied, and a missing object is 403 instead of 404.
     OnlyBelow(String),
     /// Answered 200 with an `<Error>` body before any work, as copies and completions may be.
     OkWithErrorBody {
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_a_json_list_of_rules_with_defaults() {
+    fn a_plan_of_rules_has_defaults() {
         let plan =
             parse(r#"[{"operation":"GetObject","fault":{"delay_ms":20}},{"operation":"*","times":0,"fault":"reset"}]"#);
         let expected = vec![Rule::on("GetObject", Fault::DelayMs(20)), Rule::on("*", Fault::Reset).times(0)];
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_matches_by_operation_and_by_part_of_the_key() {
+    fn a_rule_matches_operation_and_part_of_key() {
         let rule = Rule::on("*", Fault::Reset).key_contains("log");
         assert!(rule.matches("GetObject", Some("a/log/b")));
         assert!(!rule.matches("GetObject", Some("a/b")));

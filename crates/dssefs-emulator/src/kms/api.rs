@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_key_comes_back_by_decrypt_under_its_context() {
+    fn decrypt_returns_a_data_key_under_its_context() {
         let kms = Fixture::new();
         let context = json!({ "mount": "a" });
         let request = json!({ "KeyId": kms.key(), "KeySpec": "AES_256", "EncryptionContext": context });

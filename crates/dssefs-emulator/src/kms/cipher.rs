@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_encrypted_is_decrypted_under_the_same_context_only() {
+    fn decryption_needs_the_same_context() {
         let (a, b) = (context(&[("a", "bc")]), context(&[("ab", "c")]));
         let blob = encrypt(&[7; 32], "id", &a, b"secret").unwrap();
         assert_eq!(key_id(&blob).unwrap(), "id");

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_random_uuids_and_those_of_multi_region_keys_start_with_mrk() {
+    fn key_ids_are_random_and_of_their_form() {
         let id = key(NewKey::default()).unwrap().id;
         assert_eq!((id.len(), &id[14..15]), (36, "4"));
         assert_ne!(id, key(NewKey::default()).unwrap().id);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_gone_when_its_waiting_period_is_over() {
+    fn a_key_is_gone_after_its_waiting_period() {
         let mut key = key(NewKey::default()).unwrap();
         key.status = Status::PendingDeletion { at_unix_s: now_unix_s() + 60 };
         assert!(!key.is_gone());

@@ -1,8 +1,9 @@
 //! The KMS of the endpoint: keys with states, aliases, and the calls of S3 and of clients upon them.
 //!
-//! What it does: keeps keys in one file that survives a crash, refuses with the codes and the texts of AWS, really
-//! encrypts (AES-256-GCM, the encryption context authenticated), and keeps a short log of callers and contexts. What it
-//! does not do: asymmetric cryptography and MACs. Such keys exist as metadata only, so that tests can misuse them.
+//! It keeps keys in one file that survives a crash, and refuses with the codes and the texts of AWS. It really
+//! encrypts, by AES-256-GCM with the encryption context as authenticated data. It keeps a short log of callers and
+//! contexts. It does neither asymmetric cryptography nor MACs. Such keys exist as metadata only, so that tests can
+//! misuse them.
 //!
 //! S3 calls [`Kms::generate_data_key`] and [`Kms::decrypt`]; clients come in over HTTP through `api`.
 
@@ -71,8 +72,8 @@ impl Kms {
         Ok(Kms { region: region.to_owned(), account: account.to_owned(), store, call_log })
     }
 
-    /// What S3 calls when it writes: resolves a key id, a key ARN, an alias or an alias ARN; `None` is the AWS managed
-    /// key `aws/s3`, made on its first use. Counts one KMS call.
+    /// S3 calls this when it writes. It takes a key id, a key ARN, an alias or an alias ARN. `None` is the AWS managed
+    /// key `aws/s3`, which is made on its first use. It counts one KMS call.
     ///
     /// # Errors
     /// What S3 would answer: `KMS.NotFoundException`, `KMS.DisabledException`, `KMS.KMSInvalidStateException`,
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_a_name_leads_to_the_same_arn() {
+    fn every_form_of_name_finds_the_key() {
         let directory = tempfile::tempdir().unwrap();
         let kms = kms(&directory);
         let key = kms.create_key(NewKey::default()).unwrap();
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn no_key_means_the_managed_key_which_is_made_once() {
+    fn no_key_means_the_managed_key() {
         let directory = tempfile::tempdir().unwrap();
         let first = kms(&directory).generate_data_key(None, &none()).unwrap();
         let kms = kms(&directory);
@@ -386,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_of_a_key_decides_and_survives_a_restart() {
+    fn the_state_of_a_key_survives_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let arn = kms(&directory).create_key(NewKey::default()).unwrap().arn;
         kms(&directory).disable(&arn).unwrap();
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_waits_for_its_material_can_only_be_deleted() {
+    fn a_key_without_material_can_only_be_deleted() {
         let directory = tempfile::tempdir().unwrap();
         let kms = kms(&directory);
         let arn = kms.create_key(NewKey { external: true, ..NewKey::default() }).unwrap().arn;
@@ -431,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_action_is_refused_in_the_words_of_aws_and_others_go_on() {
+    fn only_the_denied_action_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let kms = kms(&directory);
         let arn = kms.create_key(NewKey::default()).unwrap().arn;

@@ -13,8 +13,8 @@ use time::format_description::parse_borrowed;
 
 use super::exception::Exception;
 
-/// How far the clocks of client and endpoint may differ (IAM User Guide, "Elements of an AWS API request signature":
-/// most services, KMS among them, take requests of the last five minutes).
+/// How far the clocks of client and endpoint may differ. Most services, KMS among them, take requests of the last five
+/// minutes (IAM User Guide, "Elements of an AWS API request signature").
 const SKEW_MAX: Duration = Duration::from_secs(300);
 
 /// The one pair of credentials that the endpoint knows.
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_body_header_secret_region_or_service_is_refused() {
+    fn a_signature_covers_all_that_it_should() {
         let now = SystemTime::now();
         let good = signed("SK", "us-east-1", "kms", now);
         assert_eq!(kind(&good, b"{}", now), Err("InvalidSignatureException"));

@@ -1,4 +1,4 @@
-//! The keys and aliases in one JSON file, replaced as a whole by a rename, so that a crash leaves the old or the new
+//! The keys and aliases in one JSON file. A rename replaces the whole file, so that a crash leaves the old or the new
 //! one.
 
 use std::collections::BTreeMap;

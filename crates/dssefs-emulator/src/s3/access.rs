@@ -6,8 +6,8 @@ use s3s::{S3ErrorCode, S3Result};
 use super::encryption::WRITE_HEADERS;
 use super::errors::{invalid_argument, refuse};
 
-/// Refuses anonymous requests, and encryption headers wherever S3 does not take them: on everything but PutObject,
-/// PostObject, CreateMultipartUpload and CopyObject (HTTP 400; GetObject and HeadObject in the S3 API Reference).
+/// Refuses anonymous requests, and encryption headers wherever S3 does not take them. S3 takes them on PutObject,
+/// PostObject, CreateMultipartUpload and CopyObject (else HTTP 400; GetObject and HeadObject in the S3 API Reference).
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Access;
 

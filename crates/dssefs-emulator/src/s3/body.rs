@@ -1,7 +1,7 @@
 //! Streams between the network and the storage.
 //!
-//! A body on its way in is hashed and written batch by batch on a blocking thread while the next batch arrives; on its
-//! way out, the next chunk is read while the last one is sent. Memory per request is two batches, whatever the size of
+//! On the way in, a blocking thread hashes and writes one batch while the next one arrives. On the way out, the next
+//! chunk is read while the last one is sent. Memory per request is two batches, whatever the size of
 //! the object.
 
 use std::future::Future;

@@ -83,7 +83,7 @@ pub(super) fn check_read(headers: &HeaderMap, version: &Version, object: &Object
     }
 }
 
-/// The conditions on the source of a copy, all of which fail with 412.
+/// The conditions on the source of a copy; each fails with 412.
 pub(super) fn check_copy_source(headers: &HeaderMap, version: &Version, object: &Object) -> S3Result<()> {
     match Outcome::of(headers, "x-amz-copy-source-", version, object)? {
         Outcome::Proceed => Ok(()),

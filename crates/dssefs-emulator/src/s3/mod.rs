@@ -1,17 +1,19 @@
 //! The S3 half of the endpoint: S3's operations over a directory, with S3's rules for DSSE-KMS.
 //!
-//! What it does: answers as S3 does where a client can tell the difference, above all in what a write may ask for, when
-//! KMS is called and with which context, and what each answer says about encryption. Where the documentation is silent
-//! it follows recorded answers of the real service.
+//! It answers as S3 does where a client can see the difference. Most important are what a write may ask for, when KMS
+//! is called and with which context, and what each answer says about encryption. Where the documentation is silent it
+//! follows recorded answers of the real service.
 //!
-//! What it refuses to do: it speaks no HTTP and checks no signatures (the router does), it encrypts nothing (see the
-//! storage room), and it never ignores a request for something that it cannot do: ACLs, object lock, SSE-C and the like
-//! are errors.
+//! It speaks no HTTP and checks no signatures (the router does), and it encrypts nothing (see the storage room). It
+//! never ignores a request for something that it cannot do: ACLs, object lock, SSE-C and the like are errors.
 //!
-//! Where it knowingly differs from S3: KMS encryption over plain HTTP is taken, since loopback has no eavesdropper; a
-//! bucket's `BlockedEncryptionTypes` is refused as malformed and SSE-C blocked throughout; HEAD of a range answers 200
-//! with the right headers; the XML of DeleteObjects is not checked against a digest; nothing is ever throttled or
-//! delayed by itself.
+//! It knowingly differs from S3 in these points:
+//!
+//! * It takes KMS encryption over plain HTTP, since the loopback has no eavesdropper.
+//! * It refuses a bucket's `BlockedEncryptionTypes` as malformed, and SSE-C everywhere.
+//! * HEAD of a range answers 200 with the right headers.
+//! * It does not check the XML of DeleteObjects against a digest.
+//! * It never throttles or delays by itself.
 //!
 //! Rooms it may use: the storage and the key service of the endpoint; none outside the endpoint.
 
@@ -65,8 +67,8 @@ impl Endpoint {
     /// `region` is where all buckets are; `account` is the 12-digit account that owns them.
     ///
     /// # Errors
-    /// A directory that cannot be read or written, or that holds a record not of ours. That no other endpoint has it
-    /// open is for the caller to see to.
+    /// A directory that cannot be read or written, or that holds a record not of ours. The caller must make sure that
+    /// no other endpoint has it open.
     pub fn open(dir: &Path, kms: Arc<Kms>, region: &str, account: &str) -> io::Result<Endpoint> {
         Endpoint::with_keys(dir, kms, region, account)
     }

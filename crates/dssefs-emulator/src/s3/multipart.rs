@@ -59,14 +59,16 @@ impl Endpoint {
         &self,
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        // 1. Find the upload, and the parts that the client lists.
         let (input, headers) = (request.input, request.headers);
         let bucket = self.bucket(&input.bucket, input.expected_bucket_owner.as_deref())?;
         let condition = WriteCondition::from_request(&headers)?;
         let upload = bucket.upload(&input.key, &input.upload_id)?;
         let listed = input.multipart_upload.as_ref().and_then(|upload| upload.parts.clone()).unwrap_or_default();
-        // Judged before KMS is asked, and once more under the lock, where no part can be replaced any more.
+        // 2. Judge the list before KMS is asked, so that a bad list costs no KMS call.
         chosen_parts(&upload, &listed)?;
         decrypt(self.keys.as_ref(), &upload.record.encryption)?;
+        // 3. Judge list and condition once more under the lock, where no part can be replaced, and make the version.
         let version = bucket.complete(
             &input.key,
             &input.upload_id,
@@ -75,7 +77,7 @@ impl Endpoint {
             |upload| assemble(upload, &listed, &input, &headers),
         )?;
         let object = object_of(&version)?;
-        // S3 reports no checksum here when KMS is in use, though HEAD does.
+        // 4. Answer. S3 reports no checksum here when KMS is in use, though HEAD does.
         let sums = split_checksum(object.checksum.as_ref().filter(|_| !object.encryption.uses_kms()));
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket_key_enabled: object.encryption.bucket_key_field(),

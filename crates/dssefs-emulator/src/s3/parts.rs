@@ -41,6 +41,7 @@ impl Endpoint {
         &self,
         mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
+        // 1. Judge the headers. A refused body is read to its end, as S3 does.
         let mut body = request.input.body.take().unwrap_or_else(|| StreamingBlob::from(s3s::Body::empty()));
         let plan = match self.plan_part(&request) {
             Ok(plan) => plan,
@@ -49,12 +50,15 @@ impl Endpoint {
                 return Err(refusal);
             }
         };
+        // 2. Store the body, hashed on its way.
         let encryption = &plan.upload.record.encryption;
         let with_md5 = plan.promise.needs_md5() || !encryption.uses_kms();
         let received = receive(&plan.bucket, &mut body, plan.length_bytes, plan.algorithm, with_md5).await;
         let (stored, digests) = received?;
+        // 3. Compare it with what the client promised. An error removes the body.
         check_promise(&plan.promise, &digests, request.trailing_headers)?;
         let part = part_of(stored, &digests, &plan.upload.record)?;
+        // 4. Make it the part of its number, if the upload is still there.
         let part = plan.bucket.put_part(&request.input.upload_id, plan.number, part)?;
         let sums = split_checksum(part.checksum.as_ref().filter(|_| plan.promise.algorithm.is_some()));
         Ok(S3Response::new(UploadPartOutput {

@@ -72,11 +72,14 @@ impl Endpoint {
         trailer: Option<TrailingHeaders>,
     ) -> S3Result<PutObjectOutput> {
         let Plan { condition, promise, headers, tags, length_bytes, encryption } = plan;
+        // 1. Store the body, hashed on its way.
         let algorithm = promise.algorithm.unwrap_or(Algorithm::DEFAULT);
         let with_md5 = promise.needs_md5() || !encryption.uses_kms();
         let (stored, digests) = receive(bucket, body, length_bytes, algorithm, with_md5).await?;
+        // 2. Compare it with what the client promised. An error removes the body.
         check_promise(&promise, &digests, trailer)?;
         let object = object_of(stored, &digests, headers, tags, encryption)?;
+        // 3. Check the condition and make the version, under one lock.
         let version = bucket.put(key, now(), object, |newest| condition.check(newest))?;
         let object = version.object().ok_or(S3ErrorCode::InternalError)?;
         let sums = split_checksum(object.checksum.as_ref());

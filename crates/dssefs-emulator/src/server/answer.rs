@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_s3_error_is_escaped_and_carries_the_ids_in_body_and_headers() {
+    fn an_s3_error_is_escaped_and_carries_its_ids() {
         let mut response = Protocol::S3.error(503, "SlowDown", "a < b");
         Ids::new().stamp(&mut response, Protocol::S3);
         let id = response.headers()["x-amz-request-id"].to_str().unwrap().to_owned();

@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::super::counters::Meter;
 
-/// How long the bytes before a cut may take to leave. hyper sends nothing more once a body fails, so the failure waits
-/// until what came before it is on the wire.
+/// How long the bytes before a cut may take to leave. hyper sends nothing more after a body fails. So the failure waits
+/// until the bytes before it are on the wire.
 const CUT_DELAY: Duration = Duration::from_millis(100);
 
 /// A request's body, counted, and changed where a fault says so.
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_cut_after_as_many_bytes_as_asked() {
+    async fn a_body_is_cut_at_the_asked_byte() {
         for end in 0..8_u64 {
             let (bytes, whole) = read(AnswerBody::new(frames(), None, BodyFault::CutAfter(end))).await;
             assert_eq!((bytes.as_slice(), whole), (&b"01234567"[..usize::try_from(end).unwrap()], false));

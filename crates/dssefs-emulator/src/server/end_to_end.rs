@@ -124,7 +124,7 @@ fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Option<String> {
 }
 
 #[tokio::test]
-async fn an_object_goes_in_and_comes_out_and_everything_is_counted() {
+async fn a_stored_object_reads_back_and_is_counted() {
     let world = World::new().await;
     world.put("a", b"0123456789").await;
     assert_eq!(world.get("a").await.unwrap(), b"0123456789");
@@ -175,7 +175,7 @@ async fn unknown_clients_and_wrong_secrets_are_refused() {
 }
 
 #[tokio::test]
-async fn every_answer_has_ids_and_errors_repeat_them_in_their_body() {
+async fn every_answer_has_ids() {
     let world = World::new().await;
     let answer = world.raw("GET /bucket/a HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
     let header =
@@ -234,7 +234,7 @@ async fn the_sdk_makes_keys_and_uses_them() {
 }
 
 #[tokio::test]
-async fn the_state_of_a_key_reaches_the_clients_of_s3() {
+async fn s3_clients_learn_the_state_of_a_key() {
     let world = World::new().await;
     let arn = world.server.kms().create_key(NewKey::default()).unwrap().arn;
     let put = world.s3().put_object().bucket(BUCKET).key("a").ssekms_key_id(&arn);
@@ -262,7 +262,7 @@ async fn failures_strike_as_planned_and_then_no_more() {
 }
 
 #[tokio::test]
-async fn throttled_kms_is_told_in_the_words_of_s3_for_that_request_only() {
+async fn throttled_kms_is_slow_down_for_that_request() {
     let world = World::new().await;
     world.put("a", b"x").await;
     world.plan(vec![Rule::on("GetObject", Fault::ThrottleKms)]);
@@ -313,7 +313,7 @@ async fn encryption_headers_are_replaced_or_removed() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_leaves_the_work_done_and_a_reset_does_not() {
+async fn a_lost_answer_leaves_the_work_done() {
     let world = World::new().await;
     world.plan(vec![Rule::on("PutObject", Fault::LoseAnswer), Rule::on("PutObject", Fault::Reset).nth(2)]);
     let put = async |key: &str| {
@@ -344,7 +344,7 @@ async fn a_copy_may_fail_after_its_status_of_200() {
 }
 
 #[tokio::test]
-async fn a_delay_delays_and_a_stall_lasts_until_the_client_goes_away() {
+async fn a_stall_lasts_until_the_client_leaves() {
     let world = World::new().await;
     world.put("a", b"x").await;
     world.plan(vec![Rule::on("GetObject", Fault::DelayMs(200)), Rule::on("GetObject", Fault::Stall).nth(2)]);
@@ -400,7 +400,7 @@ async fn the_administrative_addresses_speak_json() {
 }
 
 #[tokio::test]
-async fn who_gives_no_key_or_another_host_s_name_cannot_administrate() {
+async fn administration_needs_the_key_and_this_host() {
     let world = World::new().await;
     let address = world.server.address();
     let ask = async |host: &str, key: &str| {

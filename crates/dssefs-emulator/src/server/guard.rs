@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_only_resolves_to_the_loopback_is_refused() {
+    fn a_name_resolving_to_the_loopback_is_refused() {
         for host in [
             "evil.example:9090",
             "localhost.evil.example:9090",

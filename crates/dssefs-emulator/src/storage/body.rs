@@ -1,8 +1,8 @@
 //! Bytes of objects and parts: files that never change once written, and the ranges of them that make up a body.
 //!
-//! A body owns its files. It is born doomed: unless a record is committed that names it ([`Body::keep`]), its files go
-//! when its last holder goes, be it an error, a cancelled request or a lost condition. A replaced body is doomed again,
-//! and its files go when the last reader has finished. So neither writers nor readers ever clean up by hand.
+//! A body owns its files. Until a committed record names it ([`Body::keep`]), its files are removed with its last
+//! holder: after an error, a cancelled request or a lost condition. The files of a replaced body are removed when the
+//! last reader has finished. So neither writers nor readers clean up by hand.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -17,8 +17,8 @@ use super::record::{Content, Object, Settings, Upload, Version, Versioning};
 /// Versions of one key, newest first; never empty in the index.
 pub(crate) type Versions = Vec<Arc<Version>>;
 
-/// A bucket. Conditions are checked and changes committed under one lock, which is held for one small file write at
-/// most and never across an await; bodies are read and written without it.
+/// A bucket. One lock covers the check of a condition and the commit of the change. It is held for one small file write
+/// at most, and never across an await. Bodies are read and written without it.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     name: String,

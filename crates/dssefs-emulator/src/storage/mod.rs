@@ -1,13 +1,12 @@
 //! A directory that holds buckets: versions of keys, uploads in progress, and the bytes of both.
 //!
-//! What it does: keeps records (JSON) and bodies (plain files) below one directory, and an index of all records in
-//! memory. A change becomes true by one rename of one record, so a `kill -9` at any moment leaves either the old or the
-//! new state; [`Store::open`] removes what an interrupted request left behind. Nothing is fsynced: a power
-//! loss may lose or tear what was written last, which an endpoint for development and tests may do, and a store of
-//! record may not.
+//! It keeps records (JSON) and bodies (plain files) below one directory, and an index of all records in memory. One
+//! rename of one record makes a change true, so a `kill -9` at any moment leaves the old or the new state.
+//! [`Store::open`] removes what an interrupted request left behind. Nothing is fsynced: a power loss may lose or tear
+//! what was written last. That is fit for development and tests, and not for a store of record.
 //!
-//! What it does not do: it knows no HTTP, no checksums and no encryption rules. **Bodies are on the disk in the
-//! clear**; the encryption that the endpoint reports exists in its protocol only.
+//! It knows no HTTP, no checksums and no encryption rules. **Bodies are on the disk in the clear.** The encryption that
+//! the endpoint reports exists in its protocol only.
 //!
 //! Rooms it may use: none.
 //!

@@ -51,7 +51,7 @@ fn open(dir: &TempDir) -> (Store, Arc<Bucket>) {
 }
 
 #[test]
-fn leftovers_of_a_killed_process_are_swept_away_and_nothing_else() {
+fn only_leftovers_of_a_killed_process_are_removed() {
     let dir = TempDir::new().unwrap();
     let (_, bucket) = open(&dir);
     put(&bucket, "k", "kept");
@@ -70,7 +70,7 @@ fn leftovers_of_a_killed_process_are_swept_away_and_nothing_else() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_stops_the_start_and_is_named() {
+fn an_unreadable_record_stops_the_start() {
     let dir = TempDir::new().unwrap();
     let (_, bucket) = open(&dir);
     put(&bucket, "k", "x");
@@ -81,7 +81,7 @@ fn a_record_that_cannot_be_read_stops_the_start_and_is_named() {
 }
 
 #[test]
-fn a_body_that_no_record_names_goes_with_its_holder() {
+fn an_uncommitted_body_goes_with_its_holder() {
     let dir = TempDir::new().unwrap();
     let (_, bucket) = open(&dir);
     let mut writer = bucket.writer().unwrap();
@@ -93,7 +93,7 @@ fn a_body_that_no_record_names_goes_with_its_holder() {
 }
 
 #[test]
-fn a_replaced_body_stays_until_its_last_reader_is_done() {
+fn a_replaced_body_lasts_until_its_last_reader() {
     let dir = TempDir::new().unwrap();
     let (_, bucket) = open(&dir);
     put(&bucket, "k", "old");
@@ -107,7 +107,7 @@ fn a_replaced_body_stays_until_its_last_reader_is_done() {
 }
 
 #[test]
-fn an_upload_completed_just_before_the_kill_does_not_come_back() {
+fn a_completed_upload_does_not_come_back() {
     let dir = TempDir::new().unwrap();
     let (_, bucket) = open(&dir);
     let template = object(&bucket, "part");
@@ -143,7 +143,7 @@ fn an_upload_completed_just_before_the_kill_does_not_come_back() {
 }
 
 #[test]
-fn a_deleted_bucket_takes_no_more_writes_from_requests_that_knew_it() {
+fn requests_under_way_cannot_write_to_a_deleted_bucket() {
     let dir = TempDir::new().unwrap();
     let (store, bucket) = open(&dir);
     put(&bucket, "k", "x");
@@ -156,7 +156,7 @@ fn a_deleted_bucket_takes_no_more_writes_from_requests_that_knew_it() {
 }
 
 #[test]
-fn a_copy_of_a_range_that_spans_files_reads_the_same_bytes() {
+fn a_copied_range_across_files_reads_the_same() {
     let dir = TempDir::new().unwrap();
     let (_, bucket) = open(&dir);
     let pieces: Vec<Object> = ["abc", "", "defgh", "i"].iter().map(|bytes| object(&bucket, bytes)).collect();

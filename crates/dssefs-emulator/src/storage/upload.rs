@@ -85,9 +85,9 @@ impl Bucket {
         Ok(())
     }
 
-    /// Removes what is left of an upload that the index has forgotten; 10,000 files take their time, so that no request
-    /// waits for it under the lock. Whatever resists is recognised as a leftover at the next start: a directory without
-    /// `upload.json`, or an upload that a version says it was made by.
+    /// Removes the files of an upload that the index has forgotten. There may be 10,000 of them, so this happens
+    /// outside the lock, and no request waits. The next start recognises what could not be removed: a directory without
+    /// `upload.json`, or an upload that a version was made by.
     fn discard<'a>(&self, id: &str, unused: impl Iterator<Item = &'a Arc<Part>>) {
         for part in unused {
             part.body.doom(&self.bodies);

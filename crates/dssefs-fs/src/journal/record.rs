@@ -147,4 +147,31 @@ mod tests {
         }
         assert_eq!(Record::decode(&[99, 0]), None);
     }
+
+    #[test]
+    fn a_record_with_bytes_too_many_or_too_few_is_none() {
+        let entry = EntryId::from_bytes([0; 8]);
+        let segments = encode_segments([(1, 2)].into_iter());
+        for record in [
+            Record::End { entry, content_bytes: 7 },
+            Record::Settled { entry },
+            Record::Older { segments: &segments },
+            Record::Reclaimed { segment: 9 },
+        ] {
+            let bytes = record.encode().as_slice().to_vec();
+            assert_eq!(Record::decode(&[&bytes[..], &[0]].concat()), None, "{record:?}");
+            assert_eq!(Record::decode(&bytes[..bytes.len() - 1]), None, "{record:?}");
+        }
+        let begin = Record::Begin { entry, replaces: None, description: b"" }.encode();
+        assert_eq!(Record::decode(&begin.as_slice()[..begin.len() - 1]), None);
+        assert_eq!(Record::decode(&[]), None);
+    }
+
+    #[test]
+    fn only_what_ends_an_entry_or_a_segment_gives_room_back() {
+        let entry = EntryId::from_bytes([0; 8]);
+        assert!(Record::Settled { entry }.gives_room_back() && Record::Reclaimed { segment: 1 }.gives_room_back());
+        let kept = [Record::End { entry, content_bytes: 0 }, Record::Older { segments: &[] }];
+        assert!(kept.iter().all(|record| !record.gives_room_back()));
+    }
 }

@@ -1,5 +1,5 @@
-//! Attributes from user metadata and back, in the forms that s3fs, geesefs, rclone, s3sync and gcsfuse read and write.
-//! Pure.
+//! Attributes from user metadata and back, in the forms that s3fs, geesefs, rclone, s3sync, gcsfuse and AWS's own
+//! services read and write. Pure.
 //!
 //! | key | value | written by |
 //! |---|---|---|
@@ -9,6 +9,8 @@
 //! | `mtime`, `atime`, `ctime` | `seconds` or `seconds.fraction`, or RFC 3339 | all; RFC 3339 by rclone |
 //! | `permissions`, `owner`, `group` | decimal | s3sync |
 //! | `goog-reserved-posix-mode` (octal), `-uid`, `-gid`, `goog-reserved-file-mtime` | | gsutil |
+//! | `file-permissions` (octal `st_mode`), `file-owner`, `file-group` (decimal) | | FSx, File Gateway, DataSync |
+//! | `file-mtime`, `file-atime` | nanoseconds since 1970 and `ns`, or milliseconds | FSx, File Gateway, DataSync |
 //! | `rdev` | decimal device number, as FUSE gives it | geesefs, this mount |
 //! | `--symlink-target` | the target, percent-encoded | geesefs |
 
@@ -42,15 +44,16 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
     let mode = mode(user);
     let kind = kind(user, mode, form.directory);
     let modified = Timestamp::from(form.last_modified);
-    let mtime = timestamp(user, &["mtime", "goog-reserved-file-mtime"]).unwrap_or(modified);
+    let mtime = timestamp(user, &["mtime", "goog-reserved-file-mtime"]).or_else(|| aws_time(user, "file-mtime"));
+    let mtime = mtime.unwrap_or(modified);
     Attributes {
         kind,
         size: size(user, kind, form.size),
         mode: mode.map_or(default_mode(kind, defaults), |mode| mode & PERMISSION_BITS),
-        uid: number(user, &["uid", "owner", "goog-reserved-posix-uid"]).unwrap_or(defaults.uid),
-        gid: number(user, &["gid", "group", "goog-reserved-posix-gid"]).unwrap_or(defaults.gid),
+        uid: number(user, &["uid", "owner", "goog-reserved-posix-uid", "file-owner"]).unwrap_or(defaults.uid),
+        gid: number(user, &["gid", "group", "goog-reserved-posix-gid", "file-group"]).unwrap_or(defaults.gid),
         mtime,
-        atime: timestamp(user, &["atime"]).unwrap_or(mtime),
+        atime: timestamp(user, &["atime"]).or_else(|| aws_time(user, "file-atime")).unwrap_or(mtime),
         ctime: timestamp(user, &["ctime"]).unwrap_or(modified),
         nlink: if kind == Kind::Directory { 2 } else { 1 },
     }
@@ -137,7 +140,9 @@ fn size(user: &UserMetadata, kind: Kind, size: u64) -> u64 {
 
 fn mode(user: &UserMetadata) -> Option<u32> {
     let first = user.get("mode").or_else(|| user.get("permissions")).and_then(|text| mode_from(text));
-    first.or_else(|| u32::from_str_radix(user.get("goog-reserved-posix-mode")?, 8).ok())
+    let octal = |key| u32::from_str_radix(user.get(key)?, 8).ok();
+    let aws = || octal("file-permissions").filter(|mode| is_mode(*mode));
+    first.or_else(|| octal("goog-reserved-posix-mode")).or_else(aws)
 }
 
 /// Decimal as s3fs and geesefs write it; octal, as rclone does, where the decimal reading is no `st_mode`: `100644` is
@@ -162,6 +167,18 @@ fn timestamp(user: &UserMetadata, keys: &[&str]) -> Option<Timestamp> {
 
 fn read(text: &str) -> Option<Timestamp> {
     decimal(text).or_else(|| rfc3339(text))
+}
+
+/// `1595002920000000000ns`, or milliseconds without a unit ("POSIX metadata support for data repositories", FSx for
+/// Lustre User Guide).
+fn aws_time(user: &UserMetadata, key: &str) -> Option<Timestamp> {
+    let text = user.get(key)?;
+    let nanoseconds = match text.strip_suffix("ns") {
+        Some(count) => count.parse::<i128>().ok()?,
+        None => text.parse::<i128>().ok()?.checked_mul(1_000_000)?,
+    };
+    let seconds = i64::try_from(nanoseconds.div_euclid(1_000_000_000)).ok()?;
+    Some(Timestamp { seconds, nanoseconds: u32::try_from(nanoseconds.rem_euclid(1_000_000_000)).ok()? })
 }
 
 /// `-1.5` is one and a half second before 1970. More than nine digits of fraction are cut.
@@ -271,6 +288,52 @@ mod tests {
         );
         assert_eq!((gsutil.mode, gsutil.uid, gsutil.gid, gsutil.mtime), (0o600, 3, 4, at(55, 0)));
         assert_eq!(shown(&[("uid", "9"), ("owner", "1")], false).uid, 9);
+    }
+
+    #[test]
+    fn the_form_of_aws_is_read() {
+        let aws = [
+            ("file-permissions", "0100640"),
+            ("file-owner", "500"),
+            ("file-group", "501"),
+            ("file-mtime", "1595002920000000007ns"),
+            ("file-atime", "1595002921250"),
+            ("user-agent", "aws-fsx-lustre"),
+        ];
+        let file = shown(&aws, false);
+        assert_eq!((file.kind, file.mode, file.uid, file.gid), (Kind::File, 0o640, 500, 501));
+        assert_eq!((file.mtime, file.atime), (at(1_595_002_920, 7), at(1_595_002_921, 250_000_000)));
+        // DataSync writes no leading zero.
+        assert_eq!(shown(&[("file-permissions", "100755")], false).mode, 0o755);
+        assert_eq!(shown(&[("file-permissions", "0040711")], true).mode, 0o711);
+        let link = shown(&[("file-permissions", "0120777")], false);
+        assert_eq!((link.kind, link.mode), (Kind::Symlink, 0o777));
+        assert_eq!(shown(&[("file-mtime", "-1ns")], false).mtime, at(-1, 999_999_999));
+    }
+
+    #[test]
+    fn own_metadata_wins_over_the_form_of_aws() {
+        let own = [("mode", "33184"), ("uid", "1"), ("gid", "2"), ("mtime", "3"), ("atime", "4")];
+        let aws = [
+            ("file-permissions", "0100777"),
+            ("file-owner", "9"),
+            ("file-group", "9"),
+            ("file-mtime", "9ns"),
+            ("file-atime", "9ns"),
+        ];
+        assert_eq!(shown(&[own, aws].concat(), false), shown(&own, false));
+    }
+
+    #[test]
+    fn nonsense_in_the_form_of_aws_shows_the_defaults() {
+        for text in ["", "ns", "x", "1.5", "9999999999999999999999999999999999999999", "99999999999999999999999999999"]
+        {
+            let keys = ["file-permissions", "file-owner", "file-group", "file-mtime", "file-atime"];
+            let user = keys.map(|key| (key, text));
+            let file = shown(&user, false);
+            assert_eq!(file, shown(&[], false), "{text:?}");
+        }
+        assert_eq!(shown(&[("file-permissions", "0777777")], false).mode, 0o640, "no type of file has these bits");
     }
 
     #[test]

@@ -29,7 +29,7 @@ const ROOM_BYTES: usize = METADATA_BYTES_MAX - OWN_BYTES_MAX;
 /// The keys under which the mount itself keeps attributes in metadata.
 const OWN: [&str; 7] = ["mode", "uid", "gid", "mtime", "atime", "ctime", "rdev"];
 /// The keys that it reads beside those.
-const READ: [&str; 9] = [
+const READ: [&str; 14] = [
     BLOB,
     "--symlink-target",
     "permissions",
@@ -39,6 +39,11 @@ const READ: [&str; 9] = [
     "goog-reserved-posix-uid",
     "goog-reserved-posix-gid",
     "goog-reserved-file-mtime",
+    "file-permissions",
+    "file-owner",
+    "file-group",
+    "file-mtime",
+    "file-atime",
 ];
 /// Where s3fs keeps all attributes of an object.
 const BLOB: &str = "xattr";
@@ -322,6 +327,7 @@ mod tests {
             ("mode", "33188"),
             ("mtime", "1"),
             ("owner", "0"),
+            ("file-owner", "0"),
             ("--symlink-target", "a"),
             ("dsse.verdict", "compliant"),
         ]);

@@ -142,4 +142,15 @@ mod tests {
         drop((ahead, waited_for));
         assert_eq!(budget.bytes(), 0);
     }
+
+    #[test]
+    fn the_last_byte_of_the_budget_is_given() {
+        let budget = ReadBudget::new(100);
+        let _ahead = budget.try_take(60).unwrap();
+        assert!(!budget.is_used_up());
+        let rest = budget.try_take(40).unwrap();
+        assert!(budget.is_used_up() && budget.try_take(1).is_none());
+        drop(rest);
+        assert!(!budget.is_used_up());
+    }
 }

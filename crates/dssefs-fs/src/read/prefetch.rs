@@ -122,7 +122,7 @@ fn is_near(cursor: u64, frontier: u64, start: u64) -> bool {
     (cursor.saturating_sub(BEHIND_BYTES)..=frontier.saturating_add(SKIP_BYTES)).contains(&start)
 }
 
-/// `end`, or the end of an object of `size` bytes where less than [`RANGE_BYTES_MIN`] would be left behind `end`.
+/// `end`, or the end of an object of `size` bytes where no more than [`RANGE_BYTES_MIN`] would be left behind `end`.
 #[must_use]
 pub fn clip(end: u64, size: u64) -> u64 {
     if end.saturating_add(RANGE_BYTES_MIN) >= size { size } else { end }
@@ -249,5 +249,29 @@ mod tests {
             let ahead = Run::frontier(&run.asked, block * MIB) - block * MIB;
             assert!(ahead <= AHEAD_BYTES_MAX + RANGE_BYTES_MAX + MIB, "{ahead}");
         }
+    }
+
+    #[test]
+    fn a_rest_of_the_smallest_range_or_less_is_fetched_along() {
+        let size = 10 * MIB;
+        assert_eq!(clip(size - RANGE_BYTES_MIN, size), size);
+        assert_eq!(clip(size - RANGE_BYTES_MIN - 1, size), size - RANGE_BYTES_MIN - 1);
+        assert_eq!((clip(size, size), clip(u64::MAX, size)), (size, size));
+    }
+
+    #[test]
+    fn a_run_goes_on_from_a_mebibyte_behind_to_one_beyond() {
+        let jumped = |start: u64| {
+            let mut pattern = Pattern::new(1024 * MIB);
+            let mut read = |at: u64| pattern.read(&(at..at + 1), |from| from.max(110 * MIB));
+            read(100 * MIB - RANGE_BYTES_MIN);
+            read(100 * MIB);
+            // The run has grown, so only a jump ends its reading ahead. The program is at 100 MiB and a byte.
+            assert!(!pattern.jumped());
+            pattern.read(&(start..start + 1), |from| from.max(110 * MIB));
+            pattern.jumped()
+        };
+        let (behind, beyond) = (100 * MIB + 1 - BEHIND_BYTES, 110 * MIB + SKIP_BYTES);
+        assert_eq!([behind - 1, behind, beyond, beyond + 1].map(jumped), [true, false, false, true]);
     }
 }

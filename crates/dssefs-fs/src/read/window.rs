@@ -354,4 +354,36 @@ mod tests {
         window.drop_longer(9, std::slice::from_ref(&(0..5)));
         assert_eq!(window.segments.len(), 1);
     }
+
+    #[test]
+    fn bytes_beyond_the_range_are_not_taken() {
+        let (mut window, budget) = (Window::default(), budget());
+        let id = window.begin(0..10, true, budget.take(10));
+        assert!(window.push(id, bytes(0..6)) && window.push(id, bytes(6..20)) && window.push(id, bytes(20..30)));
+        assert_eq!(window.finish(id), 0);
+        assert_eq!((window.take(&(0..10)), window.take(&(0..11))), (Some(bytes(0..10)), None));
+    }
+
+    #[test]
+    fn segments_at_and_behind_a_place_are_told_apart() {
+        let (mut window, budget) = (Window::default(), budget());
+        for start in [0, 100, 200] {
+            window.begin(start..start + 10, true, budget.take(10));
+        }
+        assert_eq!([0, 99, 100, 200].map(|at| window.next_start(at)), [Some(100), Some(100), Some(200), None]);
+        assert_eq!([0, 1, 100, 101, 201].map(|at| window.count_from(at)), [3, 2, 2, 1, 0]);
+    }
+
+    #[test]
+    fn a_segment_beside_what_is_wanted_is_not_spared() {
+        let (mut window, budget) = (Window::default(), budget());
+        for range in [0..10, 20..30, 40..50] {
+            window.begin(range, true, budget.take(10));
+        }
+        window.drop_longer(10, &[]);
+        assert_eq!(window.segments.len(), 3, "none is longer");
+        // One ends where it begins, another begins where it ends.
+        window.drop_longer(9, &[10..20, 29..30]);
+        assert_eq!((window.segments.len(), window.frontier(20)), (1, 30));
+    }
 }

@@ -76,6 +76,14 @@ pub enum Error {
         /// KMS's own words.
         message: String,
     },
+    /// This host did not send the request: its endpoint may not be reached as it is named.
+    #[error("KMS is not asked for the key {key}: {message}")]
+    NotSent {
+        /// The key's name or ARN.
+        key: String,
+        /// Which endpoint, why, and the way out.
+        message: String,
+    },
     /// KMS gave no usable answer.
     #[error("KMS could not be asked for the key {key}: {message}; check the endpoint, the network and the credentials")]
     Unavailable {
@@ -105,7 +113,7 @@ pub(super) fn describe(key: &str, error: &SdkError<DescribeKeyError, HttpRespons
         Some("NotFoundException" | "InvalidArnException" | "ValidationException") => Error::NotFound { key, message },
         Some("AccessDeniedException") => Error::Denied { key, message },
         Some(THROTTLED) => Error::Throttled { key, message },
-        _ => Error::Unavailable { key, message },
+        _ => no_answer(error, key, message),
     }
 }
 
@@ -122,6 +130,14 @@ where
         Some("KMSInvalidStateException") => Error::NotReady { key, state: message },
         Some("AccessDeniedException") => Error::UseDenied { key, action, message },
         Some(THROTTLED) => Error::Throttled { key, message },
+        _ => no_answer(error, key, message),
+    }
+}
+
+/// The HTTP client marks what it refuses to send as a fault of its user, as [`SdkError`] documents.
+fn no_answer<E>(error: &SdkError<E, HttpResponse>, key: String, message: String) -> Error {
+    match error {
+        SdkError::DispatchFailure(failure) if failure.is_user() => Error::NotSent { key, message },
         _ => Error::Unavailable { key, message },
     }
 }

@@ -127,9 +127,10 @@ fn by_status(operation: Operation, status: u16) -> Kind {
 
 fn missing(operation: Operation) -> Kind {
     match operation {
-        Operation::GetBucketEncryption | Operation::GetBucketVersioning | Operation::ListObjectsV2 => {
-            Kind::NoSuchBucket
-        }
+        Operation::GetBucketEncryption
+        | Operation::GetBucketVersioning
+        | Operation::ListObjectsV2
+        | Operation::ListMultipartUploads => Kind::NoSuchBucket,
         Operation::UploadPart | Operation::CompleteMultipartUpload | Operation::AbortMultipartUpload => {
             Kind::NoSuchUpload
         }
@@ -283,5 +284,106 @@ mod tests {
     fn an_unknown_code_falls_back_on_the_status() {
         assert_eq!(put(503, "SomethingNew", ""), Kind::Unavailable);
         assert_eq!(put(403, "SomethingNew", ""), Kind::AccessDenied { kms: false });
+    }
+
+    #[test]
+    fn each_code_of_the_table_is_more_than_its_status() {
+        // By the status alone, which is one that S3 does not give, each of them is Protocol.
+        for (kind, codes) in [
+            (
+                Kind::AccessDenied { kms: false },
+                &["AccessDenied", "AccessDeniedException", "AllAccessDisabled", "AccountProblem"][..],
+            ),
+            (
+                Kind::Credentials,
+                &["InvalidSecurity", "InvalidToken", "NotSignedUp", "RequestExpired", "TokenRefreshRequired"],
+            ),
+            (Kind::Conflict, &["ConditionalRequestConflict", "OperationAborted"]),
+            (
+                Kind::Throttled { kms: false },
+                &[
+                    "SlowDown",
+                    "Throttling",
+                    "ThrottlingException",
+                    "TooManyRequests",
+                    "RequestLimitExceeded",
+                    "BandwidthLimitExceeded",
+                ],
+            ),
+            (Kind::Unavailable, &["InternalError", "ServiceUnavailable", "Busy"]),
+            (Kind::Integrity, &["InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"]),
+            (Kind::Unsupported, &["InvalidEncryptionAlgorithm", "NotImplemented"]),
+            (Kind::Configuration, &["IllegalLocationConstraintException", "Redirect", "TemporaryRedirect"]),
+            (Kind::TooLarge, &["KeyTooLongError", "RequestHeaderSectionTooLarge"]),
+            (Kind::Throttled { kms: true }, &["KMS.ThrottlingException"]),
+            (Kind::KeyUnusable, &["KMS.UnsupportedOperationException"]),
+            (Kind::KeyUnavailable, &["KMS.InvalidStateException"]),
+        ] {
+            for code in codes {
+                assert_eq!(put(299, code, ""), kind, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_key_is_read_from_the_text() {
+        for (text, kind) in [
+            ("arn is pending replica deletion.", Kind::KeyPendingDeletion),
+            ("arn is in state PendingReplicaDeletion", Kind::KeyPendingDeletion),
+            ("the key material of arn has expired", Kind::KeyMaterialExpired),
+            ("arn is in state Creating", Kind::KeyUnavailable),
+        ] {
+            assert_eq!(put(400, "KMS.KMSInvalidStateException", text), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_status_without_a_code_has_its_meaning() {
+        let put = |status| classify(Operation::PutObject, status, None, None);
+        for (kind, statuses) in [
+            (Kind::Configuration, &[301, 307, 308][..]),
+            (Kind::Credentials, &[401]),
+            (Kind::AccessDenied { kms: false }, &[403]),
+            (Kind::NotFound, &[404]),
+            (Kind::Unsupported, &[405, 501]),
+            (Kind::Timeout, &[408]),
+            (Kind::Conflict, &[409]),
+            (Kind::PreconditionFailed, &[412]),
+            (Kind::TooLarge, &[413]),
+            (Kind::Throttled { kms: false }, &[429]),
+            (Kind::Unavailable, &[500, 502, 599]),
+            (Kind::Protocol, &[200, 299, 302, 400, 411, 499, 600]),
+        ] {
+            for status in statuses {
+                assert_eq!(put(*status), kind, "{status}");
+            }
+        }
+        assert_eq!(classify(Operation::GetObject, 405, None, None), Kind::NotFound);
+    }
+
+    #[test]
+    fn what_is_missing_depends_on_what_was_asked() {
+        for (kind, operations) in [
+            (
+                Kind::NoSuchBucket,
+                &[
+                    Operation::GetBucketEncryption,
+                    Operation::GetBucketVersioning,
+                    Operation::ListObjectsV2,
+                    Operation::ListMultipartUploads,
+                ][..],
+            ),
+            (
+                Kind::NoSuchUpload,
+                &[Operation::UploadPart, Operation::CompleteMultipartUpload, Operation::AbortMultipartUpload],
+            ),
+            // The source may be missing, and not the upload.
+            (Kind::NotFound, &[Operation::UploadPartCopy, Operation::CopyObject, Operation::DeleteObject]),
+        ] {
+            for operation in operations {
+                assert_eq!(classify(*operation, 404, None, None), kind, "{operation}");
+                assert_eq!(classify(*operation, 404, Some("NotFound"), None), kind, "{operation}");
+            }
+        }
     }
 }

@@ -308,4 +308,58 @@ mod tests {
         }
         assert!(start.elapsed() < Duration::from_secs(1));
     }
+
+    #[test]
+    fn after_a_pause_a_tenth_of_a_second_is_free_at_once() {
+        let now = Instant::now();
+        let mut rate = Rate::new(100, now);
+        let later = now + Duration::from_secs(10);
+        let free = (0..100).filter(|_| rate.reserve(later, LONG) == Some(Duration::ZERO)).count();
+        assert_eq!(free, 11, "ten that were kept, and the one that is due now");
+    }
+
+    #[test]
+    fn a_slot_exactly_as_far_away_as_one_may_wait_is_taken() {
+        let now = Instant::now();
+        let mut rate = Rate::new(1, now);
+        rate.reserve(now, LONG).unwrap();
+        assert_eq!(rate.reserve(now, Duration::from_millis(999)), None);
+        assert_eq!(rate.reserve(now, Duration::from_secs(1)), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_refusal_a_second_after_another_counts() {
+        let now = Instant::now();
+        let mut rate = Rate::new(1000, now);
+        (0..100).for_each(|_| rate.count(now));
+        assert_eq!(rate.lower(now), Some(50.0));
+        assert_eq!(rate.lower(now + Duration::from_millis(999)), None);
+        assert!(rate.lower(now + SIGN).is_some());
+    }
+
+    #[test]
+    fn what_was_sent_two_seconds_ago_is_forgotten() {
+        let now = Instant::now();
+        let mut rate = Rate::new(1000, now);
+        (0..100).for_each(|_| rate.count(now));
+        rate.count(now + SIGN);
+        assert_eq!((rate.before, rate.second.1), (100.0, 1.0));
+        rate.count(now + 3 * SIGN);
+        assert_eq!((rate.before, rate.second.1), (0.0, 1.0));
+    }
+
+    #[test]
+    fn requests_on_content_alone_cost_kms_calls() {
+        let costly = [
+            Operation::GetObject,
+            Operation::PutObject,
+            Operation::CopyObject,
+            Operation::CreateMultipartUpload,
+            Operation::UploadPart,
+            Operation::UploadPartCopy,
+            Operation::CompleteMultipartUpload,
+        ];
+        let found: Vec<_> = Operation::ALL.into_iter().filter(|operation| calls_kms(*operation)).collect();
+        assert_eq!(found, costly);
+    }
 }

@@ -16,7 +16,7 @@ async fn guarded(method: &str, path: &str, header: Option<&str>) -> Answer {
 }
 
 #[tokio::test]
-async fn encryption_headers_are_refused_on_everything_but_writes_of_whole_objects() {
+async fn encryption_headers_are_refused_except_on_whole_writes() {
     for (method, path) in [
         ("GET", "/bucket/key"),
         ("HEAD", "/bucket/key"),
@@ -33,7 +33,7 @@ async fn encryption_headers_are_refused_on_everything_but_writes_of_whole_object
 }
 
 #[tokio::test]
-async fn writes_of_whole_objects_may_carry_them_but_nobody_may_be_anonymous() {
+async fn anonymous_writes_are_refused() {
     for (method, path) in [("PUT", "/bucket/key"), ("POST", "/bucket/key?uploads")] {
         guarded(method, path, Some(SSE)).await.refused(403, "AccessDenied");
     }

@@ -63,7 +63,7 @@ async fn malformed_checksums_are_told_from_wrong_ones() {
 }
 
 #[tokio::test]
-async fn a_checksum_in_the_trailer_is_judged_like_one_in_a_header() {
+async fn a_checksum_in_the_trailer_is_judged() {
     let world = World::new().await;
     let bucket = bucket(&world);
     for (name, value) in SUMS {
@@ -90,7 +90,7 @@ async fn a_body_of_another_length_than_announced_is_incomplete() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_named_after_its_defect_and_leaves_nothing() {
+async fn a_broken_body_is_refused_and_leaves_nothing() {
     let world = World::new().await;
     let bucket = bucket(&world);
     for (text, code) in [

@@ -15,7 +15,7 @@ async fn buckets_are_created_listed_found_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_bucket_with_a_version_in_it_cannot_be_deleted() {
+async fn a_bucket_with_versions_cannot_be_deleted() {
     let world = World::new().await;
     world.versioning("Enabled").await;
     world.delete("/bucket/k", &[]).await.expect(204);
@@ -23,7 +23,7 @@ async fn a_bucket_with_a_version_in_it_cannot_be_deleted() {
 }
 
 #[tokio::test]
-async fn creating_a_bucket_again_changes_nothing_in_the_classic_region() {
+async fn creating_a_bucket_again_changes_nothing() {
     let world = World::new().await;
     world.put("/bucket/k", &[], "x").await.expect(200);
     world.put("/bucket", &[], "").await.expect(200);
@@ -34,7 +34,7 @@ async fn creating_a_bucket_again_changes_nothing_in_the_classic_region() {
 }
 
 #[tokio::test]
-async fn what_clients_probe_is_answered_as_by_a_new_bucket_of_s3() {
+async fn probes_are_answered_like_a_new_bucket() {
     let world = World::new().await;
     for (query, status, code) in [
         ("policy", 404, "NoSuchBucketPolicy"),

@@ -76,7 +76,7 @@ async fn reads_are_conditional_by_etag() {
 }
 
 #[tokio::test]
-async fn reads_are_conditional_by_date_where_no_etag_is_given() {
+async fn reads_without_etag_are_conditional_by_date() {
     let world = World::new().await;
     let etag = world.put("/bucket/k", &[], "x").await.header("etag").unwrap().to_owned();
     let (past, future) = ("Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2065 07:28:00 GMT");

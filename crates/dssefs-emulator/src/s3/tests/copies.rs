@@ -4,7 +4,7 @@ use super::*;
 const SOURCE: (&str, &str) = ("x-amz-copy-source", "bucket/source");
 
 #[tokio::test]
-async fn a_copy_without_encryption_headers_falls_to_the_default_of_the_bucket() {
+async fn a_copy_without_headers_uses_the_buckets_default() {
     let world = World::new().await;
     world.put("/bucket/source", &DSSE, "hello").await.expect(200);
     world.calls();
@@ -16,7 +16,7 @@ async fn a_copy_without_encryption_headers_falls_to_the_default_of_the_bucket() 
 }
 
 #[tokio::test]
-async fn a_copy_to_dsse_decrypts_the_source_and_generates_for_the_target() {
+async fn a_copy_to_dsse_decrypts_and_generates() {
     let world = World::new().await;
     world.put("/bucket/source", &DSSE, "hello").await.expect(200);
     world.calls();
@@ -28,7 +28,7 @@ async fn a_copy_to_dsse_decrypts_the_source_and_generates_for_the_target() {
 }
 
 #[tokio::test]
-async fn a_copy_keeps_metadata_and_tags_but_not_class_and_redirect() {
+async fn a_copy_keeps_metadata_and_tags() {
     let world = World::new().await;
     let headers = [
         ("x-amz-meta-a", "1"),
@@ -106,7 +106,7 @@ async fn a_missing_source_is_told_from_a_missing_bucket() {
 }
 
 #[tokio::test]
-async fn a_copy_keeps_the_checksum_algorithm_or_takes_the_one_asked_for() {
+async fn a_copy_keeps_or_replaces_the_checksum_algorithm() {
     let world = World::new().await;
     let crc32 = [("x-amz-checksum-crc32", "y/Q5Jg==")];
     world.put("/bucket/source", &crc32, "123456789").await.expect(200);
@@ -131,7 +131,7 @@ async fn a_copy_outlives_its_source_even_across_buckets() {
 }
 
 #[tokio::test]
-async fn an_object_above_5_gb_is_copied_by_parts_only() {
+async fn above_5_gb_only_parts_are_copied() {
     let world = World::new().await;
     world.put("/bucket/piece", &DSSE, pattern(64 * 1024 * 1024)).await.expect(200);
     let id = world.create_upload("/bucket/source", &DSSE).await;

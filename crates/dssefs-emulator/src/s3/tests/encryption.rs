@@ -17,7 +17,7 @@ fn assert_dsse(answer: &Answer, key: &str) {
 }
 
 #[tokio::test]
-async fn put_says_algorithm_key_and_context_and_reads_say_all_but_the_context() {
+async fn put_names_the_context_and_reads_do_not() {
     let world = World::new().await;
     let headers = [DSSE[0], DSSE[1], (SSE_CONTEXT, CONTEXT)];
     let put = world.put("/bucket/a/b", &headers, "hello").await.expect(200);
@@ -32,7 +32,7 @@ async fn put_says_algorithm_key_and_context_and_reads_say_all_but_the_context() 
 }
 
 #[tokio::test]
-async fn put_generates_get_decrypts_and_a_plain_head_asks_nobody() {
+async fn put_generates_get_decrypts_head_costs_nothing() {
     let world = World::new().await;
     let headers = [DSSE[0], DSSE[1], (SSE_CONTEXT, CONTEXT)];
     world.put("/bucket/a/b", &headers, "hello").await.expect(200);
@@ -55,7 +55,7 @@ async fn put_generates_get_decrypts_and_a_plain_head_asks_nobody() {
 }
 
 #[tokio::test]
-async fn without_a_key_the_managed_key_is_used_even_if_the_bucket_names_another() {
+async fn a_request_without_a_key_uses_the_managed_key() {
     let world = World::new().await;
     world.default_encryption("aws:kms:dsse", KEY).await.expect(200);
     let put = world.put("/bucket/k", &[(SSE, "aws:kms:dsse")], "x").await.expect(200);
@@ -70,7 +70,7 @@ async fn a_key_id_comes_back_as_an_arn() {
 }
 
 #[tokio::test]
-async fn without_headers_the_default_of_the_bucket_counts_for_all_three_writes() {
+async fn writes_without_headers_use_the_buckets_default() {
     let world = World::new().await;
     let put = world.put("/bucket/plain", &[], "x").await.expect(200);
     assert_eq!((put.header(SSE), put.header(SSE_KEY)), (Some("AES256"), None));
@@ -86,7 +86,7 @@ async fn without_headers_the_default_of_the_bucket_counts_for_all_three_writes()
 }
 
 #[tokio::test]
-async fn the_default_encryption_reads_back_and_its_key_is_not_looked_up() {
+async fn a_default_key_is_not_looked_up() {
     let world = World::new().await;
     let default = world.get("/bucket?encryption", &[]).await.expect(200);
     assert_eq!(default.field("SSEAlgorithm").as_deref(), Some("AES256"));
@@ -98,7 +98,7 @@ async fn the_default_encryption_reads_back_and_its_key_is_not_looked_up() {
 }
 
 #[tokio::test]
-async fn a_default_key_needs_a_kms_algorithm_and_the_algorithm_must_be_known() {
+async fn a_default_key_needs_a_known_kms_algorithm() {
     let world = World::new().await;
     let sentence = world.default_encryption("AES256", KEY).await.refused(400, "InvalidArgument");
     let expected = "a KMSMasterKeyID is not applicable if the default sse algorithm is not aws:kms or aws:kms:dsse";
@@ -107,7 +107,7 @@ async fn a_default_key_needs_a_kms_algorithm_and_the_algorithm_must_be_known() {
 }
 
 #[tokio::test]
-async fn a_key_or_a_context_without_a_kms_algorithm_is_refused() {
+async fn a_key_without_a_kms_algorithm_is_refused() {
     let world = World::new().await;
     let expected =
         "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms";
@@ -139,7 +139,7 @@ async fn an_unknown_algorithm_and_a_malformed_context_are_refused() {
 }
 
 #[tokio::test]
-async fn a_bucket_key_is_taken_with_dsse_but_not_applied_and_applied_with_single_kms() {
+async fn a_bucket_key_applies_to_single_kms_only() {
     let world = World::new().await;
     let headers = [DSSE[0], DSSE[1], (SSE_BUCKET_KEY, "true")];
     assert_dsse(&world.put("/bucket/k", &headers, "x").await.expect(200), KEY);
@@ -161,7 +161,7 @@ async fn etags_under_kms_tell_nothing_of_the_content() {
 }
 
 #[tokio::test]
-async fn what_kms_refuses_is_answered_with_its_code_and_nothing_is_stored() {
+async fn a_write_that_kms_refuses_stores_nothing() {
     let world = World::new().await;
     world.put("/bucket/k", &DSSE, "x").await.expect(200);
     world.disable_keys();

@@ -4,7 +4,7 @@ use super::*;
 const MIB: usize = 1024 * 1024;
 
 #[tokio::test]
-async fn an_upload_says_its_encryption_at_every_step_and_asks_kms_at_every_step() {
+async fn each_step_of_an_upload_names_its_encryption() {
     let world = World::new().await;
     let headers = [DSSE[0], DSSE[1], (SSE_CONTEXT, "e30=")];
     let create = world.post("/bucket/k?uploads", &headers, "").await.expect(200);
@@ -30,7 +30,7 @@ async fn an_upload_says_its_encryption_at_every_step_and_asks_kms_at_every_step(
 }
 
 #[tokio::test]
-async fn parts_in_any_order_become_the_object_and_no_byte_is_moved() {
+async fn parts_in_any_order_become_the_object() {
     let world = World::new().await;
     let bytes = pattern(11 * MIB + 77);
     let id = world.create_upload("/bucket/k", &[("x-amz-meta-a", "1"), ("x-amz-tagging", "t=1")]).await;
@@ -59,7 +59,7 @@ async fn parts_in_any_order_become_the_object_and_no_byte_is_moved() {
 }
 
 #[tokio::test]
-async fn the_etag_of_an_unencrypted_upload_is_the_md5_of_md5s() {
+async fn an_unencrypted_uploads_etag_is_md5_of_md5s() {
     let world = World::new().await;
     let id = world.create_upload("/bucket/k", &[]).await;
     let etag = world.put_part("/bucket/k", &id, 1, "hello").await;
@@ -196,7 +196,7 @@ async fn composite_checksums_are_those_of_the_parts_checksums() {
 }
 
 #[tokio::test]
-async fn full_object_crcs_are_combined_from_those_of_the_parts() {
+async fn full_object_crcs_are_combined_from_parts() {
     let world = World::new().await;
     let bytes = pattern(5 * MIB + 9);
     for name in ["CRC32", "CRC32C", "CRC64NVME"] {
@@ -230,7 +230,7 @@ async fn checksum_types_must_fit_their_algorithms() {
 }
 
 #[tokio::test]
-async fn kms_that_refuses_stops_parts_and_completion_but_not_the_abort() {
+async fn only_the_abort_works_while_kms_refuses() {
     let world = World::new().await;
     let id = world.create_upload("/bucket/k", &DSSE).await;
     let etag = world.put_part("/bucket/k", &id, 1, "x").await;

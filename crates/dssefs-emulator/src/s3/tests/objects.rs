@@ -48,7 +48,7 @@ async fn defaults_are_those_of_s3() {
 }
 
 #[tokio::test]
-async fn metadata_may_have_two_kilobytes_and_not_a_byte_more() {
+async fn metadata_beyond_two_kilobytes_is_refused() {
     let world = World::new().await;
     let fits = "v".repeat(2048 - "name".len());
     world.put("/bucket/k", &[("x-amz-meta-name", &fits)], "x").await.expect(200);
@@ -140,7 +140,7 @@ async fn attributes_tell_what_is_asked_and_nothing_of_encryption() {
 }
 
 #[tokio::test]
-async fn an_archived_object_can_be_asked_about_but_not_read() {
+async fn an_archived_object_answers_head_only() {
     let world = World::new().await;
     world.put("/bucket/k", &[("x-amz-storage-class", "DEEP_ARCHIVE")], "x").await.expect(200);
     assert_eq!(world.head("/bucket/k", &[]).await.expect(200).header("x-amz-storage-class"), Some("DEEP_ARCHIVE"));

@@ -60,7 +60,7 @@ async fn versions_are_listed_newest_first_with_their_markers() {
 }
 
 #[tokio::test]
-async fn pages_of_versions_go_on_where_the_last_one_ended() {
+async fn pages_of_versions_continue_without_gaps() {
     let world = World::new().await;
     world.versioning("Enabled").await;
     for key in ["a", "b", "c/x", "d"] {
@@ -86,7 +86,7 @@ async fn pages_of_versions_go_on_where_the_last_one_ended() {
 }
 
 #[tokio::test]
-async fn deleting_many_answers_for_each_and_quietly_for_errors_only() {
+async fn a_quiet_delete_of_many_answers_errors_only() {
     let world = World::new().await;
     for key in ["a", "b", "c"] {
         world.put(&format!("/bucket/{key}"), &[], "x").await.expect(200);

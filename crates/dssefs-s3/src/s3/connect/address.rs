@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::escaping::shown;
 use crate::object::is_loopback;
 
 /// The addresses that give credentials to cloud machines and containers over plain http, as in the AWS SDKs: EC2's
@@ -99,7 +100,7 @@ pub(super) fn names_a_host(url: &str) -> bool {
 /// The endpoint of a URL for messages.
 fn endpoint(url: &str) -> String {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    format!("{scheme}://{}", authority(url)).escape_debug().to_string()
+    shown(&format!("{scheme}://{}", authority(url)))
 }
 
 /// The host after `://`; an IPv6 address without its brackets. None if two parsers may see two hosts in the URL: it has

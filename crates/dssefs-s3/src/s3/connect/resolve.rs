@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 
+use crate::escaping::shown;
 use crate::object::is_localhost;
 
 /// The system's resolver for all other names.
@@ -26,9 +27,8 @@ impl ResolveDns for Resolver {
             return DnsFuture::ready(Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]));
         }
         DnsFuture::new(async move {
-            let failed = |error: io::Error| {
-                ResolveDnsError::new(Unresolved { name: name.escape_debug().to_string(), reason: error.to_string() })
-            };
+            let failed =
+                |error: io::Error| ResolveDnsError::new(Unresolved { name: shown(name), reason: error.to_string() });
             let found = tokio::net::lookup_host((name, 0)).await.map_err(failed)?;
             let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
             if addresses.is_empty() {

@@ -69,3 +69,22 @@ impl BodyRetries<'_> {
 fn is_transient(kind: Kind) -> bool {
     matches!(kind, Kind::Unreachable | Kind::Timeout | Kind::Integrity)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_broke_or_came_damaged_is_asked_for_again() {
+        assert!([Kind::Unreachable, Kind::Timeout, Kind::Integrity].into_iter().all(is_transient));
+        let lasting = [
+            Kind::NotFound,
+            Kind::PreconditionFailed,
+            Kind::Protocol,
+            Kind::Local,
+            Kind::KeyDisabled,
+            Kind::AccessDenied { kms: true },
+        ];
+        assert!(!lasting.into_iter().any(is_transient));
+    }
+}
