@@ -260,6 +260,25 @@ fn while_the_store_takes_nothing_writers_get_an_error_in_the_end_and_everything_
 }
 
 #[test]
+fn a_write_waits_for_room_no_longer_than_room_timeout() {
+    let options = ["--memory", "32MiB", "--spill", "0", "--attempt-timeout", "4s", "--room-timeout", "1s"];
+    scenario().within(MINUTE * 3).options(&options).mounted(|endpoint, mount| {
+        let stalled = |operation| Rule::on(operation, Fault::Stall).times(0);
+        endpoint.inject_faults(vec![stalled("UploadPart"), stalled("PutObject"), stalled("CompleteMultipartUpload")]);
+        let mut file = File::create(mount.join("file")).unwrap();
+        let content = noise(1, 64 << 20);
+        let (taken, refused) = write_what_fits(&mut file, &content);
+        assert_eq!(refused.and_then(|error| error.raw_os_error()), Some(libc::ENOSPC));
+        let told = mount.line(|line| line.contains("became free within 1 s"));
+        assert!(told.is_some(), "{}", mount.log());
+        endpoint.clear_faults();
+        file.sync_all().unwrap();
+        let stored = endpoint.content("file");
+        assert!(stored.len() >= taken && stored == content[..stored.len()], "{taken} bytes were taken");
+    });
+}
+
+#[test]
 fn a_file_that_is_written_during_a_commit_streams_on_behind_it() {
     scenario().within(MINUTE * 2).options(&["--memory", "64MiB", "--spill", "0"]).mounted(|endpoint, mount| {
         let content = noise(5, 120 << 20);
