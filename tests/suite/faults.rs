@@ -20,7 +20,8 @@ fn sse(algorithm: &str, key: &str) -> Fault {
 }
 
 /// One operation answers with the wrong encryption: the writer gets an error, no object and no upload stays, and a file
-/// that is open meanwhile goes on. Here cp(1) learns of it by close(2); the matrix has every wrong answer to an fsync(2).
+/// that is open meanwhile goes on. Here cp(1) learns of it by close(2); the matrix has every wrong answer to an
+/// fsync(2).
 fn wrong_answer_fails_closed(operation: &'static str, size: usize) {
     scenario().within(MINUTE * 2).mounted(move |endpoint, mount| {
         let mut other = File::create(mount.join("other")).unwrap();

@@ -1,8 +1,8 @@
 //! Every fault of the store at every operation: one table of what programs, the log, the bucket and the mount make of
 //! it.
 //!
-//! Each row is a test, named after the operation and what strikes it: `matrix::put_object::slow_down_once`. Groups of rows
-//! are macros, because an operation has the rows of several groups; [`operation`] makes the tests.
+//! Each row is a test, named after the operation and what strikes it: `matrix::put_object::slow_down_once`. Groups of
+//! rows are macros, because an operation has the rows of several groups; the macro `operation` makes the tests.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -148,8 +148,8 @@ macro_rules! operation {
     };
 }
 
-/// Trouble of the way and of the store's own, which every operation can meet. Requests that are given time for what they
-/// move have it without [`stalls`]: 16 s more for 16 MiB, which a silent store would take up.
+/// Trouble of the way and of the store's own, which every operation can meet. Requests that are given time for what
+/// they move have it without `stalls`: 16 s more for 16 MiB, which a silent store would take up.
 macro_rules! trouble {
     ($($at:tt)*) => { rows! { $($at)* =>
         slow_down_once: Passing, refused(503, "SlowDown", "Please reduce your request rate."), Well;
@@ -311,8 +311,8 @@ operation!(list_objects: "ListObjectsV2" List struck, trouble stalls);
 operation!(delete_object: "DeleteObject" Unlink struck, trouble stalls);
 operation!(get_tags: "GetObjectTagging" ChangeTagged struck, trouble stalls);
 
-// Some rows of each operation that writes, once more, with a look at the local disk: what the store refused is there with
-// the reason until the store has it.
+// Some rows of each operation that writes, once more, with a look at the local disk: what the store refused is there
+// with the reason until the store has it.
 operation!(kept_put_object: "PutObject" WriteSmall struck_and_kept,
     only_denied only_key_disabled silence_is_rejected only_lost_race only_reset);
 operation!(kept_begin_upload: "CreateMultipartUpload" WriteLarge struck_and_kept, only_denied silence_is_rejected);
