@@ -59,6 +59,8 @@ pub struct Config {
     pub memory_bytes_max: u64,
     /// Sealed content on disk, in bytes; 0 for none.
     pub spill_bytes_max: u64,
+    /// How long a write may wait for memory or spill.
+    pub room_timeout: Duration,
     /// The directory of the spill; an absolute path.
     pub spill_dir: PathBuf,
     /// None: there is no journal, and unsaved changes end with the process.
@@ -115,6 +117,8 @@ const KEY_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 const KEY_LIFETIME_MIN: Duration = Duration::from_secs(1);
 /// No store answers in less.
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
+/// The error of a write that has waited names whole seconds.
+const ROOM_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 impl Config {
     /// Checks all options.
@@ -147,6 +151,7 @@ impl Config {
         let metadata_ttl = keep(&mut problems, check_duration("--metadata-ttl", &raw.metadata_ttl, Duration::ZERO));
         let memory_bytes_max = keep(&mut problems, check_budget("--memory", &raw.memory, MEMORY_BYTES_MIN));
         let spill_bytes_max = keep(&mut problems, check_budget("--spill", &raw.spill, 0));
+        let room_timeout = keep(&mut problems, check_duration("--room-timeout", &raw.room_timeout, ROOM_TIMEOUT_MIN));
         let spill_dir = keep(&mut problems, check_spill_dir(raw.spill_dir.as_deref(), raw.spill_keys));
         let journal_keys = keep(&mut problems, check_journal(raw));
         let stop_timeout = keep(&mut problems, check_duration("--stop-timeout", &raw.stop_timeout, TIMEOUT_MIN));
@@ -177,6 +182,7 @@ impl Config {
                 metadata_ttl: metadata_ttl?,
                 memory_bytes_max: memory_bytes_max?,
                 spill_bytes_max: spill_bytes_max?,
+                room_timeout: room_timeout?,
                 spill_dir: spill_dir?,
                 journal_keys: journal_keys?,
                 commit: raw.commit,
@@ -383,8 +389,8 @@ mod tests {
         let Connection { attempts_max, attempt_timeout, operation_timeout, kms_requests_per_second_max, .. } =
             config.connection;
         assert_eq!((attempts_max, kms_requests_per_second_max), (8, 2500));
-        let limits = [attempt_timeout, operation_timeout, config.stop_timeout].map(|limit| limit.as_secs());
-        assert_eq!(limits, [30, 180, 30]);
+        let limits = [attempt_timeout, operation_timeout, config.stop_timeout, config.room_timeout];
+        assert_eq!(limits.map(|limit| limit.as_secs()), [30, 180, 30, 120]);
         assert_eq!(config.key, KeyChoice::Managed);
         assert!(config.spill_dir.starts_with("/var/tmp"));
         assert!(!config.read_only && !config.allow_other);
@@ -483,6 +489,7 @@ mod tests {
             ("--attempt-timeout=100ms", "--attempt-timeout=99ms"),
             ("--operation-timeout=100ms", "--operation-timeout=99ms"),
             ("--stop-timeout=100ms", "--stop-timeout=99ms"),
+            ("--room-timeout=1s", "--room-timeout=999ms"),
             ("--spill-key-lifetime=1s", "--spill-key-lifetime=999ms"),
         ] {
             let with = |option| Config::check(&raw(&[&["data", DIR][..], &kms, &[option]].concat()));

@@ -98,6 +98,9 @@ pub struct RawConfig {
     /// The most disk space for the spill, which is sealed twice, in the same units
     #[arg(long, env = "DSSEFS_SPILL", value_name = "SIZE", default_value = "16GiB", help_heading = "Budgets")]
     pub spill: String,
+    /// How long a write may wait for memory or spill that uploads under way will give back, 1s to 24h
+    #[arg(long, env = "DSSEFS_ROOM_TIMEOUT", value_name = "TIME", default_value = "2m", help_heading = "Budgets")]
+    pub room_timeout: String,
     /// The directory of the spill; the daemon makes it, private to you, if it is missing [default: /var/tmp/dssefs-UID;
     /// with --spill-keys kms /var/lib/dssefs, or for users other than root $XDG_STATE_HOME/dssefs, else
     /// ~/.local/state/dssefs]

@@ -203,8 +203,11 @@ fn file_system(
     facts: MountFacts,
 ) -> Arc<Vfs> {
     let writing = pool.usage().limits.memory_bytes_max;
-    let engine =
-        Engine::new(Arc::clone(&gateway), pool, write::Settings::for_memory(writing, !config.last_writer_wins));
+    let settings = write::Settings {
+        wait_max: config.room_timeout,
+        ..write::Settings::for_memory(writing, !config.last_writer_wins)
+    };
+    let engine = Engine::new(Arc::clone(&gateway), pool, settings);
     let settings = vfs::Settings {
         on_noncompliant_read: config.on_noncompliant_read,
         list_attributes: config.xattr_list == XattrList::All,

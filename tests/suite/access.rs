@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names, needs_root};
+use crate::common::{Mount, commit, errno, names, needs_root, scenario};
 
 /// The user `nobody` of Debian, and the overflow user of the kernel.
 const NOBODY: u32 = 65_534;
@@ -31,9 +31,7 @@ fn other_users_are_held_to_owners_and_modes() {
     if needs_root("only root can become another user, and may always use allow_other") {
         return;
     }
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--allow-other"]);
+    scenario().options(&["--allow-other"]).mounted(|_endpoint, mount| {
         reachable(&mount);
         for (name, mode, owner) in
             [("private", 0o600, 0), ("public", 0o644, 0), ("theirs", 0o600, NOBODY), ("writable", 0o666, 0)]
@@ -81,8 +79,7 @@ fn without_allow_other_nobody_else_gets_in() {
     if needs_root("only root can become another user") {
         return;
     }
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"content");
         let mount = Mount::with(&endpoint, &["--file-mode", "0666", "--dir-mode", "0777"]);
         reachable(&mount);
@@ -94,8 +91,7 @@ fn without_allow_other_nobody_else_gets_in() {
 
 #[test]
 fn objects_that_name_no_owner_show_those_of_the_mount() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"content");
         endpoint.put("dir/below", b"");
         let options = ["--uid", "1234", "--gid", "5678", "--file-mode", "0604", "--dir-mode", "0705"];
@@ -119,8 +115,7 @@ fn objects_that_name_no_owner_show_those_of_the_mount() {
 
 #[test]
 fn with_attributes_from_listings_modes_and_owners_are_those_of_the_mount_and_stay_so() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"content");
         let mount = Mount::with(&endpoint, &["--attributes", "listing", "--file-mode", "0640", "--metadata-ttl", "1h"]);
         assert_eq!(names(&mount.path()), ["file"]);
@@ -141,8 +136,7 @@ fn a_user_who_is_not_root_mounts_by_fusermount3() {
     if needs_root("who is not root does so in every other test") {
         return;
     }
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let mount = Mount::by(&endpoint, NOBODY);
         let path = mount.path();
         let listed = fs::read_to_string(format!("/proc/{}/mountinfo", mount.pid())).unwrap();
@@ -171,8 +165,7 @@ fn inside(mount: &Mount, before: &[&str], command: &str) -> Result<(), String> {
 /// Objects may claim to be set-user-id programs of root, or devices.
 #[test]
 fn every_mount_is_nosuid_and_nodev() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let mut mounts = vec![Mount::of(&endpoint)];
         // Only root can become another user; any other user is one already.
         if geteuid().is_root() {

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use crate::common::{Endpoint, MINUTE, Mount, deadline, errno, eventually, noise, seed, sent_bytes};
+use crate::common::{MINUTE, Mount, errno, eventually, noise, scenario, seed, sent_bytes};
 
 const MIB: usize = 1 << 20;
 /// So little that parts leave the host as soon as the store has them.
@@ -15,8 +15,7 @@ const DISKLESS: [&str; 4] = ["--memory", "32MiB", "--spill", "0"];
 
 #[test]
 fn a_large_append_is_sent_while_it_is_written_and_its_object_copied() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         endpoint.put_gibibytes("file", 1);
         let mount = Mount::with(&endpoint, &DISKLESS);
         let mut file = OpenOptions::new().append(true).open(mount.join("file")).unwrap();
@@ -46,9 +45,7 @@ fn a_large_append_is_sent_while_it_is_written_and_its_object_copied() {
 /// of a file: the rest of it went to the local disk, and was sent when the file was closed. `first` bytes were
 /// committed.
 fn streaming_goes_on_after_a_commit_of(first: usize) {
-    deadline(MINUTE * 3, move || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &DISKLESS);
+    scenario().within(MINUTE * 3).options(&DISKLESS).mounted(move |endpoint, mount| {
         let mut file = File::create(mount.join("file")).unwrap();
         let content = noise(1, first + 70 * MIB);
         file.write_all(&content[..first]).unwrap();
@@ -81,8 +78,7 @@ fn streaming_goes_on_after_a_commit_of_less_than_a_part() {
 /// after it gave them up.
 fn a_change_below_the_stream_is_kept(change: fn(&File, &mut Vec<u8>)) {
     for memory in ["32MiB", "256MiB"] {
-        deadline(MINUTE * 3, move || {
-            let endpoint = Endpoint::start();
+        scenario().within(MINUTE * 3).unmounted(move |endpoint| {
             let mut model = noise(1, 30 * MIB);
             endpoint.put("file", &model);
             let mount = Mount::with(&endpoint, &["--memory", memory]);
@@ -135,8 +131,7 @@ fn a_file_emptied_while_the_append_is_under_way_starts_anew() {
 
 #[test]
 fn an_append_to_what_another_host_replaced_meanwhile_is_never_a_success() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         endpoint.put("file", &noise(1, 20 * MIB));
         let mount = Mount::with(&endpoint, &TIGHT);
         let mut file = OpenOptions::new().append(true).open(mount.join("file")).unwrap();
@@ -149,8 +144,7 @@ fn an_append_to_what_another_host_replaced_meanwhile_is_never_a_success() {
 
 #[test]
 fn an_append_to_a_copy_is_sent_behind_the_copied_object() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let mut content = noise(1, 20 * MIB);
         endpoint.put("source", &content);
         let mount = Mount::with(&endpoint, &TIGHT);
@@ -171,9 +165,7 @@ fn an_append_to_a_copy_is_sent_behind_the_copied_object() {
 #[test]
 fn a_random_growing_file_is_what_a_vector_is() {
     let seed = seed();
-    deadline(MINUTE * 5, move || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &TIGHT);
+    scenario().within(MINUTE * 5).options(&TIGHT).mounted(move |endpoint, mount| {
         let mut random = seed | 1;
         let mut below = |end: usize| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

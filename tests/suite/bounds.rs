@@ -13,7 +13,7 @@ use rustix::fs::{Dir, Mode, OFlags, openat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::common::hostile_store::{Asked, HostileStore, Lie, endless, whole};
-use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names, needs_root};
+use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names, needs_root, scenario};
 
 /// Far below what the lies bring, and far above what a mount with `--memory 32MiB` takes.
 const PEAK_BYTES_MAX: u64 = 256 << 20;
@@ -51,8 +51,7 @@ fn page(prefix: &str, from: u64, count: u64, next: &str) -> String {
 #[test]
 fn a_listing_of_a_gigabyte_is_refused_and_takes_no_memory() {
     for (piece, what) in [(OBJECT, "more than any page"), ("<Contents/>", "elements without end"), (" ", "spaces")] {
-        deadline(MINUTE, move || {
-            let endpoint = Endpoint::start();
+        scenario().unmounted(move |endpoint| {
             endpoint.put("d/real", b"content");
             let store = HostileStore::before(&endpoint.url(), move |asked| {
                 let is_page = asked.lists("d/") && asked.parameter("delimiter").is_some();
@@ -73,8 +72,7 @@ fn a_listing_of_a_gigabyte_is_refused_and_takes_no_memory() {
 
 #[test]
 fn an_error_or_a_receipt_of_a_gigabyte_is_refused_and_takes_no_memory() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"content");
         let store = HostileStore::before(&endpoint.url(), |asked| {
             let error = "<?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code><Message>";
@@ -91,8 +89,7 @@ fn an_error_or_a_receipt_of_a_gigabyte_is_refused_and_takes_no_memory() {
 
 #[test]
 fn a_key_s_description_of_a_gigabyte_ends_the_mount_s_start() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let store = HostileStore::before(&endpoint.url(), |asked| {
             (asked.method == "POST" && asked.target == "/")
                 .then(|| endless(200, "{\"KeyMetadata\":{\"Arn\":\"", "a", GIGABYTE))
@@ -112,8 +109,7 @@ fn a_key_s_description_of_a_gigabyte_ends_the_mount_s_start() {
 
 #[test]
 fn pages_with_ever_new_tokens_and_names_end_with_enomem() {
-    deadline(2 * MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().within(2 * MINUTE).unmounted(|endpoint| {
         endpoint.put("d/real", b"content");
         let asked_for = AtomicU64::new(0);
         let store = HostileStore::before(&endpoint.url(), move |asked| {
@@ -136,8 +132,7 @@ fn pages_with_ever_new_tokens_and_names_end_with_enomem() {
 #[test]
 fn pages_with_ever_new_tokens_and_no_new_name_end_with_eio() {
     for count in [0, 3] {
-        deadline(2 * MINUTE, move || {
-            let endpoint = Endpoint::start();
+        scenario().within(2 * MINUTE).unmounted(move |endpoint| {
             endpoint.put("d/real", b"content");
             let asked_for = AtomicU64::new(0);
             let store = HostileStore::before(&endpoint.url(), move |asked| {
@@ -157,8 +152,7 @@ fn pages_with_ever_new_tokens_and_no_new_name_end_with_eio() {
 
 #[test]
 fn endless_pages_of_journals_do_not_keep_a_mount_from_starting() {
-    deadline(2 * MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().within(2 * MINUTE).unmounted(|endpoint| {
         endpoint.put("file", b"content");
         let asked_for = AtomicU64::new(0);
         let store = HostileStore::before(&endpoint.url(), move |asked| {
@@ -175,8 +169,7 @@ fn endless_pages_of_journals_do_not_keep_a_mount_from_starting() {
 
 #[test]
 fn a_page_of_more_names_than_were_asked_for_is_refused() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("d/real", b"content");
         let store = HostileStore::before(&endpoint.url(), |asked| {
             let is_page = asked.lists("d/") && asked.parameter("delimiter").is_some();
@@ -203,8 +196,7 @@ fn longer_link(asked: &Asked, etag: &str) -> Option<Lie> {
 
 #[test]
 fn a_link_whose_content_is_longer_than_head_told_is_refused_unread() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         {
             let honest = Mount::of(&endpoint);
             std::os::unix::fs::symlink("target", honest.join("link")).unwrap();
@@ -225,8 +217,7 @@ fn a_link_whose_content_is_longer_than_head_told_is_refused_unread() {
 
 #[test]
 fn content_that_trickles_fails_the_read_when_the_limits_of_time_are_over() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", &[b'x'; 600]);
         let etag = endpoint.head("file").unwrap().e_tag().unwrap().to_owned();
         let store = HostileStore::before(&endpoint.url(), move |asked| {
@@ -295,9 +286,7 @@ fn one_user_opens_1024_directories_and_16384_files_and_others_go_on() {
     if needs_root("only root can become another user, and may always use allow_other") {
         return;
     }
-    deadline(3 * MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--allow-other", "--metadata-ttl", "10m"]);
+    scenario().within(3 * MINUTE).options(&["--allow-other", "--metadata-ttl", "10m"]).mounted(|_endpoint, mount| {
         fs::create_dir(mount.join("d")).unwrap();
         commit(&mount.join("file"), b"content").unwrap();
         fs::set_permissions(mount.join("file"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -336,8 +325,7 @@ fn open_directories_of_one_user_hold_half_of_what_there_is_for_names() {
     if needs_root("only root can become another user, and may always use allow_other") {
         return;
     }
-    deadline(2 * MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().within(2 * MINUTE).unmounted(|endpoint| {
         endpoint.put("real/file", b"content");
         // Directories `d0` to `d199` of a thousand long names each.
         let root: String =
@@ -373,8 +361,7 @@ fn open_directories_of_one_user_hold_half_of_what_there_is_for_names() {
 
 #[test]
 fn an_answer_of_more_than_100_headers_is_refused() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         for key in ["few", "many"] {
             endpoint.put(key, b"content");
         }
@@ -394,8 +381,7 @@ fn an_answer_of_more_than_100_headers_is_refused() {
 
 #[test]
 fn credentials_of_a_gigabyte_are_refused() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let store = HostileStore::before(&endpoint.url(), |asked| {
             asked.target.starts_with("/credentials").then(|| endless(200, "{\"AccessKeyId\":\"", "a", GIGABYTE))
         });
@@ -416,8 +402,7 @@ fn credentials_of_a_gigabyte_are_refused() {
 
 #[test]
 fn a_page_with_a_key_that_was_not_asked_for_is_refused() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("d/real", b"content");
         let store = HostileStore::before(&endpoint.url(), |asked| {
             let is_page = asked.lists("d/") && asked.parameter("delimiter").is_some();

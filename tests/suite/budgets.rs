@@ -13,7 +13,9 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, eventually, needs_root, noise};
+use crate::common::{
+    Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, eventually, needs_root, noise, scenario,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -148,9 +150,7 @@ fn close_side_by_side(mut files: Vec<File>) {
 
 #[test]
 fn a_writer_faster_than_the_store_is_slowed_and_not_refused() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--memory", "48MiB", "--spill", "16MiB"]);
+    scenario().within(MINUTE * 3).options(&["--memory", "48MiB", "--spill", "16MiB"]).mounted(|endpoint, mount| {
         endpoint.inject_faults(vec![Rule::on("UploadPart", Fault::DelayMs(700)).times(0)]);
         let content = noise(3, 200 << 20);
         let mut file = File::create(mount.join("file")).unwrap();
@@ -166,8 +166,7 @@ fn a_writer_faster_than_the_store_is_slowed_and_not_refused() {
 
 #[test]
 fn small_files_faster_than_the_store_are_slowed_and_not_refused() {
-    deadline(MINUTE * 3, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 3).with_spill(|endpoint, spill| {
         let path = spill.path().to_str().unwrap();
         let options = ["--memory", "32MiB", "--spill", "24MiB", "--spill-dir", path];
         let background = ["--spill-keys", "kms", "--commit", "background"];
@@ -200,12 +199,12 @@ fn bytes_below(directory: &Path) -> u64 {
 
 #[test]
 fn while_the_store_takes_nothing_writers_get_an_error_in_the_end_and_everything_else_answers() {
-    deadline(MINUTE * 6, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 6).unmounted(|endpoint| {
         endpoint.put("other", b"readable all the time");
         // A request that is given up soon gives the writers that wait for its end their answer soon.
         let times = ["--attempt-timeout", "4s", "--operation-timeout", "8s"];
-        let mount = Mount::with(&endpoint, &[&["--memory", "32MiB", "--spill", "32MiB"][..], &times].concat());
+        let room = ["--memory", "32MiB", "--spill", "32MiB", "--room-timeout", "15s"];
+        let mount = Mount::with(&endpoint, &[&room[..], &times].concat());
         let stalled = |operation| Rule::on(operation, Fault::Stall).times(0);
         endpoint.inject_faults(vec![stalled("UploadPart"), stalled("PutObject"), stalled("CompleteMultipartUpload")]);
         let writing = AtomicBool::new(true);
@@ -261,10 +260,27 @@ fn while_the_store_takes_nothing_writers_get_an_error_in_the_end_and_everything_
 }
 
 #[test]
+fn a_write_waits_for_room_no_longer_than_room_timeout() {
+    let options = ["--memory", "32MiB", "--spill", "0", "--attempt-timeout", "4s", "--room-timeout", "1s"];
+    scenario().within(MINUTE * 3).options(&options).mounted(|endpoint, mount| {
+        let stalled = |operation| Rule::on(operation, Fault::Stall).times(0);
+        endpoint.inject_faults(vec![stalled("UploadPart"), stalled("PutObject"), stalled("CompleteMultipartUpload")]);
+        let mut file = File::create(mount.join("file")).unwrap();
+        let content = noise(1, 64 << 20);
+        let (taken, refused) = write_what_fits(&mut file, &content);
+        assert_eq!(refused.and_then(|error| error.raw_os_error()), Some(libc::ENOSPC));
+        let told = mount.line(|line| line.contains("became free within 1 s"));
+        assert!(told.is_some(), "{}", mount.log());
+        endpoint.clear_faults();
+        file.sync_all().unwrap();
+        let stored = endpoint.content("file");
+        assert!(stored.len() >= taken && stored == content[..stored.len()], "{taken} bytes were taken");
+    });
+}
+
+#[test]
 fn a_file_that_is_written_during_a_commit_streams_on_behind_it() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--memory", "64MiB", "--spill", "0"]);
+    scenario().within(MINUTE * 2).options(&["--memory", "64MiB", "--spill", "0"]).mounted(|endpoint, mount| {
         let content = noise(5, 120 << 20);
         let mut file = File::create(mount.join("log")).unwrap();
         let mut at = 0;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use dssefs_emulator::faults::{Fault, Rule};
 use dssefs_emulator::kms::{Action, NewKey};
 
-use crate::common::{BUCKET, Detached, Endpoint, MINUTE, Mount, commit, deadline, dssefs, eventually, mountinfo_has};
+use crate::common::{
+    BUCKET, Detached, Endpoint, MINUTE, Mount, commit, deadline, dssefs, eventually, mountinfo_has, scenario,
+};
 
 /// Tries to mount; gives the exit code and what was said.
 fn try_mount(endpoint: &Endpoint, source: &str, options: &[&str]) -> (i32, String) {
@@ -34,8 +36,7 @@ fn refused(endpoint: &Endpoint, source: &str, options: &[&str], code: i32, words
 
 #[test]
 fn a_missing_bucket_is_code_3() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         refused(&endpoint, "no-such-bucket", &["--kms-key-id", endpoint.key_arn()], 3, &["no-such-bucket"]);
     });
 }
@@ -63,8 +64,7 @@ fn a_spill_directory_that_cannot_be_used_is_code_2() {
 
 #[test]
 fn a_denied_write_is_code_4_and_leaves_no_upload() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let arn = endpoint.key_arn().to_owned();
         endpoint.kms().deny(&arn, Action::GenerateDataKey).unwrap();
         refused(&endpoint, BUCKET, &["--kms-key-id", &arn], 4, &["kms:GenerateDataKey"]);
@@ -79,8 +79,7 @@ fn a_denied_write_is_code_4_and_leaves_no_upload() {
 
 #[test]
 fn an_unusable_key_is_code_5() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let unknown = "arn:aws:kms:us-east-1:111122223333:key/00000000-0000-0000-0000-000000000000";
         refused(&endpoint, BUCKET, &["--kms-key-id", unknown], 5, &[unknown]);
         refused(&endpoint, BUCKET, &["--kms-key-id", "alias/none"], 5, &["alias/none"]);
@@ -99,8 +98,7 @@ fn an_unusable_key_is_code_5() {
 
 #[test]
 fn an_unreachable_store_and_wrong_credentials_are_code_6() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let (dir, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut command = Mount::command(&endpoint, BUCKET, dir.path());
         command.args(["--foreground", "--spill-dir"]).arg(spill.path().join("s")).env("AWS_SECRET_ACCESS_KEY", "wrong");
@@ -130,8 +128,7 @@ fn an_unreachable_store_and_wrong_credentials_are_code_6() {
 
 #[test]
 fn a_store_without_dsse_is_code_8() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let arn = endpoint.key_arn().to_owned();
         let weaker = Fault::Sse { algorithm: Some("aws:kms".into()), key: Some(arn.clone()), bucket_key: None };
         endpoint.inject_faults(vec![Rule::on("CreateMultipartUpload", weaker).times(0)]);
@@ -157,8 +154,7 @@ fn mistakes_are_code_2_and_all_told_at_once() {
 
 #[test]
 fn an_alias_is_resolved_to_the_arn_that_is_compared() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.kms().create_alias("alias/tests", endpoint.key_arn()).unwrap();
         let mount = Mount::source(&endpoint, BUCKET, &["--kms-key-id", "alias/tests"]);
         commit(&mount.join("file"), b"content").unwrap();
@@ -168,8 +164,7 @@ fn an_alias_is_resolved_to_the_arn_that_is_compared() {
 
 #[test]
 fn without_a_key_the_managed_one_is_used() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let mount = Mount::source(&endpoint, BUCKET, &[]);
         commit(&mount.join("file"), b"content").unwrap();
         let head = endpoint.head("file").unwrap();
@@ -180,8 +175,7 @@ fn without_a_key_the_managed_one_is_used() {
 
 #[test]
 fn the_probe_leaves_no_object_and_no_upload() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (_mount, counters) = endpoint.counted(|| Mount::of(&endpoint));
         let count = |operation: &str| counters.requests(operation);
         assert_eq!((count("CreateMultipartUpload"), count("AbortMultipartUpload"), count("PutObject")), (1, 1, 1));
@@ -192,8 +186,7 @@ fn the_probe_leaves_no_object_and_no_upload() {
 
 #[test]
 fn in_the_background_the_parent_returns_when_the_mount_answers_and_umount_when_it_is_gone() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let dir = tempfile::tempdir().unwrap();
         let point = dir.path().join("mnt");
         fs::create_dir(&point).unwrap();
@@ -228,8 +221,7 @@ fn in_the_background_the_parent_returns_when_the_mount_answers_and_umount_when_i
 
 #[test]
 fn in_the_background_a_refusal_has_the_same_code_and_sentence() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (dir, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut command = Mount::command(&endpoint, "no-such-bucket", dir.path());
         let (code, said) = told(&command.arg("--spill-dir").arg(spill.path().join("s")).output().unwrap());
@@ -240,9 +232,7 @@ fn in_the_background_a_refusal_has_the_same_code_and_sentence() {
 
 #[test]
 fn interrupt_and_unmount_end_the_daemon_with_success() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mut mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mut mount| {
         mount.signal(rustix::process::Signal::INT);
         assert!(mount.ended().expect("SIGINT ends it").success());
         assert!(!mountinfo_has(&mount.path()));

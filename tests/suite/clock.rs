@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, errno, noise};
+use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, errno, noise, scenario};
 
 /// Where Debian's package keeps the library for programs with threads.
 fn library() -> PathBuf {
@@ -20,8 +20,7 @@ fn library() -> PathBuf {
 }
 
 fn a_mount_works_with_its_clock_off_by(offset: &'static str) {
-    deadline(MINUTE * 2, move || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(move |endpoint| {
         endpoint.put("before", b"stored by another host");
         let library = library();
         let environment =

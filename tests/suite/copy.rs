@@ -11,7 +11,7 @@ use dssefs_emulator::Counters;
 use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::copy_file_range;
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, deadline, denied, errno, noise, seed, sent_bytes};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, denied, errno, noise, scenario, seed, sent_bytes};
 
 const MIB: usize = 1 << 20;
 const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
@@ -38,8 +38,7 @@ pub(crate) fn half_done_copy(from: &Path, to: &Path) -> File {
 /// The name of the target was given up first, so that its next close sent nothing and was a success.
 #[test]
 fn a_rename_that_fails_for_a_copy_of_the_source_leaves_the_open_target_as_it_was() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("source", &noise(1, MIB));
         let mount = Mount::of(&endpoint);
         let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
@@ -59,8 +58,7 @@ fn a_rename_that_fails_for_a_copy_of_the_source_leaves_the_open_target_as_it_was
 
 #[test]
 fn cp_of_a_gibibyte_is_one_copy_object_and_no_content_on_this_host() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         endpoint.put_gibibytes("large", 1);
         let mount = Mount::with(&endpoint, &PATIENT);
         fs::metadata(mount.join("large")).unwrap();
@@ -82,8 +80,7 @@ fn cp_of_a_gibibyte_is_one_copy_object_and_no_content_on_this_host() {
 /// More than CopyObject takes, and more than the kernel asks for in one call.
 #[test]
 fn cp_of_six_gibibytes_is_copied_in_parts_within_the_store() {
-    deadline(MINUTE * 4, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 4).unmounted(|endpoint| {
         endpoint.put_gibibytes("large", 6);
         let mount = Mount::with(&endpoint, &PATIENT);
         fs::metadata(mount.join("large")).unwrap();
@@ -97,9 +94,7 @@ fn cp_of_six_gibibytes_is_copied_in_parts_within_the_store() {
 
 #[test]
 fn files_of_any_size_are_copied_byte_by_byte_alike() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().within(MINUTE * 3).mounted(|endpoint, mount| {
         for (index, length) in [0, 1, 100_000, 5 * MIB + 3, 20 * MIB + 1].into_iter().enumerate() {
             let content = noise(index as u64, length);
             let (from, to) = (mount.join(&format!("from{index}")), mount.join(&format!("to{index}")));
@@ -124,8 +119,7 @@ with open(source, 'rb') as a, open(target, 'wb') as b:
     while os.copy_file_range(a.fileno(), b.fileno(), 8 << 20):
         pass
 shutil.copyfile(source, plain)";
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let content = noise(1, 30 * MIB);
         endpoint.put("source", &content);
         let mount = Mount::with(&endpoint, &PATIENT);
@@ -139,8 +133,7 @@ shutil.copyfile(source, plain)";
 
 #[test]
 fn a_copy_takes_over_what_the_object_carries_and_keeps_its_own_mode() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let key_arn = endpoint.key_arn().to_owned();
         endpoint.with(|s3| async move {
             let put = s3.put_object().bucket(BUCKET).key("source").body(noise(1, 100_000).into());
@@ -187,9 +180,7 @@ assert os.pread(target, 5, size - 5) == os.pread(source, 5, size - 5)
 os.pwrite(target, b'edited', size // 2)
 os.pwrite(target, b'tail', size)
 os.close(target)";
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &PATIENT);
+    scenario().within(MINUTE * 2).options(&PATIENT).mounted(|endpoint, mount| {
         for (key, length) in [("small", MIB), ("large", 64 * MIB)] {
             let mut content = noise(1, length);
             endpoint.put(key, &content);
@@ -207,8 +198,7 @@ os.close(target)";
 
 /// What becomes of the source between the copy and the close.
 fn a_copy_survives(what: fn(&Mount)) {
-    deadline(MINUTE * 2, move || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(move |endpoint| {
         let content = noise(1, 20 * MIB);
         endpoint.put("source", &content);
         let mount = Mount::of(&endpoint);
@@ -252,8 +242,7 @@ fn a_copy_survives_a_chmod_of_its_source_before_its_close() {
 
 #[test]
 fn a_copy_whose_source_another_host_replaced_is_never_a_success() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("source", &noise(1, MIB));
         let mount = Mount::of(&endpoint);
         let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
@@ -271,8 +260,7 @@ fn a_copy_whose_source_another_host_replaced_is_never_a_success() {
 /// Whatever was done with the source was ESTALE on this mount, until the copy was removed that could not be made.
 #[test]
 fn a_source_that_another_host_replaced_is_not_held_by_its_copy() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("source", &noise(1, MIB));
         let mount = Mount::with(&endpoint, &["--metadata-ttl", "0"]);
         let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
@@ -292,8 +280,7 @@ fn a_source_that_another_host_replaced_is_not_held_by_its_copy() {
 
 #[test]
 fn in_a_bucket_with_versions_a_copy_outlives_its_source_everywhere() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.with(|s3| async move {
             let versioning = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
             s3.put_bucket_versioning().bucket(BUCKET).versioning_configuration(versioning).send().await.unwrap();
@@ -311,8 +298,7 @@ fn in_a_bucket_with_versions_a_copy_outlives_its_source_everywhere() {
 
 #[test]
 fn a_copy_does_not_replace_unseen_what_another_host_stored_under_its_name() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("source", &noise(1, MIB));
         let mount = Mount::of(&endpoint);
         let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
@@ -324,8 +310,7 @@ fn a_copy_does_not_replace_unseen_what_another_host_stored_under_its_name() {
 
 #[test]
 fn a_source_with_unsaved_changes_is_copied_with_them() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let mut content = noise(1, 3 * MIB);
         endpoint.put("source", &content);
         let mount = Mount::of(&endpoint);
@@ -340,8 +325,7 @@ fn a_source_with_unsaved_changes_is_copied_with_them() {
 /// A mismatch of the answer to CopyObject: the copy is there already, so it is deleted again and the program is told.
 #[test]
 fn a_copy_that_the_store_does_not_make_dsse_is_refused() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("source", &noise(1, MIB));
         let mount = Mount::of(&endpoint);
         let copy = half_done_copy(&mount.join("source"), &mount.join("copy"));
@@ -358,9 +342,7 @@ fn a_copy_that_the_store_does_not_make_dsse_is_refused() {
 #[test]
 fn any_sequence_of_copies_between_three_files_equals_that_between_vectors() {
     let seed = seed();
-    deadline(MINUTE * 3, move || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().within(MINUTE * 3).mounted(move |endpoint, mount| {
         let mut random = Random(seed | 1);
         let mut model: Vec<Vec<u8>> = (0..3).map(|index| noise(index, 300_000)).collect();
         let path = |index: usize| mount.join(&format!("file{index}"));

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use dssefs_emulator::Counters;
 use dssefs_emulator::faults::{Fault, Rule};
 
-use crate::common::{Endpoint, MINUTE, Mount, deadline, eventually, names, noise, sent_bytes};
+use crate::common::{Endpoint, MINUTE, Mount, eventually, names, noise, scenario, sent_bytes};
 
 const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
 
@@ -51,9 +51,7 @@ fn fill(endpoint: &Endpoint, prefix: &str, count: usize) {
 
 #[test]
 fn a_small_file_is_created_by_one_put_and_nothing_else() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &PATIENT);
+    scenario().options(&PATIENT).mounted(|endpoint, mount| {
         names(&mount.path());
         let ((), counters) = endpoint.counted(|| fs::write(mount.join("small"), noise(1, 10_000)).unwrap());
         only(&counters, "PutObject", 1);
@@ -65,8 +63,7 @@ fn a_small_file_is_created_by_one_put_and_nothing_else() {
 
 #[test]
 fn a_listed_small_file_is_read_by_one_get() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("small", &noise(1, 10_000));
         let mount = Mount::with(&endpoint, &PATIENT);
         names(&mount.path());
@@ -80,8 +77,7 @@ fn a_listed_small_file_is_read_by_one_get() {
 
 #[test]
 fn a_file_that_did_not_change_is_read_again_from_the_page_cache() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("small", &noise(1, 10_000));
         let mount = Mount::with(&endpoint, &PATIENT);
         fs::read(mount.join("small")).unwrap();
@@ -93,8 +89,7 @@ fn a_file_that_did_not_change_is_read_again_from_the_page_cache() {
 
 #[test]
 fn ls_of_a_thousand_entries_is_one_list() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         fill(&endpoint, "", 1000);
         let mount = Mount::with(&endpoint, &PATIENT);
         let (found, counters) = endpoint.counted(|| names(&mount.path()));
@@ -106,8 +101,7 @@ fn ls_of_a_thousand_entries_is_one_list() {
 
 #[test]
 fn ls_l_of_a_directory_is_one_list_and_one_head_each_and_no_kms_call() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         fill(&endpoint, "", 300);
         let mount = Mount::with(&endpoint, &PATIENT);
         let stat_all =
@@ -123,8 +117,7 @@ fn ls_l_of_a_directory_is_one_list_and_one_head_each_and_no_kms_call() {
 
 #[test]
 fn with_attributes_from_listings_stat_asks_nothing() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         fill(&endpoint, "", 50);
         let mount = Mount::with(&endpoint, &[PATIENT.as_slice(), &["--attributes", "listing"]].concat());
         let (found, counters) = endpoint.counted(|| {
@@ -137,8 +130,7 @@ fn with_attributes_from_listings_stat_asks_nothing() {
 
 #[test]
 fn a_name_that_is_not_in_a_known_directory_costs_nothing() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("one", b"1");
         let mount = Mount::with(&endpoint, &PATIENT);
         names(&mount.path());
@@ -150,8 +142,7 @@ fn a_name_that_is_not_in_a_known_directory_costs_nothing() {
 
 #[test]
 fn attributes_are_listed_and_foreign_ones_denied_without_a_request() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"content");
         let mount = Mount::with(&endpoint, &PATIENT);
         let path = mount.join("file");
@@ -167,8 +158,7 @@ fn attributes_are_listed_and_foreign_ones_denied_without_a_request() {
 
 #[test]
 fn every_attribute_together_costs_one_head_and_no_kms_call() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"content");
         let mount = Mount::with(&endpoint, &PATIENT);
         names(&mount.path());
@@ -187,8 +177,7 @@ fn every_attribute_together_costs_one_head_and_no_kms_call() {
 #[test]
 fn sixty_four_mebibytes_are_read_in_few_large_ranges() {
     const BYTES: usize = 64 << 20;
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         endpoint.put("large", &noise(3, BYTES));
         let mount = Mount::with(&endpoint, &PATIENT);
         let (content, counters) = endpoint.counted(|| {
@@ -206,8 +195,7 @@ fn sixty_four_mebibytes_are_read_in_few_large_ranges() {
 
 #[test]
 fn a_small_read_of_a_large_file_fetches_little() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("large", &noise(3, 32 << 20));
         let mount = Mount::with(&endpoint, &PATIENT);
         let ((), counters) = endpoint.counted(|| {
@@ -229,9 +217,7 @@ with open(sys.argv[1], 'wb', buffering=0) as file:
 #[test]
 fn parts_are_uploaded_while_the_program_writes() {
     const BYTES: usize = 96 << 20;
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &PATIENT);
+    scenario().within(MINUTE * 2).options(&PATIENT).mounted(|endpoint, mount| {
         names(&mount.path());
         endpoint.reset();
         // A program of its own: a descriptor of this process is copied, and closed again, by each test that starts a
@@ -260,8 +246,7 @@ fn parts_are_uploaded_while_the_program_writes() {
 
 #[test]
 fn opening_and_closing_without_a_change_sends_nothing() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"content");
         let mount = Mount::with(&endpoint, &PATIENT);
         fs::metadata(mount.join("file")).unwrap();
@@ -275,9 +260,7 @@ fn opening_and_closing_without_a_change_sends_nothing() {
 
 #[test]
 fn fsync_and_close_after_it_commit_once() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &PATIENT);
+    scenario().options(&PATIENT).mounted(|endpoint, mount| {
         names(&mount.path());
         let ((), counters) = endpoint.counted(|| {
             let mut file = File::create(mount.join("file")).unwrap();
@@ -292,8 +275,7 @@ fn fsync_and_close_after_it_commit_once() {
 fn a_change_of_a_gibibyte_costs_what_it_changes() {
     const GIB: u64 = 1 << 30;
     const MIB: u64 = 1 << 20;
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         endpoint.put_gibibytes("large", 1);
         let mount = Mount::with(&endpoint, &PATIENT);
         let path = mount.join("large");
@@ -328,19 +310,19 @@ fn a_change_of_a_gibibyte_costs_what_it_changes() {
 fn pending_files_are_sent_side_by_side() {
     const FILES: usize = 200;
     const TOGETHER: u64 = 32;
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--spill-keys", "kms", "--commit", "background"]);
-        endpoint.reset();
-        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::DelayMs(10_000)).key_contains("file-").times(0)]);
-        (0..FILES).for_each(|n| fs::write(mount.join(&format!("file-{n}")), format!("content {n}")).unwrap());
-        eventually("many are under way", MINUTE, || endpoint.counters().requests("PutObject") >= TOGETHER);
-        let (stored, sent) = (endpoint.keys().len(), endpoint.counters().requests("PutObject"));
-        println!("{sent} requests have come before {stored} were answered");
-        assert!(sent - stored as u64 >= TOGETHER, "{sent} requests, {stored} answers");
-        endpoint.clear_faults();
-        eventually("all are stored", MINUTE, || endpoint.keys().len() == FILES);
-        assert_eq!(endpoint.content("file-199"), b"content 199");
-        assert!(mount.end().success());
-    });
+    scenario().within(MINUTE * 3).options(&["--spill-keys", "kms", "--commit", "background"]).mounted(
+        |endpoint, mount| {
+            endpoint.reset();
+            endpoint.inject_faults(vec![Rule::on("PutObject", Fault::DelayMs(10_000)).key_contains("file-").times(0)]);
+            (0..FILES).for_each(|n| fs::write(mount.join(&format!("file-{n}")), format!("content {n}")).unwrap());
+            eventually("many are under way", MINUTE, || endpoint.counters().requests("PutObject") >= TOGETHER);
+            let (stored, sent) = (endpoint.keys().len(), endpoint.counters().requests("PutObject"));
+            println!("{sent} requests have come before {stored} were answered");
+            assert!(sent - stored as u64 >= TOGETHER, "{sent} requests, {stored} answers");
+            endpoint.clear_faults();
+            eventually("all are stored", MINUTE, || endpoint.keys().len() == FILES);
+            assert_eq!(endpoint.content("file-199"), b"content 199");
+            assert!(mount.end().success());
+        },
+    );
 }

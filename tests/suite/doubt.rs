@@ -7,10 +7,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use dssefs_emulator::faults::{Fault, Rule};
-use tempfile::TempDir;
 
 use crate::common::kept::kill;
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, errno, eventually, failure, noise};
+use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, denied, errno, eventually, failure, noise, scenario};
 use crate::copy::half_done_copy;
 
 const LARGE: usize = 48 << 20;
@@ -38,8 +37,7 @@ fn lose_answer(endpoint: &Endpoint, operation: &str, then: &Fault) {
 #[test]
 fn a_put_that_was_carried_out_unseen_is_no_other_writers() {
     for then in [Fault::Reset, Fault::ThrottleKms, denied()] {
-        deadline(MINUTE * 2, move || {
-            let endpoint = Endpoint::start();
+        scenario().within(MINUTE * 2).unmounted(move |endpoint| {
             endpoint.put("old", b"0123456789");
             let mount = mount(&endpoint, &[]);
             let mut new = File::create(mount.join("new")).unwrap();
@@ -69,8 +67,7 @@ fn a_put_that_was_carried_out_unseen_is_no_other_writers() {
 
 #[test]
 fn what_was_stored_unseen_is_not_sent_again() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let mount = mount(&endpoint, &[]);
         let mut file = File::create(mount.join("file")).unwrap();
         file.write_all(b"content").unwrap();
@@ -88,8 +85,7 @@ fn what_was_stored_unseen_is_not_sent_again() {
 #[test]
 fn an_upload_that_was_completed_unseen_is_no_other_writers_and_nothing_of_it_is_lost() {
     for (options, size) in [(&[][..], LARGE), (&LITTLE_MEMORY[..], 100 << 20)] {
-        deadline(MINUTE * 4, move || {
-            let endpoint = Endpoint::start();
+        scenario().within(MINUTE * 4).unmounted(move |endpoint| {
             let mount = mount(&endpoint, options);
             let mut content = noise(3, size);
             let mut file = File::create(mount.join("file")).unwrap();
@@ -115,8 +111,7 @@ fn an_upload_that_was_completed_unseen_is_no_other_writers_and_nothing_of_it_is_
 
 #[test]
 fn a_change_of_a_large_object_that_was_stored_unseen_is_no_other_writers() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let mut content = noise(5, LARGE);
         endpoint.put("file", &content);
         let mount = mount(&endpoint, &[]);
@@ -136,8 +131,7 @@ fn a_change_of_a_large_object_that_was_stored_unseen_is_no_other_writers() {
 
 #[test]
 fn who_stored_something_after_a_write_that_was_carried_out_unseen_has_won() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let mount = mount(&endpoint, &[]);
         for (name, more) in [("as-it-was", &b""[..]), ("longer", b" and more")] {
             let mut file = File::create(mount.join(name)).unwrap();
@@ -157,8 +151,7 @@ fn who_stored_something_after_a_write_that_was_carried_out_unseen_has_won() {
 /// A change of attributes is a copy of the object onto itself.
 #[test]
 fn a_chmod_that_was_carried_out_unseen_is_no_other_writers() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let mount = mount(&endpoint, &[]);
         for name in ["tried-again", "written"] {
             endpoint.put(name, b"0123456789");
@@ -182,8 +175,7 @@ fn a_chmod_that_was_carried_out_unseen_is_no_other_writers() {
 /// Without its source nobody could tell the copy from another writer's object, and the target was ESTALE from then on.
 #[test]
 fn a_copy_that_was_made_unseen_is_known_before_its_source_goes() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let content = noise(6, 1 << 20);
         endpoint.put("source", &content);
         let mount = mount(&endpoint, &[]);
@@ -203,8 +195,7 @@ fn a_copy_that_was_made_unseen_is_known_before_its_source_goes() {
 
 #[test]
 fn what_was_stored_unseen_before_a_crash_is_replaced_by_what_came_after_it() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.path().to_str().unwrap()];
         let first = mount(&endpoint, &options);
         commit(&first.join("file"), b"old").unwrap();
@@ -224,8 +215,7 @@ fn what_was_stored_unseen_before_a_crash_is_replaced_by_what_came_after_it() {
 /// The object that was replaced was deleted with the wrong one, and the next try took that for another writer's doing.
 #[test]
 fn a_wrong_answer_to_a_write_that_replaced_an_object_costs_neither_the_new_content_nor_the_old() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let mount = mount(&endpoint, &[]);
         endpoint.put("whole", b"old");
         endpoint.put("part", b"0123456789");
@@ -257,8 +247,7 @@ fn a_wrong_answer_to_a_write_that_replaced_an_object_costs_neither_the_new_conte
 
 #[test]
 fn a_wrong_answer_to_one_part_costs_none_of_those_that_are_in_the_upload_alone() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         let mount = mount(&endpoint, &LITTLE_MEMORY);
         let content = noise(6, 100 << 20);
         let mut file = File::create(mount.join("file")).unwrap();
@@ -291,8 +280,7 @@ fn a_wrong_answer_to_one_part_costs_none_of_those_that_are_in_the_upload_alone()
 
 #[test]
 fn another_request_for_the_same_key_is_given_some_seconds_and_wins_only_when_it_has_won() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let mount = mount(&endpoint, &[]);
         endpoint.inject_faults(vec![Rule::on("PutObject", conflict()).times(5)]);
         let start = Instant::now();

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use dssefs_emulator::faults::{Fault, Rule};
 use dssefs_emulator::kms::Action;
 
 use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, errno, noise};
@@ -19,10 +18,6 @@ fn scene(options: &[&str]) -> (Endpoint, Mount) {
 /// The error numbers of a read and of a write.
 fn trouble(mount: &Mount) -> (i32, i32) {
     (errno(fs::read(mount.join("old"))), errno(commit(&mount.join("new"), b"content")))
-}
-
-fn refusal(status: u16, code: &str, message: &str) -> Fault {
-    Fault::Failure { status, code: code.to_owned(), message: message.to_owned() }
 }
 
 #[test]
@@ -70,31 +65,6 @@ fn denial_of_kms_is_eacces_for_what_was_denied() {
         endpoint.kms().deny(endpoint.key_arn(), Action::Decrypt).unwrap();
         std::thread::sleep(crate::common::STALE);
         assert_eq!(errno(fs::read(mount.join("old"))), libc::EACCES);
-    });
-}
-
-#[test]
-fn every_code_of_s3_has_its_errno() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, mount) = scene(&[]);
-        for (status, code, message, expected) in [
-            (
-                400,
-                "KMS.NotFoundException",
-                "Key 'arn:aws:kms:us-east-1:111122223333:key/x' does not exist",
-                libc::ENOKEY,
-            ),
-            (400, "KMS.DisabledException", "arn:aws:kms:us-east-1:111122223333:key/x is disabled.", libc::EKEYREVOKED),
-            (400, "KMS.InvalidKeyUsageException", "The key is not for encryption", libc::EKEYREJECTED),
-            (403, "AccessDenied", "Access Denied", libc::EACCES),
-            (400, "InvalidEncryptionAlgorithmError", "Supported value: AES256.", libc::EOPNOTSUPP),
-            (400, "BadDigest", "The Content-MD5 you specified did not match what we received.", libc::EIO),
-        ] {
-            endpoint.inject_faults(vec![Rule::on("PutObject", refusal(status, code, message)).times(0)]);
-            assert_eq!(errno(commit(&mount.join("new"), b"content")), expected, "{code}");
-        }
-        endpoint.clear_faults();
-        commit(&mount.join("new"), b"content").unwrap();
     });
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use crate::common::{Endpoint, MINUTE, Mount, deadline, noise, sent_bytes};
+use crate::common::{MINUTE, Mount, noise, scenario, sent_bytes};
 
 const MIB: usize = 1 << 20;
 
@@ -22,9 +22,7 @@ fn run(program: &str, arguments: &[&str], path: &Path) -> Result<(), String> {
 
 #[test]
 fn the_fallocate_tool_does_what_it_does_on_a_local_disk() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().within(MINUTE * 2).mounted(|endpoint, mount| {
         let path = mount.join("file");
         let mut model = noise(1, 300_000);
         fs::write(&path, &model).unwrap();
@@ -53,8 +51,7 @@ fn the_fallocate_tool_does_what_it_does_on_a_local_disk() {
 
 #[test]
 fn what_s3_cannot_do_and_what_makes_no_sense_is_refused() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", &noise(1, 100_000));
         let mount = Mount::of(&endpoint);
         let file = OpenOptions::new().read(true).write(true).open(mount.join("file")).unwrap();
@@ -76,9 +73,7 @@ fn what_s3_cannot_do_and_what_makes_no_sense_is_refused() {
 
 #[test]
 fn allocating_changes_the_times_as_a_write_does_and_leaves_privileges_to_root() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         let path = mount.join("file");
         for (mode, changes) in [
             (FallocateFlags::empty(), true),
@@ -102,8 +97,7 @@ fn allocating_changes_the_times_as_a_write_does_and_leaves_privileges_to_root() 
 
 #[test]
 fn zeroing_a_quarter_of_a_gibibyte_takes_no_memory_for_it() {
-    deadline(MINUTE * 4, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 4).unmounted(|endpoint| {
         endpoint.put_gibibytes("large", 1);
         let mount = Mount::with(&endpoint, &["--memory", "64MiB"]);
         let file = OpenOptions::new().read(true).write(true).open(mount.join("large")).unwrap();
@@ -123,9 +117,7 @@ fn zeroing_a_quarter_of_a_gibibyte_takes_no_memory_for_it() {
 
 #[test]
 fn holes_of_a_file_with_changes_are_found_and_a_stored_file_is_data_to_its_end() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         let path = mount.join("file");
         let mut writer = File::create(&path).unwrap();
         writer.write_all(&noise(1, 100_000)).unwrap();
@@ -161,9 +153,7 @@ with open(sys.argv[1], 'wb') as file:
     assert os.system(f'cp --sparse=auto {sys.argv[1]} {sys.argv[1]}.while-open') == 0
     assert os.system(f'cp --sparse=always {sys.argv[1]} {sys.argv[1]}.always') == 0
     assert os.system(f'cd $(dirname {sys.argv[1]}) && tar -Sc file | tar -Sx --to-stdout > file.tar') == 0";
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         run("python3", &["-c", SCRIPT], &mount.join("file")).unwrap();
         let mut model = vec![0; 5_000_000];
         model[2_000_000..2_000_006].copy_from_slice(b"middle");

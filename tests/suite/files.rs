@@ -5,13 +5,11 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names, noise, seed};
+use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names, noise, scenario, seed};
 
 #[test]
 fn content_of_any_size_comes_back_as_dsse() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().within(MINUTE * 2).mounted(|endpoint, mount| {
         for size in [0, 1, 4095, 4096, 4097, 65_535, 65_537, 131_073, (1 << 20) + 1, (5 << 20) + 1, (17 << 20) + 3] {
             let (name, content) = (format!("{size}"), noise(size as u64, size));
             commit(&mount.join(&name), &content).unwrap();
@@ -26,9 +24,7 @@ fn content_of_any_size_comes_back_as_dsse() {
 
 #[test]
 fn a_file_outlives_the_mount() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         fs::create_dir(mount.join("d")).unwrap();
         commit(&mount.join("d/file"), b"content").unwrap();
         fs::set_permissions(mount.join("d/file"), fs::Permissions::from_mode(0o640)).unwrap();
@@ -43,8 +39,7 @@ fn a_file_outlives_the_mount() {
 
 #[test]
 fn changes_at_any_offset_are_seen_by_every_handle_before_and_after_the_commit() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", &noise(1, 200_000));
         let mount = Mount::of(&endpoint);
         let path = mount.join("file");
@@ -66,9 +61,7 @@ fn changes_at_any_offset_are_seen_by_every_handle_before_and_after_the_commit() 
 
 #[test]
 fn appends_of_two_handles_follow_each_other() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let path = mount.join("log");
         let open = || OpenOptions::new().append(true).create(true).open(&path).unwrap();
         let (mut one, mut two) = (open(), open());
@@ -87,9 +80,7 @@ fn appends_of_two_handles_follow_each_other() {
 
 #[test]
 fn a_hole_reads_as_zeros() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(mount.join("sparse")).unwrap();
         file.write_all_at(b"end", 9_000_000).unwrap();
         file.write_all_at(b"middle", 4_000_000).unwrap();
@@ -106,8 +97,7 @@ fn a_hole_reads_as_zeros() {
 
 #[test]
 fn truncation_cuts_and_extends() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"0123456789");
         let mount = Mount::of(&endpoint);
         let path = mount.join("file");
@@ -129,9 +119,7 @@ fn truncation_cuts_and_extends() {
 
 #[test]
 fn an_unlinked_file_lives_until_it_is_closed() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let path = mount.join("file");
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
         file.write_all(b"content").unwrap();
@@ -149,9 +137,7 @@ fn an_unlinked_file_lives_until_it_is_closed() {
 
 #[test]
 fn rename_moves_content_and_encryption_and_replaces_its_target() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         fs::create_dir(mount.join("d")).unwrap();
         commit(&mount.join("old"), &noise(1, 100_000)).unwrap();
         commit(&mount.join("d/new"), b"to be replaced").unwrap();
@@ -164,9 +150,7 @@ fn rename_moves_content_and_encryption_and_replaces_its_target() {
 
 #[test]
 fn a_file_that_is_open_for_writing_can_be_renamed() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let mut file = File::create(mount.join("part")).unwrap();
         file.write_all(b"first ").unwrap();
         fs::rename(mount.join("part"), mount.join("whole")).unwrap();
@@ -180,9 +164,7 @@ fn a_file_that_is_open_for_writing_can_be_renamed() {
 
 #[test]
 fn what_is_left_for_later_is_an_error_and_not_a_pretence() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         fs::create_dir(mount.join("d")).unwrap();
         commit(&mount.join("d/file"), b"content").unwrap();
         assert_eq!(errno(fs::hard_link(mount.join("d/file"), mount.join("link"))), libc::EPERM);
@@ -192,9 +174,7 @@ fn what_is_left_for_later_is_an_error_and_not_a_pretence() {
 
 #[test]
 fn directories_are_made_and_removed_when_empty() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         fs::create_dir(mount.join("d")).unwrap();
         assert_eq!(errno(fs::create_dir(mount.join("d"))), libc::EEXIST);
         commit(&mount.join("d/file"), b"content").unwrap();
@@ -210,9 +190,7 @@ fn directories_are_made_and_removed_when_empty() {
 
 #[test]
 fn exclusive_creation_and_missing_files_answer_as_everywhere() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         commit(&mount.join("file"), b"content").unwrap();
         assert_eq!(errno(File::create_new(mount.join("file"))), libc::EEXIST);
         assert_eq!(errno(File::open(mount.join("none"))), libc::ENOENT);
@@ -225,8 +203,7 @@ fn exclusive_creation_and_missing_files_answer_as_everywhere() {
 
 #[test]
 fn a_file_changed_by_another_host_is_never_mixed() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", &noise(1, 40 << 20));
         let mount = Mount::of(&endpoint);
         let file = File::open(mount.join("file")).unwrap();
@@ -239,8 +216,7 @@ fn a_file_changed_by_another_host_is_never_mixed() {
 
 #[test]
 fn a_read_only_mount_refuses_every_change_and_probes_nothing() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"content");
         let (mount, counters) = endpoint.counted(|| Mount::with(&endpoint, &["--read-only"]));
         assert_eq!(counters.requests("CreateMultipartUpload"), 0);
@@ -262,9 +238,7 @@ fn a_read_only_mount_refuses_every_change_and_probes_nothing() {
 
 #[test]
 fn statfs_answers_and_names_the_file_system() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         let output = Command::new("df").arg("--output=fstype,target").arg(mount.path()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.contains("fuse"), "{said}");

@@ -11,7 +11,9 @@ use std::time::Duration;
 use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, errno, names, noise};
+use crate::common::{
+    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, errno, names, noise, scenario,
+};
 
 /// Believes nothing for longer than one answer: open(2) asks the store each time.
 const WARY: [&str; 2] = ["--metadata-ttl", "0"];
@@ -27,9 +29,7 @@ fn read(file: &mut File) -> std::io::Result<Vec<u8>> {
 
 #[test]
 fn a_file_made_elsewhere_is_opened_at_once_although_it_was_missed_before() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         assert_eq!(errno(File::open(mount.join("new"))), libc::ENOENT);
         endpoint.put("new", b"content");
         assert_eq!(fs::read(mount.join("new")).unwrap(), b"content");
@@ -38,8 +38,7 @@ fn a_file_made_elsewhere_is_opened_at_once_although_it_was_missed_before() {
 
 #[test]
 fn in_a_directory_that_was_just_listed_a_file_made_elsewhere_is_there_when_the_time_is_over() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("old", b"");
         let mount = Mount::of(&endpoint);
         assert_eq!(names(&mount.path()), ["old"]);
@@ -54,8 +53,7 @@ fn in_a_directory_that_was_just_listed_a_file_made_elsewhere_is_there_when_the_t
 
 #[test]
 fn who_believes_nothing_sees_each_change_at_once() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("old", b"old");
         let mount = Mount::with(&endpoint, &WARY);
         for round in 0..5 {
@@ -75,8 +73,7 @@ fn who_believes_nothing_sees_each_change_at_once() {
 
 #[test]
 fn after_estale_the_next_open_finds_the_new_version() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", &noise(1, 40 << 20));
         let mount = Mount::with(&endpoint, &["--metadata-ttl", "1h"]);
         let file = File::open(mount.join("file")).unwrap();
@@ -96,8 +93,7 @@ fn after_estale_the_next_open_finds_the_new_version() {
 
 #[test]
 fn what_one_mount_has_closed_the_other_opens() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (one, two) = two(&endpoint, &WARY);
         for round in 0..20 {
             let content = noise(round, 3_000 * round as usize);
@@ -120,8 +116,7 @@ fn version(number: u8) -> Vec<u8> {
 }
 
 fn readers_see_whole_versions(options: &'static [&'static str]) {
-    deadline(MINUTE * 2, move || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(move |endpoint| {
         endpoint.put("file", &version(0));
         let (writer, reader) = two(&endpoint, options);
         let (done, whole) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -193,8 +188,7 @@ fn of_two_appenders_the_second_is_told_and_keeps_its_bytes() {
 
 #[test]
 fn in_a_bucket_with_versions_the_second_appender_can_read_its_whole_file() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.keep_versions();
         let kept = of_two_appenders_the_second_is_told(&endpoint, b"start\n", 0, 5_006);
         assert!(kept == [b"start\n".as_slice(), &noise(2, 5_000)].concat());
@@ -204,8 +198,7 @@ fn in_a_bucket_with_versions_the_second_appender_can_read_its_whole_file() {
 #[test]
 fn no_update_of_a_shared_counter_is_lost() {
     const EACH: usize = 8;
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         endpoint.put("counter", b"00000000");
         let (one, two) = two(&endpoint, &WARY);
         let lost = AtomicUsize::new(0);
@@ -238,8 +231,7 @@ fn increment(mount: &Mount) -> Result<(), ()> {
 
 #[test]
 fn exclusive_creation_is_decided_when_the_file_is_closed() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (one, two) = two(&endpoint, &[]);
         let create = |mount: &Mount, content: &[u8]| {
             let mut file = File::create_new(mount.join("lock"))?;
@@ -259,8 +251,7 @@ fn exclusive_creation_is_decided_when_the_file_is_closed() {
 
 #[test]
 fn of_two_exclusive_creators_at_the_same_time_one_succeeds() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (one, two) = two(&endpoint, &WARY);
         for round in 0..10 {
             let name = format!("lock{round}");
@@ -285,8 +276,7 @@ fn of_two_exclusive_creators_at_the_same_time_one_succeeds() {
 
 #[test]
 fn of_two_renames_that_must_not_replace_one_succeeds() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         for key in ["one", "two"] {
             endpoint.put(key, key.as_bytes());
         }
@@ -307,8 +297,7 @@ fn of_two_renames_that_must_not_replace_one_succeeds() {
 
 #[test]
 fn a_file_deleted_elsewhere_is_estale_to_its_reader_and_not_brought_back_by_its_writer() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("read", &noise(1, 40 << 20));
         endpoint.put("written", b"old");
         let (one, two) = two(&endpoint, &WARY);
@@ -330,8 +319,7 @@ fn a_file_deleted_elsewhere_is_estale_to_its_reader_and_not_brought_back_by_its_
 
 #[test]
 fn in_a_bucket_with_versions_a_reader_keeps_the_version_that_another_host_deletes_or_replaces() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.keep_versions();
         for key in ["deleted", "replaced"] {
             endpoint.put(key, &noise(1, 40 << 20));
@@ -350,8 +338,7 @@ fn in_a_bucket_with_versions_a_reader_keeps_the_version_that_another_host_delete
 
 #[test]
 fn directories_are_made_once_and_removed_only_when_they_are_empty_for_all() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (one, two) = two(&endpoint, &[]);
         for mount in [&one, &two] {
             assert_eq!(names(&mount.path()), Vec::<String>::new());
@@ -374,8 +361,7 @@ fn directories_are_made_once_and_removed_only_when_they_are_empty_for_all() {
 
 #[test]
 fn a_file_makes_a_removed_directory_true_again_where_a_mount_still_believes_in_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (believing, other) = (Mount::with(&endpoint, &["--metadata-ttl", "1h"]), Mount::with(&endpoint, &WARY));
         fs::create_dir(believing.join("d")).unwrap();
         fs::remove_dir(other.join("d")).unwrap();
@@ -388,8 +374,7 @@ fn a_file_makes_a_removed_directory_true_again_where_a_mount_still_believes_in_i
 
 #[test]
 fn when_told_so_the_last_writer_wins() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"old");
         let (one, two) = two(&endpoint, &["--last-writer-wins"]);
         let open = |mount: &Mount| OpenOptions::new().write(true).open(mount.join("file")).unwrap();
@@ -411,8 +396,7 @@ fn when_told_so_the_last_writer_wins() {
 
 #[test]
 fn a_mount_below_a_prefix_and_one_of_the_whole_bucket_see_the_same_files() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let key = ["--kms-key-id", endpoint.key_arn()];
         let (whole, part) = (
             Mount::with(&endpoint, &WARY),
@@ -464,8 +448,7 @@ fn a_store_that_does_not_keep_conditions_is_refused_with_the_way_out_and_nothing
 
 #[test]
 fn a_store_that_does_not_keep_conditions_is_mounted_when_the_last_writer_may_win() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.inject_faults(vec![Rule::on("*", Fault::IgnoreConditions).times(0)]);
         let (mount, counters) = endpoint.counted(|| Mount::with(&endpoint, &["--last-writer-wins"]));
         assert_eq!((counters.requests("PutObject"), counters.requests("CompleteMultipartUpload")), (0, 0));
@@ -491,8 +474,7 @@ fn credentials_that_may_not_find_out_are_no_reason_not_to_mount() {
 
 #[test]
 fn what_the_proof_costs() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (_mount, counters) = endpoint.counted(|| Mount::of(&endpoint));
         let asked: Vec<(&str, u64)> = counters
             .s3
@@ -535,8 +517,7 @@ fn a_store_that_does_not_keep_the_conditions_of_copies_is_named_and_nothing_is_l
 
 #[test]
 fn the_last_writer_needs_no_conditions_for_directories_links_and_attributes() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"content");
         let mount = Mount::with(&endpoint, &["--last-writer-wins"]);
         endpoint.inject_faults(vec![Rule::on("*", Fault::RefuseConditions).times(0)]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::common::{ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, commit, deadline, dssefs, eventually};
+use crate::common::{ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, commit, dssefs, eventually, scenario};
 
 /// The two files of AWS profiles in a directory of their own.
 struct Profiles(TempDir);
@@ -71,8 +71,7 @@ fn assert_names(said: &str, paths: &[&Path]) {
 
 #[test]
 fn a_profile_that_is_named_wins_over_keys_in_the_environment() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let profiles = Profiles::new("", &section("good", ACCESS_KEY, SECRET_KEY));
         let wrong = |command: &mut Command| {
             command.env("AWS_ACCESS_KEY_ID", "AKIAWRONG").env("AWS_SECRET_ACCESS_KEY", "wrong");
@@ -97,8 +96,7 @@ fn a_profile_that_is_named_wins_over_keys_in_the_environment() {
 
 #[test]
 fn a_profile_that_does_not_exist_is_code_2_and_the_files_are_named() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let profiles = Profiles::new("[profile other]\nregion = us-east-1\n", &section("good", ACCESS_KEY, SECRET_KEY));
         for (option, variable) in [(true, ""), (false, "DSSEFS_PROFILE"), (false, "AWS_PROFILE")] {
             let mut command = profiles.doctor(&endpoint);
@@ -119,8 +117,7 @@ fn a_profile_that_does_not_exist_is_code_2_and_the_files_are_named() {
 
 #[test]
 fn a_profile_whose_source_does_not_exist_is_an_error_and_not_the_keys_of_the_environment() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let role = "[profile role]\nrole_arn = arn:aws:iam::111122223333:role/r\nsource_profile = gone\n";
         let profiles = Profiles::new(role, "");
         let mut command = profiles.doctor(&endpoint);
@@ -134,8 +131,7 @@ fn a_profile_whose_source_does_not_exist_is_an_error_and_not_the_keys_of_the_env
 
 #[test]
 fn half_an_access_key_in_the_environment_is_code_2() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         // The SDK would go on to this profile, and then to the instance's role.
         let profiles = Profiles::new("", &section("default", ACCESS_KEY, SECRET_KEY));
         for (set, missing) in
@@ -155,9 +151,7 @@ fn half_an_access_key_in_the_environment_is_code_2() {
 
 #[test]
 fn the_log_tells_the_source_of_credentials_and_four_characters_of_the_key() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let log = mount.log();
         assert!(log.contains("keys in the environment"), "{log}");
         assert!(!log.contains(SECRET_KEY), "{log}");
@@ -200,8 +194,7 @@ fn container() -> String {
 
 #[test]
 fn a_container_gives_credentials_where_neither_environment_nor_profile_does() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let profiles = Profiles::new("[profile bare]\nregion = us-east-1\n", "");
         for options in [&[][..], &["--profile", "bare"]] {
             let mut command = profiles.doctor(&endpoint);
@@ -215,8 +208,7 @@ fn a_container_gives_credentials_where_neither_environment_nor_profile_does() {
 /// A tool that writes the file again empties it first. What is found meanwhile is another identity.
 #[test]
 fn a_mount_whose_profile_is_gone_uses_no_other_credentials() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let profiles = Profiles::new("", &section("default", ACCESS_KEY, SECRET_KEY));
         let (file, container) = (profiles.credentials(), container());
         let file_text = file.to_str().unwrap().to_owned();

@@ -15,7 +15,8 @@ use crate::common::kept::{
     SEGMENT, ask, background, copy_session, is_empty, kill, mount, recover, refuse_uploads, session, sessions_in, told,
 };
 use crate::common::{
-    Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, denied, errno, eventually, failure, names, unavailable,
+    Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, denied, errno, eventually, failure, names, scenario,
+    unavailable,
 };
 
 /// Everything below a directory of the local disk.
@@ -34,8 +35,7 @@ fn bytes_below(directory: &Path) -> Vec<u8> {
 
 #[test]
 fn closed_files_follow_to_the_store_by_themselves() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let mount = background(&endpoint, &spill);
         for n in 0..50 {
             commit(&mount.join(&format!("file-{n}")), format!("content {n}").as_bytes()).unwrap();
@@ -49,8 +49,7 @@ fn closed_files_follow_to_the_store_by_themselves() {
 
 #[test]
 fn files_that_were_closed_before_a_crash_are_sent_by_the_next_mount() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         for n in 0..500 {
@@ -78,8 +77,7 @@ fn files_that_were_closed_before_a_crash_are_sent_by_the_next_mount() {
 
 #[test]
 fn a_session_outlives_its_keys_and_is_sent_whole_by_the_next_mount() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let first = mount(&endpoint, &spill, &["--commit", "background", "--spill-key-lifetime", "1s"]);
         refuse_uploads(&endpoint);
         let mut epochs_seen = 0;
@@ -108,8 +106,7 @@ fn epochs(spill: &TempDir) -> usize {
 
 #[test]
 fn of_a_file_that_was_closed_often_the_last_state_is_sent() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         endpoint.put("old", &[b'o'; 100_000]);
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
@@ -132,8 +129,7 @@ fn of_a_file_that_was_closed_often_the_last_state_is_sent() {
 
 #[test]
 fn a_pending_file_is_as_good_as_any_other_in_its_own_mount() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let mount = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(mount.join("pending"), "content").unwrap();
@@ -154,8 +150,7 @@ fn a_pending_file_is_as_good_as_any_other_in_its_own_mount() {
 /// now.
 #[test]
 fn a_pending_file_takes_a_free_name_without_the_store_and_keeps_it_through_a_crash() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let mount = background(&endpoint, &spill);
         endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         for name in ["one", "two"] {
@@ -183,8 +178,7 @@ fn a_pending_file_takes_a_free_name_without_the_store_and_keeps_it_through_a_cra
 
 #[test]
 fn a_file_that_was_removed_or_replaced_does_not_come_back_after_a_crash() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("removed"), "content").unwrap();
@@ -202,8 +196,7 @@ fn a_file_that_was_removed_or_replaced_does_not_come_back_after_a_crash() {
 
 #[test]
 fn what_the_store_refused_is_told_and_kept_through_a_crash() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let first = mount(&endpoint, &spill, &[]);
         endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         let complaint = cp(b"content", &first.join("file")).unwrap_err();
@@ -222,8 +215,7 @@ fn what_the_store_refused_is_told_and_kept_through_a_crash() {
 
 #[test]
 fn a_lost_race_is_kept_and_named_and_never_replaces_what_won() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "ours").unwrap();
@@ -251,8 +243,7 @@ fn a_lost_race_is_kept_and_named_and_never_replaces_what_won() {
 
 #[test]
 fn an_export_puts_kept_bytes_over_those_of_the_object() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         endpoint.put("file", &[b'.'; 3_000_000]);
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
@@ -275,8 +266,7 @@ fn an_export_puts_kept_bytes_over_those_of_the_object() {
 
 #[test]
 fn fsync_waits_for_the_store_also_in_the_background() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let mount = background(&endpoint, &spill);
         let mut file = File::create(mount.join("file")).unwrap();
         file.write_all(b"content").unwrap();
@@ -291,8 +281,7 @@ fn fsync_waits_for_the_store_also_in_the_background() {
 
 #[test]
 fn a_session_that_was_changed_is_not_believed() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
@@ -324,8 +313,7 @@ fn a_session_that_was_changed_is_not_believed() {
 
 #[test]
 fn uploads_that_a_crash_left_are_aborted_by_the_next_mount_and_those_of_others_are_not() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let options = ["--spill-dir", spill.path().to_str().unwrap()];
         let first = Mount::with(&endpoint, &options);
         let living = Mount::with(&endpoint, &options);
@@ -348,8 +336,7 @@ fn uploads_that_a_crash_left_are_aborted_by_the_next_mount_and_those_of_others_a
 
 #[test]
 fn doctor_tells_of_uploads_that_a_crash_left_and_aborts_them_when_asked() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let first = Mount::with(&endpoint, &["--spill-dir", spill.path().to_str().unwrap()]);
         let mut file = File::create(first.join("file")).unwrap();
         file.write_all(&crate::common::noise(1, 40 << 20)).unwrap();
@@ -384,8 +371,7 @@ fn refuse_writes(endpoint: &Endpoint) {
 
 #[test]
 fn while_the_mount_lives_its_session_can_be_listed_and_not_touched() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let mount = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(mount.join("file"), "content").unwrap();
@@ -401,8 +387,7 @@ fn while_the_mount_lives_its_session_can_be_listed_and_not_touched() {
 /// chmod 600 returned, and the next mount stored the file with the mode that it had before.
 #[test]
 fn attributes_of_a_refused_file_are_kept_when_the_call_returns_and_so_is_the_reason() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let first = mount(&endpoint, &spill, &[]);
         endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         // Open to the end, so that no attempt of the mount itself comes in between.
@@ -424,8 +409,7 @@ fn attributes_of_a_refused_file_are_kept_when_the_call_returns_and_so_is_the_rea
 
 #[test]
 fn commands_that_open_what_was_kept_leave_no_core() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
@@ -464,8 +448,7 @@ fn take_down(mount: &Mount) {
 #[test]
 fn a_mount_waits_for_one_that_is_ending_and_not_for_one_that_serves() {
     const WAITS: &str = "waiting for another process";
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         let living = background(&endpoint, &spill);
         assert!(!living.log().contains(WAITS), "{}", living.log());
@@ -492,8 +475,7 @@ fn refuse(endpoint: &Endpoint, key_contains: &str) {
 /// The older state was sent together with the newer one, and whichever came first won.
 #[test]
 fn of_two_states_of_a_file_that_two_mounts_have_kept_the_newer_one_is_stored() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         refuse(&endpoint, "file");
         for content in ["first", "the second"] {
             let mount = background(&endpoint, &spill);
@@ -517,8 +499,7 @@ fn of_two_states_of_a_file_that_two_mounts_have_kept_the_newer_one_is_stored() {
 /// file.
 #[test]
 fn what_was_taken_over_by_a_mount_that_was_killed_in_its_middle_is_there_once() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse(&endpoint, "file");
         fs::write(first.join("file"), "content").unwrap();
@@ -566,8 +547,7 @@ fn a_mount_that_cannot_open_what_another_left_names_it_and_leaves_no_session_of_
 /// its own.
 #[test]
 fn a_mount_that_sends_what_it_left_keeps_no_other_from_its_own() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let keys = ["--kms-key-id", endpoint.key_arn(), "--spill-keys", "kms", "--commit", "background"];
         let options = [&keys[..], &["--spill-dir", spill.path().to_str().unwrap()]].concat();
         let other = || Mount::source(&endpoint, &format!("{}/other", crate::common::BUCKET), &options);
@@ -607,8 +587,7 @@ fn archive_of_500(content: impl Fn(usize) -> Vec<u8>) -> TempDir {
 #[test]
 fn five_hundred_small_files_are_closed_in_two_seconds_and_all_are_sent_after_a_kill() {
     const DELAY: Duration = Duration::from_millis(100);
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = |n: usize| crate::common::noise(n as u64, 1_000 + n);
         let archive = archive_of_500(content);
         let first = background(&endpoint, &spill);
@@ -643,8 +622,7 @@ fn asked_of_kms(endpoint: &Endpoint, action: &str) -> Vec<String> {
 
 #[test]
 fn each_layer_is_wrapped_by_its_own_kms_key_and_both_are_needed() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let [inner, outer] = [(); 2].map(|()| endpoint.kms().create_key(NewKey::default()).unwrap().arn);
         let two = ["--commit", "background", "--spill-kms-key-id", &inner, "--spill-kms-key-id", &outer];
         let first = mount(&endpoint, &spill, &two);
@@ -674,8 +652,7 @@ fn each_layer_is_wrapped_by_its_own_kms_key_and_both_are_needed() {
 
 #[test]
 fn what_is_carried_over_needs_the_old_key_no_more() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let [old, new] = [(); 2].map(|()| endpoint.kms().create_key(NewKey::default()).unwrap().arn);
         let under = |key: &str| mount(&endpoint, &spill, &["--commit", "background", "--spill-kms-key-id", key]);
         let first = under(&old);
@@ -697,8 +674,7 @@ fn what_is_carried_over_needs_the_old_key_no_more() {
 
 #[test]
 fn while_kms_refuses_new_keys_the_old_ones_go_on() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let first = mount(&endpoint, &spill, &["--commit", "background", "--spill-key-lifetime", "1s"]);
         let before = epochs(&spill);
         endpoint.inject_faults(vec![
@@ -724,8 +700,7 @@ fn while_kms_refuses_new_keys_the_old_ones_go_on() {
 
 #[test]
 fn a_key_that_opens_no_journal_keeps_the_journal() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();

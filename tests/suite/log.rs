@@ -11,8 +11,8 @@ use dssefs_emulator::faults::Rule;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
-    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, dssefs, errno, eventually,
-    mountinfo_has, needs_root,
+    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, commit, denied, dssefs, errno, eventually, mountinfo_has,
+    needs_root, scenario,
 };
 
 /// A mount whose standard error is a pipe, and its other end.
@@ -30,8 +30,7 @@ fn open_dirty(path: &Path) -> File {
 
 #[test]
 fn a_mount_whose_terminal_is_gone_stores_what_is_open_when_it_is_ended() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (mount, reader) = piped(&endpoint, &["-v"]);
         drop(reader);
         let _file = open_dirty(&mount.join("file"));
@@ -43,8 +42,7 @@ fn a_mount_whose_terminal_is_gone_stores_what_is_open_when_it_is_ended() {
 
 #[test]
 fn an_error_that_cannot_be_logged_is_an_error_of_its_file_alone() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (mut mount, reader) = piped(&endpoint, &[]);
         drop(reader);
         endpoint.inject_fault("PutObject", denied());
@@ -57,8 +55,7 @@ fn an_error_that_cannot_be_logged_is_an_error_of_its_file_alone() {
 
 #[test]
 fn a_log_that_nobody_reads_holds_up_no_program_and_says_later_what_is_missing() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         let (mount, mut reader) = piped(&endpoint, &["-vv"]);
         for round in 0..300 {
             commit(&mount.join(&format!("file-{}", round % 10)), b"content").unwrap();
@@ -80,8 +77,7 @@ fn a_log_that_nobody_reads_holds_up_no_program_and_says_later_what_is_missing() 
 
 #[test]
 fn a_log_that_nobody_reads_does_not_keep_the_daemon_from_ending() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         let (mount, _reader) = piped(&endpoint, &["-vv"]);
         for round in 0..20 {
             commit(&mount.join(&format!("file-{round}")), b"content").unwrap();
@@ -92,9 +88,7 @@ fn a_log_that_nobody_reads_does_not_keep_the_daemon_from_ending() {
 
 #[test]
 fn a_hangup_in_the_foreground_stores_what_is_open_and_unmounts() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mut mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mut mount| {
         let _file = open_dirty(&mount.join("file"));
         // By the kernel and by the shell.
         mount.signal(Signal::HUP);
@@ -108,8 +102,7 @@ fn a_hangup_in_the_foreground_stores_what_is_open_and_unmounts() {
 
 #[test]
 fn a_hangup_that_nohup_took_away_ends_nothing() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let mut mount = Mount::under(&endpoint, &["nohup"], &[]);
         mount.signal(Signal::HUP);
         commit(&mount.join("file"), b"content").unwrap();
@@ -139,8 +132,7 @@ fn hang_up(point: &Path) {
 
 #[test]
 fn a_hangup_in_the_background_opens_the_log_anew_and_keeps_the_mount() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let dir = tempfile::tempdir().unwrap();
         let [log, old] = ["log", "log.1"].map(|name| dir.path().join(name));
         let (point, _end) = in_background(&endpoint, dir.path(), &["-vv", "--log-file", log.to_str().unwrap()]);
@@ -163,8 +155,7 @@ fn a_hangup_in_the_background_opens_the_log_anew_and_keeps_the_mount() {
 
 #[test]
 fn a_hangup_in_the_background_without_a_log_file_does_nothing() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let dir = tempfile::tempdir().unwrap();
         let (point, _end) = in_background(&endpoint, dir.path(), &[]);
         let mut file = open_dirty(&point.join("file"));
@@ -180,9 +171,7 @@ fn a_hangup_in_the_background_without_a_log_file_does_nothing() {
 
 #[test]
 fn a_name_with_line_breaks_begins_no_line_of_the_log() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &[]);
+    scenario().options(&[]).mounted(|endpoint, mount| {
         let name = "a\n2026-01-01T00:00:00Z ERROR dssefs: forged\u{1b}[2J";
         endpoint.put(&format!("{name}/file"), b"content");
         // The directory is to get a marker, and the warning that it has none names it.
@@ -203,8 +192,7 @@ fn fifo(path: &Path) {
 /// It was followed, wherever it led.
 #[test]
 fn a_log_that_is_a_link_a_fifo_or_a_directory_is_code_2_and_nothing_is_written_through_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let dir = tempfile::tempdir().unwrap();
         let [point, link, pipe, target] = ["mnt", "link", "fifo", "target"].map(|name| dir.path().join(name));
         fs::create_dir(&point).unwrap();
@@ -229,8 +217,7 @@ fn a_log_that_is_a_link_a_fifo_or_a_directory_is_code_2_and_nothing_is_written_t
 /// The mount helper waited for a reader, and the daemon for the helper.
 #[test]
 fn a_fifo_in_the_place_of_the_log_is_not_waited_for_by_a_hangup_or_by_the_end() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let dir = tempfile::tempdir().unwrap();
         let [log, old] = ["log", "log.1"].map(|name| dir.path().join(name));
         let (point, _end) = in_background(&endpoint, dir.path(), &["--log-file", log.to_str().unwrap()]);
@@ -274,8 +261,7 @@ fn told_at_start(endpoint: &Endpoint, options: &[&str]) -> (String, String, Stri
 /// It was two lines about what the daemon had given up and where the mount is.
 #[test]
 fn a_person_is_told_the_sentence_of_success_and_the_log_file_has_the_rest() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let (errors, _, _) = told_at_start(&endpoint, &[]);
         assert!(!errors.contains("INFO"), "{errors}");
         let (errors, log, _) = told_at_start(&endpoint, &["--log-file"]);
@@ -291,8 +277,7 @@ fn a_person_is_told_the_sentence_of_success_and_the_log_file_has_the_rest() {
 
 #[test]
 fn options_that_take_a_protection_away_are_warned_of_and_stand_in_the_settings() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let (_, log, settings) = told_at_start(&endpoint, &["--log-file"]);
         assert!(!log.contains("WARN") || !log.contains("--last-writer-wins"), "{log}");
         let usual = ["last-writer-wins=false", "allow-insecure-endpoint=false", "sandbox=on", "sign-payload=false"];
@@ -328,8 +313,7 @@ fn root_opens_no_log_below_a_directory_that_another_user_may_change() {
     if needs_root("only root can be led elsewhere by another user") {
         return;
     }
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let dir = tempfile::tempdir().unwrap();
         let [point, theirs, victim] = ["mnt", "theirs", "victim"].map(|name| dir.path().join(name));
         for path in [&point, &theirs, &victim, &theirs.join("plain")] {

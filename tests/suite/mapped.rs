@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Endpoint, MINUTE, Mount, deadline, noise, seed};
+use crate::common::{MINUTE, Mount, noise, scenario, seed};
 
 const MIB: usize = 1 << 20;
 
@@ -15,8 +15,7 @@ fn python(script: &str, arguments: &[&str], path: &Path) {
 
 #[test]
 fn dd_with_o_direct_copies_aligned_and_unaligned() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let content = noise(1, 5 * MIB + 777);
         endpoint.put("source", &content);
         let mount = Mount::of(&endpoint);
@@ -51,9 +50,7 @@ os.close(file)
 with open(path + '.model', 'wb') as copy:
     copy.write(model)";
     let seed = seed();
-    deadline(MINUTE * 2, move || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().within(MINUTE * 2).mounted(move |endpoint, mount| {
         python(SCRIPT, &[&seed.to_string()], &mount.join("file"));
         let (stored, model) = (endpoint.content("file"), endpoint.content("file.model"));
         assert_eq!(stored.len(), model.len());
@@ -85,8 +82,7 @@ assert os.read(done[0], 1) == b'.'
 assert os.wait()[1] == 0
 assert pages[20000:20005] == b'child'
 os.fsync(file)";
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let mut content = noise(1, 30_000);
         endpoint.put("file", &content);
         let mount = Mount::of(&endpoint);
@@ -118,8 +114,7 @@ assert pages[3000:9000] == bytes(6000), 'what was cut off came back'
 assert os.pread(file, 9000, 3000) == bytes(6000)
 pages[4000:4005] = b'again'
 os.close(file)";
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let mut content = noise(1, 8_500);
         endpoint.put("file", &content);
         let mount = Mount::of(&endpoint);
@@ -189,8 +184,7 @@ os.fsync(both)
 with open(path + '.model', 'wb') as file:
     file.write(model)";
     let seed = seed();
-    deadline(MINUTE * 2, move || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(move |endpoint| {
         endpoint.put("file", &noise(1, 300_000));
         let mount = Mount::of(&endpoint);
         python(SCRIPT, &[&seed.to_string()], &mount.join("file"));

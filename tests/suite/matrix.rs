@@ -1,14 +1,13 @@
 //! Every fault of the store at every operation: one table of what programs, the log, the bucket and the mount make of
 //! it.
 //!
-//! 275 rows. Rows of one operation share a mount. Each has fresh names, and its fault strikes these names alone.
+//! Each row is a test, named after the operation and what strikes it: `matrix::put_object::slow_down_once`. Groups of
+//! rows are macros, because an operation has the rows of several groups; the macro `operation` makes the tests.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
 
 use dssefs_emulator::faults::{Fault, Rule};
 use tempfile::TempDir;
@@ -81,7 +80,18 @@ enum Work {
 }
 use Work::{Change, ChangeTagged, Chmod, List, Read as ReadFile, Rename, Stat, Unlink, WriteLarge, WriteSmall};
 
-type Row = (Lasts, Fault, Ends);
+/// One row: what strikes which operation, by what work, and how the call ends.
+struct Row {
+    operation: &'static str,
+    work: Work,
+    lasts: Lasts,
+    fault: Fault,
+    ends: Ends,
+}
+
+/// Faults name the mount's own key by this, which stands for its ARN.
+const OWN_KEY: &str = "the key of the mount";
+const OTHER_KEY: &str = "arn:aws:kms:us-east-1:111122223333:key/00000000-0000-0000-0000-000000000000";
 
 fn refused(status: u16, code: &str, message: &str) -> Fault {
     Fault::Failure { status, code: code.to_owned(), message: message.to_owned() }
@@ -91,145 +101,285 @@ fn late(code: &str) -> Fault {
     Fault::OkWithErrorBody { code: code.to_owned(), message: "scripted".to_owned() }
 }
 
-/// Trouble of the way and of the store's own, which every operation can meet.
-fn trouble() -> Vec<Row> {
-    let slow = || refused(503, "SlowDown", "Please reduce your request rate.");
-    let broken = || refused(500, "InternalError", "We encountered an internal error. Please try again.");
-    vec![
-        (Passing, slow(), Well),
-        (Passing, broken(), Well),
-        (Passing, Fault::Reset, Well),
-        (Passing, Fault::Stall, Well),
-        (Passing, Fault::LoseAnswer, Well),
-        (Staying, slow(), Badly(libc::EIO, "SlowDown")),
-        (Staying, broken(), Badly(libc::EIO, "InternalError")),
-        (Staying, Fault::Reset, Badly(libc::EIO, UNREACHABLE)),
-        (Staying, Fault::Stall, Badly(libc::EIO, LATE)),
-        (Staying, refused(403, "AccessDenied", "Access Denied"), Badly(libc::EACCES, "AccessDenied")),
-        (Staying, refused(400, "ExpiredToken", "The provided token has expired."), Badly(libc::EACCES, "ExpiredToken")),
-        (
-            Staying,
-            refused(
-                403,
-                "RequestTimeTooSkewed",
-                "The difference between the request time and the server's is too large.",
-            ),
-            Badly(libc::EACCES, "RequestTimeTooSkewed"),
-        ),
-    ]
+fn key_state(code: &str, state: &str) -> Fault {
+    refused(400, code, &format!("arn:aws:kms:us-east-1:111122223333:key/0a1b {state}"))
 }
 
-/// The same for requests that are given time for what they move: 16 s more for 16 MiB, which a silent store would take
-/// up.
-fn quick_trouble() -> Vec<Row> {
-    trouble().into_iter().filter(|(_, fault, _)| *fault != Fault::Stall).collect()
-}
-
-/// Trouble with KMS, in the words of S3 (facts recorded from S3's answers).
-fn kms() -> Vec<Row> {
-    const ARN: &str = "arn:aws:kms:us-east-1:111122223333:key/0a1b";
-    let denied =
-        "User: arn:aws:iam::111122223333:user/u is not authorized to perform: kms:GenerateDataKey on this resource";
-    let state = |code, text: &str| refused(400, code, &format!("{ARN} {text}"));
-    vec![
-        (Passing, Fault::ThrottleKms, Well),
-        (Staying, Fault::ThrottleKms, Badly(libc::EIO, "AWS KMS")),
-        (Staying, refused(403, "AccessDenied", denied), Badly(libc::EACCES, "kms:GenerateDataKey")),
-        (Staying, state("KMS.DisabledException", "is disabled."), Badly(libc::EKEYREVOKED, "KMS.DisabledException")),
-        (
-            Staying,
-            state("KMS.KMSInvalidStateException", "is pending deletion."),
-            Badly(libc::EKEYREVOKED, "KMS.KMSInvalidStateException"),
-        ),
-        (
-            Staying,
-            state("KMS.KMSInvalidStateException", "is pending import."),
-            Badly(libc::EKEYEXPIRED, "KMS.KMSInvalidStateException"),
-        ),
-        (
-            Staying,
-            refused(400, "KMS.NotFoundException", "Invalid keyId 'x'"),
-            Badly(libc::ENOKEY, "KMS.NotFoundException"),
-        ),
-        (
-            Staying,
-            refused(400, "KMS.InvalidKeyUsageException", "is not for encryption"),
-            Badly(libc::EKEYREJECTED, "KMS.InvalidKeyUsageException"),
-        ),
-    ]
-}
-
-/// Wrong proofs of encryption, all of them but silence.
-fn wrong_answers(key: &str) -> Vec<Row> {
-    const OTHER: &str = "arn:aws:kms:us-east-1:111122223333:key/00000000-0000-0000-0000-000000000000";
-    let sse = |algorithm: &str, key: &str| Fault::Sse {
-        algorithm: Some(algorithm.to_owned()),
-        key: Some(key.to_owned()),
-        bucket_key: None,
-    };
-    let plain = Fault::Sse { algorithm: Some("AES256".to_owned()), key: None, bucket_key: None };
-    let rejected = Badly(libc::EKEYREJECTED, "was asked for");
-    vec![
-        (Staying, sse("aws:kms", key), rejected),
-        (Staying, sse("aws:kms:dsse", OTHER), rejected),
-        (Staying, plain, rejected),
-    ]
+fn encrypted(algorithm: &str, key: Option<&str>) -> Fault {
+    Fault::Sse { algorithm: Some(algorithm.to_owned()), key: key.map(str::to_owned), bucket_key: None }
 }
 
 fn silence() -> Fault {
     Fault::Sse { algorithm: None, key: None, bucket_key: None }
 }
 
+fn denied() -> Fault {
+    refused(403, "AccessDenied", "Access Denied")
+}
+
+fn precondition_failed() -> Fault {
+    refused(412, "PreconditionFailed", "At least one of the pre-conditions did not hold")
+}
+
+/// What a wrong proof of encryption comes to.
+const REJECTED: Ends = Badly(libc::EKEYREJECTED, "was asked for");
+
+/// Makes a test of each row. The function `$course` carries it out.
+macro_rules! rows {
+    ($operation:literal $work:ident $course:ident => $($name:ident: $lasts:ident, $fault:expr, $ends:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let (operation, work) = ($operation, $work);
+                $course(Row { operation, work, lasts: $lasts, fault: $fault, ends: $ends });
+            }
+        )*
+    };
+}
+
+/// A module with the rows of these groups for one operation, which this work asks for.
+macro_rules! operation {
+    ($module:ident: $operation:literal $work:ident $course:ident, $($group:ident)*) => {
+        mod $module {
+            #[allow(clippy::wildcard_imports, reason = "each group needs another part of the table's words")]
+            use super::*;
+            $($group! { $operation $work $course })*
+        }
+    };
+}
+
+/// Trouble of the way and of the store's own, which every operation can meet. Requests that are given time for what
+/// they move have it without `stalls`: 16 s more for 16 MiB, which a silent store would take up.
+macro_rules! trouble {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        slow_down_once: Passing, refused(503, "SlowDown", "Please reduce your request rate."), Well;
+        internal_error_once: Passing, refused(500, "InternalError", "We encountered an internal error."), Well;
+        reset_once: Passing, Fault::Reset, Well;
+        lost_answer_once: Passing, Fault::LoseAnswer, Well;
+        slow_down: Staying, refused(503, "SlowDown", "Please reduce your request rate."), Badly(libc::EIO, "SlowDown");
+        internal_error: Staying, refused(500, "InternalError", "We encountered an internal error."),
+            Badly(libc::EIO, "InternalError");
+        reset: Staying, Fault::Reset, Badly(libc::EIO, UNREACHABLE);
+        access_denied: Staying, denied(), Badly(libc::EACCES, "AccessDenied");
+        expired_token: Staying, refused(400, "ExpiredToken", "The provided token has expired."),
+            Badly(libc::EACCES, "ExpiredToken");
+        skewed_clock: Staying, refused(403, "RequestTimeTooSkewed", "The difference of the clocks is too large."),
+            Badly(libc::EACCES, "RequestTimeTooSkewed");
+    } };
+}
+
+/// A store that takes a request and never answers.
+macro_rules! stalls {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        stall_once: Passing, Fault::Stall, Well;
+        stall: Staying, Fault::Stall, Badly(libc::EIO, LATE);
+    } };
+}
+
+/// Trouble with KMS, in the words of S3 (facts recorded from S3's answers).
+macro_rules! kms {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        kms_throttles_once: Passing, Fault::ThrottleKms, Well;
+        kms_throttles: Staying, Fault::ThrottleKms, Badly(libc::EIO, "AWS KMS");
+        kms_denied: Staying, refused(
+            403,
+            "AccessDenied",
+            "User: arn:aws:iam::111122223333:user/u is not authorized to perform: kms:GenerateDataKey on this resource",
+        ), Badly(libc::EACCES, "kms:GenerateDataKey");
+        key_disabled: Staying, key_state("KMS.DisabledException", "is disabled."),
+            Badly(libc::EKEYREVOKED, "KMS.DisabledException");
+        key_pending_deletion: Staying, key_state("KMS.KMSInvalidStateException", "is pending deletion."),
+            Badly(libc::EKEYREVOKED, "KMS.KMSInvalidStateException");
+        key_pending_import: Staying, key_state("KMS.KMSInvalidStateException", "is pending import."),
+            Badly(libc::EKEYEXPIRED, "KMS.KMSInvalidStateException");
+        key_not_found: Staying, refused(400, "KMS.NotFoundException", "Invalid keyId 'x'"),
+            Badly(libc::ENOKEY, "KMS.NotFoundException");
+        key_for_signing: Staying, refused(400, "KMS.InvalidKeyUsageException", "is not for encryption"),
+            Badly(libc::EKEYREJECTED, "KMS.InvalidKeyUsageException");
+    } };
+}
+
+/// A store that does not know DSSE-KMS.
+macro_rules! unsupported {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        algorithm_not_supported: Staying, refused(400, "InvalidEncryptionAlgorithmError", "Supported value: AES256."),
+            Badly(libc::EOPNOTSUPP, "InvalidEncryptionAlgorithmError");
+    } };
+}
+
+/// Wrong proofs of encryption, all of them but silence.
+macro_rules! wrong_answers {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        answer_names_kms: Staying, encrypted("aws:kms", Some(OWN_KEY)), REJECTED;
+        answer_names_another_key: Staying, encrypted("aws:kms:dsse", Some(OTHER_KEY)), REJECTED;
+        answer_names_aes256: Staying, encrypted("AES256", None), REJECTED;
+    } };
+}
+
+macro_rules! silence_is_rejected {
+    ($($at:tt)*) => { rows! { $($at)* => answer_names_no_encryption: Staying, silence(), REJECTED; } };
+}
+
+/// Some servers say nothing of encryption in the answer to a part; the upload's own was judged.
+macro_rules! silence_is_accepted {
+    ($($at:tt)*) => { rows! { $($at)* => answer_names_no_encryption: Staying, silence(), Well; } };
+}
+
 /// What decides over a write.
-fn conditions() -> Vec<Row> {
-    vec![
-        (
-            Staying,
-            refused(412, "PreconditionFailed", "At least one of the pre-conditions did not hold"),
-            Badly(libc::ESTALE, "PreconditionFailed"),
-        ),
-        (
-            Staying,
-            refused(409, "ConditionalRequestConflict", "scripted"),
-            Badly(libc::EIO, "ConditionalRequestConflict"),
-        ),
-    ]
+macro_rules! conditions {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        lost_race: Staying, precondition_failed(), Badly(libc::ESTALE, "PreconditionFailed");
+        conflict: Staying, refused(409, "ConditionalRequestConflict", "scripted"),
+            Badly(libc::EIO, "ConditionalRequestConflict");
+    } };
 }
 
-fn flipped() -> Vec<Row> {
-    vec![
-        (Passing, Fault::FlipRequestByte(77), Well),
-        (Staying, Fault::FlipRequestByte(77), Badly(libc::EIO, "BadDigest")),
-    ]
+macro_rules! flipped {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        flipped_byte_once: Passing, Fault::FlipRequestByte(77), Well;
+        flipped_byte: Staying, Fault::FlipRequestByte(77), Badly(libc::EIO, "BadDigest");
+    } };
 }
 
-/// Uploads that somebody has aborted, as the store says.
-fn aborted() -> Vec<Row> {
-    let gone = || refused(404, "NoSuchUpload", "The specified upload does not exist.");
-    vec![(Passing, gone(), Well), (Staying, gone(), Badly(libc::EIO, "NoSuchUpload"))]
+/// Uploads that another program has aborted, as the store says.
+macro_rules! aborted {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        upload_aborted_once: Passing, refused(404, "NoSuchUpload", "The specified upload does not exist."), Well;
+        upload_aborted: Staying, refused(404, "NoSuchUpload", "The specified upload does not exist."),
+            Badly(libc::EIO, "NoSuchUpload");
+    } };
 }
 
 /// Operations that can fail after a status of 200.
-fn late_failures() -> Vec<Row> {
-    vec![
-        (Passing, late("InternalError"), Well),
-        (Staying, late("InternalError"), Badly(libc::EIO, "InternalError")),
-        (Staying, late("AccessDenied"), Badly(libc::EACCES, "AccessDenied")),
-    ]
+macro_rules! late_failures {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        late_internal_error_once: Passing, late("InternalError"), Well;
+        late_internal_error: Staying, late("InternalError"), Badly(libc::EIO, "InternalError");
+        late_access_denied: Staying, late("AccessDenied"), Badly(libc::EACCES, "AccessDenied");
+    } };
+}
+
+/// Content that is damaged on the way to the reader.
+macro_rules! damaged {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        damaged_byte_once: Passing, Fault::FlipByte(5_000), Well;
+        cut_body_once: Passing, Fault::CutBodyAfter(5_000), Well;
+        damaged_byte: Staying, Fault::FlipByte(5_000), Badly(libc::EIO, "checksum");
+        cut_body: Staying, Fault::CutBodyAfter(5_000), Badly(libc::EIO, UNREACHABLE);
+        changed_object: Staying, refused(412, "PreconditionFailed", "scripted"),
+            Badly(libc::ESTALE, "PreconditionFailed");
+    } };
+}
+
+macro_rules! only_denied {
+    ($($at:tt)*) => { rows! { $($at)* => access_denied: Staying, denied(), Badly(libc::EACCES, "AccessDenied"); } };
+}
+
+macro_rules! only_key_disabled {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        key_disabled: Staying, key_state("KMS.DisabledException", "is disabled."),
+            Badly(libc::EKEYREVOKED, "KMS.DisabledException");
+    } };
+}
+
+macro_rules! only_lost_race {
+    ($($at:tt)*) => { rows! { $($at)* =>
+        lost_race: Staying, precondition_failed(), Badly(libc::ESTALE, "PreconditionFailed");
+    } };
+}
+
+macro_rules! only_reset {
+    ($($at:tt)*) => { rows! { $($at)* => reset: Staying, Fault::Reset, Badly(libc::EIO, ""); } };
+}
+
+operation!(put_object: "PutObject" WriteSmall struck,
+    trouble stalls kms unsupported wrong_answers silence_is_rejected conditions flipped);
+operation!(begin_upload: "CreateMultipartUpload" WriteLarge struck,
+    trouble stalls kms unsupported wrong_answers silence_is_rejected);
+operation!(upload_part: "UploadPart" WriteLarge struck,
+    trouble kms wrong_answers silence_is_accepted flipped aborted);
+operation!(complete_upload: "CompleteMultipartUpload" WriteLarge struck,
+    trouble kms wrong_answers silence_is_rejected conditions late_failures aborted);
+operation!(copy_part: "UploadPartCopy" Change struck, trouble kms wrong_answers silence_is_accepted late_failures);
+operation!(copy_for_chmod: "CopyObject" Chmod struck,
+    trouble stalls kms unsupported wrong_answers silence_is_rejected conditions late_failures);
+operation!(copy_for_rename: "CopyObject" Rename struck,
+    trouble stalls kms unsupported wrong_answers silence_is_rejected conditions late_failures);
+operation!(get_object: "GetObject" ReadFile struck, trouble stalls kms damaged);
+operation!(head_object: "HeadObject" Stat struck, trouble stalls);
+operation!(list_objects: "ListObjectsV2" List struck, trouble stalls);
+operation!(delete_object: "DeleteObject" Unlink struck, trouble stalls);
+operation!(get_tags: "GetObjectTagging" ChangeTagged struck, trouble stalls);
+
+// Some rows of each operation that writes, once more, with a look at the local disk: what the store refused is there
+// with the reason until the store has it.
+operation!(kept_put_object: "PutObject" WriteSmall struck_and_kept,
+    only_denied only_key_disabled silence_is_rejected only_lost_race only_reset);
+operation!(kept_begin_upload: "CreateMultipartUpload" WriteLarge struck_and_kept, only_denied silence_is_rejected);
+operation!(kept_upload_part: "UploadPart" WriteLarge struck_and_kept, only_denied only_key_disabled);
+operation!(kept_complete_upload: "CompleteMultipartUpload" WriteLarge struck_and_kept,
+    only_denied silence_is_rejected only_lost_race);
+
+operation!(abort_upload: "AbortMultipartUpload" WriteLarge abandoned, trouble stalls);
+
+/// Names of a row's objects begin so; its fault strikes these alone.
+const NAME: &str = "struck-";
+
+fn struck(row: Row) {
+    deadline(MINUTE * 3, move || Scene::new().one(NAME, row));
+}
+
+fn struck_and_kept(row: Row) {
+    deadline(MINUTE * 3, move || Scene::keeping().one(NAME, row));
+}
+
+/// A large file that becomes a small one needs its upload no more. It is stored whatever becomes of the abort, and what
+/// the store did not abort the next mount does.
+fn abandoned(Row { operation, work, lasts, fault, ends }: Row) {
+    assert_eq!(work, WriteLarge);
+    deadline(MINUTE * 3, move || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let options = [&LIMITS[..], &["--spill-dir", spill.path().to_str().unwrap()]].concat();
+        let mount = Mount::with(&endpoint, &options);
+        let key = format!("{NAME}file");
+        let mut file = File::create(mount.join(&key)).unwrap();
+        file.write_all(content(LARGE)).unwrap();
+        eventually("it is being uploaded", MINUTE, || endpoint.uploads_of(&key) == 1);
+        let times = if lasts == Passing { 1 } else { 0 };
+        endpoint.inject_faults(vec![Rule::on(operation, fault).key_contains(&key).times(times)]);
+        file.set_len(7).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        eventually("the fault has struck", MINUTE, || endpoint.struck() > 0);
+        if ends == Well {
+            eventually("no upload stays", MINUTE, || endpoint.uploads_of(&key) == 0);
+        } else {
+            let told = mount.line(|line| line.contains(&key) && line.contains("not be aborted"));
+            assert!(told.is_some(), "{}", mount.log());
+            assert_eq!(endpoint.uploads_of(&key), 1, "the store has aborted nothing");
+        }
+        assert!(endpoint.content(&key) == content(7));
+        commit(&mount.join("alive"), b"alive").unwrap();
+        endpoint.clear_faults();
+        assert!(mount.end().success());
+        let next = Mount::with(&endpoint, &options);
+        assert_eq!(endpoint.uploads(), 0, "{}", next.log());
+    });
 }
 
 /// A HEAD has no body, so it tells no codes; what may not be asked with HEAD is asked again with a GET.
-fn without_codes(rows: Vec<Row>) -> Vec<Row> {
-    let told = |row: Row| match row {
-        (Staying, fault @ Fault::Failure { status: 400, .. }, _) => (Staying, fault, Badly(libc::EIO, "HTTP 400")),
-        (Staying, fault @ Fault::Failure { status, .. }, Badly(number, _)) => {
-            let text = if status == 403 { "HTTP 403" } else { SILENT };
-            (Staying, fault, Badly(number, text))
-        }
-        other => other,
+fn without_code(row: Row) -> Row {
+    let ends = match (&row.fault, row.ends) {
+        (Fault::Failure { status: 400, .. }, Badly(..)) => Badly(libc::EIO, "HTTP 400"),
+        (Fault::Failure { status: 403, .. }, Badly(number, _)) => Badly(number, "HTTP 403"),
+        (Fault::Failure { .. }, Badly(number, _)) => Badly(number, SILENT),
+        (_, ends) => ends,
     };
-    rows.into_iter().map(told).collect()
+    Row { ends, ..row }
 }
+
+/// Of time and of tries, so that a fault that stays becomes an error soon.
+const LIMITS: [&str; 6] = ["--attempts", "2", "--attempt-timeout", "700ms", "--operation-timeout", "20s"];
 
 struct Scene {
     endpoint: Endpoint,
@@ -250,8 +400,7 @@ impl Scene {
 
     fn with(kept: Option<TempDir>) -> Scene {
         let endpoint = Endpoint::start();
-        let limits = ["--attempts", "2", "--attempt-timeout", "700ms", "--operation-timeout", "20s"];
-        let mut options = [&limits[..], &["--kms-requests-per-second", "0", "--metadata-ttl", "0"]].concat();
+        let mut options = [&LIMITS[..], &["--kms-requests-per-second", "0", "--metadata-ttl", "0"]].concat();
         if let Some(directory) = &kept {
             options.extend(["--spill-keys", "kms", "--spill-dir", directory.path().to_str().unwrap()]);
         }
@@ -259,27 +408,20 @@ impl Scene {
         Scene { endpoint, mount, kept }
     }
 
-    /// Carries out all rows of an operation, also after one that fails; how many, and how many failed.
-    fn all(&self, operation: &str, work: Work, rows: Vec<Row>) -> Tally {
-        let rows_count = rows.len();
-        let mut failed = 0;
-        for (number, row) in rows.into_iter().enumerate() {
-            let start = Instant::now();
-            let name = format!("{work:?}-{operation}-{number}-");
-            let told = format!("{name} {row:?}");
-            // Only the outcome crosses the border, and the next row has fresh names.
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.one(operation, work, &name, row)));
-            println!("{} {told} ({:?})", if outcome.is_ok() { "held" } else { "FAILED" }, start.elapsed());
-            failed += usize::from(outcome.is_err());
-            self.endpoint.clear_faults();
+    /// The row with this endpoint's key in its fault, and what is expected of its operation.
+    fn of_this_endpoint(&self, mut row: Row) -> Row {
+        if let Fault::Sse { key: Some(key), .. } = &mut row.fault
+            && key == OWN_KEY
+        {
+            self.endpoint.key_arn().clone_into(key);
         }
-        Tally { rows: rows_count, failed }
+        if row.work == Stat { without_code(row) } else { row }
     }
 
-    fn one(&self, operation: &str, work: Work, name: &str, (lasts, fault, ends): Row) {
+    fn one(&self, name: &str, row: Row) {
         let Scene { endpoint, mount, .. } = self;
+        let Row { operation, work, lasts, fault, ends } = self.of_this_endpoint(row);
         self.prepare(work, name);
-        let logged = mount.log().len();
         let times = if lasts == Passing { 1 } else { 0 };
         endpoint.inject_faults(vec![Rule::on(operation, fault.clone()).key_contains(name).times(times)]);
         let mut open = None;
@@ -289,7 +431,7 @@ impl Scene {
             Well => assert_eq!(errno(outcome), 0, "{what}"),
             Badly(number, says) => {
                 assert_eq!(errno(outcome), number, "{what}");
-                self.assert_told(&what, name, logged, says);
+                assert_told(&what, mount, name, says);
                 self.assert_nothing_wrong_is_stored(&what, work, name, &fault);
                 self.assert_kept(&what, name, Some(says));
             }
@@ -394,16 +536,6 @@ impl Scene {
         }
     }
 
-    /// One line of the log names the object and says why, and what to do.
-    fn assert_told(&self, what: &str, name: &str, logged: usize, says: &str) {
-        let is_told = || self.mount.log()[logged..].lines().any(|line| line.contains(name) && line.contains(says));
-        eventually(&format!("{what}: a line with {name} and {says:?}"), Duration::from_secs(5), is_told);
-        let log = self.mount.log();
-        let line = log[logged..].lines().find(|line| line.contains(name) && line.contains(says)).unwrap();
-        let coded = !says.is_empty() && !matches!(says, UNREACHABLE | LATE | "was asked for");
-        assert!(!coded || line.contains("request "), "{what}: the line names the request: {line}");
-    }
-
     fn assert_nothing_wrong_is_stored(&self, what: &str, work: Work, name: &str, fault: &Fault) {
         let key = format!("{name}file");
         match work {
@@ -487,146 +619,12 @@ impl Scene {
     }
 }
 
-/// How many rows there were, and how many did not hold.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Tally {
-    rows: usize,
-    failed: usize,
-}
-
-impl std::ops::Add for Tally {
-    type Output = Tally;
-
-    fn add(self, other: Tally) -> Tally {
-        Tally { rows: self.rows + other.rows, failed: self.failed + other.failed }
-    }
-}
-
-fn matrix(work: impl FnOnce(&Scene) -> Tally + Send + 'static, rows: usize) {
-    matrix_in(Scene::new, work, rows);
-}
-
-fn matrix_in(scene: fn() -> Scene, work: impl FnOnce(&Scene) -> Tally + Send + 'static, rows: usize) {
-    deadline(MINUTE * 8, move || {
-        let scene = scene();
-        assert_eq!(work(&scene), Tally { rows, failed: 0 }, "the rows that did not hold are marked FAILED");
-    });
-}
-
-#[test]
-fn every_fault_of_put_object() {
-    matrix(
-        |scene| {
-            let key = scene.endpoint.key_arn();
-            let silent = (Staying, silence(), Badly(libc::EKEYREJECTED, "was asked for"));
-            let rows = [trouble(), kms(), wrong_answers(key), vec![silent], conditions(), flipped()].concat();
-            scene.all("PutObject", WriteSmall, rows)
-        },
-        28,
-    );
-}
-
-#[test]
-fn every_fault_of_beginning_an_upload() {
-    matrix(
-        |scene| {
-            let silent = (Staying, silence(), Badly(libc::EKEYREJECTED, "was asked for"));
-            let rows = [trouble(), kms(), wrong_answers(scene.endpoint.key_arn()), vec![silent]].concat();
-            scene.all("CreateMultipartUpload", WriteLarge, rows)
-        },
-        24,
-    );
-}
-
-#[test]
-fn every_fault_of_a_part() {
-    matrix(
-        |scene| {
-            let wrong = wrong_answers(scene.endpoint.key_arn());
-            // Some servers say nothing of encryption in the answer to a part; the upload's own was judged.
-            let unheard = (Staying, silence(), Well);
-            let rows = [quick_trouble(), kms(), wrong, vec![unheard], flipped(), aborted()].concat();
-            scene.all("UploadPart", WriteLarge, rows)
-        },
-        26,
-    );
-}
-
-#[test]
-fn every_fault_of_completing_an_upload() {
-    matrix(
-        |scene| {
-            let wrong = wrong_answers(scene.endpoint.key_arn());
-            let silent = (Staying, silence(), Badly(libc::EKEYREJECTED, "was asked for"));
-            let rows = [quick_trouble(), kms(), wrong, vec![silent], conditions(), late_failures(), aborted()].concat();
-            scene.all("CompleteMultipartUpload", WriteLarge, rows)
-        },
-        29,
-    );
-}
-
-#[test]
-fn every_fault_of_copies() {
-    matrix(
-        |scene| {
-            let key = scene.endpoint.key_arn();
-            let silent = (Staying, silence(), Badly(libc::EKEYREJECTED, "was asked for"));
-            let unheard = (Staying, silence(), Well);
-            let part = [quick_trouble(), kms(), wrong_answers(key), vec![unheard], late_failures()].concat();
-            let copy =
-                || [trouble(), kms(), wrong_answers(key), vec![silent.clone()], conditions(), late_failures()].concat();
-            scene.all("UploadPartCopy", Change, part)
-                + scene.all("CopyObject", Chmod, copy())
-                + scene.all("CopyObject", Rename, copy())
-        },
-        83,
-    );
-}
-
-#[test]
-fn every_fault_of_reading_and_deleting() {
-    matrix(
-        |scene| {
-            let damaged = vec![
-                (Passing, Fault::FlipByte(5_000), Well),
-                (Passing, Fault::CutBodyAfter(5_000), Well),
-                (Staying, Fault::FlipByte(5_000), Badly(libc::EIO, "checksum")),
-                (Staying, Fault::CutBodyAfter(5_000), Badly(libc::EIO, UNREACHABLE)),
-                (Staying, refused(412, "PreconditionFailed", "scripted"), Badly(libc::ESTALE, "PreconditionFailed")),
-            ];
-            scene.all("GetObject", ReadFile, [trouble(), kms(), damaged].concat())
-                + scene.all("HeadObject", Stat, without_codes(trouble()))
-                + scene.all("ListObjectsV2", List, trouble())
-                + scene.all("DeleteObject", Unlink, trouble())
-        },
-        61,
-    );
-}
-
-#[test]
-fn every_fault_of_tags() {
-    matrix(|scene| scene.all("GetObjectTagging", ChangeTagged, trouble()), 12);
-}
-
-/// Some rows of each operation that writes, once more, with a look at the local disk.
-#[test]
-fn what_the_store_refused_is_on_the_local_disk_with_the_reason_until_the_store_has_it() {
-    let denied = || (Staying, refused(403, "AccessDenied", "Access Denied"), Badly(libc::EACCES, "AccessDenied"));
-    let rows = move |more: Vec<Row>| [vec![denied()], more].concat();
-    let key_trouble = || kms().into_iter().filter(|row| row.0 == Staying).skip(2).take(1).collect::<Vec<_>>();
-    let silent = || vec![(Staying, silence(), Badly(libc::EKEYREJECTED, "was asked for"))];
-    matrix_in(
-        Scene::keeping,
-        move |scene| {
-            let lost = || conditions().into_iter().take(1).collect::<Vec<_>>();
-            let reset = vec![(Staying, Fault::Reset, Badly(libc::EIO, ""))];
-            scene.all("PutObject", WriteSmall, rows([key_trouble(), silent(), lost(), reset].concat()))
-                + scene.all("CreateMultipartUpload", WriteLarge, rows(silent()))
-                + scene.all("UploadPart", WriteLarge, rows(key_trouble()))
-                + scene.all("CompleteMultipartUpload", WriteLarge, rows([silent(), lost()].concat()))
-        },
-        12,
-    );
+/// One line of the log names the object and says why, and what to do.
+fn assert_told(what: &str, mount: &Mount, name: &str, says: &str) {
+    let line = mount.line(|line| line.contains(name) && line.contains(says));
+    let line = line.unwrap_or_else(|| panic!("{what}: no line with {name} and {says:?} in\n{}", mount.log()));
+    let coded = !says.is_empty() && !matches!(says, UNREACHABLE | LATE | "was asked for");
+    assert!(!coded || line.contains("request "), "{what}: the line names the request: {line}");
 }
 
 /// Wrong words of the encryption of what is read are told by the verdict, and a mount that refuses such objects does
@@ -639,7 +637,9 @@ fn a_wrong_word_of_encryption_in_the_answer_to_a_read_is_told_and_refused_where_
         let serving = Mount::with(&endpoint, &options);
         let refusing = Mount::with(&endpoint, &[&options[..], &["--on-noncompliant-read", "refuse"]].concat());
         let verdicts = ["not-dsse", "wrong-key", "not-dsse", "not-dsse"];
-        let faults = wrong_answers(endpoint.key_arn()).into_iter().map(|row| row.1).chain([silence()]);
+        let (own, other) = (Some(endpoint.key_arn()), Some(OTHER_KEY));
+        let named = [("aws:kms", own), ("aws:kms:dsse", other), ("AES256", None)];
+        let faults = named.iter().map(|(algorithm, key)| encrypted(algorithm, *key)).chain([silence()]);
         for (number, (fault, verdict)) in faults.zip(verdicts).enumerate() {
             let name = format!("word-{number}");
             endpoint.put(&name, content(10_000));
@@ -671,46 +671,5 @@ fn a_wrong_word_of_encryption_in_the_answer_to_a_read_is_told_and_refused_where_
             let again = || attribute(&serving.join(&name), "user.dsse.verdict").unwrap() == "compliant";
             eventually("the verdict is right again", MINUTE, again);
         }
-    });
-}
-
-/// A large file that becomes a small one needs its upload no more. It is stored whatever becomes of the abort, and what
-/// the store did not abort the next mount does.
-#[test]
-fn every_fault_of_aborting_an_upload() {
-    deadline(MINUTE * 5, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
-        let limits = ["--attempts", "2", "--attempt-timeout", "700ms", "--operation-timeout", "20s"];
-        let options = [&limits[..], &["--spill-dir", spill.path().to_str().unwrap()]].concat();
-        let mount = Mount::with(&endpoint, &options);
-        let mut left = 0;
-        for (number, (lasts, fault, ends)) in trouble().into_iter().enumerate() {
-            let key = format!("abandoned-{number}");
-            let mut file = File::create(mount.join(&key)).unwrap();
-            file.write_all(content(LARGE)).unwrap();
-            eventually("it is being uploaded", MINUTE, || endpoint.uploads_of(&key) == 1);
-            let times = if lasts == Passing { 1 } else { 0 };
-            endpoint
-                .inject_faults(vec![Rule::on("AbortMultipartUpload", fault.clone()).key_contains(&key).times(times)]);
-            file.set_len(7).unwrap();
-            file.sync_all().unwrap();
-            drop(file);
-            eventually(&format!("{fault:?} has struck"), MINUTE, || endpoint.struck() > 0);
-            if ends == Well {
-                eventually(&format!("{lasts:?} {fault:?}: no upload stays"), MINUTE, || endpoint.uploads_of(&key) == 0);
-            } else {
-                let is_told = || mount.log().lines().any(|line| line.contains(&key) && line.contains("not be aborted"));
-                eventually(&format!("{lasts:?} {fault:?} is told"), MINUTE, is_told);
-                left += endpoint.uploads_of(&key);
-            }
-            assert!(endpoint.content(&key) == content(7), "{fault:?}");
-            commit(&mount.join("alive"), key.as_bytes()).unwrap();
-            endpoint.clear_faults();
-        }
-        assert!(left > 0, "no fault has left anything");
-        assert_eq!(endpoint.uploads(), left);
-        assert!(mount.end().success());
-        let next = Mount::with(&endpoint, &options);
-        assert_eq!(endpoint.uploads(), 0, "{}", next.log());
     });
 }

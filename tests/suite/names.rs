@@ -3,13 +3,11 @@
 use std::fs;
 
 use crate::common::kept::{ask, told};
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, STALE, commit, deadline, errno, names};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, STALE, commit, deadline, errno, names, scenario};
 
 #[test]
 fn ordinary_and_unusual_names_are_kept() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let mut kept = vec![
             "plain",
             "with space",
@@ -37,8 +35,7 @@ fn ordinary_and_unusual_names_are_kept() {
 
 #[test]
 fn keys_that_cannot_be_names_are_hidden_and_harm_nobody() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         for key in ["good", "d//x", "d/./y", "d/../z", "d/fine", &format!("long/{}", "n".repeat(300))] {
             endpoint.put(key, b"1");
         }
@@ -73,8 +70,7 @@ fn doctor_names_the_keys_that_mounts_hide() {
 
 #[test]
 fn a_directory_wins_over_a_file_of_the_same_name() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("a", b"file");
         endpoint.put("a/x", b"below");
         let mount = Mount::of(&endpoint);
@@ -86,8 +82,7 @@ fn a_directory_wins_over_a_file_of_the_same_name() {
 
 #[test]
 fn a_prefix_is_the_root() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("team/one/file", b"content");
         endpoint.put("other", b"hidden");
         let key = ["--kms-key-id", endpoint.key_arn()];
@@ -100,8 +95,7 @@ fn a_prefix_is_the_root() {
 
 #[test]
 fn changes_of_other_hosts_are_seen_when_the_time_is_over() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"old");
         let mount = Mount::of(&endpoint);
         assert_eq!(fs::read(mount.join("file")).unwrap(), b"old");
@@ -120,9 +114,7 @@ fn changes_of_other_hosts_are_seen_when_the_time_is_over() {
 
 #[test]
 fn names_that_s3_cannot_keep_are_refused() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         assert_eq!(errno(commit(&mount.join(&"n".repeat(256)), b"")), libc::ENAMETOOLONG);
         let latin1: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9");
         assert_ne!(errno(commit(&mount.path().join(latin1), b"")), 0, "S3's keys are UTF-8");
@@ -142,9 +134,7 @@ fn names_that_s3_cannot_keep_are_refused() {
 
 #[test]
 fn a_large_directory_is_listed_whole_and_once() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().within(MINUTE * 2).mounted(|_endpoint, mount| {
         fs::create_dir(mount.join("d")).unwrap();
         let expected: Vec<String> = (0..250).map(|number| format!("{number:04}")).collect();
         for name in &expected {

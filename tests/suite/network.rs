@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{
     ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, commit, deadline, dssefs, eventually, needs_root, noise,
+    scenario,
 };
 
 mod relay;
@@ -285,8 +286,7 @@ fn localhost_is_this_host_whatever_its_name_resolves_to() {
 /// A firewall that forgets answers RST on every idle connection, as soon as it is used.
 #[test]
 fn connections_that_a_firewall_has_forgotten_are_no_failed_tries() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let relay = Relay::to(&endpoint.url());
         for name in 0..20 {
             endpoint.put(&format!("old{name}"), &noise(name, 3_000));
@@ -319,8 +319,7 @@ fn connections_that_a_firewall_has_forgotten_are_no_failed_tries() {
 /// because of the first.
 #[test]
 fn a_write_whose_first_copy_succeeded_on_a_dead_connection_is_no_other_writer() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let relay = Relay::to(&endpoint.url());
         let mount = relay.mount(&endpoint, &["--attempts", "1"]);
         let mut copies = 0;
@@ -360,8 +359,7 @@ fn a_host_that_refuses_connections_and_a_name_without_an_address_are_named() {
 
 #[test]
 fn https_goes_through_the_proxy_that_the_environment_names() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let store = TlsStore::before(&endpoint.url(), "store.example");
         let tunnel = Tunnel::to(store.address);
         let ask = |variables: &[(&str, &str)]| {
@@ -391,8 +389,7 @@ fn https_goes_through_the_proxy_that_the_environment_names() {
 
 #[test]
 fn the_loopback_is_never_asked_of_a_proxy_and_the_log_names_the_proxy_without_its_password() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let tunnel = Tunnel::to("127.0.0.1:1".parse().unwrap());
         let proxy = format!("http://someone:the-password@{}", tunnel.address);
         let variables = [("HTTPS_PROXY", Some(proxy.as_str())), ("HTTP_PROXY", Some(proxy.as_str()))];
@@ -585,8 +582,7 @@ fn what_kms_is_asked_does_not_go_in_the_clear_to_what_a_variable_names() {
 #[test]
 fn at_most_64_connections_wait_for_a_request_and_none_is_used_after_30_seconds() {
     const READERS: u64 = 90;
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         let relay = Relay::to(&endpoint.url());
         for name in 0..READERS {
             endpoint.put(&format!("{name}"), &noise(name, 3_000));

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::copy_file_range;
 
 use crate::common::hostile_store::{HostileStore, whole};
-use crate::common::{Endpoint, MINUTE, Mount, attribute, deadline, errno};
+use crate::common::{Endpoint, MINUTE, Mount, attribute, deadline, errno, scenario};
 
 const REFUSED: i32 = libc::EKEYREJECTED;
 
@@ -47,8 +47,7 @@ fn moving_a_refused_file_is_refused_and_copies_nothing() {
 
 #[test]
 fn moving_a_directory_with_a_refused_file_is_refused_before_anything_is_copied() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("dir/good", b"content");
         endpoint.put("dir/deeper/good", b"content");
         endpoint.put_as("dir/deeper/plain", b"content", None, None);
@@ -65,8 +64,7 @@ fn moving_a_directory_with_a_refused_file_is_refused_before_anything_is_copied()
 
 #[test]
 fn a_refused_file_behind_an_empty_page_of_a_listing_is_found_before_its_directory_is_moved() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put_as("dir/plain", b"content", None, None);
         // S3 gives empty pages where it passes over many deleted keys.
         let store = HostileStore::before(&endpoint.url(), |asked| {
@@ -149,8 +147,7 @@ fn truncate(path: &Path, length: u64) -> std::io::Result<()> {
 
 #[test]
 fn replacing_or_removing_a_refused_file_as_a_whole_is_allowed() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         for key in ["truncated", "cut", "replaced", "removed"] {
             endpoint.put_as(key, b"content", None, None);
         }
@@ -197,8 +194,7 @@ fn copying_within_the_store_from_a_refused_file_is_refused() {
 
 #[test]
 fn links_to_be_refused_are_neither_read_nor_moved_nor_changed() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let other = Mount::of(&endpoint);
         symlink("target", other.join("link")).unwrap();
         assert!(other.end().success());

@@ -4,13 +4,12 @@ use std::fs;
 
 use dssefs_emulator::faults::{Fault, Rule};
 
-use crate::common::{ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, commit, deadline, dssefs, errno, names};
+use crate::common::{ACCESS_KEY, BUCKET, MINUTE, Mount, SECRET_KEY, commit, dssefs, errno, names, scenario};
 
 /// As a policy does that allows s3:ListBucket under the condition s3:prefix.
 #[test]
 fn credentials_that_are_limited_to_a_prefix_mount_that_prefix() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         endpoint.put("team/old", b"old content");
         endpoint.put("other", b"not theirs");
         endpoint.inject_faults(vec![Rule::on("*", Fault::OnlyBelow("team/".into())).times(0)]);

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::common::{Endpoint, MINUTE, Mount, commit, deadline};
+use crate::common::{Endpoint, Mount, commit, scenario};
 
 const NOBODY: u32 = 65_534;
 
@@ -39,8 +39,7 @@ fn as_nobody(line: &str, path: &Path) {
 
 #[test]
 fn only_those_with_the_capability_write_without_taking_privileges_away() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let options: &[&str] = if geteuid().is_root() { &["--allow-other"] } else { &[] };
         let mount = Mount::with(&endpoint, options);
         fs::set_permissions(mount.path().parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
@@ -70,9 +69,7 @@ fn root_keeps_them(endpoint: &Endpoint, path: &Path) {
 
 #[test]
 fn what_is_made_in_a_directory_with_set_group_id_has_its_group() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         let shared = mount.join("shared");
         fs::create_dir(&shared).unwrap();
         chown(&shared, None, Some(4321)).unwrap();
@@ -90,9 +87,7 @@ fn what_is_made_in_a_directory_with_set_group_id_has_its_group() {
 
 #[test]
 fn a_file_given_away_has_no_privileges() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let path = mount.join("file");
         with_mode(&path, 0o6755);
         chown(&path, None, Some(rustix::process::getegid().as_raw())).unwrap();

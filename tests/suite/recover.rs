@@ -9,7 +9,7 @@ use dssefs_emulator::kms::{Action, NewKey};
 use tempfile::TempDir;
 
 use crate::common::kept::{ask, background, is_empty, kill, mount, recover, refuse_uploads, told};
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, denied, errno, eventually, failure, noise};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, denied, errno, eventually, failure, noise, scenario};
 
 /// A mount of any source, with further options.
 fn background_of(endpoint: &Endpoint, source: &str, spill: &TempDir, more: &[&str]) -> Mount {
@@ -28,8 +28,7 @@ fn export(endpoint: &Endpoint, spill: &TempDir, arguments: &[&str]) -> (Output, 
 
 #[test]
 fn of_two_mounts_of_one_source_the_newer_state_is_exported() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let (first, second) = (background(&endpoint, &spill), background(&endpoint, &spill));
         refuse_uploads(&endpoint);
         for (mount, content) in [(first, "older"), (second, "newer")] {
@@ -52,8 +51,7 @@ fn of_two_mounts_of_one_source_the_newer_state_is_exported() {
 
 #[test]
 fn a_key_that_mounts_of_several_sources_left_is_not_chosen_among() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let below = format!("{BUCKET}/sub");
         endpoint.put("sub/", b"");
         let of = [(BUCKET, "sub/file", "of the bucket"), (&below, "file", "of the prefix")];
@@ -77,8 +75,7 @@ fn a_key_that_mounts_of_several_sources_left_is_not_chosen_among() {
 /// Nobody was told of it by `export`, `discard` and `doctor`.
 #[test]
 fn a_session_that_cannot_be_read_is_named_whatever_is_done_with_the_others() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
@@ -113,8 +110,7 @@ fn a_session_that_cannot_be_read_is_named_whatever_is_done_with_the_others() {
 
 #[test]
 fn a_session_whose_key_kms_refuses_hides_no_other() {
-    deadline(MINUTE * 3, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 3).with_spill(|endpoint, spill| {
         let lost = endpoint.kms().create_key(NewKey::default()).unwrap().arn;
         let locked = background_of(&endpoint, BUCKET, &spill, &["--spill-kms-key-id", &lost]);
         let open = background(&endpoint, &spill);
@@ -155,8 +151,7 @@ fn throttled() -> Fault {
 /// What it had begun to upload was noted nowhere, and stayed in the bucket.
 #[test]
 fn an_upload_of_recover_that_was_killed_is_aborted_by_the_next_recover() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(21, 20 << 20);
         let first = mount(&endpoint, &spill, &[]);
         endpoint.inject_faults(vec![Rule::on("CreateMultipartUpload", denied()).times(0)]);

@@ -9,11 +9,11 @@ use std::process::Command;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass};
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, noise};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, noise, scenario};
 
 const SMALL: usize = 1024;
 /// Uploaded in parts, and changed in parts by the mount.
-const LARGE: usize = 40 << 20;
+const LARGE: usize = 24 << 20;
 const PART: usize = 8 << 20;
 
 /// A line of the table.
@@ -144,8 +144,7 @@ fn tags(endpoint: &Endpoint, key: &str) -> String {
 
 /// Every row, each on an object of its own; the failure names all rows that broke something.
 fn nothing_is_lost(size: usize, versioned: bool) {
-    deadline(MINUTE * 5, move || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 5).unmounted(move |endpoint| {
         if versioned {
             endpoint.keep_versions();
         }
@@ -192,8 +191,7 @@ fn a_large_object_keeps_everything_in_a_bucket_with_versions() {
 /// Requests that would make a new version: a program that opens for writing and thinks better of it makes none.
 #[test]
 fn what_changes_nothing_sends_nothing() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         put(&endpoint, "file", b"content");
         let mount = Mount::of(&endpoint);
         let before = endpoint.head("file").unwrap().e_tag().map(str::to_owned);

@@ -20,6 +20,7 @@ use crate::common::journal::{Said, Signer, elsewhere};
 use crate::common::kept::kill;
 use crate::common::{
     BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, denied, errno, eventually, names, noise,
+    scenario,
 };
 
 /// Where the journals are.
@@ -104,8 +105,7 @@ fn disabled() -> Fault {
 
 #[test]
 fn a_directory_moves_with_all_that_is_below_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         endpoint.put("old/odd//name", b"hidden");
         let mount = Mount::of(&endpoint);
@@ -130,8 +130,7 @@ fn a_directory_moves_with_all_that_is_below_it() {
 
 #[test]
 fn objects_keep_what_they_carry() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let key = endpoint.key_arn().to_owned();
         endpoint.put("old/", b"");
         endpoint.with(|s3| async move {
@@ -161,8 +160,7 @@ fn objects_keep_what_they_carry() {
 
 #[test]
 fn a_rename_costs_one_copy_and_one_delete_for_each_object_and_little_more() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         // The names are known to the mount, and not asked for again.
@@ -182,8 +180,7 @@ fn a_rename_costs_one_copy_and_one_delete_for_each_object_and_little_more() {
 
 #[test]
 fn more_objects_than_one_listing_page_are_moved() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         let key = endpoint.key_arn().to_owned();
         endpoint.with(|s3| async move {
             let put = |number: usize| {
@@ -207,8 +204,7 @@ fn more_objects_than_one_listing_page_are_moved() {
 
 #[test]
 fn open_files_below_go_on_reading_and_writing() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         plant(&endpoint, "old");
         endpoint.put("old/read", &noise(1, 3 << 20));
         endpoint.put("old/changed", b"0123456789");
@@ -253,8 +249,7 @@ fn open_files_below_go_on_reading_and_writing() {
 
 #[test]
 fn an_open_file_is_read_at_each_stage_of_a_rename() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let content = noise(3, 16 << 20);
         endpoint.put("old/big", &content);
@@ -283,8 +278,7 @@ fn an_open_file_is_read_at_each_stage_of_a_rename() {
 
 #[test]
 fn who_writes_below_waits_and_writes_under_the_new_name() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         let mut file = OpenOptions::new().append(true).open(mount.join("old/deep/c")).unwrap();
@@ -351,8 +345,7 @@ fn a_crash_before_the_journal_is_gone_finishes_it() {
 
 #[test]
 fn a_crash_between_the_copies_leaves_an_empty_target_as_it_was() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         fs::create_dir(mount.join("new")).unwrap();
@@ -369,8 +362,7 @@ fn a_crash_between_the_copies_leaves_an_empty_target_as_it_was() {
 
 #[test]
 fn a_rename_of_a_living_mount_is_left_to_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         let begun = || endpoint.struck() == 1 && endpoint.counters().requests("CopyObject") > 6;
@@ -390,8 +382,7 @@ fn a_rename_of_a_living_mount_is_left_to_it() {
 
 #[test]
 fn a_key_that_is_lost_in_the_middle_undoes_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         endpoint.inject_faults(vec![Rule::on("CopyObject", disabled()).nth(5).times(0)]);
@@ -407,8 +398,7 @@ fn a_key_that_is_lost_in_the_middle_undoes_it() {
 
 #[test]
 fn a_copy_that_is_not_dsse_undoes_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         let wrong =
@@ -429,9 +419,7 @@ fn rename_whose_journal_is_stuck(endpoint: &Endpoint, mount: &Mount) {
 
 #[test]
 fn a_source_is_not_deleted_before_its_failed_rename_is_undone() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         rename_whose_journal_is_stuck(&endpoint, &mount);
         let struck = endpoint.struck();
         let path = mount.join("old/b");
@@ -484,9 +472,7 @@ fn a_directory_is_not_replaced_before_its_failed_rename_is_undone() {
 
 #[test]
 fn a_failed_rename_that_is_not_undone_yet_is_undone_by_the_next_mount() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         rename_whose_journal_is_stuck(&endpoint, &mount);
         let path = mount.join("old/b");
         let removing = std::thread::spawn(move || fs::remove_file(path));
@@ -500,9 +486,7 @@ fn a_failed_rename_that_is_not_undone_yet_is_undone_by_the_next_mount() {
 
 #[test]
 fn a_failed_rename_that_cannot_be_undone_holds_up_no_unmount() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
-        let mut mount = Mount::with(&endpoint, &["--stop-timeout", "2s"]);
+    scenario().within(MINUTE * 2).options(&["--stop-timeout", "2s"]).mounted(|endpoint, mut mount| {
         plant(&endpoint, "old");
         let late = mount.join("old/late");
         let mut open = File::create(&late).unwrap();
@@ -527,8 +511,7 @@ fn answers_that_are_lost_are_found_out() {
     for (operation, text) in
         [("CopyObject", "deep/c"), ("DeleteObject", "old/b"), ("PutObject", JOURNAL), ("DeleteObject", JOURNAL)]
     {
-        deadline(MINUTE, move || {
-            let endpoint = Endpoint::start();
+        scenario().unmounted(move |endpoint| {
             plant(&endpoint, "old");
             let mount = Mount::of(&endpoint);
             endpoint.inject_faults(vec![Rule::on(operation, Fault::LoseAnswer).key_contains(text).times(1)]);
@@ -541,8 +524,7 @@ fn answers_that_are_lost_are_found_out() {
 
 #[test]
 fn deletes_that_fail_are_told_and_made_good_by_the_next_mount() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mut mount = Mount::of(&endpoint);
         endpoint.inject_faults(vec![Rule::on("DeleteObject", denied()).key_contains("old/deep").times(0)]);
@@ -560,8 +542,7 @@ fn deletes_that_fail_are_told_and_made_good_by_the_next_mount() {
 
 #[test]
 fn a_journal_that_cannot_be_deleted_is_no_failure_of_the_rename() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         endpoint.inject_faults(vec![Rule::on("DeleteObject", denied()).key_contains(JOURNAL).times(0)]);
@@ -575,8 +556,7 @@ fn a_journal_that_cannot_be_deleted_is_no_failure_of_the_rename() {
 
 #[test]
 fn what_another_host_replaces_at_the_last_moment_stays_and_is_told() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         let rules = vec![Rule::on("DeleteObject", Fault::DelayMs(2_000)).key_contains("old/a")];
@@ -594,8 +574,7 @@ fn what_another_host_replaces_at_the_last_moment_stays_and_is_told() {
 
 #[test]
 fn what_another_host_changes_meanwhile_is_not_lost() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         let (rules, begun) = (vec![slow_copy("new/z", 3_000)], || all_stand_but_one(&endpoint));
@@ -614,9 +593,7 @@ fn what_another_host_changes_meanwhile_is_not_lost() {
 
 #[test]
 fn the_target_may_be_an_empty_directory_and_nothing_else() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         for directory in ["d", "empty", "full", "d/sub"] {
             fs::create_dir(mount.join(directory)).unwrap();
         }
@@ -645,8 +622,7 @@ fn the_target_may_be_an_empty_directory_and_nothing_else() {
 
 #[test]
 fn a_directory_that_another_host_filled_is_not_replaced() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         fs::create_dir(mount.join("new")).unwrap();
@@ -662,8 +638,7 @@ fn a_directory_that_another_host_filled_is_not_replaced() {
 
 #[test]
 fn a_name_that_another_host_makes_in_the_target_undoes_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         let (rules, begun) = (vec![slow_copy("new/z", 2_000)], || endpoint.struck() == 1);
@@ -678,8 +653,7 @@ fn a_name_that_another_host_makes_in_the_target_undoes_it() {
 
 #[test]
 fn a_path_that_would_become_too_long_is_refused_before_anything_is_copied() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("d/", b"");
         endpoint.put(
             &format!("d/{}/{}/{}/{}", "a".repeat(250), "b".repeat(250), "c".repeat(250), "e".repeat(200)),
@@ -706,8 +680,7 @@ fn a_path_that_would_become_too_long_is_refused_before_anything_is_copied() {
 
 #[test]
 fn the_journals_name_is_hidden_and_kept() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put(".dssefs/rename/strange", b"{}");
         endpoint.put("d/.dssefs/x", b"another program's");
         let mount = Mount::of(&endpoint);
@@ -763,8 +736,7 @@ fn left_after_copies(endpoint: &Endpoint) -> Said<'static> {
 
 #[test]
 fn a_journal_is_acted_on_only_when_it_is_stored_as_the_mount_stores() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         endpoint.put("old/a", b"content");
         endpoint.put("new/a", b"content");
         let journal = Signer::host(spill.path()).journal(&left_after_copies(&endpoint));
@@ -785,8 +757,7 @@ fn mount_at(endpoint: &Endpoint, spill: &TempDir) -> Mount {
 
 #[test]
 fn of_two_mounts_that_rename_one_directory_at_the_same_time_one_is_told_that_it_is_busy() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let (one, two) = (Mount::of(&endpoint), Mount::of(&endpoint));
         assert_eq!((names(&one.path()), names(&two.path())), (vec!["old".into()], vec!["old".into()]));
@@ -803,8 +774,7 @@ fn of_two_mounts_that_rename_one_directory_at_the_same_time_one_is_told_that_it_
 
 #[test]
 fn a_rename_that_was_left_in_the_middle_waits_for_one_that_is_under_way() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         let begun = || endpoint.struck() == 1 && endpoint.counters().requests("CopyObject") > 6;
@@ -829,8 +799,7 @@ fn a_rename_that_was_left_in_the_middle_waits_for_one_that_is_under_way() {
 
 #[test]
 fn of_two_renames_that_were_left_in_the_middle_the_one_whose_copies_all_stand_comes_first() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("old/a", b"content");
         endpoint.put("new/a", b"content");
         let spill = TempDir::new().unwrap();
@@ -844,8 +813,7 @@ fn of_two_renames_that_were_left_in_the_middle_the_one_whose_copies_all_stand_co
 
 #[test]
 fn a_rename_does_not_begin_beside_one_whose_mount_may_be_at_work() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         plant(&endpoint, "other");
         let spill = TempDir::new().unwrap();
@@ -863,8 +831,7 @@ fn a_rename_does_not_begin_beside_one_whose_mount_may_be_at_work() {
 
 #[test]
 fn a_source_whose_copy_another_host_takes_away_stays() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         let (rules, begun) = (vec![slow_copy("new/z", 3_000)], || all_stand_but_one(&endpoint));
@@ -883,9 +850,7 @@ fn a_source_whose_copy_another_host_takes_away_stays() {
 
 #[test]
 fn times_of_the_directory_stay_and_those_of_its_parents_change() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         for directory in ["from", "to", "from/d"] {
             fs::create_dir(mount.join(directory)).unwrap();
         }
@@ -901,8 +866,7 @@ fn times_of_the_directory_stay_and_those_of_its_parents_change() {
 
 #[test]
 fn a_prefix_keeps_its_journal_to_itself() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "team/one/old");
         let key = ["--kms-key-id", endpoint.key_arn()];
         let mount = Mount::source(&endpoint, &format!("{BUCKET}/team/one"), &key);
@@ -920,8 +884,7 @@ fn a_prefix_keeps_its_journal_to_itself() {
 
 #[test]
 fn a_file_renamed_without_replacing_is_exclusive_across_mounts() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let (one, two) = (Mount::of(&endpoint), Mount::of(&endpoint));
         commit(&one.join("a"), b"of one").unwrap();
         commit(&two.join("b"), b"of two").unwrap();
@@ -936,9 +899,7 @@ fn a_file_renamed_without_replacing_is_exclusive_across_mounts() {
 
 #[test]
 fn what_another_host_puts_under_the_old_name_of_a_file_meanwhile_stays() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         commit(&mount.join("old"), b"ours").unwrap();
         let (rules, begun) = (vec![Rule::on("DeleteObject", Fault::DelayMs(2_000))], || endpoint.struck() == 1);
         let renaming = rename_held_back(&endpoint, &mount, rules, "the delete is under way", begun);
@@ -957,9 +918,7 @@ fn what_another_host_puts_under_the_old_name_of_a_file_meanwhile_stays() {
 
 #[test]
 fn a_file_renamed_over_an_open_one_leaves_it_to_its_handles() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         commit(&mount.join("target"), b"the old one").unwrap();
         commit(&mount.join("source"), b"the new one").unwrap();
         let mut open = OpenOptions::new().read(true).write(true).open(mount.join("target")).unwrap();
@@ -978,8 +937,7 @@ fn a_file_renamed_over_an_open_one_leaves_it_to_its_handles() {
 
 #[test]
 fn an_open_file_with_changes_can_be_unlinked_in_a_moved_directory() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         plant(&endpoint, "old");
         let mount = Mount::of(&endpoint);
         let mut open = OpenOptions::new().append(true).read(true).open(mount.join("old/a")).unwrap();

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::common::journal::{Said, Signer, elsewhere};
 use crate::common::kept::kill;
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, errno, eventually, names, needs_root};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, errno, eventually, names, needs_root, scenario};
 
 const NOBODY: u32 = 65_534;
 
@@ -79,8 +79,7 @@ fn journal_in(endpoint: &Endpoint) -> Option<String> {
 
 #[test]
 fn the_reserved_name_is_hidden_and_refused_in_every_directory() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         for key in ["f", "d/f", "d/e/f", "d/e/.dssefs/rename/x", "d/.dssefs"] {
             endpoint.put(key, b"content");
         }
@@ -119,8 +118,7 @@ fn a_user_of_a_wider_mount_cannot_have_files_of_root_deleted() {
     if needs_root("another user writes to the mount") {
         return;
     }
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let wide = Mount::with(&endpoint, &["--allow-other"]);
         for directory in ["team", "team/old", "team/new"] {
             fs::create_dir(wide.join(directory)).unwrap();
@@ -153,8 +151,7 @@ fn a_user_of_a_wider_mount_cannot_have_files_of_root_deleted() {
 
 #[test]
 fn journals_that_no_mount_of_this_source_wrote_are_left_alone() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         endpoint.put("old/a", b"content");
         endpoint.put("new/a", b"content");
         let right = Signer::kms(&endpoint, &source(""));
@@ -221,8 +218,7 @@ fn colliding(content: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_source_whose_target_is_no_copy_of_it_stays() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let content = b"sixteen bytes it";
         let targets: [(&str, Option<Vec<u8>>); 6] = [
             ("collides", Some(colliding(content))),
@@ -256,8 +252,7 @@ fn a_source_whose_target_is_no_copy_of_it_stays() {
 
 #[test]
 fn a_copy_whose_source_is_not_what_was_copied_is_not_taken_back() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         for path in ["gone", "changed", "whole"] {
             endpoint.put(&format!("old/{path}"), b"content");
             endpoint.put(&format!("new/{path}"), b"content");
@@ -279,8 +274,7 @@ fn a_copy_whose_source_is_not_what_was_copied_is_not_taken_back() {
 /// done.
 #[test]
 fn an_older_version_of_a_journal_that_is_put_back_deletes_nothing() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         for path in ["a", "b", "z"] {
             endpoint.put(&format!("old/{path}"), b"content");
         }
@@ -323,8 +317,7 @@ fn an_older_version_of_a_journal_that_is_put_back_deletes_nothing() {
 
 #[test]
 fn a_mount_asks_kms_for_one_key_for_all_its_renames() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("old/a", b"content");
         let mount = Mount::of(&endpoint);
         let ((), counted) = endpoint.counted(|| {
@@ -343,8 +336,7 @@ fn is_key(entry: &io::Result<fs::DirEntry>) -> bool {
 /// The mount may use its key by S3 alone (kms:ViaService), or KMS cannot be reached.
 #[test]
 fn without_data_keys_a_rename_is_settled_by_the_same_host_alone() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         let (spill, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         for path in ["a", "b", "c"] {
             endpoint.put(&format!("old/{path}"), b"content");
@@ -371,8 +363,7 @@ fn without_data_keys_a_rename_is_settled_by_the_same_host_alone() {
 
 #[test]
 fn under_the_managed_key_a_rename_is_settled_by_the_same_host() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let spill = TempDir::new().unwrap();
         let mount = mount_under_managed_key(&endpoint, &spill);
         fs::create_dir(mount.join("old")).unwrap();
@@ -391,8 +382,7 @@ fn under_the_managed_key_a_rename_is_settled_by_the_same_host() {
 /// Others may have the key that others may read; and a link leads to a file that is no key of this mount's.
 #[test]
 fn a_key_that_cannot_be_kept_is_no_failure_of_a_rename() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let (spill, key) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         fs::write(key.path().join("key"), [7; 32]).unwrap();
         symlink(key.path().join("key"), spill.path().join("rename-key")).unwrap();
@@ -414,8 +404,7 @@ fn a_key_that_cannot_be_kept_is_no_failure_of_a_rename() {
 
 #[test]
 fn while_kms_unwraps_no_key_nothing_is_deleted_and_the_mount_works() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         for path in ["a", "b", "c"] {
             endpoint.put(&format!("old/{path}"), b"content");
         }
@@ -452,8 +441,7 @@ fn any_number_of_objects_beside_the_journals_stops_neither_mounts_nor_renames() 
 
 #[test]
 fn a_large_object_that_passes_for_a_journal_takes_no_memory() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         endpoint.put_repeated(".dssefs/rename/large", 4);
         let (mount, counted) = endpoint.counted(|| Mount::of(&endpoint));
         assert_eq!(names(&mount.path()), ["seed"]);
@@ -464,8 +452,7 @@ fn a_large_object_that_passes_for_a_journal_takes_no_memory() {
 
 #[test]
 fn what_passes_for_a_journal_below_a_directory_moves_along_and_is_none_there() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         endpoint.put("old/x/a", b"content");
         endpoint.put("old/y/a", b"");
         let objects = json!({ "a": { "source": etag(&endpoint, "old/x/a"), "copy": etag(&endpoint, "old/y/a") } });
@@ -486,8 +473,7 @@ fn what_passes_for_a_journal_below_a_directory_moves_along_and_is_none_there() {
 /// Its owner is a mount elsewhere that works on it, for all that is known.
 #[test]
 fn a_directory_in_which_another_mount_renames_something_is_not_moved() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         endpoint.put("old/x/a", b"content");
         let said = Said { root: "old/", from: "old/x/", to: "old/y/", owner: elsewhere(), ..Said::default() };
         endpoint.put(&said.key(), &Signer::kms(&endpoint, &source("/old")).journal(&said));
@@ -501,8 +487,7 @@ fn a_directory_in_which_another_mount_renames_something_is_not_moved() {
 /// A mount that starts would wait while both are read.
 #[test]
 fn an_object_over_a_gibibyte_whose_copy_is_not_noted_stays() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         for key in ["old/large", "new/large"] {
             endpoint.put_repeated(key, 17);
         }
@@ -518,8 +503,7 @@ fn an_object_over_a_gibibyte_whose_copy_is_not_noted_stays() {
 
 #[test]
 fn a_copy_that_is_not_noted_and_was_made_at_another_time_than_the_rename_stays() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         for key in ["old/a", "new/a"] {
             endpoint.put(key, b"content");
         }

@@ -6,10 +6,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
 use crate::common::kept::background;
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, denied, errno, eventually};
+use crate::common::{attribute, commit, cp, denied, errno, eventually, scenario};
 
 fn append(path: &Path) -> File {
     OpenOptions::new().append(true).open(path).unwrap()
@@ -18,8 +16,7 @@ fn append(path: &Path) -> File {
 /// As tail(1) with -f has a log.
 #[test]
 fn a_file_that_somebody_reads_follows_to_the_store_all_the_same() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let mount = background(&endpoint, &spill);
         commit(&mount.join("log"), b"one\n").unwrap();
         let reader = File::open(mount.join("log")).unwrap();
@@ -32,8 +29,7 @@ fn a_file_that_somebody_reads_follows_to_the_store_all_the_same() {
 
 #[test]
 fn a_close_is_followed_by_the_upload_while_the_writer_has_another_handle_and_what_comes_after_waits_for_the_next() {
-    deadline(MINUTE, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().with_spill(|endpoint, spill| {
         let mount = background(&endpoint, &spill);
         let mut file = File::create(mount.join("log")).unwrap();
         file.write_all(b"closed").unwrap();
@@ -58,9 +54,7 @@ fn a_close_is_followed_by_the_upload_while_the_writer_has_another_handle_and_wha
 
 #[test]
 fn a_commit_that_failed_is_tried_again_while_somebody_has_the_file_open() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         commit(&mount.join("file"), b"old").unwrap();
         let reader = File::open(mount.join("file")).unwrap();
         endpoint.inject_fault("PutObject", denied());
@@ -80,9 +74,7 @@ fn a_commit_that_failed_is_tried_again_while_somebody_has_the_file_open() {
 
 #[test]
 fn a_race_that_was_lost_is_told_to_who_has_the_file_open_and_not_tried_for_ever() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         commit(&mount.join("file"), b"old").unwrap();
         let mut writer = append(&mount.join("file"));
         writer.write_all(b" and ours").unwrap();
@@ -100,9 +92,7 @@ fn a_race_that_was_lost_is_told_to_who_has_the_file_open_and_not_tried_for_ever(
 /// open by then, and the end of the mount did not know of that one's changes.
 #[test]
 fn the_task_that_was_to_save_a_file_does_not_lose_sight_of_the_one_that_is_open_now() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         endpoint.inject_fault("PutObject", denied());
         cp(b"first", &mount.join("file")).unwrap_err();
         append(&mount.join("file")).sync_all().unwrap();

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use dssefs_emulator::faults::Rule;
 
-use crate::common::{Endpoint, MINUTE, Mount, deadline, denied, errno, noise};
+use crate::common::{Endpoint, MINUTE, Mount, denied, errno, noise, scenario};
 
 const MIB: usize = 1 << 20;
 const SEED: usize = 64 * MIB;
@@ -28,8 +28,7 @@ fn assert_changed_here_and_there(endpoint: &Endpoint, name: &str, length: usize)
 
 fn a_large_object_is_changed_here_and_there(options: &'static [&'static str]) {
     const LENGTH: usize = 5 * SEED;
-    deadline(MINUTE * 4, move || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 4).unmounted(move |endpoint| {
         endpoint.put_repeated("file", 5);
         let mount = Mount::with(&endpoint, &[&["--memory", "32MiB", "--spill", "32MiB"], options].concat());
         let file = change_here_and_there(&mount, "file", LENGTH);
@@ -59,8 +58,7 @@ fn a_change_here_and_there_needs_no_room_in_the_journal_either() {
 #[test]
 fn commits_that_together_have_too_little_room_take_turns() {
     const FILES: [&str; 4] = ["a", "b", "c", "d"];
-    deadline(MINUTE * 4, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 4).unmounted(|endpoint| {
         FILES.iter().for_each(|name| endpoint.put_repeated(name, 1));
         let mount = Mount::with(&endpoint, &["--memory", "32MiB", "--spill", "8MiB"]);
         let files = FILES.map(|name| change_here_and_there(&mount, name, SEED));

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, prlimit};
 
 use crate::common::{
     ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, errno, eventually,
-    mountinfo_has, needs_root, noise, seed,
+    mountinfo_has, needs_root, noise, scenario, seed,
 };
 
 const PROTECTION: &str = "user.dsse.mount.protection";
@@ -48,9 +48,7 @@ fn work(mount: &Mount) {
 
 #[test]
 fn every_thread_has_given_up_capabilities_and_system_calls() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--sandbox", "require"]);
+    scenario().within(MINUTE * 2).options(&["--sandbox", "require"]).mounted(|_endpoint, mount| {
         work(&mount);
         let threads = threads(&mount, &["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd", "Seccomp", "NoNewPrivs"]);
         assert!(threads.len() > 4, "{threads:?}");
@@ -72,9 +70,7 @@ fn every_thread_has_given_up_capabilities_and_system_calls() {
 
 #[test]
 fn without_the_sandbox_nothing_is_given_up_and_the_mount_says_so() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--sandbox", "off"]);
+    scenario().options(&["--sandbox", "off"]).mounted(|_endpoint, mount| {
         assert!(threads(&mount, &["Seccomp"]).iter().all(|thread| thread["Seccomp"] == "0"));
         assert!(attribute(&mount.path(), PROTECTION).unwrap().contains("sandbox=off"));
     });
@@ -100,9 +96,7 @@ fn write_more_than_memory(mount: &Mount, endpoint: &Endpoint, name: &str) -> Vec
 
 #[test]
 fn a_confined_daemon_spills_commits_and_unmounts_for_everybody_who_asks() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
-        let mut mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
+    scenario().within(MINUTE * 3).options(&["--memory", "32MiB"]).mounted(|endpoint, mut mount| {
         let attendant = mount_helper(&mount);
         let content = write_more_than_memory(&mount, &endpoint, "umount");
         // It waits for the daemon's end, which is not over until the test, its parent, has taken notice.
@@ -123,9 +117,7 @@ fn a_confined_daemon_spills_commits_and_unmounts_for_everybody_who_asks() {
 
 #[test]
 fn a_service_manager_that_signals_every_process_gets_a_clean_unmount() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         let attendant = mount_helper(&mount);
         let pid: i32 = attendant.file_name().unwrap().to_str().unwrap().parse().unwrap();
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
@@ -140,9 +132,7 @@ fn a_service_manager_that_signals_every_process_gets_a_clean_unmount() {
 
 #[test]
 fn the_mount_of_a_killed_daemon_stays_and_refuses_so_that_nothing_is_written_below_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mut mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mut mount| {
         let attendant = mount_helper(&mount);
         mount.signal(Signal::KILL);
         mount.ended().unwrap();
@@ -155,8 +145,7 @@ fn the_mount_of_a_killed_daemon_stays_and_refuses_so_that_nothing_is_written_bel
 
 #[test]
 fn a_credential_process_is_run_again_inside_the_sandbox() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let dir = tempfile::tempdir().unwrap();
         let (program, runs, config) = (dir.path().join("program"), dir.path().join("runs"), dir.path().join("config"));
         let script = format!(
@@ -215,8 +204,7 @@ fn a_daemon_of_root_keeps_the_right_to_read_credentials_that_belong_to_somebody_
 /// As tools do that write the keys of a session into the profile and replace them every hour.
 #[test]
 fn credentials_that_are_replaced_in_their_file_are_used_without_a_new_mount() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("credentials");
         let replace = |secret: &str| {
@@ -361,8 +349,7 @@ fn neither_spill_nor_journal_nor_the_fullest_log_hold_content_attributes_or_cred
     const CONTENT: &str = "CONTENT-of-the-planted-record-4711";
     const VALUE: &str = "VALUE-of-the-planted-attribute-4712";
     const NAME: &str = "NAME-of-the-planted-file-4713";
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let spill = tempfile::tempdir().unwrap();
         let options =
             ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.path().to_str().unwrap(), "-vv"];
@@ -779,8 +766,7 @@ fn without_locked_memory() -> Vec<&'static str> {
 
 #[test]
 fn keys_that_cannot_be_locked_are_warned_of_once_and_told_in_the_attribute() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let mount = Mount::under(&endpoint, &without_locked_memory(), &[]);
         let log = mount.log();
         let warnings: Vec<&str> = log.lines().filter(|line| line.contains("memory for keys")).collect();

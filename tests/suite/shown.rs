@@ -4,10 +4,9 @@ use std::fs;
 use std::process::Output;
 
 use dssefs_emulator::faults::{Fault, Rule};
-use tempfile::TempDir;
 
 use crate::common::kept::{ask, background, kill, recover, refuse_uploads, told};
-use crate::common::{Endpoint, MINUTE, deadline};
+use crate::common::{MINUTE, scenario};
 
 /// A name that sets the terminal's title, clears a line, begins a line that looks like a result, and turns its end
 /// around.
@@ -37,8 +36,7 @@ fn a_mistaken_variable_of_the_environment_is_named_and_not_printed() {
 
 #[test]
 fn recover_prints_the_control_characters_of_a_name_escaped() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let mount = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(mount.join(NAME), "content").unwrap();
@@ -71,8 +69,7 @@ fn recover_prints_the_control_characters_of_a_name_escaped() {
 
 #[test]
 fn doctor_prints_a_message_of_kms_in_its_own_line() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let message = "denied\r\u{1b}[2Kgood    all\ngood    all\u{202e}".to_owned();
         let denial = Fault::Failure { status: 400, code: "AccessDeniedException".into(), message };
         endpoint.inject_faults(vec![Rule::on("kms:DescribeKey", denial).times(0)]);

@@ -14,7 +14,7 @@ use dssefs_emulator::Counters;
 use dssefs_emulator::faults::Fault;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, makedev, mknodat, utimensat};
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, commit, deadline, errno};
+use crate::common::{BUCKET, Endpoint, Mount, commit, errno, scenario};
 
 const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
 
@@ -61,9 +61,7 @@ fn mkfifo(path: &Path) {
 
 #[test]
 fn a_symlink_is_one_put_in_the_form_of_s3fs() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &PATIENT);
+    scenario().options(&PATIENT).mounted(|endpoint, mount| {
         commit(&mount.join("file"), b"content").unwrap();
         assert_eq!(kinds(&mount.path()), ["ffile"]);
         let link = mount.join("link");
@@ -82,8 +80,7 @@ fn a_symlink_is_one_put_in_the_form_of_s3fs() {
 
 #[test]
 fn symlinks_of_s3fs_and_geesefs_are_read_and_their_targets_once() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         put_with(&endpoint, "of-s3fs", b"to/a file", &[("mode", "41471"), ("mtime", "5.25")]);
         put_with(&endpoint, "of-geesefs", b"", &[("--symlink-target", "to%2Fa%20file")]);
         let mount = Mount::with(&endpoint, &PATIENT);
@@ -101,8 +98,7 @@ fn symlinks_of_s3fs_and_geesefs_are_read_and_their_targets_once() {
 
 #[test]
 fn a_fresh_mount_lists_kinds_with_one_head_for_each_special_file_and_none_for_others() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         {
             let mount = Mount::of(&endpoint);
             for dir in ["mixed", "plain"] {
@@ -136,8 +132,7 @@ fn a_fresh_mount_lists_kinds_with_one_head_for_each_special_file_and_none_for_ot
 
 #[test]
 fn links_are_links_in_every_way_to_look_at_them() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         symlink("file", Mount::of(&endpoint).join("link")).unwrap();
         for options in [["--attributes", "full"], ["--attributes", "listing"]] {
             for ask_first in [true, false] {
@@ -155,9 +150,7 @@ fn links_are_links_in_every_way_to_look_at_them() {
 
 #[test]
 fn a_name_that_another_host_has_taken_is_left_to_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &PATIENT);
+    scenario().options(&PATIENT).mounted(|endpoint, mount| {
         assert_eq!(kinds(&mount.path()), [""; 0]);
         endpoint.put("taken", b"by another");
         assert_eq!(errno(symlink("x", mount.join("taken"))), libc::EEXIST);
@@ -167,9 +160,7 @@ fn a_name_that_another_host_has_taken_is_left_to_it() {
 
 #[test]
 fn targets_are_any_bytes_up_to_the_longest_path() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let longest = "t".repeat(4095);
         for (name, target) in [("odd", OsStr::from_bytes(b"caf\xe9 \n%2F")), ("longest", OsStr::new(&longest))] {
             symlink(target, mount.join(name)).unwrap();
@@ -183,9 +174,7 @@ fn targets_are_any_bytes_up_to_the_longest_path() {
 
 #[test]
 fn a_symlink_is_renamed_given_away_touched_and_removed_as_itself() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &PATIENT);
+    scenario().options(&PATIENT).mounted(|endpoint, mount| {
         commit(&mount.join("file"), b"content").unwrap();
         symlink("file", mount.join("one")).unwrap();
         fs::rename(mount.join("one"), mount.join("two")).unwrap();
@@ -211,9 +200,7 @@ fn a_symlink_is_renamed_given_away_touched_and_removed_as_itself() {
 
 #[test]
 fn a_fifo_connects_two_processes() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let path = mount.join("pipe");
         mkfifo(&path);
         let mut writer = Command::new("sh").args(["-c", "echo through >\"$0\""]).arg(&path).spawn().unwrap();
@@ -231,9 +218,7 @@ fn a_fifo_connects_two_processes() {
 
 #[test]
 fn a_socket_is_bound_and_connected_to() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let path = mount.join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         let mut client = UnixStream::connect(&path).unwrap();
@@ -251,9 +236,7 @@ fn a_socket_is_bound_and_connected_to() {
 
 #[test]
 fn a_device_is_kept_and_cannot_be_used() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let path = mount.join("null");
         let made = mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3));
         if !rustix::process::geteuid().is_root() {
@@ -271,9 +254,7 @@ fn a_device_is_kept_and_cannot_be_used() {
 
 #[test]
 fn regular_files_are_made_by_mknod_too() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         mknodat(CWD, mount.join("file"), FileType::RegularFile, Mode::from_raw_mode(0o600), 0).unwrap();
         assert!(fs::symlink_metadata(mount.join("file")).unwrap().is_file());
         endpoint.assert_dsse("file");
@@ -282,9 +263,7 @@ fn regular_files_are_made_by_mknod_too() {
 
 #[test]
 fn a_link_that_the_store_does_not_encrypt_is_refused_and_taken_away() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         endpoint.inject_fault("PutObject", Fault::Sse { algorithm: None, key: None, bucket_key: None });
         assert_eq!(errno(symlink("file", mount.join("link"))), libc::EKEYREJECTED);
         assert_eq!(endpoint.keys(), [""; 0]);
@@ -295,9 +274,7 @@ fn a_link_that_the_store_does_not_encrypt_is_refused_and_taken_away() {
 
 #[test]
 fn a_link_is_not_lost_with_the_answer_to_it() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         endpoint.inject_fault("PutObject", Fault::LoseAnswer);
         symlink("file", mount.join("link")).unwrap();
         assert_eq!(fs::read_link(mount.join("link")).unwrap(), Path::new("file"));
@@ -306,8 +283,7 @@ fn a_link_is_not_lost_with_the_answer_to_it() {
 
 #[test]
 fn a_mount_can_refuse_to_follow_what_is_not_dsse() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.with(|s3| async move {
             let put = s3.put_object().bucket(BUCKET).key("link").body(b"anywhere".to_vec().into());
             put.metadata("mode", "41471").send().await.unwrap();

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 
 use crate::common::{
     ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, errno, mountinfo_has,
-    needs_root, noise,
+    needs_root, noise, scenario,
 };
 
 const MARKER: &[u8] = b"PATIENT RECORD 4711, CONFIDENTIAL. ";
@@ -54,9 +54,7 @@ fn contains(bytes: &[u8], needle: &[u8]) -> bool {
 
 #[test]
 fn nothing_readable_is_on_the_disk_and_everything_arrives() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
+    scenario().within(MINUTE * 3).options(&["--memory", "32MiB"]).mounted(|endpoint, mount| {
         let files = write_all(&mount);
         let states: Vec<String> =
             (0..FILES).map(|number| attribute(&mount.join(&format!("{number}")), "user.dsse.local").unwrap()).collect();
@@ -83,9 +81,7 @@ fn nothing_readable_is_on_the_disk_and_everything_arrives() {
 
 #[test]
 fn the_spill_has_no_name_and_its_directory_is_private() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
+    scenario().options(&["--memory", "32MiB"]).mounted(|_endpoint, mount| {
         let files = write_all(&mount);
         assert_eq!(mount.spill_dir().metadata().unwrap().permissions().mode() & 0o077, 0);
         let named = |entry: &fs::DirEntry| !entry.file_name().to_string_lossy().starts_with("uploads-");
@@ -97,9 +93,7 @@ fn the_spill_has_no_name_and_its_directory_is_private() {
 
 #[test]
 fn a_used_up_budget_is_enospc_and_loses_nothing() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--memory", "32MiB", "--spill", "16MiB"]);
+    scenario().within(MINUTE * 3).options(&["--memory", "32MiB", "--spill", "16MiB"]).mounted(|endpoint, mount| {
         let mut files = Vec::new();
         let full = (0..FILES).find_map(|number| {
             let mut file = File::create(mount.join(&format!("{number}"))).unwrap();
@@ -121,9 +115,7 @@ fn a_used_up_budget_is_enospc_and_loses_nothing() {
 
 #[test]
 fn the_daemon_cannot_be_dumped() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         let limits = fs::read_to_string(format!("/proc/{}/limits", mount.pid())).unwrap();
         let core =
             limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line of the core limit");
@@ -133,9 +125,7 @@ fn the_daemon_cannot_be_dumped() {
 
 #[test]
 fn a_sequential_writer_needs_no_disk() {
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--memory", "64MiB", "--spill", "0"]);
+    scenario().within(MINUTE * 3).options(&["--memory", "64MiB", "--spill", "0"]).mounted(|endpoint, mount| {
         let content = noise(7, 160 << 20);
         let mut file = File::create(mount.join("large")).unwrap();
         file.write_all(&content).unwrap();

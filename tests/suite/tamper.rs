@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::common::kept::{SEGMENT, background, copy_session, kill, recover, refuse_uploads, session, told};
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, errno, needs_root, noise};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, deadline, errno, needs_root, noise, scenario};
 
 /// What the mounts leave in the journal, in the order of a listing.
 const NAMES: [&str; 3] = ["one", "three", "two"];
@@ -161,9 +161,7 @@ fn an_older_state_of_a_running_mounts_spill_is_never_stored() {
     if needs_root("only root can open the nameless files of the daemon") {
         return;
     }
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--memory", "32MiB"]);
+    scenario().within(MINUTE * 3).options(&["--memory", "32MiB"]).mounted(|endpoint, mount| {
         let first = fill(&mount, 1);
         let older = Spilled::all(&mount);
         let second = fill(&mount, 100);
@@ -233,8 +231,7 @@ fn stored_of(endpoint: &Endpoint, session: &Path, verb: &str, forged: &[u8]) -> 
 
 #[test]
 fn whatever_is_done_to_the_journal_of_a_mount_that_is_down_is_told_and_nothing_false_is_stored() {
-    deadline(MINUTE * 3, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 3).with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         NAMES.iter().for_each(|name| fs::write(first.join(name), format!("content of {name}")).unwrap());
@@ -264,8 +261,7 @@ fn whatever_is_done_to_the_journal_of_a_mount_that_is_down_is_told_and_nothing_f
 
 #[test]
 fn a_running_mount_stores_what_was_written_whatever_is_done_to_its_journal() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let mount = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(mount.join("file"), "content").unwrap();
@@ -285,8 +281,7 @@ fn a_running_mount_stores_what_was_written_whatever_is_done_to_its_journal() {
 
 #[test]
 fn an_older_journal_that_is_put_back_never_replaces_what_is_newer() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "older").unwrap();
@@ -308,8 +303,7 @@ fn an_older_journal_that_is_put_back_never_replaces_what_is_newer() {
 fn a_description_of_a_session_that_was_changed_is_refused_and_told() {
     /// What is printed of each file that is found.
     const OF_A_FILE: &str = "of them kept here";
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         refuse_uploads(&endpoint);
         fs::write(first.join("file"), "content").unwrap();
@@ -370,8 +364,7 @@ fn begin_upload(endpoint: &Endpoint, key: &str) -> String {
 
 #[test]
 fn a_list_of_uploads_that_was_changed_keeps_no_mount_from_starting_and_reaches_no_upload_beside_it() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let [beside, below] = ["beside", "team/below"].map(|key| begin_upload(&endpoint, key));
         let named = format!("s3://tests/team\n+{beside}\n");
         let lists: [(&str, Vec<u8>); 7] = [

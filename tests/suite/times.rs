@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread::sleep;
 
-use crate::common::{Endpoint, MINUTE, Mount, STALE, commit, deadline};
+use crate::common::{Mount, STALE, commit, scenario};
 
 /// Modification and change, in nanoseconds.
 fn times(path: &Path) -> (i64, i64) {
@@ -18,9 +18,7 @@ fn times(path: &Path) -> (i64, i64) {
 /// closed.
 #[test]
 fn the_times_of_what_nobody_changes_stay_through_a_new_question_and_a_remount() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         drop(File::create_new(mount.join("empty")).unwrap());
         commit(&mount.join("written"), b"content").unwrap();
         commit(&mount.join("old name"), b"content").unwrap();
@@ -38,9 +36,7 @@ fn the_times_of_what_nobody_changes_stay_through_a_new_question_and_a_remount() 
 /// open(O_TRUNC) of an empty file was taken for no change, so that `>stamp` in a makefile renewed nothing.
 #[test]
 fn emptying_an_empty_file_renews_its_times() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let stamp = mount.join("stamp");
         drop(File::create(&stamp).unwrap());
         let (modified, changed) = times(&stamp);

@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 use crate::common::kept::{recover, refuse_uploads, told};
 use crate::common::{
-    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, commit, cp, deadline, denied, dssefs, eventually,
-    mountinfo_has, names, needs_root,
+    BUCKET, Detached, Endpoint, MINUTE, Mount, attribute, commit, cp, denied, dssefs, eventually, mountinfo_has, names,
+    needs_root, scenario,
 };
 
 /// A mount whose daemon is nobody's child.
@@ -64,8 +64,7 @@ impl Away {
 
 #[test]
 fn without_a_journal_a_mount_with_unsaved_changes_stays_until_they_are_saved() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let away = Away::mount(&endpoint, &[]);
         const REMEDY: &str = "Allow the action in the caller's IAM policy";
         // Refused for good: the mount itself does not try such a file again until it is closed.
@@ -92,8 +91,7 @@ fn without_a_journal_a_mount_with_unsaved_changes_stays_until_they_are_saved() {
 
 #[test]
 fn with_force_what_is_lost_is_named() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let away = Away::mount(&endpoint, &[]);
         refuse_uploads(&endpoint);
         away.write_in_vain("file");
@@ -106,8 +104,7 @@ fn with_force_what_is_lost_is_named() {
 
 #[test]
 fn what_a_journal_keeps_does_not_keep_the_mount_and_is_named() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let away = Away::mount(&endpoint, &["--spill-keys", "kms", "--commit", "background"]);
         refuse_uploads(&endpoint);
         fs::write(away.path().join("file"), "content").unwrap();
@@ -125,8 +122,7 @@ fn what_a_journal_keeps_does_not_keep_the_mount_and_is_named() {
 
 #[test]
 fn a_slow_store_is_waited_for() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let away = Away::mount(&endpoint, &[]);
         endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         away.write_in_vain("file");
@@ -139,8 +135,7 @@ fn a_slow_store_is_waited_for() {
 /// It was 0, and the names that had been told were forgotten.
 #[test]
 fn a_daemon_that_dies_while_it_is_waited_for_has_stored_nothing_that_anybody_knows_of() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let away = Away::mount(&endpoint, &[]);
         endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         away.write_in_vain("file");
@@ -164,9 +159,7 @@ fn a_daemon_that_dies_while_it_is_waited_for_has_stored_nothing_that_anybody_kno
 
 #[test]
 fn what_is_unsaved_is_told_by_an_attribute_that_nobody_lists() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         for n in 0..12 {
             cp(b"content", &mount.join(&format!("file-{n}"))).unwrap_err();
@@ -202,8 +195,7 @@ fn a_bind_mount_that_holds_the_file_system_is_named_with_code_13() {
     if needs_root("only root can make a bind mount") {
         return;
     }
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         let away = Away::mount(&endpoint, &[]);
         let place = TempDir::new().unwrap();
         let bound = Detached(place.path().join("bound\u{1b}[2J"));
@@ -253,8 +245,7 @@ fn a_process_in_another_mount_namespace_that_holds_the_file_system_is_named_with
     if needs_root("only root can make a mount namespace") {
         return;
     }
-    deadline(MINUTE * 3, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
         let away = Away::mount(&endpoint, &[]);
         let daemon = away.daemon();
         commit(&away.path().join("file"), b"content").unwrap();
@@ -270,8 +261,7 @@ fn a_process_in_another_mount_namespace_that_holds_the_file_system_is_named_with
 
 #[test]
 fn names_of_unsaved_files_are_printed_escaped() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let away = Away::mount(&endpoint, &[]);
         endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
         away.write_in_vain("a\u{1b}]0;title\u{7}\r\n  b: stored\u{202e}");
@@ -284,8 +274,7 @@ fn names_of_unsaved_files_are_printed_escaped() {
 /// A directory within the mount, and a link to the mount point.
 #[test]
 fn only_the_mount_itself_is_unmounted_also_through_a_link() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let away = Away::mount(&endpoint, &[]);
         fs::create_dir(away.path().join("below")).unwrap();
         let output = dssefs().arg("umount").arg(away.path().join("below")).output().unwrap();

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::common::kept::{is_empty, kill, recover, told};
 use crate::common::{
-    BUCKET, Endpoint, MINUTE, Mount, attribute, cp, deadline, denied, errno, eventually, noise, sent_bytes,
+    BUCKET, Endpoint, MINUTE, Mount, attribute, cp, denied, errno, eventually, noise, scenario, sent_bytes,
 };
 use crate::copy::half_done_copy;
 
@@ -47,8 +47,7 @@ fn abort_uploads(endpoint: &Endpoint) {
 
 #[test]
 fn an_upload_that_was_left_complete_but_for_its_end_is_completed_by_the_next_mount() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(11, LENGTH);
         let first = keeping(&endpoint, &spill);
         endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
@@ -78,8 +77,7 @@ fn an_upload_that_was_left_complete_but_for_its_end_is_completed_by_the_next_mou
 /// could not put its attributes right.
 #[test]
 fn an_upload_that_was_completed_without_its_last_attributes_is_not_lost() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(17, LENGTH);
         let first = keeping(&endpoint, &spill);
         endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
@@ -105,8 +103,7 @@ fn an_upload_that_was_completed_without_its_last_attributes_is_not_lost() {
 
 #[test]
 fn an_upload_that_was_refused_half_way_is_finished_with_the_bytes_that_are_kept() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(12, LENGTH);
         let first = keeping(&endpoint, &spill);
         endpoint.inject_faults(vec![Rule::on("UploadPart", denied()).nth(4).times(0)]);
@@ -126,8 +123,7 @@ fn an_upload_that_was_refused_half_way_is_finished_with_the_bytes_that_are_kept(
 
 #[test]
 fn of_an_upload_that_is_gone_the_lost_bytes_are_named_and_nothing_else_is_stored() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(13, LENGTH);
         let first = keeping(&endpoint, &spill);
         endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
@@ -149,8 +145,7 @@ fn of_an_upload_that_is_gone_the_lost_bytes_are_named_and_nothing_else_is_stored
 
 #[test]
 fn while_the_mount_lives_a_commit_that_failed_is_tried_again_without_the_parts_that_are_there() {
-    deadline(MINUTE * 3, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 3).with_spill(|endpoint, spill| {
         let content = noise(14, LENGTH);
         let mount = mount(&endpoint, &spill, &[]);
         endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
@@ -166,8 +161,7 @@ fn while_the_mount_lives_a_commit_that_failed_is_tried_again_without_the_parts_t
 
 #[test]
 fn a_mount_that_ends_with_a_large_file_unsaved_in_memory_mode_says_so_and_aborts_the_upload() {
-    deadline(MINUTE * 3, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 3).with_spill(|endpoint, spill| {
         let mut first = mount(&endpoint, &spill, &[]);
         endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
         write_in_vain(&first, &noise(15, LENGTH));
@@ -189,8 +183,7 @@ fn streamed(mount: &Mount, content: &[u8]) -> File {
 
 #[test]
 fn what_was_lost_with_an_upload_while_the_mount_lived_is_never_sent_as_zeros_by_the_next() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let first = keeping(&endpoint, &spill);
         let file = streamed(&first, &noise(15, LENGTH));
         abort_uploads(&endpoint);
@@ -209,8 +202,7 @@ fn what_was_lost_with_an_upload_while_the_mount_lived_is_never_sent_as_zeros_by_
 
 #[test]
 fn a_second_signal_does_not_drop_a_commit_in_its_middle() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(16, LENGTH);
         let mut mount = mount(&endpoint, &spill, &[]);
         let file = streamed(&mount, &content);
@@ -229,8 +221,7 @@ fn a_second_signal_does_not_drop_a_commit_in_its_middle() {
 
 #[test]
 fn another_request_for_the_key_does_not_cost_an_upload_that_has_the_only_copy() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(17, LENGTH);
         let mount = mount(&endpoint, &spill, &[]);
         let file = streamed(&mount, &content);
@@ -243,8 +234,7 @@ fn another_request_for_the_key_does_not_cost_an_upload_that_has_the_only_copy() 
 
 #[test]
 fn a_copy_that_is_kept_does_not_count_on_a_source_that_this_mount_removes() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(18, 1 << 20);
         endpoint.put("source", &content);
         let first = keeping(&endpoint, &spill);
@@ -268,8 +258,7 @@ fn a_copy_that_is_kept_does_not_count_on_a_source_that_this_mount_removes() {
 /// so any more, and nothing of the file could be had.
 #[test]
 fn what_is_appended_after_a_failed_commit_does_not_cost_what_is_kept() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(19, LENGTH);
         let first = keeping(&endpoint, &spill);
         endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
@@ -293,8 +282,7 @@ fn what_is_appended_after_a_failed_commit_does_not_cost_what_is_kept() {
 /// so that nothing was left to be copied.
 #[test]
 fn an_edit_of_what_a_kept_copy_counts_on_is_kept_too_and_stored_after_the_copy() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(21, 6 << 20);
         endpoint.put("a-source", &content);
         let first = keeping(&endpoint, &spill);
@@ -329,8 +317,7 @@ fn an_edit_of_what_a_kept_copy_counts_on_is_kept_too_and_stored_after_the_copy()
 /// It was kept in words that no version understood: an upload with bytes of an object that the file had not any more.
 #[test]
 fn a_copy_that_has_grown_and_lost_its_source_is_kept_like_any_file() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(22, LENGTH);
         endpoint.put("source", &content[..8 << 20]);
         let first = keeping(&endpoint, &spill);
@@ -353,8 +340,7 @@ fn a_copy_that_has_grown_and_lost_its_source_is_kept_like_any_file() {
 /// EIO.
 #[test]
 fn a_large_copy_that_cannot_be_made_any_more_does_not_hold_its_source() {
-    deadline(MINUTE * 4, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let content = noise(23, LENGTH);
         endpoint.put("source", &content[..8 << 20]);
         let mount = mount(&endpoint, &spill, &["--metadata-ttl", "0"]);

@@ -13,7 +13,7 @@ use dssefs_emulator::faults::{Fault, Rule};
 use dssefs_emulator::kms::NewKey;
 use rustix::fs::{XattrFlags, setxattr};
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, commit, deadline, errno};
+use crate::common::{BUCKET, Endpoint, Mount, attribute, commit, errno, scenario};
 
 const ON_EVERY_FILE: [&str; 14] = [
     "user.dsse.verdict",
@@ -34,9 +34,7 @@ const ON_EVERY_FILE: [&str; 14] = [
 
 #[test]
 fn a_file_written_here_is_compliant_and_says_how_that_is_known() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let path = mount.join("file");
         commit(&path, b"content").unwrap();
         let value = |name: &str| attribute(&path, name).unwrap();
@@ -62,9 +60,7 @@ fn a_file_written_here_is_compliant_and_says_how_that_is_known() {
 
 #[test]
 fn all_names_are_listed_on_files_and_directories() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         commit(&mount.join("file"), b"content").unwrap();
         fs::create_dir(mount.join("d")).unwrap();
         for path in [mount.join("file"), mount.join("d"), mount.path()] {
@@ -81,8 +77,7 @@ fn all_names_are_listed_on_files_and_directories() {
 
 #[test]
 fn objects_of_others_are_judged() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let other_key = endpoint.kms().create_key(NewKey::default()).unwrap().arn;
         endpoint.put("good", b"1");
         endpoint.put_as("plain", b"2", None, None);
@@ -107,8 +102,7 @@ fn objects_of_others_are_judged() {
 
 #[test]
 fn a_file_with_changes_is_pending_until_they_are_stored() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("file", b"old content");
         let mount = Mount::of(&endpoint);
         let path = mount.join("file");
@@ -125,9 +119,7 @@ fn a_file_with_changes_is_pending_until_they_are_stored() {
 
 #[test]
 fn claims_cannot_be_written_and_foreign_names_are_unknown() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         let path = mount.join("file");
         commit(&path, b"content").unwrap();
         assert_eq!(errno(xattr::set(&path, "user.dsse.verdict", b"compliant")), libc::EPERM);
@@ -142,9 +134,7 @@ fn claims_cannot_be_written_and_foreign_names_are_unknown() {
 
 #[test]
 fn names_can_be_kept_out_of_listings() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--xattr-list", "none"]);
+    scenario().options(&["--xattr-list", "none"]).mounted(|_endpoint, mount| {
         let path = mount.join("file");
         commit(&path, b"content").unwrap();
         assert_eq!(xattr::list(&path).unwrap().count(), 0);
@@ -154,9 +144,7 @@ fn names_can_be_kept_out_of_listings() {
 
 #[test]
 fn the_encryption_context_is_sent_and_told() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--encryption-context", "project=dssefs"]);
+    scenario().options(&["--encryption-context", "project=dssefs"]).mounted(|endpoint, mount| {
         let path = mount.join("file");
         commit(&path, b"content").unwrap();
         let context = attribute(&path, "user.dsse.context").unwrap();
@@ -168,9 +156,7 @@ fn the_encryption_context_is_sent_and_told() {
 
 #[test]
 fn a_context_that_the_answer_does_not_name_is_told_as_unknown() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--encryption-context", "project=dssefs"]);
+    scenario().options(&["--encryption-context", "project=dssefs"]).mounted(|endpoint, mount| {
         let silent = BTreeMap::from([("x-amz-server-side-encryption-context".to_owned(), None)]);
         endpoint.inject_fault("PutObject", Fault::Alter { headers: silent, body: None });
         commit(&mount.join("silent"), b"content").unwrap();
@@ -185,9 +171,7 @@ fn a_context_that_the_answer_does_not_name_is_told_as_unknown() {
 
 #[test]
 fn a_context_that_is_answered_otherwise_than_asked_fails_the_close() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--encryption-context", "project=dssefs"]);
+    scenario().options(&["--encryption-context", "project=dssefs"]).mounted(|endpoint, mount| {
         let other = BTreeMap::from([("x-amz-server-side-encryption-context".to_owned(), Some("e30=".to_owned()))]);
         endpoint.inject_faults(vec![Rule::on("PutObject", Fault::Alter { headers: other, body: None }).times(0)]);
         assert_eq!(errno(commit(&mount.join("file"), b"content")), libc::EKEYREJECTED);
@@ -198,8 +182,7 @@ fn a_context_that_is_answered_otherwise_than_asked_fails_the_close() {
 
 #[test]
 fn without_a_key_an_object_under_another_than_the_mounts_first_is_wrong() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("other", b"content");
         let mount = Mount::source(&endpoint, BUCKET, &["--on-noncompliant-read", "refuse"]);
         commit(&mount.join("own"), b"content").unwrap();
@@ -219,8 +202,7 @@ fn without_a_key_an_object_under_another_than_the_mounts_first_is_wrong() {
 
 #[test]
 fn capital_letters_do_not_open_the_mounts_own_names_to_others() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         let blob = r#"%7B%22user.DSSE.verdict%22%3A%22eA%3D%3D%22%2C%22user.fine%22%3A%22eA%3D%3D%22%7D"#;
         put_with(&endpoint, "file", &[("%44%53%53%45.verdict", "x"), ("dsse.verdict", "x"), ("xattr", blob)]);
         let mount = Mount::of(&endpoint);
@@ -236,8 +218,7 @@ fn capital_letters_do_not_open_the_mounts_own_names_to_others() {
 
 #[test]
 fn a_mount_can_refuse_to_read_what_is_not_dsse() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("good", b"content");
         endpoint.put_as("plain", b"content", None, None);
         let mount = Mount::with(&endpoint, &["--on-noncompliant-read", "refuse"]);
@@ -289,8 +270,7 @@ fn put_with(endpoint: &Endpoint, key: &str, metadata: &[(&str, &str)]) {
 
 #[test]
 fn an_attribute_of_a_stored_file_is_one_copy_that_carries_all_over() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         put_with(&endpoint, "file", &[("colour", "red"), ("mtime", "5.25")]);
         let mount = Mount::with(&endpoint, &PATIENT);
         let path = mount.join("file");
@@ -318,9 +298,7 @@ fn an_attribute_of_a_stored_file_is_one_copy_that_carries_all_over() {
 
 #[test]
 fn attributes_of_a_file_with_changes_join_its_commit() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &PATIENT);
+    scenario().options(&PATIENT).mounted(|endpoint, mount| {
         fs::read_dir(mount.path()).unwrap().count();
         let path = mount.join("file");
         let ((), counters) = endpoint.counted(|| {
@@ -349,8 +327,7 @@ fn attributes_of_a_file_with_changes_join_its_commit() {
 
 #[test]
 fn directories_have_attributes_and_the_root_of_a_bucket_has_none() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         endpoint.put("implicit/file", b"content");
         let mount = Mount::of(&endpoint);
         fs::create_dir(mount.join("made")).unwrap();
@@ -370,9 +347,7 @@ fn directories_have_attributes_and_the_root_of_a_bucket_has_none() {
 
 #[test]
 fn names_that_headers_cannot_keep_survive() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let path = mount.join("file");
         commit(&path, b"content").unwrap();
         let names = ["user.foo", "user.Foo", "user.mode", "user.with space", "user.ümläut", "user.a:b/c", "user.empty"];
@@ -393,9 +368,7 @@ fn names_that_headers_cannot_keep_survive() {
 
 #[test]
 fn creating_replacing_and_removing_say_what_was_there() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|_endpoint, mount| {
         let path = mount.join("file");
         commit(&path, b"content").unwrap();
         let set = |flags| setxattr(&path, "user.k", b"v", flags).map_err(std::io::Error::from);
@@ -412,9 +385,7 @@ fn creating_replacing_and_removing_say_what_was_there() {
 
 #[test]
 fn attributes_have_two_kilobytes_and_never_those_of_mode_owner_and_times() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::of(&endpoint);
+    scenario().mounted(|endpoint, mount| {
         let path = mount.join("file");
         commit(&path, b"content").unwrap();
         assert_eq!(errno(xattr::set(&path, "user.k", &[b'x'; 2048])), libc::E2BIG);
@@ -433,8 +404,7 @@ fn attributes_have_two_kilobytes_and_never_those_of_mode_owner_and_times() {
 
 #[test]
 fn attributes_of_s3fs_are_shown_changed_and_removed_in_its_own_place() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         put_with(&endpoint, "file", &[("xattr", "%7B%22user.k%22%3A%22dg%3D%3D%22%2C%22user.l%22%3A%22%22%7D")]);
         let mount = Mount::of(&endpoint);
         let path = mount.join("file");
@@ -450,8 +420,7 @@ fn attributes_of_s3fs_are_shown_changed_and_removed_in_its_own_place() {
 
 #[test]
 fn nobodys_metadata_speaks_for_the_mount() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
+    scenario().unmounted(|endpoint| {
         put_with(&endpoint, "file", &[("dsse.verdict", "compliant"), ("dsse.made-up", "x"), ("mode", "33188")]);
         let other = Mount::of(&endpoint);
         let path = other.join("file");
@@ -465,9 +434,7 @@ fn nobodys_metadata_speaks_for_the_mount() {
 
 #[test]
 fn other_kinds_of_attributes_are_refused_without_a_request() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &PATIENT);
+    scenario().options(&PATIENT).mounted(|endpoint, mount| {
         let path = mount.join("file");
         commit(&path, b"content").unwrap();
         symlink("file", mount.join("link")).unwrap();
@@ -518,9 +485,7 @@ fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
 
 #[test]
 fn cp_a_and_tar_carry_attributes_links_and_modes_there_and_back() {
-    deadline(MINUTE, || {
-        let endpoint = Endpoint::start();
-        let mount = Mount::with(&endpoint, &["--xattr-list", "none"]);
+    scenario().options(&["--xattr-list", "none"]).mounted(|endpoint, mount| {
         let local = tempfile::tempdir().unwrap();
         let tree = tree(local.path());
         run("cp", &["-a".as_ref(), tree.as_ref(), mount.join("by-cp").as_ref()]);

@@ -9,6 +9,11 @@ use super::mount;
 /// Runs `body` in a thread of its own. After `limit`, detaches every mount of this process, which ends the waiting of
 /// each thread that hangs on one, and fails.
 pub(crate) fn deadline(limit: Duration, body: impl FnOnce() + Send + 'static) {
+    boxed_deadline(limit, Box::new(body));
+}
+
+/// Not generic: the compiler would make what starts a thread again for each of hundreds of tests.
+fn boxed_deadline(limit: Duration, body: Box<dyn FnOnce() + Send>) {
     let (sender, receiver) = channel();
     let name = std::thread::current().name().unwrap_or("test").to_owned();
     let run = move || {

@@ -1,6 +1,7 @@
 //! An endpoint in this process, with a bucket and a key.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use aws_sdk_s3::Client;
@@ -135,7 +136,9 @@ impl Endpoint {
 
     /// Waits for what `work` does with the ordinary client.
     pub(crate) fn with<F: Future>(&self, work: impl FnOnce(Client) -> F) -> F::Output {
-        self.runtime.block_on(work(self.client.clone()))
+        // The compiler would make the runtime's loop again for each future that has a type of its own.
+        let work: Pin<Box<dyn Future<Output = F::Output> + '_>> = Box::pin(work(self.client.clone()));
+        self.runtime.block_on(work)
     }
 
     /// The object, or nothing.

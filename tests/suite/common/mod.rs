@@ -7,12 +7,14 @@ pub(crate) mod hostile_store;
 pub(crate) mod journal;
 pub(crate) mod kept;
 mod mount;
+mod scenario;
 pub(crate) mod store;
 
 pub(crate) use deadline::deadline;
 pub(crate) use endpoint::{ACCESS_KEY, BUCKET, Endpoint, SECRET_KEY, client};
 pub(crate) use fault::{denied, failure, unavailable};
 pub(crate) use mount::{Detached, Mount, dssefs, mountinfo_has};
+pub(crate) use scenario::scenario;
 
 use std::io;
 use std::path::Path;

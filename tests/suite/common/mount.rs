@@ -17,6 +17,7 @@ use super::endpoint::{ACCESS_KEY, BUCKET, Endpoint, REGION, SECRET_KEY};
 const MOUNT_WITHIN: Duration = Duration::from_secs(30);
 const END_WITHIN: Duration = Duration::from_secs(30);
 const LOG_COMES_WITHIN: Duration = Duration::from_millis(150);
+const LINE_COMES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Mounts by the name of the test's thread, for the one who has to detach them.
 static MOUNTS: Mutex<BTreeMap<String, Vec<PathBuf>>> = Mutex::new(BTreeMap::new());
@@ -275,6 +276,22 @@ impl Mount {
     pub(crate) fn log(&self) -> String {
         std::thread::sleep(LOG_COMES_WITHIN);
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first line of what the daemon says for which `wanted` holds. Waits for it; gives nothing when it does not
+    /// come.
+    pub(crate) fn line(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let deadline = Instant::now() + LINE_COMES_WITHIN;
+        loop {
+            let found = {
+                let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+                log.lines().find(|line| wanted(line)).map(str::to_owned)
+            };
+            if found.is_some() || Instant::now() > deadline {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The largest memory that the daemon ever had, in bytes (proc_pid_status(5), VmHWM).

@@ -5,10 +5,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::Duration;
 
 use dssefs_emulator::faults::{Fault, Rule};
-use tempfile::TempDir;
 
 use crate::common::kept::{SEGMENT, background, is_empty, kill, session};
-use crate::common::{Endpoint, MINUTE, Mount, deadline, denied, errno, eventually, noise, unavailable};
+use crate::common::{Endpoint, MINUTE, Mount, deadline, denied, errno, eventually, noise, scenario, unavailable};
 
 use super::point::Disk;
 
@@ -20,8 +19,7 @@ fn hold(endpoint: &Endpoint, operation: &str) {
 /// of the old length. The crash that followed took the object for the file as it had been acknowledged.
 #[test]
 fn a_file_that_is_cut_while_it_is_stored_is_never_stored_with_zeros_in_the_place_of_its_end() {
-    deadline(MINUTE * 2, || {
-        let endpoint = Endpoint::start();
+    scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let mut content = noise(1, 14 << 20);
         endpoint.put("file", &content);
         let mount = Mount::of(&endpoint);
@@ -50,8 +48,7 @@ fn a_file_that_is_cut_while_it_is_stored_is_never_stored_with_zeros_in_the_place
 /// removed came back with each.
 #[test]
 fn a_session_with_a_torn_end_is_sent_once_and_what_is_removed_later_stays_removed() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         hold(&endpoint, "PutObject");
         fs::write(first.join("file"), "content").unwrap();
@@ -73,8 +70,7 @@ fn a_session_with_a_torn_end_is_sent_once_and_what_is_removed_later_stays_remove
 /// chmod(2) of a file that was not stored yet changed what would be stored, and was lost with the process.
 #[test]
 fn a_change_of_mode_of_a_pending_file_is_as_safe_as_its_content() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let first = background(&endpoint, &spill);
         endpoint.inject_faults(vec![Rule::on("PutObject", unavailable()).times(0)]);
         fs::write(first.join("file"), "content").unwrap();
@@ -91,8 +87,7 @@ fn a_change_of_mode_of_a_pending_file_is_as_safe_as_its_content() {
 /// A mount that died while it proved that it may write left the upload by which it did.
 #[test]
 fn an_upload_of_a_mount_that_died_while_it_started_is_aborted_by_the_next() {
-    deadline(MINUTE * 2, || {
-        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+    scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
         let options = ["--spill-dir", spill.path().to_str().unwrap()];
         hold(&endpoint, "AbortMultipartUpload");
         Mount::killed_while_it_starts(&endpoint, &options, &[], || endpoint.struck() > 0);

@@ -11,6 +11,9 @@ use dssefs_s3::s3::Gateway;
 
 use super::parts::SINGLE_PUT_BYTES_MAX;
 
+/// How long a write waits for memory unless it is given another limit.
+const WAIT_MAX: Duration = Duration::from_secs(120);
+
 /// How writers behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -36,7 +39,7 @@ impl Settings {
             parts_in_flight_max: (parts / 2).clamp(1, 8),
             file_parts_in_flight_max: (parts / 2).clamp(1, 4),
             slow_max: Duration::from_secs(2),
-            wait_max: Duration::from_secs(120),
+            wait_max: WAIT_MAX,
             conditional,
         }
     }
