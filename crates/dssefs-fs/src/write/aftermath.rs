@@ -41,7 +41,7 @@ impl Writer {
         let Error::Store(error) = error else { return };
         let Some(key) = &error.key else { return };
         match error.failed_write() {
-            FailedWrite::Nothing => {}
+            FailedWrite::Nothing | FailedWrite::Overtaken | FailedWrite::PerhapsDeleted => {}
             FailedWrite::Unknown(attempt) => self.state().note_ambiguous_commit(attempt),
             FailedWrite::Deleted => self.note_deletion(key),
             FailedWrite::LeftBehind(version) => {
@@ -73,7 +73,9 @@ impl Writer {
                     return Ok(());
                 }
                 // A mount that replaces any object need not know this one, and may lack the permission to ask.
-                Err(error) if !self.engine.settings.conditional && matches!(error.kind, Kind::AccessDenied { .. }) => {}
+                Err(error)
+                    if self.engine.settings.last_writer_wins.is_some()
+                        && matches!(error.kind, Kind::AccessDenied { .. }) => {}
                 Err(error) => {
                     let error = Error::from(error);
                     let is_known = self.state().resume_mark(&attempt);

@@ -46,10 +46,12 @@ pub use connect::{
     profile_files, without_reuse,
 };
 pub use error::{Error, FailedWrite, Failure, Kind};
-pub use gateway::{BodyRetries, Conditions, Download, Gateway, OtherCopy, Unfinished, Upload, Verified};
+pub use gateway::{
+    BodyRetries, Conditions, ConflictRetries, Download, Gateway, OtherCopy, Unfinished, Upload, Verified,
+};
 pub use metrics::{Operation, StoreSnapshot};
 pub use payload::{Checksum, Payload, WithSha1};
 pub use request::{
-    BucketFacts, CONTENT_HEADERS, Condition, Head, ListPage, ListRequest, Listed, NewObject, Part, Source, Stored,
-    Versioning,
+    BucketFacts, CONTENT_HEADERS, Condition, Head, LastWriterWins, ListPage, ListRequest, Listed, NewObject, Part,
+    Removal, Source, Stored, Versioning,
 };

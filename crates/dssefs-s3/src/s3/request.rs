@@ -44,28 +44,57 @@ impl NewObject {
 }
 
 /// What must be true of the key for a write to happen. The store decides it atomically with the write.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Nothing: the last writer wins.
-    #[default]
-    None,
     /// There is no object (`If-None-Match: *`).
     Absent,
     /// The object has this ETag (`If-Match`).
     Matches(ETag),
+    /// Nothing: the user has asked for that.
+    Any(LastWriterWins),
+}
+
+/// The user's word that a mount may replace and delete whatever it finds (`--last-writer-wins`). No write and no delete
+/// goes without a condition unless the caller has this word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastWriterWins(());
+
+impl LastWriterWins {
+    /// The word of a mount with `--last-writer-wins`. No other code makes one, tests aside.
+    #[must_use]
+    pub const fn asked_for() -> LastWriterWins {
+        LastWriterWins(())
+    }
 }
 
 impl Condition {
+    /// The condition itself, or none where the last writer wins.
+    #[must_use]
+    pub fn unless(self, last_writer_wins: Option<LastWriterWins>) -> Condition {
+        last_writer_wins.map_or(self, Condition::Any)
+    }
+
     pub(super) fn if_match(&self) -> Option<String> {
         match self {
             Condition::Matches(etag) => Some(etag.as_str().to_owned()),
-            Condition::None | Condition::Absent => None,
+            Condition::Any(_) | Condition::Absent => None,
         }
     }
 
     pub(super) fn if_none_match(&self) -> Option<String> {
         (*self == Condition::Absent).then(|| "*".to_owned())
     }
+}
+
+/// What has become of a version that was to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// There is no object.
+    Gone,
+    /// Another writer has put an object of this ETag in its place, which stays.
+    Replaced(ETag),
+    /// There is another writer's object, which stays, and an answer was lost. The delete may have come before it.
+    PerhapsGone,
 }
 
 /// One version of an object to copy from.
@@ -185,6 +214,8 @@ mod tests {
         let matches = Condition::Matches(ETag::new("\"a\""));
         assert_eq!((matches.if_match().as_deref(), matches.if_none_match()), (Some("\"a\""), None));
         assert_eq!((Condition::Absent.if_match(), Condition::Absent.if_none_match().as_deref()), (None, Some("*")));
-        assert_eq!((Condition::None.if_match(), Condition::None.if_none_match()), (None, None));
+        let any = Condition::Absent.unless(Some(LastWriterWins::asked_for()));
+        assert_eq!((any.if_match(), any.if_none_match()), (None, None));
+        assert_eq!(matches.clone().unless(None), matches);
     }
 }

@@ -53,6 +53,17 @@ impl Answered {
     }
 }
 
+/// What a delete is to remove.
+#[derive(Clone, Copy)]
+pub(in crate::s3) enum Deleted<'a> {
+    /// This version, for good. Its id is its condition.
+    Version(&'a VersionId),
+    /// The object, if it has this ETag.
+    If(&'a ETag),
+    /// Whatever object there is.
+    Any,
+}
+
 impl Store {
     pub(in crate::s3) async fn put(
         &self,
@@ -117,22 +128,31 @@ impl Store {
         Ok(Answered::new(etag, answer.version_id(), encryption))
     }
 
-    /// Deletes the object, or the one version; with an ETag only if that is the object's.
+    /// Deletes what `which` says. The id of the delete marker, in a bucket that keeps versions.
     pub(in crate::s3) async fn delete(
         &self,
         key: &Key,
-        version: Option<&VersionId>,
-        if_match: Option<&ETag>,
-    ) -> Result<(), Error> {
+        which: Deleted<'_>,
+        attempts: &AttemptLog,
+    ) -> Result<Option<VersionId>, Error> {
+        let (id, if_match) = match which {
+            Deleted::Version(id) => (Some(id.as_str().to_owned()), None),
+            Deleted::If(etag) => (None, Some(etag.as_str().to_owned())),
+            Deleted::Any => (None, None),
+        };
         let request = self
             .client
             .delete_object()
             .bucket(self.bucket.as_str())
             .key(key.as_str())
-            .set_version_id(version.map(|id| id.as_str().to_owned()))
-            .set_if_match(if_match.map(|etag| etag.as_str().to_owned()))
+            .set_version_id(id)
+            .set_if_match(if_match)
+            .customize()
+            .interceptor(attempts.clone())
             .send();
-        self.ask(Operation::DeleteObject, Some(key), request).await.map(drop)
+        let answer = self.ask(Operation::DeleteObject, Some(key), request).await;
+        let answer = answer.inspect_err(|error| attempts.note_failure(error))?;
+        Ok(answer.version_id().and_then(version_id))
     }
 
     /// The content headers of a new object, if S3 knows all of them. The caller sets them on the HTTP request, because

@@ -46,7 +46,7 @@ impl Gateway {
                 tracing::info!(%error, "the answer to a write was lost; the object is in the bucket as it was sent");
                 Ok(stored)
             }
-            Ok(None) if is_last_word => Err(error),
+            Ok(None) if is_last_word => Err(error.leaving(FailedWrite::Overtaken)),
             Err(unknown) if is_last_word => Err(unknown.leaving(attempts)),
             Ok(None) | Err(_) => Err(error.leaving(attempts)),
         }

@@ -3,6 +3,7 @@
 mod ambiguous;
 mod compare;
 mod copy;
+mod delete;
 mod download;
 mod leftovers;
 mod probe;
@@ -10,6 +11,7 @@ mod retry;
 mod upload;
 mod verified;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -28,7 +30,7 @@ use crate::s3::metrics::{Operation, StoreCounters, StoreSnapshot};
 
 pub use download::Download;
 pub use probe::Conditions;
-pub use retry::BodyRetries;
+pub use retry::{BodyRetries, ConflictRetries};
 pub use upload::{Unfinished, Upload};
 use verified::{Made, Write};
 pub use verified::{OtherCopy, Verified};
@@ -38,13 +40,20 @@ pub struct Gateway {
     store: Store,
     judge: Judge,
     ledger: OnceLock<Ledger>,
+    /// Whether the store carries out deletes whose condition does not hold.
+    ignores_conditions_of_deletes: AtomicBool,
 }
 
 impl Gateway {
     /// Makes no request. `config` comes from [`load`](super::load) with the same `connection`.
     #[must_use]
     pub fn new(config: &SdkConfig, connection: &Connection, bucket: Bucket, policy: Policy) -> Gateway {
-        Gateway { store: Store::new(config, connection, bucket), judge: Judge::new(policy), ledger: OnceLock::new() }
+        Gateway {
+            store: Store::new(config, connection, bucket),
+            judge: Judge::new(policy),
+            ledger: OnceLock::new(),
+            ignores_conditions_of_deletes: AtomicBool::new(false),
+        }
     }
 
     /// The bucket.
@@ -180,15 +189,6 @@ impl Gateway {
         };
         let write = Write { operation: Operation::PutObject, key: &new.key, condition, other_copy: OtherCopy::Held };
         self.settle(&write, answer, &attempts, attempt).await
-    }
-
-    /// Deletes an object. S3's delete also succeeds when there is none. In a bucket with versioning the old versions
-    /// remain.
-    ///
-    /// # Errors
-    /// As S3 answers.
-    pub async fn delete(&self, key: &Key) -> Result<(), Error> {
-        self.store.delete(key, None, None).await
     }
 
     /// An object's tags in the form of `x-amz-tagging` (`a=1&b=2`); None if it has none.

@@ -4,13 +4,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Gateway;
-use crate::object::{ETag, Key, Version, VersionId};
+use crate::object::{Key, Version, VersionId};
 use crate::policy::{Algorithm, EncryptionContext, Facts, Judge, Verdict};
 use crate::s3::ambiguous_write::AmbiguousWrite;
 use crate::s3::aws::{AnswerHeaders, Answered, AttemptLog};
 use crate::s3::error::{Error, FailedWrite, Kind};
 use crate::s3::metrics::Operation;
-use crate::s3::request::{Condition, Stored};
+use crate::s3::request::{Condition, Removal, Stored};
 
 /// A value that the store proved to be under DSSE-KMS and the expected key. Only the gateway can make one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +160,7 @@ impl Gateway {
         key: &Key,
         stored: Stored,
     ) -> Result<Verified<Stored>, Error> {
-        let condition = &Condition::None;
+        let condition = &Condition::Matches(stored.version.etag.clone());
         self.verify_or_undo(&Write { operation, key, condition, other_copy: OtherCopy::Nowhere }, stored).await
     }
 
@@ -214,12 +214,10 @@ impl Gateway {
             (Ok(Some(version)), _) => self.take_back(write, &version, Some(made)).await,
             // The version has an id of its own, so the delete does not touch earlier ones. It stays if it may be the
             // only copy.
-            (_, Some(id)) if write.other_copy != OtherCopy::Nowhere => {
-                match self.store.delete(write.key, Some(&id), None).await {
-                    Ok(()) => ("the object was deleted again".to_owned(), FailedWrite::Nothing),
-                    Err(error) => (left_there(&error.to_string()), unknown(made)),
-                }
-            }
+            (_, Some(id)) if write.other_copy != OtherCopy::Nowhere => match self.delete_by_id(write.key, &id).await {
+                Ok(()) => ("the object was deleted again".to_owned(), FailedWrite::Nothing),
+                Err(error) => (left_there(&error.to_string()), unknown(made)),
+            },
             (Ok(None), _) => (left_there("no object is proved to be the one that was sent"), unknown(made)),
             (Err(error), _) => (left_there(&error.to_string()), unknown(made)),
         };
@@ -238,9 +236,9 @@ impl Gateway {
         // In a bucket that keeps versions, the previous one is the object again.
         let deleted = if version.id.is_some() { FailedWrite::Nothing } else { FailedWrite::Deleted };
         let gone = ("the object was deleted again".to_owned(), deleted);
-        match self.expunge_version(write.key, version).await {
-            Ok(true) => gone,
-            Ok(false) => self.take_back_other(write, version, made, gone).await,
+        match self.expunge(write.key, version).await {
+            Ok(Removal::Gone) => gone,
+            Ok(_) => self.take_back_other(write, version, made, gone).await,
             Err(error) => (stays(&error), FailedWrite::LeftBehind(version.clone())),
         }
     }
@@ -256,9 +254,9 @@ impl Gateway {
         let replaced = "another writer has replaced the object".to_owned();
         let Some(made) = made else { return (replaced, FailedWrite::Nothing) };
         match self.look_again(write, made).await {
-            Ok(Some(ours)) if ours.version != *named => match self.expunge_version(write.key, &ours.version).await {
-                Ok(true) => gone,
-                Ok(false) => (replaced, FailedWrite::Nothing),
+            Ok(Some(ours)) if ours.version != *named => match self.expunge(write.key, &ours.version).await {
+                Ok(Removal::Gone) => gone,
+                Ok(_) => (replaced, FailedWrite::Nothing),
                 Err(error) => (stays(&error), FailedWrite::LeftBehind(ours.version)),
             },
             Ok(_) => (replaced, FailedWrite::Nothing),
@@ -311,51 +309,6 @@ impl Gateway {
         let error = Error::from(failure);
         tracing::error!(%error, "the store did not prove the encryption that the daemon asked for");
         error
-    }
-
-    /// Deletes exactly this version, which this mount has stored: by its id, or, without one, only while it is the
-    /// object. Another writer's object that replaced it stays.
-    ///
-    /// # Errors
-    /// As S3 answers.
-    pub async fn expunge(&self, key: &Key, version: &Version) -> Result<(), Error> {
-        self.expunge_version(key, version).await.map(drop)
-    }
-
-    /// The same; false if another version is there, which stays.
-    async fn expunge_version(&self, key: &Key, version: &Version) -> Result<bool, Error> {
-        match &version.id {
-            Some(id) => self.store.delete(key, Some(id), None).await.map(|()| true),
-            None => self.delete_version(key, &version.etag).await,
-        }
-    }
-
-    /// Deletes an object if it still is this version. Like [`Gateway::delete`], it leaves old versions in a bucket that
-    /// keeps them. Returns true if there is no object afterwards, and false if there is another version, which stays.
-    /// For a store without conditional deletes, asks for the version first.
-    ///
-    /// # Errors
-    /// As S3 answers.
-    pub async fn delete_version(&self, key: &Key, etag: &ETag) -> Result<bool, Error> {
-        match self.store.delete(key, None, Some(etag)).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind == Kind::NotFound => Ok(true),
-            // A second attempt gets this too, if the answer to the first was lost in a bucket that keeps versions.
-            Err(error) if error.kind == Kind::PreconditionFailed => Ok(self.etag_now(key).await?.is_none()),
-            Err(error) if error.kind == Kind::Unsupported => match self.etag_now(key).await? {
-                Some(now) if now == *etag => self.store.delete(key, None, None).await.map(|()| true),
-                now => Ok(now.is_none()),
-            },
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn etag_now(&self, key: &Key) -> Result<Option<ETag>, Error> {
-        match self.head(key).await {
-            Ok(head) => Ok(Some(head.meta.version.etag)),
-            Err(error) if error.kind == Kind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 }
 
