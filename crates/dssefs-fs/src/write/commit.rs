@@ -202,7 +202,8 @@ impl Writer {
         let refused = early_upload.failure.as_ref().is_some_and(Error::is_noncompliant);
         let worth_it =
             commit.size > SINGLE_PUT_BYTES_MAX || early_upload.evicted(&(0..u64::MAX), &self.buffer.present());
-        if refused || !(same_key && worth_it && early_upload.upload.initialized()) {
+        let fits = commit.size <= early_upload.layout.end();
+        if refused || !(same_key && worth_it && fits && early_upload.upload.initialized()) {
             return None;
         }
         let upload = Arc::into_inner(std::mem::take(&mut early_upload.upload)).and_then(OnceCell::into_inner);

@@ -111,7 +111,13 @@ impl State {
     /// written, which is too large for one PutObject. There often is an object: a shell's `>`, and each program that is
     /// started meanwhile, closes a copy of the handle, upon which the file is committed as it is then.
     pub(crate) fn layout(&self) -> Option<AppendLayout> {
-        if self.streams() { AppendLayout::behind(self.base_len) } else { None }
+        let layout = if self.streams() { AppendLayout::behind(self.base_len) } else { None };
+        layout.filter(|layout| self.size <= layout.end())
+    }
+
+    /// Whether a file that ends at `end` needs more parts than the upload under way has.
+    pub(crate) fn is_beyond_upload(&self, end: u64) -> bool {
+        self.early_upload.as_ref().is_some_and(|early_upload| end > early_upload.layout.end())
     }
 
     /// Whether the file could be sent ahead, were the object under it not too short to be copied as a part of its own.
