@@ -114,7 +114,7 @@ impl Namespace {
         let content_headers = before.map_or_else(BTreeMap::new, |head| head.meta.content_headers.clone());
         let storage_class = before.and_then(storage_class);
         let content_type = Some(MARKER_TYPE.to_owned());
-        Ok(NewObject { key: key.clone(), user, content_type, content_headers, storage_class, tags })
+        Ok(NewObject { key: key.clone(), user, content_type, content_headers, storage_class, tags, commit: None })
     }
 
     async fn store_marker(&self, object: NewObject, condition: &Condition) -> Result<Arc<Head>, Error> {
@@ -217,6 +217,7 @@ pub(super) fn head_of(object: NewObject, stored: s3::Stored, size: u64, tag_coun
         content_headers: object.content_headers,
         tag_count,
         user: object.user,
+        commit: object.commit,
     };
     Head { meta, encryption: stored.encryption }
 }

@@ -153,6 +153,9 @@ impl Writer {
     }
 
     async fn store_whole(self: &Arc<Self>, commit: &CommitSnapshot, target: &Target) -> Result<Stored, Error> {
+        let id = self.state().commit_id(commit.changes, || self.engine.gateway.commit_id());
+        let object = NewObject { commit: id, ..target.object.clone() };
+        let target = &Target { object, exact: target.exact };
         if let Some(base) = self.copied_whole(commit) {
             self.copy_whole(base, commit, target).await
         } else if commit.size <= SINGLE_PUT_BYTES_MAX {
@@ -259,7 +262,10 @@ impl Writer {
     async fn correct_metadata(&self, commit: &CommitSnapshot, target: &Target) -> Result<(), Error> {
         let Some(source) = self.state().base.clone() else { return Ok(()) };
         let condition = Condition::Matches(source.version.etag.clone()).unless(self.engine.settings.last_writer_wins);
-        let copied = self.engine.gateway.copy(&source, &target.object, &condition).await?.into_inner();
+        // Of the same changes, so that the journal knows this object as well.
+        let id = self.state().commit_id(commit.changes, || self.engine.gateway.commit_id());
+        let object = NewObject { commit: id, ..target.object.clone() };
+        let copied = self.engine.gateway.copy(&source, &object, &condition).await?.into_inner();
         let corrected = CommitSnapshot { changes: commit.changes + 1, ..commit.clone() };
         self.settle(&corrected, &target.object, copied);
         Ok(())
@@ -441,6 +447,7 @@ pub(super) fn head_of(object: &NewObject, size: u64, stored: Stored) -> Head {
         content_headers: object.content_headers.clone(),
         tag_count: u32::try_from(tag_count).unwrap_or(u32::MAX),
         user: object.user.clone(),
+        commit: object.commit.clone(),
     };
     Head { meta, encryption: stored.encryption }
 }

@@ -19,8 +19,8 @@
 //! The HTTP client limits how much a server may answer and how long content may take (`bounds`).
 //!
 //! Only `aws` calls the operations of the SDK. `connect` sets the SDK up: credentials, proxies, and what never goes in
-//! the clear. `connect::credentials` reads the credentials again when their files change. This room may use `object`
-//! and `policy`.
+//! the clear. `connect::credentials` reads the credentials again when their files change. This room may use `object`,
+//! `policy` and `crypto` (for random names).
 
 mod ambiguous_write;
 mod aws;
@@ -38,7 +38,7 @@ mod metrics;
 mod payload;
 mod request;
 
-pub use ambiguous_write::{AmbiguousWrite, Content};
+pub use ambiguous_write::AmbiguousWrite;
 pub use aws_config::SdkConfig;
 pub use backoff::{Backoff, Jitter};
 pub use connect::{

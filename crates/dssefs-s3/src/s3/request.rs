@@ -1,15 +1,19 @@
 //! The requests to the gateway and its answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use crate::object::{Crc64, ETag, Key, ObjectMeta, UserMetadata, Version};
+use crate::object::{COMMIT_NAME, CommitId, Crc64, ETag, Key, ObjectMeta, UserMetadata, Version};
 use crate::policy::{Facts, Observation};
 
 /// The content headers that an object can have in addition to Content-Type, in lower case. Only these may be in
 /// [`NewObject::content_headers`].
 pub const CONTENT_HEADERS: [&str; 5] =
     ["cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
+
+/// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
+/// Guide).
+const METADATA_BYTES_MAX: usize = 2048;
 
 /// An object to write, without its content and its encryption (which is the mount's policy).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub struct NewObject {
     pub storage_class: Option<String>,
     /// The text of `x-amz-tagging`. None: no tags, or, for a copy, the source's tags.
     pub tags: Option<String>,
+    /// The attempt that is to make it; for None the gateway makes one up.
+    pub commit: Option<CommitId>,
 }
 
 impl NewObject {
@@ -39,7 +45,21 @@ impl NewObject {
             content_headers: BTreeMap::new(),
             storage_class: None,
             tags: None,
+            commit: None,
         }
+    }
+
+    /// What goes into `x-amz-meta-*`.
+    pub(super) fn metadata(&self) -> HashMap<String, String> {
+        let commit = self.commit.as_ref().map(|id| (COMMIT_NAME.to_owned(), id.as_str().to_owned()));
+        let user = self.user.iter().filter(|(name, _)| *name != COMMIT_NAME);
+        user.map(|(name, value)| (name.clone(), value.clone())).chain(commit).collect()
+    }
+
+    /// Whether S3 takes a commit id beside the rest of the metadata.
+    pub(super) fn has_room_for_commit(&self) -> bool {
+        let taken: usize = self.user.iter().map(|(name, value)| name.len() + value.len()).sum();
+        taken + COMMIT_NAME.len() + CommitId::TEXT_BYTES <= METADATA_BYTES_MAX
     }
 }
 
@@ -208,6 +228,16 @@ pub enum Versioning {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_commit_id_gives_way_when_the_metadata_is_full() {
+        let fits = |bytes: usize| {
+            let user = UserMetadata::from([("n".to_owned(), "v".repeat(bytes - 1))]);
+            NewObject { user, ..NewObject::at(Key::new("k").unwrap()) }.has_room_for_commit()
+        };
+        let most = METADATA_BYTES_MAX - COMMIT_NAME.len() - CommitId::TEXT_BYTES;
+        assert!(fits(most) && !fits(most + 1));
+    }
 
     #[test]
     fn a_condition_becomes_exactly_one_header() {

@@ -26,7 +26,7 @@ macro_rules! describe {
             .server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::AwsKmsDsse)
             .set_ssekms_key_id($policy.key.as_ref().map(|arn| arn.as_str().to_owned()))
             .set_ssekms_encryption_context($policy.context.header())
-            .set_metadata(Some($new.user.iter().map(|(name, value)| (name.clone(), value.clone())).collect()))
+            .set_metadata(Some($new.metadata()))
             .set_content_type($new.content_type.clone())
             .set_storage_class($new.storage_class.as_deref().map(aws_sdk_s3::types::StorageClass::from))
             .set_tagging($new.tags.clone())
@@ -96,14 +96,12 @@ impl Store {
         Ok(Answered::new(answer.e_tag(), answer.version_id(), encryption))
     }
 
-    /// For sources of up to 5 GiB. The tags are the source's unless `new` has its own. With [`MetadataDirective::Copy`]
-    /// metadata, content type and content headers are the source's too; `new` gives only key and storage class.
+    /// For sources of up to 5 GiB. The tags are the source's unless `new` has its own.
     pub(in crate::s3) async fn copy(
         &self,
         policy: &Policy,
         source: &Source,
         new: &NewObject,
-        metadata: MetadataDirective,
         condition: &Condition,
         attempts: &AttemptLog,
     ) -> Result<Answered, Error> {
@@ -113,7 +111,7 @@ impl Store {
         let request = describe!(self.client.copy_object(), self, policy, new)
             .copy_source(self.copy_source(&source.key, &source.version))
             .copy_source_if_match(source.version.etag.as_str())
-            .metadata_directive(metadata)
+            .metadata_directive(MetadataDirective::Replace)
             .tagging_directive(tagging)
             .set_if_match(condition.if_match())
             .set_if_none_match(condition.if_none_match())

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 
-use super::ambiguous_write::{AmbiguousWrite, Content};
+use super::ambiguous_write::AmbiguousWrite;
 use super::aws::{AttemptLog, Store};
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
@@ -32,7 +32,7 @@ pub use download::Download;
 pub use probe::Conditions;
 pub use retry::{BodyRetries, ConflictRetries};
 pub use upload::{Unfinished, Upload};
-use verified::{Made, Write};
+use verified::Write;
 pub use verified::{OtherCopy, Verified};
 
 /// One bucket under one policy. All code that reads or writes objects shares it.
@@ -170,8 +170,7 @@ impl Gateway {
 
     /// Writes a whole object in one request (PutObject; S3 takes up to 5 GiB this way).
     ///
-    /// If the answer to a first attempt was lost, and the store refuses a later one because of the first, the gateway
-    /// looks the object up. The write has succeeded if length, checksum and metadata are those that were sent.
+    /// If an answer was lost, the gateway looks for the object as [`Gateway::find`] does.
     ///
     /// # Errors
     /// As S3 answers. What the write has left in the store is the error's [`FailedWrite`](super::FailedWrite).
@@ -181,13 +180,10 @@ impl Gateway {
         body: Arc<dyn Payload>,
         condition: &Condition,
     ) -> Result<Verified<Stored>, Error> {
-        let attempts = AttemptLog::default();
+        let (new, attempts) = (&self.stamped(new), AttemptLog::default());
         let answer = self.store.put(self.policy(), new, &body, condition, &attempts).await;
-        let attempt = || {
-            let content = body.kept_checksum().map_or(Content::Unknown, Content::Of);
-            Made::By(Box::new(AmbiguousWrite { object: new.clone(), size: body.len(), content, upload: None }))
-        };
-        let write = Write { operation: Operation::PutObject, key: &new.key, condition, other_copy: OtherCopy::Held };
+        let attempt = || AmbiguousWrite { object: new.clone(), size: body.len(), upload: None };
+        let write = Write { operation: Operation::PutObject, key: &new.key, other_copy: OtherCopy::Held };
         self.settle(&write, answer, &attempts, attempt).await
     }
 
