@@ -38,8 +38,8 @@ const COPY_BYTES_MIN: u64 = 2 * PART_BYTES_MIN;
 const COPY_PART_BYTES: u64 = GIB;
 
 /// The parts of a file that is written from its beginning: the length of each, and how many of that length. Small ones
-/// first, so that the upload starts early; large ones later, so that 10,000 of them reach 5.6 TiB. A larger file needs a
-/// new commit behind what is stored.
+/// first, so that the upload starts early; large ones later, so that 10,000 of them reach 5.6 TiB. A larger file needs
+/// a new commit behind what is stored.
 const SCHEDULE: [(u64, u64); 4] = [(16 * MIB, 1_000), (64 * MIB, 2_000), (256 * MIB, 2_000), (GIB, 5_000)];
 
 /// The largest file, in bytes: 10,000 parts of 5 GiB, which is S3's own limit (48.8 TiB).
@@ -48,8 +48,8 @@ pub const OBJECT_BYTES_MAX: u64 = PARTS_MAX * PART_BYTES_MAX;
 /// The most that one part copies of the object before an append, up to [`HEAD_BYTES_MAX`] of it. Entries of journals
 /// number their parts by it.
 const HEAD_PART_BYTES: u64 = 4 * GIB;
-/// The longest object, in bytes, whose copies have at most [`HEAD_PART_BYTES`]. Those of a longer one have 5 GiB, so that
-/// parts are left for what follows it.
+/// The longest object, in bytes, whose copies have at most [`HEAD_PART_BYTES`]. Those of a longer one have 5 GiB, so
+/// that parts are left for what follows it.
 const HEAD_BYTES_MAX: u64 = PARTS_MAX / 2 * HEAD_PART_BYTES;
 
 /// The parts of a file that is written in sequence. Its first bytes may be those of an object, which the first parts

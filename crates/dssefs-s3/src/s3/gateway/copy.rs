@@ -48,9 +48,9 @@ impl Gateway {
         self.settle(&write, answer, &attempts, attempt).await
     }
 
-    /// Copies one version of an object to `to` with its metadata, content headers and tags. The caller gives the storage
-    /// class (listings have it). One HEAD of the source before: a copy has a commit id of its own, so the store cannot
-    /// carry the metadata over.
+    /// Copies one version of an object to `to` with its metadata, content headers and tags. The caller gives the
+    /// storage class (listings have it). One HEAD of the source before: a copy has a commit id of its own, so the store
+    /// cannot carry the metadata over.
     ///
     /// # Errors
     /// As [`Gateway::copy`].
