@@ -12,7 +12,8 @@ use dssefs_fs::namespace::{
 use dssefs_s3::object::{ByteRange, ETag, Key, Prefix, Version};
 use dssefs_s3::policy::EncryptionContext;
 use dssefs_s3::s3::{
-    Condition, Error, Gateway, Kind, ListRequest, NewObject, OtherCopy, Part, Payload, Source, Stored, Verified,
+    Condition, Error, Gateway, Kind, LastWriterWins, ListRequest, NewObject, OtherCopy, Part, Payload, Source, Stored,
+    Verified,
 };
 
 use super::hostile_store::{Answer, KEY, REQUESTS_MAX, with_hostile_store};
@@ -32,7 +33,7 @@ pub fn store(data: &[u8]) {
             let (outcome, asked) = store.answering(&answer, async |gateway| match verb % 5 {
                 2 => gateway.put(&object(), content(), &Condition::Absent).await.map(Some),
                 3 => uploads(gateway).await,
-                _ => gateway.copy(&source(), &object(), &Condition::None).await.map(Some),
+                _ => gateway.copy(&source(), &object(), &Condition::Any(LastWriterWins::asked_for())).await.map(Some),
             });
             is_judged(&answer, &outcome, &asked);
         }
@@ -111,7 +112,7 @@ async fn uploads(gateway: &Arc<Gateway>) -> Result<Option<Verified<Stored>>, Err
     };
     let parts = vec![part(1, copied), part(2, sent)];
     upload
-        .complete(parts, 10, None, &Condition::None, OtherCopy::Held)
+        .complete(parts, 10, None, &Condition::Any(LastWriterWins::asked_for()), OtherCopy::Held)
         .await
         .map(Some)
         .map_err(|unfinished| unfinished.error)
@@ -188,7 +189,7 @@ fn settings() -> Settings {
         attributes: AttributeSource::Full,
         heads_in_flight_max: 2,
         rename_lease: Duration::from_secs(60),
-        conditional: true,
+        last_writer_wins: None,
         authenticator: Arc::new(NoKeys),
     }
 }

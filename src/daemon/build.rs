@@ -14,7 +14,7 @@ use dssefs_fs::write::{self, Engine};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::object::{Key, Prefix};
 use dssefs_s3::policy::{KeyArn, Policy};
-use dssefs_s3::s3::{self, BucketFacts, Conditions, Gateway};
+use dssefs_s3::s3::{self, BucketFacts, Conditions, Gateway, LastWriterWins};
 use dssefs_seal::crypto;
 
 use super::rename_keys::RenameKeys;
@@ -106,6 +106,7 @@ async fn prove(config: &Config, gateway: &Arc<Gateway>) -> Result<(), StartError
     match gateway.probe_conditions(&key).await.map_err(unproved)? {
         Conditions::Kept => {
             prove_copies(config, gateway, &key).await;
+            prove_deletes(gateway, &key).await;
             Ok(())
         }
         Conditions::Broken(how) => Err(StartError::conditions(&config.source(), &how)),
@@ -139,6 +140,30 @@ async fn prove_copies(config: &Config, gateway: &Arc<Gateway>, key: &Key) {
             tracing::warn!(%error, remedy, "the proof that copies keep conditions left an object behind");
         }
     }
+}
+
+/// The same for deletes. The mount still starts: it asks for the version before each delete.
+async fn prove_deletes(gateway: &Gateway, key: &Key) {
+    match gateway.probe_deletes(key).await {
+        Ok(Conditions::Broken(how)) => tracing::warn!(
+            how,
+            "the store does not keep the conditions of deletes: rm, rmdir and mv ask for the version first, and may \
+             still delete what another host stores at the same moment"
+        ),
+        Ok(Conditions::Unknown(error)) => {
+            tracing::info!(%error, "whether the store keeps the conditions of deletes is not known");
+        }
+        Ok(Conditions::Kept) => {}
+        Err(error) => {
+            let remedy = error.remedy();
+            tracing::warn!(%error, remedy, "whether the store keeps the conditions of deletes could not be found out");
+        }
+    }
+}
+
+/// The user's word, if they gave it. It is made nowhere else.
+fn last_writer_wins(config: &Config) -> Option<LastWriterWins> {
+    config.last_writer_wins.then(LastWriterWins::asked_for)
 }
 
 /// A random name below `prefix`, which no object has.
@@ -205,7 +230,7 @@ fn file_system(
     let writing = pool.usage().limits.memory_bytes_max;
     let settings = write::Settings {
         wait_max: config.room_timeout,
-        ..write::Settings::for_memory(writing, !config.last_writer_wins)
+        ..write::Settings::for_memory(writing, last_writer_wins(config))
     };
     let engine = Engine::new(Arc::clone(&gateway), pool, settings);
     let settings = vfs::Settings {
@@ -240,7 +265,7 @@ fn names(config: &Config, authenticator: Arc<RenameKeys>) -> namespace::Settings
         attributes: config.attributes,
         heads_in_flight_max: HEADS_IN_FLIGHT_MAX,
         rename_lease: RENAME_LEASE,
-        conditional: !config.last_writer_wins,
+        last_writer_wins: last_writer_wins(config),
         authenticator,
     }
 }

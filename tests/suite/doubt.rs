@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 use dssefs_emulator::faults::{Fault, Rule};
 
 use crate::common::kept::kill;
-use crate::common::{Endpoint, MINUTE, Mount, attribute, commit, denied, errno, eventually, failure, noise, scenario};
+use crate::common::{
+    Endpoint, MINUTE, Mount, attribute, commit, deadline, denied, errno, eventually, failure, noise, scenario,
+};
 use crate::copy::half_done_copy;
+use tempfile::TempDir;
 
 const LARGE: usize = 48 << 20;
 const LITTLE_MEMORY: [&str; 4] = ["--memory", "32MiB", "--spill", "0"];
@@ -294,5 +297,53 @@ fn another_request_for_the_same_key_is_given_some_seconds_and_wins_only_when_it_
         endpoint.clear_faults();
         endpoint.put("never", b"theirs");
         assert_eq!(errno(file.sync_all()), libc::ESTALE);
+    });
+}
+
+/// The object is in the store, and the daemon dies before it learns so. The journal has the id of the attempt.
+#[test]
+fn what_was_stored_just_before_a_crash_is_found_and_not_sent_again() {
+    deadline(MINUTE * 2, || {
+        let (endpoint, spill) = (Endpoint::start(), TempDir::new().unwrap());
+        let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.path().to_str().unwrap()];
+        let first = mount(&endpoint, &options);
+        endpoint.inject_faults(vec![Rule::on("PutObject", Fault::StallAnswer).times(0)]);
+        fs::write(first.join("file"), b"content").unwrap();
+        eventually("the object is stored", MINUTE, || endpoint.head("file").is_some());
+        kill(first);
+        endpoint.clear_faults();
+        let stored = endpoint.head("file").unwrap();
+        let next = mount(&endpoint, &options);
+        let found = endpoint.head("file").unwrap();
+        assert_eq!(found.e_tag(), stored.e_tag(), "{}", next.log());
+        assert!(!next.log().contains("could not be stored"), "{}", next.log());
+        assert_eq!(fs::read(next.join("file")).unwrap(), b"content");
+    });
+}
+
+/// The same content, metadata and length, and another id: another writer has won.
+#[test]
+fn an_equal_object_of_another_writer_is_not_taken_for_ours() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = mount(&endpoint, &[]);
+        let mut file = File::create(mount.join("file")).unwrap();
+        file.write_all(b"content").unwrap();
+        lose_answer(&endpoint, "PutObject", &Fault::Reset);
+        assert_ne!(errno(file.sync_all()), 0);
+        endpoint.clear_faults();
+        let ours = endpoint.head("file").unwrap();
+        let mut metadata = ours.metadata().cloned().unwrap();
+        metadata.remove("dssefs-commit").expect("it has an id");
+        let key = endpoint.key_arn().to_owned();
+        endpoint.with(|s3| async move {
+            let put = s3.put_object().bucket(crate::common::BUCKET).key("file").body(b"content".to_vec().into());
+            let put = put.set_metadata(Some(metadata)).ssekms_key_id(key);
+            put.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::AwsKmsDsse).send().await.unwrap();
+        });
+        let theirs = endpoint.head("file").unwrap();
+        file.write_all(b" and more").unwrap();
+        assert_eq!(errno(file.sync_all()), libc::ESTALE);
+        assert_eq!(endpoint.head("file").unwrap().e_tag(), theirs.e_tag());
     });
 }

@@ -486,6 +486,7 @@ fn what_the_proof_costs() {
             ("AbortMultipartUpload", 1),
             ("CompleteMultipartUpload", 1),
             ("CreateMultipartUpload", 1),
+            ("DeleteObject", 1),
             ("GetBucketEncryption", 1),
             ("GetBucketVersioning", 1),
             // Whether the prefix can be listed, whether a rename of a directory was left in the middle, and what could

@@ -33,6 +33,7 @@ mod mapped;
 mod matrix;
 mod model;
 mod mount_point;
+mod mutations;
 mod names;
 mod namespace;
 mod network;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::denied;
 use crate::common::journal::{Said, Signer, elsewhere};
-use crate::common::store::{Store, at, requests};
+use crate::common::store::{ANY, Store, at, requests};
 use bytes::Bytes;
 use dssefs_emulator::faults::Fault;
 use dssefs_fs::namespace::{
@@ -93,7 +93,7 @@ impl Mount {
     /// What the writer does at close.
     async fn commit(&self, ino: Ino) {
         let object = NewObject::at(self.names.key(ino).unwrap());
-        self.store.gateway.put(&object, Arc::new(Bytes::from_static(b"new")), &Condition::None).await.unwrap();
+        self.store.gateway.put(&object, Arc::new(Bytes::from_static(b"new")), &ANY).await.unwrap();
         let head = self.store.gateway.head(&object.key).await.unwrap();
         self.names.committed(ino, head);
         self.store.asked();
@@ -112,7 +112,7 @@ fn namespace(store: &Store, change: impl FnOnce(&mut Settings)) -> (Arc<Namespac
         attributes: AttributeSource::Full,
         heads_in_flight_max: 64,
         rename_lease: Duration::from_secs(2),
-        conditional: true,
+        last_writer_wins: None,
         authenticator: Arc::new(OneKey(Signer::of_bytes(&[9; 32]))),
     };
     change(&mut settings);
@@ -445,7 +445,7 @@ async fn chmod_copies_the_object_onto_itself_and_carries_everything_over() {
         tags: Some("team=x".into()),
         ..NewObject::at(at("a"))
     };
-    mount.store.gateway.put(&object, Arc::new(Bytes::from_static(b"body")), &Condition::None).await.unwrap();
+    mount.store.gateway.put(&object, Arc::new(Bytes::from_static(b"body")), &ANY).await.unwrap();
     let ino = mount.find("a").await.unwrap().ino;
     mount.store.asked();
     let change = Change { mode: Some(0o4755), uid: Some(3), ..Change::default() };

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use crate::common::store::ANY;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::config::{Credentials, RuntimeComponents, SharedCredentialsProvider};
@@ -14,7 +15,7 @@ use aws_smithy_runtime_api::client::http::{
 use bytes::Bytes;
 use dssefs_s3::object::{Bucket, ByteRange, Crc64, ETag, Key, Version};
 use dssefs_s3::policy::{EncryptionContext, KeyArn, Policy};
-use dssefs_s3::s3::{Condition, Connection, Gateway, NewObject, OtherCopy, Source};
+use dssefs_s3::s3::{Condition, Connection, Gateway, LastWriterWins, NewObject, OtherCopy, Source};
 
 const ARN: &str = "arn:aws:kms:us-east-1:111122223333:key/0a1b";
 const SSE: &str = "x-amz-server-side-encryption";
@@ -89,7 +90,7 @@ async fn exercise(gateway: &Arc<Gateway>) {
     let source = Source { key: new.key.clone(), version: version.clone(), size: 10 };
     let range = ByteRange::new(0, 5).unwrap();
     gateway.put(&new, Arc::new(Bytes::from(vec![1; 200_000])), &Condition::Absent).await.unwrap();
-    gateway.put(&new, Arc::new(Bytes::from_static(b"small")), &Condition::None).await.unwrap();
+    gateway.put(&new, Arc::new(Bytes::from_static(b"small")), &ANY).await.unwrap();
     gateway.copy(&source, &new, &Condition::Matches(ETag::new("t"))).await.unwrap();
     let upload = gateway.start_upload(&new).await.unwrap();
     let part = upload.put_part(1, Arc::new(Bytes::from(vec![2; 200_000]))).await.unwrap();
@@ -102,7 +103,7 @@ async fn exercise(gateway: &Arc<Gateway>) {
     gateway.get(&new.key, Some(&version), None).await.unwrap();
     // The recorder's answer is no range; the request is what matters here.
     gateway.get(&new.key, None, Some(range)).await.err().unwrap();
-    gateway.delete(&new.key).await.unwrap();
+    gateway.delete(&new.key, LastWriterWins::asked_for()).await.unwrap();
 }
 
 async fn sent(url: &str) -> Vec<Sent> {

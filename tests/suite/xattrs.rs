@@ -13,7 +13,7 @@ use dssefs_emulator::faults::{Fault, Rule};
 use dssefs_emulator::kms::NewKey;
 use rustix::fs::{XattrFlags, setxattr};
 
-use crate::common::{BUCKET, Endpoint, Mount, attribute, commit, errno, scenario};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, attribute, commit, deadline, errno, scenario};
 
 const ON_EVERY_FILE: [&str; 14] = [
     "user.dsse.verdict",
@@ -233,7 +233,7 @@ const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
 
 /// The user metadata of an object, without what the mount keeps there for itself.
 fn metadata(endpoint: &Endpoint, key: &str) -> BTreeMap<String, String> {
-    let own = ["mode", "uid", "gid", "mtime", "atime", "ctime"];
+    let own = ["mode", "uid", "gid", "mtime", "atime", "ctime", "dssefs-commit"];
     let all = endpoint.head(key).unwrap().metadata().cloned().unwrap_or_default();
     all.into_iter().filter(|(name, _)| !own.contains(&name.as_str())).collect()
 }
@@ -504,5 +504,35 @@ fn cp_a_and_tar_carry_attributes_links_and_modes_there_and_back() {
         in_dir(options(["-x", "-f"]), &[archive.as_ref(), "-C".as_ref(), mount.path().as_ref()]);
         assert_same_tree(&mount.join("tree"));
         assert_same_tree(&Mount::of(&endpoint).join("tree"));
+    });
+}
+
+#[test]
+fn each_object_has_a_commit_id_that_no_program_sees() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let id = |key: &str| endpoint.head(key).unwrap().metadata().unwrap()["dssefs-commit"].clone();
+        commit(&mount.join("file"), b"content").unwrap();
+        let mut ids = vec![id("file")];
+        fs::set_permissions(mount.join("file"), PermissionsExt::from_mode(0o600)).unwrap();
+        ids.push(id("file"));
+        fs::rename(mount.join("file"), mount.join("moved")).unwrap();
+        fs::create_dir(mount.join("d")).unwrap();
+        symlink("moved", mount.join("link")).unwrap();
+        ids.extend(["moved", "d/", "link"].map(id));
+        fs::rename(mount.join("d"), mount.join("e")).unwrap();
+        ids.push(id("e/"));
+        assert!(ids.iter().all(|id| id.len() == 32), "{ids:?}");
+        let all = ids.len();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "{ids:?}");
+        assert_eq!(own_names(&mount.join("moved")), Vec::<String>::new());
+        // A program may have an attribute of that name. It is kept beside the id.
+        xattr::set(mount.join("moved"), "user.dssefs-commit", b"mine").unwrap();
+        assert_eq!(own_names(&mount.join("moved")), ["user.dssefs-commit"]);
+        assert_eq!(attribute(&mount.join("moved"), "user.dssefs-commit").unwrap(), "mine");
+        assert_eq!(id("moved").len(), 32);
     });
 }

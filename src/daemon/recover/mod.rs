@@ -345,7 +345,7 @@ fn pool(directory: &Path, limits: Limits) -> Result<Arc<Pool>, StartError> {
 
 /// Always conditional: what was left long ago must never replace what is newer.
 pub(super) fn engine(gateway: Arc<Gateway>, pool: Arc<Pool>, memory_bytes_max: u64) -> Arc<Engine> {
-    Engine::new(gateway, pool, Settings::for_memory(memory_bytes_max, true))
+    Engine::new(gateway, pool, Settings::for_memory(memory_bytes_max, None))
 }
 
 /// For commands without a mount. Their memory is protected as a mount's is: they hold the journal's keys, content and

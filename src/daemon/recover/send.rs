@@ -9,9 +9,9 @@ use futures_util::{StreamExt, stream};
 
 use dssefs_fs::journal::{self, EntryId, RecoveredEntry, RecoveredSession};
 use dssefs_fs::write::{self, Disposition, Engine, KeptError, PendingChanges, Writer};
-use dssefs_s3::object::{Crc64, Key};
+use dssefs_s3::object::Key;
 use dssefs_s3::policy::{Policy, Verdict};
-use dssefs_s3::s3::{self, Checksum, Condition, Gateway, Head, Kind};
+use dssefs_s3::s3::{self, Condition, Gateway, Kind, NewObject};
 
 use super::StartError;
 
@@ -211,7 +211,7 @@ impl Job<'_> {
     }
 
     async fn is_stored(&self) -> Result<bool, SendError> {
-        is_stored(self.engine.gateway(), self.left, self.entry, &self.kept).await
+        is_stored(self.engine.gateway(), &self.kept).await
     }
 
     async fn send(&self) -> Result<(), SendError> {
@@ -254,79 +254,31 @@ fn parts_lost(kept: &PendingChanges, lost: &[Range<u64>]) -> SendError {
 }
 
 /// Whether the object is what the file was to become: its answer was lost, or came after the last word in the journal.
-/// The times in the metadata, to the nanosecond, with the owner, the mode and the size tell one state of a file from
-/// all others; where all of its content is kept, the store's checksum has to be that of the content as well, if it
-/// tells one. What the file was to replace it is not, whatever its times say: those of a write that was just being made
-/// may not be in the journal yet.
+/// It has the commit id of an attempt to store exactly this. An entry of an earlier version names none; then the
+/// condition of the write decides.
 ///
 /// An upload that could not be begun with the last word on the file's attributes may be complete, and its metadata not
 /// yet put right. That is done here: the content is not on this host any more.
-async fn is_stored(
-    gateway: &Arc<Gateway>,
-    left: &RecoveredSession,
-    entry: &RecoveredEntry,
-    kept: &PendingChanges,
-) -> Result<bool, SendError> {
-    let (head, checksums) = match head_of(gateway, &kept.object.key).await {
+async fn is_stored(gateway: &Arc<Gateway>, kept: &PendingChanges) -> Result<bool, SendError> {
+    if kept.commits.is_empty() {
+        return Ok(false);
+    }
+    let head = match gateway.head(&kept.object.key).await {
         Err(error) if error.kind == Kind::NotFound => return Ok(false),
         answer => answer?,
     };
-    if kept.replaces.as_ref() == Some(&head.meta.version.etag) {
+    let is_ours = head.meta.commit.as_ref().is_some_and(|id| kept.commits.contains(id)) && head.meta.size == kept.size;
+    if !is_ours || gateway.judge(&head.encryption.facts) != Verdict::Compliant {
         return Ok(false);
     }
-    let user = &head.meta.user;
-    let is_described = *user == kept.object.user;
-    let begun = kept.upload.as_ref().filter(|upload| !is_described && upload.object.user == *user);
-    if !(is_described || begun.is_some()) || !user.contains_key("mtime") || head.meta.size != kept.size {
-        return Ok(false);
-    }
-    let stored = checksums.into_iter().find(|checksum| matches!(checksum, Checksum::Crc64(_)));
-    let wanted = if stored.is_some() { crc64_of(left, entry, kept)?.map(Checksum::Crc64) } else { None };
-    let same = stored.is_none() || wanted.is_none() || stored == wanted;
-    if !same || gateway.judge(&head.encryption.facts) != Verdict::Compliant {
-        return Ok(false);
-    }
-    if begun.is_some_and(|upload| upload.exact) {
+    let times_may_differ = kept.upload.as_ref().is_some_and(|upload| !upload.exact);
+    if head.meta.user != kept.object.user && !times_may_differ {
         let condition = Condition::Matches(head.meta.version.etag.clone());
         let source = s3::Source { key: kept.object.key.clone(), version: head.meta.version, size: kept.size };
-        gateway.copy(&source, &kept.object, &condition).await?;
+        let object = NewObject { commit: head.meta.commit, ..kept.object.clone() };
+        gateway.copy(&source, &object, &condition).await?;
     }
     Ok(true)
-}
-
-/// With the checksums that the store has of the whole, where the caller may see them.
-async fn head_of(gateway: &Gateway, key: &Key) -> Result<(Head, Vec<Checksum>), s3::Error> {
-    match gateway.head_with_checksums(key).await {
-        Err(error) if error.kind != Kind::NotFound => Ok((gateway.head(key).await?, Vec::new())),
-        answer => answer,
-    }
-}
-
-/// The CRC-64/NVME of the whole file; None where parts of it are in the object that it was made from, or were never
-/// written.
-fn crc64_of(
-    left: &RecoveredSession,
-    entry: &RecoveredEntry,
-    kept: &PendingChanges,
-) -> Result<Option<Crc64>, SendError> {
-    let mut pieces = BTreeMap::new();
-    for piece in left.content(entry) {
-        let (offset, bytes) = piece?;
-        pieces.insert(offset, (bytes.len() as u64, Crc64::of(bytes.as_slice())));
-    }
-    if let Some(upload) = &kept.upload {
-        let ranges = upload.sent_ranges(kept.size).unwrap_or_default();
-        pieces.extend(ranges.iter().zip(&upload.parts).map(|(range, part)| (range.start, (part.size, part.crc64))));
-    }
-    let (mut at, mut whole) = (0, Crc64::EMPTY);
-    for (offset, (bytes, crc64)) in pieces {
-        if offset != at {
-            return Ok(None);
-        }
-        whole = whole.followed_by(crc64, bytes);
-        at += bytes;
-    }
-    Ok((at == kept.size).then_some(whole))
 }
 
 /// What becomes of a file's bytes while they are put back.

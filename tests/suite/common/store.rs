@@ -11,8 +11,11 @@ use dssefs_emulator::kms::NewKey;
 use dssefs_emulator::{Options, Server};
 use dssefs_s3::object::{Bucket, Key, UserMetadata, Version};
 use dssefs_s3::policy::{EncryptionContext, KeyArn, Policy};
-use dssefs_s3::s3::{AccessKey, Condition, Connection, Gateway, Head, NewObject};
+use dssefs_s3::s3::{AccessKey, Condition, Connection, Gateway, Head, LastWriterWins, NewObject};
 use futures_util::StreamExt;
+
+/// For writes that may replace anything, as those of other hosts do.
+pub const ANY: Condition = Condition::Any(LastWriterWins::asked_for());
 
 /// The store of one test.
 pub struct Store {
@@ -49,7 +52,7 @@ impl Store {
     pub async fn put(&self, key: &str, content: impl Into<Bytes>, user: &[(&str, &str)]) -> Version {
         let user: UserMetadata = user.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let object = NewObject { user, ..NewObject::at(at(key)) };
-        let stored = self.gateway.put(&object, Arc::new(content.into()), &Condition::None).await.unwrap();
+        let stored = self.gateway.put(&object, Arc::new(content.into()), &ANY).await.unwrap();
         self.server.reset_counters();
         stored.version.clone()
     }
@@ -63,7 +66,7 @@ impl Store {
     }
 
     pub async fn remove(&self, key: &str) {
-        self.gateway.delete(&at(key)).await.unwrap();
+        self.gateway.delete(&at(key), LastWriterWins::asked_for()).await.unwrap();
         self.server.reset_counters();
     }
 

@@ -89,7 +89,8 @@ pub enum Fault {
     ThrottleKms,
     /// The work is done without regard to `If-Match` and `If-None-Match`, as by stores that do not know them.
     IgnoreConditions,
-    /// A write that asks for a condition is answered 501, as by stores that do not know them; any other is carried out.
+    /// A write or delete that asks for a condition is answered 501, as by stores that do not know them; any other is
+    /// carried out.
     RefuseConditions,
     /// Answers as to credentials that may list only below this prefix (a condition on `s3:prefix`). Other requests
     /// about the bucket and other keys are denied, and a missing object is 403 instead of 404.
@@ -331,8 +332,9 @@ const CALLS_KMS: &[&str] = &[
     "ListParts",
 ];
 
-/// The operations that write only if a condition holds ("Conditional writes", S3 User Guide).
-const TAKES_CONDITIONS: &[&str] = &["PutObject", "CopyObject", "CompleteMultipartUpload"];
+/// The operations that change something only if a condition holds ("Conditional writes" and "Conditional deletes", S3
+/// User Guide).
+const TAKES_CONDITIONS: &[&str] = &["PutObject", "CopyObject", "CompleteMultipartUpload", "DeleteObject"];
 
 /// The operations that may answer 200 with an `<Error>` body (their pages in the S3 API reference).
 const FAILS_LATE: &[&str] = &["CopyObject", "UploadPartCopy", "CompleteMultipartUpload"];
@@ -430,7 +432,7 @@ mod tests {
             ("PutObject", Fault::CutBodyAfter(1)),
             ("GetObject", Fault::FlipRequestByte(0)),
             ("DeleteObject", Fault::ThrottleKms),
-            ("DeleteObject", Fault::IgnoreConditions),
+            ("UploadPart", Fault::IgnoreConditions),
             ("ListObjectsV2", Fault::Sse { algorithm: None, key: None, bucket_key: None }),
             ("PutObject", Fault::OkWithErrorBody { code: "InternalError".into(), message: String::new() }),
             ("kms:Decrypt", Fault::ThrottleKms),

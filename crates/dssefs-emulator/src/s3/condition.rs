@@ -65,7 +65,7 @@ impl WriteCondition {
 
 /// Judges `If-Match` of a delete: 404 if there is nothing at all, 412 if it is another object or a delete marker.
 pub(super) fn check_delete(if_match: Option<&ETagCondition>, newest: Option<&Version>) -> S3Result<()> {
-    let Some(condition) = if_match else { return Ok(()) };
+    let Some(condition) = if_match.filter(|_| IGNORED.try_with(|()| ()).is_err()) else { return Ok(()) };
     let version = newest.ok_or_else(no_such_key)?;
     let holds = version.object().is_some_and(|object| matches(condition, object));
     if holds { Ok(()) } else { Err(precondition_failed()) }

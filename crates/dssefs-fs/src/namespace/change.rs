@@ -95,6 +95,7 @@ impl Namespace {
             storage_class: storage_class(head),
             // The store copies them itself.
             tags: None,
+            commit: None,
         };
         let stored = self.gateway.copy(&source, &object, condition).await?.into_inner();
         Ok(Arc::new(head_of(object, stored, head.meta.size, head.meta.tag_count)))

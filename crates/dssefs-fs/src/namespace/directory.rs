@@ -7,13 +7,14 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::error::Error;
+use super::file::RENEWALS_MAX;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::posix;
 use super::reserved::refuse_reserved;
 use super::table::Table;
 use super::{Namespace, Question};
-use dssefs_s3::object::{Key, Name, ObjectMeta, UserMetadata};
-use dssefs_s3::s3::{self, Condition, Head, NewObject};
+use dssefs_s3::object::{ETag, Key, Name, ObjectMeta, UserMetadata};
+use dssefs_s3::s3::{self, Condition, Head, NewObject, Removal};
 
 /// The Content-Type that s3fs and the S3 console give a marker.
 const MARKER_TYPE: &str = "application/x-directory";
@@ -69,9 +70,7 @@ impl Namespace {
             }
             table.key(ino)?
         };
-        if self.only_marker_below(&key).await? {
-            self.gateway.delete(&key).await?;
-        }
+        self.delete_marker(&key).await?;
         self.forget_name(parent, name, ino);
         self.keep_alive(parent).await;
         Ok(())
@@ -115,7 +114,7 @@ impl Namespace {
         let content_headers = before.map_or_else(BTreeMap::new, |head| head.meta.content_headers.clone());
         let storage_class = before.and_then(storage_class);
         let content_type = Some(MARKER_TYPE.to_owned());
-        Ok(NewObject { key: key.clone(), user, content_type, content_headers, storage_class, tags })
+        Ok(NewObject { key: key.clone(), user, content_type, content_headers, storage_class, tags, commit: None })
     }
 
     async fn store_marker(&self, object: NewObject, condition: &Condition) -> Result<Arc<Head>, Error> {
@@ -133,10 +132,29 @@ impl Namespace {
         prefix.marker().ok_or(Error::NotPermitted)
     }
 
-    /// Whether the marker is all that is left: `false` when there is nothing at all.
-    async fn only_marker_below(&self, key: &Key) -> Result<bool, Error> {
+    /// Deletes the marker of an empty directory. A marker that another host has changed is looked at again with all
+    /// that is below it. One that comes after a lost answer stays: the delete may have been carried out before it.
+    async fn delete_marker(&self, key: &Key) -> Result<(), Error> {
+        for _ in 0..RENEWALS_MAX {
+            let Some(marker) = self.only_marker_below(key).await? else { return Ok(()) };
+            if let Some(word) = self.settings.last_writer_wins {
+                return Ok(self.gateway.delete(key, word).await?);
+            }
+            match self.gateway.delete_version(key, &marker).await? {
+                Removal::Gone | Removal::PerhapsGone => return Ok(()),
+                Removal::Replaced(_) => {}
+            }
+        }
+        Err(Error::Stale)
+    }
+
+    /// The marker, if it is all that is left; None when there is nothing at all.
+    async fn only_marker_below(&self, key: &Key) -> Result<Option<ETag>, Error> {
         let found = self.first_below(key.as_str(), 2).await?;
-        if found.iter().any(|found| found.key != key.as_str()) { Err(Error::NotEmpty) } else { Ok(!found.is_empty()) }
+        if found.iter().any(|found| found.key != key.as_str()) {
+            return Err(Error::NotEmpty);
+        }
+        Ok(found.into_iter().next().map(|marker| marker.etag))
     }
 
     /// The marker to write when no child is known and no marker either.
@@ -199,6 +217,7 @@ pub(super) fn head_of(object: NewObject, stored: s3::Stored, size: u64, tag_coun
         content_headers: object.content_headers,
         tag_count,
         user: object.user,
+        commit: object.commit,
     };
     Head { meta, encryption: stored.encryption }
 }

@@ -68,6 +68,13 @@ pub enum Error {
         /// The key of one.
         example: String,
     },
+    /// An answer was lost, and another host's object stands at the target. Not [`Error::Stale`]: the kernel would begin
+    /// the rename again, and replace that object.
+    #[error(
+        "another host has stored an object under the new name while the file was renamed; that object stays, and the \
+         file keeps its old name; compare both"
+    )]
+    TargetTaken,
     /// The journal was not kept fresh, and another mount may have taken it over.
     #[error(
         "the store did not take the journal of the rename in time, so this mount undoes the rename, or another mount \
@@ -128,6 +135,22 @@ impl Error {
     /// Whether the store refused a write because its condition did not hold.
     pub(super) fn is_taken(&self) -> bool {
         matches!(self, Error::Store(error) if error.kind == s3::Kind::PreconditionFailed)
+    }
+
+    /// Whether an answer was lost, and another writer's object stands where the change was to be made.
+    pub(super) fn is_overtaken(&self) -> bool {
+        matches!(self, Error::Store(error) if matches!(error.failed_write(), s3::FailedWrite::Overtaken))
+    }
+
+    /// Whether the store refused a change because of a version, and has certainly not carried it out.
+    pub(super) fn is_refused(&self) -> bool {
+        let is_of_a_version = |kind| matches!(kind, s3::Kind::PreconditionFailed | s3::Kind::NotFound);
+        self.left_nothing() && matches!(self, Error::Store(error) if is_of_a_version(error.kind))
+    }
+
+    /// Whether the store has certainly not carried out what failed.
+    pub(super) fn left_nothing(&self) -> bool {
+        matches!(self, Error::Store(error) if matches!(error.failed_write(), s3::FailedWrite::Nothing))
     }
 
     pub(super) fn no_room(directory: &str, names: usize, bytes_max: u64) -> Error {

@@ -8,8 +8,11 @@ use super::entry::Entry;
 use super::error::Error;
 use super::node::{Attributes, Ino, Node, Timestamp};
 use super::reserved::refuse_reserved;
-use dssefs_s3::object::{Name, Version};
-use dssefs_s3::s3::Head;
+use dssefs_s3::object::{ETag, Key, Name, Version};
+use dssefs_s3::s3::{Head, Removal};
+
+/// How often a removal or a rename begins again with the version that other hosts have put there meanwhile.
+pub(super) const RENEWALS_MAX: usize = 3;
 
 impl Namespace {
     /// A new file that is not in the store yet, with one reference of the kernel. This mount sees it at once, and
@@ -84,20 +87,40 @@ impl Namespace {
     pub async fn unlink(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Ino, Error> {
         let ino = self.at_hand(parent, name).await?;
         let _guard = self.inode_locks.lock(ino).await;
-        let key = {
+        let object = {
             let table = self.table();
             let entry = table.entry(ino)?;
             if entry.is_directory() {
                 return Err(Error::IsADirectory);
             }
-            if is_in_store(entry) { Some(table.key(ino)?) } else { None }
+            if is_in_store(entry) { Some((table.key(ino)?, entry.etag().cloned())) } else { None }
         };
-        if let Some(key) = key {
-            self.gateway.delete(&key).await?;
+        if let Some((key, known)) = object {
+            self.delete_object(&key, known).await?;
         }
         self.forget_name(parent, name, ino);
         self.keep_alive(parent).await;
         Ok(ino)
+    }
+
+    /// Deletes an object: the version that is `known`, or the one that the store has instead. A version that comes
+    /// after a lost answer stays: the delete may have been carried out before it.
+    async fn delete_object(&self, key: &Key, known: Option<ETag>) -> Result<(), Error> {
+        if let Some(word) = self.settings.last_writer_wins {
+            return Ok(self.gateway.delete(key, word).await?);
+        }
+        let mut version = match known {
+            Some(etag) => Some(etag),
+            None => self.gateway.etag(key).await?,
+        };
+        for _ in 0..RENEWALS_MAX {
+            let Some(etag) = version else { return Ok(()) };
+            version = match self.gateway.delete_version(key, &etag).await? {
+                Removal::Gone | Removal::PerhapsGone => None,
+                Removal::Replaced(now) => Some(now),
+            };
+        }
+        if version.is_none() { Ok(()) } else { Err(Error::Stale) }
     }
 
     /// Where the content of `version` of an open file is now: own copies (rename, chmod) give it another key and
@@ -105,7 +128,7 @@ impl Namespace {
     /// it.
     ///
     /// A reader that gets 412 or 404 asks this before it gives up.
-    pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(dssefs_s3::object::Key, Version)> {
+    pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(Key, Version)> {
         let _guard = self.inode_locks.lock(ino).await;
         let table = self.table();
         let entry = table.entry(ino).ok()?;

@@ -409,7 +409,7 @@ mod tests {
             attributes: AttributeSource::Full,
             heads_in_flight_max: 1,
             rename_lease: Duration::from_secs(60),
-            conditional: true,
+            last_writer_wins: None,
             authenticator: Arc::new(NoKeys),
         }
     }

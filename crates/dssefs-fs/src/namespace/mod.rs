@@ -56,7 +56,7 @@ use self::rename_dir::DirectoryRenames;
 use self::subtree_locks::SubtreeLocks;
 use self::table::Table;
 use dssefs_s3::object::{Key, Name, Prefix, UserMetadata};
-use dssefs_s3::s3::{Condition, Gateway, Head};
+use dssefs_s3::s3::{Condition, Gateway, Head, LastWriterWins};
 
 /// Where attributes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +87,9 @@ pub struct Settings {
     /// How long the journal of a directory's rename may stay unwritten before any mount takes it over. Some seconds at
     /// least, as the store gives times in whole seconds; the same for all mounts of a bucket.
     pub rename_lease: Duration,
-    /// Whether a write must not replace what another host has stored meanwhile; false for stores without conditional
-    /// writes. Renames that must not replace anything, and the journals of directories' renames, always need them.
-    pub conditional: bool,
+    /// Given where changes may replace and delete what another host has stored meanwhile. Renames that must not replace
+    /// anything, renames of directories, and their journals send conditions also then.
+    pub last_writer_wins: Option<LastWriterWins>,
     /// Who signs the journals of directories' renames, and proves those that are found.
     pub authenticator: Arc<dyn Authenticator>,
 }
@@ -97,7 +97,7 @@ pub struct Settings {
 impl Settings {
     /// The condition of a write, where conditions are asked for.
     fn condition(&self, wanted: Condition) -> Condition {
-        if self.conditional { wanted } else { Condition::None }
+        wanted.unless(self.last_writer_wins)
     }
 }
 

@@ -5,12 +5,20 @@ use std::time::SystemTime;
 
 use super::Namespace;
 use super::error::Error;
-use super::file::is_in_store;
+use super::file::{RENEWALS_MAX, is_in_store};
 use super::node::{Ino, Timestamp};
 use super::posix;
 use super::reserved::refuse_reserved;
 use dssefs_s3::object::{ETag, Key, Name};
-use dssefs_s3::s3::{Condition, Head};
+use dssefs_s3::s3::{Condition, ConflictRetries, Head, Removal};
+
+/// What the store has made of a rename so far.
+struct Copied {
+    original: Arc<Head>,
+    copy: Arc<Head>,
+    /// Whether the copy has replaced another file's object.
+    replaces: bool,
+}
 
 /// The two ends of a rename, as the table knows them.
 struct Plan {
@@ -19,6 +27,8 @@ struct Plan {
     from: Key,
     to: Key,
     in_store: bool,
+    /// When the attributes or the name of the source changed last.
+    ctime: Timestamp,
     time: Timestamp,
 }
 
@@ -27,8 +37,9 @@ impl Namespace {
     /// changes its name. The caller has looked both names up before.
     ///
     /// The name moves between the copy and the delete, so that a reader always finds one of both. When the delete
-    /// fails, both names are in the store, and the error says so. What another host puts under the old key in between
-    /// stays there.
+    /// fails, the name moves back: the source is the file still. The copy is deleted again, if the store allows it and
+    /// it has replaced nothing; otherwise it stays as a file of its own. What another host puts under the old key in
+    /// between stays there. A target is replaced as it was seen last, or as the store names it when that was refused.
     ///
     /// # Errors
     /// [`Error::Exists`] when `no_replace` and the name is taken; [`Error::IsADirectory`] when a directory has it,
@@ -45,9 +56,13 @@ impl Namespace {
             return Err(Error::Exists);
         }
         if plan.in_store {
-            let (copied, object) = self.copy_to(&plan, no_replace).await?;
-            self.move_name(&plan, from, to, Some(object))?;
-            self.delete_source(&plan.from, &copied, from).await?;
+            let copied = self.copy_to(&plan, no_replace).await?;
+            self.move_name(&plan, from, to, Some(Arc::clone(&copied.copy)))?;
+            if let Err(error) = self.delete_source(&plan.from, &copied.original.meta.version.etag, from).await {
+                self.move_back(&plan, from, to, &copied, &error).await?;
+                return Err(error);
+            }
+            self.note_copy(plan.source, &copied.original.meta.version.etag, &copied.copy.meta.version.etag);
         } else {
             self.move_name(&plan, from, to, None)?;
         }
@@ -69,20 +84,84 @@ impl Namespace {
         }
         refuse_reserved(to.1)?;
         let (from, to) = (table.prefix(from.0)?.file(from.1)?, table.prefix(to.0)?.file(to.1)?);
-        let in_store = is_in_store(entry);
-        Ok(Plan { source, target, from, to, in_store, time: SystemTime::now().into() })
+        let (in_store, ctime) = (is_in_store(entry), entry.attributes.ctime);
+        Ok(Plan { source, target, from, to, in_store, ctime, time: SystemTime::now().into() })
     }
 
-    /// The version that was copied, and the copy.
-    async fn copy_to(self: &Arc<Self>, plan: &Plan, no_replace: bool) -> Result<(ETag, Arc<Head>), Error> {
+    async fn copy_to(self: &Arc<Self>, plan: &Plan, no_replace: bool) -> Result<Copied, Error> {
         // Of a dirty file, the version that its changes are based on.
-        let head = self.head(plan.source).await?;
-        let condition = if no_replace { Condition::Absent } else { Condition::None };
-        let user = posix::with_ctime(head.meta.user.clone(), plan.time);
-        let copied = self.copy(&plan.from, &head, &plan.to, user, &condition).await;
-        let new = copied.map_err(|error| if no_replace && error.is_taken() { Error::Exists } else { error })?;
-        self.note_copy(plan.source, &head.meta.version.etag, &new.meta.version.etag);
-        Ok((head.meta.version.etag.clone(), new))
+        let original = self.head(plan.source).await?;
+        let mut target = if no_replace { None } else { self.known_target(plan).await? };
+        let user = posix::with_ctime(original.meta.user.clone(), plan.time);
+        let (mut conflicts, mut renewals) = (ConflictRetries::default(), 0);
+        loop {
+            let wanted = target.clone().map_or(Condition::Absent, Condition::Matches);
+            let condition = if no_replace { wanted } else { self.settings.condition(wanted) };
+            let error = match self.copy(&plan.from, &original, &plan.to, user.clone(), &condition).await {
+                Ok(copy) => return Ok(Copied { original, copy, replaces: target.is_some() }),
+                Err(Error::Store(error)) if conflicts.again(error.kind).await => continue,
+                Err(error) if no_replace && error.is_taken() => return Err(Error::Exists),
+                Err(error) if error.is_overtaken() => return Err(Error::TargetTaken),
+                Err(error) => error,
+            };
+            // Either the target is another one than was thought, or the source is.
+            let now = if error.is_refused() { self.gateway.etag(&plan.to).await? } else { target.clone() };
+            if no_replace || now == target || renewals == RENEWALS_MAX {
+                self.table().entry_mut(plan.source)?.seen = None;
+                return Err(error);
+            }
+            (target, renewals) = (now, renewals + 1);
+        }
+    }
+
+    /// The version that the rename is to replace, as far as this mount knows.
+    async fn known_target(&self, plan: &Plan) -> Result<Option<ETag>, Error> {
+        let Some(target) = plan.target else { return Ok(None) };
+        let (known, in_store) = {
+            let table = self.table();
+            let entry = table.entry(target)?;
+            (entry.etag().cloned(), is_in_store(entry))
+        };
+        match known {
+            None if in_store => Ok(self.gateway.etag(&plan.to).await?),
+            known => Ok(known),
+        }
+    }
+
+    /// Undoes [`Namespace::move_name`] after the delete has failed with `error`.
+    async fn move_back(
+        self: &Arc<Self>,
+        plan: &Plan,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        copied: &Copied,
+        error: &Error,
+    ) -> Result<(), Error> {
+        // 1. Delete the copy, unless it may be the last one, or what it has replaced would not come back.
+        let version = &copied.copy.meta.version;
+        let is_needed = !error.left_nothing() || (copied.replaces && version.id.is_none());
+        let removal = if is_needed { None } else { self.gateway.expunge(&plan.to, version).await.ok() };
+        if removal.is_none() {
+            tracing::warn!(
+                from = %plan.from,
+                to = %plan.to,
+                "the file could not be deleted under its old name; it stands under both names now: delete one of them"
+            );
+        }
+        // 2. The old name is the file's. A listing may have given it to a new node meanwhile.
+        let now = self.now();
+        let mut table = self.table();
+        if let Some(seen) = table.child(from.0, from.1)?.filter(|seen| *seen != plan.source) {
+            table.detach(seen);
+        }
+        table.relocate(plan.source, from.0, from.1)?;
+        let entry = table.change(plan.source)?;
+        (entry.object, entry.listed, entry.seen) = (Some(Arc::clone(&copied.original)), None, Some(now));
+        entry.attributes.ctime = plan.ctime;
+        // 3. Whether there is an object under the new name, the store says when it is asked.
+        table.change_clock.remove(to.0, to.1);
+        table.directory_mut(to.0)?.listed = None;
+        Ok(())
     }
 
     /// `object` is what the file is under its new key; none when it is not in the store.
@@ -112,11 +191,11 @@ impl Namespace {
 
     /// Deletes the source if it still is the version that was `copied`.
     async fn delete_source(&self, key: &Key, copied: &ETag, from: (Ino, &Name)) -> Result<(), Error> {
-        let deleted = match self.settings.conditional {
-            true => self.gateway.delete_version(key, copied).await,
-            false => self.gateway.delete(key).await.map(|()| true),
+        let removal = match self.settings.last_writer_wins {
+            None => self.gateway.delete_version(key, copied).await?,
+            Some(word) => self.gateway.delete(key, word).await.map(|()| Removal::Gone)?,
         };
-        if matches!(deleted, Ok(false)) {
+        if matches!(removal, Removal::Replaced(_)) {
             tracing::warn!(
                 %key,
                 "another host has changed the file while it was renamed; \
@@ -124,11 +203,11 @@ impl Namespace {
             );
         }
         let mut table = self.table();
-        match deleted {
-            Ok(true) => table.change_clock.remove(from.0, from.1),
+        match removal {
+            Removal::Gone => table.change_clock.remove(from.0, from.1),
             // The old name is in the store; the next listing shows it again.
-            Ok(false) | Err(_) => table.directory_mut(from.0)?.listed = None,
+            Removal::Replaced(_) | Removal::PerhapsGone => table.directory_mut(from.0)?.listed = None,
         }
-        Ok(deleted.map(drop)?)
+        Ok(())
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use dssefs_s3::object::UserMetadata;
+use dssefs_s3::object::{COMMIT_NAME, UserMetadata};
 
 /// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
 /// Guide).
@@ -29,8 +29,9 @@ const ROOM_BYTES: usize = METADATA_BYTES_MAX - OWN_BYTES_MAX;
 /// The keys under which the mount itself keeps attributes in metadata.
 const OWN: [&str; 7] = ["mode", "uid", "gid", "mtime", "atime", "ctime", "rdev"];
 /// The keys that it reads beside those.
-const READ: [&str; 14] = [
+const READ: [&str; 15] = [
     BLOB,
+    COMMIT_NAME,
     "--symlink-target",
     "permissions",
     "owner",

@@ -41,6 +41,7 @@ impl Error {
                 namespace::Error::NoRandomness
                 | namespace::Error::NoJournalKey(_)
                 | namespace::Error::BeingRenamed
+                | namespace::Error::TargetTaken
                 | namespace::Error::NoRoomForNames { .. }
                 | namespace::Error::EndlessListing { .. } => true,
                 _ => false,
@@ -225,7 +226,9 @@ fn names(error: &namespace::Error) -> i32 {
         // What a local disk answers to a rename that needs a copy, so that programs copy.
         namespace::Error::TooLargeToRename { .. } => libc::EXDEV,
         namespace::Error::Reserved => libc::EPERM,
-        namespace::Error::BeingRenamed | namespace::Error::LeftBehind { .. } => libc::EBUSY,
+        namespace::Error::BeingRenamed | namespace::Error::LeftBehind { .. } | namespace::Error::TargetTaken => {
+            libc::EBUSY
+        }
         namespace::Error::Overtaken
         | namespace::Error::NoRandomness
         | namespace::Error::NoJournalKey(_)

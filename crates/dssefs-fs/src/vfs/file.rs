@@ -335,6 +335,7 @@ fn new_object(key: Key, state: &FileState) -> NewObject {
         content_headers: meta.map_or_else(BTreeMap::new, |meta| meta.content_headers.clone()),
         storage_class: meta.map(|meta| meta.storage_class.clone()).filter(|class| class != "STANDARD"),
         tags: tags.clone(),
+        commit: None,
     }
 }
 

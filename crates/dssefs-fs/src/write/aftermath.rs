@@ -41,7 +41,7 @@ impl Writer {
         let Error::Store(error) = error else { return };
         let Some(key) = &error.key else { return };
         match error.failed_write() {
-            FailedWrite::Nothing => {}
+            FailedWrite::Nothing | FailedWrite::Overtaken | FailedWrite::PerhapsDeleted => {}
             FailedWrite::Unknown(attempt) => self.state().note_ambiguous_commit(attempt),
             FailedWrite::Deleted => self.note_deletion(key),
             FailedWrite::LeftBehind(version) => {
@@ -73,7 +73,9 @@ impl Writer {
                     return Ok(());
                 }
                 // A mount that replaces any object need not know this one, and may lack the permission to ask.
-                Err(error) if !self.engine.settings.conditional && matches!(error.kind, Kind::AccessDenied { .. }) => {}
+                Err(error)
+                    if self.engine.settings.last_writer_wins.is_some()
+                        && matches!(error.kind, Kind::AccessDenied { .. }) => {}
                 Err(error) => {
                     let error = Error::from(error);
                     let is_known = self.state().resume_mark(&attempt);
@@ -206,11 +208,8 @@ fn is_of(early_upload: &EarlyUpload, attempt: &AmbiguousWrite) -> bool {
 impl State {
     /// The answer of the commit under way was lost: it may have made its object.
     fn note_ambiguous_commit(&mut self, attempt: &Arc<AmbiguousWrite>) {
-        // The same attempt again is no other commit. For a copy, the time of the first attempt counts.
-        let is_same = |commit: &AmbiguousCommit| {
-            let AmbiguousWrite { object, upload, .. } = &*commit.attempt;
-            commit.mark.changes == self.mark.changes && (object, upload) == (&attempt.object, &attempt.upload)
-        };
+        // The same attempt again is no other commit.
+        let is_same = |commit: &AmbiguousCommit| commit.attempt.object.commit == attempt.object.commit;
         if self.ambiguous.iter().any(is_same) {
             return;
         }
@@ -224,6 +223,10 @@ impl State {
     }
 
     fn push_ambiguous(&mut self, attempt: &Arc<AmbiguousWrite>, mark: CommitMark) {
+        // Its object could not be recognised.
+        if attempt.object.commit.is_none() {
+            return;
+        }
         if self.ambiguous.len() == AMBIGUOUS_COMMITS_MAX {
             self.ambiguous.remove(0);
         }
@@ -273,19 +276,24 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dssefs_s3::object::{ETag, Version};
-    use dssefs_s3::s3::{Content, NewObject, Source};
+    use dssefs_s3::object::{CommitId, ETag, Version};
+    use dssefs_s3::s3::{NewObject, Source};
 
     fn base(size: u64) -> Base {
         Source { key: Key::new("k").unwrap(), version: Version { etag: ETag::new("e"), id: None }, size }
+    }
+
+    fn numbered(n: u64) -> impl FnOnce() -> Option<CommitId> {
+        move || CommitId::new(&format!("{n:032x}"))
     }
 
     /// A commit of the state as it is, whose answer is lost.
     fn lose_an_answer(state: &mut State) {
         state.committing = true;
         state.begin_commit();
-        let object = NewObject::at(Key::new("k").unwrap());
-        let attempt = AmbiguousWrite { object, size: state.size, content: Content::Unknown, upload: None };
+        let commit = state.commit_id(state.changes, numbered(state.changes));
+        let object = NewObject { commit, ..NewObject::at(Key::new("k").unwrap()) };
+        let attempt = AmbiguousWrite { object, size: state.size, upload: None };
         state.note_ambiguous_commit(&Arc::new(attempt));
         state.committing = false;
     }
@@ -313,8 +321,8 @@ mod tests {
     fn a_copy_of_the_object_onto_itself_has_none_of_the_changes() {
         let mut state = State::new(Some(base(100)), 100, false);
         state.changed(&(10..20));
-        let object = NewObject::at(Key::new("k").unwrap());
-        let attempt = Arc::new(AmbiguousWrite { object, size: 100, content: Content::Unknown, upload: None });
+        let object = NewObject { commit: numbered(7)(), ..NewObject::at(Key::new("k").unwrap()) };
+        let attempt = Arc::new(AmbiguousWrite { object, size: 100, upload: None });
         state.note_ambiguous_copy(&attempt);
         state.changed(&(50..60));
         assert!(state.resume_mark(&attempt));
@@ -331,6 +339,14 @@ mod tests {
         }
         assert_eq!(state.ambiguous.len(), AMBIGUOUS_COMMITS_MAX);
         assert_eq!(state.ambiguous.last().unwrap().attempt.size, AMBIGUOUS_COMMITS_MAX as u64 + 3);
+    }
+
+    #[test]
+    fn a_commit_without_an_id_is_never_taken_for_ours() {
+        let mut state = State::new(None, 0, true);
+        let object = NewObject::at(Key::new("k").unwrap());
+        state.note_ambiguous_commit(&Arc::new(AmbiguousWrite { object, size: 0, upload: None }));
+        assert!(state.ambiguous.is_empty());
     }
 
     #[test]

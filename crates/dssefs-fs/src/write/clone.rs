@@ -55,7 +55,7 @@ impl Writer {
         }
     }
 
-    /// Resolves ambiguous commits first: without its source, a copy that the store has made could not be recognised.
+    /// Resolves ambiguous commits first: a copy that the store has made needs nothing of its source.
     async fn resolve_or_materialize(self: &Arc<Self>, leans: impl Fn(&Base) -> bool) -> Result<(), Error> {
         {
             // A commit under way counts on what it has found itself.

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
-use tokio::time::sleep;
 
 use dssefs_s3::object::{ByteRange, Crc64, Key, ObjectMeta};
 use dssefs_s3::s3::{
-    Backoff, Condition, Head, Jitter, Kind, NewObject, OtherCopy, Part, Payload, Source, Stored, Unfinished, Upload,
+    Condition, ConflictRetries, Head, Kind, NewObject, OtherCopy, Part, Payload, Source, Stored, Unfinished, Upload,
 };
 
 use super::early_upload::{EarlyUpload, Sent};
@@ -25,12 +24,8 @@ use super::{Base, CommitTarget, Disposition, Engine, Error, Target, Writer};
 /// How often a part is read again because the program changed it while it was being sent.
 pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
 
-/// How often a commit begins again.
+/// How often a commit begins again because the program changes the file.
 const TRIES_MAX: u32 = 7;
-/// The pause after the first try that met another request for the same key. S3 then answers 409
-/// ConditionalRequestConflict, and the outcome of the race is known only when the other request has ended ("Conditional
-/// writes", S3 User Guide). Each pause is twice the last one, cut by up to a half at random: some seconds in all.
-const CONFLICT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(3200), Jitter::Half);
 
 /// What the file was when the commit began.
 #[derive(Clone)]
@@ -78,13 +73,14 @@ impl Writer {
     }
 
     async fn try_until_decided(self: &Arc<Self>) -> Result<(), Error> {
-        let mut looked_again = false;
+        let (mut looked_again, mut conflicts) = (false, ConflictRetries::default());
         for tries in 1.. {
             let Err(error) = self.try_once().await else { break };
             let disposition = error.disposition();
-            if disposition == Disposition::Conflict && tries < TRIES_MAX {
-                sleep(CONFLICT_BACKOFF.pause(tries)).await;
-            } else if disposition.may_be_our_own() && !looked_again && !self.state().ambiguous.is_empty() {
+            if disposition == Disposition::Conflict && conflicts.again(Kind::Conflict).await {
+                continue;
+            }
+            if disposition.may_be_our_own() && !looked_again && !self.state().ambiguous.is_empty() {
                 // An earlier commit, long under way, may have got there since it was looked for.
                 looked_again = true;
             } else if !(disposition == Disposition::ChangedWhileSent && tries < TRIES_MAX) {
@@ -114,11 +110,8 @@ impl Writer {
     fn commit_snapshot(&self) -> Option<CommitSnapshot> {
         let mut state = self.state();
         state.begin_commit();
-        let condition = match &state.replaces {
-            _ if !self.engine.settings.conditional => Condition::None,
-            Some(etag) => Condition::Matches(etag.clone()),
-            None => Condition::Absent,
-        };
+        let condition = state.replaces.clone().map_or(Condition::Absent, Condition::Matches);
+        let condition = condition.unless(self.engine.settings.last_writer_wins);
         state.is_dirty().then(|| CommitSnapshot {
             changes: state.changes,
             condition,
@@ -160,6 +153,9 @@ impl Writer {
     }
 
     async fn store_whole(self: &Arc<Self>, commit: &CommitSnapshot, target: &Target) -> Result<Stored, Error> {
+        let id = self.state().commit_id(commit.changes, || self.engine.gateway.commit_id());
+        let object = NewObject { commit: id, ..target.object.clone() };
+        let target = &Target { object, exact: target.exact };
         if let Some(base) = self.copied_whole(commit) {
             self.copy_whole(base, commit, target).await
         } else if commit.size <= SINGLE_PUT_BYTES_MAX {
@@ -209,7 +205,8 @@ impl Writer {
         let refused = early_upload.failure.as_ref().is_some_and(Error::is_noncompliant);
         let worth_it =
             commit.size > SINGLE_PUT_BYTES_MAX || early_upload.evicted(&(0..u64::MAX), &self.buffer.present());
-        if refused || !(same_key && worth_it && early_upload.upload.initialized()) {
+        let fits = commit.size <= early_upload.layout.end();
+        if refused || !(same_key && worth_it && fits && early_upload.upload.initialized()) {
             return None;
         }
         let upload = Arc::into_inner(std::mem::take(&mut early_upload.upload)).and_then(OnceCell::into_inner);
@@ -264,11 +261,11 @@ impl Writer {
     /// has to store.
     async fn correct_metadata(&self, commit: &CommitSnapshot, target: &Target) -> Result<(), Error> {
         let Some(source) = self.state().base.clone() else { return Ok(()) };
-        let condition = match self.engine.settings.conditional {
-            true => Condition::Matches(source.version.etag.clone()),
-            false => Condition::None,
-        };
-        let copied = self.engine.gateway.copy(&source, &target.object, &condition).await?.into_inner();
+        let condition = Condition::Matches(source.version.etag.clone()).unless(self.engine.settings.last_writer_wins);
+        // Of the same changes, so that the journal knows this object as well.
+        let id = self.state().commit_id(commit.changes, || self.engine.gateway.commit_id());
+        let object = NewObject { commit: id, ..target.object.clone() };
+        let copied = self.engine.gateway.copy(&source, &object, &condition).await?.into_inner();
         let corrected = CommitSnapshot { changes: commit.changes + 1, ..commit.clone() };
         self.settle(&corrected, &target.object, copied);
         Ok(())
@@ -450,6 +447,7 @@ pub(super) fn head_of(object: &NewObject, size: u64, stored: Stored) -> Head {
         content_headers: object.content_headers.clone(),
         tag_count: u32::try_from(tag_count).unwrap_or(u32::MAX),
         user: object.user.clone(),
+        commit: object.commit.clone(),
     };
     Head { meta, encryption: stored.encryption }
 }

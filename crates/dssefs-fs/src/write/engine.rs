@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{RwLock, Semaphore};
 
 use crate::spill::{self, Pool};
-use dssefs_s3::s3::Gateway;
+use dssefs_s3::s3::{Gateway, LastWriterWins};
 
 use super::parts::SINGLE_PUT_BYTES_MAX;
 
@@ -25,22 +25,22 @@ pub struct Settings {
     pub slow_max: Duration,
     /// How long a write may wait for memory before it fails.
     pub wait_max: Duration,
-    /// Whether a commit replaces only what its file was opened as. Otherwise the last writer wins.
-    pub conditional: bool,
+    /// Given where a commit may replace what another host has stored since its file was opened.
+    pub last_writer_wins: Option<LastWriterWins>,
 }
 
 impl Settings {
     /// Settings for writers that share `memory_bytes_max`: as many small parts under way as fit beside those being
     /// filled.
     #[must_use]
-    pub fn for_memory(memory_bytes_max: u64, conditional: bool) -> Settings {
+    pub fn for_memory(memory_bytes_max: u64, last_writer_wins: Option<LastWriterWins>) -> Settings {
         let parts = usize::try_from(memory_bytes_max / SINGLE_PUT_BYTES_MAX).unwrap_or(usize::MAX);
         Settings {
             parts_in_flight_max: (parts / 2).clamp(1, 8),
             file_parts_in_flight_max: (parts / 2).clamp(1, 4),
             slow_max: Duration::from_secs(2),
             wait_max: WAIT_MAX,
-            conditional,
+            last_writer_wins,
         }
     }
 }

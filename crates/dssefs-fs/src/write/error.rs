@@ -30,7 +30,8 @@ pub enum Error {
     },
     /// The file would be larger than 10,000 parts can be.
     #[error(
-        "the file would have {size_bytes} bytes and 10,000 parts hold at most {}; split it",
+        "the file would have {size_bytes} bytes, and S3 takes at most {}, in 10,000 parts that one upload may use up \
+         earlier; split the file, or close it and append",
         super::OBJECT_BYTES_MAX
     )]
     TooLarge {

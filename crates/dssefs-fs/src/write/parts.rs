@@ -25,6 +25,8 @@ const GIB: u64 = 1024 * MIB;
 
 /// The smallest part that may be followed by another, in bytes.
 pub(crate) const PART_BYTES_MIN: u64 = 5 * MIB;
+/// The largest part, in bytes.
+pub(crate) const PART_BYTES_MAX: u64 = 5 * GIB;
 /// The highest part number.
 pub(crate) const PARTS_MAX: u64 = 10_000;
 /// A file up to this many bytes is sent with one PutObject.
@@ -36,15 +38,19 @@ const COPY_BYTES_MIN: u64 = 2 * PART_BYTES_MIN;
 const COPY_PART_BYTES: u64 = GIB;
 
 /// The parts of a file that is written from its beginning: the length of each, and how many of that length. Small ones
-/// first, so that the upload starts early; large ones later, so that 10,000 of them reach 5.6 TiB.
+/// first, so that the upload starts early; large ones later, so that 10,000 of them reach 5.6 TiB. A larger file needs
+/// a new commit behind what is stored.
 const SCHEDULE: [(u64, u64); 4] = [(16 * MIB, 1_000), (64 * MIB, 2_000), (256 * MIB, 2_000), (GIB, 5_000)];
 
-/// The largest file, in bytes: what 10,000 parts add up to (5.6 TiB).
-pub const OBJECT_BYTES_MAX: u64 = 16 * MIB * 1_000 + 64 * MIB * 2_000 + 256 * MIB * 2_000 + GIB * 5_000;
+/// The largest file, in bytes: 10,000 parts of 5 GiB, which is S3's own limit (48.8 TiB).
+pub const OBJECT_BYTES_MAX: u64 = PARTS_MAX * PART_BYTES_MAX;
 
-/// The most that one part copies of the object before an append. S3 takes 5 GiB; with fewer, the copies of a large
-/// object would leave too few of the 10,000 parts for what follows it.
+/// The most that one part copies of the object before an append, up to [`HEAD_BYTES_MAX`] of it. Entries of journals
+/// number their parts by it.
 const HEAD_PART_BYTES: u64 = 4 * GIB;
+/// The longest object, in bytes, whose copies have at most [`HEAD_PART_BYTES`]. Those of a longer one have 5 GiB, so
+/// that parts are left for what follows it.
+const HEAD_BYTES_MAX: u64 = PARTS_MAX / 2 * HEAD_PART_BYTES;
 
 /// The parts of a file that is written in sequence. Its first bytes may be those of an object, which the first parts
 /// copy. The schedule follows them.
@@ -55,9 +61,17 @@ pub(crate) struct AppendLayout {
 
 impl AppendLayout {
     /// Of a file whose first `copied` bytes come from an object; none where these are too few for a part that others
-    /// follow.
+    /// follow, or leave no part for what follows.
     pub(crate) fn behind(copied: u64) -> Option<AppendLayout> {
-        (copied == 0 || copied >= PART_BYTES_MIN).then_some(AppendLayout { copied })
+        let layout = AppendLayout { copied };
+        let fits = copied == 0 || copied >= PART_BYTES_MIN;
+        (fits && u64::from(layout.copies()) < PARTS_MAX).then_some(layout)
+    }
+
+    /// The largest file that its parts can make, in bytes.
+    pub(crate) fn end(self) -> u64 {
+        let last = u32::try_from(PARTS_MAX).unwrap_or(u32::MAX);
+        self.part(last).map_or(self.copied, |part| part.end)
     }
 
     /// How many bytes come from the object.
@@ -70,15 +84,14 @@ impl AppendLayout {
         self.copies() + 1
     }
 
-    /// The bytes of part `number` (1 to 10,000); none past the last part, which reaches to the largest file's end: at
-    /// most 2 GiB.
+    /// The bytes of part `number` (1 to 10,000); none past the last part, and none past the largest file's end.
     pub(crate) fn part(self, number: u32) -> Option<Range<u64>> {
         if (1..=self.copies()).contains(&number) {
             return Some(piece(&(0..self.copied), self.copies().into(), u64::from(number) - 1));
         }
         let range = scheduled(number.checked_sub(self.copies())?)?;
-        let end = if u64::from(number) == PARTS_MAX { OBJECT_BYTES_MAX } else { self.copied + range.end };
-        (u64::from(number) <= PARTS_MAX).then_some(self.copied + range.start..end)
+        let range = self.copied + range.start..(self.copied + range.end).min(OBJECT_BYTES_MAX);
+        (u64::from(number) <= PARTS_MAX && !range.is_empty()).then_some(range)
     }
 
     /// All parts of a file of `size` bytes, the last one cut to it. An empty file has none.
@@ -101,7 +114,8 @@ impl AppendLayout {
     }
 
     fn copies(self) -> u32 {
-        u32::try_from(self.copied.div_ceil(HEAD_PART_BYTES)).unwrap_or(u32::MAX)
+        let length = if self.copied <= HEAD_BYTES_MAX { HEAD_PART_BYTES } else { PART_BYTES_MAX };
+        u32::try_from(self.copied.div_ceil(length)).unwrap_or(u32::MAX)
     }
 }
 
@@ -199,13 +213,17 @@ fn copyable(run: &Range<u64>, sent_from: u64, size: u64) -> Option<Range<u64>> {
 /// Cuts `range` into parts to send: none below 5 MiB unless it ends the file, none above what 10,000 parts of the file
 /// need.
 fn put_parts(range: Range<u64>, size: u64, parts: &mut Vec<Planned>) {
-    let target = (16 * MIB).max(size.div_ceil(PARTS_MAX / 2).next_multiple_of(MIB));
-    cut(range, target, |part| parts.push(Planned::Put(part)));
+    cut(range, part_bytes(16 * MIB, size), |part| parts.push(Planned::Put(part)));
 }
 
 fn copy_parts(range: Range<u64>, size: u64, parts: &mut Vec<Planned>) {
-    let target = COPY_PART_BYTES.max(size.div_ceil(PARTS_MAX / 2).next_multiple_of(MIB));
-    cut(range, target, |part| parts.push(Planned::Copy(part)));
+    cut(range, part_bytes(COPY_PART_BYTES, size), |part| parts.push(Planned::Copy(part)));
+}
+
+/// The length of the parts of a file of `size` bytes: `wanted`, or so much that half of the part numbers stay free for
+/// the pieces between changes, up to what S3 takes.
+fn part_bytes(wanted: u64, size: u64) -> u64 {
+    wanted.max(size.div_ceil(PARTS_MAX / 2).next_multiple_of(MIB)).min(PART_BYTES_MAX)
 }
 
 /// Cuts `range` into equal pieces of at most `target` bytes. Pieces of one range differ by at most one byte, so that
@@ -266,7 +284,7 @@ mod tests {
             assert!(part.end - part.start <= 5 * GIB);
             end = part.end;
         }
-        assert_eq!(end, OBJECT_BYTES_MAX);
+        assert_eq!(end, AppendLayout::behind(0).unwrap().end());
         assert_eq!(scheduled(10_001), None);
         assert_eq!(scheduled(0), None);
     }
@@ -287,15 +305,17 @@ mod tests {
 
     #[test]
     fn behind_an_object_of_any_length_the_largest_file_has_legal_parts() {
-        for copied in
-            [0, 5 * MIB, 16 * MIB + 1, GIB - 1, GIB, 4 * GIB, 4 * GIB + 1, 100 * GIB + 7, OBJECT_BYTES_MAX - 1]
-        {
+        const LONGEST: u64 = (PARTS_MAX - 1) * PART_BYTES_MAX;
+        let short = [0, 5 * MIB, 16 * MIB + 1, GIB - 1, GIB, 4 * GIB, 4 * GIB + 1, 100 * GIB + 7, 5_734 * GIB];
+        let long = [HEAD_BYTES_MAX, HEAD_BYTES_MAX + 1, 30_000 * GIB + 7, LONGEST - 1, LONGEST];
+        for copied in short.into_iter().chain(long) {
             let layout = AppendLayout::behind(copied).unwrap();
-            let mut end = 0;
-            for (number, part) in layout.parts(OBJECT_BYTES_MAX) {
+            let (mut end, largest) = (0, layout.end());
+            assert!(largest > copied && largest <= OBJECT_BYTES_MAX, "behind {copied}");
+            for (number, part) in layout.parts(largest) {
                 assert_eq!(part.start, end, "part {number} behind {copied}");
                 assert!(part.end - part.start <= 5 * GIB, "part {number} behind {copied}");
-                assert!(part.end - part.start >= PART_BYTES_MIN || part.end == OBJECT_BYTES_MAX);
+                assert!(part.end - part.start >= PART_BYTES_MIN || part.end == largest);
                 assert!(u64::from(number) <= PARTS_MAX);
                 assert_eq!(part.end <= copied, number < layout.first(), "part {number} behind {copied}");
                 if number >= layout.first() && u64::from(number) < PARTS_MAX {
@@ -303,7 +323,21 @@ mod tests {
                 }
                 end = part.end;
             }
-            assert_eq!(end, OBJECT_BYTES_MAX, "behind {copied}");
+            assert_eq!(end, largest, "behind {copied}");
+        }
+        assert_eq!(AppendLayout::behind(LONGEST + 1), None, "no part is left for what follows");
+        assert_eq!(AppendLayout::behind(OBJECT_BYTES_MAX), None);
+    }
+
+    /// Parts of size/5,000 passed 5 GiB from 26.8 TB on, and S3 refused them.
+    #[test]
+    fn a_plan_up_to_the_largest_object_has_legal_parts() {
+        const LAST_BEFORE: u64 = PARTS_MAX / 2 * PART_BYTES_MAX;
+        for size in [LAST_BEFORE - 1, LAST_BEFORE, LAST_BEFORE + 1, 40_000 * GIB, OBJECT_BYTES_MAX] {
+            check(size, size, &ranges(std::iter::empty()));
+            check(size, 0, &ranges(std::iter::empty()));
+            check(size, size - 1, &ranges(std::iter::once(size - 1..size)));
+            check(size, size, &ranges(std::iter::once(size / 2..size / 2 + 1)));
         }
     }
 
@@ -429,7 +463,7 @@ mod tests {
         let grid = AppendLayout::behind(HEAD_PART_BYTES + 1).unwrap();
         assert_eq!((grid.first(), grid.copied()), (3, HEAD_PART_BYTES + 1));
         assert_eq!(AppendLayout::behind(HEAD_PART_BYTES).unwrap().first(), 2);
-        assert_eq!(grid.part(10_000).map(|range| range.end), Some(OBJECT_BYTES_MAX));
+        assert_eq!(grid.part(10_000).map(|range| range.end), Some(grid.end()));
         assert_eq!((grid.part(10_001), grid.part(10_002), grid.part(0)), (None, None, None));
     }
 }

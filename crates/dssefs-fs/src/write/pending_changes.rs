@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::{Draft, EntryId, Journal};
 use crate::spill::{self, Buffer, RangeSet};
-use dssefs_s3::object::{Crc64, ETag, Key, KeyError, Version, VersionId};
+use dssefs_s3::object::{CommitId, Crc64, ETag, Key, KeyError, Version, VersionId};
 use dssefs_s3::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
-use dssefs_s3::s3::{AmbiguousWrite, Checksum, Content, NewObject, Part, Source};
+use dssefs_s3::s3::{AmbiguousWrite, NewObject, Part, Source, Upload};
 
 use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::early_upload::{EarlyUpload, Sent};
@@ -22,11 +22,12 @@ use super::{CommitTarget, Destination, Engine, Error, Target, Writer};
 /// Bytes that are read for the journal at a time.
 const RUN_BYTES: u64 = 4 << 20;
 /// The versions of what an entry says: the second can name an upload, the third lost bytes, the fourth ambiguous
-/// commits. Each entry has the lowest version that can say what it has to.
-const VERSIONS: RangeInclusive<u32> = 1..=4;
+/// commits by their checksums, the fifth commit ids. Each entry has the lowest version that can say what it has to, and
+/// none has the fourth any more.
+const VERSIONS: RangeInclusive<u32> = 1..=5;
 const VERSION_WITH_UPLOAD: u32 = 2;
 const VERSION_WITH_LOSS: u32 = 3;
-const VERSION_WITH_TRIED: u32 = 4;
+const VERSION_WITH_COMMITS: u32 = 5;
 
 /// The changes of one file, but for their bytes: what they are to become, and what they were made to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,17 +53,18 @@ pub struct PendingChanges {
     pub lost: Vec<Range<u64>>,
     /// Commits of earlier changes that may have succeeded. The object of each may be replaced as well.
     pub tried: Vec<KeptAttempt>,
+    /// The commit ids of attempts to store exactly this. An object with one of them is what the file was to become. The
+    /// first is that of the next attempt.
+    pub commits: Vec<CommitId>,
 }
 
 /// A commit whose answer was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptAttempt {
-    /// What the object was to be.
+    /// What the object was to be, with its commit id.
     pub object: NewObject,
     /// Its length in bytes.
     pub size: u64,
-    /// The CRC-64/NVME of its content.
-    pub crc64: Crc64,
     /// The multipart upload that was to become the object.
     pub upload: Option<String>,
     /// What was written since.
@@ -76,7 +78,7 @@ pub struct KeptAttempt {
 pub struct KeptUpload {
     /// The store's name for it.
     pub id: String,
-    /// What it was begun with.
+    /// What it was begun with, with its commit id.
     pub object: NewObject,
     /// Whether the object may have only the metadata of [`PendingChanges::object`]. Otherwise older times are good
     /// enough.
@@ -145,13 +147,14 @@ struct Text {
     lost: Vec<Range<u64>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tried: Vec<AttemptText>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    commits: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct AttemptText {
     object: ObjectText,
     size: u64,
-    crc64: Crc64,
     upload: Option<String>,
     since: Vec<Range<u64>>,
     low_water: u64,
@@ -165,6 +168,8 @@ struct ObjectText {
     content_headers: BTreeMap<String, String>,
     storage_class: Option<String>,
     tags: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    commit: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -188,11 +193,11 @@ impl PendingChanges {
     /// What an entry of the journal is to say.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let PendingChanges { object, policy, size, base, base_len, replaces, reason, upload, lost, tried } =
+        let PendingChanges { object, policy, size, base, base_len, replaces, reason, upload, lost, tried, commits } =
             self.clone();
         let text = Text {
-            version: match (tried.is_empty(), lost.is_empty(), &upload) {
-                (false, _, _) => VERSION_WITH_TRIED,
+            version: match (tried.is_empty() && commits.is_empty(), lost.is_empty(), &upload) {
+                (false, _, _) => VERSION_WITH_COMMITS,
                 (true, false, _) => VERSION_WITH_LOSS,
                 (true, true, Some(_)) => VERSION_WITH_UPLOAD,
                 (true, true, None) => *VERSIONS.start(),
@@ -213,6 +218,7 @@ impl PendingChanges {
             upload: upload.map(UploadText::of),
             lost,
             tried: tried.into_iter().map(AttemptText::of).collect(),
+            commits: commits.iter().map(|id| id.as_str().to_owned()).collect(),
         };
         serde_json::to_vec(&text).expect("texts and numbers can always be written as JSON")
     }
@@ -239,13 +245,13 @@ impl PendingChanges {
         if !upload.as_ref().is_none_or(possible) {
             return Err(KeptError::Upload);
         }
-        let tried = text
-            .tried
-            .into_iter()
-            .take(AMBIGUOUS_COMMITS_MAX)
-            .map(AttemptText::into_attempt)
-            .collect::<Result<_, _>>()?;
-        Ok(PendingChanges { object, policy, size, base, base_len, replaces, reason, upload, lost: text.lost, tried })
+        let tried = text.tried.into_iter().take(AMBIGUOUS_COMMITS_MAX).map(AttemptText::into_attempt);
+        let mut tried = tried.collect::<Result<Vec<_>, _>>()?;
+        // Without a commit id, as in entries of version 4, the object could not be recognised.
+        tried.retain(|attempt| attempt.object.commit.is_some());
+        let commits = text.commits.iter().filter_map(|text| CommitId::new(text)).collect();
+        let lost = text.lost;
+        Ok(PendingChanges { object, policy, size, base, base_len, replaces, reason, upload, lost, tried, commits })
     }
 }
 
@@ -265,7 +271,7 @@ impl KeptUpload {
 
     /// With the parts that are there alone from now on. Another one may be sent again in its place, and is then not
     /// what the entry says.
-    fn of(early_upload: &EarlyUpload, buffer: &Buffer, id: &str, size: u64, exact: bool) -> KeptUpload {
+    fn of(early_upload: &EarlyUpload, buffer: &Buffer, upload: &Upload, size: u64, exact: bool) -> KeptUpload {
         let part = |(number, sent): (u32, Sent)| KeptUploadPart {
             number,
             etag: sent.part.etag.as_str().to_owned(),
@@ -273,8 +279,8 @@ impl KeptUpload {
             crc64: sent.crc64,
         };
         KeptUpload {
-            id: id.to_owned(),
-            object: early_upload.target.object.clone(),
+            id: upload.id().to_owned(),
+            object: NewObject { commit: upload.commit().cloned(), ..early_upload.target.object.clone() },
             exact,
             copied: early_upload.layout.copied(),
             parts: early_upload.sent_alone(size, buffer).into_iter().map(part).collect(),
@@ -289,23 +295,21 @@ impl KeptUpload {
             crc64,
         });
         let upload = engine.gateway.resume_upload(&object, id);
+        let object = NewObject { commit: None, ..object };
         Some(EarlyUpload::resumed(Target { object, exact }, AppendLayout::behind(copied)?, upload, sent))
     }
 }
 
 impl KeptAttempt {
-    /// None where the attempt has no checksum by which its object could be recognised.
-    fn of(commit: &AmbiguousCommit) -> Option<KeptAttempt> {
-        let AmbiguousWrite { object, size, content, upload } = &*commit.attempt;
-        let Content::Of(Checksum::Crc64(crc64)) = *content else { return None };
+    fn of(commit: &AmbiguousCommit) -> KeptAttempt {
+        let AmbiguousWrite { object, size, upload } = AmbiguousWrite::clone(&commit.attempt);
         let CommitMark { since, low_water, .. } = &commit.mark;
-        let (object, upload) = (object.clone(), upload.clone());
-        Some(KeptAttempt { object, size: *size, crc64, upload, since: since.iter().collect(), low_water: *low_water })
+        KeptAttempt { object, size, upload, since: since.iter().collect(), low_water: *low_water }
     }
 
     fn into_ambiguous_commit(self) -> AmbiguousCommit {
-        let KeptAttempt { object, size, crc64, upload, since, low_water } = self;
-        let attempt = AmbiguousWrite { object, size, content: Content::Of(Checksum::Crc64(crc64)), upload };
+        let KeptAttempt { object, size, upload, since, low_water } = self;
+        let attempt = AmbiguousWrite { object, size, upload };
         // The kept file has changes to any object that the commit made.
         let mark = CommitMark { changes: 0, since: since.into_iter().collect(), low_water };
         AmbiguousCommit { attempt: Arc::new(attempt), mark }
@@ -314,13 +318,13 @@ impl KeptAttempt {
 
 impl AttemptText {
     fn of(attempt: KeptAttempt) -> AttemptText {
-        let KeptAttempt { object, size, crc64, upload, since, low_water } = attempt;
-        AttemptText { object: ObjectText::of(object), size, crc64, upload, since, low_water }
+        let KeptAttempt { object, size, upload, since, low_water } = attempt;
+        AttemptText { object: ObjectText::of(object), size, upload, since, low_water }
     }
 
     fn into_attempt(self) -> Result<KeptAttempt, KeyError> {
-        let AttemptText { object, size, crc64, upload, since, low_water } = self;
-        Ok(KeptAttempt { object: object.into_object()?, size, crc64, upload, since, low_water })
+        let AttemptText { object, size, upload, since, low_water } = self;
+        Ok(KeptAttempt { object: object.into_object()?, size, upload, since, low_water })
     }
 }
 
@@ -338,13 +342,15 @@ impl UploadText {
 
 impl ObjectText {
     fn of(object: NewObject) -> ObjectText {
-        let NewObject { key, user, content_type, content_headers, storage_class, tags } = object;
-        ObjectText { key: key.to_string(), user, content_type, content_headers, storage_class, tags }
+        let NewObject { key, user, content_type, content_headers, storage_class, tags, commit } = object;
+        let (key, commit) = (key.to_string(), commit.map(|id| id.as_str().to_owned()));
+        ObjectText { key, user, content_type, content_headers, storage_class, tags, commit }
     }
 
     fn into_object(self) -> Result<NewObject, KeyError> {
-        let ObjectText { key, user, content_type, content_headers, storage_class, tags } = self;
-        Ok(NewObject { key: Key::new(key)?, user, content_type, content_headers, storage_class, tags })
+        let ObjectText { key, user, content_type, content_headers, storage_class, tags, commit } = self;
+        let (key, commit) = (Key::new(key)?, commit.as_deref().and_then(CommitId::new));
+        Ok(NewObject { key, user, content_type, content_headers, storage_class, tags, commit })
     }
 }
 
@@ -434,10 +440,13 @@ impl Writer {
 
     /// What an entry is to say, the bytes that belong to it, and the number of the change that they are of.
     fn to_keep(&self, target: &Target, reason: Option<&str>) -> Option<(PendingChanges, RangeSet, u64)> {
-        let state = self.state();
+        let mut state = self.state();
         if !state.is_dirty() {
             return None;
         }
+        let changes = state.changes;
+        let next = state.commit_id(changes, || self.engine.gateway.commit_id());
+        let begun = state.early_upload.as_ref().and_then(|early_upload| early_upload.upload.get()?.commit().cloned());
         let upload = state
             .early_upload
             .as_ref()
@@ -458,17 +467,18 @@ impl Writer {
             reason: reason.map(str::to_owned),
             upload,
             lost: lost.iter().collect(),
-            tried: state.ambiguous.iter().filter_map(KeptAttempt::of).collect(),
+            tried: state.ambiguous.iter().map(KeptAttempt::of).collect(),
+            commits: next.into_iter().chain(begun).collect(),
         };
         Some((kept, local, state.changes))
     }
 
     /// The upload under way, if parts of the file are in it alone. Otherwise what is here stays here from now on.
     fn needed_upload(&self, early_upload: &EarlyUpload, size: u64, exact: bool) -> Option<KeptUpload> {
-        let id = early_upload.upload.get()?.id();
+        let upload = early_upload.upload.get()?;
         let evicted = || early_upload.evicted(&(0..u64::MAX), &self.buffer.present());
         (evicted() || !early_upload.keep_all_whole(&self.buffer))
-            .then(|| KeptUpload::of(early_upload, &self.buffer, id, size, exact))
+            .then(|| KeptUpload::of(early_upload, &self.buffer, upload, size, exact))
     }
 
     /// A writer with the changes that `kept` describes, but for their bytes, which [`Writer::write`] puts back, and for
@@ -479,6 +489,7 @@ impl Writer {
         let destination = Recovered(Target { object: kept.object.clone(), exact });
         let mut state = State::new(kept.base.clone(), kept.base_len, true);
         state.replaces.clone_from(&kept.replaces);
+        kept.commits.first().cloned().into_iter().for_each(|id| state.resume_commit(id));
         state.ambiguous = kept.tried.iter().cloned().map(KeptAttempt::into_ambiguous_commit).collect();
         if !kept.lost.is_empty() {
             state.size = kept.size;
@@ -528,22 +539,23 @@ mod tests {
             upload: None,
             lost: Vec::new(),
             tried: Vec::new(),
+            commits: Vec::new(),
         };
         assert_eq!(PendingChanges::decode(&kept.encode()).unwrap(), kept);
         let without = PendingChanges { lost: vec![1..3, 5..7], ..kept.clone() };
         assert_eq!(PendingChanges::decode(&without.encode()).unwrap(), without);
         let attempt = KeptAttempt {
-            object: kept.object.clone(),
+            object: NewObject { commit: CommitId::new(&"7".repeat(32)), ..kept.object.clone() },
             size: 6,
-            crc64: Crc64::from_value(u64::MAX),
             upload: Some("u".to_owned()),
             since: std::iter::once(1..3).collect(),
             low_water: 5,
         };
-        let tried = PendingChanges { tried: vec![attempt], ..kept.clone() };
+        let commits = CommitId::new(&"8".repeat(32)).into_iter().collect();
+        let tried = PendingChanges { tried: vec![attempt], commits, ..kept.clone() };
         assert_eq!(PendingChanges::decode(&tried.encode()).unwrap(), tried);
-        let later = String::from_utf8(kept.encode()).unwrap().replace("\"version\":1", "\"version\":5");
-        assert!(matches!(PendingChanges::decode(later.as_bytes()), Err(KeptError::Version(5))));
+        let later = String::from_utf8(kept.encode()).unwrap().replace("\"version\":1", "\"version\":6");
+        assert!(matches!(PendingChanges::decode(later.as_bytes()), Err(KeptError::Version(6))));
         assert!(matches!(PendingChanges::decode(b"{"), Err(KeptError::Json(_))));
     }
 
@@ -567,6 +579,7 @@ mod tests {
             upload: Some(upload),
             lost: Vec::new(),
             tried: Vec::new(),
+            commits: Vec::new(),
         };
         let possible = kept(upload.clone());
         assert_eq!(PendingChanges::decode(&possible.encode()).unwrap(), possible);

@@ -205,7 +205,7 @@ mod tests {
         let gateway = std::sync::Arc::new(Gateway::new(&config, &connection, bucket, Default::default()));
         let limits = spill::Limits { memory_bytes_max: MEMORY, spill_bytes_max: 0 };
         let pool = spill::Pool::new(&std::env::temp_dir(), limits).unwrap();
-        let engine = super::super::Engine::new(gateway, pool, super::super::Settings::for_memory(MEMORY, true));
+        let engine = super::super::Engine::new(gateway, pool, super::super::Settings::for_memory(MEMORY, None));
         let writer = Writer::new(&engine, None, 16 * MIB, true, Box::new(Nowhere));
         for offset in (0..8 * MIB).step_by(1 << 20) {
             writer.buffer.write(offset, &vec![7; 1 << 20]).unwrap();

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::spill::RangeSet;
-use dssefs_s3::object::ETag;
+use dssefs_s3::object::{CommitId, ETag};
 use dssefs_s3::s3::{AmbiguousWrite, Source};
 
 use super::early_upload::EarlyUpload;
@@ -74,6 +74,8 @@ pub(crate) struct State {
     pub(crate) written: RangeSet,
     /// The mark of the commit under way, or of the last one.
     pub(crate) mark: CommitMark,
+    /// The commit id of the attempts to store the file as it was at this change; of all changes, where none is named.
+    commit_id: Option<(Option<u64>, CommitId)>,
     /// Commits that may have succeeded since the last one that is known to.
     pub(crate) ambiguous: Vec<AmbiguousCommit>,
     /// Whether a short base could not be materialized to be sent ahead. Not tried again before the next commit.
@@ -97,6 +99,7 @@ impl State {
             abandoned: false,
             written: RangeSet::default(),
             mark: CommitMark { changes: 0, since: RangeSet::default(), low_water: size },
+            commit_id: None,
             ambiguous: Vec::new(),
             base_stays: false,
             early_upload: None,
@@ -111,7 +114,13 @@ impl State {
     /// written, which is too large for one PutObject. There often is an object: a shell's `>`, and each program that is
     /// started meanwhile, closes a copy of the handle, upon which the file is committed as it is then.
     pub(crate) fn layout(&self) -> Option<AppendLayout> {
-        if self.streams() { AppendLayout::behind(self.base_len) } else { None }
+        let layout = if self.streams() { AppendLayout::behind(self.base_len) } else { None };
+        layout.filter(|layout| self.size <= layout.end())
+    }
+
+    /// Whether a file that ends at `end` needs more parts than the upload under way has.
+    pub(crate) fn is_beyond_upload(&self, end: u64) -> bool {
+        self.early_upload.as_ref().is_some_and(|early_upload| end > early_upload.layout.end())
     }
 
     /// Whether the file could be sent ahead, were the object under it not too short to be copied as a part of its own.
@@ -176,6 +185,21 @@ impl State {
         self.ambiguous.iter_mut().map(|commit| &mut commit.mark).chain(std::iter::once(&mut self.mark))
     }
 
+    /// The commit id for an attempt to store the file as it was at change number `changes`: the same for each retry, so
+    /// that the journal can name it before the first attempt. `new` makes one.
+    pub(crate) fn commit_id(&mut self, changes: u64, new: impl FnOnce() -> Option<CommitId>) -> Option<CommitId> {
+        match &self.commit_id {
+            Some((of, id)) if of.is_none_or(|of| of == changes) => return Some(id.clone()),
+            _ => self.commit_id = new().map(|id| (Some(changes), id)),
+        }
+        self.commit_id.as_ref().map(|(_, id)| id.clone())
+    }
+
+    /// All attempts have this commit id: an earlier process may have begun with them, and no program changes the file.
+    pub(crate) fn resume_commit(&mut self, id: CommitId) {
+        self.commit_id = Some((None, id));
+    }
+
     /// After a commit that made an object of the file as it was at change number `planned`. True when nothing has
     /// changed since: the buffer can be dropped. Otherwise all of it can be dropped that is no longer `written`.
     pub(crate) fn settle(&mut self, stored: Base, planned: u64) -> bool {
@@ -197,6 +221,18 @@ mod tests {
 
     fn base(size: u64) -> Base {
         Source { key: Key::new("k").unwrap(), version: Version { etag: ETag::new("e"), id: None }, size }
+    }
+
+    #[test]
+    fn a_retry_of_the_same_changes_has_the_same_commit_id_and_no_other_attempt_has() {
+        let numbered = |n: u8| CommitId::new(&format!("{n:032x}"));
+        let mut state = State::new(None, 0, true);
+        assert_eq!(state.commit_id(1, || numbered(1)), numbered(1));
+        assert_eq!(state.commit_id(1, || numbered(2)), numbered(1));
+        assert_eq!(state.commit_id(2, || numbered(3)), numbered(3));
+        assert_eq!(state.commit_id(3, || None), None);
+        state.resume_commit(numbered(9).unwrap());
+        assert_eq!(state.commit_id(4, || numbered(4)), numbered(9));
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Writer {
     /// [`Error::CommitFirst`]. Nothing of `data` is kept then.
     pub async fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
         // 1. Refuse what cannot be stored: too large a file, or a part that was sent ahead was refused for good.
-        let range = checked(offset, data.len() as u64)?;
+        let range = self.checked(offset, data.len() as u64)?;
         self.refused_ahead()?;
         // 2. Keep the bytes, and wait for room if there is none.
         self.change(&range, || self.buffer.write(offset, data)).await?;
@@ -146,7 +146,7 @@ impl Writer {
     /// # Errors
     /// As [`Writer::write`].
     pub async fn put_back(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
-        let range = checked(offset, data.len() as u64)?;
+        let range = self.checked(offset, data.len() as u64)?;
         self.change(&range, || self.buffer.write(offset, data)).await
     }
 
@@ -155,7 +155,7 @@ impl Writer {
     /// # Errors
     /// As [`Writer::write`].
     pub async fn zero(self: &Arc<Self>, range: Range<u64>) -> Result<(), Error> {
-        let range = checked(range.start, range.end.saturating_sub(range.start))?;
+        let range = self.checked(range.start, range.end.saturating_sub(range.start))?;
         self.change(&range, || self.buffer.zero(range.clone())).await
     }
 
@@ -164,7 +164,7 @@ impl Writer {
     /// # Errors
     /// As [`Writer::write`].
     pub async fn resize(self: &Arc<Self>, size: u64) -> Result<(), Error> {
-        checked(size, 0)?;
+        self.checked(size, 0)?;
         loop {
             match self.resize_now(size) {
                 RangeState::Whole => return Ok(()),
@@ -194,13 +194,22 @@ impl Writer {
     /// # Errors
     /// The file would pass the largest size.
     pub fn grow(&self, size: u64) -> Result<bool, Error> {
-        checked(size, 0)?;
+        self.checked(size, 0)?;
         let mut state = self.state();
         let grows = size > state.size;
         if grows {
             state.resized(size);
         }
         Ok(grows)
+    }
+
+    /// The range, if the file may end behind it.
+    fn checked(&self, offset: u64, length: u64) -> Result<Range<u64>, Error> {
+        let range = checked(offset, length)?;
+        match self.state().is_beyond_upload(range.end) {
+            true => Err(Error::TooLarge { size_bytes: range.end }),
+            false => Ok(range),
+        }
     }
 
     /// Whether a file may have `size` bytes.

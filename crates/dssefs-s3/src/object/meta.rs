@@ -58,6 +58,32 @@ pub struct Version {
     pub id: Option<VersionId>,
 }
 
+/// The name in user metadata under which each object of a mount has its [`CommitId`].
+pub const COMMIT_NAME: &str = "dssefs-commit";
+
+/// A random name of one attempt to make an object: whether an object came from that attempt is one comparison. A retry
+/// of the same bytes has the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CommitId(String);
+
+impl CommitId {
+    /// The length of the text, in bytes: 128 bits as hexadecimal digits.
+    pub const TEXT_BYTES: usize = 32;
+
+    /// Takes the text in an object's metadata. None for any other than this program writes.
+    #[must_use]
+    pub fn new(text: &str) -> Option<CommitId> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        (text.len() == CommitId::TEXT_BYTES && text.bytes().all(is_digit)).then(|| CommitId(text.to_owned()))
+    }
+
+    /// The text as metadata has it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// `x-amz-meta-*`: names in lower case without that prefix, and their values. Together at most 2 KB ("Working with
 /// object metadata", S3 User Guide).
 pub type UserMetadata = BTreeMap<String, String>;
@@ -80,6 +106,22 @@ pub struct ObjectMeta {
     pub content_headers: BTreeMap<String, String>,
     /// How many tags it has (`x-amz-tagging-count`), 0 if S3 gives none.
     pub tag_count: u32,
-    /// The user metadata.
+    /// The user metadata, without [`COMMIT_NAME`].
     pub user: UserMetadata,
+    /// The attempt that made it, if a mount has.
+    pub commit: Option<CommitId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_this_program_writes_is_a_commit_id() {
+        let digits = "0123456789abcdef0123456789abcdef";
+        assert_eq!(CommitId::new(digits).unwrap().as_str(), digits);
+        for other in ["", &digits[1..], &format!("{digits}0"), &digits.to_uppercase(), &digits.replace('a', "g")] {
+            assert_eq!(CommitId::new(other), None, "{other}");
+        }
+    }
 }

@@ -14,5 +14,5 @@ pub use bucket::{Bucket, BucketError};
 pub use crc64::Crc64;
 pub use host::{is_localhost, is_loopback};
 pub use key::{Key, KeyError, Name, NameError, Prefix};
-pub use meta::{ETag, ObjectMeta, UserMetadata, Version, VersionId};
+pub use meta::{COMMIT_NAME, CommitId, ETag, ObjectMeta, UserMetadata, Version, VersionId};
 pub use range::ByteRange;

@@ -160,6 +160,10 @@ pub enum FailedWrite {
     Deleted,
     /// This version, whose encryption is wrong.
     LeftBehind(Version),
+    /// Nothing that is the object now: an answer was lost, and another writer's object stands there.
+    Overtaken,
+    /// It was a delete, and an answer was lost: the store may still carry it out.
+    PerhapsDeleted,
 }
 
 /// A request that failed. Cheap to clone, because several callers may wait for one answer.

@@ -19,8 +19,8 @@
 //! The HTTP client limits how much a server may answer and how long content may take (`bounds`).
 //!
 //! Only `aws` calls the operations of the SDK. `connect` sets the SDK up: credentials, proxies, and what never goes in
-//! the clear. `connect::credentials` reads the credentials again when their files change. This room may use `object`
-//! and `policy`.
+//! the clear. `connect::credentials` reads the credentials again when their files change. This room may use `object`,
+//! `policy` and `crypto` (for random names).
 
 mod ambiguous_write;
 mod aws;
@@ -38,7 +38,7 @@ mod metrics;
 mod payload;
 mod request;
 
-pub use ambiguous_write::{AmbiguousWrite, Content};
+pub use ambiguous_write::AmbiguousWrite;
 pub use aws_config::SdkConfig;
 pub use backoff::{Backoff, Jitter};
 pub use connect::{
@@ -46,10 +46,12 @@ pub use connect::{
     profile_files, without_reuse,
 };
 pub use error::{Error, FailedWrite, Failure, Kind};
-pub use gateway::{BodyRetries, Conditions, Download, Gateway, OtherCopy, Unfinished, Upload, Verified};
+pub use gateway::{
+    BodyRetries, Conditions, ConflictRetries, Download, Gateway, OtherCopy, Unfinished, Upload, Verified,
+};
 pub use metrics::{Operation, StoreSnapshot};
 pub use payload::{Checksum, Payload, WithSha1};
 pub use request::{
-    BucketFacts, CONTENT_HEADERS, Condition, Head, ListPage, ListRequest, Listed, NewObject, Part, Source, Stored,
-    Versioning,
+    BucketFacts, CONTENT_HEADERS, Condition, Head, LastWriterWins, ListPage, ListRequest, Listed, NewObject, Part,
+    Removal, Source, Stored, Versioning,
 };

@@ -1,15 +1,19 @@
 //! The requests to the gateway and its answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use crate::object::{Crc64, ETag, Key, ObjectMeta, UserMetadata, Version};
+use crate::object::{COMMIT_NAME, CommitId, Crc64, ETag, Key, ObjectMeta, UserMetadata, Version};
 use crate::policy::{Facts, Observation};
 
 /// The content headers that an object can have in addition to Content-Type, in lower case. Only these may be in
 /// [`NewObject::content_headers`].
 pub const CONTENT_HEADERS: [&str; 5] =
     ["cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
+
+/// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
+/// Guide).
+const METADATA_BYTES_MAX: usize = 2048;
 
 /// An object to write, without its content and its encryption (which is the mount's policy).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub struct NewObject {
     pub storage_class: Option<String>,
     /// The text of `x-amz-tagging`. None: no tags, or, for a copy, the source's tags.
     pub tags: Option<String>,
+    /// The attempt that is to make it; for None the gateway makes one up.
+    pub commit: Option<CommitId>,
 }
 
 impl NewObject {
@@ -39,33 +45,76 @@ impl NewObject {
             content_headers: BTreeMap::new(),
             storage_class: None,
             tags: None,
+            commit: None,
         }
+    }
+
+    /// What goes into `x-amz-meta-*`.
+    pub(super) fn metadata(&self) -> HashMap<String, String> {
+        let commit = self.commit.as_ref().map(|id| (COMMIT_NAME.to_owned(), id.as_str().to_owned()));
+        let user = self.user.iter().filter(|(name, _)| *name != COMMIT_NAME);
+        user.map(|(name, value)| (name.clone(), value.clone())).chain(commit).collect()
+    }
+
+    /// Whether S3 takes a commit id beside the rest of the metadata.
+    pub(super) fn has_room_for_commit(&self) -> bool {
+        let taken: usize = self.user.iter().map(|(name, value)| name.len() + value.len()).sum();
+        taken + COMMIT_NAME.len() + CommitId::TEXT_BYTES <= METADATA_BYTES_MAX
     }
 }
 
 /// What must be true of the key for a write to happen. The store decides it atomically with the write.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Nothing: the last writer wins.
-    #[default]
-    None,
     /// There is no object (`If-None-Match: *`).
     Absent,
     /// The object has this ETag (`If-Match`).
     Matches(ETag),
+    /// Nothing: the user has asked for that.
+    Any(LastWriterWins),
+}
+
+/// The user's word that a mount may replace and delete whatever it finds (`--last-writer-wins`). No write and no delete
+/// goes without a condition unless the caller has this word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastWriterWins(());
+
+impl LastWriterWins {
+    /// The word of a mount with `--last-writer-wins`. No other code makes one, tests aside.
+    #[must_use]
+    pub const fn asked_for() -> LastWriterWins {
+        LastWriterWins(())
+    }
 }
 
 impl Condition {
+    /// The condition itself, or none where the last writer wins.
+    #[must_use]
+    pub fn unless(self, last_writer_wins: Option<LastWriterWins>) -> Condition {
+        last_writer_wins.map_or(self, Condition::Any)
+    }
+
     pub(super) fn if_match(&self) -> Option<String> {
         match self {
             Condition::Matches(etag) => Some(etag.as_str().to_owned()),
-            Condition::None | Condition::Absent => None,
+            Condition::Any(_) | Condition::Absent => None,
         }
     }
 
     pub(super) fn if_none_match(&self) -> Option<String> {
         (*self == Condition::Absent).then(|| "*".to_owned())
     }
+}
+
+/// What has become of a version that was to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// There is no object.
+    Gone,
+    /// Another writer has put an object of this ETag in its place, which stays.
+    Replaced(ETag),
+    /// There is another writer's object, which stays, and an answer was lost. The delete may have come before it.
+    PerhapsGone,
 }
 
 /// One version of an object to copy from.
@@ -181,10 +230,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_commit_id_gives_way_when_the_metadata_is_full() {
+        let fits = |bytes: usize| {
+            let user = UserMetadata::from([("n".to_owned(), "v".repeat(bytes - 1))]);
+            NewObject { user, ..NewObject::at(Key::new("k").unwrap()) }.has_room_for_commit()
+        };
+        let most = METADATA_BYTES_MAX - COMMIT_NAME.len() - CommitId::TEXT_BYTES;
+        assert!(fits(most) && !fits(most + 1));
+    }
+
+    #[test]
     fn a_condition_becomes_exactly_one_header() {
         let matches = Condition::Matches(ETag::new("\"a\""));
         assert_eq!((matches.if_match().as_deref(), matches.if_none_match()), (Some("\"a\""), None));
         assert_eq!((Condition::Absent.if_match(), Condition::Absent.if_none_match().as_deref()), (None, Some("*")));
-        assert_eq!((Condition::None.if_match(), Condition::None.if_none_match()), (None, None));
+        let any = Condition::Absent.unless(Some(LastWriterWins::asked_for()));
+        assert_eq!((any.if_match(), any.if_none_match()), (None, None));
+        assert_eq!(matches.clone().unless(None), matches);
     }
 }

@@ -14,7 +14,7 @@ use super::intent::Copied;
 use super::intent_log::Journal;
 use super::key_below;
 use dssefs_s3::object::{ETag, Key, Prefix, Version};
-use dssefs_s3::s3::{self, Condition, Gateway, Kind, Listed, Source, Stored};
+use dssefs_s3::s3::{self, Condition, Gateway, Kind, Listed, Removal, Source, Stored};
 
 /// Requests of one move that are under way at the same time.
 const REQUESTS_MAX: usize = 16;
@@ -310,8 +310,8 @@ pub(super) async fn delete_sources(
     sources: Vec<(String, ETag)>,
 ) -> Result<Vec<String>, Error> {
     let delete = async |(path, etag): (String, ETag)| {
-        let deleted = gateway.delete_version(&key_below(from, &path)?, &etag).await?;
-        Ok::<_, Error>((!deleted).then_some(path))
+        let removal = gateway.delete_version(&key_below(from, &path)?, &etag).await?;
+        Ok::<_, Error>((removal != Removal::Gone).then_some(path))
     };
     let outcomes: Vec<_> = stream::iter(sources).map(delete).buffer_unordered(REQUESTS_MAX).collect().await;
     let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();

@@ -27,7 +27,7 @@ use super::intent::{Copied, Heading, Intent, JOURNAL_PREFIX, Phase};
 use super::intent_log::Journal;
 use super::key_below;
 use super::owner::Owner;
-use dssefs_s3::object::{ETag, Key, Prefix, Version};
+use dssefs_s3::object::{ETag, Key, Prefix};
 use dssefs_s3::s3::{Backoff, Jitter, Kind, Listed};
 
 /// Journals that cannot be acted on and that one look logs one by one.
@@ -346,7 +346,8 @@ impl DirectoryRenames {
             );
             return Ok(());
         }
-        Ok(self.gateway.expunge(&key, &Version { etag: object.etag, id: None }).await?)
+        self.gateway.delete_version(&key, &object.etag).await?;
+        Ok(())
     }
 
     /// Deletes the sources of a move whose copies all stand. A source whose target is not proved to be its copy stays:

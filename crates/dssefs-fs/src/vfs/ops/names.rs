@@ -199,12 +199,13 @@ impl Vfs {
         let before = moved.and_then(|file| self.namespace.key(file.ino));
         let replaced = target.and_then(|file| self.namespace.key(file.ino));
         let outcome = self.namespace.rename(from, to, mode == RenameMode::NoReplace).await;
-        // When only the removal of the old name failed, the file still has its new name.
         let has_moved = outcome.is_ok() || before != moved.and_then(|file| self.namespace.key(file.ino));
         let mut let_go = Ok(());
         if let Some(file) = target {
-            file.state().unlinked = has_moved;
-            if has_moved {
+            // Also where the copy has replaced it, and the file could not be deleted under its old name.
+            let is_replaced = self.namespace.key(file.ino).is_none();
+            file.state().unlinked = is_replaced;
+            if is_replaced {
                 let_go = self.let_go_of_removed(file, replaced.as_ref()).await;
             }
         }

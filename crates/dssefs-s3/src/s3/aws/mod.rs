@@ -40,7 +40,7 @@ pub(super) use failure::of_broken_body;
 pub(super) use multipart::{PartAnswer, Whole};
 pub(super) use read::Answer;
 pub(super) use watch::{AnswerHeaders, AttemptLog};
-pub(super) use write::Answered;
+pub(super) use write::{Answered, Deleted};
 
 /// The most time that the size of a request can add to its limits.
 const EXTRA_TIME_MAX: Duration = Duration::from_secs(300);

@@ -11,7 +11,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 
 use super::watch::StoreTime;
 use super::{Store, facts, observed};
-use crate::object::{ByteRange, Crc64, ETag, Key, ObjectMeta, Version};
+use crate::object::{ByteRange, COMMIT_NAME, CommitId, Crc64, ETag, Key, ObjectMeta, Version};
 use crate::policy::Evidence;
 use crate::s3::error::{Error, Failure, Kind};
 use crate::s3::metrics::Operation;
@@ -57,8 +57,10 @@ macro_rules! head {
                     .metadata()
                     .into_iter()
                     .flatten()
+                    .filter(|(name, _)| *name != COMMIT_NAME)
                     .map(|(name, value)| (name.clone(), value.clone()))
                     .collect(),
+                commit: $answer.metadata().and_then(|all| CommitId::new(all.get(COMMIT_NAME)?)),
             },
             encryption: observed(facts!($answer, $answer.sse_customer_algorithm()), $evidence, $answer.request_id()),
         }

@@ -26,7 +26,7 @@ macro_rules! describe {
             .server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::AwsKmsDsse)
             .set_ssekms_key_id($policy.key.as_ref().map(|arn| arn.as_str().to_owned()))
             .set_ssekms_encryption_context($policy.context.header())
-            .set_metadata(Some($new.user.iter().map(|(name, value)| (name.clone(), value.clone())).collect()))
+            .set_metadata(Some($new.metadata()))
             .set_content_type($new.content_type.clone())
             .set_storage_class($new.storage_class.as_deref().map(aws_sdk_s3::types::StorageClass::from))
             .set_tagging($new.tags.clone())
@@ -51,6 +51,17 @@ impl Answered {
     pub(in crate::s3) fn version(&self) -> Option<Version> {
         self.etag.clone().map(|etag| Version { etag, id: self.id.clone() })
     }
+}
+
+/// What a delete is to remove.
+#[derive(Clone, Copy)]
+pub(in crate::s3) enum Deleted<'a> {
+    /// This version, for good. Its id is its condition.
+    Version(&'a VersionId),
+    /// The object, if it has this ETag.
+    If(&'a ETag),
+    /// Whatever object there is.
+    Any,
 }
 
 impl Store {
@@ -85,14 +96,12 @@ impl Store {
         Ok(Answered::new(answer.e_tag(), answer.version_id(), encryption))
     }
 
-    /// For sources of up to 5 GiB. The tags are the source's unless `new` has its own. With [`MetadataDirective::Copy`]
-    /// metadata, content type and content headers are the source's too; `new` gives only key and storage class.
+    /// For sources of up to 5 GiB. The tags are the source's unless `new` has its own.
     pub(in crate::s3) async fn copy(
         &self,
         policy: &Policy,
         source: &Source,
         new: &NewObject,
-        metadata: MetadataDirective,
         condition: &Condition,
         attempts: &AttemptLog,
     ) -> Result<Answered, Error> {
@@ -102,7 +111,7 @@ impl Store {
         let request = describe!(self.client.copy_object(), self, policy, new)
             .copy_source(self.copy_source(&source.key, &source.version))
             .copy_source_if_match(source.version.etag.as_str())
-            .metadata_directive(metadata)
+            .metadata_directive(MetadataDirective::Replace)
             .tagging_directive(tagging)
             .set_if_match(condition.if_match())
             .set_if_none_match(condition.if_none_match())
@@ -117,22 +126,31 @@ impl Store {
         Ok(Answered::new(etag, answer.version_id(), encryption))
     }
 
-    /// Deletes the object, or the one version; with an ETag only if that is the object's.
+    /// Deletes what `which` says. The id of the delete marker, in a bucket that keeps versions.
     pub(in crate::s3) async fn delete(
         &self,
         key: &Key,
-        version: Option<&VersionId>,
-        if_match: Option<&ETag>,
-    ) -> Result<(), Error> {
+        which: Deleted<'_>,
+        attempts: &AttemptLog,
+    ) -> Result<Option<VersionId>, Error> {
+        let (id, if_match) = match which {
+            Deleted::Version(id) => (Some(id.as_str().to_owned()), None),
+            Deleted::If(etag) => (None, Some(etag.as_str().to_owned())),
+            Deleted::Any => (None, None),
+        };
         let request = self
             .client
             .delete_object()
             .bucket(self.bucket.as_str())
             .key(key.as_str())
-            .set_version_id(version.map(|id| id.as_str().to_owned()))
-            .set_if_match(if_match.map(|etag| etag.as_str().to_owned()))
+            .set_version_id(id)
+            .set_if_match(if_match)
+            .customize()
+            .interceptor(attempts.clone())
             .send();
-        self.ask(Operation::DeleteObject, Some(key), request).await.map(drop)
+        let answer = self.ask(Operation::DeleteObject, Some(key), request).await;
+        let answer = answer.inspect_err(|error| attempts.note_failure(error))?;
+        Ok(answer.version_id().and_then(version_id))
     }
 
     /// The content headers of a new object, if S3 knows all of them. The caller sets them on the HTTP request, because

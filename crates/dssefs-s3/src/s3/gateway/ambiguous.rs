@@ -1,35 +1,37 @@
-//! Writes whose answer was lost: finds out whether the object is what was sent.
+//! Commit ids, and writes whose answer was lost: finds out whether the object is the one that was sent.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::compare::{Proof, optional};
+use dssefs_seal::crypto;
+
 use super::{Gateway, Verified};
-use crate::object::ObjectMeta;
-use crate::s3::ambiguous_write::{AmbiguousWrite, Content};
+use crate::object::CommitId;
+use crate::s3::ambiguous_write::AmbiguousWrite;
 use crate::s3::error::{Error, FailedWrite, Kind};
 use crate::s3::metrics::Operation;
-use crate::s3::request::{Head, NewObject, Source, Stored};
+use crate::s3::request::{NewObject, Stored};
 
 impl Gateway {
-    /// The object, if it is what `attempt` was to make; None if it is another one, or if there is no proof. The proof
-    /// is the metadata, and:
-    ///
-    /// * length and checksum, or for a copy the content of its source;
-    /// * for a copy in place, whose source is gone: the store has stored it, by its own clock, since the copy began.
-    ///
-    /// One KMS call, or two.
+    /// A new commit id. None if the kernel gives no random numbers: then a lost answer stays unknown.
+    #[must_use]
+    pub fn commit_id(&self) -> Option<CommitId> {
+        CommitId::new(&crypto::unique_name().ok()?)
+    }
+
+    /// `new` as it goes to the store: with a commit id, unless its metadata has no room for one.
+    pub(super) fn stamped(&self, new: &NewObject) -> NewObject {
+        let commit = || new.commit.clone().or_else(|| self.commit_id());
+        NewObject { commit: if new.has_room_for_commit() { commit() } else { None }, ..new.clone() }
+    }
+
+    /// The object, if it is the one that `attempt` was to make; None if it is another one, or if there is no proof. One
+    /// HEAD, and none for an attempt without a commit id.
     ///
     /// # Errors
     /// As S3 answers, and [`Kind::Mismatch`]; such an object stays.
     pub async fn find(&self, attempt: &AmbiguousWrite) -> Result<Option<Verified<Stored>>, Error> {
-        let operation = match (&attempt.content, &attempt.upload) {
-            (Content::Copied(..), _) => Operation::CopyObject,
-            (_, Some(_)) => Operation::CompleteMultipartUpload,
-            (_, None) => Operation::PutObject,
-        };
         let Some(stored) = self.look_for(attempt).await? else { return Ok(None) };
-        self.verify(operation, &attempt.object.key, stored).await.map(Some)
+        self.verify(Operation::HeadObject, &attempt.object.key, stored).await.map(Some)
     }
 
     /// Decides whether a write that failed with `error`, and may have been carried out, has succeeded. A store that
@@ -46,40 +48,26 @@ impl Gateway {
                 tracing::info!(%error, "the answer to a write was lost; the object is in the bucket as it was sent");
                 Ok(stored)
             }
-            Ok(None) if is_last_word => Err(error),
+            Ok(None) if is_last_word => Err(error.leaving(FailedWrite::Overtaken)),
             Err(unknown) if is_last_word => Err(unknown.leaving(attempts)),
             Ok(None) | Err(_) => Err(error.leaving(attempts)),
         }
     }
 
+    /// The same, without a verdict on the encryption. Other programs may replace the content and keep the metadata, so
+    /// the length has to fit as well.
     pub(super) async fn look_for(&self, attempt: &AmbiguousWrite) -> Result<Option<Stored>, Error> {
-        let AmbiguousWrite { object, size, content, .. } = attempt;
-        let found = match content {
-            Content::Unknown => None,
-            Content::Of(checksum) => {
-                let found = optional(self.head_with_checksums(&object.key).await)?;
-                let same = |(head, checksums): (Head, Vec<_>)| checksums.contains(checksum).then_some(head);
-                found.and_then(same).filter(|head| head.meta.size == *size)
+        let AmbiguousWrite { object, size, .. } = attempt;
+        if object.commit.is_none() {
+            return Ok(None);
+        }
+        match self.head(&object.key).await {
+            Ok(head) if head.meta.commit == object.commit && head.meta.size == *size => {
+                Ok(Some(Stored { version: head.meta.version, encryption: head.encryption }))
             }
-            Content::Copied(source, _) if source.key != object.key => self.copied_from(source, object).await?,
-            Content::Copied(source, since) => {
-                // The source's content is gone. The store gives times to the second.
-                let age_max = since.elapsed() + Duration::from_secs(1);
-                let is_newer = |(head, age): (Head, Option<Duration>)| {
-                    let is_other = head.meta.version.etag != source.version.etag && head.meta.size == source.size;
-                    (is_other && age.is_some_and(|age| age <= age_max)).then_some(head)
-                };
-                optional(self.head_with_age(&object.key).await)?.and_then(is_newer)
-            }
-        };
-        let found = found.filter(|head| is_described(&head.meta, object));
-        Ok(found.map(|head| Stored { version: head.meta.version, encryption: head.encryption }))
-    }
-
-    /// The copy, if it has the content that the source still has.
-    async fn copied_from(&self, source: &Source, copy: &NewObject) -> Result<Option<Head>, Error> {
-        let is_source = |original: &Head, _: &Head| original.meta.version.etag == source.version.etag;
-        Ok(self.same_content(&source.key, &copy.key, Proof::Checksums, is_source).await?.map(|(_, copy)| copy))
+            Err(error) if error.kind != Kind::NotFound => Err(error),
+            Ok(_) | Err(_) => Ok(None),
+        }
     }
 }
 
@@ -96,11 +84,4 @@ fn may_hide_success(kind: Kind) -> bool {
             // An answer that cannot be read, or is longer than any honest one.
             | Kind::Protocol
     )
-}
-
-/// Whether the object has the metadata of `new`. What `new` leaves to the store may be anything.
-fn is_described(meta: &ObjectMeta, new: &NewObject) -> bool {
-    meta.user == new.user
-        && meta.content_headers == new.content_headers
-        && (new.content_type.is_none() || new.content_type == meta.content_type)
 }

@@ -13,70 +13,23 @@ use crate::s3::request::Head;
 /// it.
 const PROOF_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
-/// What proves that two objects have the same content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Proof {
-    /// The checksums that the store keeps, if both objects have one of the same algorithm; else the bytes.
-    Checksums,
-    /// The bytes themselves.
-    Bytes,
-}
-
 impl Gateway {
     /// The facts of both objects if `copy` is proved to be a DSSE-KMS copy of `original` under the mount's key: it has
-    /// the same metadata and the same content. The proof of the content is the checksums that the store keeps of both,
-    /// or else the bytes. ETags prove nothing, because each copy has its own. Two KMS calls.
-    ///
-    /// The checksums guard against accidents: an attacker can make another content with the same CRC. Where an attacker
-    /// may have written `copy`, and the caller then deletes `original`, use [`Gateway::verify_copy_bytewise`].
+    /// the same metadata and the same content, byte by byte. ETags and commit ids prove nothing, because each copy has
+    /// its own. Checksums prove only that two contents differ: an attacker who may have written `copy` can make another
+    /// content with the same CRC. An object of more than 1 GiB is never proved. Two KMS calls, and two to read.
     ///
     /// # Errors
     /// As S3 answers. A missing object is no error: the answer is None.
-    pub async fn verify_copy(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
-        self.same_content(original, copy, Proof::Checksums, |a, b| self.is_copied(a, b)).await
-    }
-
-    /// As [`Gateway::verify_copy`], but reads both contents and compares them byte by byte, unless their checksums
-    /// differ. An object of more than 1 GiB is never proved.
-    ///
-    /// # Errors
-    /// As [`Gateway::verify_copy`].
     pub async fn verify_copy_bytewise(&self, original: &Key, copy: &Key) -> Result<Option<(Head, Head)>, Error> {
-        let alike = |a: &Head, b: &Head| a.meta.size <= PROOF_BYTES_MAX && self.is_copied(a, b);
-        self.same_content(original, copy, Proof::Bytes, alike).await
-    }
-
-    fn is_copied(&self, original: &Head, copy: &Head) -> bool {
-        let compliant = self.judge(&copy.encryption.facts) == Verdict::Compliant;
-        compliant && described_alike(&original.meta, &copy.meta)
-    }
-
-    /// The facts of the copy if it is one, whatever its encryption is.
-    pub(super) async fn likeness(&self, original: &Key, copy: &Key) -> Result<Option<Head>, Error> {
-        let both =
-            self.same_content(original, copy, Proof::Checksums, |a, b| described_alike(&a.meta, &b.meta)).await?;
-        Ok(both.map(|(_, copy)| copy))
-    }
-
-    /// Both objects, if they are `alike` and have the same content.
-    pub(super) async fn same_content(
-        &self,
-        original: &Key,
-        copy: &Key,
-        proof: Proof,
-        alike: impl Fn(&Head, &Head) -> bool,
-    ) -> Result<Option<(Head, Head)>, Error> {
         let (a, b) = tokio::join!(self.head_with_checksums(original), self.head_with_checksums(copy));
         let (Some((a, a_sums)), Some((b, b_sums))) = (optional(a)?, optional(b)?) else { return Ok(None) };
-        if a.meta.size != b.meta.size || !alike(&a, &b) {
+        let is_compliant = self.judge(&b.encryption.facts) == Verdict::Compliant;
+        if !is_compliant || a.meta.size > PROOF_BYTES_MAX || !described_alike(&a.meta, &b.meta) {
             return Ok(None);
         }
-        let same = match (same_checksums(&a_sums, &b_sums), proof) {
-            _ if a.meta.size == 0 => true,
-            (Some(true), Proof::Checksums) => true,
-            (Some(false), _) => false,
-            (None, _) | (Some(true), Proof::Bytes) => self.same_bytes((original, &a), (copy, &b)).await?,
-        };
+        let may_equal = a.meta.size == 0 || same_checksums(&a_sums, &b_sums) != Some(false);
+        let same = may_equal && (a.meta.size == 0 || self.same_bytes((original, &a), (copy, &b)).await?);
         Ok(same.then_some((a, b)))
     }
 
@@ -123,7 +76,7 @@ async fn chunk(download: &mut Download) -> Result<Bytes, Error> {
 }
 
 /// None for an object that does not exist, which is no failure here.
-pub(super) fn optional<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+fn optional<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     match answer {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind == Kind::NotFound => Ok(None),

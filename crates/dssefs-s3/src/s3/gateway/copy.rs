@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use aws_sdk_s3::types::MetadataDirective;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::time::Instant;
 
-use super::{Gateway, Made, OtherCopy, Upload, Verified, Write};
+use super::{Gateway, OtherCopy, Upload, Verified, Write};
 use crate::object::{ByteRange, Crc64, Key};
-use crate::s3::ambiguous_write::{AmbiguousWrite, Content};
+use crate::s3::ambiguous_write::AmbiguousWrite;
 use crate::s3::aws::AttemptLog;
 use crate::s3::error::{Error, Kind};
 use crate::s3::metrics::Operation;
@@ -27,8 +25,7 @@ impl Gateway {
     /// content headers and storage class are those of `new`; tags are the source's unless `new` has its own; the copy
     /// is under DSSE-KMS whatever the source is.
     ///
-    /// If the answer to a first attempt was lost, and the store refuses a later one because of the first, the gateway
-    /// looks at the copy and recognises it as [`Gateway::find`] does.
+    /// If an answer was lost, the gateway looks for the copy as [`Gateway::find`] does.
     ///
     /// # Errors
     /// As S3 answers. [`PreconditionFailed`](crate::s3::Kind::PreconditionFailed) when the source is another version
@@ -43,22 +40,17 @@ impl Gateway {
         if source.size > COPY_BYTES_MAX {
             return self.copy_in_parts(source, new, condition).await;
         }
-        let (replace, attempts) = (MetadataDirective::Replace, AttemptLog::default());
-        let content = Content::Copied(source.clone(), Instant::now());
-        let answer = self.store.copy(self.policy(), source, new, replace, condition, &attempts).await;
-        let attempt =
-            || Made::By(Box::new(AmbiguousWrite { object: new.clone(), size: source.size, content, upload: None }));
+        let (new, attempts) = (&self.stamped(new), AttemptLog::default());
+        let answer = self.store.copy(self.policy(), source, new, condition, &attempts).await;
+        let attempt = || AmbiguousWrite { object: new.clone(), size: source.size, upload: None };
         let other_copy = OtherCopy::of_copy(&source.key, &new.key);
-        let write = Write { operation: Operation::CopyObject, key: &new.key, condition, other_copy };
+        let write = Write { operation: Operation::CopyObject, key: &new.key, other_copy };
         self.settle(&write, answer, &attempts, attempt).await
     }
 
-    /// Copies one version of an object to `to` with its metadata, content headers and tags, which the store carries
-    /// over. It does not carry over the storage class, so the caller gives it (listings have it). Makes no request
-    /// before.
-    ///
-    /// If the answer to a first attempt was lost, and the store refuses a later one because of the first, the gateway
-    /// looks at the copy. The call has succeeded if [`Gateway::verify_copy`] proves it.
+    /// Copies one version of an object to `to` with its metadata, content headers and tags. The caller gives the
+    /// storage class (listings have it). One HEAD of the source before: a copy has a commit id of its own, so the store
+    /// cannot carry the metadata over.
     ///
     /// # Errors
     /// As [`Gateway::copy`].
@@ -69,40 +61,19 @@ impl Gateway {
         storage_class: Option<String>,
         condition: &Condition,
     ) -> Result<Verified<Stored>, Error> {
-        let new = NewObject { storage_class, ..NewObject::at(to.clone()) };
-        if source.size > COPY_BYTES_MAX {
-            let new = self.described_as(source, new).await?;
-            return self.copy_in_parts(source, &new, condition).await;
-        }
-        let (carry, attempts) = (MetadataDirective::Copy, AttemptLog::default());
-        let answer = self.store.copy(self.policy(), source, &new, carry, condition, &attempts).await;
-        let other_copy = OtherCopy::of_copy(&source.key, to);
-        let write = Write { operation: Operation::CopyObject, key: to, condition, other_copy };
-        self.settle(&write, answer, &attempts, || Made::CopyOf(source.key.clone())).await
+        let new = self.described_as(source, NewObject { storage_class, ..NewObject::at(to.clone()) }).await?;
+        self.copy(source, &new, condition).await
     }
 
-    /// `new` with the metadata of `source`: a copy in parts carries nothing over.
+    /// `new` with the metadata of `source`.
     async fn described_as(&self, source: &Source, new: NewObject) -> Result<NewObject, Error> {
         let meta = self.head(&source.key).await?.meta;
         if meta.version.etag != source.version.etag {
             let failure = self.failure(Kind::PreconditionFailed, Operation::HeadObject, &source.key);
             return Err(failure.because("the object is another version now").into());
         }
-        let NewObject { key, storage_class, tags, .. } = new;
         let (user, content_type, content_headers) = (meta.user, meta.content_type, meta.content_headers);
-        Ok(NewObject { key, user, content_type, content_headers, storage_class, tags })
-    }
-
-    pub(super) async fn recognise_copy(&self, from: &Key, to: &Key, error: Error) -> Result<Stored, Error> {
-        match self.verify_copy(from, to).await {
-            Ok(Some((_, copy))) if from != to => {
-                tracing::info!(%error, "the answer to a copy was lost; the copy is in the bucket");
-                Ok(Stored { version: copy.meta.version, encryption: copy.encryption })
-            }
-            // A failure to look proves nothing about another writer.
-            Err(unknown) if error.kind == Kind::PreconditionFailed => Err(unknown),
-            _ => Err(error),
-        }
+        Ok(NewObject { user, content_type, content_headers, ..new })
     }
 
     /// A multipart copy carries nothing over, so this fetches the tags and sends them again.

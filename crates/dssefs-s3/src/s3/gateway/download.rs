@@ -153,6 +153,7 @@ mod tests {
             content_headers: [].into(),
             tag_count: 0,
             user: UserMetadata::new(),
+            commit: None,
         };
         let encryption = Observation {
             facts: Facts::unknown(),

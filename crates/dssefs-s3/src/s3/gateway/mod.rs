@@ -3,6 +3,7 @@
 mod ambiguous;
 mod compare;
 mod copy;
+mod delete;
 mod download;
 mod leftovers;
 mod probe;
@@ -10,12 +11,13 @@ mod retry;
 mod upload;
 mod verified;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 
-use super::ambiguous_write::{AmbiguousWrite, Content};
+use super::ambiguous_write::AmbiguousWrite;
 use super::aws::{AttemptLog, Store};
 use super::connect::Connection;
 use super::error::{Error, Failure, Kind};
@@ -28,9 +30,9 @@ use crate::s3::metrics::{Operation, StoreCounters, StoreSnapshot};
 
 pub use download::Download;
 pub use probe::Conditions;
-pub use retry::BodyRetries;
+pub use retry::{BodyRetries, ConflictRetries};
 pub use upload::{Unfinished, Upload};
-use verified::{Made, Write};
+use verified::Write;
 pub use verified::{OtherCopy, Verified};
 
 /// One bucket under one policy. All code that reads or writes objects shares it.
@@ -38,13 +40,20 @@ pub struct Gateway {
     store: Store,
     judge: Judge,
     ledger: OnceLock<Ledger>,
+    /// Whether the store carries out deletes whose condition does not hold.
+    ignores_conditions_of_deletes: AtomicBool,
 }
 
 impl Gateway {
     /// Makes no request. `config` comes from [`load`](super::load) with the same `connection`.
     #[must_use]
     pub fn new(config: &SdkConfig, connection: &Connection, bucket: Bucket, policy: Policy) -> Gateway {
-        Gateway { store: Store::new(config, connection, bucket), judge: Judge::new(policy), ledger: OnceLock::new() }
+        Gateway {
+            store: Store::new(config, connection, bucket),
+            judge: Judge::new(policy),
+            ledger: OnceLock::new(),
+            ignores_conditions_of_deletes: AtomicBool::new(false),
+        }
     }
 
     /// The bucket.
@@ -161,8 +170,7 @@ impl Gateway {
 
     /// Writes a whole object in one request (PutObject; S3 takes up to 5 GiB this way).
     ///
-    /// If the answer to a first attempt was lost, and the store refuses a later one because of the first, the gateway
-    /// looks the object up. The write has succeeded if length, checksum and metadata are those that were sent.
+    /// If an answer was lost, the gateway looks for the object as [`Gateway::find`] does.
     ///
     /// # Errors
     /// As S3 answers. What the write has left in the store is the error's [`FailedWrite`](super::FailedWrite).
@@ -172,23 +180,11 @@ impl Gateway {
         body: Arc<dyn Payload>,
         condition: &Condition,
     ) -> Result<Verified<Stored>, Error> {
-        let attempts = AttemptLog::default();
+        let (new, attempts) = (&self.stamped(new), AttemptLog::default());
         let answer = self.store.put(self.policy(), new, &body, condition, &attempts).await;
-        let attempt = || {
-            let content = body.kept_checksum().map_or(Content::Unknown, Content::Of);
-            Made::By(Box::new(AmbiguousWrite { object: new.clone(), size: body.len(), content, upload: None }))
-        };
-        let write = Write { operation: Operation::PutObject, key: &new.key, condition, other_copy: OtherCopy::Held };
+        let attempt = || AmbiguousWrite { object: new.clone(), size: body.len(), upload: None };
+        let write = Write { operation: Operation::PutObject, key: &new.key, other_copy: OtherCopy::Held };
         self.settle(&write, answer, &attempts, attempt).await
-    }
-
-    /// Deletes an object. S3's delete also succeeds when there is none. In a bucket with versioning the old versions
-    /// remain.
-    ///
-    /// # Errors
-    /// As S3 answers.
-    pub async fn delete(&self, key: &Key) -> Result<(), Error> {
-        self.store.delete(key, None, None).await
     }
 
     /// An object's tags in the form of `x-amz-tagging` (`a=1&b=2`); None if it has none.

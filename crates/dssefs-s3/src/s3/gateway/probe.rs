@@ -76,6 +76,29 @@ impl Gateway {
         }
     }
 
+    /// Whether the store also keeps the conditions of DeleteObject: asks for a delete under a condition that cannot
+    /// hold. `key` is as for [`Gateway::probe_conditions`]. If the store does not keep them, the gateway asks for the
+    /// version before each delete from now on.
+    ///
+    /// # Errors
+    /// As S3 answers, also when a delete marker that should not have been made could not be removed again.
+    pub async fn probe_deletes(&self, key: &Key) -> Result<Conditions, Error> {
+        const DELETE: &str = "DeleteObject";
+        let found = match self.delete_in_vain(key, &ETag::new(NO_ETAG)).await {
+            Ok(marker) => {
+                if let Some(id) = marker {
+                    self.delete_by_id(key, &id).await?;
+                }
+                Conditions::Broken(format!("it carried out a {DELETE} whose If-Match did not hold"))
+            }
+            Err(error) => judged(error, DELETE)?,
+        };
+        if matches!(found, Conditions::Broken(_)) {
+            self.ask_before_deletes();
+        }
+        Ok(found)
+    }
+
     async fn small_object(&self, prefix: &str) -> Option<Source> {
         let some =
             ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max: SOURCES_MAX };

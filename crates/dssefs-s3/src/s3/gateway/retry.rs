@@ -1,4 +1,4 @@
-//! Retries of content whose body broke on its way.
+//! Retries of content whose body broke on its way, and of requests that met another one for the same key.
 
 use std::time::Duration;
 
@@ -11,6 +11,14 @@ use crate::s3::metrics::StoreCounters;
 
 /// The longest pause before the first retry. It is the same as for a request.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a request is sent again that met another one for the same key. S3 then answers 409
+/// ConditionalRequestConflict, and the outcome of the race is known only when the other request has ended ("Conditional
+/// writes", S3 User Guide).
+const CONFLICTS_MAX: u32 = 6;
+/// The pause after the first such answer. Each pause is twice the last one, cut by up to a half at random: some seconds
+/// in all.
+const CONFLICT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(3200), Jitter::Half);
 
 /// The bytes that show that a line is slow and not dead: 1 MiB.
 const PROGRESS_BYTES: u64 = 1 << 20;
@@ -36,6 +44,24 @@ impl Gateway {
         let backoff = Backoff::new(FIRST_PAUSE, time_max, Jitter::Full);
         let (done_max, end) = (attempts_max.saturating_sub(1), Instant::now() + time_max);
         BodyRetries { gateway: self, done: 0, done_max, backoff, end, received: 0 }
+    }
+}
+
+/// Decides whether to send a request again that met another one for the same key.
+#[derive(Debug, Default)]
+pub struct ConflictRetries {
+    done: u32,
+}
+
+impl ConflictRetries {
+    /// Whether the caller shall ask again after `kind`; if so, returns after a pause.
+    pub async fn again(&mut self, kind: Kind) -> bool {
+        if kind != Kind::Conflict || self.done == CONFLICTS_MAX {
+            return false;
+        }
+        self.done += 1;
+        tokio::time::sleep(CONFLICT_BACKOFF.pause(self.done)).await;
+        true
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Gateway, Made, OtherCopy, Verified, Write};
-use crate::object::{ByteRange, Crc64, Key};
-use crate::s3::ambiguous_write::{AmbiguousWrite, Content};
+use super::{Gateway, OtherCopy, Verified, Write};
+use crate::object::{ByteRange, CommitId, Crc64, Key};
+use crate::s3::ambiguous_write::AmbiguousWrite;
 use crate::s3::aws::{AttemptLog, PartAnswer, Whole};
 use crate::s3::error::{Error, Kind};
 use crate::s3::metrics::Operation;
-use crate::s3::payload::{Checksum, Payload};
+use crate::s3::payload::Payload;
 use crate::s3::request::{Condition, NewObject, Part, Source, Stored};
 
 /// A multipart upload that is under way. The caller completes or aborts it; a dropped one stays in the bucket until a
@@ -44,6 +44,7 @@ impl Gateway {
     pub async fn start_upload(self: &Arc<Self>, new: &NewObject) -> Result<Upload, Error> {
         const CREATE: Operation = Operation::CreateMultipartUpload;
         let attempts = AttemptLog::default();
+        let new = &self.stamped(new);
         let created = self.store.create(self.policy(), new, &attempts).await;
         let created = created.map_err(|error| self.unread_answer(CREATE, &new.key, error, &attempts))?;
         let judged = self.verify_upload(CREATE, &new.key, &created.facts, created.request_id);
@@ -65,8 +66,8 @@ impl Gateway {
         }
     }
 
-    /// Continues an upload that an earlier process began for the same object, by its id. Makes no request; the upload
-    /// is judged when it is completed.
+    /// Continues an upload that an earlier process began for the same object, by its id, and with the commit id that it
+    /// was begun with. Makes no request; the upload is judged when it is completed.
     pub fn resume_upload(self: &Arc<Self>, new: &NewObject, id: String) -> Upload {
         let about = About { id, new: new.clone(), attempts: AttemptLog::default(), context: None };
         Upload { gateway: Arc::clone(self), shared: Box::new(about) }
@@ -78,6 +79,12 @@ impl Upload {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.shared.id
+    }
+
+    /// The commit id of the object that it will become; None where its metadata had no room for one.
+    #[must_use]
+    pub fn commit(&self) -> Option<&CommitId> {
+        self.shared.new.commit.as_ref()
     }
 
     /// The key of the object that it will become.
@@ -124,8 +131,7 @@ impl Upload {
     /// Makes the object out of `parts`, in the order of their numbers. `size` is the object's length in bytes, `crc64`
     /// its checksum if it is known; S3 compares both.
     ///
-    /// If the answer to a first try was lost, the gateway looks the object up. The upload has succeeded if length,
-    /// CRC-64 and metadata are those that were sent. Without a CRC-64 there is no proof, and the error remains.
+    /// If the answer to this or an earlier try was lost, the gateway looks for the object as [`Gateway::find`] does.
     ///
     /// # Errors
     /// [`Unfinished`] has the reason, and the upload if it can still be completed. After [`Kind::Mismatch`] the gateway
@@ -148,11 +154,8 @@ impl Upload {
             answer.encryption.facts.context.clone_from(context);
         }
         let was_completed = answer.is_ok();
-        let attempt = || {
-            let content = crc64.map_or(Content::Unknown, |crc64| Content::Of(Checksum::Crc64(crc64)));
-            Made::By(Box::new(AmbiguousWrite { object: new.clone(), size, content, upload: Some(id.clone()) }))
-        };
-        let write = Write { operation: Operation::CompleteMultipartUpload, key: &new.key, condition, other_copy };
+        let attempt = || AmbiguousWrite { object: new.clone(), size, upload: Some(id.clone()) };
+        let write = Write { operation: Operation::CompleteMultipartUpload, key: &new.key, other_copy };
         let settled = self.gateway.settle(&write, answer, attempts, attempt).await;
         match settled {
             Err(error) if !was_completed => Err(self.unfinished(error, other_copy).await),

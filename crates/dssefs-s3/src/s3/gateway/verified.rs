@@ -4,13 +4,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Gateway;
-use crate::object::{ETag, Key, Version, VersionId};
+use crate::object::{Key, Version, VersionId};
 use crate::policy::{Algorithm, EncryptionContext, Facts, Judge, Verdict};
 use crate::s3::ambiguous_write::AmbiguousWrite;
 use crate::s3::aws::{AnswerHeaders, Answered, AttemptLog};
 use crate::s3::error::{Error, FailedWrite, Kind};
 use crate::s3::metrics::Operation;
-use crate::s3::request::{Condition, Stored};
+use crate::s3::request::{Removal, Stored};
 
 /// A value that the store proved to be under DSSE-KMS and the expected key. Only the gateway can make one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,16 +64,7 @@ impl OtherCopy {
 pub(super) struct Write<'a> {
     pub(super) operation: Operation,
     pub(super) key: &'a Key,
-    pub(super) condition: &'a Condition,
     pub(super) other_copy: OtherCopy,
-}
-
-/// How the object of a write is recognised if the answer does not name its version.
-pub(super) enum Made {
-    /// By its content and its metadata.
-    By(Box<AmbiguousWrite>),
-    /// As a copy of the object at this key, with its content and metadata.
-    CopyOf(Key),
 }
 
 impl Gateway {
@@ -86,7 +77,7 @@ impl Gateway {
         write: &Write<'_>,
         answer: Result<Answered, Error>,
         attempts: &AttemptLog,
-        made: impl FnOnce() -> Made,
+        attempt: impl FnOnce() -> AmbiguousWrite,
     ) -> Result<Verified<Stored>, Error> {
         let answered = match answer {
             Ok(answered) => answered,
@@ -94,17 +85,14 @@ impl Gateway {
                 // 1. The headers of an answer of success name a wrong encryption: delete the object.
                 if let Some(AnswerHeaders { facts, etag, id, request_id }) = self.bad_headers(attempts) {
                     let named = Named { version: etag.map(|etag| Version { etag, id: id.clone() }), id };
-                    return Err(self.take_back_bad(write, &made(), &facts, request_id, named).await);
+                    return Err(self.take_back_bad(write, &attempt(), &facts, request_id, named).await);
                 }
                 // 2. The store refused the write: it has failed.
                 if !attempts.is_ambiguous() {
                     return Err(error);
                 }
                 // 3. The answer was lost: look whether the object is what was sent, and judge it.
-                let stored = match made() {
-                    Made::By(attempt) => self.resolve_ambiguous(*attempt, error).await?,
-                    Made::CopyOf(original) => self.recognise_copy(&original, write.key, error).await?,
-                };
+                let stored = self.resolve_ambiguous(attempt(), error).await?;
                 return self.verify_or_undo(write, stored).await;
             }
         };
@@ -112,12 +100,12 @@ impl Gateway {
         let named = Named { version: answered.version(), id: answered.id };
         let encryption = answered.encryption;
         if self.judge.judge_write(&encryption.facts) != Verdict::Compliant {
-            return Err(self.take_back_bad(write, &made(), &encryption.facts, encryption.request_id, named).await);
+            return Err(self.take_back_bad(write, &attempt(), &encryption.facts, encryption.request_id, named).await);
         }
         // 5. Name the version.
         match named.version {
             Some(version) => Ok(Verified(Stored { version, encryption })),
-            None => self.find_unnamed(write, made(), encryption.request_id).await,
+            None => self.find_unnamed(write, attempt(), encryption.request_id).await,
         }
     }
 
@@ -125,32 +113,15 @@ impl Gateway {
     async fn find_unnamed(
         &self,
         write: &Write<'_>,
-        made: Made,
+        attempt: AmbiguousWrite,
         request_id: Option<String>,
     ) -> Result<Verified<Stored>, Error> {
-        if let Ok(Some(stored)) = self.look_again(write, &made).await {
+        if let Ok(Some(stored)) = self.look_for(&attempt).await {
             return self.verify_or_undo(write, stored).await;
         }
         let mut failure = self.failure(Kind::Protocol, write.operation, write.key).because("the answer has no ETag");
         failure.request_id = request_id;
-        Err(match made {
-            Made::By(attempt) => Error::from(failure).leaving(FailedWrite::Unknown(Arc::from(attempt))),
-            Made::CopyOf(_) => failure.into(),
-        })
-    }
-
-    /// The object that the write has made, proved by content and metadata; not the one that was there before.
-    async fn look_again(&self, write: &Write<'_>, made: &Made) -> Result<Option<Stored>, Error> {
-        let found = match made {
-            Made::By(attempt) => self.look_for(attempt).await?,
-            Made::CopyOf(original) if original == write.key => None,
-            Made::CopyOf(original) => self
-                .likeness(original, write.key)
-                .await?
-                .map(|head| Stored { version: head.meta.version, encryption: head.encryption }),
-        };
-        let was_there = |stored: &Stored| *write.condition == Condition::Matches(stored.version.etag.clone());
-        Ok(found.filter(|stored| !was_there(stored)))
+        Err(Error::from(failure).leaving(FailedWrite::Unknown(Arc::new(attempt))))
     }
 
     /// Judges an object that was looked up, by the store's present facts. It stays if the verdict is bad.
@@ -160,8 +131,7 @@ impl Gateway {
         key: &Key,
         stored: Stored,
     ) -> Result<Verified<Stored>, Error> {
-        let condition = &Condition::None;
-        self.verify_or_undo(&Write { operation, key, condition, other_copy: OtherCopy::Nowhere }, stored).await
+        self.verify_or_undo(&Write { operation, key, other_copy: OtherCopy::Nowhere }, stored).await
     }
 
     async fn verify_or_undo(&self, write: &Write<'_>, stored: Stored) -> Result<Verified<Stored>, Error> {
@@ -200,7 +170,7 @@ impl Gateway {
     async fn take_back_bad(
         &self,
         write: &Write<'_>,
-        made: &Made,
+        attempt: &AmbiguousWrite,
         facts: &Facts,
         request_id: Option<String>,
         named: Named,
@@ -208,20 +178,18 @@ impl Gateway {
         let (verdict, why) = (self.judge(facts), self.mismatch_reason(facts));
         let version = match named.version {
             Some(version) => Ok(Some(version)),
-            None => self.look_again(write, made).await.map(|found| found.map(|stored| stored.version)),
+            None => self.look_for(attempt).await.map(|found| found.map(|stored| stored.version)),
         };
         let (undone, failed_write) = match (version, named.id) {
-            (Ok(Some(version)), _) => self.take_back(write, &version, Some(made)).await,
+            (Ok(Some(version)), _) => self.take_back(write, &version, Some(attempt)).await,
             // The version has an id of its own, so the delete does not touch earlier ones. It stays if it may be the
             // only copy.
-            (_, Some(id)) if write.other_copy != OtherCopy::Nowhere => {
-                match self.store.delete(write.key, Some(&id), None).await {
-                    Ok(()) => ("the object was deleted again".to_owned(), FailedWrite::Nothing),
-                    Err(error) => (left_there(&error.to_string()), unknown(made)),
-                }
-            }
-            (Ok(None), _) => (left_there("no object is proved to be the one that was sent"), unknown(made)),
-            (Err(error), _) => (left_there(&error.to_string()), unknown(made)),
+            (_, Some(id)) if write.other_copy != OtherCopy::Nowhere => match self.delete_by_id(write.key, &id).await {
+                Ok(()) => ("the object was deleted again".to_owned(), FailedWrite::Nothing),
+                Err(error) => (left_there(&error.to_string()), unknown(attempt)),
+            },
+            (Ok(None), _) => (left_there("no object is proved to be the one that was sent"), unknown(attempt)),
+            (Err(error), _) => (left_there(&error.to_string()), unknown(attempt)),
         };
         let why = format!("{why}; {undone}");
         self.mismatch(write.operation, write.key, verdict, request_id, &why).leaving(failed_write)
@@ -229,7 +197,12 @@ impl Gateway {
 
     /// Deletes an object under the wrong encryption, unless its content exists nowhere else. Returns what has become of
     /// it.
-    async fn take_back(&self, write: &Write<'_>, version: &Version, made: Option<&Made>) -> (String, FailedWrite) {
+    async fn take_back(
+        &self,
+        write: &Write<'_>,
+        version: &Version,
+        attempt: Option<&AmbiguousWrite>,
+    ) -> (String, FailedWrite) {
         if !write.other_copy.survives_without(version) {
             let text = "the object stays as it is, because its content exists nowhere else: store it again when the \
                         store encrypts as asked";
@@ -238,9 +211,9 @@ impl Gateway {
         // In a bucket that keeps versions, the previous one is the object again.
         let deleted = if version.id.is_some() { FailedWrite::Nothing } else { FailedWrite::Deleted };
         let gone = ("the object was deleted again".to_owned(), deleted);
-        match self.expunge_version(write.key, version).await {
-            Ok(true) => gone,
-            Ok(false) => self.take_back_other(write, version, made, gone).await,
+        match self.expunge(write.key, version).await {
+            Ok(Removal::Gone) => gone,
+            Ok(_) => self.take_back_other(write, version, attempt, gone).await,
             Err(error) => (stays(&error), FailedWrite::LeftBehind(version.clone())),
         }
     }
@@ -250,19 +223,19 @@ impl Gateway {
         &self,
         write: &Write<'_>,
         named: &Version,
-        made: Option<&Made>,
+        attempt: Option<&AmbiguousWrite>,
         gone: (String, FailedWrite),
     ) -> (String, FailedWrite) {
         let replaced = "another writer has replaced the object".to_owned();
-        let Some(made) = made else { return (replaced, FailedWrite::Nothing) };
-        match self.look_again(write, made).await {
-            Ok(Some(ours)) if ours.version != *named => match self.expunge_version(write.key, &ours.version).await {
-                Ok(true) => gone,
-                Ok(false) => (replaced, FailedWrite::Nothing),
+        let Some(attempt) = attempt else { return (replaced, FailedWrite::Nothing) };
+        match self.look_for(attempt).await {
+            Ok(Some(ours)) if ours.version != *named => match self.expunge(write.key, &ours.version).await {
+                Ok(Removal::Gone) => gone,
+                Ok(_) => (replaced, FailedWrite::Nothing),
                 Err(error) => (stays(&error), FailedWrite::LeftBehind(ours.version)),
             },
             Ok(_) => (replaced, FailedWrite::Nothing),
-            Err(error) => (left_there(&error.to_string()), unknown(made)),
+            Err(error) => (left_there(&error.to_string()), unknown(attempt)),
         }
     }
 
@@ -312,51 +285,6 @@ impl Gateway {
         tracing::error!(%error, "the store did not prove the encryption that the daemon asked for");
         error
     }
-
-    /// Deletes exactly this version, which this mount has stored: by its id, or, without one, only while it is the
-    /// object. Another writer's object that replaced it stays.
-    ///
-    /// # Errors
-    /// As S3 answers.
-    pub async fn expunge(&self, key: &Key, version: &Version) -> Result<(), Error> {
-        self.expunge_version(key, version).await.map(drop)
-    }
-
-    /// The same; false if another version is there, which stays.
-    async fn expunge_version(&self, key: &Key, version: &Version) -> Result<bool, Error> {
-        match &version.id {
-            Some(id) => self.store.delete(key, Some(id), None).await.map(|()| true),
-            None => self.delete_version(key, &version.etag).await,
-        }
-    }
-
-    /// Deletes an object if it still is this version. Like [`Gateway::delete`], it leaves old versions in a bucket that
-    /// keeps them. Returns true if there is no object afterwards, and false if there is another version, which stays.
-    /// For a store without conditional deletes, asks for the version first.
-    ///
-    /// # Errors
-    /// As S3 answers.
-    pub async fn delete_version(&self, key: &Key, etag: &ETag) -> Result<bool, Error> {
-        match self.store.delete(key, None, Some(etag)).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind == Kind::NotFound => Ok(true),
-            // A second attempt gets this too, if the answer to the first was lost in a bucket that keeps versions.
-            Err(error) if error.kind == Kind::PreconditionFailed => Ok(self.etag_now(key).await?.is_none()),
-            Err(error) if error.kind == Kind::Unsupported => match self.etag_now(key).await? {
-                Some(now) if now == *etag => self.store.delete(key, None, None).await.map(|()| true),
-                now => Ok(now.is_none()),
-            },
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn etag_now(&self, key: &Key) -> Result<Option<ETag>, Error> {
-        match self.head(key).await {
-            Ok(head) => Ok(Some(head.meta.version.etag)),
-            Err(error) if error.kind == Kind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 /// The version that an answer names, as far as it does.
@@ -373,11 +301,8 @@ fn left_there(why: &str) -> String {
     format!("the object may still be in the bucket, because the daemon could not delete it: {why}; look, and delete it")
 }
 
-fn unknown(made: &Made) -> FailedWrite {
-    match made {
-        Made::By(attempt) => FailedWrite::Unknown(Arc::from(attempt.clone())),
-        Made::CopyOf(_) => FailedWrite::Nothing,
-    }
+fn unknown(attempt: &AmbiguousWrite) -> FailedWrite {
+    FailedWrite::Unknown(Arc::new(attempt.clone()))
 }
 
 fn part_fits(judge: &Judge, facts: &Facts) -> bool {
