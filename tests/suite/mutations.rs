@@ -198,3 +198,23 @@ fn a_store_that_ignores_the_conditions_of_deletes_is_named() {
         }
     }
 }
+
+#[test]
+fn renames_and_chmod_work_on_a_store_without_conditional_copies() {
+    for fault in [Fault::IgnoreConditions, Fault::RefuseConditions] {
+        deadline(MINUTE, move || {
+            let endpoint = Endpoint::start();
+            endpoint.put("source", b"content");
+            endpoint.put("target", b"old");
+            endpoint.inject_faults(vec![Rule::on("CopyObject", fault.clone()).times(0)]);
+            let mount = Mount::of(&endpoint);
+            assert!(mount.log().contains("does not keep the conditions of copies"), "{fault:?}: {}", mount.log());
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            fs::set_permissions(mount.join("source"), mode).unwrap();
+            fs::rename(mount.join("source"), mount.join("target")).unwrap();
+            fs::rename(mount.join("target"), mount.join("new")).unwrap();
+            assert_eq!(endpoint.keys(), ["new"]);
+            assert_eq!(endpoint.content("new"), b"content");
+        });
+    }
+}

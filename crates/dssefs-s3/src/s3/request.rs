@@ -94,6 +94,9 @@ impl Condition {
         last_writer_wins.map_or(self, Condition::Any)
     }
 
+    /// For a store that knows no conditions, after the gateway has looked whether this one holds.
+    pub(super) const LOOKED_UP: Condition = Condition::Any(LastWriterWins(()));
+
     pub(super) fn if_match(&self) -> Option<String> {
         match self {
             Condition::Matches(etag) => Some(etag.as_str().to_owned()),

@@ -25,13 +25,42 @@ impl Gateway {
     /// content headers and storage class are those of `new`; tags are the source's unless `new` has its own; the copy
     /// is under DSSE-KMS whatever the source is.
     ///
-    /// If an answer was lost, the gateway looks for the copy as [`Gateway::find`] does.
+    /// If an answer was lost, the gateway looks for the copy as [`Gateway::find`] does. For a store that refuses
+    /// conditions of copies, it looks whether the condition holds first.
     ///
     /// # Errors
     /// As S3 answers. [`PreconditionFailed`](crate::s3::Kind::PreconditionFailed) when the source is another version
     /// now, or when `condition` is not met. After [`Mismatch`](crate::s3::Kind::Mismatch) the copy was deleted again. A
     /// copy in place stays in a bucket that keeps no versions, because its content exists nowhere else.
     pub async fn copy(
+        self: &Arc<Self>,
+        source: &Source,
+        new: &NewObject,
+        condition: &Condition,
+    ) -> Result<Verified<Stored>, Error> {
+        match self.copy_under(source, new, condition).await {
+            // A store without conditional copies. The log has named it at the mount.
+            Err(error) if error.kind == Kind::Unsupported => {
+                self.look_whether_it_holds(&new.key, condition).await?;
+                self.copy_under(source, new, &Condition::LOOKED_UP).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn look_whether_it_holds(&self, key: &Key, condition: &Condition) -> Result<(), Error> {
+        let now = self.etag(key).await?;
+        match condition {
+            Condition::Absent if now.is_none() => Ok(()),
+            Condition::Matches(etag) if now.as_ref() == Some(etag) => Ok(()),
+            Condition::Any(_) => Ok(()),
+            Condition::Absent | Condition::Matches(_) => {
+                Err(self.failure(Kind::PreconditionFailed, Operation::HeadObject, key).into())
+            }
+        }
+    }
+
+    async fn copy_under(
         self: &Arc<Self>,
         source: &Source,
         new: &NewObject,
@@ -50,7 +79,7 @@ impl Gateway {
 
     /// Copies one version of an object to `to` with its metadata, content headers and tags. The caller gives the
     /// storage class (listings have it). One HEAD of the source before: a copy has a commit id of its own, so the store
-    /// cannot carry the metadata over.
+    /// cannot carry the metadata over. A store without conditional copies is refused: renames of directories need them.
     ///
     /// # Errors
     /// As [`Gateway::copy`].
@@ -62,7 +91,7 @@ impl Gateway {
         condition: &Condition,
     ) -> Result<Verified<Stored>, Error> {
         let new = self.described_as(source, NewObject { storage_class, ..NewObject::at(to.clone()) }).await?;
-        self.copy(source, &new, condition).await
+        self.copy_under(source, &new, condition).await
     }
 
     /// `new` with the metadata of `source`.
