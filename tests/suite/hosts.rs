@@ -52,6 +52,24 @@ fn in_a_directory_that_was_just_listed_a_file_made_elsewhere_is_there_when_the_t
     });
 }
 
+/// A new directory counted as listed, so that what another host put into it was absent, and O_CREAT lost the race.
+#[test]
+fn a_file_made_elsewhere_in_a_directory_made_here_is_found_at_once() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--metadata-ttl", "1h"]);
+        for name in ["read", "written"] {
+            fs::create_dir(mount.join(name)).unwrap();
+            endpoint.put(&format!("{name}/file"), b"theirs");
+        }
+        assert_eq!(fs::read(mount.join("read/file")).unwrap(), b"theirs");
+        let mut file = OpenOptions::new().create(true).append(true).open(mount.join("written/file")).unwrap();
+        file.write_all(b" and ours").unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(endpoint.content("written/file"), b"theirs and ours");
+    });
+}
+
 #[test]
 fn who_believes_nothing_sees_each_change_at_once() {
     deadline(MINUTE, || {

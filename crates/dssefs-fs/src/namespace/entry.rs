@@ -56,6 +56,9 @@ pub(super) struct Directory {
     pub(super) subdirectories: u32,
     /// When the mount asked for the last complete listing. None: some children may be missing here.
     pub(super) listed: Option<Instant>,
+    /// Whether this mount has made it, and has not listed it since. It was empty then, but another host may have put
+    /// names into it.
+    pub(super) made: bool,
     /// More than a page of names, when it was last listed.
     pub(super) large: bool,
     /// Whether there is a marker, where that is known.
@@ -158,9 +161,17 @@ impl Entry {
 }
 
 impl Directory {
+    /// Notes that it has more than a page of names: lookups ask for each.
+    pub(super) fn note_large(&mut self) {
+        self.large = true;
+        if std::mem::take(&mut self.made) {
+            self.listed = None;
+        }
+    }
+
     /// Whether a name that is not among the children does not exist.
     pub(super) fn is_complete(&self, now: Instant, ttl: Duration) -> bool {
-        within(self.listed, now, ttl)
+        !self.made && within(self.listed, now, ttl)
     }
 }
 

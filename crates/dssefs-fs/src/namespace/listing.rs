@@ -156,7 +156,7 @@ impl Namespace {
                 break;
             }
             if extent == Extent::OnePage {
-                self.table().directory_mut(ino)?.large = true;
+                self.table().directory_mut(ino)?.note_large();
                 return Snapshot::new(&self.names, Vec::new(), prefix.as_str());
             }
         }
@@ -312,7 +312,7 @@ impl Table {
     fn note_listing(&mut self, ino: Ino, listing: &Listing, when: When, implicit: Attributes) -> Result<(), Error> {
         self.marker_seen(ino, &listing.marker, when, implicit)?;
         let directory = self.directory_mut(ino)?;
-        directory.listed = Some(when.at);
+        (directory.listed, directory.made) = (Some(when.at), false);
         directory.large = listing.pages > 1;
         directory.questions = 0;
         let before = std::mem::replace(&mut directory.hidden, listing.hidden);

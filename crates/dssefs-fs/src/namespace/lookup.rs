@@ -114,7 +114,8 @@ impl Namespace {
         }
         let directory = table.directory_mut(parent)?;
         directory.questions += 1;
-        let many = directory.questions > QUESTIONS_BEFORE_LISTING && !directory.large;
+        // A program that has made a directory goes on to make names in it, and looks for each of them first.
+        let many = directory.made || (directory.questions > QUESTIONS_BEFORE_LISTING && !directory.large);
         Ok(if many { Known::List } else { Known::Ask })
     }
 
