@@ -11,7 +11,9 @@ use std::time::Duration;
 use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, errno, names, noise};
+use crate::common::{
+    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, attribute_of, commit, deadline, errno, names, noise,
+};
 
 /// Believes nothing for longer than one answer: open(2) asks the store each time.
 const WARY: [&str; 2] = ["--metadata-ttl", "0"];
@@ -191,7 +193,8 @@ fn of_two_appenders_the_second_is_told(endpoint: &Endpoint, base: &[u8], offset:
     first.sync_all().unwrap();
     assert_eq!(errno(second.sync_all()), libc::ESTALE);
     assert_eq!(endpoint.content("log"), [base, b"one\n"].concat(), "the other's bytes are untouched");
-    assert_eq!(attribute(&two.join("log"), "user.dsse.verdict").unwrap(), "pending");
+    assert_eq!(attribute_of(&second, "user.dsse.verdict").unwrap(), "pending");
+    assert_eq!(attribute(&two.join("log"), "user.dsse.verdict").unwrap(), "compliant", "the name is the winner's");
     assert_eq!(errno(second.sync_all()), libc::ESTALE, "a race that was lost stays lost");
     let mut kept = vec![0; length];
     second.read_exact_at(&mut kept, offset).unwrap();

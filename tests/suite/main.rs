@@ -39,6 +39,7 @@ mod network;
 mod noncompliant;
 mod prefix;
 mod privileges;
+mod races;
 mod read;
 mod recover;
 mod regression;

@@ -40,7 +40,7 @@ impl Namespace {
         let question = self.question();
         let user = posix::metadata(UserMetadata::new(), &attributes);
         let put = self.put_marker(&key, user, None, &self.settings.condition(Condition::Absent)).await;
-        let head = put.map_err(|error| if error.is_taken() { Error::Exists } else { error })?;
+        let head = put.map_err(|error| self.exists_if_taken(parent, error))?;
         let mut table = self.table();
         let (ino, is_new) = table.directory_made(parent, name, self.settings.known(&head, true))?;
         let entry = table.change(ino)?;

@@ -15,13 +15,33 @@ use dssefs_s3::s3::{AmbiguousWrite, Head};
 /// How many own copies of an open file are remembered, so that readers of the version before find it.
 const COPIES_MAX: usize = 64;
 
+/// A directory, and a name in it.
+pub(super) type Place = (Ino, Name);
+
+/// What has become of a node's name. This is the one record of it: a call that learns that a name has gone writes it
+/// here, and every other call asks here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NameState {
+    /// It is the root, which has no name.
+    Root,
+    /// It has this name.
+    Named(Place),
+    /// This mount or another host has removed the name.
+    Unlinked,
+    /// Another writer has stored an object of its own under the name, or has removed the object that changes of this
+    /// mount were made to. The name is the other writer's. Open handles keep what they have.
+    Lost {
+        /// The key under which the version of the open handles was stored.
+        key: Key,
+        /// The name. A commit that succeeds after all takes it back.
+        place: Place,
+    },
+}
+
 /// One node.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Where it stands. None for the root and for what is unlinked.
-    pub(super) place: Option<(Ino, Name)>,
-    /// The key under which the version of an open file was kept, once the name belongs to a newer one.
-    pub(super) superseded: Option<Key>,
+    pub(super) name_state: NameState,
     /// The kernel's references.
     pub(super) kernel: u64,
     /// Open files of it.
@@ -77,11 +97,10 @@ pub(super) struct Directory {
 }
 
 impl Entry {
-    pub(super) fn new(place: Option<(Ino, Name)>, attributes: Attributes) -> Entry {
+    pub(super) fn new(name_state: NameState, attributes: Attributes) -> Entry {
         let directory = (attributes.kind == Kind::Directory).then(Box::default);
         Entry {
-            place,
-            superseded: None,
+            name_state,
             kernel: 0,
             open: 0,
             local: false,
@@ -100,6 +119,23 @@ impl Entry {
 
     pub(super) fn is_directory(&self) -> bool {
         self.directory.is_some()
+    }
+
+    /// The name that it has; none for the root, and where the name has gone.
+    pub(super) fn place(&self) -> Option<&Place> {
+        match &self.name_state {
+            NameState::Named(place) => Some(place),
+            NameState::Root | NameState::Unlinked | NameState::Lost { .. } => None,
+        }
+    }
+
+    /// Whether the store can say something new of it: what has lost its name is what this mount knows of it.
+    pub(super) fn has_name(&self) -> bool {
+        matches!(self.name_state, NameState::Root | NameState::Named(_))
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.name_state, NameState::Lost { .. })
     }
 
     /// Whether it can be evicted: nothing refers to it, and it can be looked up again.
@@ -125,6 +161,12 @@ impl Entry {
     /// Whether its kind is a guess that HEAD may prove wrong.
     pub(super) fn may_be_special(&self) -> bool {
         self.special && self.object.is_none() && !self.local
+    }
+
+    /// Whether a name that leads here need not be asked for: the store has confirmed the node, or a whole directory
+    /// with it, not long ago, and nothing has come up against it since.
+    pub(super) fn is_believed(&self, in_complete: bool, now: Instant, ttl: Duration) -> bool {
+        self.is_fresh(now, ttl) || (in_complete && self.seen.is_some())
     }
 
     /// The version that is known of the object.

@@ -108,7 +108,7 @@ impl Namespace {
         let mut table = self.table();
         let complete = table.directory(parent)?.is_complete(now, ttl);
         match table.child(parent, name)? {
-            Some(ino) if complete || table.entry(ino)?.is_fresh(now, ttl) => return Ok(Known::Here(ino)),
+            Some(ino) if table.entry(ino)?.is_believed(complete, now, ttl) => return Ok(Known::Here(ino)),
             None if complete => return Ok(Known::Absent),
             _ => {}
         }

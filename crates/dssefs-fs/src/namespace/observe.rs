@@ -132,11 +132,7 @@ impl Table {
         settings: &Settings,
     ) -> Result<Arc<Head>, Error> {
         let entry = self.entry(ino)?;
-        if entry.changed > when.asked
-            || entry.local
-            || entry.superseded.is_some()
-            || entry.place.is_none() && ino != Ino::ROOT
-        {
+        if entry.changed > when.asked || entry.local || !entry.has_name() {
             return entry.object.clone().ok_or(Error::NotFound);
         }
         if entry.is_directory() {
@@ -219,8 +215,11 @@ impl Table {
         attributes: Attributes,
         know: impl FnOnce(&mut Table, Ino) -> Result<(), Error>,
     ) -> Result<Ino, Error> {
-        let (parent, name) = self.entry(ino)?.place.clone().ok_or(Error::NotFound)?;
-        self.supersede(ino)?;
+        let (parent, name) = self.entry(ino)?.place().cloned().ok_or(Error::NotFound)?;
+        let listed = self.directory(parent)?.listed;
+        self.lose(ino)?;
+        // Nothing is missing in it: the name goes over.
+        self.directory_mut(parent)?.listed = listed;
         let new = self.insert(parent, &name, attributes)?;
         know(self, new)?;
         Ok(new)

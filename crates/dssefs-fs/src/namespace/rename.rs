@@ -45,7 +45,9 @@ impl Namespace {
             return Err(Error::Exists);
         }
         if plan.in_store {
-            let (copied, object) = self.copy_to(&plan, no_replace).await?;
+            let copied = self.copy_to(&plan, no_replace).await;
+            let is_taken = |error| if no_replace { self.exists_if_taken(to.0, error) } else { error };
+            let (copied, object) = copied.map_err(is_taken)?;
             self.move_name(&plan, from, to, Some(object))?;
             self.delete_source(&plan.from, &copied, from).await?;
         } else {
@@ -80,7 +82,8 @@ impl Namespace {
         let condition = if no_replace { Condition::Absent } else { Condition::None };
         let user = posix::with_ctime(head.meta.user.clone(), plan.time);
         let copied = self.copy(&plan.from, &head, &plan.to, user, &condition).await;
-        let new = copied.map_err(|error| if no_replace && error.is_taken() { Error::Exists } else { error })?;
+        let copied = copied.inspect_err(|error| _ = self.learn_from(plan.source, error));
+        let new = copied?;
         self.note_copy(plan.source, &head.meta.version.etag, &new.meta.version.etag);
         Ok((head.meta.version.etag.clone(), new))
     }

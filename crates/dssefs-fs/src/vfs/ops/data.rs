@@ -217,6 +217,7 @@ impl Vfs {
             Err(error) => Err(error),
         };
         if let Err(error) = &outcome {
+            self.learn_from(file, error);
             let worth_trying = !error.is_final() && !error.is_lost_race();
             let mut state = file.state();
             state.last_error = Some(error.advice());
@@ -324,6 +325,10 @@ impl Vfs {
     /// Makes the file show the version that is in the store now; true when the kernel's pages are of that version.
     /// Waits for a rename or a change of attributes that is replacing it.
     pub(in crate::vfs) async fn pin(&self, file: &Arc<File>) -> Result<bool, Error> {
+        // The kernel then looks the name up again, and opens the other writer's object.
+        if self.namespace.is_lost(file.ino) {
+            return Err(Error::Stale);
+        }
         if file.is_dirty() {
             return Ok(true);
         }
