@@ -17,6 +17,7 @@ mod copy;
 mod counts;
 mod crash;
 mod data_path;
+mod descriptions;
 mod doubt;
 mod errno;
 mod fallocate;

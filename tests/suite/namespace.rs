@@ -244,6 +244,35 @@ async fn a_listing_renews_what_is_known_of_its_files() {
     }
 }
 
+/// The ETag of an object under SSE-S3 names its content. What another program says of it in place shows in Last-Modified
+/// alone.
+#[tokio::test]
+async fn a_listing_shows_that_an_object_was_described_in_another_way() {
+    let mount = Mount::new().await;
+    let (file, marker) = ("file", "d/");
+    for key in [file, marker] {
+        mount.store.put_plain(key, "", 0o600).await;
+    }
+    let mode = async |path| mount.find(path).await.unwrap().attributes.mode;
+    mount.ls_names(Ino::ROOT).await;
+    let directory = mount.find("d").await.unwrap().ino;
+    mount.ls_names(directory).await;
+    assert_eq!((mode("file").await, mode("d").await), (0o600, 0o600));
+    let etag = mount.store.head(file).await.unwrap().meta.version.etag;
+    // Last-Modified has whole seconds.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for key in [file, marker] {
+        mount.store.put_plain(key, "", 0o640).await;
+    }
+    assert_eq!(mount.store.head(file).await.unwrap().meta.version.etag, etag, "the content is the same");
+    mount.expire();
+    mount.store.asked();
+    mount.ls_names(Ino::ROOT).await;
+    mount.ls_names(directory).await;
+    assert_eq!((mode("file").await, mode("d").await), (0o640, 0o640));
+    assert_eq!(mount.store.asked(), requests(&[("HeadObject", 2), ("ListObjectsV2", 2)]));
+}
+
 #[tokio::test]
 async fn ls_l_fetches_many_entries_at_the_same_time() {
     let mount = Mount::new().await;

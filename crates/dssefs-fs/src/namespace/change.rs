@@ -129,7 +129,7 @@ impl Namespace {
     async fn original(self: &Arc<Self>, ino: Ino) -> Result<Original, Error> {
         let (key, is_directory) = self.key_to_rewrite(ino)?;
         self.resolve_ambiguous_copy(ino).await?;
-        match self.head(ino).await {
+        match self.facts_to_carry(ino).await {
             Ok(head) => Ok(Original { key, is_directory, head: Some(head) }),
             Err(Error::NotFound) if is_directory => Ok(Original { key, is_directory, head: None }),
             Err(error) => Err(error),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
@@ -10,6 +10,7 @@ use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::scan_detector::ScanDetector;
 use super::snapshot::Snapshot;
 use dssefs_s3::object::{ETag, Key, Name};
+use dssefs_s3::policy::Evidence;
 use dssefs_s3::s3::{AmbiguousWrite, Head};
 
 /// How many own copies of an open file are remembered, so that readers of the version before find it.
@@ -169,6 +170,20 @@ impl Entry {
         self.is_fresh(now, ttl) || (in_complete && self.seen.is_some())
     }
 
+    /// Whether a listing that shows `seen` says nothing new: the facts that are known are of this version, and of its
+    /// present description.
+    ///
+    /// An ETag names content. Where it is no digest, as under KMS, a copy in place has another one. Elsewhere another
+    /// program can describe the same version in another way, which only Last-Modified shows. S3 does not tell
+    /// Last-Modified of what this mount itself has stored, which is under KMS.
+    pub(super) fn is_as_listed(&self, seen: &SeenVersion) -> bool {
+        let is_described = |head: &Arc<Head>| {
+            let own = !matches!(head.encryption.evidence, Evidence::Head | Evidence::Get);
+            own || whole_seconds(head.meta.last_modified) == whole_seconds(seen.last_modified)
+        };
+        self.etag() == Some(&seen.etag) && self.object.as_ref().is_some_and(is_described)
+    }
+
     /// The version that is known of the object.
     pub(super) fn etag(&self) -> Option<&ETag> {
         self.object.as_ref().map(|head| &head.meta.version.etag).or(self.listed.as_ref())
@@ -215,6 +230,18 @@ impl Directory {
     pub(super) fn is_complete(&self, now: Instant, ttl: Duration) -> bool {
         !self.made && within(self.listed, now, ttl)
     }
+}
+
+/// A version as a listing shows it.
+#[derive(Clone, Debug)]
+pub(super) struct SeenVersion {
+    pub(super) etag: ETag,
+    pub(super) last_modified: SystemTime,
+}
+
+/// HEAD names whole seconds; some stores list fractions.
+fn whole_seconds(time: SystemTime) -> i64 {
+    Timestamp::from(time).seconds
 }
 
 /// Whether `then` is at most `ttl` before `now`.

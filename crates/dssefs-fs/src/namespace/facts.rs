@@ -9,6 +9,7 @@ use super::error::Error;
 use super::node::{Attributes, Ino};
 use super::{Namespace, is_not_found};
 use dssefs_s3::object::{Key, Name};
+use dssefs_s3::policy::Algorithm;
 use dssefs_s3::s3::Head;
 
 impl Namespace {
@@ -134,6 +135,25 @@ impl Namespace {
     #[must_use]
     pub fn is_lost(&self, ino: Ino) -> bool {
         self.table().entry(ino).is_ok_and(Entry::is_lost)
+    }
+
+    /// The facts that a change of metadata sends again. They are asked for once more where another program may have
+    /// changed them in place under the same ETag: of objects whose ETag names their content alone, and of markers, whose
+    /// tags a new marker must have, while the store itself copies those of files.
+    pub(super) async fn facts_to_carry(self: &Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
+        if let Some(head) = self.head_at_hand(ino)? {
+            let by_etag = matches!(head.encryption.facts.algorithm, Algorithm::Dsse | Algorithm::Kms);
+            let is_enough = {
+                let table = self.table();
+                let entry = table.entry(ino)?;
+                !may_be_asked(entry) || (by_etag && !entry.is_directory())
+            };
+            if is_enough {
+                return Ok(head);
+            }
+            self.expire(ino);
+        }
+        self.fetch(ino).await
     }
 
     /// One HEAD for all who wait for it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::{FutureExt, future};
 
 use super::error::Error;
-use super::listing::Extent;
+use super::listing::{Extent, seen_version};
 use super::node::{Ino, Node};
 use super::observe::Marker;
 use super::reserved::is_reserved;
@@ -153,7 +153,7 @@ impl Namespace {
         Ok(match self.first_below(prefix.as_str(), 1).await?.into_iter().next() {
             None => Below::Nothing,
             // The marker is the smallest key that can be below a prefix.
-            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Version(first.etag)),
+            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Version(seen_version(&first))),
             Some(_) => Below::Something(Marker::Absent),
         })
     }

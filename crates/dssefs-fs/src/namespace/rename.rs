@@ -78,7 +78,7 @@ impl Namespace {
     /// The version that was copied, and the copy.
     async fn copy_to(self: &Arc<Self>, plan: &Plan, no_replace: bool) -> Result<(ETag, Arc<Head>), Error> {
         // Of a dirty file, the version that its changes are based on.
-        let head = self.head(plan.source).await?;
+        let head = self.facts_to_carry(plan.source).await?;
         let condition = if no_replace { Condition::Absent } else { Condition::None };
         let user = posix::with_ctime(head.meta.user.clone(), plan.time);
         let copied = self.copy(&plan.from, &head, &plan.to, user, &condition).await;

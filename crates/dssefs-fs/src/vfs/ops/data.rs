@@ -211,8 +211,8 @@ impl Vfs {
     pub(in crate::vfs) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
-        let released = if writer.is_dirty() { self.release_copies(file).await } else { Ok(()) };
-        let outcome = match released {
+        let ready = if writer.is_dirty() { self.prepare_commit(file).await } else { Ok(()) };
+        let outcome = match ready {
             Ok(()) => writer.commit().await.map_err(Error::from),
             Err(error) => Err(error),
         };
@@ -226,6 +226,11 @@ impl Vfs {
         self.after_commit(file, &outcome).await;
         self.save_owed(file);
         outcome
+    }
+
+    async fn prepare_commit(&self, file: &Arc<File>) -> Result<(), Error> {
+        self.release_copies(file).await?;
+        self.renew_description(file).await
     }
 
     /// Changes a file. If the writer asks for a commit first, commits and tries again. The caller holds a shared lock
