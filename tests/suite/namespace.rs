@@ -244,8 +244,8 @@ async fn a_listing_renews_what_is_known_of_its_files() {
     }
 }
 
-/// The ETag of an object under SSE-S3 names its content. What another program says of it in place shows in Last-Modified
-/// alone.
+/// The ETag of an object under SSE-S3 names its content. What another program says of it in place shows in
+/// Last-Modified alone.
 #[tokio::test]
 async fn a_listing_shows_that_an_object_was_described_in_another_way() {
     let mount = Mount::new().await;

@@ -21,8 +21,8 @@ const MARKER_TYPE: &str = "application/x-directory";
 const STANDARD: &str = "STANDARD";
 
 impl Namespace {
-    /// A new directory, with one reference of the kernel: one PUT of its marker. The first lookup in it lists it, because
-    /// another host may have put names into it. The caller has looked the name up before.
+    /// A new directory, with one reference of the kernel: one PUT of its marker. The first lookup in it lists it,
+    /// because another host may have put names into it. The caller has looked the name up before.
     ///
     /// # Errors
     /// [`Error::Exists`], also when another host was faster; [`Error::Name`], [`Error::NotADirectory`], and the

@@ -107,8 +107,8 @@ impl Namespace {
         learned
     }
 
-    /// What a program hears of `error` when it makes a name in `directory`. If the store has the name already, the mount
-    /// does not know all names there, so the next lookup asks.
+    /// What a program hears of `error` when it makes a name in `directory`. If the store has the name already, the
+    /// mount does not know all names there, so the next lookup asks.
     pub(super) fn exists_if_taken(&self, directory: Ino, error: Error) -> Error {
         if !error.is_taken() {
             return error;
@@ -138,8 +138,8 @@ impl Namespace {
     }
 
     /// The facts that a change of metadata sends again. They are asked for once more where another program may have
-    /// changed them in place under the same ETag: of objects whose ETag names their content alone, and of markers, whose
-    /// tags a new marker must have, while the store itself copies those of files.
+    /// changed them in place under the same ETag: of objects whose ETag names their content alone, and of markers,
+    /// whose tags a new marker must have, while the store itself copies those of files.
     pub(super) async fn facts_to_carry(self: &Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
         if let Some(head) = self.head_at_hand(ino)? {
             let by_etag = matches!(head.encryption.facts.algorithm, Algorithm::Dsse | Algorithm::Kms);

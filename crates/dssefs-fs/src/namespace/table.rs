@@ -80,8 +80,8 @@ impl Table {
         }
     }
 
-    /// The key under which the changes of the file `ino` are to be stored. That of a lost file is in the directory where
-    /// it had its name, wherever that directory is now.
+    /// The key under which the changes of the file `ino` are to be stored. That of a lost file is in the directory
+    /// where it had its name, wherever that directory is now.
     pub(super) fn key_to_store(&self, ino: Ino) -> Result<Key, Error> {
         match &self.entry(ino)?.name_state {
             // A new file that this mount has under the name is the one to store there.

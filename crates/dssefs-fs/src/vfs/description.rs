@@ -3,8 +3,8 @@
 //!
 //! A commit sends all of this again, so it must not send what was true when the file was opened. Tags change without a
 //! trace in the ETag and in Last-Modified, so no listing shows them. So each commit that replaces an object asks: one
-//! HEAD, which needs no KMS call, and GetObjectTagging where HEAD counts tags. A new file asks nothing. What programs of
-//! this mount have set since the file was opened wins over what others have set.
+//! HEAD, which needs no KMS call, and GetObjectTagging where HEAD counts tags. A new file asks nothing. What programs
+//! of this mount have set since the file was opened wins over what others have set.
 
 use std::collections::BTreeSet;
 
@@ -17,8 +17,8 @@ use super::file::{File, FileState};
 use super::{Error, Vfs};
 
 impl Vfs {
-    /// Before a commit of `file`: takes over what others have changed of the description of the object that it replaces.
-    /// If the object is another version by now, the commit's condition tells.
+    /// Before a commit of `file`: takes over what others have changed of the description of the object that it
+    /// replaces. If the object is another version by now, the commit's condition tells.
     ///
     /// # Errors
     /// The store cannot be asked. The changes are kept, and the next commit asks again.
@@ -40,8 +40,8 @@ impl Vfs {
 }
 
 impl FileState {
-    /// The object whose description the next commit sends again. None for a new file, for a file without a name, and for
-    /// a copy of another object, which has the description of that one.
+    /// The object whose description the next commit sends again. None for a new file, for a file without a name, and
+    /// for a copy of another object, which has the description of that one.
     fn described_source(&self) -> Option<Source> {
         self.source.clone().filter(|_| self.head.is_some() && self.carried.is_none() && !self.unlinked)
     }
