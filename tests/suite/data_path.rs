@@ -292,6 +292,7 @@ with concurrent.futures.ThreadPoolExecutor() as pool:
     scenario().within(MINUTE * 2).unmounted(|endpoint| {
         let mounts = [Mount::of(&endpoint), Mount::of(&endpoint)];
         let (first_won, second_won) = (format!("0 {}", libc::ESTALE), format!("{} 0", libc::ESTALE));
+        let mut lost = [0, 0];
         for round in 0..5 {
             let name = format!("{round}");
             let paths = [mounts[0].join(&name), mounts[1].join(&name)];
@@ -299,8 +300,12 @@ with concurrent.futures.ThreadPoolExecutor() as pool:
             assert!([&first_won, &second_won].contains(&&outcome), "round {round}: {outcome}");
             let (winner, loser) = if outcome == first_won { (0, 1) } else { (1, 0) };
             assert_eq!(endpoint.content(&name), format!("creator {winner}").into_bytes(), "round {round}");
-            assert_eq!(verdict(&paths[loser]), "pending", "round {round}");
-            assert_eq!(fs::read_to_string(&paths[loser]).unwrap(), format!("creator {loser}"), "round {round}");
+            assert_eq!(fs::read_to_string(&paths[loser]).unwrap(), format!("creator {winner}"), "round {round}");
+            assert_eq!(verdict(&paths[loser]), "compliant", "round {round}");
+            // What lost is named when the mount ends.
+            lost[loser] += 1;
+            let unsaved = attribute(&mounts[loser].path(), "user.dsse.mount.unsaved").unwrap();
+            assert_eq!(unsaved, lost[loser].to_string(), "round {round}");
             endpoint.assert_dsse(&name);
         }
     });

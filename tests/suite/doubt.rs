@@ -33,8 +33,18 @@ fn mount(endpoint: &Endpoint, more: &[&str]) -> Mount {
 /// The next such request is carried out and not answered; each further one fails, and the store does not tell what is
 /// there either.
 fn lose_answer(endpoint: &Endpoint, operation: &str, then: &Fault) {
-    let later = [operation, "HeadObject"].map(|operation| Rule::on(operation, then.clone()).times(0));
-    endpoint.inject_faults([vec![Rule::on(operation, Fault::LoseAnswer)], later.to_vec()].concat());
+    lose_answer_after(endpoint, 0, operation, then);
+}
+
+/// The same of a commit that replaces an object: it first asks what that carries.
+fn lose_answer_of_replacing(endpoint: &Endpoint, operation: &str, then: &Fault) {
+    lose_answer_after(endpoint, 1, operation, then);
+}
+
+fn lose_answer_after(endpoint: &Endpoint, heads: u64, operation: &str, then: &Fault) {
+    let later = Rule::on(operation, then.clone()).times(0);
+    let heads_later = Rule::on("HeadObject", then.clone()).nth(heads + 1).times(0);
+    endpoint.inject_faults(vec![Rule::on(operation, Fault::LoseAnswer), later, heads_later]);
 }
 
 #[test]
@@ -55,11 +65,12 @@ fn a_put_that_was_carried_out_unseen_is_no_other_writers() {
 
             let old = OpenOptions::new().read(true).write(true).open(mount.join("old")).unwrap();
             old.write_all_at(b"abc", 3).unwrap();
-            lose_answer(&endpoint, "PutObject", &then);
+            lose_answer_of_replacing(&endpoint, "PutObject", &then);
             assert_ne!(errno(old.sync_all()), 0, "{then:?}");
             old.set_len(8).unwrap();
             old.write_all_at(b"z", 9).unwrap();
             endpoint.clear_faults();
+            assert_eq!(endpoint.content("old"), b"012abc6789", "{then:?}: it was carried out");
             old.sync_all().unwrap_or_else(|error| panic!("{then:?}: {error}"));
             assert_eq!(endpoint.content("old"), b"012abc67\0z");
             assert_eq!(attribute(&mount.join("old"), "user.dsse.verdict").unwrap(), "compliant");
@@ -120,7 +131,7 @@ fn a_change_of_a_large_object_that_was_stored_unseen_is_no_other_writers() {
         let mount = mount(&endpoint, &[]);
         let file = OpenOptions::new().read(true).write(true).open(mount.join("file")).unwrap();
         file.write_all_at(b"first", 20 << 20).unwrap();
-        lose_answer(&endpoint, "CompleteMultipartUpload", &Fault::Reset);
+        lose_answer_of_replacing(&endpoint, "CompleteMultipartUpload", &Fault::Reset);
         assert_ne!(errno(file.sync_all()), 0);
         file.write_all_at(b"second", 30 << 20).unwrap();
         endpoint.clear_faults();
@@ -202,7 +213,7 @@ fn what_was_stored_unseen_before_a_crash_is_replaced_by_what_came_after_it() {
         let options = ["--spill-keys", "kms", "--commit", "background", "--spill-dir", spill.path().to_str().unwrap()];
         let first = mount(&endpoint, &options);
         commit(&first.join("file"), b"old").unwrap();
-        lose_answer(&endpoint, "PutObject", &Fault::Reset);
+        lose_answer_of_replacing(&endpoint, "PutObject", &Fault::Reset);
         fs::write(first.join("file"), b"first").unwrap();
         eventually("the first commit has failed", MINUTE, || first.log().contains("are not saved yet"));
         fs::write(first.join("file"), b"the second").unwrap();

@@ -12,7 +12,7 @@ use dssefs_emulator::faults::{Fault, Rule};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::common::{
-    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, errno, names, noise, scenario,
+    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, attribute_of, commit, deadline, errno, names, noise, scenario,
 };
 
 /// Believes nothing for longer than one answer: open(2) asks the store each time.
@@ -48,6 +48,24 @@ fn in_a_directory_that_was_just_listed_a_file_made_elsewhere_is_there_when_the_t
         thread::sleep(Duration::from_millis(1_050));
         assert_eq!(fs::read(mount.join("new")).unwrap(), b"content");
         assert_eq!(names(&mount.path()), ["new", "old"]);
+    });
+}
+
+/// A new directory counted as listed, so that what another host put into it was absent, and O_CREAT lost the race.
+#[test]
+fn a_file_made_elsewhere_in_a_directory_made_here_is_found_at_once() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--metadata-ttl", "1h"]);
+        for name in ["read", "written"] {
+            fs::create_dir(mount.join(name)).unwrap();
+            endpoint.put(&format!("{name}/file"), b"theirs");
+        }
+        assert_eq!(fs::read(mount.join("read/file")).unwrap(), b"theirs");
+        let mut file = OpenOptions::new().create(true).append(true).open(mount.join("written/file")).unwrap();
+        file.write_all(b" and ours").unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(endpoint.content("written/file"), b"theirs and ours");
     });
 }
 
@@ -168,7 +186,8 @@ fn of_two_appenders_the_second_is_told(endpoint: &Endpoint, base: &[u8], offset:
     first.sync_all().unwrap();
     assert_eq!(errno(second.sync_all()), libc::ESTALE);
     assert_eq!(endpoint.content("log"), [base, b"one\n"].concat(), "the other's bytes are untouched");
-    assert_eq!(attribute(&two.join("log"), "user.dsse.verdict").unwrap(), "pending");
+    assert_eq!(attribute_of(&second, "user.dsse.verdict").unwrap(), "pending");
+    assert_eq!(attribute(&two.join("log"), "user.dsse.verdict").unwrap(), "compliant", "the name is the winner's");
     assert_eq!(errno(second.sync_all()), libc::ESTALE, "a race that was lost stays lost");
     let mut kept = vec![0; length];
     second.read_exact_at(&mut kept, offset).unwrap();

@@ -13,8 +13,8 @@ use dssefs_emulator::faults::{Fault, Rule};
 use tempfile::TempDir;
 
 use crate::common::{
-    ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, commit, deadline, dssefs, errno, eventually,
-    noise,
+    ACCESS_KEY, BUCKET, Endpoint, MINUTE, Mount, SECRET_KEY, attribute, attribute_of, commit, deadline, dssefs, errno,
+    eventually, noise,
 };
 
 /// Just too large for one PutObject.
@@ -432,7 +432,7 @@ impl Scene {
             Badly(number, says) => {
                 assert_eq!(errno(outcome), number, "{what}");
                 assert_told(&what, mount, name, says);
-                self.assert_nothing_wrong_is_stored(&what, work, name, &fault);
+                self.assert_nothing_wrong_is_stored(&what, work, name, open.as_ref(), &fault);
                 self.assert_kept(&what, name, Some(says));
             }
         }
@@ -536,17 +536,22 @@ impl Scene {
         }
     }
 
-    fn assert_nothing_wrong_is_stored(&self, what: &str, work: Work, name: &str, fault: &Fault) {
+    fn assert_nothing_wrong_is_stored(&self, what: &str, work: Work, name: &str, open: Option<&File>, fault: &Fault) {
         let key = format!("{name}file");
+        // Through the handle where there is one: after a lost race the name is not the file's any more.
+        let attribute = |attribute_name: &str| match open {
+            Some(file) => attribute_of(file, attribute_name).unwrap(),
+            None => attribute(&self.file(name), attribute_name).unwrap(),
+        };
         match work {
             WriteSmall | WriteLarge => {
                 // The connection was lost or the answer was late: whether the work was done is not known.
                 assert!(self.endpoint.head(&key).is_none(), "{what}: an object was stored");
-                assert_eq!(attribute(&self.file(name), "user.dsse.verdict").unwrap(), "pending", "{what}");
-                assert!(!attribute(&self.file(name), "user.dsse.last-error").unwrap().is_empty(), "{what}");
+                assert_eq!(attribute("user.dsse.verdict"), "pending", "{what}");
+                assert!(!attribute("user.dsse.last-error").is_empty(), "{what}");
             }
             Change => {
-                assert_eq!(attribute(&self.file(name), "user.dsse.verdict").unwrap(), "pending", "{what}");
+                assert_eq!(attribute("user.dsse.verdict"), "pending", "{what}");
                 let stored = self.endpoint.head(&key).is_some();
                 assert!(stored || matches!(fault, Fault::Sse { .. }), "{what}: the old object is gone");
             }

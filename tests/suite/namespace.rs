@@ -224,6 +224,56 @@ async fn ls_of_1000_entries_is_one_list_and_ls_l_is_one_head_for_each_beside() {
 }
 
 #[tokio::test]
+async fn a_listing_renews_what_is_known_of_its_files() {
+    let mount = Mount::new().await;
+    mount.store.put_all((0..999).map(|number| format!("f{number:04}")), &[("mode", "33152")]).await;
+    let own = mount.create(Ino::ROOT, "own");
+    mount.commit(own).await;
+    let look_up_all = async || {
+        for entry in mount.names.list(Ino::ROOT).await.unwrap().iter() {
+            mount.names.lookup(Ino::ROOT, &entry.name).await.unwrap();
+            mount.names.open(entry.ino).await.unwrap();
+        }
+    };
+    look_up_all().await;
+    assert_eq!(mount.store.asked(), requests(&[("HeadObject", 999), ("ListObjectsV2", 1)]));
+    for _ in 0..2 {
+        mount.expire();
+        look_up_all().await;
+        assert_eq!(mount.store.asked(), requests(&[("ListObjectsV2", 1)]));
+    }
+}
+
+/// The ETag of an object under SSE-S3 names its content. What another program says of it in place shows in
+/// Last-Modified alone.
+#[tokio::test]
+async fn a_listing_shows_that_an_object_was_described_in_another_way() {
+    let mount = Mount::new().await;
+    let (file, marker) = ("file", "d/");
+    for key in [file, marker] {
+        mount.store.put_plain(key, "", 0o600).await;
+    }
+    let mode = async |path| mount.find(path).await.unwrap().attributes.mode;
+    mount.ls_names(Ino::ROOT).await;
+    let directory = mount.find("d").await.unwrap().ino;
+    mount.ls_names(directory).await;
+    assert_eq!((mode("file").await, mode("d").await), (0o600, 0o600));
+    let etag = mount.store.head(file).await.unwrap().meta.version.etag;
+    // Last-Modified has whole seconds.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for key in [file, marker] {
+        mount.store.put_plain(key, "", 0o640).await;
+    }
+    assert_eq!(mount.store.head(file).await.unwrap().meta.version.etag, etag, "the content is the same");
+    mount.expire();
+    mount.store.asked();
+    mount.ls_names(Ino::ROOT).await;
+    mount.ls_names(directory).await;
+    assert_eq!((mode("file").await, mode("d").await), (0o640, 0o640));
+    assert_eq!(mount.store.asked(), requests(&[("HeadObject", 2), ("ListObjectsV2", 2)]));
+}
+
+#[tokio::test]
 async fn ls_l_fetches_many_entries_at_the_same_time() {
     let mount = Mount::new().await;
     mount.store.put_all((0..200).map(|number| format!("f{number:04}")), &[]).await;
@@ -296,13 +346,28 @@ async fn a_new_file_that_is_given_up_is_gone() {
     assert!(matches!(mount.names.attributes(ino).await, Err(Error::NotFound)));
 }
 
+/// A new directory counted as listed, so that what another host put into it was absent to stat(2), and O_CREAT lost.
 #[tokio::test]
-async fn what_is_in_a_directory_made_here_is_known_without_asking() {
+async fn a_file_that_another_host_puts_into_a_new_directory_is_found_at_once() {
+    let mount = Mount::new().await;
+    let directory = mount.names.mkdir(Ino::ROOT, &name("d"), 0o755, 1, 2).await.unwrap();
+    mount.store.put("d/x", "theirs", &[]).await;
+    assert_eq!(mount.find("d/x").await.unwrap().attributes.size, 6);
+    assert_eq!(directory.attributes.nlink, 2, "it has no subdirectories");
+}
+
+#[tokio::test]
+async fn what_is_in_a_directory_made_here_costs_one_listing() {
     let mount = Mount::new().await;
     let directory = mount.names.mkdir(Ino::ROOT, &name("d"), 0o710, 1, 2).await.unwrap();
     assert_eq!((directory.attributes.mode, directory.attributes.uid, directory.attributes.gid), (0o710, 1, 2));
     assert_eq!(mount.store.asked(), requests(&[("PutObject", 1)]));
     assert!(matches!(mount.names.lookup(directory.ino, &name("x")).await, Err(Error::NotFound)));
+    assert_eq!(mount.store.asked(), requests(&[("ListObjectsV2", 1)]));
+    for number in 0..100 {
+        let text = format!("x{number}");
+        assert!(matches!(mount.names.lookup(directory.ino, &name(&text)).await, Err(Error::NotFound)));
+    }
     mount.create(directory.ino, "x");
     assert_eq!(mount.ls_names(directory.ino).await, ["x"]);
     assert!(matches!(mount.names.mkdir(Ino::ROOT, &name("d"), 0, 0, 0).await, Err(Error::Exists)));

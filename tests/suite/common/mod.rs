@@ -118,3 +118,12 @@ pub(crate) fn attribute(path: &Path, name: &str) -> io::Result<String> {
         None => Err(io::Error::from_raw_os_error(libc::ENODATA)),
     }
 }
+
+/// The same of an open file, which may have lost its name.
+pub(crate) fn attribute_of(file: &std::fs::File, name: &str) -> io::Result<String> {
+    use xattr::FileExt as _;
+    match file.get_xattr(name)? {
+        Some(value) => Ok(String::from_utf8_lossy(&value).into_owned()),
+        None => Err(io::Error::from_raw_os_error(libc::ENODATA)),
+    }
+}

@@ -21,6 +21,7 @@ pub const ANY: Condition = Condition::Any(LastWriterWins::asked_for());
 pub struct Store {
     pub server: Server,
     pub gateway: Arc<Gateway>,
+    client: aws_sdk_s3::Client,
     _data: tempfile::TempDir,
 }
 
@@ -45,7 +46,7 @@ impl Store {
         let policy = Policy { key: Some(key), context: EncryptionContext::default() };
         let gateway = Arc::new(Gateway::new(&config, &connection, Bucket::new("data").unwrap(), policy));
         server.reset_counters();
-        Store { server, gateway, _data: data }
+        Store { server, gateway, client, _data: data }
     }
 
     /// Stores an object as another host would, and starts counting anew.
@@ -55,6 +56,14 @@ impl Store {
         let stored = self.gateway.put(&object, Arc::new(content.into()), &ANY).await.unwrap();
         self.server.reset_counters();
         stored.version.clone()
+    }
+
+    /// Stores an object under SSE-S3, as a program does that knows no KMS: its ETag is the MD5 of its content.
+    pub async fn put_plain(&self, key: &str, content: impl Into<Bytes>, mode: u32) {
+        let put = self.client.put_object().bucket("data").key(key).metadata("mode", mode.to_string());
+        let put = put.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::Aes256);
+        put.body(aws_sdk_s3::primitives::ByteStream::from(content.into())).send().await.unwrap();
+        self.server.reset_counters();
     }
 
     /// Stores empty objects, many at a time, and starts counting anew.

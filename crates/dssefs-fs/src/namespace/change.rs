@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::Namespace;
 use super::directory::{head_of, storage_class};
+use super::entry::NameState;
 use super::error::Error;
 use super::node::{Attributes, Change, Ino, Kind};
 use super::posix;
@@ -33,9 +34,17 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::NotPermitted`] where attributes come from listings, and for the root of a bucket; [`Error::Stale`] for
-    /// a version that lost its name; [`Error::NotFound`], and the store's.
+    /// a version that lost its name, or that another host has replaced while programs have it open;
+    /// [`Error::NotFound`], and the store's.
     pub async fn set_attributes(self: &Arc<Self>, ino: Ino, change: &Change) -> Result<Attributes, Error> {
         let _guard = self.inode_locks.lock(ino).await;
+        match self.change_attributes(ino, change).await {
+            Err(error) if self.learn_from(ino, &error) => self.change_attributes(ino, change).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn change_attributes(self: &Arc<Self>, ino: Ino, change: &Change) -> Result<Attributes, Error> {
         if let Some(attributes) = self.change_here(ino, change)? {
             return Ok(attributes);
         }
@@ -57,6 +66,13 @@ impl Namespace {
     /// [`Error::Xattr`] where the change cannot be made; otherwise as [`Namespace::set_attributes`].
     pub async fn set_xattr(self: &Arc<Self>, ino: Ino, edit: &Edit) -> Result<Option<Attributes>, Error> {
         let _guard = self.inode_locks.lock(ino).await;
+        match self.change_xattr(ino, edit).await {
+            Err(error) if self.learn_from(ino, &error) => self.change_xattr(ino, edit).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn change_xattr(self: &Arc<Self>, ino: Ino, edit: &Edit) -> Result<Option<Attributes>, Error> {
         if !self.settings.is_full() {
             return Err(Error::NotPermitted);
         }
@@ -114,7 +130,7 @@ impl Namespace {
     async fn original(self: &Arc<Self>, ino: Ino) -> Result<Original, Error> {
         let (key, is_directory) = self.key_to_rewrite(ino)?;
         self.resolve_ambiguous_copy(ino).await?;
-        match self.head(ino).await {
+        match self.facts_to_carry(ino).await {
             Ok(head) => Ok(Original { key, is_directory, head: Some(head) }),
             Err(Error::NotFound) if is_directory => Ok(Original { key, is_directory, head: None }),
             Err(error) => Err(error),
@@ -173,11 +189,11 @@ impl Namespace {
     fn is_kept_here(&self, ino: Ino) -> Result<bool, Error> {
         let table = self.table();
         let entry = table.entry(ino)?;
-        if entry.superseded.is_some() {
-            return Err(Error::Stale);
+        match entry.name_state {
+            NameState::Lost { .. } => Err(Error::Stale),
+            NameState::Unlinked => Ok(true),
+            NameState::Root | NameState::Named(_) => Ok(entry.local && !entry.is_directory()),
         }
-        let unlinked = entry.place.is_none() && ino != Ino::ROOT;
-        Ok((entry.local && !entry.is_directory()) || unlinked)
     }
 
     /// Where the store has no part in it.

@@ -22,8 +22,8 @@ const MARKER_TYPE: &str = "application/x-directory";
 const STANDARD: &str = "STANDARD";
 
 impl Namespace {
-    /// A new directory, with one reference of the kernel: one PUT of its marker. It is known to be empty, unless a
-    /// listing showed it meanwhile. The caller has looked the name up before.
+    /// A new directory, with one reference of the kernel: one PUT of its marker. The first lookup in it lists it,
+    /// because another host may have put names into it. The caller has looked the name up before.
     ///
     /// # Errors
     /// [`Error::Exists`], also when another host was faster; [`Error::Name`], [`Error::NotADirectory`], and the
@@ -41,7 +41,7 @@ impl Namespace {
         let question = self.question();
         let user = posix::metadata(UserMetadata::new(), &attributes);
         let put = self.put_marker(&key, user, None, &self.settings.condition(Condition::Absent)).await;
-        let head = put.map_err(|error| if error.is_taken() { Error::Exists } else { error })?;
+        let head = put.map_err(|error| self.exists_if_taken(parent, error))?;
         let mut table = self.table();
         let (ino, is_new) = table.directory_made(parent, name, self.settings.known(&head, true))?;
         let entry = table.change(ino)?;
@@ -49,7 +49,7 @@ impl Namespace {
         let directory = table.directory_mut(ino)?;
         (directory.marker, directory.marker_checked) = (Some(true), Some(question.when.at));
         if is_new {
-            directory.listed = Some(question.when.at);
+            (directory.listed, directory.made) = (Some(question.when.at), true);
         }
         table.touch(parent, SystemTime::now().into());
         table.refer(ino)

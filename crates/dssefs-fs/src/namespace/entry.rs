@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
@@ -10,18 +10,39 @@ use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::scan_detector::ScanDetector;
 use super::snapshot::Snapshot;
 use dssefs_s3::object::{ETag, Key, Name};
+use dssefs_s3::policy::Evidence;
 use dssefs_s3::s3::{AmbiguousWrite, Head};
 
 /// How many own copies of an open file are remembered, so that readers of the version before find it.
 const COPIES_MAX: usize = 64;
 
+/// A directory, and a name in it.
+pub(super) type Place = (Ino, Name);
+
+/// What has become of a node's name. This is the one record of it: a call that learns that a name has gone writes it
+/// here, and every other call asks here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NameState {
+    /// It is the root, which has no name.
+    Root,
+    /// It has this name.
+    Named(Place),
+    /// This mount or another host has removed the name.
+    Unlinked,
+    /// Another writer has stored an object of its own under the name, or has removed the object that changes of this
+    /// mount were made to. The name is the other writer's. Open handles keep what they have.
+    Lost {
+        /// The key under which the version of the open handles was stored.
+        key: Key,
+        /// The name. A commit that succeeds after all takes it back.
+        place: Place,
+    },
+}
+
 /// One node.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Where it stands. None for the root and for what is unlinked.
-    pub(super) place: Option<(Ino, Name)>,
-    /// The key under which the version of an open file was kept, once the name belongs to a newer one.
-    pub(super) superseded: Option<Key>,
+    pub(super) name_state: NameState,
     /// The kernel's references.
     pub(super) kernel: u64,
     /// Open files of it.
@@ -56,6 +77,9 @@ pub(super) struct Directory {
     pub(super) subdirectories: u32,
     /// When the mount asked for the last complete listing. None: some children may be missing here.
     pub(super) listed: Option<Instant>,
+    /// Whether this mount has made it, and has not listed it since. It was empty then, but another host may have put
+    /// names into it.
+    pub(super) made: bool,
     /// More than a page of names, when it was last listed.
     pub(super) large: bool,
     /// Whether there is a marker, where that is known.
@@ -74,11 +98,10 @@ pub(super) struct Directory {
 }
 
 impl Entry {
-    pub(super) fn new(place: Option<(Ino, Name)>, attributes: Attributes) -> Entry {
+    pub(super) fn new(name_state: NameState, attributes: Attributes) -> Entry {
         let directory = (attributes.kind == Kind::Directory).then(Box::default);
         Entry {
-            place,
-            superseded: None,
+            name_state,
             kernel: 0,
             open: 0,
             local: false,
@@ -97,6 +120,23 @@ impl Entry {
 
     pub(super) fn is_directory(&self) -> bool {
         self.directory.is_some()
+    }
+
+    /// The name that it has; none for the root, and where the name has gone.
+    pub(super) fn place(&self) -> Option<&Place> {
+        match &self.name_state {
+            NameState::Named(place) => Some(place),
+            NameState::Root | NameState::Unlinked | NameState::Lost { .. } => None,
+        }
+    }
+
+    /// Whether the store can say something new of it: what has lost its name is what this mount knows of it.
+    pub(super) fn has_name(&self) -> bool {
+        matches!(self.name_state, NameState::Root | NameState::Named(_))
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.name_state, NameState::Lost { .. })
     }
 
     /// Whether it can be evicted: nothing refers to it, and it can be looked up again.
@@ -122,6 +162,26 @@ impl Entry {
     /// Whether its kind is a guess that HEAD may prove wrong.
     pub(super) fn may_be_special(&self) -> bool {
         self.special && self.object.is_none() && !self.local
+    }
+
+    /// Whether a name that leads here need not be asked for: the store has confirmed the node, or a whole directory
+    /// with it, not long ago, and nothing has come up against it since.
+    pub(super) fn is_believed(&self, in_complete: bool, now: Instant, ttl: Duration) -> bool {
+        self.is_fresh(now, ttl) || (in_complete && self.seen.is_some())
+    }
+
+    /// Whether a listing that shows `seen` says nothing new: the facts that are known are of this version, and of its
+    /// present description.
+    ///
+    /// An ETag names content. Where it is no digest, as under KMS, a copy in place has another one. Elsewhere another
+    /// program can describe the same version in another way, which only Last-Modified shows. S3 does not tell
+    /// Last-Modified of what this mount itself has stored, which is under KMS.
+    pub(super) fn is_as_listed(&self, seen: &SeenVersion) -> bool {
+        let is_described = |head: &Arc<Head>| {
+            let own = !matches!(head.encryption.evidence, Evidence::Head | Evidence::Get);
+            own || whole_seconds(head.meta.last_modified) == whole_seconds(seen.last_modified)
+        };
+        self.etag() == Some(&seen.etag) && self.object.as_ref().is_some_and(is_described)
     }
 
     /// The version that is known of the object.
@@ -158,10 +218,30 @@ impl Entry {
 }
 
 impl Directory {
+    /// Notes that it has more than a page of names: lookups ask for each.
+    pub(super) fn note_large(&mut self) {
+        self.large = true;
+        if std::mem::take(&mut self.made) {
+            self.listed = None;
+        }
+    }
+
     /// Whether a name that is not among the children does not exist.
     pub(super) fn is_complete(&self, now: Instant, ttl: Duration) -> bool {
-        within(self.listed, now, ttl)
+        !self.made && within(self.listed, now, ttl)
     }
+}
+
+/// A version as a listing shows it.
+#[derive(Clone, Debug)]
+pub(super) struct SeenVersion {
+    pub(super) etag: ETag,
+    pub(super) last_modified: SystemTime,
+}
+
+/// HEAD names whole seconds; some stores list fractions.
+fn whole_seconds(time: SystemTime) -> i64 {
+    Timestamp::from(time).seconds
 }
 
 /// Whether `then` is at most `ttl` before `now`.

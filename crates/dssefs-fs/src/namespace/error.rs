@@ -153,6 +153,11 @@ impl Error {
         matches!(self, Error::Store(error) if matches!(error.failed_write(), s3::FailedWrite::Nothing))
     }
 
+    /// Whether the store did not have what a request named.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Error::Store(error) if error.kind == s3::Kind::NotFound)
+    }
+
     pub(super) fn no_room(directory: &str, names: usize, bytes_max: u64) -> Error {
         Error::NoRoomForNames { directory: directory.to_owned(), names, bytes_max }
     }

@@ -8,7 +8,8 @@ use super::entry::Entry;
 use super::error::Error;
 use super::node::{Attributes, Ino};
 use super::{Namespace, is_not_found};
-use dssefs_s3::object::Name;
+use dssefs_s3::object::{Key, Name};
+use dssefs_s3::policy::Algorithm;
 use dssefs_s3::s3::Head;
 
 impl Namespace {
@@ -57,7 +58,7 @@ impl Namespace {
             if entry.is_directory() {
                 return Err(Error::IsADirectory);
             }
-            if entry.superseded.is_some() {
+            if entry.is_lost() {
                 return Err(Error::Stale);
             }
         }
@@ -77,12 +78,82 @@ impl Namespace {
         }
     }
 
-    /// A read has found that the known version of `ino` is no longer in the store: the next open asks, even while the
-    /// facts are fresh.
+    /// The store does not have the version of `ino` that is known here: the next call asks, even while the facts are
+    /// fresh. Whatever answer said so, this is where it is noted; [`Namespace::lose`] has the case of changes.
     pub fn expire(&self, ino: Ino) {
-        if let Ok(entry) = self.table().entry_mut(ino) {
-            entry.seen = None;
+        let mut table = self.table();
+        let Ok(entry) = table.entry_mut(ino) else { return };
+        match &mut entry.directory {
+            Some(directory) => directory.marker_checked = None,
+            None => entry.seen = None,
         }
+    }
+
+    /// The same of the file that has the key `key`.
+    pub fn expire_key(&self, key: &Key) {
+        let found = self.table().find(key);
+        if let Some(ino) = found {
+            self.expire(ino);
+        }
+    }
+
+    /// [`Namespace::expire`], where `error` says that a request found another version, or none; whether it does. The
+    /// same call may then succeed with what the store has now.
+    pub(super) fn learn_from(&self, ino: Ino, error: &Error) -> bool {
+        let learned = error.is_taken() || error.is_missing();
+        if learned {
+            self.expire(ino);
+        }
+        learned
+    }
+
+    /// What a program hears of `error` when it makes a name in `directory`. If the store has the name already, the
+    /// mount does not know all names there, so the next lookup asks.
+    pub(super) fn exists_if_taken(&self, directory: Ino, error: Error) -> Error {
+        if !error.is_taken() {
+            return error;
+        }
+        if let Ok(directory) = self.table().directory_mut(directory) {
+            directory.listed = None;
+        }
+        Error::Exists
+    }
+
+    /// Another writer was first: the store has refused the changes of the file `ino` because its object is another one,
+    /// or gone. The name is the other writer's at once. Open handles keep the file under its number, and it can be
+    /// stored after all if the other object goes ([`Namespace::committed`]).
+    pub fn lose(&self, ino: Ino) {
+        let mut table = self.table();
+        let named = table.entry(ino).is_ok_and(|entry| entry.place().is_some() && !entry.is_directory());
+        if named {
+            // It was found under the same lock.
+            let _ = table.lose(ino);
+        }
+    }
+
+    /// Whether another writer has taken the name of the file.
+    #[must_use]
+    pub fn is_lost(&self, ino: Ino) -> bool {
+        self.table().entry(ino).is_ok_and(Entry::is_lost)
+    }
+
+    /// The facts that a change of metadata sends again. They are asked for once more where another program may have
+    /// changed them in place under the same ETag: of objects whose ETag names their content alone, and of markers,
+    /// whose tags a new marker must have, while the store itself copies those of files.
+    pub(super) async fn facts_to_carry(self: &Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
+        if let Some(head) = self.head_at_hand(ino)? {
+            let by_etag = matches!(head.encryption.facts.algorithm, Algorithm::Dsse | Algorithm::Kms);
+            let is_enough = {
+                let table = self.table();
+                let entry = table.entry(ino)?;
+                !may_be_asked(entry) || (by_etag && !entry.is_directory())
+            };
+            if is_enough {
+                return Ok(head);
+            }
+            self.expire(ino);
+        }
+        self.fetch(ino).await
     }
 
     /// One HEAD for all who wait for it.
@@ -112,7 +183,7 @@ impl Namespace {
         let (now, ttl) = (self.now(), self.settings.ttl);
         let table = self.table();
         let entry = table.entry(ino)?;
-        let nobody_to_ask = table.key(ino).is_err() || entry.superseded.is_some();
+        let nobody_to_ask = table.key(ino).is_err() || !entry.has_name();
         let enough = match (self.settings.is_full(), entry.is_directory()) {
             (true, _) => entry.has_facts(now, ttl),
             (false, true) => true,
@@ -146,14 +217,14 @@ impl Namespace {
     fn last_attributes(&self, ino: Ino) -> Result<Attributes, Error> {
         let table = self.table();
         let entry = table.entry(ino)?;
-        let shown = entry.is_directory() || entry.place.is_some() || entry.superseded.is_some() || entry.open > 0;
+        let shown = entry.is_directory() || entry.has_name() || entry.is_lost() || entry.open > 0;
         if shown { Ok(entry.shown()) } else { Err(Error::NotFound) }
     }
 
     fn head_at_hand(&self, ino: Ino) -> Result<Option<Arc<Head>>, Error> {
         let table = self.table();
         let entry = table.entry(ino)?;
-        if may_be_asked(entry, ino) && !entry.has_facts(self.now(), self.settings.ttl) {
+        if may_be_asked(entry) && !entry.has_facts(self.now(), self.settings.ttl) {
             return Ok(None);
         }
         entry.object.clone().map(Some).ok_or(Error::NotFound)
@@ -173,6 +244,6 @@ impl Namespace {
 }
 
 /// Whether the store could have something newer: not for local changes, and not for versions that lost their name.
-fn may_be_asked(entry: &Entry, ino: Ino) -> bool {
-    !entry.local && entry.superseded.is_none() && (entry.place.is_some() || ino == Ino::ROOT)
+fn may_be_asked(entry: &Entry) -> bool {
+    !entry.local && entry.has_name()
 }

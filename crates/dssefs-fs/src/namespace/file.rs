@@ -35,11 +35,13 @@ impl Namespace {
         table.refer(ino)
     }
 
-    /// The file is in the store as `head` says, and has no other changes.
+    /// The file is in the store as `head` says, and has no other changes. A lost one has its name again.
     pub fn committed(&self, ino: Ino, head: impl Into<Arc<Head>>) {
         let head = head.into();
         let now = self.now();
         let mut table = self.table();
+        // The directory of a lost file may be gone; then the file stays without a name, and its object is found again.
+        let _ = table.regain(ino);
         let Ok(entry) = table.change(ino) else { return };
         let nlink = entry.attributes.nlink;
         entry.attributes = Attributes { nlink, ..self.settings.known(&head, false) };

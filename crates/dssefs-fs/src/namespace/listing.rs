@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, stream};
 
-use super::entry;
+use super::entry::{self, SeenVersion};
 use super::error::Error;
 use super::node::{Attributes, DirEntry, Ino, Kind, TARGET_BYTES_MAX};
 use super::observe::{Marker, Standing};
@@ -15,7 +15,7 @@ use super::reserved::is_reserved;
 use super::snapshot::{NamesBudget, Share, Snapshot};
 use super::table::Table;
 use super::{Namespace, Settings, When};
-use dssefs_s3::object::{ETag, Name, Prefix};
+use dssefs_s3::object::{Name, Prefix};
 use dssefs_s3::s3::{ListPage, ListRequest, Listed};
 
 /// The most entries that ListObjectsV2 gives in one page.
@@ -41,7 +41,7 @@ pub(super) enum Extent {
 #[derive(Debug)]
 enum Seen {
     Directory,
-    File { etag: ETag, attributes: Attributes, special: bool },
+    File { version: SeenVersion, attributes: Attributes, special: bool },
 }
 
 /// A whole directory as the store listed it.
@@ -156,7 +156,7 @@ impl Namespace {
                 break;
             }
             if extent == Extent::OnePage {
-                self.table().directory_mut(ino)?.large = true;
+                self.table().directory_mut(ino)?.note_large();
                 return Snapshot::new(&self.names, Vec::new(), prefix.as_str());
             }
         }
@@ -176,6 +176,10 @@ impl Namespace {
         let _permit = self.pages.acquire().await.ok();
         Ok(self.gateway.list(&request).await?)
     }
+}
+
+pub(super) fn seen_version(object: &Listed) -> SeenVersion {
+    SeenVersion { etag: object.etag.clone(), last_modified: object.last_modified }
 }
 
 fn log_failure(error: Option<Error>) {
@@ -223,7 +227,7 @@ impl Listing {
     /// The bytes that the object takes; none if it is known already.
     fn add_object(&mut self, prefix: &Prefix, object: &Listed, settings: &Settings) -> u64 {
         if object.key == prefix.as_str() {
-            self.marker = Marker::Version(object.etag.clone());
+            self.marker = Marker::Version(seen_version(object));
             return 0;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
@@ -232,7 +236,7 @@ impl Listing {
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
                 let special = object.has_sha1 && object.size <= TARGET_BYTES_MAX;
-                self.add_name(name, Seen::File { etag: object.etag.clone(), attributes, special }, false)
+                self.add_name(name, Seen::File { version: seen_version(object), attributes, special }, false)
             }
             None => self.hide(&object.key),
         }
@@ -312,7 +316,7 @@ impl Table {
     fn note_listing(&mut self, ino: Ino, listing: &Listing, when: When, implicit: Attributes) -> Result<(), Error> {
         self.marker_seen(ino, &listing.marker, when, implicit)?;
         let directory = self.directory_mut(ino)?;
-        directory.listed = Some(when.at);
+        (directory.listed, directory.made) = (Some(when.at), false);
         directory.large = listing.pages > 1;
         directory.questions = 0;
         let before = std::mem::replace(&mut directory.hidden, listing.hidden);
@@ -346,7 +350,7 @@ impl Table {
         when: When,
         implicit: Attributes,
     ) -> Result<Option<Ino>, Error> {
-        let Seen::File { etag, attributes, special } = seen else {
+        let Seen::File { version, attributes, special } = seen else {
             let directory = self.directory_seen(parent, name, when, implicit);
             return if matches!(directory, Err(Error::NotFound)) { Ok(None) } else { directory.map(Some) };
         };
@@ -354,7 +358,7 @@ impl Table {
             Standing::Newer(ino) => return Ok(Some(ino)),
             Standing::Removed => return Ok(None),
             Standing::Known(ino) if !self.entry(ino)?.is_directory() => {
-                let ino = self.version_listed(ino, &etag, attributes, when)?;
+                let ino = self.version_listed(ino, &version, attributes, when)?;
                 self.entry_mut(ino)?.special = special;
                 return Ok(Some(ino));
             }
@@ -364,7 +368,7 @@ impl Table {
             Standing::Free => {}
         }
         let ino = self.insert(parent, name, attributes)?;
-        self.know_listed(ino, &etag, attributes, when)?;
+        self.know_listed(ino, &version, attributes, when)?;
         self.entry_mut(ino)?.special = special;
         Ok(Some(ino))
     }
@@ -380,6 +384,7 @@ mod tests {
     use std::time::{Duration, Instant, UNIX_EPOCH};
 
     use super::*;
+    use dssefs_s3::object::ETag;
     use dssefs_seal::crypto::MacKey;
     use futures_util::future::BoxFuture;
 

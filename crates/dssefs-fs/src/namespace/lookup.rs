@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::{FutureExt, future};
 
 use super::error::Error;
-use super::listing::Extent;
+use super::listing::{Extent, seen_version};
 use super::node::{Ino, Node};
 use super::observe::Marker;
 use super::reserved::is_reserved;
@@ -108,13 +108,14 @@ impl Namespace {
         let mut table = self.table();
         let complete = table.directory(parent)?.is_complete(now, ttl);
         match table.child(parent, name)? {
-            Some(ino) if complete || table.entry(ino)?.is_fresh(now, ttl) => return Ok(Known::Here(ino)),
+            Some(ino) if table.entry(ino)?.is_believed(complete, now, ttl) => return Ok(Known::Here(ino)),
             None if complete => return Ok(Known::Absent),
             _ => {}
         }
         let directory = table.directory_mut(parent)?;
         directory.questions += 1;
-        let many = directory.questions > QUESTIONS_BEFORE_LISTING && !directory.large;
+        // A program that has made a directory goes on to make names in it, and looks for each of them first.
+        let many = directory.made || (directory.questions > QUESTIONS_BEFORE_LISTING && !directory.large);
         Ok(if many { Known::List } else { Known::Ask })
     }
 
@@ -152,7 +153,7 @@ impl Namespace {
         Ok(match self.first_below(prefix.as_str(), 1).await?.into_iter().next() {
             None => Below::Nothing,
             // The marker is the smallest key that can be below a prefix.
-            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Version(first.etag)),
+            Some(first) if first.key == prefix.as_str() => Below::Something(Marker::Version(seen_version(&first))),
             Some(_) => Below::Something(Marker::Absent),
         })
     }

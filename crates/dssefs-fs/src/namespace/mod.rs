@@ -184,11 +184,17 @@ impl Namespace {
         self.table().unpin(ino);
     }
 
-    /// The key behind a node now: a file's own, a directory's marker. None for the root of a bucket and for what is
-    /// unlinked.
+    /// The key behind a node now: a file's own, a directory's marker; of a lost file the one that it had. None for the
+    /// root of a bucket and for what is unlinked.
     #[must_use]
     pub fn key(&self, ino: Ino) -> Option<Key> {
         self.table().key(ino).ok()
+    }
+
+    /// The key under which the changes of a file are to be stored. None when its name was removed.
+    #[must_use]
+    pub fn key_to_store(&self, ino: Ino) -> Option<Key> {
+        self.table().key_to_store(ino).ok()
     }
 
     /// The group of what is made in the directory `ino`, where that has set-group-id (inode(7)); None: that of who
@@ -204,7 +210,7 @@ impl Namespace {
     #[must_use]
     pub fn parent(&self, ino: Ino) -> Ino {
         let table = self.table();
-        table.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map_or(ino, |(parent, _)| *parent)
+        table.entry(ino).ok().and_then(entry::Entry::place).map_or(ino, |(parent, _)| *parent)
     }
 
     /// How many keys cannot be names (`//`, `.`, `..`, NUL, a component over 255 bytes), in the directories listed so

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::entry::SeenVersion;
 use super::error::Error;
 use super::node::{Attributes, Ino};
 use super::table::Table;
 use super::{Settings, When};
-use dssefs_s3::object::{ETag, Name};
+use dssefs_s3::object::Name;
 use dssefs_s3::s3::Head;
 
 /// What an answer about a name meets in the table.
@@ -28,7 +29,7 @@ pub(super) enum Marker {
     /// There is none.
     Absent,
     /// It is this version.
-    Version(ETag),
+    Version(SeenVersion),
 }
 
 impl Table {
@@ -98,9 +99,9 @@ impl Table {
         }
         match marker {
             Marker::Absent => self.marker_missing(ino, when, implicit),
-            Marker::Version(etag) => {
+            Marker::Version(seen) => {
                 let entry = self.entry_mut(ino)?;
-                let same = entry.object.as_ref().is_some_and(|head| head.meta.version.etag == *etag);
+                let same = entry.is_as_listed(seen);
                 if !same {
                     entry.object = None;
                 }
@@ -132,11 +133,7 @@ impl Table {
         settings: &Settings,
     ) -> Result<Arc<Head>, Error> {
         let entry = self.entry(ino)?;
-        if entry.changed > when.asked
-            || entry.local
-            || entry.superseded.is_some()
-            || entry.place.is_none() && ino != Ino::ROOT
-        {
+        if entry.changed > when.asked || entry.local || !entry.has_name() {
             return entry.object.clone().ok_or(Error::NotFound);
         }
         if entry.is_directory() {
@@ -180,33 +177,33 @@ impl Table {
         Ok(ino)
     }
 
-    /// A listing has shown the version `etag` of the file `ino`.
+    /// A listing has shown the version `seen` of the file `ino`.
     pub(super) fn version_listed(
         &mut self,
         ino: Ino,
-        etag: &ETag,
+        seen: &SeenVersion,
         attributes: Attributes,
         when: When,
     ) -> Result<Ino, Error> {
         let entry = self.entry(ino)?;
-        if entry.etag() != Some(etag) && entry.open > 0 {
-            return self.replaced(ino, attributes, |table, new| table.know_listed(new, etag, attributes, when));
+        if entry.etag() != Some(&seen.etag) && entry.open > 0 {
+            return self.replaced(ino, attributes, |table, new| table.know_listed(new, seen, attributes, when));
         }
-        self.know_listed(ino, etag, attributes, when)?;
+        self.know_listed(ino, seen, attributes, when)?;
         Ok(ino)
     }
 
-    /// Notes a version that a listing has shown, and drops facts of another one.
+    /// Notes a version that a listing has shown, and drops facts of another one, or of another description.
     pub(super) fn know_listed(
         &mut self,
         ino: Ino,
-        etag: &ETag,
+        seen: &SeenVersion,
         attributes: Attributes,
         when: When,
     ) -> Result<(), Error> {
         let entry = self.entry_mut(ino)?;
-        if entry.etag() != Some(etag) {
-            (entry.object, entry.listed, entry.attributes) = (None, Some(etag.clone()), attributes);
+        if !entry.is_as_listed(seen) {
+            (entry.object, entry.listed, entry.attributes) = (None, Some(seen.etag.clone()), attributes);
         }
         entry.seen = entry.seen.max(Some(when.at));
         Ok(())
@@ -219,8 +216,11 @@ impl Table {
         attributes: Attributes,
         know: impl FnOnce(&mut Table, Ino) -> Result<(), Error>,
     ) -> Result<Ino, Error> {
-        let (parent, name) = self.entry(ino)?.place.clone().ok_or(Error::NotFound)?;
-        self.supersede(ino)?;
+        let (parent, name) = self.entry(ino)?.place().cloned().ok_or(Error::NotFound)?;
+        let listed = self.directory(parent)?.listed;
+        self.lose(ino)?;
+        // Nothing is missing in it: the name goes over.
+        self.directory_mut(parent)?.listed = listed;
         let new = self.insert(parent, &name, attributes)?;
         know(self, new)?;
         Ok(new)

@@ -56,7 +56,9 @@ impl Namespace {
             return Err(Error::Exists);
         }
         if plan.in_store {
-            let copied = self.copy_to(&plan, no_replace).await?;
+            let copied = self.copy_to(&plan, no_replace).await;
+            let is_taken = |error| if no_replace { self.exists_if_taken(to.0, error) } else { error };
+            let copied = copied.map_err(is_taken)?;
             self.move_name(&plan, from, to, Some(Arc::clone(&copied.copy)))?;
             if let Err(error) = self.delete_source(&plan.from, &copied.original.meta.version.etag, from).await {
                 self.move_back(&plan, from, to, &copied, &error).await?;
@@ -90,7 +92,7 @@ impl Namespace {
 
     async fn copy_to(self: &Arc<Self>, plan: &Plan, no_replace: bool) -> Result<Copied, Error> {
         // Of a dirty file, the version that its changes are based on.
-        let original = self.head(plan.source).await?;
+        let original = self.facts_to_carry(plan.source).await?;
         let mut target = if no_replace { None } else { self.known_target(plan).await? };
         let user = posix::with_ctime(original.meta.user.clone(), plan.time);
         let (mut conflicts, mut renewals) = (ConflictRetries::default(), 0);
@@ -100,14 +102,13 @@ impl Namespace {
             let error = match self.copy(&plan.from, &original, &plan.to, user.clone(), &condition).await {
                 Ok(copy) => return Ok(Copied { original, copy, replaces: target.is_some() }),
                 Err(Error::Store(error)) if conflicts.again(error.kind).await => continue,
-                Err(error) if no_replace && error.is_taken() => return Err(Error::Exists),
                 Err(error) if error.is_overtaken() => return Err(Error::TargetTaken),
                 Err(error) => error,
             };
             // Either the target is another one than was thought, or the source is.
             let now = if error.is_refused() { self.gateway.etag(&plan.to).await? } else { target.clone() };
             if no_replace || now == target || renewals == RENEWALS_MAX {
-                self.table().entry_mut(plan.source)?.seen = None;
+                self.learn_from(plan.source, &error);
                 return Err(error);
             }
             (target, renewals) = (now, renewals + 1);

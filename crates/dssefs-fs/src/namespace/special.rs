@@ -58,6 +58,13 @@ impl Namespace {
     /// # Errors
     /// [`Error::NotALink`]; [`Error::TargetTooLong`] for a target that another program has stored; the store's.
     pub async fn target(self: &Arc<Self>, ino: Ino) -> Result<Bytes, Error> {
+        match self.current_target(ino).await {
+            Err(error) if self.learn_from(ino, &error) => self.current_target(ino).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn current_target(self: &Arc<Self>, ino: Ino) -> Result<Bytes, Error> {
         let head = self.head(ino).await?;
         if let Some(target) = self.target_at_hand(ino, &head)? {
             return Ok(target);
@@ -81,7 +88,7 @@ impl Namespace {
         let object = NewObject { user: posix::metadata(UserMetadata::new(), attributes), ..NewObject::at(key) };
         let condition = self.settings.condition(Condition::Absent);
         let put = self.gateway.put(&object, Arc::new(WithSha1(body)), &condition).await.map_err(Error::from);
-        let stored = put.map_err(|error| if error.is_taken() { Error::Exists } else { error })?.into_inner();
+        let stored = put.map_err(|error| self.exists_if_taken(parent, error))?.into_inner();
         let head = Arc::new(head_of(object, stored, size, 0));
         let mut table = self.table();
         // A listing may have shown it already.

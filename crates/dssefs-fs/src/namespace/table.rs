@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use lru::LruCache;
 
 use super::change_clock::ChangeClock;
-use super::entry::{Directory, Entry};
+use super::entry::{Directory, Entry, NameState};
 use super::error::Error;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use dssefs_s3::object::{Key, Name, Prefix};
@@ -24,7 +24,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(prefix: Prefix, root: Attributes, entries_max: usize) -> Table {
-        let mut entry = Entry::new(None, root);
+        let mut entry = Entry::new(NameState::Root, root);
         // The root is there as long as the mount is.
         entry.kernel = 1;
         let nodes = HashMap::from([(Ino::ROOT, entry)]);
@@ -65,21 +65,40 @@ impl Table {
         if ino == Ino::ROOT {
             return Ok(self.prefix.clone());
         }
-        let (parent, name) = self.entry(ino)?.place.as_ref().ok_or(Error::NotFound)?;
+        let (parent, name) = self.entry(ino)?.place().ok_or(Error::NotFound)?;
         Ok(self.prefix(*parent)?.directory(name)?)
     }
 
     /// The key of the object behind `ino`: a file's own, a directory's marker.
     pub(super) fn key(&self, ino: Ino) -> Result<Key, Error> {
         let entry = self.entry(ino)?;
-        if let Some(key) = &entry.superseded {
-            return Ok(key.clone());
+        match &entry.name_state {
+            NameState::Lost { key, .. } => Ok(key.clone()),
+            _ if entry.is_directory() => self.prefix(ino)?.marker().ok_or(Error::NotFound),
+            NameState::Named((parent, name)) => Ok(self.prefix(*parent)?.file(name)?),
+            NameState::Root | NameState::Unlinked => Err(Error::NotFound),
         }
-        if entry.is_directory() {
-            return self.prefix(ino)?.marker().ok_or(Error::NotFound);
+    }
+
+    /// The key under which the changes of the file `ino` are to be stored. That of a lost file is in the directory
+    /// where it had its name, wherever that directory is now.
+    pub(super) fn key_to_store(&self, ino: Ino) -> Result<Key, Error> {
+        match &self.entry(ino)?.name_state {
+            // A new file that this mount has under the name is the one to store there.
+            NameState::Lost { place: (parent, name), .. }
+                if self.child(*parent, name)?.is_some_and(|other| self.holds_local(other)) =>
+            {
+                Err(Error::NotFound)
+            }
+            NameState::Lost { place: (parent, name), .. } => Ok(self.prefix(*parent)?.file(name)?),
+            NameState::Root | NameState::Named(_) | NameState::Unlinked => self.key(ino),
         }
-        let (parent, name) = entry.place.as_ref().ok_or(Error::NotFound)?;
-        Ok(self.prefix(*parent)?.file(name)?)
+    }
+
+    /// The node that has the key `key`, if it is in the table.
+    pub(super) fn find(&self, key: &Key) -> Option<Ino> {
+        let names = key.as_str().strip_prefix(self.prefix.as_str())?;
+        names.split('/').try_fold(Ino::ROOT, |ino, text| self.child(ino, &Name::new(text).ok()?).ok()?)
     }
 
     /// A new node under a name that is free.
@@ -90,7 +109,7 @@ impl Table {
         let ino = Ino(self.next);
         self.link(parent, name, ino, attributes.kind)?;
         self.next += 1;
-        self.nodes.insert(ino, Entry::new(Some((parent, name.clone())), attributes));
+        self.nodes.insert(ino, Entry::new(NameState::Named((parent, name.clone())), attributes));
         self.settle(ino);
         Ok(ino)
     }
@@ -134,7 +153,7 @@ impl Table {
     pub(super) fn detach(&mut self, ino: Ino) {
         self.unlink(ino);
         let Ok(entry) = self.entry_mut(ino) else { return };
-        entry.place = None;
+        entry.name_state = NameState::Unlinked;
         entry.local = false;
         entry.attributes.nlink = 0;
         let below = entry.directory.as_ref().map(|directory| directory.children.values().copied().collect());
@@ -142,14 +161,30 @@ impl Table {
         self.settle(ino);
     }
 
-    /// Gives the name to a newer version under a new number: open files of `ino` keep the old one.
-    pub(super) fn supersede(&mut self, ino: Ino) -> Result<(), Error> {
+    /// Gives the name to the object of another writer, which gets a new number: open files of `ino` keep the old one.
+    pub(super) fn lose(&mut self, ino: Ino) -> Result<(), Error> {
         let key = self.key(ino)?;
+        let place = self.entry(ino)?.place().cloned().ok_or(Error::NotFound)?;
+        // What has the name now is not known here.
+        self.mark_incomplete(ino);
         self.unlink(ino);
         let entry = self.entry_mut(ino)?;
-        (entry.place, entry.superseded) = (None, Some(key));
+        entry.name_state = NameState::Lost { key, place };
+        entry.local = false;
         self.settle(ino);
         Ok(())
+    }
+
+    /// Gives a lost file its name back: its changes are the object now.
+    pub(super) fn regain(&mut self, ino: Ino) -> Result<(), Error> {
+        let NameState::Lost { place: (parent, name), .. } = self.entry(ino)?.name_state.clone() else { return Ok(()) };
+        match self.child(parent, &name)? {
+            // Of a key `a` beside keys `a/...` the directory is shown.
+            Some(other) if self.entry(other)?.is_directory() => return Ok(()),
+            Some(other) => self.lose(other)?,
+            None => {}
+        }
+        self.relocate(ino, parent, &name)
     }
 
     /// Puts a node under another name, which must be free.
@@ -157,7 +192,7 @@ impl Table {
         let kind = self.entry(ino)?.attributes.kind;
         self.unlink(ino);
         self.link(parent, name, ino, kind)?;
-        self.entry_mut(ino)?.place = Some((parent, name.clone()));
+        self.entry_mut(ino)?.name_state = NameState::Named((parent, name.clone()));
         Ok(())
     }
 
@@ -190,7 +225,7 @@ impl Table {
         if ino == root {
             return true;
         }
-        let parent = self.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map(|(parent, _)| *parent);
+        let parent = self.entry(ino).ok().and_then(Entry::place).map(|(parent, _)| *parent);
         parent.is_some_and(|parent| self.is_below(parent, root))
     }
 
@@ -212,7 +247,7 @@ impl Table {
     fn unlink(&mut self, ino: Ino) {
         let Ok(entry) = self.entry(ino) else { return };
         let is_directory = entry.is_directory();
-        let Some((parent, name)) = entry.place.clone() else { return };
+        let Some((parent, name)) = entry.place().cloned() else { return };
         if let Ok(directory) = self.directory_mut(parent)
             && directory.children.get(&name) == Some(&ino)
         {
@@ -227,7 +262,7 @@ impl Table {
         let Ok(entry) = self.entry(ino) else { return };
         if ino == Ino::ROOT || !entry.is_idle() {
             self.idle.pop(&ino);
-        } else if entry.place.is_some() {
+        } else if entry.place().is_some() {
             self.idle.put(ino, ());
         } else {
             self.drop_node(ino);
@@ -246,7 +281,7 @@ impl Table {
 
     /// The parent's children are not all there any more, so that a missing name says nothing.
     fn mark_incomplete(&mut self, ino: Ino) {
-        let parent = self.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map(|(parent, _)| *parent);
+        let parent = self.entry(ino).ok().and_then(Entry::place).map(|(parent, _)| *parent);
         if let Some(Ok(directory)) = parent.map(|parent| self.directory_mut(parent)) {
             directory.listed = None;
         }
@@ -339,14 +374,37 @@ mod tests {
     }
 
     #[test]
-    fn a_superseded_file_keeps_its_key_and_frees_its_name() {
+    fn a_lost_file_keeps_its_key_and_frees_its_name() {
         let mut table = table(9);
         let file = add(&mut table, Ino::ROOT, "f", Kind::File);
         table.pin(file).unwrap();
-        table.supersede(file).unwrap();
+        table.lose(file).unwrap();
         assert_eq!(table.child(Ino::ROOT, &name("f")).unwrap(), None);
         assert_eq!(table.key(file).unwrap().as_str(), "p/f");
         table.unpin(file);
         assert!(table.entry(file).is_err());
+    }
+
+    #[test]
+    fn a_lost_file_is_stored_where_its_directory_is_now_and_takes_its_name_back() {
+        let mut table = table(9);
+        let directory = add(&mut table, Ino::ROOT, "d", Kind::Directory);
+        let file = add(&mut table, directory, "f", Kind::File);
+        table.pin(file).unwrap();
+        table.set_local(file, true).unwrap();
+        table.directory_mut(directory).unwrap().listed = Some(std::time::Instant::now());
+        table.lose(file).unwrap();
+        assert_eq!(table.directory(directory).unwrap().listed, None, "the winner may be there");
+        assert!(!table.holds_local(directory));
+        table.relocate(directory, Ino::ROOT, &name("e")).unwrap();
+        assert_eq!((table.key(file).unwrap().as_str(), table.key_to_store(file).unwrap().as_str()), ("p/d/f", "p/e/f"));
+        let winner = add(&mut table, directory, "f", Kind::File);
+        table.refer(winner).unwrap();
+        table.regain(file).unwrap();
+        assert_eq!(table.find(&Key::new("p/e/f").unwrap()), Some(file));
+        assert!(table.entry(winner).unwrap().is_lost());
+        table.lose(file).unwrap();
+        table.detach(directory);
+        assert!(matches!(table.key_to_store(file), Err(Error::NotFound)), "there is no such directory any more");
     }
 }

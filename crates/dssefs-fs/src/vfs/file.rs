@@ -68,7 +68,8 @@ pub(crate) struct FileState {
     pub(crate) carried: Option<Carried>,
     /// Whether a program has set attributes since the last commit, which then must be stored exactly.
     pub(crate) exact: bool,
-    /// Whether its name was removed.
+    /// Whether no commit may store it any more, because its name was removed or is about to be. What has become of the
+    /// name is the namespace's to say.
     pub(crate) unlinked: bool,
     /// Made by the first change, kept until the file is closed.
     pub(crate) writer: Option<Arc<Writer>>,
@@ -290,7 +291,7 @@ impl Destination for Link {
         if file.state().unlinked {
             return CommitTarget::Removed;
         }
-        let Some(key) = self.namespace.key(file.ino) else { return CommitTarget::Lost };
+        let Some(key) = self.namespace.key_to_store(file.ino) else { return CommitTarget::Lost };
         let state = file.state();
         CommitTarget::Object(Target { object: new_object(key, &state), exact: state.exact })
     }

@@ -6,6 +6,7 @@
 //! request of its own and knows nothing of FUSE. It may use `object`, `policy`, `secret`, `journal`, `s3`, `namespace`,
 //! `read`, `spill` and `write`.
 
+mod description;
 mod errno;
 mod error;
 mod file;

@@ -138,7 +138,7 @@ impl Writer {
                     // The content is safe; the attributes stay a change until they are, too.
                     self.touch();
                     self.settle(commit, &begun_for.object, stored);
-                    return self.correct_metadata(commit, target).await;
+                    return self.correct_metadata(commit, target, &begun_for.object).await;
                 }
                 // Another process aborted the upload, and this host still has all of its bytes.
                 Err(Error::Store(error)) if error.kind == Kind::NoSuchUpload => {}
@@ -259,12 +259,19 @@ impl Writer {
     /// An upload fixes its metadata when it begins. What programs set since then is put right by a copy of the new
     /// object onto itself. When that fails, the content is safe and the attributes are a change that the next commit
     /// has to store.
-    async fn correct_metadata(&self, commit: &CommitSnapshot, target: &Target) -> Result<(), Error> {
+    async fn correct_metadata(
+        &self,
+        commit: &CommitSnapshot,
+        target: &Target,
+        begun_for: &NewObject,
+    ) -> Result<(), Error> {
         let Some(source) = self.state().base.clone() else { return Ok(()) };
         let condition = Condition::Matches(source.version.etag.clone()).unless(self.engine.settings.last_writer_wins);
         // Of the same changes, so that the journal knows this object as well.
         let id = self.state().commit_id(commit.changes, || self.engine.gateway.commit_id());
-        let object = NewObject { commit: id, ..target.object.clone() };
+        // Without tags of its own, a copy would take those that the upload began with: no tags are a change too.
+        let tags = target.object.tags.clone().or_else(|| begun_for.tags.as_ref().map(|_| String::new()));
+        let object = NewObject { commit: id, tags, ..target.object.clone() };
         let copied = self.engine.gateway.copy(&source, &object, &condition).await?.into_inner();
         let corrected = CommitSnapshot { changes: commit.changes + 1, ..commit.clone() };
         self.settle(&corrected, &target.object, copied);

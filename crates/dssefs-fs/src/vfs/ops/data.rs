@@ -211,12 +211,13 @@ impl Vfs {
     pub(in crate::vfs) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
-        let released = if writer.is_dirty() { self.release_copies(file).await } else { Ok(()) };
-        let outcome = match released {
+        let ready = if writer.is_dirty() { self.prepare_commit(file).await } else { Ok(()) };
+        let outcome = match ready {
             Ok(()) => writer.commit().await.map_err(Error::from),
             Err(error) => Err(error),
         };
         if let Err(error) = &outcome {
+            self.learn_from(file, error);
             let worth_trying = !error.is_final() && !error.is_lost_race();
             let mut state = file.state();
             state.last_error = Some(error.advice());
@@ -225,6 +226,11 @@ impl Vfs {
         self.after_commit(file, &outcome).await;
         self.save_owed(file);
         outcome
+    }
+
+    async fn prepare_commit(&self, file: &Arc<File>) -> Result<(), Error> {
+        self.release_copies(file).await?;
+        self.renew_description(file).await
     }
 
     /// Changes a file. If the writer asks for a commit first, commits and tries again. The caller holds a shared lock
@@ -324,6 +330,10 @@ impl Vfs {
     /// Makes the file show the version that is in the store now; true when the kernel's pages are of that version.
     /// Waits for a rename or a change of attributes that is replacing it.
     pub(in crate::vfs) async fn pin(&self, file: &Arc<File>) -> Result<bool, Error> {
+        // The kernel then looks the name up again, and opens the other writer's object.
+        if self.namespace.is_lost(file.ino) {
+            return Err(Error::Stale);
+        }
         if file.is_dirty() {
             return Ok(true);
         }

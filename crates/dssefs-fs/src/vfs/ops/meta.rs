@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::namespace::{self, Attributes, Change, Ino, Node, Timestamp};
-use dssefs_s3::object::Name;
+use crate::write;
+use dssefs_s3::object::{Key, Name};
 use dssefs_s3::s3::FailedWrite;
 
 use crate::vfs::file::{File, Privileges, has_content};
@@ -129,6 +130,10 @@ impl Vfs {
 
     /// Cuts or lengthens a file. Asked by path and not through a handle, no flush will follow, so it is made safe here.
     async fn truncate(&self, ino: Ino, size: u64, change: &SetAttributes) -> Result<(), Error> {
+        if change.fh.is_none() {
+            // Nothing may be changed here of a version that another host has replaced: no handle could save the rest.
+            self.namespace.expire(ino);
+        }
         let file = self.enter_current(ino).await?;
         let outcome = self.truncate_file(&file, size, change).await;
         self.leave(&file).await;
@@ -159,6 +164,7 @@ impl Vfs {
 
     async fn change_file(&self, file: &Arc<File>, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
         let _turn = file.turn.lock().await;
+        self.refuse_lost(file)?;
         let writer = file.writer().filter(|writer| writer.is_dirty());
         if writer.is_some() || file.state().unlinked {
             file.change_attributes(|attributes| change.applied(attributes, now));
@@ -179,6 +185,23 @@ impl Vfs {
         };
         self.repin(file, attributes).await?;
         Ok(attributes)
+    }
+
+    /// A call by name that changes attributes is for the object that has the name: the kernel looks it up again.
+    pub(in crate::vfs) fn refuse_lost(&self, file: &File) -> Result<(), Error> {
+        if self.namespace.is_lost(file.ino) { Err(Error::Stale) } else { Ok(()) }
+    }
+
+    /// What a failed commit tells of names: another writer has that of the file, or of what it is a copy of.
+    pub(in crate::vfs) fn learn_from(&self, file: &File, error: &Error) {
+        if error.is_lost_race() {
+            self.namespace.lose(file.ino);
+        }
+        if let Error::Write(write::Error::SourceGone { source_key, .. }) = error
+            && let Ok(source) = Key::new(source_key.clone())
+        {
+            self.namespace.expire_key(&source);
+        }
     }
 
     /// A copy of the file onto itself that may have been made although it failed is no other writer's object to who has

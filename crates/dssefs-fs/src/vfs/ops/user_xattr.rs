@@ -76,6 +76,7 @@ impl Vfs {
 
     async fn edit_file(&self, file: &Arc<File>, edit: &Edit) -> Result<(), Error> {
         let _turn = file.turn.lock().await;
+        self.refuse_lost(file)?;
         self.release_copies(file).await?;
         if file.changed_user().is_none() {
             match self.namespace.set_xattr(file.ino, edit).await {
