@@ -38,6 +38,7 @@ mod namespace;
 mod network;
 mod noncompliant;
 mod prefix;
+mod promises;
 mod privileges;
 mod read;
 mod recover;

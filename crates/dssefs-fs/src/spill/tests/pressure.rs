@@ -67,7 +67,7 @@ fn writers_and_uploads_that_share_too_little_memory_all_finish() {
     let upload = |buffer: &Buffer, range: Range<u64>, wanted: &[u8]| {
         let snapshot = buffer.snapshot(range).unwrap();
         assert!(content(&snapshot).unwrap() == wanted);
-        buffer.mark_uploaded(&snapshot);
+        buffer.mark_uploaded(&snapshot, Eviction::First);
     };
     std::thread::scope(|scope| {
         for writer in 0..3_u64 {
@@ -117,7 +117,7 @@ fn a_chunk_in_the_hands_of_the_network_holds_its_memory_and_its_end_wakes_the_wr
     buffer.write(2 * BLOCK, &noise(2 * BLOCK_BYTES, 2)).unwrap();
     let snapshot = buffer.snapshot(0..4 * BLOCK).unwrap();
     let chunks: Vec<_> = snapshot.chunks().map(Result::unwrap).collect();
-    buffer.mark_uploaded(&snapshot);
+    buffer.mark_uploaded(&snapshot, Eviction::First);
     drop(snapshot);
     let released = pool.released();
     assert!(matches!(buffer.write(4 * BLOCK, b"more"), Err(Error::Busy)));
@@ -150,7 +150,7 @@ fn uploaded_blocks_go_first_and_only_under_pressure() {
     (0..3).for_each(|n| buffer.write(n * BLOCK, &noise(BLOCK_BYTES, n)).unwrap());
     let snapshot = buffer.snapshot(0..2 * BLOCK).unwrap();
     buffer.write(10, b"changed since").unwrap();
-    buffer.mark_uploaded(&snapshot);
+    buffer.mark_uploaded(&snapshot, Eviction::First);
     drop(snapshot);
     assert!(buffer.present().contains(0..3 * BLOCK));
     buffer.write(4 * BLOCK, &noise(2 * BLOCK_BYTES, 4)).unwrap();
@@ -167,7 +167,7 @@ fn a_full_disk_gives_up_uploaded_blocks() {
     (0..8).for_each(|n| buffer.write(n * BLOCK, &noise(BLOCK_BYTES, n)).unwrap());
     assert!(matches!(buffer.write(8 * BLOCK, &noise(BLOCK_BYTES, 8)), Err(Error::NoSpace)));
     let snapshot = buffer.snapshot(0..2 * BLOCK).unwrap();
-    buffer.mark_uploaded(&snapshot);
+    buffer.mark_uploaded(&snapshot, Eviction::First);
     buffer.write(8 * BLOCK, &noise(BLOCK_BYTES, 8)).unwrap();
     assert!(buffer.present().contains(2 * BLOCK..9 * BLOCK));
     assert_eq!(buffer.present().covered_bytes(), 8 * BLOCK, "one is enough");
