@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use dssefs_emulator::faults::{Fault, Rule};
@@ -44,11 +44,10 @@ fn a_closed_file_that_is_reopened_is_stored_as_it_was_closed() {
         let (path, closed) = (mount.join("file"), noise(1, 9_500));
         File::create(&path).unwrap();
         eventually("the empty file", MINUTE, || endpoint.head("file").is_some());
-        // A reader keeps the save waiting for a second.
-        let reader = File::open(&path).unwrap();
         let mut first = truncating().open(&path).unwrap();
         first.write_all(&closed).unwrap();
-        drop(first);
+        // The close of a duplicate: the save waits for a second until the program has closed the rest.
+        drop(first.try_clone().unwrap());
         let mut second = truncating().open(&path).unwrap();
         second.write_all(b"a part of ").unwrap();
         eventually("what was closed", MINUTE, || endpoint.content("file").len() == closed.len());
@@ -57,7 +56,7 @@ fn a_closed_file_that_is_reopened_is_stored_as_it_was_closed() {
         assert_eq!(attribute(&path, "user.dsse.verdict").unwrap(), "pending");
         second.write_all(b"the file").unwrap();
         assert!(endpoint.content("file") == closed);
-        drop((second, reader));
+        drop((second, first));
         eventually("the second close", MINUTE, || endpoint.content("file") == b"a part of the file");
         assert!(mount.end().success());
         endpoint.assert_dsse("file");
@@ -88,10 +87,11 @@ fn changes_between_closes_are_stored_in_the_order_of_the_closes() {
             // The close of a duplicate: a promise.
             drop(file.try_clone().unwrap());
             states.push(model.clone());
-            file.write_all_at(b"not promised", 150_000).unwrap();
+            let later = format!("not promised {round}");
+            file.write_all_at(later.as_bytes(), 150_000).unwrap();
             let mut seen = vec![0; model.len()];
             file.read_exact_at(&mut seen, 0).unwrap();
-            model[150_000..150_012].copy_from_slice(b"not promised");
+            model[150_000..150_014].copy_from_slice(later.as_bytes());
             assert!(seen == model, "round {round}");
         }
         endpoint.clear_faults();
@@ -184,6 +184,7 @@ fn bytes_in_an_upload_only_are_enospc_and_not_published() {
         let mount = Mount::with(&endpoint, &DISKLESS);
         let mut file = OpenOptions::new().read(true).write(true).create(true).open(mount.join("file")).unwrap();
         let mut model = noise(1, 100 * MIB);
+        endpoint.reset();
         file.write_all(&model).unwrap();
         // The kernel has pages of what was written last only.
         let dropped = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
@@ -212,8 +213,7 @@ fn the_head_of_a_stream_can_be_rewritten_without_a_commit() {
         let endpoint = Endpoint::start();
         let mount = Mount::with(&endpoint, &["--memory", "32MiB", "--spill", "256MiB"]);
         for (name, reads, at) in [("written", false, 0), ("read-too", true, 40 << 20)] {
-            let mut file =
-                OpenOptions::new().read(reads).write(true).create(true).open(mount.join(name)).unwrap();
+            let mut file = OpenOptions::new().read(reads).write(true).create(true).open(mount.join(name)).unwrap();
             let mut model = noise(1, 100 * MIB);
             endpoint.reset();
             file.write_all(&model).unwrap();
@@ -238,7 +238,7 @@ fn all_parts_of_a_close_are_of_one_moment() {
         let mount = Mount::of(&endpoint);
         let file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
         let mut model = closed;
-        let mut patch = |text: &[u8], model: &mut Vec<u8>| {
+        let patch = |text: &[u8], model: &mut Vec<u8>| {
             for at in [1_usize, 25 * MIB, 55 * MIB] {
                 file.write_all_at(text, at as u64).unwrap();
                 model[at..at + text.len()].copy_from_slice(text);
@@ -290,9 +290,15 @@ fn a_truncation_by_name_publishes_nothing_that_is_being_written() {
         let endpoint = Endpoint::start();
         endpoint.put("file", b"old content");
         let mount = Mount::of(&endpoint);
+        // Begun before the file is open: a program that is started closes copies of all handles.
+        let mut truncation = Command::new("python3");
+        truncation.arg("-c").arg("import os, sys; input(); os.truncate(sys.argv[1], 7)").arg(mount.join("file"));
+        let mut truncation = truncation.stdin(Stdio::piped()).spawn().unwrap();
         let mut file = OpenOptions::new().write(true).open(mount.join("file")).unwrap();
         file.write_all(b"new").unwrap();
-        python("import os, sys; os.truncate(sys.argv[1], 7)", &[&mount.join("file")]);
+        truncation.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(truncation.wait().unwrap().success());
+        assert_eq!(fs::metadata(mount.join("file")).unwrap().len(), 7);
         assert_eq!(endpoint.content("file"), b"old content");
         drop(file);
         assert_eq!(endpoint.content("file"), b"new con");
@@ -313,28 +319,23 @@ def number(call, *arguments):
     except OSError as error:
         return error.errno
 old, new = sys.argv[1:]
-for place, mode, extra in itertools.product((old, new), (os.O_RDONLY, os.O_WRONLY, os.O_RDWR),
-        (0, os.O_TRUNC, os.O_APPEND, os.O_EXCL)):
-    for act in ('nothing', 'write', 'ftruncate', 'fallocate'):
-        path = place if place == old else '%s-%d-%d-%s' % (new, mode, extra, act)
-        if (act != 'nothing' and mode == os.O_RDONLY) or (place == old and extra == os.O_EXCL):
-            continue
-        flags = mode | extra | (os.O_CREAT if place == new else 0)
-        file = os.open(path, flags)
-        if act == 'write': os.write(file, b'x')
-        if act == 'ftruncate': os.ftruncate(file, 12345)
-        if act == 'fallocate': os.posix_fallocate(file, 0, 23456)
-        changed = place == new or extra == os.O_TRUNC or act != 'nothing'
-        print(int(changed), number(os.fsync, file), number(os.close, os.dup(file)), number(os.close, file), flags, act)
-        if place == old:
-            # So that what is owed by one does not show with the next.
-            old = old + 'x'
+modes, extras = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR), (0, os.O_TRUNC, os.O_APPEND, os.O_EXCL)
+acts = ('nothing', 'write', 'ftruncate', 'fallocate')
+for number_of, (is_new, mode, extra, act) in enumerate(itertools.product((False, True), modes, extras, acts)):
+    if (act != 'nothing' and mode == os.O_RDONLY) or (not is_new and extra == os.O_EXCL):
+        continue
+    # A file for each, so that what is owed by one does not show with the next.
+    flags = mode | extra | (os.O_CREAT if is_new else 0)
+    file = os.open('%s%d' % (new if is_new else old, number_of), flags)
+    if act == 'write': os.write(file, b'x')
+    if act == 'ftruncate': os.ftruncate(file, 12345)
+    if act == 'fallocate': os.posix_fallocate(file, 0, 23456)
+    changed = is_new or extra == os.O_TRUNC or act != 'nothing'
+    print(int(changed), number(os.fsync, file), number(os.close, os.dup(file)), number(os.close, file), flags, act)
 ";
     deadline(MINUTE * 3, || {
         let endpoint = Endpoint::start();
-        for length in 0..60 {
-            endpoint.put(&format!("old{}", "x".repeat(length)), b"content");
-        }
+        (0..48).for_each(|number| endpoint.put(&format!("old{number}"), b"content"));
         let mount = Mount::of(&endpoint);
         names(&mount.path());
         endpoint.inject_faults(vec![Rule::on("PutObject", denied()).times(0)]);
@@ -432,14 +433,17 @@ fn a_close_in_the_background_tells_of_a_race_that_is_known_to_be_lost() {
         file.write_all(b"ours").unwrap();
         assert_eq!(errno(file.sync_all()), libc::ESTALE);
         file.write_all(b" and more").unwrap();
-        let closed = python_with(&file, "
+        let closed = python_with(
+            &file,
+            "
 import os
 try:
     os.close(0)
     print(0)
 except OSError as error:
     print(error.errno)
-");
+",
+        );
         assert_eq!(closed, libc::ESTALE.to_string());
         assert_eq!(endpoint.content("file"), b"theirs");
     });

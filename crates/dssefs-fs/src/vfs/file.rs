@@ -63,6 +63,8 @@ pub(crate) struct FileState {
     pub(crate) source: Option<Source>,
     /// What the file is now, changes included; its size is the writer's business while there is one.
     pub(crate) attributes: Attributes,
+    /// What it was at the last promise: a later write is no part of that, nor is its time.
+    promised: Option<Attributes>,
     /// The user metadata as programs have changed it since the last commit; None while it is the object's.
     pub(crate) user: Option<UserMetadata>,
     /// The tags of the object, as a header's text, which a new object has to carry on.
@@ -103,6 +105,17 @@ impl FileState {
         copied.or_else(|| self.head.as_ref().map(|head| &head.meta))
     }
 
+    /// A promise is about to be made of the file as it is.
+    pub(crate) fn note_promise(&mut self) {
+        self.promised = Some(self.attributes);
+    }
+
+    /// Forgets what was promised if the store has it.
+    pub(crate) fn end_promise(&mut self) {
+        let is_waiting = self.writer.as_ref().is_some_and(|writer| writer.promised().is_some());
+        self.promised = self.promised.filter(|_| is_waiting);
+    }
+
     fn user(&self) -> UserMetadata {
         self.user.clone().or_else(|| Some(self.meta()?.user.clone())).unwrap_or_default()
     }
@@ -115,6 +128,7 @@ impl File {
             head: None,
             source: None,
             attributes,
+            promised: None,
             user: None,
             tags: None,
             carried: None,
@@ -272,9 +286,11 @@ impl File {
     }
 
     /// Notes attributes that a program has set, which the next commit must store exactly.
-    pub(crate) fn change_attributes(&self, change: impl FnOnce(Attributes) -> Attributes) {
+    pub(crate) fn change_attributes(&self, change: impl Fn(Attributes) -> Attributes) {
         let mut state = self.state();
         state.attributes = change(state.attributes);
+        // The call is answered now, so what was promised before carries it too.
+        state.promised = state.promised.map(change);
         state.exact = true;
     }
 
@@ -328,6 +344,7 @@ impl Destination for Link {
         let Some(file) = self.file.upgrade() else { return };
         {
             let mut state = file.state();
+            state.end_promise();
             // Asked with the state in hand: a write that begins after this notes its time there first.
             let still_changed = state.changing > 0 || state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
             state.source = Some(source(key, &head));
@@ -359,7 +376,7 @@ fn new_object(key: Key, state: &FileState) -> NewObject {
     let tags = state.carried.as_ref().map_or(&state.tags, |carried| &carried.tags);
     NewObject {
         key,
-        user: posix::metadata(state.user(), &state.attributes),
+        user: posix::metadata(state.user(), &state.promised.unwrap_or(state.attributes)),
         content_type: meta.and_then(|meta| meta.content_type.clone()),
         content_headers: meta.map_or_else(BTreeMap::new, |meta| meta.content_headers.clone()),
         storage_class: meta.map(|meta| meta.storage_class.clone()).filter(|class| class != "STANDARD"),

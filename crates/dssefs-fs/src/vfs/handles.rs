@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::namespace::{Ino, Snapshot};
 
-use super::{Access, Error};
 use super::file::File;
 use super::slots::{Slot, Slots};
+use super::{Access, Error};
 
 /// Files that one user may have open here: some 2 KiB each.
 const FILES_OF_USER_MAX: u32 = 16_384;

@@ -74,7 +74,9 @@ impl Vfs {
     /// Whether the close of `file` may return once the journal has its changes.
     /// Not when it is known that the store will never take them.
     pub(super) fn closes_early(&self, file: &File) -> bool {
-        self.is_in_background() && !file.state().refused && file.writer().is_some_and(|writer| writer.is_dirty() && writer.can_be_kept(BACKGROUND_BYTES_MAX))
+        self.is_in_background()
+            && !file.state().refused
+            && file.writer().is_some_and(|writer| writer.is_dirty() && writer.can_be_kept(BACKGROUND_BYTES_MAX))
     }
 
     fn is_in_background(&self) -> bool {
@@ -93,6 +95,7 @@ impl Vfs {
     pub(super) async fn keep(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
+        file.state().note_promise();
         writer.promise_only().await?;
         self.keep_now(file, None).await
     }

@@ -234,10 +234,7 @@ impl Error {
             Error::Journal(_) | Error::Ledger { .. } => Disposition::Later,
             Error::InUpload => Disposition::NoRoom,
             Error::Copy { .. } | Error::Stalled { .. } | Error::GivenUp => Disposition::Later,
-            Error::TooLarge { .. }
-            | Error::Incomplete { .. }
-            | Error::Deleted
-            | Error::Abandoned => Disposition::Final,
+            Error::TooLarge { .. } | Error::Incomplete { .. } | Error::Deleted | Error::Abandoned => Disposition::Final,
         }
     }
 

@@ -11,6 +11,7 @@
 //!                             └─> joining
 //! ```
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -194,11 +195,12 @@ impl State {
     }
 
     /// What has bytes beside the object: what this describes, and what was changed since.
-    pub(crate) fn written_now(&self) -> RangeSet {
+    pub(crate) fn written_now(&self) -> Cow<'_, RangeSet> {
+        let Some(since) = &self.since else { return Cow::Borrowed(&self.written) };
         let mut written = self.written.clone();
         written.remove(self.stands_below()..u64::MAX);
-        self.since.iter().flat_map(|since| since.written.iter()).for_each(|range| written.insert(range));
-        written
+        since.written.iter().for_each(|range| written.insert(range));
+        Cow::Owned(written)
     }
 
     /// Where a change goes while there is a promise; None when this itself may change.
@@ -277,7 +279,10 @@ impl State {
 
     fn streams(&self) -> bool {
         let untouched = self.written.intersection(0..self.base_len).next().is_none();
-        untouched && !self.is_promised && !self.is_joining() && self.size > self.base_len.saturating_add(SINGLE_PUT_BYTES_MAX)
+        untouched
+            && !self.is_promised
+            && !self.is_joining()
+            && self.size > self.base_len.saturating_add(SINGLE_PUT_BYTES_MAX)
     }
 
     /// Notes that a program has written or zeroed `range`.

@@ -217,7 +217,11 @@ impl Vfs {
         }
         let _subtree = self.namespace.lock_shared(open.file.ino).await;
         if !changed {
-            return if self.is_answered_for(&open.file) { Ok(()) } else { self.save_promised(&open.file).boxed().await };
+            return if self.is_answered_for(&open.file) {
+                Ok(())
+            } else {
+                self.save_promised(&open.file).boxed().await
+            };
         }
         let outcome = self.close_changed(&open.file).await;
         outcome.inspect_err(|_| open.note_change())
@@ -263,6 +267,7 @@ impl Vfs {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
         let released = if writer.is_dirty() { self.release_copies(file).await } else { Ok(()) };
+        file.state().note_promise();
         let outcome = match released {
             Ok(()) => writer.commit().await.map_err(Error::from),
             Err(error) => Err(error),
@@ -300,6 +305,7 @@ impl Vfs {
             if let Err(error) = &outcome {
                 state.last_error = Some(error.advice());
             }
+            state.end_promise();
         }
         self.after_commit(file, &outcome).await;
         self.save_owed(file);
@@ -523,8 +529,12 @@ impl Drop for ChangeUnderWay<'_> {
 /// Promises a file that no program has open as it is: no close follows that could. False when an earlier promise has to
 /// be stored first.
 fn promise_if_closed(file: &File, writer: &Writer) -> bool {
-    let state = file.state();
-    state.users > 0 || writer.begin_promise()
+    let mut state = file.state();
+    if state.users > 0 {
+        return true;
+    }
+    state.note_promise();
+    writer.begin_promise()
 }
 
 /// The length of a piece of one read, which the kernel limits to far less than a usize.
