@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fuse::Unmounter;
 use dssefs_fs::journal::Journal;
-use dssefs_fs::vfs::{JournalCoverage, Unsaved, Vfs};
+use dssefs_fs::vfs::{JournalCoverage, SaveExtent, Unsaved, Vfs};
 use dssefs_s3::s3::Gateway;
 
 use super::{ExitReport, Hangup, Owner, StartError, exit_report};
@@ -98,7 +98,7 @@ pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Endi
     tracing::info!(unsaved = vfs.unsaved_count(), "asked to stop: saving changes and unmounting");
     // 2. Save while the mount is still there. The commits run in a task of their own, because a commit that is dropped
     //    halfway loses its upload, which may have the only copy of its parts.
-    let mut saving = tokio::spawn(async move { vfs.save_all().await });
+    let mut saving = tokio::spawn(async move { vfs.save_all(SaveExtent::Promised).await });
     tokio::select! { _ = &mut saving => {}, () = signals.next() => {} }
     // 3. Unmount. The daemon ends whether or not the kernel lets go, and the connection ends with the daemon.
     let unmounting = tokio::task::spawn_blocking(move || unmounter.unmount());
@@ -126,7 +126,7 @@ pub(super) async fn on_signal(mut signals: Signals, vfs: Arc<Vfs>, ending: &Endi
 pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
     ending.begin();
     exit_report::report_saving(&ending.spill_dir);
-    let failed = vfs.save_all().await;
+    let failed = vfs.save_all(SaveExtent::All).await;
     for Unsaved { name, error, kept } in &failed {
         let fate = match kept {
             JournalCoverage::All => "kept for the next mount",

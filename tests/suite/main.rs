@@ -41,6 +41,7 @@ mod network;
 mod noncompliant;
 mod prefix;
 mod privileges;
+mod promises;
 mod races;
 mod read;
 mod recover;

@@ -21,6 +21,15 @@ pub enum Location {
     Spilled,
 }
 
+/// When uploaded bytes leave this host for others that need the room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// Before anything is sealed onto the disk.
+    First,
+    /// Where the disk has no room for them: they are likely to be read or changed again.
+    Last,
+}
+
 /// What was written to one file and may not be in S3 yet: any bytes at any offsets. Empty at first.
 ///
 /// All calls may be made from any thread; each is done as a whole before the next one begins. They do not wait for
@@ -99,9 +108,10 @@ impl Buffer {
     }
 
     /// The bytes of `snapshot`, one of this buffer, are safely elsewhere. Those that were not changed since may be
-    /// dropped under pressure, and are then no longer present. Without pressure they stay.
-    pub fn mark_uploaded(&self, snapshot: &Snapshot) {
-        self.core.change(|contents| contents.mark_uploaded(snapshot.start(), snapshot.pieces()));
+    /// dropped under pressure, at the time that `eviction` says, and are then no longer present. Without pressure they
+    /// stay.
+    pub fn mark_uploaded(&self, snapshot: &Snapshot, eviction: Eviction) {
+        self.core.change(|contents| contents.mark_uploaded(snapshot.start(), snapshot.pieces(), eviction));
     }
 
     /// The other copy of `range` is about to go: what is present of it stays, under pressure too. The caller checks
@@ -120,6 +130,29 @@ impl Buffer {
                 (false, false) => Location::Memory,
             }
         })
+    }
+
+    /// Takes all that `other` has, which is empty afterwards, in the place of what this buffer had. Needs no room.
+    pub fn take_over(&self, other: &Buffer) {
+        let contents = other.core.change(std::mem::take);
+        // The old content is dropped after the lock, as in `clear`.
+        drop(self.core.change(|old| std::mem::replace(old, contents)));
+    }
+
+    /// Moves the first bytes of `other` over what this buffer has there, and returns where they are; None when `other`
+    /// is empty. It moves a block at most, or zeros that lie in none.
+    ///
+    /// # Errors
+    /// As for [`Buffer::write`] and [`Snapshot::chunks`](super::Snapshot::chunks). `other` still has the bytes then.
+    pub fn absorb_some(&self, other: &Buffer) -> Result<Option<Range<u64>>, Error> {
+        let Some((run, in_block)) = other.core.change(|contents| contents.first_run()) else { return Ok(None) };
+        if in_block {
+            other.snapshot(run.clone())?.hand_over(|offset, chunk| self.write(offset, chunk))?;
+        } else {
+            self.zero(run.clone())?;
+        }
+        other.discard(run.clone());
+        Ok(Some(run))
     }
 
     /// Drops everything. The keys are wiped when the last snapshot is gone; what spills after this is sealed under new

@@ -12,7 +12,7 @@ use super::block::{
 };
 use super::resources::Resources;
 use super::snapshot::{Piece, Source};
-use super::{BLOCK_BYTES, Error, RangeSet, crc};
+use super::{BLOCK_BYTES, Error, Eviction, RangeSet, crc};
 
 /// The content of one file. A byte that is present and lies in no block, or beyond the length of its block, is zero.
 #[derive(Default)]
@@ -20,6 +20,8 @@ pub(super) struct Contents {
     present: RangeSet,
     /// The part of `present` that is in S3 too. It may be dropped.
     uploaded: RangeSet,
+    /// The part of it that is dropped only where the disk has no room for it.
+    wanted: RangeSet,
     blocks: BTreeMap<u64, Block>,
     /// The blocks in memory, least recently changed first: turn to index.
     turns: BTreeMap<u64, u64>,
@@ -62,7 +64,7 @@ impl Contents {
             };
             self.edit_block(index, &part, edit, opened.remove(&index), &mut memory);
         }
-        self.uploaded.remove(range.clone());
+        self.unmark_uploaded(range.clone());
         self.present.insert(range);
         Ok(())
     }
@@ -70,7 +72,7 @@ impl Contents {
     /// Drops `range`: it is absent afterwards.
     pub(super) fn discard(&mut self, range: Range<u64>) {
         self.present.remove(range.clone());
-        self.uploaded.remove(range.clone());
+        self.unmark_uploaded(range.clone());
         if self.present.is_empty() {
             return self.forget_all();
         }
@@ -101,11 +103,14 @@ impl Contents {
     }
 
     /// The bytes of `pieces`, which begin at `offset`, are in S3. Those that did not change since count as uploaded.
-    pub(super) fn mark_uploaded(&mut self, mut offset: u64, pieces: &[Piece]) {
+    pub(super) fn mark_uploaded(&mut self, mut offset: u64, pieces: &[Piece], eviction: Eviction) {
         for piece in pieces {
             let range = offset..offset + piece.len;
             offset = range.end;
             if self.is_unchanged(piece, &range) && self.present.contains(range.clone()) {
+                if eviction == Eviction::Last {
+                    self.wanted.insert(range.clone());
+                }
                 self.uploaded.insert(range);
             }
         }
@@ -113,7 +118,21 @@ impl Contents {
 
     /// What counts as uploaded in `range` does so no more.
     pub(super) fn unmark_uploaded(&mut self, range: Range<u64>) {
-        self.uploaded.remove(range);
+        self.uploaded.remove(range.clone());
+        self.wanted.remove(range);
+    }
+
+    /// The first bytes that are present, up to the end of their block; or, of zeros that lie in no block, up to the
+    /// next block. With them, whether they lie in one.
+    pub(super) fn first_run(&self) -> Option<(Range<u64>, bool)> {
+        let first = self.present.iter().next()?;
+        let index = first.start / BLOCK_BYTES as u64;
+        let next = self.blocks.range(index..).next().map(|(index, _)| *index);
+        let end = next.map_or(u64::MAX, |next| {
+            let block = offsets_of(next, &(0..BLOCK_BYTES));
+            if next == index { block.end } else { block.start }
+        });
+        Some((first.start..first.end.min(end), next == Some(index)))
     }
 
     /// Whether there is something that may be dropped.
@@ -121,8 +140,9 @@ impl Contents {
         !self.uploaded.is_empty()
     }
 
-    /// Drops uploaded blocks from memory, and returns the bytes freed: at least `wanted_bytes`, or all that there are.
-    pub(super) fn drop_uploaded_memory(&mut self, wanted_bytes: u64) -> u64 {
+    /// Drops uploaded blocks from memory, and returns the bytes freed: at least `wanted_bytes`, or all that there are
+    /// for this `eviction`.
+    pub(super) fn drop_uploaded_memory(&mut self, eviction: Eviction, wanted_bytes: u64) -> u64 {
         let in_memory = self.turns.values().filter_map(|index| Some((*index, self.blocks.get(index)?)));
         let unshared = in_memory.filter_map(|(index, block)| match block {
             Block::Memory(block) if Arc::strong_count(&block.content) == 1 => {
@@ -130,19 +150,19 @@ impl Contents {
             }
             _ => None,
         });
-        let (dropped, freed_bytes) = self.uploaded_among(unshared, wanted_bytes);
+        let (dropped, freed_bytes) = self.uploaded_among(unshared, eviction, wanted_bytes);
         self.drop_all(dropped);
         freed_bytes
     }
 
-    /// Drops uploaded blocks from the disk, and returns the bytes freed: at least `wanted_bytes`, or all that there
-    /// are.
-    pub(super) fn drop_uploaded_disk(&mut self, wanted_bytes: u64) -> u64 {
+    /// Drops uploaded blocks from the disk, and returns the bytes freed: at least `wanted_bytes`, or all that there are
+    /// for this `eviction`.
+    pub(super) fn drop_uploaded_disk(&mut self, eviction: Eviction, wanted_bytes: u64) -> u64 {
         let sealed = self.blocks.iter().filter_map(|(index, block)| match block {
             Block::Sealed(block) => Some((*index, block.len as u64)),
             Block::Memory(_) => None,
         });
-        let (dropped, freed_bytes) = self.uploaded_among(sealed, wanted_bytes);
+        let (dropped, freed_bytes) = self.uploaded_among(sealed, eviction, wanted_bytes);
         self.drop_all(dropped);
         freed_bytes
     }
@@ -310,9 +330,14 @@ impl Contents {
     }
 
     /// From blocks and their cost, those whose present bytes are all uploaded, until their cost is enough.
-    fn uploaded_among(&self, blocks: impl Iterator<Item = (u64, u64)>, wanted_bytes: u64) -> (Vec<u64>, u64) {
+    fn uploaded_among(
+        &self,
+        blocks: impl Iterator<Item = (u64, u64)>,
+        eviction: Eviction,
+        wanted_bytes: u64,
+    ) -> (Vec<u64>, u64) {
         let (mut found, mut found_bytes) = (Vec::new(), 0);
-        for (index, bytes) in blocks.filter(|(index, _)| self.is_uploaded(*index)) {
+        for (index, bytes) in blocks.filter(|(index, _)| self.may_be_dropped(*index, eviction)) {
             found.push(index);
             found_bytes += bytes;
             if found_bytes >= wanted_bytes {
@@ -326,13 +351,15 @@ impl Contents {
         for index in indices {
             let range = offsets_of(index, &(0..BLOCK_BYTES));
             self.present.remove(range.clone());
-            self.uploaded.remove(range);
+            self.unmark_uploaded(range);
             self.drop_block(index);
         }
     }
 
-    fn is_uploaded(&self, index: u64) -> bool {
-        self.present_in(index).all(|present| self.uploaded.contains(present))
+    fn may_be_dropped(&self, index: u64, eviction: Eviction) -> bool {
+        let is_uploaded = self.present_in(index).all(|present| self.uploaded.contains(present));
+        let is_wanted = || self.wanted.intersection(offsets_of(index, &(0..BLOCK_BYTES))).next().is_some();
+        is_uploaded && (eviction == Eviction::Last || !is_wanted())
     }
 
     /// Seals one block, and returns the memory that this freed: nothing if a snapshot shares it.

@@ -6,10 +6,10 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::Error;
 use super::contents::Contents;
 use super::disk::beside_other_tasks;
 use super::registry::Core;
+use super::{Error, Eviction};
 
 /// What a search frees at least, if it can, so that small writes do not search each time: 16 blocks, some 0.6 ms of
 /// sealing.
@@ -29,7 +29,7 @@ fn search(own: &Arc<Core>, needed_bytes: u64) -> Result<(), Error> {
     let ended = own.resources.snapshots_ended();
     let cores = fullest_first(own);
     let wanted_bytes = needed_bytes.max(RELIEF_BYTES_MIN.min(own.resources.write_bytes_max() / 2));
-    if drop_uploaded(&cores, wanted_bytes) > 0 {
+    if drop_uploaded_memory(&cores, Eviction::First, wanted_bytes) > 0 {
         return Ok(());
     }
     match seal_oldest(&cores, wanted_bytes) {
@@ -47,9 +47,17 @@ fn fullest_first(own: &Arc<Core>) -> Vec<Arc<Core>> {
     cores
 }
 
-fn drop_uploaded(cores: &[Arc<Core>], wanted_bytes: u64) -> u64 {
+fn drop_uploaded_memory(cores: &[Arc<Core>], eviction: Eviction, wanted_bytes: u64) -> u64 {
+    gather_uploaded(cores, wanted_bytes, |contents, wanted| contents.drop_uploaded_memory(eviction, wanted))
+}
+
+fn drop_uploaded_disk(cores: &[Arc<Core>], eviction: Eviction, wanted_bytes: u64) -> u64 {
+    gather_uploaded(cores, wanted_bytes, |contents, wanted| contents.drop_uploaded_disk(eviction, wanted))
+}
+
+fn gather_uploaded(cores: &[Arc<Core>], wanted_bytes: u64, drop: impl Fn(&mut Contents, u64) -> u64) -> u64 {
     gather(cores, wanted_bytes, |core, wanted| {
-        core.relieve_with(|contents| if contents.has_uploaded() { contents.drop_uploaded_memory(wanted) } else { 0 })
+        core.relieve_with(|contents| if contents.has_uploaded() { drop(contents, wanted) } else { 0 })
     })
 }
 
@@ -82,14 +90,15 @@ fn seal_oldest(cores: &[Arc<Core>], wanted_bytes: u64) -> Result<u64, Error> {
     }
 }
 
-/// The disk is full: first what is in S3 goes from it, then older contents of blocks that are in memory again. A
-/// snapshot that ended during the search (`ended` was the count before it) may have left memory that the search had
+/// The disk is full: first what is in S3 goes from it, then from memory and disk what is in S3 and likely to be needed
+/// again, then older contents of blocks that are in memory again. A snapshot that ended during the search (`ended` was the count before it) may have left memory that the search had
 /// passed by: its notice is on the way, so that is not the end.
 fn make_room_on_disk(own: &Arc<Core>, cores: &[Arc<Core>], wanted_bytes: u64, ended: u64) -> Result<(), Error> {
-    let dropped_bytes = gather(cores, wanted_bytes, |core, wanted| {
-        core.relieve_with(|contents| if contents.has_uploaded() { contents.drop_uploaded_disk(wanted) } else { 0 })
-    });
-    if dropped_bytes > 0 || cores.iter().any(|core| core.relieve_with(Contents::drop_older_on_disk)) {
+    let is_room_made = drop_uploaded_disk(cores, Eviction::First, wanted_bytes) > 0
+        || drop_uploaded_memory(cores, Eviction::Last, wanted_bytes) > 0
+        || drop_uploaded_disk(cores, Eviction::Last, wanted_bytes) > 0
+        || cores.iter().any(|core| core.relieve_with(Contents::drop_older_on_disk));
+    if is_room_made {
         return Ok(());
     }
     if own.resources.has_snapshots() || own.resources.snapshots_ended() != ended {

@@ -178,11 +178,10 @@ fn writing(error: &write::Error) -> i32 {
             other => other,
         },
         write::Error::TooLarge { .. } => libc::EFBIG,
-        write::Error::Stalled { .. } => libc::ENOSPC,
+        write::Error::Stalled { .. } | write::Error::InUpload => libc::ENOSPC,
         write::Error::Deleted | write::Error::NameLost | write::Error::SourceGone { .. } => libc::ESTALE,
         write::Error::PartsLost { .. }
         | write::Error::Incomplete { .. }
-        | write::Error::CommitFirst
         | write::Error::GivenUp
         | write::Error::Abandoned
         | write::Error::ChangedWhileSent { .. } => libc::EIO,

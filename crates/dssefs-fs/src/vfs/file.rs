@@ -1,6 +1,7 @@
 //! One file that is open, or that has changes which are not safe yet.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
@@ -47,6 +48,8 @@ pub(crate) struct File {
     pub(crate) keeping: tokio::sync::Mutex<()>,
     /// Notified each time a user leaves the file.
     pub(crate) left: Notify,
+    /// Writes of pages, which the kernel makes through any handle of those that can write.
+    pub(crate) kernel_writes: AtomicU64,
     state: Mutex<FileState>,
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct FileState {
     pub(crate) source: Option<Source>,
     /// What the file is now, changes included; its size is the writer's business while there is one.
     pub(crate) attributes: Attributes,
+    /// What it was at the last promise: a later write is no part of that, nor is its time.
+    promised: Option<Attributes>,
     /// The user metadata as programs have changed it since the last commit; None while it is the object's.
     pub(crate) user: Option<UserMetadata>,
     /// The tags of the object, as a header's text, which a new object has to carry on.
@@ -79,9 +84,10 @@ pub(crate) struct FileState {
     pub(crate) last_error: Option<String>,
     /// Whether the namespace knows that the file has changes, and so keeps its name whatever the store says.
     announced: bool,
-    /// The number of the last change that a task has to make safe also while handles are open: one that a close(2) has
-    /// answered for, or that a commit was asked for and failed. The close after later changes saves those.
-    pub(crate) owed: Option<u64>,
+    /// How many changes of content are under way. No commit may take the file for unchanged meanwhile.
+    changing: usize,
+    /// Whether the last try to store the file failed in a way that no later try by itself can mend, such as a lost race.
+    pub(crate) refused: bool,
     /// Whether a task tries to make the changes of this file safe.
     pub(crate) retrying: bool,
     reader: Option<(Source, Arc<Reader>)>,
@@ -100,6 +106,17 @@ impl FileState {
         copied.or_else(|| self.head.as_ref().map(|head| &head.meta))
     }
 
+    /// A promise is about to be made of the file as it is.
+    pub(crate) fn note_promise(&mut self) {
+        self.promised = Some(self.attributes);
+    }
+
+    /// Forgets what was promised if the store has it.
+    pub(crate) fn end_promise(&mut self) {
+        let is_waiting = self.writer.as_ref().is_some_and(|writer| writer.promised().is_some());
+        self.promised = self.promised.filter(|_| is_waiting);
+    }
+
     fn user(&self) -> UserMetadata {
         self.user.clone().or_else(|| Some(self.meta()?.user.clone())).unwrap_or_default()
     }
@@ -112,6 +129,7 @@ impl File {
             head: None,
             source: None,
             attributes,
+            promised: None,
             user: None,
             tags: None,
             carried: None,
@@ -121,7 +139,8 @@ impl File {
             kept: None,
             last_error: None,
             announced: false,
-            owed: None,
+            changing: 0,
+            refused: false,
             retrying: false,
             reader: None,
         };
@@ -130,6 +149,7 @@ impl File {
             turn: tokio::sync::Mutex::default(),
             keeping: tokio::sync::Mutex::default(),
             left: Notify::new(),
+            kernel_writes: AtomicU64::new(0),
             state: Mutex::new(state),
         }
     }
@@ -195,16 +215,39 @@ impl File {
         !std::mem::replace(&mut self.state().announced, true)
     }
 
-    /// Notes that content was written now; true when that is the first change.
-    pub(crate) fn written_now(&self, privileges: Privileges) -> bool {
+    /// Notes that content is about to change: a commit that takes the change must take its time too. True when the
+    /// namespace knew of no changes. [`File::end_change`] follows.
+    pub(crate) fn begin_change(&self, privileges: Privileges) -> bool {
         let now = Timestamp::from(SystemTime::now());
         let mut state = self.state();
+        state.changing += 1;
         state.attributes.mtime = now;
         state.attributes.ctime = now;
         if privileges == Privileges::Drop {
             state.attributes.mode = without_privileges(state.attributes.mode);
         }
         !std::mem::replace(&mut state.announced, true)
+    }
+
+    /// Notes that a change of content was made, or has failed. If the file has no changes now, because nothing was
+    /// changed or because a commit has stored all of it meanwhile, it shows its object again, which is returned.
+    pub(crate) fn end_change(&self, namespace: &Namespace) -> Option<Head> {
+        let mut state = self.state();
+        state.changing -= 1;
+        let is_dirty = state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
+        if state.changing > 0 || is_dirty || state.unlinked {
+            return None;
+        }
+        let head = state.head.clone()?;
+        state.announced = false;
+        state.attributes = namespace.settled(&head);
+        Some(head)
+    }
+
+    /// Whether there are changes, or some are being made.
+    pub(crate) fn is_changing(&self) -> bool {
+        let state = self.state();
+        state.changing > 0 || state.writer.as_ref().is_some_and(|writer| writer.is_dirty())
     }
 
     /// Whether the file's bytes are those of `head`.
@@ -224,7 +267,7 @@ impl File {
         state.attributes = attributes;
         state.user = None;
         state.writer = None;
-        state.owed = None;
+        state.refused = false;
         Ok(())
     }
 
@@ -244,9 +287,11 @@ impl File {
     }
 
     /// Notes attributes that a program has set, which the next commit must store exactly.
-    pub(crate) fn change_attributes(&self, change: impl FnOnce(Attributes) -> Attributes) {
+    pub(crate) fn change_attributes(&self, change: impl Fn(Attributes) -> Attributes) {
         let mut state = self.state();
         state.attributes = change(state.attributes);
+        // The call is answered now, so what was promised before carries it too.
+        state.promised = state.promised.map(change);
         state.exact = true;
     }
 
@@ -300,8 +345,9 @@ impl Destination for Link {
         let Some(file) = self.file.upgrade() else { return };
         {
             let mut state = file.state();
-            // Asked with the state in hand: a write that comes in between has yet to note its time there.
-            let still_changed = state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
+            state.end_promise();
+            // Asked with the state in hand: a write that begins after this notes its time there first.
+            let still_changed = state.changing > 0 || state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
             state.source = Some(source(key, &head));
             state.head = Some(head.clone());
             state.last_error = None;
@@ -318,7 +364,7 @@ impl Destination for Link {
         self.pages.are_now(file.ino, &head.meta.version);
         self.namespace.committed(file.ino, head);
         // Also what was written since: the namespace heard of it before it heard of the commit.
-        if file.is_dirty() {
+        if file.is_changing() {
             self.namespace.set_local(file.ino, file.attributes());
         }
     }
@@ -331,7 +377,7 @@ fn new_object(key: Key, state: &FileState) -> NewObject {
     let tags = state.carried.as_ref().map_or(&state.tags, |carried| &carried.tags);
     NewObject {
         key,
-        user: posix::metadata(state.user(), &state.attributes),
+        user: posix::metadata(state.user(), &state.promised.unwrap_or(state.attributes)),
         content_type: meta.and_then(|meta| meta.content_type.clone()),
         content_headers: meta.map_or_else(BTreeMap::new, |meta| meta.content_headers.clone()),
         storage_class: meta.map(|meta| meta.storage_class.clone()).filter(|class| class != "STANDARD"),

@@ -1,14 +1,14 @@
 //! The handles that the kernel holds.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::namespace::{Ino, Snapshot};
 
-use super::Error;
 use super::file::File;
 use super::slots::{Slot, Slots};
+use super::{Access, Error};
 
 /// Files that one user may have open here: some 2 KiB each.
 const FILES_OF_USER_MAX: u32 = 16_384;
@@ -28,8 +28,34 @@ pub(crate) struct OpenFile {
     pub(crate) writes: bool,
     /// Whether each write goes to the end.
     pub(crate) appends: bool,
+    /// Whether the file was made, cut or written through it since its last close or fsync.
+    changed: AtomicBool,
+    /// The pages that the kernel had written then, of [`File::kernel_writes`].
+    kernel_writes_seen: AtomicU64,
     /// The right to it.
     pub(crate) _slot: Slot,
+}
+
+impl OpenFile {
+    /// A handle of `file`. `changed`: opening it has made or emptied the file.
+    pub(crate) fn new(file: Arc<File>, access: Access, changed: bool, slot: Slot) -> OpenFile {
+        let Access { read: reads, write: writes, append: appends, .. } = access;
+        let kernel_writes_seen = AtomicU64::new(file.kernel_writes.load(Ordering::SeqCst));
+        OpenFile { file, reads, writes, appends, changed: AtomicBool::new(changed), kernel_writes_seen, _slot: slot }
+    }
+
+    /// The file was changed through this handle.
+    pub(crate) fn note_change(&self) {
+        self.changed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the file was changed through this handle since the last call. Pages of a mapping that the kernel has
+    /// written count for each handle that may have made the mapping.
+    pub(crate) fn take_changes(&self) -> bool {
+        let kernel_writes = self.file.kernel_writes.load(Ordering::SeqCst);
+        let seen = self.kernel_writes_seen.swap(kernel_writes, Ordering::SeqCst);
+        self.changed.swap(false, Ordering::SeqCst) || (self.writes && seen != kernel_writes)
+    }
 }
 
 /// An open directory: what it held when it was first read, so that its cursor is stable while the directory changes.

@@ -72,18 +72,32 @@ impl File {
 
 impl Vfs {
     /// Whether the close of `file` may return once the journal has its changes.
+    /// Not when it is known that the store will never take them.
     pub(super) fn closes_early(&self, file: &File) -> bool {
-        let background = self.journal_policy.as_ref().is_some_and(|journal_policy| journal_policy.background);
-        background && file.writer().is_some_and(|writer| writer.is_dirty() && writer.can_be_kept(BACKGROUND_BYTES_MAX))
+        self.is_in_background()
+            && !file.state().refused
+            && file.writer().is_some_and(|writer| writer.is_dirty() && writer.can_be_kept(BACKGROUND_BYTES_MAX))
     }
 
-    /// Writes the changes of `file` to the journal, in place of its earlier entry.
+    fn is_in_background(&self) -> bool {
+        self.journal_policy.as_ref().is_some_and(|journal_policy| journal_policy.background)
+    }
+
+    /// Whether a close that changes nothing may return although the store does not have what was promised: the journal
+    /// does, and a task sends it.
+    pub(super) fn is_answered_for(&self, file: &File) -> bool {
+        let state = file.state();
+        let promised = state.writer.as_ref().and_then(|writer| writer.promised());
+        self.is_in_background() && !state.refused && state.kept.map(|kept| kept.changes) == promised
+    }
+
+    /// Promises the file as it is now, and writes that to the journal, in place of its earlier entry.
     pub(super) async fn keep(&self, file: &Arc<File>) -> Result<(), Error> {
+        let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
-        self.keep_now(file, None).await?;
-        let mut state = file.state();
-        state.owed = state.kept.map(|kept| kept.changes);
-        Ok(())
+        file.state().note_promise();
+        writer.promise_only().await?;
+        self.keep_now(file, None).await
     }
 
     /// After a commit: removes the file's entry from the journal if the store has the changes, and writes one if it
@@ -214,7 +228,8 @@ impl Vfs {
         let _keeping = file.keeping.lock().await;
         let Some((journal_policy, writer)) = self.journal_policy.as_ref().zip(file.writer()) else { return Ok(()) };
         let has_reason = reason.is_some();
-        let suffices = |kept: JournalRef| kept.changes == writer.changes() && (kept.has_reason || !has_reason);
+        let promised = writer.promised();
+        let suffices = |kept: JournalRef| Some(kept.changes) == promised && (kept.has_reason || !has_reason);
         if file.state().kept.is_some_and(suffices) {
             return Ok(());
         }

@@ -25,7 +25,7 @@ use std::sync::{Arc, Weak};
 
 use crate::namespace::Namespace;
 use crate::read::ReadBudget;
-use crate::write::Engine;
+use crate::write::{Engine, Slots};
 use dssefs_s3::s3::Gateway;
 
 pub use crate::namespace::xattr::Expect;
@@ -39,7 +39,7 @@ pub use keeping::{JournalCoverage, JournalPolicy};
 pub use ops::{
     Access, Allocation, MountFacts, Opened, Place, RenameMode, SetAttributes, Sought, SpecialKind, Statfs, TimeChange,
 };
-pub use saving::Unsaved;
+pub use saving::{SaveExtent, Unsaved};
 pub use unsaved::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport, is_for_the_owner};
 
 use files::Files;
@@ -77,7 +77,7 @@ pub struct Vfs {
     settings: Settings,
     /// None: changes end with the process.
     journal_policy: Option<JournalPolicy>,
-    saves: tokio::sync::Semaphore,
+    saves: Slots,
     /// How many requests to try all closed files again are under way.
     tries: AtomicUsize,
     files: Files,
@@ -110,7 +110,7 @@ impl Vfs {
             read_budget,
             settings,
             journal_policy,
-            saves: tokio::sync::Semaphore::new(saving::SAVES_MAX),
+            saves: Slots::new(saving::SAVES_MAX, saving::SLOW_SAVES_MAX),
             tries: AtomicUsize::new(0),
             files,
             handles,

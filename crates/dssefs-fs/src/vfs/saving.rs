@@ -6,8 +6,8 @@
 //! * A close that the store refused, or that `--commit background` answered early, leaves the file to a task. It tries
 //!   until the store has the changes, until another writer has replaced the object, or until no try can help.
 //! * Setting [`super::RETRY_ATTRIBUTE`] tries every closed file once more.
-//! * At SIGTERM the daemon calls [`Vfs::save_all`] twice: before it unmounts, for what is there, and after it, for what
-//!   programs wrote in between. The changes that still fail come back as [`Unsaved`], with what the journal has of
+//! * At SIGTERM the daemon calls [`Vfs::save_all`] twice: before it unmounts, for what is promised, and after it, for
+//!   all that is left. The changes that still fail come back as [`Unsaved`], with what the journal has of
 //!   them. [`Vfs::abandon`] then gives up the changes that the journal does not have, and their uploads.
 
 use std::sync::Arc;
@@ -20,9 +20,12 @@ use futures_util::{FutureExt, StreamExt, stream};
 use super::file::{File, FileState};
 use super::keeping::JournalCoverage;
 use super::{Error, Ino, Vfs};
+use crate::write::Try;
 
 /// Files that are saved at the same time.
 pub(super) const SAVES_MAX: usize = 64;
+/// Files beside them whose save takes long, or has failed before.
+pub(super) const SLOW_SAVES_MAX: usize = 256;
 /// The pause before a closed file is tried again. It doubles from one try to the next.
 const SAVE_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60), Jitter::None);
 /// How long a save waits for programs that have the file open. Programs close several copies of a handle in a row, and
@@ -40,9 +43,20 @@ pub struct Unsaved {
     pub kept: JournalCoverage,
 }
 
+/// What [`Vfs::save_all`] saves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveExtent {
+    /// What closes and fsyncs have promised, and files that no program has open: programs go on writing the others.
+    Promised,
+    /// All changes: no program can change or close a file any more.
+    All,
+}
+
 impl FileState {
+    /// Whether a task has to store what was promised, also while handles are open: a close has answered for it, or the
+    /// store has refused it for now. The close after later changes saves those.
     fn is_owed(&self) -> bool {
-        self.owed.zip(self.writer.as_ref()).is_some_and(|(changes, writer)| !writer.has_committed(changes))
+        !self.refused && self.writer.as_ref().is_some_and(|writer| writer.promised().is_some())
     }
 
     fn begins_retrying(&mut self, is_owed: bool) -> bool {
@@ -93,14 +107,18 @@ impl File {
 }
 
 impl Vfs {
-    /// Saves all files, many at a time, and returns those that failed, with the reason. For the end of the mount: from
-    /// this call on, a new mount of the same source waits for this one.
-    pub async fn save_all(&self) -> Vec<Unsaved> {
+    /// Saves files, many at a time, and returns those that failed, with the reason. For the end of the mount: from this
+    /// call on, a new mount of the same source waits for this one.
+    pub async fn save_all(&self, extent: SaveExtent) -> Vec<Unsaved> {
         if let Some(journal_policy) = &self.journal_policy {
             journal_policy.journal.note_end();
         }
         let save = async |file: Arc<File>| {
-            let error = self.save(&file).await.err()?;
+            let saved = match extent {
+                SaveExtent::Promised => self.save_closed(&file).await,
+                SaveExtent::All => self.save(&file).await,
+            };
+            let error = saved.err()?;
             let name = self.name_of(&file);
             Some(Unsaved { name, error, kept: file.journal_coverage() })
         };
@@ -124,6 +142,12 @@ impl Vfs {
                 writer.abandon().await;
             }
         }
+    }
+
+    /// Stores what was promised, for a caller that has no lock of the subtree yet.
+    async fn save_closed(&self, file: &Arc<File>) -> Result<(), Error> {
+        let _subtree = self.namespace.lock_shared(file.ino).await;
+        self.save_promised(file).boxed().await
     }
 
     /// A commit for a caller that has no lock of the subtree yet.
@@ -166,7 +190,7 @@ impl Vfs {
                 return;
             }
             // 3. Save, and decide from the outcome whether to try again.
-            failures = match self.save_in_turn(file).await {
+            failures = match self.save_in_turn(file, failures).await {
                 // What was changed meanwhile is next.
                 Ok(()) => 0,
                 Err(error) if error.is_lost_race() => {
@@ -198,9 +222,9 @@ impl Vfs {
     }
 
     /// Saves one of many files, when a slot is free.
-    async fn save_in_turn(&self, file: &Arc<File>) -> Result<(), Error> {
-        let _slot = self.saves.acquire().await;
-        self.save(file).await
+    async fn save_in_turn(&self, file: &Arc<File>, failures: u32) -> Result<(), Error> {
+        let which = if failures == 0 { Try::First } else { Try::Again };
+        self.saves.run(which, self.save_closed(file)).await
     }
 
     /// Gives the name to the object of the other writer. The changes that lost stay under an inode without a name until
@@ -236,7 +260,7 @@ impl Vfs {
         tokio::spawn(async move {
             let closed = vfs.files.unsaved().into_iter().filter(|file| file.state().users == 0);
             let attempt = async |file: Arc<File>| {
-                if let Err(error) = vfs.save(&file).await {
+                if let Err(error) = vfs.save_closed(&file).await {
                     tracing::warn!(
                         object = vfs.name_of(&file), %error, remedy = error.remedy(),
                         "the changes of a closed file are not saved yet"

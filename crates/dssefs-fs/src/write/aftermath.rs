@@ -131,8 +131,9 @@ impl Writer {
         } else {
             // This object has the only copy of some parts.
             let changes = state.mark.changes;
-            self.rebase_onto(&mut state, stored, changes);
+            // Its content is stored, and has to be stored once more.
             state.changes += 1;
+            self.rebase_onto(&mut state, stored, changes);
         }
     }
 
@@ -275,6 +276,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::Settled;
     use super::*;
     use dssefs_s3::object::{CommitId, ETag, Version};
     use dssefs_s3::s3::{NewObject, Source};
@@ -289,13 +291,11 @@ mod tests {
 
     /// A commit of the state as it is, whose answer is lost.
     fn lose_an_answer(state: &mut State) {
-        state.committing = true;
         state.begin_commit();
         let commit = state.commit_id(state.changes, numbered(state.changes));
         let object = NewObject { commit, ..NewObject::at(Key::new("k").unwrap()) };
         let attempt = AmbiguousWrite { object, size: state.size, upload: None };
         state.note_ambiguous_commit(&Arc::new(attempt));
-        state.committing = false;
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
         let first = Arc::clone(&state.ambiguous[0].attempt);
         assert!(state.resume_mark(&first));
         let ours = Source { version: Version { etag: ETag::new("ours"), id: None }, ..base(100) };
-        assert!(!state.settle(ours, 1));
+        assert_eq!(state.settle(ours, 1), Settled::Changed);
         assert_eq!((state.size, state.base_len, state.replaces.clone()), (95, 80, Some(ETag::new("ours"))));
         assert!(state.written.iter().eq([50..60, 90..95]) && state.ambiguous.is_empty());
     }
@@ -326,7 +326,8 @@ mod tests {
         state.note_ambiguous_copy(&attempt);
         state.changed(&(50..60));
         assert!(state.resume_mark(&attempt));
-        assert!(!state.settle(base(100), state.mark.changes), "they are still to be stored");
+        let settled = state.settle(base(100), state.mark.changes);
+        assert_eq!(settled, Settled::Changed, "they are still to be stored");
         assert!(state.written.iter().eq([10..20, 50..60]) && state.base_len == 100);
     }
 

@@ -45,9 +45,8 @@ impl Writer {
         match leant_on() {
             // Another writer has made the copy impossible. There is nothing left to protect, and the commit of the copy
             // reports it.
-            Some(base) if error.disposition().is_lost_copy() && (self.has_evicted() || self.is_gone(&base).await) => {
-                Ok(())
-            }
+            Some(_) if error.disposition().is_lost_copy() && self.has_evicted() => Ok(()),
+            Some(base) if may_be_lost(&error) && self.is_gone(&base).await => Ok(()),
             _ => {
                 let key = own.map_or_else(|| "a file without a name".to_owned(), |key| key.to_string());
                 Err(Error::Copy { key, error: Box::new(error) })
@@ -80,4 +79,8 @@ impl Writer {
     ) -> Result<Stored, Error> {
         Ok(self.engine.gateway.copy(base, &target.object, &commit.condition).await?.into_inner())
     }
+}
+
+fn may_be_lost(error: &Error) -> bool {
+    error.disposition().is_lost_copy() || matches!(error, Error::InUpload)
 }

@@ -17,15 +17,9 @@ use dssefs_s3::s3::{
 use super::early_upload::{EarlyUpload, Sent};
 use super::parts::{AppendLayout, Planned, SINGLE_PUT_BYTES_MAX, plan};
 use super::payload::SnapshotPayload;
-use super::state::State;
+use super::state::{Settled, State};
 use super::writer::{abort, abort_upload};
 use super::{Base, CommitTarget, Disposition, Engine, Error, Target, Writer};
-
-/// How often a part is read again because the program changed it while it was being sent.
-pub(super) const CHANGED_WHILE_SENT_MAX: u32 = 5;
-
-/// How often a commit begins again because the program changes the file.
-const TRIES_MAX: u32 = 7;
 
 /// What the file was when the commit began.
 #[derive(Clone)]
@@ -52,30 +46,51 @@ struct Assembly {
 }
 
 impl Writer {
-    /// Makes the store's object what the file is, and returns once the store has proved it; sends nothing when there is
-    /// nothing to make safe. Commits of one file take turns.
+    /// Promises the file as it is now, makes the store's object of it, and returns once the store has proved it. Sends
+    /// nothing when there is nothing to make safe. Commits of one file take turns.
     ///
     /// # Errors
     /// The store refused or did not answer, or the bytes could not be read. All changes are still there, and the next
     /// commit tries again.
     pub async fn commit(self: &Arc<Self>) -> Result<(), Error> {
-        // 1. One commit at a time. Writes that wait for room hear of its end.
+        // One commit at a time. Writes that wait for room hear of its end.
         let _turn = self.turn.lock().await;
         let _under_way = UnderWay::begin(&self.engine);
-        // 2. No new part is sent ahead, and those under way are waited for.
-        self.state().committing = true;
+        self.promise().await?;
+        self.store_promise().await
+    }
+
+    /// The same without a new promise: stores what was promised last, if the store does not have it.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    pub async fn save(self: &Arc<Self>) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        let _under_way = UnderWay::begin(&self.engine);
+        self.join().await?;
+        if self.promised().is_some() { self.store_promise().await } else { self.refuse_if_abandoned() }
+    }
+
+    /// Promises the file as it is now, for a close that the journal answers for.
+    ///
+    /// # Errors
+    /// There is no room, or an earlier promise has to be stored first and the store refused.
+    pub async fn promise_only(self: &Arc<Self>) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        self.promise().await
+    }
+
+    /// Makes an object of what is promised. The caller has the turn.
+    pub(super) async fn store_promise(self: &Arc<Self>) -> Result<(), Error> {
         self.parts_settled().await;
-        // 3. Make the object, as often as the failures allow it.
-        let outcome = self.try_until_decided().await;
-        // 4. Parts may be sent ahead again.
-        self.state().committing = false;
-        outcome
+        // Boxed, because a promise may have to store the one before it.
+        Box::pin(self.try_until_decided()).await
     }
 
     async fn try_until_decided(self: &Arc<Self>) -> Result<(), Error> {
         let (mut looked_again, mut conflicts) = (false, ConflictRetries::default());
-        for tries in 1.. {
-            let Err(error) = self.try_once().await else { break };
+        loop {
+            let Err(error) = self.try_once().await else { return Ok(()) };
             let disposition = error.disposition();
             if disposition == Disposition::Conflict && conflicts.again(Kind::Conflict).await {
                 continue;
@@ -83,11 +98,10 @@ impl Writer {
             if disposition.may_be_our_own() && !looked_again && !self.state().ambiguous.is_empty() {
                 // An earlier commit, long under way, may have got there since it was looked for.
                 looked_again = true;
-            } else if !(disposition == Disposition::ChangedWhileSent && tries < TRIES_MAX) {
+            } else {
                 return Err(error);
             }
         }
-        Ok(())
     }
 
     async fn try_once(self: &Arc<Self>) -> Result<(), Error> {
@@ -176,25 +190,18 @@ impl Writer {
 
     pub(super) fn rebase_onto(&self, state: &mut State, stored: Base, changes: u64) {
         state.early_upload = None;
-        if state.settle(stored, changes) {
-            self.buffer.clear();
-        } else {
-            state.written.gaps(0..u64::MAX).for_each(|stored| self.buffer.discard(stored));
+        match state.settle(stored, changes) {
+            Settled::Clean => self.buffer.clear(),
+            Settled::Since => self.buffer.take_over(&self.since),
+            Settled::Changed => state.written.gaps(0..u64::MAX).for_each(|stored| self.buffer.discard(stored)),
         }
     }
 
     async fn put_whole(&self, commit: &CommitSnapshot, target: &Target) -> Result<Stored, Error> {
-        for _ in 0..CHANGED_WHILE_SENT_MAX {
-            let _filling = self.fill(&(0..commit.size), commit.base.as_ref(), commit.base_len).await?;
-            let snapshot = self.with_room(|| self.buffer.snapshot(0..commit.size)).await?;
-            self.refuse_if_cut(commit, &target.object.key)?;
-            let payload: Arc<dyn Payload> = Arc::new(SnapshotPayload::new(Arc::new(snapshot)));
-            match self.engine.gateway.put(&target.object, payload, &commit.condition).await {
-                Err(error) if error.kind == Kind::Local && self.state().changes != commit.changes => {}
-                outcome => return Ok(outcome?.into_inner()),
-            }
-        }
-        Err(changed_too_often(target))
+        let _filling = self.fill(&(0..commit.size), commit.base.as_ref(), commit.base_len).await?;
+        let snapshot = self.with_room(|| self.buffer.snapshot(0..commit.size)).await?;
+        let payload: Arc<dyn Payload> = Arc::new(SnapshotPayload::new(Arc::new(snapshot)));
+        Ok(self.engine.gateway.put(&target.object, payload, &commit.condition).await?.into_inner())
     }
 
     /// The early upload, if this commit is to complete it. `keep_early_upload` puts it back after a failure.
@@ -372,44 +379,18 @@ impl Writer {
         range: &Range<u64>,
         streamed: bool,
     ) -> Result<(Part, Option<Crc64>), Error> {
-        for _ in 0..CHANGED_WHILE_SENT_MAX {
-            // 1. Read what the base has of the part.
-            let _filling = self.fill(range, commit.base.as_ref(), commit.base_len).await?;
-            // 2. Fix its bytes: the program may go on writing.
-            let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
-            self.refuse_if_cut(commit, upload.key())?;
-            // 3. Send it, or begin again when the program wrote into it.
-            match self.send_part(upload, number, Arc::new(snapshot)).await {
-                Err(error) if error.disposition().is_unread() && self.state().changes != commit.changes => {}
-                outcome => {
-                    let sent = outcome?;
-                    if !streamed {
-                        self.release(range);
-                    }
-                    self.record(streamed, commit, number, &sent);
-                    return Ok((sent.part, Some(sent.crc64)));
-                }
-            }
-        }
-        Err(Error::ChangedWhileSent { key: upload.key().to_string() })
-    }
-
-    /// What was cut off since the commit set its mark reads as zeros here now, which the file never had there: neither
-    /// before the cut nor after it. The commit starts over with what the file is now.
-    fn refuse_if_cut(&self, commit: &CommitSnapshot, key: &Key) -> Result<(), Error> {
-        match self.state().mark.low_water < commit.size {
-            true => Err(Error::ChangedWhileSent { key: key.to_string() }),
-            false => Ok(()),
-        }
-    }
-
-    /// So that a commit that fails later need not send this part of the stream again.
-    fn record(&self, streamed: bool, commit: &CommitSnapshot, number: u32, sent: &Sent) {
-        let mut state = self.state();
-        let unchanged = state.changes == commit.changes;
-        if let Some(early_upload) = state.early_upload.as_mut().filter(|_| streamed && unchanged) {
+        // 1. Read what the base has of the part.
+        let _filling = self.fill(range, commit.base.as_ref(), commit.base_len).await?;
+        // 2. Send it.
+        let snapshot = self.with_room(|| self.buffer.snapshot(range.clone())).await?;
+        let sent = self.send_part(upload, number, Arc::new(snapshot)).await?;
+        // 3. Give the room back, or note the part, so that a commit that fails later need not send it again.
+        if !streamed {
+            self.release(range);
+        } else if let Some(early_upload) = self.state().early_upload.as_mut() {
             early_upload.record(number, sent.clone());
         }
+        Ok((sent.part, Some(sent.crc64)))
     }
 }
 
@@ -436,10 +417,6 @@ fn whole_crc64(planned: &[(u32, Planned)], parts: &[(Part, Option<Crc64>)]) -> O
         let range = part.range();
         Some(whole.followed_by((*crc64)?, range.end - range.start))
     })
-}
-
-fn changed_too_often(target: &Target) -> Error {
-    Error::ChangedWhileSent { key: target.object.key.to_string() }
 }
 
 /// What a HEAD would say of the object that was just stored.

@@ -155,6 +155,23 @@ impl EarlyUpload {
         })
     }
 
+    /// Prepares changes of the ranges `changed` and a cut to `size`, as [`EarlyUpload::keep_whole`] does. A part that
+    /// goes as a whole is not needed. False when bytes of another one are gone, or are to be copied from the object.
+    pub(crate) fn takes(&self, changed: &RangeSet, size: u64, buffer: &Buffer) -> bool {
+        if size > 0 && (size < self.layout.copied() || changed.iter().any(|range| self.copies(&range))) {
+            return false;
+        }
+        let is_touched = |part: &Range<u64>| {
+            let (goes, is_replaced) = (part.start >= size, changed.contains(part.clone()));
+            let stays = part.end <= size && changed.intersection(part.clone()).next().is_none();
+            !(goes || is_replaced || stays)
+        };
+        self.sent_over(&(0..u64::MAX)).filter(is_touched).all(|part| {
+            buffer.unmark_uploaded(part.clone());
+            buffer.contains(part)
+        })
+    }
+
     /// The same for all parts, because the upload is about to go.
     pub(crate) fn keep_all_whole(&self, buffer: &Buffer) -> bool {
         self.keep_whole(&(0..u64::MAX), buffer)
@@ -219,7 +236,7 @@ impl EarlyUpload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spill::{Limits, Pool};
+    use crate::spill::{Eviction, Limits, Pool};
     use dssefs_s3::object::{ETag, Key};
     use dssefs_s3::s3::NewObject;
 
@@ -238,7 +255,7 @@ mod tests {
             for offset in range.clone().step_by(1 << 20) {
                 buffer.write(offset, &vec![7; 1 << 20]).unwrap();
             }
-            buffer.mark_uploaded(&buffer.snapshot(range).unwrap());
+            buffer.mark_uploaded(&buffer.snapshot(range).unwrap(), Eviction::First);
             let part = Part { number, etag: ETag::new("e"), size: PART_BYTES, crc64: Some(Crc64::from_value(0)) };
             stream.record(number, Sent { part, crc64: Crc64::from_value(0) });
         }

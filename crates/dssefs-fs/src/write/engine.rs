@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::RwLock;
 
 use crate::spill::{self, Pool};
 use dssefs_s3::s3::{Gateway, LastWriterWins};
 
+use super::Slots;
 use super::parts::SINGLE_PUT_BYTES_MAX;
 
 /// How long a write waits for memory unless it is given another limit.
 const WAIT_MAX: Duration = Duration::from_secs(120);
+/// Parts of all files that take long and are under way beside others. The memory that they hold limits them too.
+const SLOW_PARTS_MAX: usize = 64;
 
 /// How writers behave.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +52,7 @@ impl Settings {
 pub struct Engine {
     pub(super) gateway: Arc<Gateway>,
     pub(super) pool: Arc<Pool>,
-    pub(super) slots: Semaphore,
+    pub(super) slots: Slots,
     /// Commits that are under way: when they end, they give room back.
     pub(super) commits: AtomicUsize,
     /// Those among them that wait for `fills`.
@@ -63,7 +66,7 @@ impl Engine {
     /// An engine that sends through `gateway` and keeps bytes in `pool`.
     #[must_use]
     pub fn new(gateway: Arc<Gateway>, pool: Arc<Pool>, settings: Settings) -> Arc<Engine> {
-        let slots = Semaphore::new(settings.parts_in_flight_max);
+        let slots = Slots::new(settings.parts_in_flight_max, SLOW_PARTS_MAX);
         let (commits, blocked) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Arc::new(Engine { gateway, pool, slots, commits, blocked, fills: RwLock::new(()), settings })
     }

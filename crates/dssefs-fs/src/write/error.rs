@@ -50,10 +50,12 @@ pub enum Error {
         /// The bytes that are lost.
         lost: RangeSet,
     },
-    /// The bytes are in an unfinished upload only, or there is no room for more. The caller commits
-    /// ([`super::Writer::commit`]), then retries.
-    #[error("the bytes are in an unfinished upload only; try again when the file is stored")]
-    CommitFirst,
+    /// The bytes are in an unfinished upload only.
+    #[error(
+        "these bytes of the file are in an upload that is not completed yet, because memory and spill have no room for \
+         them; call fsync(2) on the file first, or raise --spill"
+    )]
+    InUpload,
     /// Bytes that were written are neither on this host nor in the store. A guard: no path leads here.
     #[error(
         "the file's bytes {start} to {end} are neither on this host nor in the store; \
@@ -207,11 +209,6 @@ impl Disposition {
         matches!(self, Disposition::Transient | Disposition::Unread | Disposition::Superseded)
     }
 
-    /// Whether the bytes could not be read on this host, as happens when they change while they are being sent.
-    pub(crate) fn is_unread(self) -> bool {
-        matches!(self, Disposition::Unread | Disposition::Superseded | Disposition::NoRoom | Disposition::SpillBroken)
-    }
-
     /// Whether the store did not have the version that was asked for.
     pub(crate) fn is_of_a_version(self) -> bool {
         matches!(self, Disposition::Overtaken | Disposition::BaseGone)
@@ -236,12 +233,9 @@ impl Error {
             Error::SourceGone { .. } => Disposition::SourceGone,
             // Of the local disk: perhaps about another file, which may be in the store by the next try.
             Error::Journal(_) | Error::Ledger { .. } => Disposition::Later,
+            Error::InUpload => Disposition::NoRoom,
             Error::Copy { .. } | Error::Stalled { .. } | Error::GivenUp => Disposition::Later,
-            Error::TooLarge { .. }
-            | Error::CommitFirst
-            | Error::Incomplete { .. }
-            | Error::Deleted
-            | Error::Abandoned => Disposition::Final,
+            Error::TooLarge { .. } | Error::Incomplete { .. } | Error::Deleted | Error::Abandoned => Disposition::Final,
         }
     }
 
@@ -308,7 +302,7 @@ mod tests {
 
     use super::*;
 
-    /// What callers ask: final, lost race, lost copy, transient, unread, of a version, may be our own, noncompliant.
+    /// What callers ask: final, lost race, lost copy, transient, of a version, may be our own, noncompliant.
     fn answers(error: &Error) -> String {
         let of = error.disposition();
         [
@@ -316,7 +310,6 @@ mod tests {
             (of.is_lost_race(), "race"),
             (of.is_lost_copy(), "copy"),
             (of.is_transient(), "transient"),
-            (of.is_unread(), "unread"),
             (of.is_of_a_version(), "version"),
             (of.may_be_our_own(), "own"),
             (error.is_noncompliant(), "noncompliant"),
@@ -362,7 +355,7 @@ mod tests {
             (Kind::Unsupported, ""),
             (Kind::Configuration, ""),
             (Kind::TooLarge, "final"),
-            (Kind::Local, "transient unread"),
+            (Kind::Local, "transient"),
             (Kind::Protocol, ""),
         ] {
             assert_eq!(answers(&store(kind)), expected, "{kind:?}");
@@ -374,16 +367,16 @@ mod tests {
         let directory = || std::path::PathBuf::from("/d");
         let source = || io::Error::from(io::ErrorKind::Other);
         for (error, expected) in [
-            (spill::Error::Absent { range: 0..1 }, "final unread"),
-            (spill::Error::Busy, "unread"),
-            (spill::Error::NoSpace, "unread"),
-            (spill::Error::Superseded { block: 0 }, "final transient unread"),
-            (spill::Error::Tampered { block: 0 }, "final unread"),
-            (spill::Error::TooLong { bytes: 2, bytes_max: 1 }, "final unread"),
-            (spill::Error::BeyondEnd, "final unread"),
-            (spill::Error::MemoryTooSmall { memory_bytes_max: 1 }, "final unread"),
-            (spill::Error::Directory { directory: directory(), source: source() }, "final unread"),
-            (spill::Error::Io(source()), "final unread"),
+            (spill::Error::Absent { range: 0..1 }, "final"),
+            (spill::Error::Busy, ""),
+            (spill::Error::NoSpace, ""),
+            (spill::Error::Superseded { block: 0 }, "final transient"),
+            (spill::Error::Tampered { block: 0 }, "final"),
+            (spill::Error::TooLong { bytes: 2, bytes_max: 1 }, "final"),
+            (spill::Error::BeyondEnd, "final"),
+            (spill::Error::MemoryTooSmall { memory_bytes_max: 1 }, "final"),
+            (spill::Error::Directory { directory: directory(), source: source() }, "final"),
+            (spill::Error::Io(source()), "final"),
         ] {
             let text = format!("{error:?}");
             assert_eq!(answers(&Error::from(error)), expected, "{text}");
@@ -400,7 +393,7 @@ mod tests {
             (Error::Ledger { key: key(), source: source() }, ""),
             (Error::TooLarge { size_bytes: 1 }, "final"),
             (Error::PartsLost { key: key(), lost: RangeSet::default() }, "final own"),
-            (Error::CommitFirst, "final"),
+            (Error::InUpload, ""),
             (Error::Incomplete { start: 0, end: 1 }, "final"),
             (Error::Deleted, "final"),
             (Error::ChangedWhileSent { key: key() }, "changed"),

@@ -7,7 +7,7 @@
 //! | file | what it has |
 //! |---|---|
 //! | `writer` | what programs call: write, resize, discard; parts that are sent ahead |
-//! | `state` | the bookkeeping of one file, without I/O |
+//! | `state` | the bookkeeping of one file, without I/O: what is promised, and what was changed since |
 //! | `commit` | making one object of the changes |
 //! | `aftermath` | what follows a failed commit, and the answer that was lost |
 //! | `error` | why something failed, and what that means for the next try (`Disposition`) |
@@ -16,6 +16,7 @@
 //! | `extents` | where the bytes of a file are: here, in the base, or nowhere |
 //! | `read_modify_write` | reading what a part needs of the base |
 //! | `backpressure` | waiting for memory or disk |
+//! | `slots` | turns for requests: what stalls gives way |
 //! | `clone` | a file that is a copy of another object |
 //! | `pending_changes` | what the journal keeps of the changes, and the way back |
 //!
@@ -34,6 +35,7 @@ mod parts;
 mod payload;
 mod pending_changes;
 mod read_modify_write;
+mod slots;
 mod state;
 mod target;
 mod writer;
@@ -42,6 +44,7 @@ pub use engine::{Engine, Settings};
 pub use error::{Disposition, Error};
 pub use parts::OBJECT_BYTES_MAX;
 pub use pending_changes::{KeptAttempt, KeptError, KeptUpload, KeptUploadPart, PendingChanges};
+pub use slots::{Slots, Try};
 pub use state::{Base, Piece};
 pub use target::{CommitTarget, Target};
 pub use writer::{Destination, Writer};

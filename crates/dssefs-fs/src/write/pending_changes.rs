@@ -13,12 +13,13 @@ use dssefs_s3::object::{CommitId, Crc64, ETag, Key, KeyError, Version, VersionId
 use dssefs_s3::policy::{ContextError, EncryptionContext, KeyArn, KeyArnError, Policy};
 use dssefs_s3::s3::{AmbiguousWrite, NewObject, Part, Source, Upload};
 
-use super::commit::CHANGED_WHILE_SENT_MAX;
 use super::early_upload::{EarlyUpload, Sent};
 use super::parts::AppendLayout;
 use super::state::{AMBIGUOUS_COMMITS_MAX, AmbiguousCommit, CommitMark, State};
 use super::{CommitTarget, Destination, Engine, Error, Target, Writer};
 
+/// How often an entry is described again because parts were sent and evicted, or attributes changed, meanwhile.
+const TRIES_MAX: u32 = 5;
 /// Bytes that are read for the journal at a time.
 const RUN_BYTES: u64 = 4 << 20;
 /// The versions of what an entry says: the second can name an upload, the third lost bytes, the fourth ambiguous
@@ -380,12 +381,13 @@ impl Writer {
     pub fn can_be_kept(&self, bytes_max: u64) -> bool {
         let CommitTarget::Object(target) = self.destination.commit_target() else { return false };
         let own = self.state().base.as_ref().is_none_or(|base| base.key == target.object.key);
-        own && !self.is_streaming() && self.buffer.present().covered_bytes() <= bytes_max
+        let content_bytes = self.buffer.present().covered_bytes() + self.since.present().covered_bytes();
+        own && !self.is_streaming() && content_bytes <= bytes_max
     }
 
-    /// Appends the changes to `journal`, in the place of the entry `before`, and returns when they stand on the disk,
-    /// with their number (see [`Writer::changes`]); None when there are none that could be stored. Blocks. The changes
-    /// stay changes.
+    /// Appends what is promised to `journal`, in the place of the entry `before`, and returns when it stands on the disk,
+    /// with the number of its last change (see [`Writer::promised`]); None when there is nothing that could be stored.
+    /// Blocks. The changes stay changes.
     ///
     /// Where parts of them are in an upload and not on this host, the entry names the upload, which then outlives this
     /// process.
@@ -399,7 +401,7 @@ impl Writer {
         reason: Option<&str>,
     ) -> Result<Option<(EntryId, u64)>, Error> {
         self.refuse_if_abandoned()?;
-        for _ in 0..CHANGED_WHILE_SENT_MAX {
+        for _ in 0..TRIES_MAX {
             let CommitTarget::Object(target) = self.destination.commit_target() else { return Ok(None) };
             // 1. Describe the changes as they are now.
             let Some((kept, local, changes)) = self.to_keep(&target, reason) else { return Ok(None) };
@@ -410,7 +412,7 @@ impl Writer {
                 Err(Error::Spill(spill::Error::Absent { .. })) => continue,
                 outcome => outcome?,
             }
-            // 3. Finish the entry, unless the program has written meanwhile.
+            // 3. Finish the entry, unless a program has changed attributes meanwhile.
             if self.state().changes == changes {
                 return Ok(Some((self.finish(draft, &kept)?, changes)));
             }
@@ -441,7 +443,8 @@ impl Writer {
     /// What an entry is to say, the bytes that belong to it, and the number of the change that they are of.
     fn to_keep(&self, target: &Target, reason: Option<&str>) -> Option<(PendingChanges, RangeSet, u64)> {
         let mut state = self.state();
-        if !state.is_dirty() {
+        // What no close has promised is no one's to store.
+        if !state.is_promised() {
             return None;
         }
         let changes = state.changes;

@@ -210,7 +210,8 @@ mod tests {
         for offset in (0..8 * MIB).step_by(1 << 20) {
             writer.buffer.write(offset, &vec![7; 1 << 20]).unwrap();
         }
-        writer.buffer.mark_uploaded(&writer.buffer.snapshot(0..8 * MIB).unwrap());
+        let snapshot = writer.buffer.snapshot(0..8 * MIB).unwrap();
+        writer.buffer.mark_uploaded(&snapshot, spill::Eviction::First);
         writer.make_present(0..16 * MIB, None, 0).await.unwrap();
         let other = engine.pool.buffer();
         let pressed = (0..MEMORY).step_by(1 << 20).try_for_each(|offset| other.write(offset, &vec![1; 1 << 20]));

@@ -1,20 +1,21 @@
 //! The writer of one file: takes bytes, keeps them, and sends parts ahead.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Instant, timeout_at};
 
-use crate::spill::{self, Buffer, Location, Snapshot};
+use crate::spill::{self, Buffer, Eviction, Location, RangeSet, Snapshot};
 use dssefs_s3::object::{Key, Version};
 use dssefs_s3::s3::{Head, Kind, Upload};
 
 use super::early_upload::{EarlyUpload, Sent};
-use super::parts::{OBJECT_BYTES_MAX, PART_BYTES_MIN};
+use super::parts::OBJECT_BYTES_MAX;
 use super::payload::SnapshotPayload;
-use super::state::State;
-use super::{Base, CommitTarget, Engine, Error, Target};
+use super::state::{Promise, State};
+use super::{Base, CommitTarget, Engine, Error, Target, Try};
 
 /// What a writer's object is to be, and what learns of it.
 pub trait Destination: Send + Sync {
@@ -31,10 +32,15 @@ pub trait Destination: Send + Sync {
 pub struct Writer {
     pub(super) engine: Arc<Engine>,
     pub(super) destination: Box<dyn Destination>,
+    /// The bytes of what [`State`] describes.
     pub(super) buffer: Buffer,
+    /// Those of what was changed since a promise.
+    pub(super) since: Buffer,
     pub(super) turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     settled: Notify,
+    /// Whether a program that writes the file may read it as well.
+    is_read: AtomicBool,
 }
 
 /// A part that is complete and may be sent ahead.
@@ -46,11 +52,14 @@ struct Ripe {
 }
 
 enum RangeState {
+    /// The change is made.
     Whole,
     /// Parts of the range are in the store only.
     Evicted,
     /// The upload under way counts on the range being what the object has there.
     Copied,
+    /// What was changed since a promise is being taken into the next one.
+    Joining,
 }
 
 impl Writer {
@@ -72,34 +81,55 @@ impl Writer {
             engine: Arc::clone(engine),
             destination,
             buffer: engine.pool.buffer(),
+            since: engine.pool.buffer(),
             turn: tokio::sync::Mutex::new(()),
             state: Mutex::new(state),
             settled: Notify::new(),
+            is_read: AtomicBool::new(false),
         })
+    }
+
+    /// A program that writes the file may read it as well: parts that were sent stay here while the disk has room.
+    pub fn expect_reads(&self) {
+        self.is_read.store(true, Ordering::Relaxed);
+    }
+
+    /// When a part that was sent leaves this host. Programs often write the first one again, which has the headers of
+    /// many formats.
+    fn eviction_of(&self, number: u32) -> Eviction {
+        if number == 1 || self.is_read.load(Ordering::Relaxed) { Eviction::Last } else { Eviction::First }
     }
 
     /// The file's length in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.state().size
+        self.state().size_now()
     }
 
     /// Whether there are changes that the store does not have.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        self.state().is_dirty()
+        self.state().has_changes()
     }
 
-    /// Whether the store has the changes up to number `changes` (see [`Writer::changes`]).
+    /// Whether there are changes that no close or fsync has promised yet.
     #[must_use]
-    pub fn has_committed(&self, changes: u64) -> bool {
-        self.state().committed >= changes
+    pub fn has_unpromised(&self) -> bool {
+        let state = self.state();
+        state.has_changes() && (!state.is_promised() || state.changes_now() != state.changes)
+    }
+
+    /// The number of the last change that is promised and that the store does not have.
+    #[must_use]
+    pub fn promised(&self) -> Option<u64> {
+        let state = self.state();
+        state.is_promised().then_some(state.changes)
     }
 
     /// How many changes there were: the same number means the same file.
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.state().changes
+        self.state().changes_now()
     }
 
     /// Whether an upload of the file has begun, which is bound to the key it had then.
@@ -117,10 +147,15 @@ impl Writer {
     /// Where the bytes are that the store does not have yet.
     #[must_use]
     pub fn location(&self) -> Location {
-        self.buffer.location()
+        match (self.buffer.location(), self.since.location()) {
+            (Location::None, other) | (other, Location::None) => other,
+            (Location::Spilled, _) | (_, Location::Spilled) => Location::Spilled,
+            (Location::Memory, Location::Memory) => Location::Memory,
+        }
     }
 
-    /// Notes a change of attributes, which the next commit has to carry.
+    /// Notes a change of attributes, which the next commit has to carry. A promise that is not stored yet carries it as
+    /// well: the call that makes it is answered now.
     pub fn touch(&self) {
         self.state().changes += 1;
     }
@@ -129,13 +164,13 @@ impl Writer {
     ///
     /// # Errors
     /// The file would pass the largest size, no room became free, parts sent ahead were refused for good, or
-    /// [`Error::CommitFirst`]. Nothing of `data` is kept then.
+    /// [`Error::InUpload`]. Nothing of `data` is kept then.
     pub async fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
         // 1. Refuse what cannot be stored: too large a file, or a part that was sent ahead was refused for good.
         let range = self.checked(offset, data.len() as u64)?;
         self.refused_ahead()?;
         // 2. Keep the bytes, and wait for room if there is none.
-        self.change(&range, || self.buffer.write(offset, data)).await?;
+        self.change(&range, |buffer| buffer.write(offset, data)).await?;
         // 3. Send the parts that are complete, and slow the program down while too many are under way.
         self.send_ahead().await;
         Ok(())
@@ -147,7 +182,7 @@ impl Writer {
     /// As [`Writer::write`].
     pub async fn put_back(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
         let range = self.checked(offset, data.len() as u64)?;
-        self.change(&range, || self.buffer.write(offset, data)).await
+        self.change(&range, |buffer| buffer.write(offset, data)).await
     }
 
     /// Makes `range`, which has at least one byte, read as zeros; it may reach past the end.
@@ -156,7 +191,7 @@ impl Writer {
     /// As [`Writer::write`].
     pub async fn zero(self: &Arc<Self>, range: Range<u64>) -> Result<(), Error> {
         let range = self.checked(range.start, range.end.saturating_sub(range.start))?;
-        self.change(&range, || self.buffer.zero(range.clone())).await
+        self.change(&range, |buffer| buffer.zero(range.clone())).await
     }
 
     /// Makes the file end at `size`; what it gains reads as zeros.
@@ -168,18 +203,26 @@ impl Writer {
         loop {
             match self.resize_now(size) {
                 RangeState::Whole => return Ok(()),
-                RangeState::Evicted => return Err(self.commit_first()),
+                RangeState::Evicted => return Err(self.in_upload()),
                 RangeState::Copied => self.leave_early_upload().await?,
+                RangeState::Joining => self.joining_settled().await?,
             }
         }
     }
 
     fn resize_now(&self, size: u64) -> RangeState {
         let mut state = self.state();
-        let cut = size..state.size.max(size);
+        let cut = size..state.size_now().max(size);
+        if state.is_joining() {
+            return RangeState::Joining;
+        } else if state.is_promised() {
+            self.since.discard(cut);
+            state.resized(size);
+            return RangeState::Whole;
+        }
         match &state.early_upload {
             Some(early_upload) if early_upload.copies(&cut) => return RangeState::Copied,
-            Some(early_upload) if size > 0 && !early_upload.keep_whole(&cut, &self.buffer) => {
+            Some(early_upload) if !early_upload.takes(&RangeSet::default(), size, &self.buffer) => {
                 return RangeState::Evicted;
             }
             _ => {}
@@ -189,18 +232,12 @@ impl Writer {
         RangeState::Whole
     }
 
-    /// Makes the file at least `size` bytes long; what it gains reads as zeros. True when it has grown.
+    /// Makes the file at least `size` bytes long; what it gains reads as zeros.
     ///
     /// # Errors
-    /// The file would pass the largest size.
-    pub fn grow(&self, size: u64) -> Result<bool, Error> {
-        self.checked(size, 0)?;
-        let mut state = self.state();
-        let grows = size > state.size;
-        if grows {
-            state.resized(size);
-        }
-        Ok(grows)
+    /// As [`Writer::write`].
+    pub async fn grow(self: &Arc<Self>, size: u64) -> Result<(), Error> {
+        if size > self.size() { self.resize(size).await } else { Ok(()) }
     }
 
     /// The range, if the file may end behind it.
@@ -242,20 +279,19 @@ impl Writer {
         self.materialize_base_if(|_| true).await
     }
 
-    /// The same, if the object is `wanted` when all parts sent ahead are readable, which may take a commit.
+    /// The same, if the object is `wanted`.
     pub(super) async fn materialize_base_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
         loop {
-            // 1. Make the parts readable that are in an upload only: by a commit.
+            // 1. Parts that are in an upload only would be lost with the object under them. What is promised is stored.
             if self.has_evicted() {
-                self.commit_for_access().await?;
-            }
-            // 2. End an upload that copies from the base.
-            if self.copies_from(&wanted) {
-                // The upload copies from the base, which is about to go.
-                match self.leave_early_upload().await {
-                    Err(Error::CommitFirst) => continue,
-                    left => left?,
+                if self.promised().is_none() {
+                    return Err(self.in_upload());
                 }
+                self.save().await?;
+            }
+            // 2. End an upload that copies from the base, which is about to go.
+            if self.copies_from(&wanted) {
+                self.leave_early_upload().await?;
             }
             // 3. Keep commits away, which would drop what is read here. Begin again if the upload has changed since.
             let _turn = self.turn.lock().await;
@@ -321,83 +357,145 @@ impl Writer {
         self.parts_settled().await;
         let early_upload = {
             let mut state = self.state();
-            state.committed = state.changes;
+            state.give_up();
             state.early_upload.take()
         };
         self.buffer.clear();
+        self.since.clear();
         if let Some(early_upload) = early_upload {
             abort(early_upload.upload).await;
         }
     }
 
-    /// Changes the buffer over `range`, once no part of it is in the store only.
+    /// Changes the bytes of `range`, unless parts of it are in an upload only.
     async fn change(
         self: &Arc<Self>,
         range: &Range<u64>,
-        apply: impl Fn() -> Result<(), spill::Error>,
+        apply: impl Fn(&Buffer) -> Result<(), spill::Error>,
     ) -> Result<(), Error> {
         self.refuse_if_abandoned()?;
         loop {
-            match self.with_room_after(|| self.commits_are_under_way(), || self.change_now(range, &apply)).await {
-                Ok(RangeState::Whole) => return Ok(()),
-                Ok(RangeState::Evicted) => return Err(self.commit_first()),
-                Ok(RangeState::Copied) => self.leave_early_upload().await?,
-                // A commit frees the room of what this file has written, as an fsync would.
-                Err(Error::Spill(spill::Error::NoSpace)) if self.holds_much() => return Err(self.commit_first()),
-                Err(error) => return Err(error),
+            match self.with_room_after(|| self.commits_are_under_way(), || self.change_now(range, &apply)).await? {
+                RangeState::Whole => return Ok(()),
+                RangeState::Evicted => return Err(self.in_upload()),
+                RangeState::Copied => self.leave_early_upload().await?,
+                RangeState::Joining => self.joining_settled().await?,
             }
         }
-    }
-
-    fn holds_much(&self) -> bool {
-        self.is_dirty() && self.buffer.present().covered_bytes() >= PART_BYTES_MIN
     }
 
     fn change_now(
         &self,
         range: &Range<u64>,
-        apply: impl Fn() -> Result<(), spill::Error>,
+        apply: impl Fn(&Buffer) -> Result<(), spill::Error>,
     ) -> Result<RangeState, spill::Error> {
         let mut state = self.state();
+        if state.is_joining() {
+            return Ok(RangeState::Joining);
+        } else if state.is_promised() {
+            // What is promised stays as it is.
+            apply(&self.since)?;
+            state.changed(range);
+            return Ok(RangeState::Whole);
+        }
         match &state.early_upload {
             Some(early_upload) if early_upload.copies(range) => return Ok(RangeState::Copied),
             Some(early_upload) if !early_upload.keep_whole(range, &self.buffer) => return Ok(RangeState::Evicted),
             _ => {}
         }
-        apply()?;
+        apply(&self.buffer)?;
         state.changed(range);
         Ok(RangeState::Whole)
     }
 
-    /// Returned when bytes exist only in the unfinished upload: the caller must commit, then retry. What programs then
-    /// see is what an fsync in between would show.
-    pub(super) fn commit_first(&self) -> Error {
+    /// Bytes exist only in the unfinished upload. To complete it here would show others a part of a file that is still
+    /// being written.
+    pub(super) fn in_upload(&self) -> Error {
         match self.destination.commit_target() {
             CommitTarget::Removed => Error::Deleted,
-            CommitTarget::Object(_) | CommitTarget::Lost => Error::CommitFirst,
+            CommitTarget::Object(_) | CommitTarget::Lost => Error::InUpload,
         }
     }
 
-    /// Commits, for callers that let nothing else replace the object meanwhile.
-    async fn commit_for_access(self: &Arc<Self>) -> Result<(), Error> {
-        match self.commit_first() {
-            Error::CommitFirst => self.commit().await,
-            error => Err(error),
+    /// Promises the file as it is now, as far as that needs no waiting: what a later commit stores. False when the
+    /// earlier promise has to be stored first.
+    pub fn begin_promise(&self) -> bool {
+        let mut state = self.state();
+        let promise = state.promise(&self.buffer);
+        if promise == Promise::Joining {
+            let size = state.size;
+            self.buffer.discard(size..u64::MAX);
+        }
+        promise != Promise::AfterTheEarlier
+    }
+
+    /// Promises the file as it is now. The caller has the turn.
+    pub(super) async fn promise(self: &Arc<Self>) -> Result<(), Error> {
+        if !self.begin_promise() {
+            self.store_promise().await?;
+            if !self.begin_promise() {
+                // Its name was removed, so nothing was stored.
+                return Ok(());
+            }
+        }
+        self.join().await
+    }
+
+    /// Takes what was changed since the earlier promise into the new one. The caller has the turn.
+    pub(super) async fn join(&self) -> Result<(), Error> {
+        loop {
+            let joined = self.with_room_after(|| self.others_give_room(), || self.join_some()).await?;
+            if joined {
+                return Ok(());
+            }
         }
     }
 
-    /// Ends an upload that counts on bytes of the object which are about to change: gives it up where this host still
-    /// has all that was sent, and completes it otherwise.
+    /// Moves some blocks; true when nothing is left to move.
+    fn join_some(&self) -> Result<bool, spill::Error> {
+        /// So many that other calls of this writer never wait for long.
+        const BLOCKS: usize = 64;
+        let mut state = self.state();
+        if !state.is_joining() {
+            return Ok(true);
+        }
+        for _ in 0..BLOCKS {
+            match self.buffer.absorb_some(&self.since)? {
+                Some(range) => state.take_in(&range),
+                None => {
+                    state.joined();
+                    self.settled.notify_waiters();
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits until what was changed since a promise has been taken in, and takes it in where the call that began that
+    /// has failed.
+    async fn joining_settled(&self) -> Result<(), Error> {
+        let settled = self.settled.notified();
+        if !self.state().is_joining() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = settled => Ok(()),
+            _turn = self.turn.lock() => self.join().await,
+        }
+    }
+
+    /// Ends an upload that counts on bytes of the object which are about to change, where this host still has all that
+    /// was sent.
     async fn leave_early_upload(self: &Arc<Self>) -> Result<(), Error> {
-        let turn = self.turn.lock().await;
-        self.state().committing = true;
+        let _turn = self.turn.lock().await;
+        self.state().is_ending_upload = true;
         self.parts_settled().await;
         let whole =
             self.state().early_upload.as_ref().is_none_or(|early_upload| early_upload.keep_all_whole(&self.buffer));
         let left = if whole { self.drop_early_upload().await } else { Ok(()) };
-        self.state().committing = false;
-        drop(turn);
-        if whole { left } else { Err(self.commit_first()) }
+        self.state().is_ending_upload = false;
+        if whole { left } else { Err(self.in_upload()) }
     }
 
     /// The failure of a part that was sent ahead. The next write reports it, once, so that a program does not write for
@@ -465,10 +563,11 @@ impl Writer {
 
     fn next_ripe(&self) -> Option<Ripe> {
         let mut state = self.state();
-        let (size, committing) = (state.size, state.committing);
+        let size = state.size;
         // A completion that is still under way would leave out what is sent now.
         let in_doubt = !state.ambiguous.is_empty();
-        let early_upload = state.early_upload.as_mut().filter(|_| !committing && !in_doubt)?;
+        let takes_parts = !(state.is_ending_upload || state.is_promised() || state.is_joining() || in_doubt);
+        let early_upload = state.early_upload.as_mut().filter(|_| takes_parts)?;
         let (number, range) = early_upload.begin_ripe(size, &self.buffer)?;
         match self.buffer.snapshot(range) {
             Ok(snapshot) => Some(Ripe {
@@ -513,11 +612,13 @@ impl Writer {
     }
 
     pub(super) async fn send_part(&self, upload: &Upload, number: u32, snapshot: Arc<Snapshot>) -> Result<Sent, Error> {
-        let _slot = self.engine.slots.acquire().await.expect("the semaphore is never closed");
-        let payload = Arc::new(SnapshotPayload::new(snapshot));
-        let crc64 = payload.checksum()?;
-        let part = upload.put_part(number, payload).await?;
-        Ok(Sent { part, crc64 })
+        let work = async {
+            let payload = Arc::new(SnapshotPayload::new(snapshot));
+            let crc64 = payload.checksum()?;
+            let part = upload.put_part(number, payload).await?;
+            Ok(Sent { part, crc64 })
+        };
+        self.engine.slots.run(Try::First, work).await
     }
 
     fn parts_under_way(&self) -> usize {
@@ -554,7 +655,7 @@ impl Settlement<'_> {
         if let Some(early_upload) = &mut self.writer.state().early_upload
             && early_upload.settle(self.number, outcome)
         {
-            self.writer.buffer.mark_uploaded(snapshot);
+            self.writer.buffer.mark_uploaded(snapshot, self.writer.eviction_of(self.number));
         }
     }
 }

@@ -159,7 +159,7 @@ impl World {
             return;
         }
         let (snapshot, uploaded) = &self.snapshots[which % self.snapshots.len()];
-        self.buffer.mark_uploaded(snapshot);
+        self.buffer.mark_uploaded(snapshot, Eviction::First);
         for (at, byte) in (snapshot.start() as usize..).zip(uploaded) {
             self.droppable[at] |= self.bytes[at] == Some(*byte);
         }

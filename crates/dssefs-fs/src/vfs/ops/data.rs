@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
@@ -67,7 +68,7 @@ impl Vfs {
         let slot = self.handles.file_slot(access.uid)?;
         let file = self.enter(ino).await?;
         match self.prepare(&file, access).await {
-            Ok(keep_cache) => Ok(Opened { fh: self.handle(file, access, slot), keep_cache }),
+            Ok(keep_cache) => Ok(Opened { fh: self.handle(file, access, access.truncate, slot), keep_cache }),
             Err(error) => {
                 self.leave(&file).await;
                 Err(error)
@@ -91,9 +92,8 @@ impl Vfs {
     /// that make(1) goes by.
     async fn empty(&self, file: &Arc<File>, privileges: Privileges) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
-        self.change_content(file, || writer.resize(0)).await?;
+        self.change_content(file, privileges, writer.resize(0)).await?;
         file.state().carried = None;
-        self.changed(file, privileges);
         Ok(())
     }
 
@@ -121,19 +121,46 @@ impl Vfs {
         // With the times that the kernel gets, and not those of a moment later.
         file.announce();
         self.namespace.set_local(node.ino, attributes);
-        Ok((node, self.handle(file, access, slot)))
+        Ok((node, self.handle(file, access, true, slot)))
     }
 
-    /// Makes a new, empty file that stands in the store when this returns (mknod).
+    /// Makes a new, empty file that stands in the store when this returns (mknod). One that cannot be stored leaves
+    /// nothing behind.
     ///
     /// # Errors
     /// As [`Vfs::create`], and the store refused.
     pub async fn make_file(&self, parent: Ino, name: &Name, owner: (u32, u32, u32)) -> Result<Node, Error> {
         let access = Access { write: true, uid: owner.1, ..Access::default() };
         let (node, fh) = self.create(parent, name, owner, access).await?;
-        let outcome = self.flush(fh).await;
+        let made = match self.flush(fh).await {
+            Err(error) => self.unmake(fh, error).await,
+            Ok(()) => Ok(()),
+        };
         self.release(fh).await;
-        outcome.map(|()| node)
+        made.map(|()| node)
+    }
+
+    /// Takes back a new file that could not be stored, with `error`; its handle is `fh`. Succeeds when the store turns
+    /// out to have it.
+    async fn unmake(&self, fh: Fh, error: Error) -> Result<(), Error> {
+        let file = Arc::clone(&self.handles.file(fh)?.file);
+        let _subtree = self.namespace.lock_shared(file.ino).await;
+        let _turn = file.turn.lock().await;
+        // 1. The answer may have been lost.
+        if let Some(writer) = file.writer() {
+            let asked = writer.resolve_ambiguous_commits().await;
+            if asked.is_ok() && !writer.is_dirty() {
+                return Ok(());
+            }
+        }
+        // 2. No commit may store it from now on.
+        let object = self.namespace.key(file.ino);
+        file.state().unlinked = true;
+        self.namespace.discard(file.ino);
+        self.namespace.forget(file.ino, 1);
+        // 3. Nor may the next mount.
+        self.let_go_of_removed(&file, object.as_ref()).await?;
+        Err(if error.is_lost_race() { namespace::Error::Exists.into() } else { error })
     }
 
     /// Reads at most `size` bytes at `offset`; fewer only at the file's end.
@@ -164,32 +191,53 @@ impl Vfs {
             Place::Program(_) if open.appends => writer.size(),
             Place::Program(offset) | Place::Kernel(offset) => offset,
         };
-        self.change_content(&open.file, || writer.write(offset, data)).await?;
-        self.changed(&open.file, privileges);
+        if open.reads {
+            writer.expect_reads();
+        }
+        self.change_content(&open.file, privileges, writer.write(offset, data)).await?;
+        match place {
+            Place::Program(_) => open.note_change(),
+            Place::Kernel(_) => _ = open.file.kernel_writes.fetch_add(1, Ordering::SeqCst),
+        }
         Ok(())
     }
 
-    /// close(2): returns when the store has proved the file as it is now. Without changes it sends nothing. A handle
-    /// that cannot write does not publish what other handles are writing.
+    /// close(2): promises the file as it is now if it was changed through this handle, and returns when the store has
+    /// proved it. A handle through which nothing was changed does not publish what others are writing. One that may
+    /// write tries again what an earlier close has promised in vain.
     ///
     /// # Errors
     /// The changes are not safe. They are kept, and tried again.
     pub async fn flush(&self, fh: Fh) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
-        if !open.writes {
+        let changed = open.take_changes();
+        let is_waiting = || open.writes && open.file.writer().is_some_and(|writer| writer.promised().is_some());
+        if !changed && !is_waiting() {
             return Ok(());
         }
         let _subtree = self.namespace.lock_shared(open.file.ino).await;
-        if self.closes_early(&open.file) {
-            match self.keep(&open.file).await {
+        if !changed {
+            return if self.is_answered_for(&open.file) {
+                Ok(())
+            } else {
+                self.save_promised(&open.file).boxed().await
+            };
+        }
+        let outcome = self.close_changed(&open.file).await;
+        outcome.inspect_err(|_| open.note_change())
+    }
+
+    async fn close_changed(&self, file: &Arc<File>) -> Result<(), Error> {
+        if self.closes_early(file) {
+            match self.keep(file).await {
                 Ok(()) => {
-                    self.save_owed(&open.file);
+                    self.save_owed(file);
                     return Ok(());
                 }
                 Err(error) => tracing::warn!(%error, "the journal cannot keep the file; its close waits for the store"),
             }
         }
-        self.commit(&open.file).await
+        self.commit(file).boxed().await
     }
 
     /// fsync(2), through any handle.
@@ -198,7 +246,13 @@ impl Vfs {
     /// As [`Vfs::flush`].
     pub async fn fsync(&self, fh: Fh) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
-        self.save(&open.file).await
+        let changed = open.take_changes();
+        let outcome = self.save(&open.file).await;
+        outcome.inspect_err(|_| {
+            if changed {
+                open.note_change();
+            }
+        })
     }
 
     /// The last reference to a handle is gone.
@@ -208,20 +262,53 @@ impl Vfs {
         }
     }
 
+    /// Promises the file as it is now, and stores it.
     pub(in crate::vfs) async fn commit(&self, file: &Arc<File>) -> Result<(), Error> {
         let Some(writer) = file.writer() else { return Ok(()) };
         let _turn = file.turn.lock().await;
         let ready = if writer.is_dirty() { self.prepare_commit(file).await } else { Ok(()) };
+        file.state().note_promise();
         let outcome = match ready {
             Ok(()) => writer.commit().await.map_err(Error::from),
             Err(error) => Err(error),
         };
+        self.note_outcome(file, outcome).await
+    }
+
+    /// Stores what a close or an fsync has promised of the file, and all of it if no program has it open. The caller
+    /// holds a shared lock of the subtree.
+    pub(in crate::vfs) async fn save_promised(&self, file: &Arc<File>) -> Result<(), Error> {
+        let Some(writer) = file.writer() else { return Ok(()) };
+        let _turn = file.turn.lock().await;
+        let outcome = self.save_promises(file, &writer).await;
+        self.note_outcome(file, outcome).await
+    }
+
+    async fn save_promises(&self, file: &Arc<File>, writer: &Arc<Writer>) -> Result<(), Error> {
+        let is_all = promise_if_closed(file, writer);
+        if writer.promised().is_some() {
+            self.prepare_commit(file).await?;
+        }
+        writer.save().await?;
+        if !is_all {
+            // The earlier promise had to be stored first.
+            promise_if_closed(file, writer);
+            writer.save().await?;
+        }
+        Ok(())
+    }
+
+    async fn note_outcome(&self, file: &Arc<File>, outcome: Result<(), Error>) -> Result<(), Error> {
         if let Err(error) = &outcome {
             self.learn_from(file, error);
-            let worth_trying = !error.is_final() && !error.is_lost_race();
+        }
+        {
             let mut state = file.state();
-            state.last_error = Some(error.advice());
-            state.owed = worth_trying.then(|| writer.changes());
+            state.refused = outcome.as_ref().is_err_and(|error| error.is_final() || error.is_lost_race());
+            if let Err(error) = &outcome {
+                state.last_error = Some(error.advice());
+            }
+            state.end_promise();
         }
         self.after_commit(file, &outcome).await;
         self.save_owed(file);
@@ -233,26 +320,20 @@ impl Vfs {
         self.renew_description(file).await
     }
 
-    /// Changes a file. If the writer asks for a commit first, commits and tries again. The caller holds a shared lock
-    /// of the subtree.
-    pub(in crate::vfs) async fn change_content<F>(&self, file: &Arc<File>, attempt: impl Fn() -> F) -> Result<(), Error>
-    where
-        F: Future<Output = Result<(), write::Error>>,
-    {
-        for _ in 0..TRIES_MAX {
-            match attempt().await {
-                Err(write::Error::CommitFirst) => self.commit(file).boxed().await?,
-                outcome => return Ok(outcome?),
-            }
-        }
-        Err(write::Error::CommitFirst.into())
-    }
-
-    /// Notes that the file's content has changed.
-    pub(in crate::vfs) fn changed(&self, file: &Arc<File>, privileges: Privileges) {
-        if file.written_now(privileges) && !file.state().unlinked {
+    /// Changes a file's content, with its times. The caller holds a shared lock of the subtree.
+    pub(in crate::vfs) async fn change_content<T>(
+        &self,
+        file: &Arc<File>,
+        privileges: Privileges,
+        change: impl Future<Output = Result<T, write::Error>>,
+    ) -> Result<T, Error> {
+        let under_way = ChangeUnderWay { vfs: self, file };
+        if file.begin_change(privileges) && !file.state().unlinked {
             self.namespace.set_local(file.ino, file.attributes());
         }
+        let outcome = change.await;
+        drop(under_way);
+        Ok(outcome?)
     }
 
     /// Makes the file `size` bytes long.
@@ -264,11 +345,10 @@ impl Vfs {
     ) -> Result<(), Error> {
         let writer = self.writer_parts().writer_of(file).await?;
         if writer.size() != size {
-            self.change_content(file, || writer.resize(size)).await?;
+            self.change_content(file, privileges, writer.resize(size)).await?;
             if size == 0 {
                 file.state().carried = None;
             }
-            self.changed(file, privileges);
         }
         Ok(())
     }
@@ -318,9 +398,8 @@ impl Vfs {
         }
     }
 
-    fn handle(&self, file: Arc<File>, access: Access, slot: Slot) -> Fh {
-        let (reads, writes, appends) = (access.read, access.write, access.append);
-        self.handles.add_file(OpenFile { file, reads, writes, appends, _slot: slot })
+    fn handle(&self, file: Arc<File>, access: Access, changed: bool, slot: Slot) -> Fh {
+        self.handles.add_file(OpenFile::new(file, access, changed, slot))
     }
 
     pub(in crate::vfs) fn writer_parts(&self) -> WriterParts<'_> {
@@ -397,8 +476,10 @@ impl Vfs {
         for _ in 0..TRIES_MAX {
             let (pieces, base) = match writer.locate(range.clone()) {
                 Ok(located) => located,
-                Err(write::Error::CommitFirst) => {
-                    self.save(file).await?;
+                // A promise that could not be stored may be stored now.
+                Err(write::Error::InUpload) if writer.promised().is_some() => {
+                    let _subtree = self.namespace.lock_shared(file.ino).await;
+                    self.save_promised(file).boxed().await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -438,6 +519,34 @@ impl Vfs {
         }
         Ok(Some(all.freeze()))
     }
+}
+
+/// A change of content that is being made.
+struct ChangeUnderWay<'a> {
+    vfs: &'a Vfs,
+    file: &'a Arc<File>,
+}
+
+impl Drop for ChangeUnderWay<'_> {
+    fn drop(&mut self) {
+        let Some(head) = self.file.end_change(&self.vfs.namespace) else { return };
+        self.vfs.namespace.committed(self.file.ino, head);
+        // Also what was begun since: the namespace heard of it before it heard of this.
+        if self.file.is_changing() {
+            self.vfs.namespace.set_local(self.file.ino, self.file.attributes());
+        }
+    }
+}
+
+/// Promises a file that no program has open as it is: no close follows that could. False when an earlier promise has to
+/// be stored first.
+fn promise_if_closed(file: &File, writer: &Writer) -> bool {
+    let mut state = file.state();
+    if state.users > 0 {
+        return true;
+    }
+    state.note_promise();
+    writer.begin_promise()
 }
 
 /// The length of a piece of one read, which the kernel limits to far less than a usize.

@@ -144,8 +144,15 @@ impl Vfs {
         if size > 0 {
             self.refuse_to_rewrite(file).await?;
         }
+        // What another program is writing is published by its own close, and the new length with it.
+        let is_being_written = file.state().users > 1 && file.writer().is_some_and(|writer| writer.has_unpromised());
         self.resize(file, size, change.privileges).await?;
-        if change.fh.is_none() { self.commit(file).await } else { Ok(()) }
+        match change.fh {
+            Some(fh) => self.handles.file(fh)?.note_change(),
+            None if is_being_written => {}
+            None => self.commit(file).await?,
+        }
+        Ok(())
     }
 
     async fn change(&self, ino: Ino, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
@@ -165,7 +172,7 @@ impl Vfs {
     async fn change_file(&self, file: &Arc<File>, change: &Change, now: Timestamp) -> Result<Attributes, Error> {
         let _turn = file.turn.lock().await;
         self.refuse_lost(file)?;
-        let writer = file.writer().filter(|writer| writer.is_dirty());
+        let writer = file.writer().filter(|_| file.is_changing());
         if writer.is_some() || file.state().unlinked {
             file.change_attributes(|attributes| change.applied(attributes, now));
             if let Some(writer) = writer {

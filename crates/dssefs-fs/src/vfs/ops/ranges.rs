@@ -68,10 +68,10 @@ impl Vfs {
         if range.is_empty() {
             return Ok(0);
         }
-        if !self.clone_range(&source.file, &target.file, &origin, range.clone()).await? {
+        if !self.clone_range(&source.file, &target.file, &origin, range.clone(), privileges).await? {
             return Err(ONLY_BY_READING);
         }
-        self.changed(&target.file, privileges);
+        target.note_change();
         Ok(range.end - range.start)
     }
 
@@ -81,6 +81,7 @@ impl Vfs {
         target: &Arc<File>,
         origin: &Source,
         range: Range<u64>,
+        privileges: Privileges,
     ) -> Result<bool, Error> {
         let writer = self.writer_parts().writer_of(target).await?;
         let carried = if range.start == 0 { Some(self.carried(source, origin).await?) } else { None };
@@ -91,7 +92,8 @@ impl Vfs {
         };
         // Before it becomes a copy: no call may replace its source in between.
         self.files.note_copy(target);
-        Ok(writer.adopt(origin, range, taken).await)
+        let adopted = async { Ok(writer.adopt(origin, range, taken).await) };
+        self.change_content(target, privileges, adopted).await
     }
 
     /// What a copy of `origin` takes over. One request when it has tags.
@@ -137,25 +139,16 @@ impl Vfs {
         let _subtree = self.namespace.lock_shared(open.file.ino).await;
         let writer = self.writer_parts().writer_of(&open.file).await?;
         let within = range.start..range.end.min(writer.size());
-        let changed = match what {
-            Allocation::Reserve => {
-                Writer::check_size(range.end)?;
-                false
-            }
-            Allocation::Grow => writer.grow(range.end)?,
-            Allocation::Clear if within.is_empty() => false,
-            Allocation::Clear => {
-                self.change_content(&open.file, || writer.zero(within.clone())).await?;
-                true
-            }
-            Allocation::ClearAndGrow => {
-                self.change_content(&open.file, || writer.zero(range.clone())).await?;
-                true
-            }
-        };
-        if changed {
-            self.changed(&open.file, privileges);
+        let file = &open.file;
+        match what {
+            Allocation::Reserve => return Ok(Writer::check_size(range.end)?),
+            Allocation::Grow if range.end <= writer.size() => return Ok(()),
+            Allocation::Clear if within.is_empty() => return Ok(()),
+            Allocation::Grow => self.change_content(file, privileges, writer.grow(range.end)).await?,
+            Allocation::Clear => self.change_content(file, privileges, writer.zero(within)).await?,
+            Allocation::ClearAndGrow => self.change_content(file, privileges, writer.zero(range)).await?,
         }
+        open.note_change();
         Ok(())
     }
 
