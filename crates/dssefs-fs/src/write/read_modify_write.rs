@@ -212,6 +212,7 @@ mod tests {
         }
         let snapshot = writer.buffer.snapshot(0..8 * MIB).unwrap();
         writer.buffer.mark_uploaded(&snapshot, spill::Eviction::First);
+        drop(snapshot);
         writer.make_present(0..16 * MIB, None, 0).await.unwrap();
         let other = engine.pool.buffer();
         let pressed = (0..MEMORY).step_by(1 << 20).try_for_each(|offset| other.write(offset, &vec![1; 1 << 20]));

@@ -490,6 +490,7 @@ mod tests {
         let mut state = State::new(None, 0, true);
         state.changed(&(0..size));
         assert_eq!(state.promise(&buffer), Promise::Made);
+        state.begin_commit();
         (state, buffer)
     }
 
