@@ -4,6 +4,7 @@ mod ambiguous;
 mod compare;
 mod copy;
 mod download;
+mod held;
 mod leftovers;
 mod probe;
 mod retry;
@@ -27,6 +28,8 @@ use crate::policy::{Facts, Judge, KeyArn, Policy, Verdict};
 use crate::s3::metrics::{Operation, StoreCounters, StoreSnapshot};
 
 pub use download::Download;
+pub use held::held_prefix;
+pub use leftovers::Leftovers;
 pub use probe::Conditions;
 pub use retry::BodyRetries;
 pub use upload::{Unfinished, Upload};

@@ -350,7 +350,7 @@ impl Gateway {
         }
     }
 
-    async fn etag_now(&self, key: &Key) -> Result<Option<ETag>, Error> {
+    pub(super) async fn etag_now(&self, key: &Key) -> Result<Option<ETag>, Error> {
         match self.head(key).await {
             Ok(head) => Ok(Some(head.meta.version.etag)),
             Err(error) if error.kind == Kind::NotFound => Ok(None),
