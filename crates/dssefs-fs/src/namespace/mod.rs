@@ -16,6 +16,7 @@ mod error;
 mod facts;
 mod file;
 mod flight;
+mod held;
 mod inode_locks;
 mod listing;
 mod lookup;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
+pub use self::held::Held;
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
 pub use self::rename_dir::{
     Authenticator, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey,

@@ -57,11 +57,8 @@ impl Writer {
 
     /// Resolves ambiguous commits first: without its source, a copy that the store has made could not be recognised.
     async fn resolve_or_materialize(self: &Arc<Self>, leans: impl Fn(&Base) -> bool) -> Result<(), Error> {
-        {
-            // A commit under way counts on what it has found itself.
-            let _turn = self.turn.lock().await;
-            self.resolve_ambiguous_commits().await?;
-        }
+        // A commit under way counts on what it has found itself.
+        self.resolve_after_commits().await?;
         self.materialize_base_if(leans).await
     }
 
