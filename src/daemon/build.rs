@@ -155,10 +155,12 @@ fn note_uploads(config: &Config, gateway: &Gateway) -> Result<(), StartError> {
 /// Ends the uploads that a crashed mount left, and deletes what it held for open files.
 async fn tidy_up(config: &Config, gateway: &Gateway) {
     let (directory, source) = (config.spill_dir.as_path(), config.source().to_string());
-    let ended = gateway.abort_leftovers(directory, &source, &config.prefix).await;
-    if !ended.is_empty() {
-        let Leftovers { uploads, held } = ended;
-        tracing::info!(uploads, held, "uploads and held objects that an earlier mount left were aborted and deleted");
+    let Leftovers { uploads: aborted, held } = gateway.abort_leftovers(directory, &source, &config.prefix).await;
+    if aborted > 0 {
+        tracing::info!(aborted, "uploads that an earlier mount left were aborted");
+    }
+    if held > 0 {
+        tracing::info!(held, "objects that an earlier mount held for open files were deleted");
     }
 }
 

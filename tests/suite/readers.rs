@@ -187,6 +187,28 @@ fn a_read_finds_the_object_of_a_commit_whose_answer_was_lost() {
     }
 }
 
+/// The change of mode has failed, as far as the mount knows, and the copy with the new mode is in the store.
+#[test]
+fn a_read_finds_the_copy_of_a_chmod_whose_answer_was_lost() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let content = noise(1, LARGE);
+        endpoint.put("file", &content);
+        let mount = Mount::with(&endpoint, &["--attempts", "2", "--operation-timeout", "20s"]);
+        let reader = direct(&mount.join("file"));
+        let before = endpoint.head("file").unwrap().e_tag;
+        let later = ["CopyObject", "HeadObject"].map(|name| Rule::on(name, Fault::Reset).times(0));
+        endpoint.inject_faults([vec![Rule::on("CopyObject", Fault::LoseAnswer)], later.to_vec()].concat());
+        assert_ne!(errno(fs::set_permissions(mount.join("file"), Permissions::from_mode(0o600))), 0);
+        endpoint.clear_faults();
+        assert_ne!(endpoint.head("file").unwrap().e_tag, before, "it was carried out");
+        assert!(page(&reader, 8 << 20).unwrap() == content[8 << 20..][..PAGE]);
+        change_mode(&mount.join("file"));
+        append(&mount.join("file"));
+        assert!(page(&reader, 9 << 20).unwrap() == content[9 << 20..][..PAGE]);
+    });
+}
+
 /// What xfstests' generic/095 does: one process appends, others read at random places, past the cache, through it and
 /// through a mapping. A GET that is sent just before a commit is still under way.
 #[test]
@@ -289,16 +311,16 @@ fn a_rename_moves_no_handle_on_to_another_hosts_version() {
         let mount = Mount::of(&endpoint);
         let reader = direct(&mount.join("old/a"));
         assert!(page(&reader, 0).unwrap() == content[..PAGE]);
-        endpoint.inject_faults(vec![Rule::on("CopyObject", Fault::DelayMs(3_000)).key_contains("new/z")]);
+        endpoint.inject_faults(vec![Rule::on("CopyObject", Fault::DelayMs(8_000)).key_contains("new/z")]);
         let (from, to) = (mount.join("old"), mount.join("new"));
         let renaming = std::thread::spawn(move || fs::rename(from, to));
         eventually("the other copy stands", MINUTE, || endpoint.head("new/a").is_some());
-        let other = noise(2, LARGE);
-        endpoint.put("old/a", &other);
+        let other = b"of another host";
+        endpoint.put("old/a", other);
         renaming.join().unwrap().unwrap();
-        assert!(endpoint.content("new/a") == other);
+        assert_eq!(endpoint.content("new/a"), other);
         assert_eq!(errno(page(&reader, 8 << 20)), libc::ESTALE);
         std::thread::sleep(STALE);
-        assert!(fs::read(mount.join("new/a")).unwrap() == other, "a new handle reads it");
+        assert_eq!(fs::read(mount.join("new/a")).unwrap(), other, "a new handle reads it");
     });
 }

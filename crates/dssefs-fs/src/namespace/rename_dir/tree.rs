@@ -80,8 +80,8 @@ impl Table {
         let entry = self.entry_mut(ino)?;
         let same = entry.etag() == Some(&copy.source);
         if !same && entry.open > 0 && !entry.local && !entry.is_directory() {
-            // Another host has replaced the file before it was copied. Open handles keep the version that they have, and
-            // the next lookup asks for this one.
+            // Another host has replaced the file before it was copied. Open handles keep the version that they have,
+            // and the next lookup asks for this one.
             let (attributes, listed) = (entry.attributes, copy.stored.version.etag.clone());
             let know = |table: &mut Table, new| {
                 table.entry_mut(new)?.listed = Some(listed);

@@ -1,9 +1,9 @@
 //! Held objects: copies of versions that programs still have open although their names are gone.
 //!
 //! A held object has a random name below [`held_prefix`], where no program of a mount can see it. It is under DSSE-KMS
-//! and judged like any other. It has the source's content and tags (policies that go by tags protect it too), and none of
-//! its metadata. The ledger has its name before the store has the object, so that the next process of this host deletes
-//! what a crashed one has left.
+//! and judged like any other. It has the source's content and tags (policies that go by tags protect it too), and none
+//! of its metadata. The ledger has its name before the store has the object, so that the next process of this host
+//! deletes what a crashed one has left.
 
 use std::sync::Arc;
 
