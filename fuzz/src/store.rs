@@ -194,8 +194,12 @@ fn settings() -> Settings {
     }
 }
 
+fn is_hex(name: &&str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Of a list of uploads under way only those are aborted that it names, that did not end, and that the store has below
-/// this mount.
+/// this mount. A held object is deleted only by a name of 32 hexadecimal digits.
 pub fn ledger(data: &[u8]) {
     const UPLOADS: [&str; 4] = ["a", "b", "c", "dd"];
     let directory = scratch();
@@ -218,11 +222,19 @@ pub fn ledger(data: &[u8]) {
         format!("<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{listed}</ListMultipartUploadsResult>");
     let answer = Answer { status: 200, headers: String::new(), body: body.into_bytes() };
     with_hostile_store(|store| {
-        let (aborted, asked) =
-            store.answering(&answer, async |gateway| gateway.abort_leftovers(directory.path(), "s3://data", "").await);
-        let deleted: Vec<&String> = asked.iter().filter(|line| line.starts_with("DELETE")).collect();
+        let (ended, asked) = store.answering(&answer, async |gateway| {
+            gateway.abort_leftovers(directory.path(), "s3://data", &Prefix::root()).await
+        });
+        let deletes = asked.iter().filter(|line| line.starts_with("DELETE"));
+        let (deleted, held): (Vec<&String>, Vec<&String>) = deletes.partition(|line| line.contains("uploadId"));
         let expected: Vec<&str> = UPLOADS.into_iter().filter(|id| named.contains(id)).collect();
-        assert_eq!((aborted, deleted.len()), (expected.len(), expected.len()), "{asked:?}");
+        assert_eq!(deleted.len(), expected.len(), "{asked:?}");
+        let names: Vec<&str> = named.iter().filter_map(|entry| entry.strip_prefix("held/")).filter(is_hex).collect();
+        let is_named = |line: &&String| names.iter().any(|name| line.contains(&format!(".dssefs/held/{name}")));
+        assert!(held.iter().all(is_named), "{asked:?}");
+        if names.is_empty() {
+            assert_eq!((ended.uploads, ended.held), (expected.len(), 0), "{asked:?}");
+        }
         for id in expected {
             assert!(
                 deleted

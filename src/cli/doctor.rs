@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     /// The directory of the mount's spill [default: both that mounts choose by themselves]
     #[arg(long, env = "DSSEFS_SPILL_DIR", value_name = "DIR")]
     spill_dir: Option<PathBuf>,
-    /// Abort the uploads that crashed mounts of this host left in the bucket
+    /// Abort the uploads that crashed mounts of this host left in the bucket, and delete the objects that they held
     #[arg(long)]
     abort_leftovers: bool,
     #[command(flatten)]

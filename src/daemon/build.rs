@@ -14,7 +14,7 @@ use dssefs_fs::write::{self, Engine};
 use dssefs_s3::kms::Kms;
 use dssefs_s3::object::{Key, Prefix};
 use dssefs_s3::policy::{KeyArn, Policy};
-use dssefs_s3::s3::{self, BucketFacts, Conditions, Gateway, LastWriterWins};
+use dssefs_s3::s3::{self, BucketFacts, Conditions, Gateway, LastWriterWins, Leftovers};
 use dssefs_seal::crypto;
 
 use super::rename_keys::RenameKeys;
@@ -180,12 +180,15 @@ fn note_uploads(config: &Config, gateway: &Gateway) -> Result<(), StartError> {
     noted.map_err(|error| StartError::Argument(format!("{} cannot be written: {error}", directory.display())))
 }
 
-/// Ends the uploads that a crashed mount left.
+/// Ends the uploads that a crashed mount left, and deletes what it held for open files.
 async fn tidy_up(config: &Config, gateway: &Gateway) {
     let (directory, source) = (config.spill_dir.as_path(), config.source().to_string());
-    let aborted = gateway.abort_leftovers(directory, &source, config.prefix.as_str()).await;
+    let Leftovers { uploads: aborted, held } = gateway.abort_leftovers(directory, &source, &config.prefix).await;
     if aborted > 0 {
         tracing::info!(aborted, "uploads that an earlier mount left were aborted");
+    }
+    if held > 0 {
+        tracing::info!(held, "objects that an earlier mount held for open files were deleted");
     }
 }
 

@@ -7,7 +7,7 @@ use crate::config::{Examined, Source};
 use dssefs_fs::journal;
 use dssefs_fs::namespace::{self, HiddenKeys};
 use dssefs_s3::policy::{KeyArn, Policy};
-use dssefs_s3::s3::{Conditions, Gateway};
+use dssefs_s3::s3::{Conditions, Gateway, Leftovers, ListRequest, held_prefix};
 use dssefs_seal::crypto;
 
 use super::build::probe_key;
@@ -31,7 +31,7 @@ pub enum Finding {
 }
 
 /// Looks at the store, the key, and what is left on this host. Makes no object. With `abort_leftovers` the uploads that
-/// crashed mounts of this host left are aborted; without, they are counted.
+/// crashed mounts of this host left are aborted, and what they held is deleted; without, both are counted.
 ///
 /// # Errors
 /// There are no credentials or no Region, or the runtime cannot be started. All else is a [`Finding`].
@@ -86,9 +86,34 @@ async fn store(
     found.extend(writing(gateway, source, key).await.unwrap_or_else(|error| vec![Finding::Bad(error)]));
     found.push(names(gateway, source).await.unwrap_or_else(Finding::Bad));
     for directory in directories {
-        found.push(uploads(gateway, directory.path(), source, abort_leftovers).await);
+        found.push(leftovers(gateway, directory.path(), source, abort_leftovers).await);
     }
+    found.extend(held(gateway, source).await);
     found
+}
+
+/// What mounts of all hosts hold for open files. Only the hosts themselves know which of it is still needed.
+async fn held(gateway: &Gateway, source: &Source) -> Option<Finding> {
+    const AT_ONCE: u16 = 1000;
+    let prefix = held_prefix(&source.prefix);
+    let ask =
+        ListRequest { prefix: &prefix, delimiter: false, start_after: None, continuation: None, entries_max: AT_ONCE };
+    match gateway.list(&ask).await {
+        Ok(page) if page.objects.is_empty() => None,
+        Ok(page) => {
+            let (count, bytes) = (page.objects.len(), page.objects.iter().map(|object| object.size).sum::<u64>());
+            let more = if page.next.is_some() { " or more" } else { "" };
+            let oldest = page.objects.iter().map(|object| object.last_modified).min();
+            let days = oldest.and_then(|oldest| gateway.time().duration_since(oldest).ok()).unwrap_or_default();
+            let days = days.as_secs() / (24 * 60 * 60);
+            Some(Finding::Remark(format!(
+                "{count}{more} objects below {prefix} hold {bytes} bytes of removed files that programs had open, \
+                 the oldest for {days} days; a mount deletes its own at the last close, or at its next start; \
+                 delete those of a host that is gone for good, or let a lifecycle rule do it"
+            )))
+        }
+        Err(error) => Some(Finding::Bad(StartError::store(&format!("{prefix} cannot be listed"), &error))),
+    }
 }
 
 /// Whether objects can be written as they must be, and under conditions.
@@ -128,18 +153,21 @@ async fn names(gateway: &Gateway, source: &Source) -> Result<Finding, StartError
     )))
 }
 
-async fn uploads(gateway: &Gateway, directory: &Path, source: &Source, abort: bool) -> Finding {
+async fn leftovers(gateway: &Gateway, directory: &Path, source: &Source, abort: bool) -> Finding {
     let (at, place) = (source.to_string(), directory.display());
-    let prefix = source.prefix.as_str();
     if abort {
-        let aborted = gateway.abort_leftovers(directory, &at, prefix).await;
-        return Finding::Good(format!("{aborted} uploads that crashed mounts noted in {place} were aborted"));
+        let Leftovers { uploads, held } = gateway.abort_leftovers(directory, &at, &source.prefix).await;
+        return Finding::Good(format!(
+            "{uploads} uploads and {held} held objects that crashed mounts noted in {place} were aborted and deleted"
+        ));
     }
     match gateway.count_leftovers(directory, &at) {
-        Ok(0) => Finding::Good(format!("{place} notes no upload of a crashed mount")),
-        Ok(count) => Finding::Remark(format!(
-            "{place} notes {count} uploads of crashed mounts; \
-             the next mount aborts them, and --abort-leftovers does now"
+        Ok(none) if none.is_empty() => {
+            Finding::Good(format!("{place} notes no upload and no held object of a crashed mount"))
+        }
+        Ok(Leftovers { uploads, held }) => Finding::Remark(format!(
+            "{place} notes {uploads} uploads and {held} held objects of crashed mounts; \
+             the next mount ends them, and --abort-leftovers does now"
         )),
         Err(error) => Finding::Bad(StartError::Argument(format!("{place} cannot be read: {error}"))),
     }

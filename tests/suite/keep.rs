@@ -349,15 +349,17 @@ fn doctor_tells_of_uploads_that_a_crash_left_and_aborts_them_when_asked() {
         };
         let output = doctor(&[]);
         assert!(output.status.success(), "{}", told(&output));
-        for sentence in
-            ["answers writes with aws:kms:dsse under arn:", "keeps the conditions", "notes 1 uploads of crashed mounts"]
-        {
+        for sentence in [
+            "answers writes with aws:kms:dsse under arn:",
+            "keeps the conditions",
+            "notes 1 uploads and 0 held objects of crashed mounts",
+        ] {
             assert!(told(&output).contains(sentence), "{sentence}: {}", told(&output));
         }
         assert_eq!(endpoint.uploads(), 1);
         assert!(told(&doctor(&["--abort-leftovers"])).contains("1 uploads"), "{}", told(&output));
         assert_eq!(endpoint.uploads(), 0);
-        assert!(told(&doctor(&[])).contains("notes no upload of a crashed mount"));
+        assert!(told(&doctor(&[])).contains("notes no upload and no held object of a crashed mount"));
         refuse_writes(&endpoint);
         let output = doctor(&[]);
         assert_eq!(output.status.code(), Some(4), "{}", told(&output));

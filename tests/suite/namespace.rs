@@ -541,14 +541,15 @@ async fn two_chmods_at_once_both_succeed_and_an_open_reader_finds_its_version() 
         futures_util::join!(mount.names.set_attributes(ino, &mode), mount.names.set_attributes(ino, &owner));
     assert!(one.is_ok() && two.is_ok());
     mount.names.rename((Ino::ROOT, &name("a")), (Ino::ROOT, &name("b")), false).await.unwrap();
-    let (key, now) = mount.names.successor(ino, &version).await.unwrap();
-    assert_eq!((key, now), (at("b"), mount.store.head("b").await.unwrap().meta.version));
+    let (key, head, attributes) = mount.names.own_copy(ino, &version).unwrap();
+    assert_eq!((key, &head.meta.version), (at("b"), &mount.store.head("b").await.unwrap().meta.version));
+    assert_eq!((attributes.mode, attributes.uid), (0o600, 9));
     assert_eq!(mount.names.attributes(ino).await.unwrap().uid, 9);
     mount.store.put("b", "foreign", &[]).await;
     mount.expire();
     mount.find("b").await.unwrap();
     let foreign = mount.store.head("b").await.unwrap().meta.version;
-    assert_eq!(mount.names.successor(ino, &foreign).await, None);
+    assert!(mount.names.own_copy(ino, &foreign).is_none());
 }
 
 #[tokio::test]

@@ -136,9 +136,9 @@ pub fn upload(store: &Connection, directory: &Path) -> Result<Sent, StartError> 
 
 /// Only the policy of a gateway is of a file; its uploads are aborted whatever it is.
 async fn abort_leftovers(asked: &Asked, directory: &Path, source: Source) -> usize {
-    let (at, prefix) = (source.to_string(), source.prefix.as_str().to_owned());
+    let at = source.to_string();
     let gateway = Gateway::new(&asked.sdk, &asked.connection, source.bucket, Policy::default());
-    gateway.abort_leftovers(directory, &at, &prefix).await
+    gateway.abort_leftovers(directory, &at, &source.prefix).await.uploads
 }
 
 /// Sends what one mount left in its sessions. One that cannot be dealt with is told in `sent`, and holds up no other.

@@ -13,7 +13,7 @@ use dssefs_s3::object::{ETag, Key, Name};
 use dssefs_s3::policy::Evidence;
 use dssefs_s3::s3::{AmbiguousWrite, Head};
 
-/// How many own copies of an open file are remembered, so that readers of the version before find it.
+/// How many own copies of an open file are remembered, so that its handles move on to the last one.
 const COPIES_MAX: usize = 64;
 
 /// A directory, and a name in it.

@@ -125,13 +125,10 @@ impl Namespace {
         if version.is_none() { Ok(()) } else { Err(Error::Stale) }
     }
 
-    /// Where the content of `version` of an open file is now: own copies (rename, chmod) give it another key and
-    /// another ETag. Waits for those that are under way. None when this mount did not move it: another host replaced
-    /// it.
-    ///
-    /// A reader that gets 412 or 404 asks this before it gives up.
-    pub async fn successor(&self, ino: Ino, version: &Version) -> Option<(Key, Version)> {
-        let _guard = self.inode_locks.lock(ino).await;
+    /// The object and the attributes of an open file whose bytes are those of `version`: the copies that this mount
+    /// made of it (rename, chmod) have another key and another ETag. None if the object is another host's, or if the
+    /// name is gone. No request.
+    pub fn own_copy(&self, ino: Ino, version: &Version) -> Option<(Key, Arc<Head>, Attributes)> {
         let table = self.table();
         let entry = table.entry(ino).ok()?;
         let mut etag = &version.etag;
@@ -140,9 +137,8 @@ impl Namespace {
                 etag = to;
             }
         }
-        let current = &entry.object.as_ref()?.meta.version;
-        let moved = current.etag == *etag && !entry.copies.is_empty();
-        moved.then(|| table.key(ino).ok()).flatten().map(|key| (key, current.clone()))
+        let head = entry.object.as_ref().filter(|head| head.meta.version.etag == *etag)?;
+        Some((table.key(ino).ok()?, Arc::clone(head), entry.shown()))
     }
 
     /// The node of a name that the kernel has looked up before: no question while it is in the table.

@@ -16,6 +16,7 @@ mod error;
 mod facts;
 mod file;
 mod flight;
+mod held;
 mod hidden;
 mod inode_locks;
 mod listing;
@@ -41,6 +42,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
+pub use self::held::Held;
 pub use self::hidden::HiddenKeys;
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
 pub use self::rename_dir::{

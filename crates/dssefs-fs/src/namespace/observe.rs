@@ -210,7 +210,7 @@ impl Table {
     }
 
     /// A new number for the name of `ino`, whose open files keep the old one.
-    fn replaced(
+    pub(super) fn replaced(
         &mut self,
         ino: Ino,
         attributes: Attributes,

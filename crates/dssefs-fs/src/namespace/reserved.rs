@@ -1,10 +1,7 @@
 //! The one name that a mount keeps for itself, in every directory.
 
 use super::error::Error;
-use dssefs_s3::object::Name;
-
-/// The name of the directory that has the intent logs of renames.
-pub(super) const RESERVED_NAME: &str = ".dssefs";
+use dssefs_s3::object::{Name, RESERVED_NAME};
 
 /// Refuses the reserved name. It is reserved at every level: a directory here may be the root of another mount, which
 /// keeps its intent logs there.

@@ -63,6 +63,17 @@ impl Error {
         }
     }
 
+    /// Whether the store no longer has the version that was asked for.
+    pub(super) fn is_of_a_version(&self) -> bool {
+        let (Error::Store(error)
+        | Error::Namespace(namespace::Error::Store(error))
+        | Error::Read(read::Error::Store(error))) = self
+        else {
+            return false;
+        };
+        matches!(error.kind, Kind::NotFound | Kind::PreconditionFailed)
+    }
+
     /// Whether the object is no longer the one that the changes were made to.
     #[must_use]
     pub(super) fn is_lost_race(&self) -> bool {

@@ -8,11 +8,11 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::journal::EntryId;
-use crate::namespace::{self, Attributes, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
-use crate::read::Reader;
+use crate::namespace::{self, Attributes, Held, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
+use crate::read::{self, Reader};
 use crate::spill::Location;
 use crate::write::{CommitTarget, Destination, Engine, Target, Writer};
-use dssefs_s3::object::{Key, ObjectMeta, UserMetadata};
+use dssefs_s3::object::{Key, ObjectMeta, UserMetadata, Version};
 use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
 
 use super::pages::Pages;
@@ -58,9 +58,12 @@ pub(crate) struct FileState {
     pub(crate) users: usize,
     /// The object as it was opened, or as this mount made it since; none for a file that never was in the store.
     pub(crate) head: Option<Head>,
-    /// Where that object is. It stays when the name goes, so that open handles never read nothing where there was
-    /// something.
+    /// Where the bytes of that object are. Only this mount's own commits, copies and renames move it on, so that a
+    /// handle never reads the version of another host. It stays when the name goes, so that open handles never read
+    /// nothing where there was something.
     pub(crate) source: Option<Source>,
+    /// The copy that the handles read once the name has gone.
+    pub(crate) held: Option<Held>,
     /// What the file is now, changes included; its size is the writer's business while there is one.
     pub(crate) attributes: Attributes,
     /// What it was at the last promise: a later write is no part of that, nor is its time.
@@ -128,6 +131,7 @@ impl File {
             users: 0,
             head: None,
             source: None,
+            held: None,
             attributes,
             promised: None,
             user: None,
@@ -271,19 +275,67 @@ impl File {
         Ok(())
     }
 
-    /// The object as this mount has just made or changed it, under `key`. Bytes that are read from now on come from it.
+    /// The object is a copy that this mount has made of it, under `key`. Bytes that are read from now on come from it.
     pub(crate) fn replaced(&self, head: Head, key: &Key, attributes: Attributes) {
         let base = source(key, &head);
-        let (old, writer) = {
+        let old = {
             let mut state = self.state();
             state.attributes = attributes;
             state.head = Some(head);
-            (state.source.replace(base.clone()), state.writer.clone())
+            state.source.clone()
+        };
+        if let Some(old) = old {
+            self.moved(&old.version, base);
+        }
+    }
+
+    /// The name has gone: the handles read the held copy from now on. False when there is none of the version that they
+    /// read.
+    pub(crate) fn stand_on_held(&self) -> bool {
+        let held = {
+            let state = self.state();
+            let shown = state.source.as_ref().map(|source| &source.version);
+            state.held.clone().filter(|held| Some(&held.of) == shown)
+        };
+        let Some(Held { of, copy }) = held else { return false };
+        self.moved(&of, copy);
+        true
+    }
+
+    /// The bytes of the version `from` are those of `to`, which this mount has made of it. What a reader has of them
+    /// stays good.
+    fn moved(&self, from: &Version, to: Source) {
+        let writer = {
+            let mut state = self.state();
+            if let Some((of, reader)) = state.reader.as_mut().filter(|(of, _)| of.version == *from) {
+                reader.relocate(read::Location { key: to.key.clone(), version: to.version.clone() });
+                *of = to.clone();
+            }
+            state.source = Some(to.clone());
+            state.writer.clone()
         };
         // The writer has a mutex of its own and asks this file for its target: never both at once.
-        if let Some((old, writer)) = old.zip(writer) {
-            writer.rebase(&old.version, base);
+        if let Some(writer) = writer {
+            writer.rebase(from, to);
         }
+    }
+
+    /// The object that handles need beside what this host has, and that goes with the name `key`; none where a version
+    /// stays readable by its id.
+    pub(crate) fn needed_of(&self, key: &Key) -> Option<Source> {
+        let base = match self.writer() {
+            Some(writer) => writer.needed_base(),
+            None => self.state().source.clone(),
+        };
+        base.filter(|base| base.key == *key && base.version.id.is_none() && base.size > 0)
+    }
+
+    /// The held copy, once no handle needs it. The caller deletes it.
+    pub(crate) fn take_unneeded_held(&self) -> Option<Held> {
+        let mut state = self.state();
+        let is_dirty = state.writer.as_ref().is_some_and(|writer| writer.is_dirty());
+        let is_needed = state.users > 0 || (is_dirty && !state.unlinked);
+        if is_needed { None } else { state.held.take() }
     }
 
     /// Notes attributes that a program has set, which the next commit must store exactly.

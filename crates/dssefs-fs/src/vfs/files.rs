@@ -57,8 +57,7 @@ impl Files {
 
     /// All files with changes that the store does not have.
     pub(crate) fn unsaved(&self) -> Vec<Arc<File>> {
-        let all: Vec<_> = self.map(|table| table.files.values().cloned().collect());
-        all.into_iter().filter(|file| file.is_dirty()).collect()
+        self.all().into_iter().filter(|file| file.is_dirty()).collect()
     }
 
     /// Notes that an open file has become a copy of another object.
@@ -73,10 +72,14 @@ impl Files {
         copies.into_iter().filter(|file| file.is_dirty()).collect()
     }
 
+    /// All files that are open or unsaved.
+    pub(crate) fn all(&self) -> Vec<Arc<File>> {
+        self.map(|table| table.files.values().cloned().collect())
+    }
+
     /// All files that are open or unsaved and stand where `stands` says.
     pub(crate) fn standing(&self, stands: impl Fn(Ino) -> bool) -> Vec<Arc<File>> {
-        let all: Vec<_> = self.map(|table| table.files.values().cloned().collect());
-        all.into_iter().filter(|file| stands(file.ino)).collect()
+        self.all().into_iter().filter(|file| stands(file.ino)).collect()
     }
 
     fn map<T>(&self, apply: impl FnOnce(&mut Table) -> T) -> T {

@@ -17,6 +17,8 @@ use std::time::Duration;
 use dssefs_s3::s3::{Backoff, Jitter};
 use futures_util::{FutureExt, StreamExt, stream};
 
+use crate::namespace::Held;
+
 use super::file::{File, FileState};
 use super::keeping::JournalCoverage;
 use super::{Error, Ino, Vfs};
@@ -132,9 +134,11 @@ impl Vfs {
         self.files.unsaved().len()
     }
 
-    /// Gives up the changes that the journal does not have, and the uploads that were begun for them. For the end of
-    /// the process.
+    /// Gives up the changes that the journal does not have, the uploads that were begun for them, and the copies that
+    /// open handles of removed files read. For the end of the process.
     pub async fn abandon(&self) {
+        let held: Vec<Held> = self.files.all().iter().filter_map(|file| file.state().held.take()).collect();
+        stream::iter(held).for_each_concurrent(SAVES_MAX, async |held| self.namespace.release(&held).await).await;
         for file in self.files.unsaved() {
             // An entry of the journal, also one of an older state, may need the upload.
             let kept = file.state().kept.is_some();

@@ -55,6 +55,16 @@ impl Writer {
         self.state().note_ambiguous_copy(attempt);
     }
 
+    /// Waits for the commit under way, and resolves those whose answers were lost: then the base is what this mount has
+    /// made last.
+    ///
+    /// # Errors
+    /// As [`Writer::resolve_ambiguous_commits`].
+    pub async fn resolve_after_commits(&self) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        self.resolve_ambiguous_commits().await
+    }
+
     /// Asks the store for what earlier commits may have made. An object that is found becomes the base of the file.
     ///
     /// # Errors

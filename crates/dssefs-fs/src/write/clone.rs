@@ -56,11 +56,8 @@ impl Writer {
 
     /// Resolves ambiguous commits first: a copy that the store has made needs nothing of its source.
     async fn resolve_or_materialize(self: &Arc<Self>, leans: impl Fn(&Base) -> bool) -> Result<(), Error> {
-        {
-            // A commit under way counts on what it has found itself.
-            let _turn = self.turn.lock().await;
-            self.resolve_ambiguous_commits().await?;
-        }
+        // A commit under way counts on what it has found itself.
+        self.resolve_after_commits().await?;
         self.materialize_base_if(leans).await
     }
 

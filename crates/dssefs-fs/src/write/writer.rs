@@ -270,6 +270,13 @@ impl Writer {
         }
     }
 
+    /// The object under the changes, if some of its bytes are still part of the file and not written over.
+    #[must_use]
+    pub fn needed_base(&self) -> Option<Base> {
+        let state = self.state();
+        state.base.clone().filter(|_| !state.written.contains(0..state.base_len))
+    }
+
     /// Takes all bytes of the object under the changes onto this host, because the object is about to be deleted while
     /// programs have the file open.
     ///

@@ -7,6 +7,10 @@ const KEY_BYTES_MAX: usize = 1024;
 /// The longest name that Linux takes, in bytes (`NAME_MAX`, limits.h).
 const NAME_BYTES_MAX: usize = 255;
 
+/// The name that mounts keep for themselves in every directory: `rename/` below it has the journals of renames, and
+/// `held/` the bytes of removed files that programs still have open.
+pub const RESERVED_NAME: &str = ".dssefs";
+
 /// The key of an object: 1 to 1,024 bytes of UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);

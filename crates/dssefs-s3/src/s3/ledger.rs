@@ -1,8 +1,9 @@
-//! A list of the multipart uploads that this process has under way, by the store's ids. The next process reads it after
-//! a crash.
+//! A list of what this process has in the bucket for a while: multipart uploads, by the store's ids, and held objects,
+//! by their random names. The next process reads it after a crash.
 //!
-//! Each process has a file of its own and holds a lock on it while it lives. The file holds no names: only the store
-//! knows which object an upload's id belongs to.
+//! Each process has a file of its own and holds a lock on it while it lives. So a list without a lock belongs to a
+//! process of this host that has ended, whatever any clock says. The file holds no names of files: only the store knows
+//! which object an upload's id belongs to.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -18,6 +19,10 @@ const PREFIX: &str = "uploads-";
 const BYTES_MAX: u64 = 256 << 20;
 /// No line is longer, in bytes: S3's ids have some 130.
 const LINE_BYTES_MAX: u64 = 4 << 10;
+/// What a line begins with, after its sign, that names a held object and no upload.
+const HELD: &str = "held/";
+/// How long the name of a held object is: 16 bytes in hexadecimal.
+const HELD_NAME_BYTES: usize = 32;
 /// The most uploads that are read. A process has some hundreds of them under way: one for each file being written.
 const UPLOADS_MAX: usize = 10_000;
 
@@ -42,6 +47,8 @@ pub(super) struct Leftover {
     path: PathBuf,
     /// The uploads that the process had under way.
     pub(super) uploads: BTreeSet<String>,
+    /// The names of the objects that it held.
+    pub(super) held: BTreeSet<String>,
     _lock: File,
 }
 
@@ -67,6 +74,16 @@ impl Ledger {
         }
     }
 
+    /// Notes a held object, before it is made.
+    pub(super) fn holds(&self, name: &str) {
+        self.begun(&format!("{HELD}{name}"));
+    }
+
+    /// Notes that the object is gone.
+    pub(super) fn released(&self, name: &str) {
+        self.ended(&format!("{HELD}{name}"));
+    }
+
     /// Takes `upload` off the list for good: a record in the journal needs it after this process has ended.
     pub(super) fn let_outlive(&self, upload: &str) -> io::Result<()> {
         if self.open().contains(upload) {
@@ -81,7 +98,8 @@ impl Ledger {
         if let Err(error) = append(&self.file, &format!("{sign}{upload}\n")) {
             tracing::warn!(
                 %error,
-                "the daemon cannot note an upload on the local disk; after a crash a lifecycle rule has to end it"
+                "the daemon cannot note an upload or a held object on the local disk; \
+                 after a crash a lifecycle rule has to end it"
             );
         }
     }
@@ -136,21 +154,32 @@ impl Leftover {
         if !is_of_source && begun {
             return Ok(None);
         }
-        let mut uploads = BTreeSet::new();
+        let (mut uploads, mut held) = (BTreeSet::new(), BTreeSet::new());
         while let Some(line) = next_line(&mut text, &mut line)? {
-            match line.split_at_checked(1) {
-                Some(("+", upload)) if uploads.len() < UPLOADS_MAX => drop(uploads.insert(upload.to_owned())),
-                Some(("-", upload)) => drop(uploads.remove(upload)),
+            let Some((sign, entry)) = line.split_at_checked(1) else { continue };
+            let (list, entry) = match entry.strip_prefix(HELD) {
+                // Nothing that another program wrote there may become the key of another object.
+                Some(name) if is_held_name(name) => (&mut held, name),
+                Some(_) => continue,
+                None => (&mut uploads, entry),
+            };
+            match sign {
+                "+" if list.len() < UPLOADS_MAX => drop(list.insert(entry.to_owned())),
+                "-" => drop(list.remove(entry)),
                 _ => {}
             }
         }
-        Ok(Some(Leftover { path, uploads, _lock: file }))
+        Ok(Some(Leftover { path, uploads, held, _lock: file }))
     }
 
-    /// Removes the file once its uploads are aborted.
+    /// Removes the file once its uploads are aborted and its held objects deleted.
     pub(super) fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
+}
+
+fn is_held_name(name: &str) -> bool {
+    name.len() == HELD_NAME_BYTES && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Waits until no other process begins a ledger in `directory` or looks for one. Then an unlocked ledger without its
@@ -214,6 +243,23 @@ mod tests {
         drop(ledger);
         let found = Leftover::find(directory.path(), "s3://b").unwrap();
         assert_eq!(found[0].uploads, ["two".to_owned()].into());
+    }
+
+    #[test]
+    fn held_objects_are_found_by_name_and_nothing_else_is_taken_for_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::create(directory.path(), "s3://b").unwrap();
+        let (one, two) = ("0".repeat(32), "f".repeat(32));
+        ledger.begun("upload");
+        ledger.holds(&one);
+        ledger.holds(&two);
+        ledger.released(&one);
+        for forged in ["../../secret", "", &"g".repeat(32), &format!("{two}/x")] {
+            ledger.holds(forged);
+        }
+        drop(ledger);
+        let left = Leftover::find(directory.path(), "s3://b").unwrap().pop().unwrap();
+        assert_eq!((left.uploads.clone(), left.held.clone()), (["upload".to_owned()].into(), [two].into()));
     }
 
     #[test]

@@ -13,8 +13,8 @@
 //!
 //! What it does not do: cache, plan parts, or decide on errno values.
 //!
-//! A file on the local disk (`ledger`) lists the uploads under way, so that the next process can abort those of a
-//! crashed one.
+//! A file on the local disk (`ledger`) lists the uploads under way and the objects that are held for open files
+//! (`gateway/held`), so that the next process can end those of a crashed one.
 //!
 //! The HTTP client limits how much a server may answer and how long content may take (`bounds`).
 //!
@@ -47,7 +47,8 @@ pub use connect::{
 };
 pub use error::{Error, FailedWrite, Failure, Kind};
 pub use gateway::{
-    BodyRetries, Conditions, ConflictRetries, Download, Gateway, OtherCopy, Unfinished, Upload, Verified,
+    BodyRetries, Conditions, ConflictRetries, Download, Gateway, Leftovers, OtherCopy, Unfinished, Upload, Verified,
+    held_prefix,
 };
 pub use metrics::{Operation, StoreSnapshot};
 pub use payload::{Checksum, Payload, WithSha1};

@@ -79,6 +79,16 @@ impl Table {
     fn is_copied(&mut self, ino: Ino, copy: &Copy, now: std::time::Instant) -> Result<(), Error> {
         let entry = self.entry_mut(ino)?;
         let same = entry.etag() == Some(&copy.source);
+        if !same && entry.open > 0 && !entry.local && !entry.is_directory() {
+            // Another host has replaced the file before it was copied. Open handles keep the version that they have,
+            // and the next lookup asks for this one.
+            let (attributes, listed) = (entry.attributes, copy.stored.version.etag.clone());
+            let know = |table: &mut Table, new| {
+                table.entry_mut(new)?.listed = Some(listed);
+                Ok(())
+            };
+            return self.replaced(ino, attributes, know).map(drop);
+        }
         entry.object = entry.object.take().filter(|_| same).map(|head| Arc::new(copied(&head, copy)));
         if same {
             entry.note_copy(&copy.source, &copy.stored.version.etag);

@@ -1,18 +1,14 @@
-//! Opening, reading, writing and closing.
+//! Opening, writing and closing.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 
 use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
-use crate::read::{self, Location, Reader};
-use crate::write::{self, Piece, Writer};
+use crate::write::{self, Writer};
 use dssefs_s3::object::Name;
-use dssefs_s3::s3::{self, Source};
 
 use crate::namespace;
 use crate::vfs::file::{File, Privileges, WriterParts, has_content};
@@ -20,8 +16,6 @@ use crate::vfs::handles::OpenFile;
 use crate::vfs::slots::Slot;
 use crate::vfs::{Error, Fh, Vfs};
 
-/// How often a call starts over because the file changed under it.
-const TRIES_MAX: u32 = 8;
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -163,23 +157,10 @@ impl Vfs {
         Err(if error.is_lost_race() { namespace::Error::Exists.into() } else { error })
     }
 
-    /// Reads at most `size` bytes at `offset`; fewer only at the file's end.
-    ///
-    /// # Errors
-    /// The object changed or cannot be read, or local bytes were tampered with.
-    pub async fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Bytes, Error> {
-        let open = self.handles.file(fh)?;
-        let range = offset..offset.saturating_add(u64::from(size));
-        match open.file.writer() {
-            Some(writer) => self.read_changed(&open.file, &writer, range).await,
-            None => self.read_object(&open.file, range).await,
-        }
-    }
-
     /// Writes `data`.
     ///
     /// # Errors
-    /// See [`Writer::write`].
+    /// See [`Writer::write`](write::Writer::write).
     pub async fn write(&self, fh: Fh, place: Place, data: &[u8], privileges: Privileges) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
         if !open.writes {
@@ -382,8 +363,17 @@ impl Vfs {
         self.files.leave(file);
         file.left.notify_waiters();
         self.discard_if_deleted(file).await;
+        self.release_held(file).await;
         self.save_owed(file);
         self.namespace.unpin_open(file.ino);
+    }
+
+    /// Deletes the copy that handles of a removed file have read, after the last one is closed.
+    async fn release_held(&self, file: &File) {
+        let unneeded = file.take_unneeded_held();
+        if let Some(held) = unneeded {
+            self.namespace.release(&held).await;
+        }
     }
 
     /// A deleted file's changes go with its last user.
@@ -429,96 +419,6 @@ impl Vfs {
         file.show(&key, &head, attributes)?;
         Ok(self.pages.are_now(file.ino, &head.meta.version))
     }
-
-    async fn read_object(&self, file: &Arc<File>, range: Range<u64>) -> Result<Bytes, Error> {
-        let source = file.state().source.clone().ok_or(Error::Stale)?;
-        self.read_moving(file, source, range).await
-    }
-
-    /// Reads `source`, also when this mount itself gives those bytes another key or ETag meanwhile (a rename, a change
-    /// of attributes).
-    async fn read_moving(&self, file: &Arc<File>, mut source: Source, range: Range<u64>) -> Result<Bytes, Error> {
-        for _ in 0..TRIES_MAX {
-            match self.read_source(file, &source, range.clone()).await {
-                Err(error) if is_gone(&error) => {
-                    tracing::warn!(%error, "the version that a program has open is not the object any more");
-                }
-                outcome => return outcome,
-            }
-            let Some((key, version)) = self.namespace.successor(file.ino, &source.version).await else { break };
-            let moved = Source { key, version, size: source.size };
-            if moved == source {
-                break;
-            }
-            source = moved;
-        }
-        // Who is told to open the file again must not be shown the same version again.
-        self.namespace.expire(file.ino);
-        Err(Error::Stale)
-    }
-
-    async fn read_source(&self, file: &Arc<File>, source: &Source, range: Range<u64>) -> Result<Bytes, Error> {
-        let end = range.end.min(source.size);
-        let Some(length) = end.checked_sub(range.start).filter(|length| *length > 0) else { return Ok(Bytes::new()) };
-        let reader = file.reader(source, || {
-            let location = Location { key: source.key.clone(), version: source.version.clone() };
-            Arc::new(Reader::new(Arc::clone(&self.gateway), location, source.size, Arc::clone(&self.read_budget)))
-        });
-        let bytes = reader.read(range.start, length).await?;
-        // The store has spoken of the encryption again, with the bytes themselves.
-        let judged = reader.observed().map_or(Ok(()), |head| self.refuse_to_read(&source.key, &head));
-        // What came with a refused answer is not kept: the next read asks again.
-        judged.inspect_err(|_| file.forget_reader())?;
-        Ok(bytes)
-    }
-
-    async fn read_changed(&self, file: &Arc<File>, writer: &Arc<Writer>, range: Range<u64>) -> Result<Bytes, Error> {
-        for _ in 0..TRIES_MAX {
-            let (pieces, base) = match writer.locate(range.clone()) {
-                Ok(located) => located,
-                // A promise that could not be stored may be stored now.
-                Err(write::Error::InUpload) if writer.promised().is_some() => {
-                    let _subtree = self.namespace.lock_shared(file.ino).await;
-                    self.save_promised(file).boxed().await?;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            if let ([Piece::Base(whole)], Some(base)) = (pieces.as_slice(), &base) {
-                return self.read_moving(file, base.clone(), whole.clone()).await;
-            } else if let Some(bytes) = self.assemble(file, writer, &pieces, base.as_ref()).await? {
-                return Ok(bytes);
-            }
-        }
-        Err(Error::Stale)
-    }
-
-    /// The bytes of `pieces` in order; none when some of them moved meanwhile.
-    async fn assemble(
-        &self,
-        file: &Arc<File>,
-        writer: &Writer,
-        pieces: &[Piece],
-        base: Option<&Source>,
-    ) -> Result<Option<Bytes>, Error> {
-        let mut all = BytesMut::new();
-        for piece in pieces {
-            match (piece, base) {
-                (Piece::Local(range), _) => {
-                    let at = all.len();
-                    all.resize(at + length(range), 0);
-                    if !writer.read_local(range.start, &mut all[at..])? {
-                        return Ok(None);
-                    }
-                }
-                (Piece::Base(range), Some(base)) => {
-                    all.extend_from_slice(&self.read_moving(file, base.clone(), range.clone()).await?);
-                }
-                (Piece::Zero(range) | Piece::Base(range), _) => all.resize(all.len() + length(range), 0),
-            }
-        }
-        Ok(Some(all.freeze()))
-    }
 }
 
 /// A change of content that is being made.
@@ -547,17 +447,4 @@ fn promise_if_closed(file: &File, writer: &Writer) -> bool {
     }
     state.note_promise();
     writer.begin_promise()
-}
-
-/// The length of a piece of one read, which the kernel limits to far less than a usize.
-fn length(range: &Range<u64>) -> usize {
-    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
-}
-
-fn is_gone(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Store(error) | Error::Read(read::Error::Store(error))
-            if matches!(error.kind, s3::Kind::NotFound | s3::Kind::PreconditionFailed)
-    )
 }

@@ -190,7 +190,7 @@ impl Vfs {
             }
             Ok(attributes) => attributes,
         };
-        self.repin(file, attributes).await?;
+        self.repin(file);
         Ok(attributes)
     }
 
@@ -225,20 +225,15 @@ impl Vfs {
         }
     }
 
-    /// After this mount has replaced the object itself by one with the same bytes.
-    pub(in crate::vfs) async fn repin(&self, file: &Arc<File>, attributes: Attributes) -> Result<(), Error> {
-        if !has_content(attributes.kind) {
-            return Ok(());
-        }
+    /// After this mount has replaced the object of `file` by a copy: its handles read that from now on. No request.
+    pub(in crate::vfs) fn repin(&self, file: &File) {
         // A file that is not open shows nothing yet; opening it looks at the object.
-        if file.state().source.is_none() {
-            return Ok(());
+        let Some(source) = file.state().source.clone() else { return };
+        // If another host has put its object there meanwhile, the handles keep the version that they have.
+        if let Some((key, head, attributes)) = self.namespace.own_copy(file.ino, &source.version) {
+            self.pages.are_now(file.ino, &head.meta.version);
+            file.replaced((*head).clone(), &key, attributes);
         }
-        let Some(key) = self.namespace.key(file.ino) else { return Ok(()) };
-        let head = self.namespace.head(file.ino).await?;
-        self.pages.are_now(file.ino, &head.meta.version);
-        file.replaced((*head).clone(), &key, attributes);
-        Ok(())
     }
 
     /// The file of `ino` with one more user, showing the version that is in the store now.

@@ -4,6 +4,7 @@ mod data;
 mod meta;
 mod names;
 mod ranges;
+mod read;
 mod rename_dir;
 mod special;
 mod user_xattr;

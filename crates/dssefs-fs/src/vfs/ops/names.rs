@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use crate::namespace::{Ino, Kind, Node, Snapshot};
 use dssefs_s3::object::Name;
+use dssefs_s3::s3::Source;
 
 use crate::vfs::file::{File, has_content};
 use crate::vfs::{Error, Fh, Vfs};
@@ -77,6 +78,7 @@ impl Vfs {
         let outcome = self.namespace.unlink(parent, name).await;
         file.state().unlinked = outcome.is_ok();
         outcome?;
+        file.stand_on_held();
         self.let_go_of_removed(file, object.as_ref()).await
     }
 
@@ -88,7 +90,7 @@ impl Vfs {
             writer.resolve_ambiguous_commits().await?;
         }
         self.release_copies(file).await?;
-        self.take_in(file).await?;
+        self.keep_for_handles(file).await?;
         self.settle_for_good(Some(file)).await?;
         file.state().unlinked = true;
         if let Some(writer) = file.writer() {
@@ -206,12 +208,12 @@ impl Vfs {
             let is_replaced = self.namespace.key(file.ino).is_none();
             file.state().unlinked = is_replaced;
             if is_replaced {
+                file.stand_on_held();
                 let_go = self.let_go_of_removed(file, replaced.as_ref()).await;
             }
         }
         if let Some(file) = moved.filter(|file| has_moved && file.state().head.is_some()) {
-            let attributes = self.namespace.attributes(file.ino).await?;
-            self.repin(file, attributes).await?;
+            self.repin(file);
         }
         if let Some(file) = moved.filter(|_| has_moved) {
             self.keep_under_new_name(file).await?;
@@ -229,22 +231,52 @@ impl Vfs {
         if stays { self.commit(file).await } else { Ok(()) }
     }
 
-    /// Keeps the bytes of an open file that is about to lose its object. A version that can be named stays readable
-    /// without that.
-    async fn take_in(&self, file: &Arc<File>) -> Result<(), Error> {
-        let (open, versioned, in_store) = {
-            let state = file.state();
-            let version = state.head.as_ref().map(|head| head.meta.version.id.is_some());
-            (state.users > 1, version == Some(true), version.is_some())
-        };
-        // Parts that were sent ahead are readable only as an object.
-        if let Some(writer) = file.writer().filter(|writer| open && writer.is_streaming()) {
-            writer.commit().await?;
-        } else if !open || !in_store || (versioned && !file.is_dirty()) {
+    /// Keeps what open handles need of the object that `file` is about to lose: as a copy within the store, and on this
+    /// host where the store refuses the copy. Sends nothing when no handle is open, or when a version stays readable by
+    /// its id.
+    async fn keep_for_handles(&self, file: &Arc<File>) -> Result<(), Error> {
+        let is_open = file.state().users > 1;
+        if !is_open {
             return Ok(());
         }
-        let writer = self.writer_parts().writer_of(file).await?;
-        Ok(writer.materialize_base().await?)
+        // Parts that were sent ahead are readable only as an object.
+        if let Some(writer) = file.writer().filter(|writer| writer.is_streaming()) {
+            writer.commit().await?;
+        }
+        let Some(key) = self.namespace.key(file.ino) else { return Ok(()) };
+        let Some(needed) = file.needed_of(&key) else { return Ok(()) };
+        // No handle may read what the mount refuses to serve, and a copy would look compliant.
+        if self.refuse_noncompliant(file).is_err() {
+            return Ok(());
+        }
+        match self.hold(file, &needed).await {
+            Err(error) if !error.is_of_a_version() => {
+                tracing::warn!(
+                    %key, %error, remedy = error.remedy(),
+                    "the store did not copy a file that programs have open and that is about to be removed; \
+                     the mount reads all of it instead"
+                );
+                let writer = self.writer_parts().writer_of(file).await?;
+                Ok(writer.materialize_base().await?)
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn hold(&self, file: &Arc<File>, needed: &Source) -> Result<(), Error> {
+        let earlier = file.state().held.take();
+        let held = match earlier {
+            // An earlier removal of the name failed.
+            Some(earlier) if earlier.of == needed.version => earlier,
+            earlier => {
+                if let Some(earlier) = earlier {
+                    self.namespace.release(&earlier).await;
+                }
+                self.namespace.hold(needed).await?
+            }
+        };
+        file.state().held = Some(held);
+        Ok(())
     }
 
     /// The directory that a directory is in; the root is in itself.

@@ -52,10 +52,9 @@ impl Vfs {
         self.release_copies_below(moved.ino).await?;
         self.refuse_to_rewrite_below(moved.ino).await?;
         let (moving, exclusive) = self.namespace.move_directory(from, to, no_replace, exclusive).await?;
-        let repinned = self.repin_below(moved.ino).await;
+        self.repin_below(moved.ino).await;
         drop(exclusive);
-        self.namespace.finish_move(moving).await?;
-        repinned
+        Ok(self.namespace.finish_move(moving).await?)
     }
 
     /// Makes files safe whose changes are bound to an object or an upload under the old name, or kept by the journal
@@ -71,15 +70,11 @@ impl Vfs {
     }
 
     /// Open files are those of the new name from now on, before a program can change them again.
-    async fn repin_below(&self, directory: Ino) -> Result<(), Error> {
+    async fn repin_below(&self, directory: Ino) {
         for file in self.files_below(directory) {
             let _turn = file.turn.lock().await;
-            if file.state().head.is_some() {
-                let attributes = self.namespace.attributes(file.ino).await?;
-                self.repin(&file, attributes).await?;
-            }
+            self.repin(&file);
         }
-        Ok(())
     }
 
     fn files_below(&self, directory: Ino) -> Vec<Arc<File>> {

@@ -80,7 +80,10 @@ impl Vfs {
         self.release_copies(file).await?;
         if file.changed_user().is_none() {
             match self.namespace.set_xattr(file.ino, edit).await {
-                Ok(Some(attributes)) => return self.repin(file, attributes).await,
+                Ok(Some(_)) => {
+                    self.repin(file);
+                    return Ok(());
+                }
                 Ok(None) => {}
                 Err(error) => {
                     self.note_ambiguous_copy(file, &error).await;

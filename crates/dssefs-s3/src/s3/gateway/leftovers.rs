@@ -1,10 +1,11 @@
-//! Aborts the uploads of processes that have crashed.
+//! Aborts the uploads of processes that have crashed, and deletes the objects that they held.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 use super::Gateway;
+use crate::object::Prefix;
 use crate::s3::error::{Error, Kind};
 use crate::s3::ledger::{Ledger, Leftover};
 
@@ -12,9 +13,33 @@ use crate::s3::ledger::{Ledger, Leftover};
 /// mount's start.
 const PAGES_MAX: u32 = 1000;
 
+/// What processes have left in the bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Multipart uploads.
+    pub uploads: usize,
+    /// Objects that were held for open files.
+    pub held: usize,
+}
+
+impl Leftovers {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self == Leftovers::default()
+    }
+}
+
+impl std::ops::AddAssign for Leftovers {
+    fn add_assign(&mut self, other: Leftovers) {
+        self.uploads += other.uploads;
+        self.held += other.held;
+    }
+}
+
 impl Gateway {
-    /// From now on notes uploads in a file of `directory`, so that the next process can abort those that this one
-    /// leaves. `source` is what this process mounts. Call it once for each gateway.
+    /// From now on notes uploads and held objects in a file of `directory`, so that the next process can end
+    /// those that this one leaves. `source` is what this process mounts. Call it once for each gateway.
     ///
     /// # Errors
     /// The file cannot be created.
@@ -34,43 +59,58 @@ impl Gateway {
         self.ledger.get().map_or(Ok(()), |ledger| ledger.let_outlive(id))
     }
 
-    /// Aborts the uploads that earlier processes of `source` left, according to `directory`, and returns how many there
-    /// were. Makes no request if there are none. The next start retries what fails now.
-    pub async fn abort_leftovers(&self, directory: &Path, source: &str, prefix: &str) -> usize {
-        let leftovers = match Leftover::find(directory, source) {
-            Ok(leftovers) => leftovers,
+    /// Aborts the uploads and deletes the held objects that earlier processes of `source` left, according to
+    /// `directory`, and returns how many there were. `root` is the directory of the bucket that `source` mounts. Makes
+    /// no request if there are none. The next start retries what fails now.
+    pub async fn abort_leftovers(&self, directory: &Path, source: &str, root: &Prefix) -> Leftovers {
+        let mut ended = Leftovers::default();
+        let found = match Leftover::find(directory, source) {
+            Ok(found) => found,
             Err(error) => {
-                tracing::warn!(%error, "the daemon cannot look for the uploads of earlier mounts");
-                return 0;
+                tracing::warn!(%error, "the daemon cannot look for what earlier mounts left in the bucket");
+                return ended;
             }
         };
-        let mut aborted = 0;
-        for leftover in leftovers {
-            match self.abort_all(&leftover.uploads, prefix).await {
+        for leftover in found {
+            match self.end_all(&leftover, root).await {
                 Ok(count) => {
-                    aborted += count;
+                    ended += count;
                     if let Err(error) = leftover.remove() {
-                        tracing::warn!(%error, "the daemon cannot remove the list of an earlier mount's uploads");
+                        tracing::warn!(%error, "the daemon cannot remove the list of what an earlier mount left");
                     }
                 }
                 Err(error) => {
                     tracing::warn!(
                         %error,
-                        "the daemon could not abort uploads of an earlier mount; the next mount tries again"
+                        "the daemon could not abort uploads, or delete held objects, of an earlier mount; \
+                         the next mount tries again"
                     );
                 }
             }
         }
-        aborted
+        ended
     }
 
-    /// How many uploads earlier processes of `source` left, according to `directory`. Makes no request, so some of them
-    /// may have ended since.
+    /// How much earlier processes of `source` left, according to `directory`. Makes no request, so some of it may have
+    /// ended since.
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn count_leftovers(&self, directory: &Path, source: &str) -> io::Result<usize> {
-        Ok(Leftover::find(directory, source)?.iter().map(|leftover| leftover.uploads.len()).sum())
+    pub fn count_leftovers(&self, directory: &Path, source: &str) -> io::Result<Leftovers> {
+        let mut counted = Leftovers::default();
+        for leftover in Leftover::find(directory, source)? {
+            counted += Leftovers { uploads: leftover.uploads.len(), held: leftover.held.len() };
+        }
+        Ok(counted)
+    }
+
+    async fn end_all(&self, leftover: &Leftover, root: &Prefix) -> Result<Leftovers, Error> {
+        let uploads = self.abort_all(&leftover.uploads, root.as_str()).await?;
+        let mut held = 0;
+        for name in &leftover.held {
+            held += usize::from(self.sweep_held(root, name).await?);
+        }
+        Ok(Leftovers { uploads, held })
     }
 
     async fn abort_all(&self, uploads: &BTreeSet<String>, prefix: &str) -> Result<usize, Error> {

@@ -5,6 +5,7 @@ mod compare;
 mod copy;
 mod delete;
 mod download;
+mod held;
 mod leftovers;
 mod probe;
 mod retry;
@@ -29,6 +30,8 @@ use crate::policy::{Facts, Judge, KeyArn, Policy, Verdict};
 use crate::s3::metrics::{Operation, StoreCounters, StoreSnapshot};
 
 pub use download::Download;
+pub use held::held_prefix;
+pub use leftovers::Leftovers;
 pub use probe::Conditions;
 pub use retry::{BodyRetries, ConflictRetries};
 pub use upload::{Unfinished, Upload};
