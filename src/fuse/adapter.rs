@@ -20,8 +20,8 @@ use super::convert::{
     allocation, expect, fh, file_attr, file_type, handle, ino, inode_number, name, sought, special_kind, time_change,
 };
 use dssefs_fs::vfs::{
-    Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
-    is_for_the_owner,
+    Access, Attributes, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes,
+    Vfs, is_for_the_owner,
 };
 use dssefs_seal::secret::PlainBuf;
 
@@ -135,7 +135,9 @@ impl Filesystem for Adapter {
         let child = checked_name!(self, "lookup", child, reply);
         let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
         self.spawn("lookup", async move { vfs.lookup(ino(parent), &child).await }, move |node| match node {
-            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
+            Ok(node) => {
+                reply.entry(&believed(&node.attributes, ttl), &file_attr(node.ino, &node.attributes), GENERATION)
+            }
             Err(errno) => reply.error(errno),
         });
     }
@@ -147,7 +149,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let (vfs, ttl, node) = (Arc::clone(&self.vfs), self.ttl, ino(node));
         self.spawn("getattr", async move { vfs.attributes(node).await }, move |attributes| match attributes {
-            Ok(attributes) => reply.attr(&ttl, &file_attr(node, &attributes)),
+            Ok(attributes) => reply.attr(&believed(&attributes, ttl), &file_attr(node, &attributes)),
             Err(errno) => reply.error(errno),
         });
     }
@@ -185,7 +187,7 @@ impl Filesystem for Adapter {
             "setattr",
             async move { vfs.set_attributes(node, change).await },
             move |attributes| match attributes {
-                Ok(attributes) => reply.attr(&ttl, &file_attr(node, &attributes)),
+                Ok(attributes) => reply.attr(&believed(&attributes, ttl), &file_attr(node, &attributes)),
                 Err(errno) => reply.error(errno),
             },
         );
@@ -197,7 +199,9 @@ impl Filesystem for Adapter {
         let (mode, uid, gid) = (mode & !umask & 0o7777, request.uid(), request.gid());
         let work = async move { vfs.mkdir(ino(parent), &child, mode, uid, gid).await };
         self.spawn("mkdir", work, move |node| match node {
-            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
+            Ok(node) => {
+                reply.entry(&believed(&node.attributes, ttl), &file_attr(node.ino, &node.attributes), GENERATION)
+            }
             Err(errno) => reply.error(errno),
         });
     }
@@ -222,7 +226,9 @@ impl Filesystem for Adapter {
             }
         };
         self.spawn("mknod", work, move |node| match node {
-            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
+            Ok(node) => {
+                reply.entry(&believed(&node.attributes, ttl), &file_attr(node.ino, &node.attributes), GENERATION)
+            }
             Err(errno) => reply.error(errno),
         });
     }
@@ -245,7 +251,9 @@ impl Filesystem for Adapter {
         let target = Bytes::copy_from_slice(target.as_os_str().as_encoded_bytes());
         let work = async move { vfs.symlink(ino(parent), &child, target, owner).await };
         self.spawn("symlink", work, move |node| match node {
-            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
+            Ok(node) => {
+                reply.entry(&believed(&node.attributes, ttl), &file_attr(node.ino, &node.attributes), GENERATION)
+            }
             Err(errno) => reply.error(errno),
         });
     }
@@ -314,6 +322,7 @@ impl Filesystem for Adapter {
         self.spawn("create", work, move |created| match created {
             Ok((node, fh)) => {
                 let attr = file_attr(node.ino, &node.attributes);
+                let ttl = believed(&node.attributes, ttl);
                 reply.created(&ttl, &attr, GENERATION, handle(fh), Self::open_flags(flags, true));
             }
             Err(errno) => reply.error(errno),
@@ -340,7 +349,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -355,7 +364,7 @@ impl Filesystem for Adapter {
         let written_back = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let place = if written_back { Place::Kernel(offset) } else { Place::Program(offset) };
         let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let privileges = if kills { Privileges::Drop } else { Privileges::Keep };
+        let privileges = if kills { Privileges::Drop { gid: request.gid() } } else { Privileges::Keep };
         let work = async move { vfs.write(fh(handle), place, data.as_slice(), privileges).await };
         self.spawn("write", work, move |done| match done {
             Ok(()) => reply.written(length),
@@ -449,11 +458,12 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        // The kernel knows the rest by itself, and sends no negative offsets.
-        let sought = sought(whence).zip(u64::try_from(offset).ok());
-        let found = match sought {
-            Some((sought, offset)) => self.vfs.seek(fh(handle), offset, sought),
-            None => Err(Error::Invalid("only data and holes are looked for here")),
+        // The kernel knows the rest by itself.
+        let found = match (sought(whence), u64::try_from(offset)) {
+            (Some(sought), Ok(offset)) => self.vfs.seek(fh(handle), offset, sought),
+            // There is no data before the beginning either (lseek(2), as ext4 and XFS answer).
+            (Some(_), Err(_)) => Err(Error::PastEnd),
+            (None, _) => Err(Error::Invalid("only data and holes are looked for here")),
         };
         match found.map_err(|error| report("lseek", &error, self.style)) {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
@@ -558,10 +568,18 @@ fn is_hidden_from(request: &Request, attribute: &[u8]) -> bool {
     is_for_the_owner(attribute) && !is_owner
 }
 
-/// What truncate(2) and O_TRUNC do to set-user-id bits. The kernel says with each such request whether the caller has
+/// How long the kernel believes attributes, and the name that they came with. When the kernel leaves it to the daemon to
+/// clear set-user-id and set-group-id, it goes on showing them as they were. So it may believe those of no file that has
+/// them.
+fn believed(attributes: &Attributes, ttl: Duration) -> Duration {
+    let has_privileges = attributes.kind == Kind::File && attributes.mode & 0o6000 != 0;
+    if has_privileges { Duration::ZERO } else { ttl }
+}
+
+/// What truncate(2), O_TRUNC, fallocate(2) and chown(2) do to set-user-id and set-group-id bits. The kernel says with each such request whether the caller has
 /// CAP_FSETID, but fuser does not hand that on; usually root has it and no other user.
 fn privileges_of(request: &Request) -> Privileges {
-    if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop }
+    if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop { gid: request.gid() } }
 }
 
 fn empty(reply: ReplyEmpty, done: Result<(), Errno>) {

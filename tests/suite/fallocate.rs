@@ -148,6 +148,26 @@ fn holes_of_a_file_with_changes_are_found_and_a_stored_file_is_data_to_its_end()
     });
 }
 
+/// It was EINVAL (generic/448 of xfstests).
+#[test]
+fn data_before_the_beginning_of_a_file_is_enxio() {
+    const SCRIPT: &str = "
+import errno, os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.write(file, b'content')
+for offset in (-1, -7, -(1 << 63)):
+    for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+        try:
+            sys.exit(f'{offset} was found at {os.lseek(file, offset, whence)}')
+        except OSError as error:
+            assert error.errno == errno.ENXIO, (offset, whence, error)";
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        run("python3", &["-c", SCRIPT], &mount.join("file")).unwrap();
+    });
+}
+
 #[test]
 fn sparse_aware_tools_lose_no_byte() {
     const SCRIPT: &str = "

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
-pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
+pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Privileges, Timestamp};
 pub use self::rename_dir::{
     Authenticator, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey,
 };

@@ -28,11 +28,10 @@ use crate::write::Engine;
 use dssefs_s3::s3::Gateway;
 
 pub use crate::namespace::xattr::Expect;
-pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Timestamp};
+pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Privileges, Timestamp};
 pub use dssefs_s3::object::{Name, NameError};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
-pub use file::Privileges;
 pub use handles::Fh;
 pub use keeping::{JournalCoverage, JournalPolicy};
 pub use ops::{

@@ -7,14 +7,14 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 
-use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
+use crate::namespace::{Attributes, Ino, Kind, Node, Privileges, Timestamp};
 use crate::read::{self, Location, Reader};
 use crate::write::{self, Piece, Writer};
 use dssefs_s3::object::Name;
 use dssefs_s3::s3::{self, Source};
 
 use crate::namespace;
-use crate::vfs::file::{File, Privileges, WriterParts, has_content};
+use crate::vfs::file::{File, WriterParts, has_content};
 use crate::vfs::handles::OpenFile;
 use crate::vfs::slots::Slot;
 use crate::vfs::{Error, Fh, Vfs};
@@ -263,8 +263,9 @@ impl Vfs {
                 file.state().carried = None;
             }
             self.changed(file, privileges);
+            return Ok(());
         }
-        Ok(())
+        self.lose_privileges(file, privileges).await
     }
 
     /// The file of `ino` with one more user.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::namespace::{self, Attributes, Change, Ino, Node, Timestamp};
+use crate::namespace::{self, Attributes, Change, Ino, Node, Privileges, Timestamp};
 use dssefs_s3::object::Name;
 use dssefs_s3::s3::FailedWrite;
 
-use crate::vfs::file::{File, Privileges, has_content};
+use crate::vfs::file::{File, has_content};
 use crate::vfs::{Error, Fh, Vfs};
 
 /// A new time of a file.
@@ -36,7 +36,7 @@ pub struct SetAttributes {
     pub mtime: Option<TimeChange>,
     /// The handle it was asked through, which will be flushed later.
     pub fh: Option<Fh>,
-    /// What a change of the length does beside that.
+    /// What a change of the length, owner or group does beside that.
     pub privileges: Privileges,
 }
 
@@ -110,8 +110,9 @@ impl Vfs {
             gid: change.gid,
             mtime: change.mtime.map(time),
             atime: change.atime.map(time),
+            privileges: change.privileges,
         };
-        if wanted == Change::default() { self.attributes(ino).await } else { self.change(ino, &wanted, now).await }
+        if wanted.is_empty() { self.attributes(ino).await } else { self.change(ino, &wanted, now).await }
     }
 
     /// What df shows.
@@ -141,6 +142,17 @@ impl Vfs {
         }
         self.resize(file, size, change.privileges).await?;
         if change.fh.is_none() { self.commit(file).await } else { Ok(()) }
+    }
+
+    /// After a call that could have changed content and did not: Linux takes the set-user-id bits away then too.
+    pub(in crate::vfs) async fn lose_privileges(&self, file: &File, privileges: Privileges) -> Result<(), Error> {
+        let before = file.attributes();
+        let mode = privileges.after_write(before.mode, before.gid);
+        if mode == before.mode {
+            return Ok(());
+        }
+        let change = Change { mode: Some(mode), ..Change::default() };
+        self.change(file.ino, &change, SystemTime::now().into()).await.map(drop)
     }
 
     async fn change(&self, ino: Ino, change: &Change, now: Timestamp) -> Result<Attributes, Error> {

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::namespace::Ino;
+use crate::namespace::{Ino, Privileges};
 use crate::write::Writer;
 use dssefs_s3::object::Key;
 use dssefs_s3::s3::Source;
 
-use crate::vfs::file::{Carried, File, Privileges};
+use crate::vfs::file::{Carried, File};
 use crate::vfs::{Error, Fh, Vfs};
 
 /// What fallocate(2) is asked to do with a range.
@@ -155,8 +155,9 @@ impl Vfs {
         };
         if changed {
             self.changed(&open.file, privileges);
+            return Ok(());
         }
-        Ok(())
+        self.lose_privileges(&open.file, privileges).await
     }
 
     async fn release_from(
