@@ -41,7 +41,7 @@ pub struct Adapter {
 /// aligned.
 const COPY_BYTES_MAX: u64 = 0xFFFF_F000;
 
-/// The inode numbers of a mount are never reused, so all are of one generation.
+/// A number is given to another node only after the kernel has forgotten the first one, so all are of one generation.
 const GENERATION: Generation = Generation(0);
 
 impl Adapter {

@@ -130,12 +130,16 @@ impl Namespace {
         loop {
             let key = self.table().key(ino)?;
             let question = self.question();
-            match self.gateway.head(&key).await {
-                Ok(head) => return self.table().facts_seen(ino, &Arc::new(head), question.when, &self.settings),
-                // Moved meanwhile, it has its object elsewhere.
-                Err(error) if is_not_found(&error) && self.key(ino).is_some_and(|now| now != key) => {}
+            let answer = self.gateway.head(&key).await;
+            let mut table = self.table();
+            // Moved meanwhile, or gone while another node got its number: what has the number now has another object.
+            let is_elsewhere = table.key(ino).is_ok_and(|now| now != key);
+            match answer {
+                Ok(_) if is_elsewhere => {}
+                Ok(head) => return table.facts_seen(ino, &Arc::new(head), question.when, &self.settings),
+                Err(error) if is_not_found(&error) && is_elsewhere => {}
                 Err(error) if is_not_found(&error) => {
-                    self.table().facts_missing(ino, question.when, self.started, &self.settings)?;
+                    table.facts_missing(ino, question.when, self.started, &self.settings)?;
                     return Err(Error::NotFound);
                 }
                 Err(error) => return Err(error.into()),

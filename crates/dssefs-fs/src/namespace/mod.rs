@@ -20,6 +20,7 @@ mod inode_locks;
 mod listing;
 mod lookup;
 mod node;
+mod number;
 mod observe;
 pub mod posix;
 mod progress;
@@ -41,6 +42,7 @@ use tokio::sync::Semaphore;
 
 pub use self::error::Error;
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Privileges, Timestamp};
+pub use self::number::NumbersInUse;
 pub use self::rename_dir::{
     Authenticator, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey,
 };
@@ -203,6 +205,12 @@ impl Namespace {
     pub fn parent(&self, ino: Ino) -> Ino {
         let table = self.table();
         table.entry(ino).ok().and_then(|entry| entry.place.as_ref()).map_or(ino, |(parent, _)| *parent)
+    }
+
+    /// The numbers that no new node gets, because files have them that may outlive their nodes.
+    #[must_use]
+    pub fn numbers_in_use(&self) -> Arc<NumbersInUse> {
+        Arc::clone(&self.table().numbers)
     }
 
     /// How many keys cannot be names (`//`, `.`, `..`, NUL, a component over 255 bytes), in the directories listed so

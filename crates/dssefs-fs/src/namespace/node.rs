@@ -9,7 +9,8 @@ use dssefs_s3::s3::Head;
 /// The longest target that Linux takes, in bytes (`PATH_MAX` without its NUL, limits.h).
 pub(super) const TARGET_BYTES_MAX: u64 = 4095;
 
-/// The number of a node, the kernel's name for a file or directory. Never given out twice while the mount lives.
+/// The number of a node, the kernel's name for a file or directory. No two nodes have the same one at a time. It is the
+/// same in each mount, where the key under which the mount has met the node decides it (`number`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ino(pub u64);
 

@@ -1,6 +1,7 @@
 //! The nodes, their references, and their places in the tree.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use lru::LruCache;
 
@@ -8,13 +9,15 @@ use super::change_clock::ChangeClock;
 use super::entry::{Directory, Entry};
 use super::error::Error;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
+use super::number::{NumbersInUse, free_number};
 use dssefs_s3::object::{Key, Name, Prefix};
 
 /// All nodes of a mount. Beyond `entries_max`, nodes without a reference are evicted, oldest first.
 #[derive(Debug)]
 pub(super) struct Table {
     nodes: HashMap<Ino, Entry>,
-    next: u64,
+    /// Those of files that may outlive their nodes here.
+    pub(super) numbers: Arc<NumbersInUse>,
     idle: LruCache<Ino, ()>,
     entries_max: usize,
     prefix: Prefix,
@@ -31,7 +34,7 @@ impl Table {
         let idle = LruCache::unbounded();
         Table {
             nodes,
-            next: Ino::ROOT.0 + 1,
+            numbers: Arc::default(),
             idle,
             entries_max,
             prefix,
@@ -87,9 +90,8 @@ impl Table {
         // The parent must not be evicted to make room for its child.
         self.idle.pop(&parent);
         self.evict();
-        let ino = Ino(self.next);
+        let ino = self.number(parent, name, attributes.kind)?;
         self.link(parent, name, ino, attributes.kind)?;
-        self.next += 1;
         self.nodes.insert(ino, Entry::new(Some((parent, name.clone())), attributes));
         self.settle(ino);
         Ok(ino)
@@ -201,6 +203,15 @@ impl Table {
         entry.local || below.into_iter().flatten().any(|child| self.holds_local(*child))
     }
 
+    fn number(&self, parent: Ino, name: &Name, kind: Kind) -> Result<Ino, Error> {
+        let prefix = self.prefix(parent)?;
+        let is_taken = |ino| self.nodes.contains_key(&ino) || self.numbers.contains(ino);
+        Ok(match kind {
+            Kind::Directory => free_number(prefix.directory(name)?.as_str(), is_taken),
+            _ => free_number(prefix.file(name)?.as_str(), is_taken),
+        })
+    }
+
     fn link(&mut self, parent: Ino, name: &Name, ino: Ino, kind: Kind) -> Result<(), Error> {
         self.idle.pop(&parent);
         let directory = self.directory_mut(parent)?;
@@ -296,6 +307,26 @@ mod tests {
         assert_eq!(table.entry(file).unwrap().shown().nlink, 0);
         table.forget(file, 1);
         assert!(table.entry(file).is_err());
+    }
+
+    #[test]
+    fn a_node_has_the_number_of_its_key_unless_another_one_has_it() {
+        let mut table = table(9);
+        let file = add(&mut table, Ino::ROOT, "f", Kind::File);
+        table.refer(file).unwrap();
+        table.relocate(file, Ino::ROOT, &name("g")).unwrap();
+        let second = add(&mut table, Ino::ROOT, "f", Kind::File);
+        assert_ne!(second, file, "the renamed file has kept it");
+        table.detach(second);
+        table.numbers.hold(file);
+        table.detach(file);
+        table.forget(file, 1);
+        assert!(table.entry(file).is_err());
+        assert_eq!(add(&mut table, Ino::ROOT, "f", Kind::File), second, "a file with changes outlives its node");
+        table.detach(second);
+        table.numbers.release(file);
+        assert_eq!(add(&mut table, Ino::ROOT, "f", Kind::File), file);
+        assert_ne!(add(&mut table, Ino::ROOT, "g", Kind::File), file);
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Vfs {
         journal_policy: Option<JournalPolicy>,
     ) -> Arc<Vfs> {
         let (files, handles, pages) = (
-            Files::default(),
+            Files::new(namespace.numbers_in_use()),
             Handles::new(rustix::process::geteuid().as_raw(), namespace.names_bytes_max()),
             Arc::new(Pages::new()),
         );
