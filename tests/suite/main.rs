@@ -37,6 +37,7 @@ mod names;
 mod namespace;
 mod network;
 mod noncompliant;
+mod numbers;
 mod prefix;
 mod privileges;
 mod read;

@@ -114,7 +114,7 @@ impl Namespace {
         let entry = table.entry(ino)?;
         let nobody_to_ask = table.key(ino).is_err() || entry.superseded.is_some();
         let enough = match (self.settings.is_full(), entry.is_directory()) {
-            (true, _) => entry.has_facts(now, ttl),
+            (true, _) => table.has_facts(ino, now, ttl),
             (false, true) => true,
             (false, false) => entry.is_fresh(now, ttl),
         };
@@ -139,7 +139,7 @@ impl Namespace {
                 Ok(head) => return table.facts_seen(ino, &Arc::new(head), question.when, &self.settings),
                 Err(error) if is_not_found(&error) && is_elsewhere => {}
                 Err(error) if is_not_found(&error) => {
-                    table.facts_missing(ino, question.when, self.started, &self.settings)?;
+                    table.facts_missing(ino, question.when, &self.settings)?;
                     return Err(Error::NotFound);
                 }
                 Err(error) => return Err(error.into()),
@@ -157,7 +157,7 @@ impl Namespace {
     fn head_at_hand(&self, ino: Ino) -> Result<Option<Arc<Head>>, Error> {
         let table = self.table();
         let entry = table.entry(ino)?;
-        if may_be_asked(entry, ino) && !entry.has_facts(self.now(), self.settings.ttl) {
+        if may_be_asked(entry, ino) && !table.has_facts(ino, self.now(), self.settings.ttl) {
             return Ok(None);
         }
         entry.object.clone().map(Some).ok_or(Error::NotFound)

@@ -36,7 +36,7 @@ pub mod xattr;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Semaphore;
 
@@ -106,7 +106,6 @@ pub struct Namespace {
     gateway: Arc<Gateway>,
     settings: Settings,
     clock: Clock,
-    started: SystemTime,
     table: Mutex<Table>,
     heads: Flights<Ino, Result<Arc<Head>, Error>>,
     lookups: Flights<(Ino, Name), Result<Ino, Error>>,
@@ -124,6 +123,10 @@ type Entries = Arc<Snapshot>;
 
 /// Pages of 1,000 names that are asked for at the same time: each may have 9 MiB, and is parsed in memory.
 const PAGES_IN_FLIGHT_MAX: usize = 16;
+
+/// The times of a directory without a marker, since 1970: the beginning of 2000 (UTC). A directory that has none must not
+/// change from mount to mount, or backups take it for another one. Archives of ZIP know no time before 1980.
+const NO_TIME: Duration = Duration::from_secs(946_684_800);
 
 type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
@@ -143,8 +146,7 @@ impl Namespace {
     /// As [`Namespace::new`], with another source of time for the rules about age.
     #[must_use]
     pub fn with_clock(gateway: Arc<Gateway>, settings: Settings, clock: Clock) -> Arc<Namespace> {
-        let started = SystemTime::now();
-        let table = Table::new(settings.prefix.clone(), settings.implicit_directory(started), settings.entries_max);
+        let table = Table::new(settings.prefix.clone(), settings.implicit_directory(), settings.entries_max);
         let names = NamesBudget::new(settings.names_bytes_max);
         let ahead = Arc::new(Semaphore::new(settings.heads_in_flight_max));
         let renames = DirectoryRenames::new(Arc::clone(&gateway), settings.clone());
@@ -152,7 +154,6 @@ impl Namespace {
             gateway,
             settings,
             clock,
-            started,
             table: Mutex::new(table),
             heads: Flights::new(),
             lookups: Flights::new(),
@@ -184,8 +185,7 @@ impl Namespace {
         self.table().unpin(ino);
     }
 
-    /// The key behind a node now: a file's own, a directory's marker. None for the root of a bucket and for what is
-    /// unlinked.
+    /// The key behind a node now: a file's own, a directory's marker. None for what is unlinked.
     #[must_use]
     pub fn key(&self, ino: Ino) -> Option<Key> {
         self.table().key(ino).ok()
@@ -284,9 +284,9 @@ impl Settings {
         posix::attributes(&UserMetadata::new(), form, &self.defaults)
     }
 
-    /// What a directory without a marker shows: it has no times, so those of the mount's start.
-    fn implicit_directory(&self, started: SystemTime) -> Attributes {
-        let form = posix::Form { directory: true, size: 0, last_modified: started };
+    /// What a directory without a marker shows.
+    fn implicit_directory(&self) -> Attributes {
+        let form = posix::Form { directory: true, size: 0, last_modified: UNIX_EPOCH + NO_TIME };
         posix::attributes(&UserMetadata::new(), form, &self.defaults)
     }
 }

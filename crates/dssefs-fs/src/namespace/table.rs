@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
@@ -10,6 +11,7 @@ use super::entry::{Directory, Entry};
 use super::error::Error;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::number::{NumbersInUse, free_number};
+use super::reserved::RESERVED_NAME;
 use dssefs_s3::object::{Key, Name, Prefix};
 
 /// All nodes of a mount. Beyond `entries_max`, nodes without a reference are evicted, oldest first.
@@ -79,10 +81,34 @@ impl Table {
             return Ok(key.clone());
         }
         if entry.is_directory() {
-            return self.prefix(ino)?.marker().ok_or(Error::NotFound);
+            return self.prefix(ino)?.marker().map_or_else(root_key, Ok);
         }
         let (parent, name) = entry.place.as_ref().ok_or(Error::NotFound)?;
         Ok(self.prefix(*parent)?.file(name)?)
+    }
+
+    /// Whether `ino` is the root of a mount of a whole bucket. It has no marker, as no key is empty.
+    pub(super) fn is_bucket_root(&self, ino: Ino) -> bool {
+        ino == Ino::ROOT && self.prefix.marker().is_none()
+    }
+
+    /// Whether the attributes of `ino` need no question. Those of a bucket's root are asked for at the start of the
+    /// mount and before each change. So a store that does not answer keeps no path from being followed, as each begins
+    /// at the root.
+    pub(super) fn has_facts(&self, ino: Ino, now: Instant, ttl: Duration) -> bool {
+        let Ok(entry) = self.entry(ino) else { return false };
+        let known_root = || entry.directory.as_ref().is_some_and(|root| root.marker.is_some());
+        entry.has_facts(now, ttl) || (self.is_bucket_root(ino) && known_root())
+    }
+
+    /// The directories with times that their markers do not have, `count_max` at most.
+    pub(super) fn touched(&self, count_max: usize) -> Vec<Ino> {
+        let has_newer_times = |entry: &Entry| {
+            let directory = entry.directory.as_deref().filter(|directory| directory.marker == Some(true));
+            directory.is_some_and(|directory| directory.touched.is_some() || directory.renamed.is_some())
+        };
+        let touched = self.nodes.iter().filter(|(_, entry)| has_newer_times(entry));
+        touched.map(|(ino, _)| *ino).take(count_max).collect()
     }
 
     /// A new node under a name that is free.
@@ -271,6 +297,11 @@ impl Table {
     }
 }
 
+/// Where a bucket keeps the attributes of its root: below the reserved name, where no mount shows it.
+fn root_key() -> Result<Key, Error> {
+    Key::new(format!("{RESERVED_NAME}/root")).map_err(|_| Error::NotFound)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,7 +365,7 @@ mod tests {
         let mut table = table(4);
         let held = add(&mut table, Ino::ROOT, "held", Kind::File);
         table.refer(held).unwrap();
-        table.directory_mut(Ino::ROOT).unwrap().listed = Some(std::time::Instant::now());
+        table.directory_mut(Ino::ROOT).unwrap().listed = Some(Instant::now());
         let old = add(&mut table, Ino::ROOT, "old", Kind::File);
         let young = add(&mut table, Ino::ROOT, "young", Kind::File);
         let last = add(&mut table, Ino::ROOT, "last", Kind::File);
@@ -363,7 +394,7 @@ mod tests {
         add(&mut table, Ino::ROOT, "b", Kind::Directory);
         add(&mut table, Ino::ROOT, "f", Kind::File);
         assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 1, "there may be more of them");
-        table.directory_mut(Ino::ROOT).unwrap().listed = Some(std::time::Instant::now());
+        table.directory_mut(Ino::ROOT).unwrap().listed = Some(Instant::now());
         assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 4);
         table.detach(a);
         assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 3);

@@ -115,6 +115,11 @@ impl Vfs {
         if wanted.is_empty() { self.attributes(ino).await } else { self.change(ino, &wanted, now).await }
     }
 
+    /// The last requests of a mount: directories keep the times that they have here.
+    pub async fn store_directory_times(&self) {
+        self.namespace.store_directory_times().await;
+    }
+
     /// What df shows.
     #[must_use]
     pub fn statfs(&self) -> Statfs {
