@@ -17,11 +17,11 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::convert::{
-    allocation, expect, fh, file_attr, file_type, handle, ino, inode_number, name, sought, special_kind, time_change,
+    allocation, believed, expect, fh, file_attr, file_type, handle, ino, inode_number, is_hidden_from, name,
+    privileges_of, sought, special_kind, time_change,
 };
 use dssefs_fs::vfs::{
-    Access, Attributes, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes,
-    Vfs, is_for_the_owner,
+    Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Node, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
 };
 use dssefs_seal::secret::PlainBuf;
 
@@ -41,7 +41,7 @@ pub struct Adapter {
 /// aligned.
 const COPY_BYTES_MAX: u64 = 0xFFFF_F000;
 
-/// A number is given to another node only after the kernel has forgotten the first one, so all are of one generation.
+/// A number goes to another node only after the kernel has forgotten the first one, so all are of one generation.
 const GENERATION: Generation = Generation(0);
 
 impl Adapter {
@@ -134,11 +134,8 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEntry) {
         let child = checked_name!(self, "lookup", child, reply);
         let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
-        self.spawn("lookup", async move { vfs.lookup(ino(parent), &child).await }, move |node| match node {
-            Ok(node) => {
-                reply.entry(&believed(&node.attributes, ttl), &file_attr(node.ino, &node.attributes), GENERATION)
-            }
-            Err(errno) => reply.error(errno),
+        self.spawn("lookup", async move { vfs.lookup(ino(parent), &child).await }, move |node| {
+            entry(reply, ttl, &node)
         });
     }
 
@@ -198,12 +195,7 @@ impl Filesystem for Adapter {
         let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
         let (mode, uid, gid) = (mode & !umask & 0o7777, request.uid(), request.gid());
         let work = async move { vfs.mkdir(ino(parent), &child, mode, uid, gid).await };
-        self.spawn("mkdir", work, move |node| match node {
-            Ok(node) => {
-                reply.entry(&believed(&node.attributes, ttl), &file_attr(node.ino, &node.attributes), GENERATION)
-            }
-            Err(errno) => reply.error(errno),
-        });
+        self.spawn("mkdir", work, move |node| entry(reply, ttl, &node));
     }
 
     fn mknod(
@@ -225,12 +217,7 @@ impl Filesystem for Adapter {
                 None => vfs.make_file(ino(parent), &child, owner).await,
             }
         };
-        self.spawn("mknod", work, move |node| match node {
-            Ok(node) => {
-                reply.entry(&believed(&node.attributes, ttl), &file_attr(node.ino, &node.attributes), GENERATION)
-            }
-            Err(errno) => reply.error(errno),
-        });
+        self.spawn("mknod", work, move |node| entry(reply, ttl, &node));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
@@ -250,12 +237,7 @@ impl Filesystem for Adapter {
         let (vfs, ttl, owner) = (Arc::clone(&self.vfs), self.ttl, (request.uid(), request.gid()));
         let target = Bytes::copy_from_slice(target.as_os_str().as_encoded_bytes());
         let work = async move { vfs.symlink(ino(parent), &child, target, owner).await };
-        self.spawn("symlink", work, move |node| match node {
-            Ok(node) => {
-                reply.entry(&believed(&node.attributes, ttl), &file_attr(node.ino, &node.attributes), GENERATION)
-            }
-            Err(errno) => reply.error(errno),
-        });
+        self.spawn("symlink", work, move |node| entry(reply, ttl, &node));
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
@@ -562,24 +544,14 @@ impl Filesystem for Adapter {
     }
 }
 
-/// Attributes for root and the mounting user do not exist for other users, whom `--allow-other` lets in.
-fn is_hidden_from(request: &Request, attribute: &[u8]) -> bool {
-    let is_owner = request.uid() == 0 || request.uid() == rustix::process::geteuid().as_raw();
-    is_for_the_owner(attribute) && !is_owner
-}
-
-/// How long the kernel believes attributes, and the name that they came with. When the kernel leaves it to the daemon to
-/// clear set-user-id and set-group-id, it goes on showing them as they were. So it may believe those of no file that has
-/// them.
-fn believed(attributes: &Attributes, ttl: Duration) -> Duration {
-    let has_privileges = attributes.kind == Kind::File && attributes.mode & 0o6000 != 0;
-    if has_privileges { Duration::ZERO } else { ttl }
-}
-
-/// What truncate(2), O_TRUNC, fallocate(2) and chown(2) do to set-user-id and set-group-id bits. The kernel says with each such request whether the caller has
-/// CAP_FSETID, but fuser does not hand that on; usually root has it and no other user.
-fn privileges_of(request: &Request) -> Privileges {
-    if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop { gid: request.gid() } }
+/// Answers a call that finds or makes a name.
+fn entry(reply: ReplyEntry, ttl: Duration, node: &Result<Node, Errno>) {
+    match node {
+        Ok(Node { ino, attributes, .. }) => {
+            reply.entry(&believed(attributes, ttl), &file_attr(*ino, attributes), GENERATION);
+        }
+        Err(errno) => reply.error(*errno),
+    }
 }
 
 fn empty(reply: ReplyEmpty, done: Result<(), Errno>) {

@@ -189,8 +189,8 @@ fn every_mount_is_nosuid_and_nodev() {
     });
 }
 
-/// `rsync -a src/ mnt/`, `cp -a src/. mnt/` and `tar -x` of `./` ended with errors: the root of a bucket has no marker, and
-/// could not keep mode, owner and times.
+/// `rsync -a src/ mnt/`, `cp -a src/. mnt/` and `tar -x` of `./` ended with errors: the root of a bucket has no marker,
+/// and could not keep mode, owner and times.
 #[test]
 fn the_root_of_a_bucket_keeps_its_attributes() {
     deadline(MINUTE, || {

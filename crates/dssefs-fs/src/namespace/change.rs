@@ -28,9 +28,8 @@ impl Original {
 
 impl Namespace {
     /// Changes attributes and answers the new ones. A clean file is copied onto itself, with everything carried over, a
-    /// directory's marker is put again; changes of a file that is local, or unlinked, are kept here for its commit. One
-    /// that asks for what is there changes the time of the last change, as on every file system, and is stored too: a
-    /// time that only this mount knew would go back.
+    /// directory's marker is put again; changes of a file that is local, or unlinked, are kept here for its commit.
+    /// Nothing is sent when nothing would differ. Then ctime stays too: a time that only this mount knew would go back.
     ///
     /// # Errors
     /// [`Error::NotPermitted`] where attributes come from listings; [`Error::Stale`] for a version that lost its name;
@@ -43,6 +42,9 @@ impl Namespace {
         let original = self.original(ino).await?;
         let before = self.table().entry(ino)?.attributes;
         let after = change.applied(before, SystemTime::now().into());
+        if (Attributes { ctime: before.ctime, ..after }) == before {
+            return Ok(self.table().entry(ino)?.shown());
+        }
         let user = posix::metadata(original.user(), &after);
         self.rewrite(ino, &original, user).await
     }

@@ -144,7 +144,10 @@ impl Namespace {
         let (began, failed) = (Instant::now(), AtomicBool::new(false));
         let touched = self.table().touched(TIMES_MAX);
         let store = async |ino| {
-            if began.elapsed() > TIMES_WITHIN || failed.load(Ordering::Relaxed) {
+            let left = TIMES_WITHIN.saturating_sub(began.elapsed());
+            // A rename that failed may still be taking its copies back.
+            let Ok(_subtree) = tokio::time::timeout(left, self.lock_shared(ino)).await else { return };
+            if left.is_zero() || failed.load(Ordering::Relaxed) {
                 return;
             }
             match self.store_times(ino).await {

@@ -124,8 +124,8 @@ type Entries = Arc<Snapshot>;
 /// Pages of 1,000 names that are asked for at the same time: each may have 9 MiB, and is parsed in memory.
 const PAGES_IN_FLIGHT_MAX: usize = 16;
 
-/// The times of a directory without a marker, since 1970: the beginning of 2000 (UTC). A directory that has none must not
-/// change from mount to mount, or backups take it for another one. Archives of ZIP know no time before 1980.
+/// The times of a directory without a marker, since 1970: the beginning of 2000 (UTC). They must be the same in each
+/// mount, or backups take the directory for another one. Archives of ZIP know no time before 1980.
 const NO_TIME: Duration = Duration::from_secs(946_684_800);
 
 type Clock = Box<dyn Fn() -> Instant + Send + Sync>;

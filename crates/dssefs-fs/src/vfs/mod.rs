@@ -28,7 +28,7 @@ use crate::write::Engine;
 use dssefs_s3::s3::Gateway;
 
 pub use crate::namespace::xattr::Expect;
-pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Privileges, Timestamp};
+pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Node, Privileges, Timestamp};
 pub use dssefs_s3::object::{Name, NameError};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
