@@ -135,7 +135,7 @@ impl Filesystem for Adapter {
         let child = checked_name!(self, "lookup", child, reply);
         let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
         self.spawn("lookup", async move { vfs.lookup(ino(parent), &child).await }, move |node| {
-            entry(reply, ttl, &node)
+            entry(reply, ttl, &node);
         });
     }
 
