@@ -72,6 +72,7 @@ pub(super) async fn build(config: &Config, spill_dir: &SpillDir, protection: Str
         tidy_up(config, &gateway).await;
         names.recover().await;
     }
+    names.know_root().await;
     let journal = journal(config, &kms, &gateway, &pool).await?;
     // 5. Confirm the spill directory: all that is opened by its path at the start is open now.
     spill_dir.confirm()?;

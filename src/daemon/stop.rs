@@ -127,6 +127,7 @@ pub(super) async fn save(vfs: &Vfs, ending: &Ending) -> Result<(), StartError> {
     ending.begin();
     exit_report::report_saving(&ending.spill_dir);
     let failed = vfs.save_all(SaveExtent::All).await;
+    vfs.store_directory_times().await;
     for Unsaved { name, error, kept } in &failed {
         let fate = match kept {
             JournalCoverage::All => "kept for the next mount",

@@ -17,11 +17,11 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::convert::{
-    allocation, expect, fh, file_attr, file_type, handle, ino, inode_number, name, sought, special_kind, time_change,
+    allocation, believed, expect, fh, file_attr, file_type, handle, ino, inode_number, is_hidden_from, name,
+    privileges_of, sought, special_kind, time_change,
 };
 use dssefs_fs::vfs::{
-    Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
-    is_for_the_owner,
+    Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Node, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
 };
 use dssefs_seal::secret::PlainBuf;
 
@@ -41,7 +41,7 @@ pub struct Adapter {
 /// aligned.
 const COPY_BYTES_MAX: u64 = 0xFFFF_F000;
 
-/// The inode numbers of a mount are never reused, so all are of one generation.
+/// A number goes to another node only after the kernel has forgotten the first one, so all are of one generation.
 const GENERATION: Generation = Generation(0);
 
 impl Adapter {
@@ -134,9 +134,8 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEntry) {
         let child = checked_name!(self, "lookup", child, reply);
         let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
-        self.spawn("lookup", async move { vfs.lookup(ino(parent), &child).await }, move |node| match node {
-            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
-            Err(errno) => reply.error(errno),
+        self.spawn("lookup", async move { vfs.lookup(ino(parent), &child).await }, move |node| {
+            entry(reply, ttl, &node);
         });
     }
 
@@ -147,7 +146,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let (vfs, ttl, node) = (Arc::clone(&self.vfs), self.ttl, ino(node));
         self.spawn("getattr", async move { vfs.attributes(node).await }, move |attributes| match attributes {
-            Ok(attributes) => reply.attr(&ttl, &file_attr(node, &attributes)),
+            Ok(attributes) => reply.attr(&believed(&attributes, ttl), &file_attr(node, &attributes)),
             Err(errno) => reply.error(errno),
         });
     }
@@ -185,7 +184,7 @@ impl Filesystem for Adapter {
             "setattr",
             async move { vfs.set_attributes(node, change).await },
             move |attributes| match attributes {
-                Ok(attributes) => reply.attr(&ttl, &file_attr(node, &attributes)),
+                Ok(attributes) => reply.attr(&believed(&attributes, ttl), &file_attr(node, &attributes)),
                 Err(errno) => reply.error(errno),
             },
         );
@@ -196,10 +195,7 @@ impl Filesystem for Adapter {
         let (vfs, ttl) = (Arc::clone(&self.vfs), self.ttl);
         let (mode, uid, gid) = (mode & !umask & 0o7777, request.uid(), request.gid());
         let work = async move { vfs.mkdir(ino(parent), &child, mode, uid, gid).await };
-        self.spawn("mkdir", work, move |node| match node {
-            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
-            Err(errno) => reply.error(errno),
-        });
+        self.spawn("mkdir", work, move |node| entry(reply, ttl, &node));
     }
 
     fn mknod(
@@ -221,10 +217,7 @@ impl Filesystem for Adapter {
                 None => vfs.make_file(ino(parent), &child, owner).await,
             }
         };
-        self.spawn("mknod", work, move |node| match node {
-            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
-            Err(errno) => reply.error(errno),
-        });
+        self.spawn("mknod", work, move |node| entry(reply, ttl, &node));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
@@ -244,10 +237,7 @@ impl Filesystem for Adapter {
         let (vfs, ttl, owner) = (Arc::clone(&self.vfs), self.ttl, (request.uid(), request.gid()));
         let target = Bytes::copy_from_slice(target.as_os_str().as_encoded_bytes());
         let work = async move { vfs.symlink(ino(parent), &child, target, owner).await };
-        self.spawn("symlink", work, move |node| match node {
-            Ok(node) => reply.entry(&ttl, &file_attr(node.ino, &node.attributes), GENERATION),
-            Err(errno) => reply.error(errno),
-        });
+        self.spawn("symlink", work, move |node| entry(reply, ttl, &node));
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
@@ -314,6 +304,7 @@ impl Filesystem for Adapter {
         self.spawn("create", work, move |created| match created {
             Ok((node, fh)) => {
                 let attr = file_attr(node.ino, &node.attributes);
+                let ttl = believed(&node.attributes, ttl);
                 reply.created(&ttl, &attr, GENERATION, handle(fh), Self::open_flags(flags, true));
             }
             Err(errno) => reply.error(errno),
@@ -340,7 +331,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -355,7 +346,7 @@ impl Filesystem for Adapter {
         let written_back = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let place = if written_back { Place::Kernel(offset) } else { Place::Program(offset) };
         let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let privileges = if kills { Privileges::Drop } else { Privileges::Keep };
+        let privileges = if kills { Privileges::Drop { gid: request.gid() } } else { Privileges::Keep };
         let work = async move { vfs.write(fh(handle), place, data.as_slice(), privileges).await };
         self.spawn("write", work, move |done| match done {
             Ok(()) => reply.written(length),
@@ -449,11 +440,12 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        // The kernel knows the rest by itself, and sends no negative offsets.
-        let sought = sought(whence).zip(u64::try_from(offset).ok());
-        let found = match sought {
-            Some((sought, offset)) => self.vfs.seek(fh(handle), offset, sought),
-            None => Err(Error::Invalid("only data and holes are looked for here")),
+        // The kernel knows the rest by itself.
+        let found = match (sought(whence), u64::try_from(offset)) {
+            (Some(sought), Ok(offset)) => self.vfs.seek(fh(handle), offset, sought),
+            // There is no data before the beginning either (lseek(2), as ext4 and XFS answer).
+            (Some(_), Err(_)) => Err(Error::PastEnd),
+            (None, _) => Err(Error::Invalid("only data and holes are looked for here")),
         };
         match found.map_err(|error| report("lseek", &error, self.style)) {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
@@ -552,16 +544,14 @@ impl Filesystem for Adapter {
     }
 }
 
-/// Attributes for root and the mounting user do not exist for other users, whom `--allow-other` lets in.
-fn is_hidden_from(request: &Request, attribute: &[u8]) -> bool {
-    let is_owner = request.uid() == 0 || request.uid() == rustix::process::geteuid().as_raw();
-    is_for_the_owner(attribute) && !is_owner
-}
-
-/// What truncate(2) and O_TRUNC do to set-user-id bits. The kernel says with each such request whether the caller has
-/// CAP_FSETID, but fuser does not pass that on. Usually root has it and no other user.
-fn privileges_of(request: &Request) -> Privileges {
-    if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop }
+/// Answers a call that finds or makes a name.
+fn entry(reply: ReplyEntry, ttl: Duration, node: &Result<Node, Errno>) {
+    match node {
+        Ok(Node { ino, attributes, .. }) => {
+            reply.entry(&believed(attributes, ttl), &file_attr(*ino, attributes), GENERATION);
+        }
+        Err(errno) => reply.error(*errno),
+    }
 }
 
 fn empty(reply: ReplyEmpty, done: Result<(), Errno>) {

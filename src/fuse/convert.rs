@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileHandle, FileType, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileHandle, FileType, INodeNo, Request, TimeOrNow};
 
 use dssefs_fs::vfs::{
-    Allocation, Attributes, Expect, Fh, Ino, Kind, Name, NameError, Sought, SpecialKind, TimeChange, Timestamp,
+    Allocation, Attributes, Expect, Fh, Ino, Kind, Name, NameError, Privileges, Sought, SpecialKind, TimeChange,
+    Timestamp, is_for_the_owner,
 };
 
 /// The best size of reads and writes that stat(2) shows, in bytes: the largest request that the kernel sends.
@@ -116,6 +117,27 @@ pub(super) fn file_attr(ino: Ino, attributes: &Attributes) -> FileAttr {
     }
 }
 
+/// How long the kernel believes attributes, and the name that they came with. The kernel leaves it to the daemon to
+/// clear set-user-id and set-group-id, and then goes on showing them as they were. So it may believe those of no file
+/// that has them.
+pub(super) fn believed(attributes: &Attributes, ttl: Duration) -> Duration {
+    let has_privileges = attributes.kind == Kind::File && attributes.mode & 0o6000 != 0;
+    if has_privileges { Duration::ZERO } else { ttl }
+}
+
+/// What truncate(2), O_TRUNC, fallocate(2) and chown(2) do to set-user-id and set-group-id bits. The kernel says with
+/// some of these requests whether the caller has CAP_FSETID, but fuser does not hand that on. Usually root has it and
+/// no other user.
+pub(super) fn privileges_of(request: &Request) -> Privileges {
+    if request.uid() == 0 { Privileges::Keep } else { Privileges::Drop { gid: request.gid() } }
+}
+
+/// Attributes for root and the mounting user do not exist for other users, whom `--allow-other` lets in.
+pub(super) fn is_hidden_from(request: &Request, attribute: &[u8]) -> bool {
+    let is_owner = request.uid() == 0 || request.uid() == rustix::process::geteuid().as_raw();
+    is_for_the_owner(attribute) && !is_owner
+}
+
 pub(super) fn time_change(time: TimeOrNow) -> TimeChange {
     match time {
         TimeOrNow::Now => TimeChange::Now,
@@ -133,6 +155,22 @@ fn system_time(time: Timestamp) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attributes_with_privileges_are_believed_for_no_time() {
+        let time = Timestamp { seconds: 0, nanoseconds: 0 };
+        let (kind, ttl) = (Kind::File, Duration::from_secs(9));
+        let file =
+            Attributes { kind, size: 0, mode: 0, uid: 0, gid: 0, mtime: time, atime: time, ctime: time, nlink: 1 };
+        for (mode, kind, expected) in [
+            (0o1777, Kind::File, ttl),
+            (0o4755, Kind::File, Duration::ZERO),
+            (0o2755, Kind::File, Duration::ZERO),
+            (0o2755, Kind::Directory, ttl),
+        ] {
+            assert_eq!(believed(&Attributes { mode, kind, ..file }, ttl), expected, "{mode:o} {kind:?}");
+        }
+    }
 
     #[test]
     fn times_before_1970_keep_their_fraction() {

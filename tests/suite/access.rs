@@ -6,9 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use dssefs_emulator::faults::Rule;
 use rustix::process::geteuid;
 
-use crate::common::{Mount, commit, errno, names, needs_root, scenario};
+use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, denied, errno, names, needs_root, scenario};
 
 /// The user `nobody` of Debian, and the overflow user of the kernel.
 const NOBODY: u32 = 65_534;
@@ -178,5 +179,45 @@ fn every_mount_is_nosuid_and_nodev() {
             let options: Vec<&str> = line.split(' ').nth(5).unwrap().split(',').collect();
             assert!(options.contains(&"nosuid") && options.contains(&"nodev"), "{line}");
         }
+    });
+}
+
+/// `rsync -a src/ mnt/`, `cp -a src/. mnt/` and `tar -x` of `./` ended with errors: the root of a bucket has no marker,
+/// and could not keep mode, owner and times.
+#[test]
+fn the_root_of_a_bucket_keeps_its_attributes() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        let source = tempfile::tempdir().unwrap();
+        fs::write(source.path().join("file"), b"content").unwrap();
+        let shell = |line: &str, root: &Path| {
+            let ended = Command::new("sh").args(["-euc", line]).arg(source.path()).arg(root).output().unwrap();
+            assert!(ended.status.success() && ended.stderr.is_empty(), "{line}: {ended:?}");
+        };
+        fs::set_permissions(source.path(), Permissions::from_mode(0o755)).unwrap();
+        shell("touch -d '2001-02-03 04:05:06 UTC' \"$0\"; cp -a \"$0/.\" \"$1\"", &mount.path());
+        let facts = |mount: &Mount| {
+            let it = fs::metadata(mount.path()).unwrap();
+            (it.mode() & 0o7777, it.uid(), it.gid(), it.mtime(), it.ctime(), it.ctime_nsec())
+        };
+        assert_eq!((facts(&mount).0, facts(&mount).3), (0o755, 981_173_106));
+        shell("chmod 750 \"$0\"; tar -C \"$0\" -c . | tar -C \"$1\" -x", &mount.path());
+        shell("chmod -R u+rwX,o-rwx \"$1\"", &mount.path());
+        assert_eq!(facts(&mount).0, 0o750);
+        assert_eq!(endpoint.keys(), [".dssefs/root", "file"]);
+        assert_eq!(names(&mount.path()), ["file"]);
+        endpoint.assert_dsse(".dssefs/root");
+        let set = facts(&mount);
+        assert!(mount.end().success());
+        let mount = Mount::of(&endpoint);
+        assert_eq!(facts(&mount), set, "remounted");
+        let ((), counters) = endpoint.counted(|| assert_eq!(facts(&mount), set));
+        assert_eq!(counters.s3.values().map(|count| count.requests).sum::<u64>(), 0, "it stays known");
+        assert!(mount.end().success());
+        let denied = |operation| Rule::on(operation, denied()).key_contains(".dssefs/root").times(0);
+        endpoint.inject_faults(vec![denied("HeadObject"), denied("GetObject")]);
+        let mount = Mount::of(&endpoint);
+        assert_eq!((facts(&mount).0, names(&mount.path())), (0o755, vec!["file".to_owned()]), "it may not be read");
     });
 }

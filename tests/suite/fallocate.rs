@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use crate::common::{MINUTE, Mount, noise, scenario, sent_bytes};
+use crate::common::{Endpoint, MINUTE, Mount, deadline, noise, scenario, sent_bytes};
 
 const MIB: usize = 1 << 20;
 
@@ -137,6 +137,26 @@ fn holes_of_a_file_with_changes_are_found_and_a_stored_file_is_data_to_its_end()
         writer.sync_all().unwrap();
         assert_eq!((data(200_000), hole(0)), (Ok(200_000), Ok(500_000)));
         assert_eq!((data(500_000), hole(500_000)), (Err(Errno::NXIO), Err(Errno::NXIO)));
+    });
+}
+
+/// It was EINVAL (generic/448 of xfstests).
+#[test]
+fn data_before_the_beginning_of_a_file_is_enxio() {
+    const SCRIPT: &str = "
+import errno, os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.write(file, b'content')
+for offset in (-1, -7, -(1 << 63)):
+    for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+        try:
+            sys.exit(f'{offset} was found at {os.lseek(file, offset, whence)}')
+        except OSError as error:
+            assert error.errno == errno.ENXIO, (offset, whence, error)";
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        run("python3", &["-c", SCRIPT], &mount.join("file")).unwrap();
     });
 }
 

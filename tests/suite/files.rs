@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::process::Command;
 
 use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, errno, names, noise, scenario, seed};
@@ -145,6 +145,22 @@ fn rename_moves_content_and_encryption_and_replaces_its_target() {
         assert_eq!(endpoint.keys(), ["d/", "d/new"]);
         assert!(fs::read(mount.join("d/new")).unwrap() == noise(1, 100_000));
         endpoint.assert_dsse("d/new");
+    });
+}
+
+/// The library that speaks the kernel's protocol has no such call, and a name for the file would need link(2).
+#[test]
+fn a_file_without_a_name_is_refused_at_once() {
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::of(&endpoint);
+        for _ in 0..2 {
+            let unnamed = File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).open(mount.path());
+            assert_eq!(errno(unnamed), libc::EOPNOTSUPP);
+        }
+        tempfile::tempfile_in(mount.path()).unwrap().write_all(b"by a name that is removed").unwrap();
+        assert_eq!(endpoint.keys(), [""; 0]);
+        assert!(mount.end().success());
     });
 }
 

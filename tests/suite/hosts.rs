@@ -508,6 +508,8 @@ fn what_the_proof_costs() {
             ("DeleteObject", 1),
             ("GetBucketEncryption", 1),
             ("GetBucketVersioning", 1),
+            // The attributes of the bucket's root.
+            ("HeadObject", 1),
             // Whether the prefix can be listed, whether a rename of a directory was left in the middle, and what could
             // be copied to see whether copies keep conditions.
             ("ListObjectsV2", 3),

@@ -40,6 +40,7 @@ mod names;
 mod namespace;
 mod network;
 mod noncompliant;
+mod numbers;
 mod prefix;
 mod privileges;
 mod promises;

@@ -562,7 +562,28 @@ async fn chmod_of_a_directory_writes_its_marker() {
     assert_eq!(mount.names.set_attributes(ino, &change).await.unwrap().mode, 0o700);
     assert_eq!(mount.store.asked(), requests(&[("PutObject", 1)]));
     assert_eq!(mount.store.head("d/").await.unwrap().meta.user.get("mode").map(String::as_str), Some("16832"));
-    assert!(matches!(mount.names.set_attributes(Ino::ROOT, &change).await, Err(Error::NotPermitted)));
+}
+
+#[tokio::test]
+async fn the_root_of_a_bucket_is_asked_for_once_and_before_each_change() {
+    let mount = Mount::new().await;
+    mount.names.know_root().await;
+    assert_eq!(mount.store.asked(), requests(&[("HeadObject", 1)]));
+    mount.expire();
+    mount.names.list(Ino::ROOT).await.unwrap();
+    mount.names.attributes(Ino::ROOT).await.unwrap();
+    assert_eq!(mount.store.asked(), requests(&[("ListObjectsV2", 1)]));
+    let change = Change { mode: Some(0o700), ..Change::default() };
+    assert_eq!(mount.names.set_attributes(Ino::ROOT, &change).await.unwrap().mode, 0o700);
+    assert_eq!(mount.store.asked(), requests(&[("HeadObject", 1), ("PutObject", 1)]));
+    assert_eq!(mount.names.list(Ino::ROOT).await.unwrap().len(), 0, "it is no name");
+    assert_eq!(mount.names.attributes(Ino::ROOT).await.unwrap().mode, 0o700);
+    // What another host has changed is kept, and is no lost race.
+    let (other, _) = namespace(&mount.store, |_| {});
+    let owner = Change { uid: Some(42), ..Change::default() };
+    other.set_attributes(Ino::ROOT, &owner).await.unwrap();
+    let after = mount.names.set_attributes(Ino::ROOT, &Change { gid: Some(43), ..Change::default() }).await.unwrap();
+    assert_eq!((after.mode, after.uid, after.gid), (0o700, 42, 43));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::common::{Endpoint, Mount, commit, scenario};
+use crate::common::{Endpoint, MINUTE, Mount, commit, deadline, needs_root, scenario};
 
 const NOBODY: u32 = 65_534;
 
@@ -50,9 +50,6 @@ fn only_those_with_the_capability_write_without_taking_privileges_away() {
             as_nobody(line, &path);
             assert_eq!((mode(&path), stored(&endpoint, "file")), (0o777, 0o777), "{line}");
         }
-        with_mode(&path, 0o2767);
-        as_nobody(lines[0], &path);
-        assert_eq!(mode(&path), 0o2767, "without execution for the group the bit means something else");
         if geteuid().is_root() {
             root_keeps_them(&endpoint, &path);
         }
@@ -65,6 +62,73 @@ fn root_keeps_them(endpoint: &Endpoint, path: &Path) {
     fs::write(path, b"other").unwrap();
     File::options().write(true).open(path).unwrap().set_len(2).unwrap();
     assert_eq!((mode(path), stored(endpoint, "file")), (0o6755, 0o6755));
+}
+
+/// The kernel leaves it to the mount to clear the bits, and went on showing them for the time that it believes
+/// attributes: stat(1) asks for the mode alone, which no write makes it renew.
+#[test]
+fn privileges_that_a_write_took_away_are_gone_at_once() {
+    if needs_root("only root can become another user") {
+        return;
+    }
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--allow-other", "--metadata-ttl", "1h"]);
+        fs::set_permissions(mount.path().parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
+        let path = mount.join("file");
+        for line in ["echo more >>\"$0\"", "echo new >\"$0\"", "truncate -s 3 \"$0\"", "fallocate -l 9 \"$0\""] {
+            with_mode(&path, 0o6777);
+            assert_eq!(mode_alone(&path), "6777");
+            as_nobody(line, &path);
+            assert_eq!(mode_alone(&path), "777", "{line}");
+        }
+    });
+}
+
+/// The mode by a statx(2) that asks for nothing else.
+fn mode_alone(path: &Path) -> String {
+    let stat = Command::new("stat").args(["-c", "%a"]).arg(path).output().unwrap();
+    String::from_utf8(stat.stdout).unwrap().trim().to_owned()
+}
+
+/// Linux takes set-group-id without execution for the group away as well, if the caller is outside of the group; it
+/// stayed. fallocate(2) that changes no byte, and truncate(2) to the same length, took nothing away.
+#[test]
+fn a_caller_outside_of_the_group_takes_set_group_id_away() {
+    if needs_root("only root can become another user") {
+        return;
+    }
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        let mount = Mount::with(&endpoint, &["--allow-other"]);
+        fs::set_permissions(mount.path().parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
+        let path = mount.join("file");
+        for line in [
+            "echo more >>\"$0\"",
+            "echo new >\"$0\"",
+            "truncate -s 3 \"$0\"",
+            "truncate -s 7 \"$0\"",
+            "fallocate -l 100 \"$0\"",
+            "fallocate -l 3 \"$0\"",
+            "fallocate -n -l 9 \"$0\"",
+            "fallocate -p -o 1 -l 2 \"$0\"",
+            "fallocate -z -o 1 -l 20 \"$0\"",
+        ] {
+            with_mode(&path, 0o6767);
+            as_nobody(line, &path);
+            assert_eq!((mode(&path), stored(&endpoint, "file")), (0o767, 0o767), "by an outsider: {line}");
+            chown(&path, None, Some(NOBODY)).unwrap();
+            with_mode(&path, 0o6767);
+            as_nobody(line, &path);
+            assert_eq!((mode(&path), stored(&endpoint, "file")), (0o2767, 0o2767), "by a member: {line}");
+            fs::remove_file(&path).unwrap();
+        }
+        with_mode(&path, 0o2767);
+        chown(&path, Some(NOBODY), None).unwrap();
+        assert_eq!(mode(&path), 0o2767, "given away by root");
+        as_nobody("chgrp 65534 \"$0\"", &path);
+        assert_eq!((mode(&path), stored(&endpoint, "file")), (0o767, 0o767), "given away by an outsider");
+    });
 }
 
 #[test]

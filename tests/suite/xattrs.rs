@@ -326,7 +326,7 @@ fn attributes_of_a_file_with_changes_join_its_commit() {
 }
 
 #[test]
-fn directories_have_attributes_and_the_root_of_a_bucket_has_none() {
+fn directories_have_attributes_and_the_root_of_a_bucket_too() {
     scenario().unmounted(|endpoint| {
         endpoint.put("implicit/file", b"content");
         let mount = Mount::of(&endpoint);
@@ -341,7 +341,13 @@ fn directories_have_attributes_and_the_root_of_a_bucket_has_none() {
         assert_eq!(attribute(&mount.join("made"), "user.k").unwrap(), "v");
         xattr::remove(mount.join("made"), "user.k").unwrap();
         assert_eq!(metadata(&endpoint, "made/"), map(&[]));
-        assert_eq!(errno(xattr::set(mount.path(), "user.k", b"v")), libc::EPERM);
+        xattr::set(mount.path(), "user.k", b"v").unwrap();
+        assert_eq!(metadata(&endpoint, ".dssefs/root"), map(&[("k", "v")]));
+        endpoint.assert_dsse(".dssefs/root");
+        assert_eq!(attribute(&mount.path(), "user.dsse.verdict").unwrap(), "compliant");
+        assert!(attribute(&mount.path(), "user.dsse.object").unwrap().contains("/.dssefs/root"));
+        assert!(mount.end().success());
+        assert_eq!(attribute(&Mount::of(&endpoint).path(), "user.k").unwrap(), "v");
     });
 }
 

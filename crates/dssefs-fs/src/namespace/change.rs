@@ -30,11 +30,11 @@ impl Original {
 impl Namespace {
     /// Changes attributes and answers the new ones. A clean file is copied onto itself, with everything carried over, a
     /// directory's marker is put again; changes of a file that is local, or unlinked, are kept here for its commit.
-    /// Nothing is sent when nothing would differ.
+    /// Nothing is sent when nothing would differ. Then ctime stays too: a time that only this mount knew would go back.
     ///
     /// # Errors
-    /// [`Error::NotPermitted`] where attributes come from listings, and for the root of a bucket; [`Error::Stale`] for
-    /// a version that lost its name, or that another host has replaced while programs have it open;
+    /// [`Error::NotPermitted`] where attributes come from listings; [`Error::Stale`] for a version that lost its name, or
+    /// that another host has replaced while programs have it open;
     /// [`Error::NotFound`], and the store's.
     pub async fn set_attributes(self: &Arc<Self>, ino: Ino, change: &Change) -> Result<Attributes, Error> {
         let _guard = self.inode_locks.lock(ino).await;
@@ -52,8 +52,7 @@ impl Namespace {
         let before = self.table().entry(ino)?.attributes;
         let after = change.applied(before, SystemTime::now().into());
         if (Attributes { ctime: before.ctime, ..after }) == before {
-            self.table().entry_mut(ino)?.attributes.ctime = after.ctime;
-            return Ok(after);
+            return Ok(self.table().entry(ino)?.shown());
         }
         let user = posix::metadata(original.user(), &after);
         self.rewrite(ino, &original, user).await
@@ -130,11 +129,25 @@ impl Namespace {
     async fn original(self: &Arc<Self>, ino: Ino) -> Result<Original, Error> {
         let (key, is_directory) = self.key_to_rewrite(ino)?;
         self.resolve_ambiguous_copy(ino).await?;
+        if self.table().is_bucket_root(ino) {
+            self.renew_root().await?;
+        }
         match self.facts_to_carry(ino).await {
             Ok(head) => Ok(Original { key, is_directory, head: Some(head) }),
             Err(Error::NotFound) if is_directory => Ok(Original { key, is_directory, head: None }),
             Err(error) => Err(error),
         }
+    }
+
+    /// Gives the marker of a directory the times that it has here. Not for one without a marker.
+    pub(super) async fn store_times(self: &Arc<Self>, ino: Ino) -> Result<(), Error> {
+        let _guard = self.inode_locks.lock(ino).await;
+        let original = self.original(ino).await?;
+        if original.head.is_none() {
+            return Ok(());
+        }
+        let user = posix::with_times(original.user(), &self.table().entry(ino)?.attributes);
+        self.rewrite(ino, &original, user).await.map(drop)
     }
 
     async fn rewrite(&self, ino: Ino, original: &Original, user: UserMetadata) -> Result<Attributes, Error> {
@@ -215,8 +228,7 @@ impl Namespace {
     fn key_to_rewrite(&self, ino: Ino) -> Result<(Key, bool), Error> {
         let table = self.table();
         let is_directory = table.entry(ino)?.is_directory();
-        let key = table.key(ino).map_err(|error| if ino == Ino::ROOT { Error::NotPermitted } else { error })?;
-        Ok((key, is_directory))
+        Ok((table.key(ino)?, is_directory))
     }
 
     fn rewritten(&self, ino: Ino, head: &Arc<Head>) -> Result<Attributes, Error> {
@@ -227,7 +239,8 @@ impl Namespace {
         entry.attributes = Attributes { nlink, ..self.settings.known(head, entry.is_directory()) };
         (entry.object, entry.listed, entry.seen) = (Some(Arc::clone(head)), None, Some(now));
         if let Some(directory) = &mut entry.directory {
-            (directory.marker, directory.marker_checked, directory.touched) = (Some(true), Some(now), None);
+            (directory.marker, directory.marker_checked) = (Some(true), Some(now));
+            (directory.touched, directory.renamed) = (None, None);
         }
         let shown = entry.shown();
         if shown.kind == Kind::Directory {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 
 use super::error::Error;
 use super::file::RENEWALS_MAX;
@@ -20,6 +22,11 @@ use dssefs_s3::s3::{self, Condition, Head, NewObject, Removal};
 const MARKER_TYPE: &str = "application/x-directory";
 /// The storage class that S3 takes by itself, and names in no answer.
 const STANDARD: &str = "STANDARD";
+/// How many directories get their times stored at the end of a mount, and how many at the same time.
+const TIMES_MAX: usize = 10_000;
+const TIMES_IN_FLIGHT_MAX: usize = 16;
+/// After so long the end of a mount begins no more of them.
+const TIMES_WITHIN: Duration = Duration::from_secs(10);
 
 impl Namespace {
     /// A new directory, with one reference of the kernel: one PUT of its marker. The first lookup in it lists it,
@@ -88,6 +95,72 @@ impl Namespace {
             );
             let _ = self.table().set_local(ino, true);
         }
+    }
+
+    /// Learns the attributes of a bucket's root, which stay known from then on. One HEAD; none for a mount of a prefix,
+    /// whose root has a marker like any other directory, and none where attributes come from listings.
+    ///
+    /// The root shows the mount's defaults if the credentials may not read them: a policy may leave out what is hidden.
+    pub async fn know_root(self: &Arc<Self>) {
+        if !self.settings.is_full() || !self.table().is_bucket_root(Ino::ROOT) {
+            return;
+        }
+        match self.fetch(Ino::ROOT).await {
+            Ok(_) | Err(Error::NotFound) => {}
+            Err(Error::Store(error)) if matches!(error.kind, s3::Kind::AccessDenied { .. }) => {
+                tracing::info!(%error, "the attributes of the root may not be read, so it shows the mount's defaults");
+                if let Ok(root) = self.table().directory_mut(Ino::ROOT) {
+                    root.marker = Some(false);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the attributes of the root cannot be read yet"),
+        }
+    }
+
+    /// Learns them again, as another host may have changed them.
+    pub(super) async fn renew_root(self: &Arc<Self>) -> Result<(), Error> {
+        let known = {
+            let mut table = self.table();
+            let root = table.directory_mut(Ino::ROOT)?;
+            root.marker_checked = None;
+            root.marker.take()
+        };
+        match self.fetch(Ino::ROOT).await {
+            Ok(_) | Err(Error::NotFound) => Ok(()),
+            Err(error) => {
+                self.table().directory_mut(Ino::ROOT)?.marker = known;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives markers the times of their directories, at the end of a mount: names have come and gone in them, and an
+    /// update of the marker for each of those would have cost a request. A directory without a marker gets none.
+    pub async fn store_directory_times(self: &Arc<Self>) {
+        if !self.settings.is_full() {
+            return;
+        }
+        let (began, failed) = (Instant::now(), AtomicBool::new(false));
+        let touched = self.table().touched(TIMES_MAX);
+        let store = async |ino| {
+            let left = TIMES_WITHIN.saturating_sub(began.elapsed());
+            // A rename that failed may still be taking its copies back.
+            let Ok(_subtree) = tokio::time::timeout(left, self.lock_shared(ino)).await else { return };
+            if left.is_zero() || failed.load(Ordering::Relaxed) {
+                return;
+            }
+            match self.store_times(ino).await {
+                // Another host has changed or removed it, and its times with it.
+                Ok(()) | Err(Error::NotFound | Error::Stale) => {}
+                Err(Error::Store(error)) if error.kind == s3::Kind::PreconditionFailed => {}
+                Err(error) => {
+                    if !failed.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(%error, "times of directories are not stored; the next mount shows older ones");
+                    }
+                }
+            }
+        };
+        stream::iter(touched).for_each_concurrent(TIMES_IN_FLIGHT_MAX, store).await;
     }
 
     /// Stores a marker with the metadata `user`, carrying over what else `before` had. What the store answered.

@@ -88,6 +88,8 @@ pub(super) struct Directory {
     pub(super) marker_checked: Option<Instant>,
     /// When this mount last changed the names in it.
     pub(super) touched: Option<Timestamp>,
+    /// When this mount last renamed it. The marker does not say so, as it moved like any other object.
+    pub(super) renamed: Option<Timestamp>,
     /// Keys in it that cannot be names.
     pub(super) hidden: u64,
     /// Lookups since the last listing that had to ask the store.

@@ -185,7 +185,7 @@ impl Namespace {
         let entry = table.entry(ino)?;
         let nobody_to_ask = table.key(ino).is_err() || !entry.has_name();
         let enough = match (self.settings.is_full(), entry.is_directory()) {
-            (true, _) => entry.has_facts(now, ttl),
+            (true, _) => table.has_facts(ino, now, ttl),
             (false, true) => true,
             (false, false) => entry.is_fresh(now, ttl),
         };
@@ -201,12 +201,16 @@ impl Namespace {
         loop {
             let key = self.table().key(ino)?;
             let question = self.question();
-            match self.gateway.head(&key).await {
-                Ok(head) => return self.table().facts_seen(ino, &Arc::new(head), question.when, &self.settings),
-                // Moved meanwhile, it has its object elsewhere.
-                Err(error) if is_not_found(&error) && self.key(ino).is_some_and(|now| now != key) => {}
+            let answer = self.gateway.head(&key).await;
+            let mut table = self.table();
+            // Moved meanwhile, or gone while another node got its number: what has the number now has another object.
+            let is_elsewhere = table.key(ino).is_ok_and(|now| now != key);
+            match answer {
+                Ok(_) if is_elsewhere => {}
+                Ok(head) => return table.facts_seen(ino, &Arc::new(head), question.when, &self.settings),
+                Err(error) if is_not_found(&error) && is_elsewhere => {}
                 Err(error) if is_not_found(&error) => {
-                    self.table().facts_missing(ino, question.when, self.started, &self.settings)?;
+                    table.facts_missing(ino, question.when, &self.settings)?;
                     return Err(Error::NotFound);
                 }
                 Err(error) => return Err(error.into()),
@@ -224,7 +228,7 @@ impl Namespace {
     fn head_at_hand(&self, ino: Ino) -> Result<Option<Arc<Head>>, Error> {
         let table = self.table();
         let entry = table.entry(ino)?;
-        if may_be_asked(entry) && !entry.has_facts(self.now(), self.settings.ttl) {
+        if may_be_asked(entry) && !table.has_facts(ino, self.now(), self.settings.ttl) {
             return Ok(None);
         }
         entry.object.clone().map(Some).ok_or(Error::NotFound)

@@ -161,7 +161,7 @@ impl Namespace {
             }
         }
         // 3. Merge the listing into the table, where this mount does not know better.
-        let implicit = self.settings.implicit_directory(self.started);
+        let implicit = self.settings.implicit_directory();
         let entries = self.table().merge(ino, listing, question.when, implicit)?;
         // 4. Share the entries with other readers. The caller that asked for one page wants it in the table alone.
         let entries = if extent == Extent::OnePage { Vec::new() } else { entries };
@@ -432,7 +432,7 @@ mod tests {
     impl World {
         fn new() -> World {
             let settings = settings();
-            let root = settings.implicit_directory(UNIX_EPOCH);
+            let root = settings.implicit_directory();
             World { table: Table::new(Prefix::root(), root, 100), settings }
         }
 
@@ -454,7 +454,7 @@ mod tests {
             let prefixes = prefixes.into_iter().map(str::to_owned).collect();
             let page = ListPage { objects: objects.iter().map(object).collect(), prefixes, next: None };
             assert_eq!(listing.add(&Prefix::root(), page, &self.settings).unwrap(), None);
-            let implicit = self.settings.implicit_directory(UNIX_EPOCH);
+            let implicit = self.settings.implicit_directory();
             let entries = self.table.merge(Ino::ROOT, listing, when, implicit).unwrap();
             self.table.change_clock.answered(when.asked);
             entries.into_iter().map(|entry| entry.name.to_string()).collect()

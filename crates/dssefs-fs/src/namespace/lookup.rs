@@ -159,7 +159,7 @@ impl Namespace {
     }
 
     fn found_directory(&self, parent: Ino, name: &Name, marker: &Marker, question: &Question) -> Result<Ino, Error> {
-        let implicit = self.settings.implicit_directory(self.started);
+        let implicit = self.settings.implicit_directory();
         let mut table = self.table();
         let ino = table.directory_seen(parent, name, question.when, implicit)?;
         if table.entry(ino)?.is_directory() {

@@ -22,6 +22,7 @@ mod inode_locks;
 mod listing;
 mod lookup;
 mod node;
+mod number;
 mod observe;
 pub mod posix;
 mod progress;
@@ -37,14 +38,15 @@ pub mod xattr;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Semaphore;
 
 pub use self::error::Error;
 pub use self::held::Held;
 pub use self::hidden::HiddenKeys;
-pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Timestamp, without_privileges};
+pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Privileges, Timestamp};
+pub use self::number::NumbersInUse;
 pub use self::rename_dir::{
     Authenticator, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey,
 };
@@ -108,7 +110,6 @@ pub struct Namespace {
     gateway: Arc<Gateway>,
     settings: Settings,
     clock: Clock,
-    started: SystemTime,
     table: Mutex<Table>,
     heads: Flights<Ino, Result<Arc<Head>, Error>>,
     lookups: Flights<(Ino, Name), Result<Ino, Error>>,
@@ -126,6 +127,10 @@ type Entries = Arc<Snapshot>;
 
 /// Pages of 1,000 names that are asked for at the same time: each may have 9 MiB, and is parsed in memory.
 const PAGES_IN_FLIGHT_MAX: usize = 16;
+
+/// The times of a directory without a marker, since 1970: the beginning of 2000 (UTC). They must be the same in each
+/// mount, or backups take the directory for another one. Archives of ZIP know no time before 1980.
+const NO_TIME: Duration = Duration::from_secs(946_684_800);
 
 type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
@@ -145,8 +150,7 @@ impl Namespace {
     /// As [`Namespace::new`], with another source of time for the rules about age.
     #[must_use]
     pub fn with_clock(gateway: Arc<Gateway>, settings: Settings, clock: Clock) -> Arc<Namespace> {
-        let started = SystemTime::now();
-        let table = Table::new(settings.prefix.clone(), settings.implicit_directory(started), settings.entries_max);
+        let table = Table::new(settings.prefix.clone(), settings.implicit_directory(), settings.entries_max);
         let names = NamesBudget::new(settings.names_bytes_max);
         let ahead = Arc::new(Semaphore::new(settings.heads_in_flight_max));
         let renames = DirectoryRenames::new(Arc::clone(&gateway), settings.clone());
@@ -154,7 +158,6 @@ impl Namespace {
             gateway,
             settings,
             clock,
-            started,
             table: Mutex::new(table),
             heads: Flights::new(),
             lookups: Flights::new(),
@@ -186,8 +189,8 @@ impl Namespace {
         self.table().unpin(ino);
     }
 
-    /// The key behind a node now: a file's own, a directory's marker; of a lost file the one that it had. None for the
-    /// root of a bucket and for what is unlinked.
+    /// The key behind a node now: a file's own, a directory's marker; of a lost file the one that it had. None for what
+    /// is unlinked.
     #[must_use]
     pub fn key(&self, ino: Ino) -> Option<Key> {
         self.table().key(ino).ok()
@@ -213,6 +216,12 @@ impl Namespace {
     pub fn parent(&self, ino: Ino) -> Ino {
         let table = self.table();
         table.entry(ino).ok().and_then(entry::Entry::place).map_or(ino, |(parent, _)| *parent)
+    }
+
+    /// The numbers that no new node gets, because files have them that may outlive their nodes.
+    #[must_use]
+    pub fn numbers_in_use(&self) -> Arc<NumbersInUse> {
+        Arc::clone(&self.table().numbers)
     }
 
     /// How many keys cannot be names (`//`, `.`, `..`, NUL, a component over 255 bytes), in the directories listed so
@@ -286,9 +295,9 @@ impl Settings {
         posix::attributes(&UserMetadata::new(), form, &self.defaults)
     }
 
-    /// What a directory without a marker shows: it has no times, so those of the mount's start.
-    fn implicit_directory(&self, started: SystemTime) -> Attributes {
-        let form = posix::Form { directory: true, size: 0, last_modified: started };
+    /// What a directory without a marker shows.
+    fn implicit_directory(&self) -> Attributes {
+        let form = posix::Form { directory: true, size: 0, last_modified: UNIX_EPOCH + NO_TIME };
         posix::attributes(&UserMetadata::new(), form, &self.defaults)
     }
 }

@@ -9,7 +9,8 @@ use dssefs_s3::s3::Head;
 /// The longest target that Linux takes, in bytes (`PATH_MAX` without its NUL, limits.h).
 pub(super) const TARGET_BYTES_MAX: u64 = 4095;
 
-/// The number of a node, the kernel's name for a file or directory. Never given out twice while the mount lives.
+/// The number of a node, the kernel's name for a file or directory. No two nodes have the same one at a time. It is the
+/// same in each mount, where the key under which the mount has met the node decides it (`number`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ino(pub u64);
 
@@ -127,6 +128,47 @@ pub struct DirEntry {
     pub name: Name,
 }
 
+/// What a change of a file does to its set-user-id and set-group-id bits (write(2), chown(2), inode(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privileges {
+    /// The caller has CAP_FSETID, so a change of content keeps them.
+    Keep,
+    /// They go.
+    Drop {
+        /// The caller's own group. Linux takes set-group-id without execution for the group away from a file only if
+        /// the caller is outside of the file's group. The kernel does not name the caller's other groups to a daemon,
+        /// so a member through one of those counts as outside too. Nothing but mandatory locking, which Linux has
+        /// given up, has ever used the bit in that form.
+        gid: u32,
+    },
+}
+
+impl Default for Privileges {
+    /// Takes all away: no process has this group.
+    fn default() -> Privileges {
+        Privileges::Drop { gid: u32::MAX }
+    }
+}
+
+impl Privileges {
+    /// The permission bits `mode` of a file of the group `gid` after a change of its content.
+    #[must_use]
+    pub fn after_write(self, mode: u32, gid: u32) -> u32 {
+        match self {
+            Privileges::Keep => mode,
+            Privileges::Drop { .. } => self.after_chown(mode, gid),
+        }
+    }
+
+    /// The permission bits `mode` of a file, whose group was `gid`, after a change of its owner or group. That takes
+    /// set-user-id away whoever asks.
+    fn after_chown(self, mode: u32, gid: u32) -> u32 {
+        let is_outside = matches!(self, Privileges::Drop { gid: own } if own != gid);
+        let set_group = if mode & 0o010 != 0 || is_outside { 0o2000 } else { 0 };
+        mode & !(0o4000 | set_group)
+    }
+}
+
 /// What chmod, chown and utimens ask for; None keeps what is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
@@ -140,6 +182,8 @@ pub struct Change {
     pub mtime: Option<Timestamp>,
     /// New time of access.
     pub atime: Option<Timestamp>,
+    /// What a new owner or group does beside that.
+    pub privileges: Privileges,
 }
 
 impl Change {
@@ -148,7 +192,8 @@ impl Change {
     #[must_use]
     pub fn applied(&self, attributes: Attributes, now: Timestamp) -> Attributes {
         let given_away = (self.uid.is_some() || self.gid.is_some()) && attributes.kind != Kind::Directory;
-        let kept = if given_away { without_privileges(attributes.mode) } else { attributes.mode };
+        let kept =
+            if given_away { self.privileges.after_chown(attributes.mode, attributes.gid) } else { attributes.mode };
         Attributes {
             mode: self.mode.map_or(kept, |mode| mode & 0o7777),
             uid: self.uid.unwrap_or(attributes.uid),
@@ -165,14 +210,12 @@ impl Change {
     pub fn beyond_times(&self) -> bool {
         self.mode.is_some() || self.uid.is_some() || self.gid.is_some()
     }
-}
 
-/// The permission bits `mode` without set-user-id, and without set-group-id where the group may execute: elsewhere that
-/// bit has meant mandatory locking (inode(7)).
-#[must_use]
-pub fn without_privileges(mode: u32) -> u32 {
-    let set_group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
-    mode & !(0o4000 | set_group)
+    /// Whether it asks for nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.beyond_times() && self.mtime.is_none() && self.atime.is_none()
+    }
 }
 
 #[cfg(test)]
@@ -193,11 +236,25 @@ mod tests {
             ctime: time,
             nlink: 1,
         };
-        let chown = Change { uid: Some(0), ..Change::default() };
+        let chown = Change { uid: Some(0), privileges: Privileges::Keep, ..Change::default() };
         assert_eq!(chown.applied(file, time).mode, 0o755);
-        assert_eq!(chown.applied(Attributes { mode: 0o6745, ..file }, time).mode, 0o2745);
+        let not_executable = Attributes { mode: 0o6745, ..file };
+        assert_eq!(chown.applied(not_executable, time).mode, 0o2745);
+        let by = |gid| Change { privileges: Privileges::Drop { gid }, ..chown };
+        assert_eq!(by(0).applied(not_executable, time).mode, 0o2745, "a member of the file's group");
+        assert_eq!(by(9).applied(not_executable, time).mode, 0o745, "a caller outside of it");
         assert_eq!(chown.applied(Attributes { kind: Kind::Directory, ..file }, time).mode, 0o6755);
         assert_eq!(Change { atime: Some(time), ..Change::default() }.applied(file, time).mode, 0o6755);
+    }
+
+    #[test]
+    fn a_write_takes_set_group_id_away_as_the_kernel_does() {
+        let after = |mode, caller: Privileges| caller.after_write(mode, 5);
+        let (member, outsider) = (Privileges::Drop { gid: 5 }, Privileges::Drop { gid: 6 });
+        assert_eq!(after(0o6777, Privileges::Keep), 0o6777);
+        assert_eq!((after(0o6777, member), after(0o6777, outsider)), (0o777, 0o777));
+        assert_eq!((after(0o6767, member), after(0o6767, outsider)), (0o2767, 0o767));
+        assert_eq!(after(0o6767, Privileges::default()), 0o767);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! How answers of the store change the table. Each rule compares an answer with what this mount knows better.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::entry::SeenVersion;
 use super::error::Error;
@@ -94,7 +93,8 @@ impl Table {
         when: When,
         implicit: Attributes,
     ) -> Result<(), Error> {
-        if self.entry(ino)?.changed > when.asked {
+        // No listing shows the object that has the attributes of a bucket's root.
+        if self.entry(ino)?.changed > when.asked || self.is_bucket_root(ino) {
             return Ok(());
         }
         match marker {
@@ -145,19 +145,13 @@ impl Table {
     }
 
     /// HEAD has shown that the object behind `ino` is gone. Directories live on without a marker.
-    pub(super) fn facts_missing(
-        &mut self,
-        ino: Ino,
-        when: When,
-        started: SystemTime,
-        settings: &Settings,
-    ) -> Result<(), Error> {
+    pub(super) fn facts_missing(&mut self, ino: Ino, when: When, settings: &Settings) -> Result<(), Error> {
         let entry = self.entry(ino)?;
         if entry.changed > when.asked || entry.local {
             return Ok(());
         }
         if entry.is_directory() {
-            return self.marker_missing(ino, when, settings.implicit_directory(started));
+            return self.marker_missing(ino, when, settings.implicit_directory());
         }
         self.detach(ino);
         Ok(())
@@ -240,6 +234,9 @@ impl Table {
         directory.marker_checked = directory.marker_checked.max(Some(when.at));
         if let Some(touched) = directory.touched {
             (attributes.mtime, attributes.ctime) = (attributes.mtime.max(touched), attributes.ctime.max(touched));
+        }
+        if let Some(renamed) = directory.renamed {
+            attributes.ctime = attributes.ctime.max(renamed);
         }
         let entry = self.entry_mut(ino)?;
         (entry.attributes, entry.object) = (attributes, Some(Arc::clone(head)));

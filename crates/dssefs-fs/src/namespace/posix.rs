@@ -81,6 +81,13 @@ pub fn metadata(mut user: UserMetadata, attributes: &Attributes) -> UserMetadata
     with_ctime(user, attributes.ctime)
 }
 
+/// `user` with the times of a directory recorded in it, and nothing else that it did not have.
+#[must_use]
+pub(super) fn with_times(mut user: UserMetadata, attributes: &Attributes) -> UserMetadata {
+    user.insert("mtime".into(), written(attributes.mtime));
+    with_ctime(user, attributes.ctime)
+}
+
 /// `user` with the time of the last change of attributes or name recorded in it.
 #[must_use]
 pub(super) fn with_ctime(mut user: UserMetadata, ctime: Timestamp) -> UserMetadata {

@@ -1,6 +1,8 @@
 //! The nodes, their references, and their places in the tree.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
@@ -8,13 +10,15 @@ use super::change_clock::ChangeClock;
 use super::entry::{Directory, Entry, NameState};
 use super::error::Error;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
-use dssefs_s3::object::{Key, Name, Prefix};
+use super::number::{NumbersInUse, free_number};
+use dssefs_s3::object::{Key, Name, Prefix, RESERVED_NAME};
 
 /// All nodes of a mount. Beyond `entries_max`, nodes without a reference are evicted, oldest first.
 #[derive(Debug)]
 pub(super) struct Table {
     nodes: HashMap<Ino, Entry>,
-    next: u64,
+    /// Those of files that may outlive their nodes here.
+    pub(super) numbers: Arc<NumbersInUse>,
     idle: LruCache<Ino, ()>,
     entries_max: usize,
     prefix: Prefix,
@@ -31,7 +35,7 @@ impl Table {
         let idle = LruCache::unbounded();
         Table {
             nodes,
-            next: Ino::ROOT.0 + 1,
+            numbers: Arc::default(),
             idle,
             entries_max,
             prefix,
@@ -74,7 +78,7 @@ impl Table {
         let entry = self.entry(ino)?;
         match &entry.name_state {
             NameState::Lost { key, .. } => Ok(key.clone()),
-            _ if entry.is_directory() => self.prefix(ino)?.marker().ok_or(Error::NotFound),
+            _ if entry.is_directory() => self.prefix(ino)?.marker().map_or_else(root_key, Ok),
             NameState::Named((parent, name)) => Ok(self.prefix(*parent)?.file(name)?),
             NameState::Root | NameState::Unlinked => Err(Error::NotFound),
         }
@@ -101,14 +105,37 @@ impl Table {
         names.split('/').try_fold(Ino::ROOT, |ino, text| self.child(ino, &Name::new(text).ok()?).ok()?)
     }
 
+    /// Whether `ino` is the root of a mount of a whole bucket. It has no marker, as no key is empty.
+    pub(super) fn is_bucket_root(&self, ino: Ino) -> bool {
+        ino == Ino::ROOT && self.prefix.marker().is_none()
+    }
+
+    /// Whether the attributes of `ino` need no question. Those of a bucket's root are asked for at the start of the
+    /// mount and before each change. So a store that does not answer keeps no path from being followed, as each begins
+    /// at the root.
+    pub(super) fn has_facts(&self, ino: Ino, now: Instant, ttl: Duration) -> bool {
+        let Ok(entry) = self.entry(ino) else { return false };
+        let known_root = || entry.directory.as_ref().is_some_and(|root| root.marker.is_some());
+        entry.has_facts(now, ttl) || (self.is_bucket_root(ino) && known_root())
+    }
+
+    /// The directories with times that their markers do not have, `count_max` at most.
+    pub(super) fn touched(&self, count_max: usize) -> Vec<Ino> {
+        let has_newer_times = |entry: &Entry| {
+            let directory = entry.directory.as_deref().filter(|directory| directory.marker == Some(true));
+            directory.is_some_and(|directory| directory.touched.is_some() || directory.renamed.is_some())
+        };
+        let touched = self.nodes.iter().filter(|(_, entry)| has_newer_times(entry));
+        touched.map(|(ino, _)| *ino).take(count_max).collect()
+    }
+
     /// A new node under a name that is free.
     pub(super) fn insert(&mut self, parent: Ino, name: &Name, attributes: Attributes) -> Result<Ino, Error> {
         // The parent must not be evicted to make room for its child.
         self.idle.pop(&parent);
         self.evict();
-        let ino = Ino(self.next);
+        let ino = self.number(parent, name, attributes.kind)?;
         self.link(parent, name, ino, attributes.kind)?;
-        self.next += 1;
         self.nodes.insert(ino, Entry::new(NameState::Named((parent, name.clone())), attributes));
         self.settle(ino);
         Ok(ino)
@@ -236,6 +263,15 @@ impl Table {
         entry.local || below.into_iter().flatten().any(|child| self.holds_local(*child))
     }
 
+    fn number(&self, parent: Ino, name: &Name, kind: Kind) -> Result<Ino, Error> {
+        let prefix = self.prefix(parent)?;
+        let is_taken = |ino| self.nodes.contains_key(&ino) || self.numbers.contains(ino);
+        Ok(match kind {
+            Kind::Directory => free_number(prefix.directory(name)?.as_str(), is_taken),
+            _ => free_number(prefix.file(name)?.as_str(), is_taken),
+        })
+    }
+
     fn link(&mut self, parent: Ino, name: &Name, ino: Ino, kind: Kind) -> Result<(), Error> {
         self.idle.pop(&parent);
         let directory = self.directory_mut(parent)?;
@@ -295,6 +331,11 @@ impl Table {
     }
 }
 
+/// Where a bucket keeps the attributes of its root: below the reserved name, where no mount shows it.
+fn root_key() -> Result<Key, Error> {
+    Key::new(format!("{RESERVED_NAME}/root")).map_err(|_| Error::NotFound)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,11 +375,31 @@ mod tests {
     }
 
     #[test]
+    fn a_node_has_the_number_of_its_key_unless_another_one_has_it() {
+        let mut table = table(9);
+        let file = add(&mut table, Ino::ROOT, "f", Kind::File);
+        table.refer(file).unwrap();
+        table.relocate(file, Ino::ROOT, &name("g")).unwrap();
+        let second = add(&mut table, Ino::ROOT, "f", Kind::File);
+        assert_ne!(second, file, "the renamed file has kept it");
+        table.detach(second);
+        table.numbers.hold(file);
+        table.detach(file);
+        table.forget(file, 1);
+        assert!(table.entry(file).is_err());
+        assert_eq!(add(&mut table, Ino::ROOT, "f", Kind::File), second, "a file with changes outlives its node");
+        table.detach(second);
+        table.numbers.release(file);
+        assert_eq!(add(&mut table, Ino::ROOT, "f", Kind::File), file);
+        assert_ne!(add(&mut table, Ino::ROOT, "g", Kind::File), file);
+    }
+
+    #[test]
     fn only_what_nobody_refers_to_is_evicted_oldest_first() {
         let mut table = table(4);
         let held = add(&mut table, Ino::ROOT, "held", Kind::File);
         table.refer(held).unwrap();
-        table.directory_mut(Ino::ROOT).unwrap().listed = Some(std::time::Instant::now());
+        table.directory_mut(Ino::ROOT).unwrap().listed = Some(Instant::now());
         let old = add(&mut table, Ino::ROOT, "old", Kind::File);
         let young = add(&mut table, Ino::ROOT, "young", Kind::File);
         let last = add(&mut table, Ino::ROOT, "last", Kind::File);
@@ -367,7 +428,7 @@ mod tests {
         add(&mut table, Ino::ROOT, "b", Kind::Directory);
         add(&mut table, Ino::ROOT, "f", Kind::File);
         assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 1, "there may be more of them");
-        table.directory_mut(Ino::ROOT).unwrap().listed = Some(std::time::Instant::now());
+        table.directory_mut(Ino::ROOT).unwrap().listed = Some(Instant::now());
         assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 4);
         table.detach(a);
         assert_eq!(table.entry(Ino::ROOT).unwrap().shown().nlink, 3);
@@ -392,7 +453,7 @@ mod tests {
         let file = add(&mut table, directory, "f", Kind::File);
         table.pin(file).unwrap();
         table.set_local(file, true).unwrap();
-        table.directory_mut(directory).unwrap().listed = Some(std::time::Instant::now());
+        table.directory_mut(directory).unwrap().listed = Some(Instant::now());
         table.lose(file).unwrap();
         assert_eq!(table.directory(directory).unwrap().listed, None, "the winner may be there");
         assert!(!table.holds_local(directory));

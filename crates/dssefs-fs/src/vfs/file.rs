@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::journal::EntryId;
-use crate::namespace::{self, Attributes, Held, Ino, Kind, Namespace, Timestamp, posix, without_privileges, xattr};
+use crate::namespace::{self, Attributes, Held, Ino, Kind, Namespace, Privileges, Timestamp, posix, xattr};
 use crate::read::{self, Reader};
 use crate::spill::Location;
 use crate::write::{CommitTarget, Destination, Engine, Target, Writer};
@@ -25,17 +25,6 @@ pub(crate) struct JournalRef {
     pub(crate) changes: u64,
     /// Whether the entry says why the store refused the changes.
     pub(crate) has_reason: bool,
-}
-
-/// What a change of content does to set-user-id and set-group-id: it clears them, unless the caller has CAP_FSETID
-/// (write(2), capabilities(7)).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Privileges {
-    /// They stay.
-    Keep,
-    /// They go.
-    #[default]
-    Drop,
 }
 
 /// An open or unsaved file. What a short mutex guards is consistent whenever it is free; requests are made without it.
@@ -227,9 +216,7 @@ impl File {
         state.changing += 1;
         state.attributes.mtime = now;
         state.attributes.ctime = now;
-        if privileges == Privileges::Drop {
-            state.attributes.mode = without_privileges(state.attributes.mode);
-        }
+        state.attributes.mode = privileges.after_write(state.attributes.mode, state.attributes.gid);
         !std::mem::replace(&mut state.announced, true)
     }
 

@@ -3,23 +3,27 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::namespace::Ino;
+use crate::namespace::{Ino, NumbersInUse};
 
 use super::file::File;
 
 /// The open and unsaved files of a mount, by inode.
-#[derive(Default)]
 pub(crate) struct Files(Mutex<Table>);
 
-#[derive(Default)]
 struct Table {
     files: HashMap<Ino, Arc<File>>,
+    /// Held for each of them: the number of a file whose node is gone must not become that of another file.
+    numbers: Arc<NumbersInUse>,
     /// Those among them that have been copies of other objects since they came in. Each commit asks for them, and a
     /// search through all pending files would be too slow.
     copies: HashSet<Ino>,
 }
 
 impl Files {
+    pub(crate) fn new(numbers: Arc<NumbersInUse>) -> Files {
+        Files(Mutex::new(Table { files: HashMap::new(), numbers, copies: HashSet::new() }))
+    }
+
     pub(crate) fn find(&self, ino: Ino) -> Option<Arc<File>> {
         self.map(|table| table.files.get(&ino).cloned())
     }
@@ -27,6 +31,7 @@ impl Files {
     /// The file of `ino`, made by `make` if there is none, with one more user.
     pub(crate) fn enter(&self, ino: Ino, make: impl FnOnce() -> File) -> Arc<File> {
         self.map(|table| {
+            table.numbers.hold(ino);
             let file = Arc::clone(table.files.entry(ino).or_insert_with(|| Arc::new(make())));
             file.state().users += 1;
             file
@@ -95,6 +100,7 @@ impl Table {
         if is_known && file.state().users == 0 && !file.is_dirty() {
             self.files.remove(&file.ino);
             self.copies.remove(&file.ino);
+            self.numbers.release(file.ino);
         }
     }
 }
@@ -105,7 +111,7 @@ mod tests {
 
     #[test]
     fn forgetting_an_old_file_late_keeps_the_new_one_of_its_inode() {
-        let files = Files::default();
+        let files = Files::new(Arc::default());
         let enter = || files.enter(Ino::ROOT, || File::empty(Ino::ROOT));
         let old = enter();
         files.leave(&old);

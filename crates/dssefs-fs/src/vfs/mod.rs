@@ -29,11 +29,10 @@ use crate::write::{Engine, Slots};
 use dssefs_s3::s3::Gateway;
 
 pub use crate::namespace::xattr::Expect;
-pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Timestamp};
+pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Node, Privileges, Timestamp};
 pub use dssefs_s3::object::{Name, NameError};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
-pub use file::Privileges;
 pub use handles::Fh;
 pub use keeping::{JournalCoverage, JournalPolicy};
 pub use ops::{
@@ -98,7 +97,7 @@ impl Vfs {
         journal_policy: Option<JournalPolicy>,
     ) -> Arc<Vfs> {
         let (files, handles, pages) = (
-            Files::default(),
+            Files::new(namespace.numbers_in_use()),
             Handles::new(rustix::process::geteuid().as_raw(), namespace.names_bytes_max()),
             Arc::new(Pages::new()),
         );

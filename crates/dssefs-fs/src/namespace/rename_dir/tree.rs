@@ -38,7 +38,7 @@ impl Namespace {
         }
         table.entry_mut(plan.source)?.attributes.ctime = time;
         if let Some(directory) = &mut table.entry_mut(plan.source)?.directory {
-            directory.marker = Some(true);
+            (directory.marker, directory.renamed) = (Some(true), Some(time));
         }
         table.set_local(plan.source, false)?;
         table.touch(from.0, time);

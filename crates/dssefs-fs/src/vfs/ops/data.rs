@@ -6,12 +6,12 @@ use std::time::SystemTime;
 
 use futures_util::FutureExt;
 
-use crate::namespace::{Attributes, Ino, Kind, Node, Timestamp};
+use crate::namespace::{Attributes, Ino, Kind, Node, Privileges, Timestamp};
 use crate::write::{self, Writer};
 use dssefs_s3::object::Name;
 
 use crate::namespace;
-use crate::vfs::file::{File, Privileges, WriterParts, has_content};
+use crate::vfs::file::{File, WriterParts, has_content};
 use crate::vfs::handles::OpenFile;
 use crate::vfs::slots::Slot;
 use crate::vfs::{Error, Fh, Vfs};
@@ -331,7 +331,7 @@ impl Vfs {
                 file.state().carried = None;
             }
         }
-        Ok(())
+        self.lose_privileges(file, privileges).await
     }
 
     /// The file of `ino` with one more user.

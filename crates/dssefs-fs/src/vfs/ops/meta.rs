@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::namespace::{self, Attributes, Change, Ino, Node, Timestamp};
+use crate::namespace::{self, Attributes, Change, Ino, Node, Privileges, Timestamp};
 use crate::write;
 use dssefs_s3::object::{Key, Name};
 use dssefs_s3::s3::FailedWrite;
 
-use crate::vfs::file::{File, Privileges, has_content};
+use crate::vfs::file::{File, has_content};
 use crate::vfs::{Error, Fh, Vfs};
 
 /// A new time of a file.
@@ -37,7 +37,7 @@ pub struct SetAttributes {
     pub mtime: Option<TimeChange>,
     /// The handle it was asked through, which will be flushed later.
     pub fh: Option<Fh>,
-    /// What a change of the length does beside that.
+    /// What a change of the length, owner or group does beside that.
     pub privileges: Privileges,
 }
 
@@ -111,8 +111,14 @@ impl Vfs {
             gid: change.gid,
             mtime: change.mtime.map(time),
             atime: change.atime.map(time),
+            privileges: change.privileges,
         };
-        if wanted == Change::default() { self.attributes(ino).await } else { self.change(ino, &wanted, now).await }
+        if wanted.is_empty() { self.attributes(ino).await } else { self.change(ino, &wanted, now).await }
+    }
+
+    /// The last requests of a mount: directories keep the times that they have here.
+    pub async fn store_directory_times(&self) {
+        self.namespace.store_directory_times().await;
     }
 
     /// What df shows.
@@ -153,6 +159,17 @@ impl Vfs {
             None => self.commit(file).await?,
         }
         Ok(())
+    }
+
+    /// After a call that could have changed content and did not: Linux takes the set-user-id bits away then too.
+    pub(in crate::vfs) async fn lose_privileges(&self, file: &File, privileges: Privileges) -> Result<(), Error> {
+        let before = file.attributes();
+        let mode = privileges.after_write(before.mode, before.gid);
+        if mode == before.mode {
+            return Ok(());
+        }
+        let change = Change { mode: Some(mode), ..Change::default() };
+        self.change(file.ino, &change, SystemTime::now().into()).await.map(drop)
     }
 
     async fn change(&self, ino: Ino, change: &Change, now: Timestamp) -> Result<Attributes, Error> {

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::namespace::Ino;
+use crate::namespace::{Ino, Privileges};
 use crate::write::Writer;
 use dssefs_s3::object::Key;
 use dssefs_s3::s3::Source;
 
-use crate::vfs::file::{Carried, File, Privileges};
+use crate::vfs::file::{Carried, File};
 use crate::vfs::{Error, Fh, Vfs};
 
 /// What fallocate(2) is asked to do with a range.
@@ -141,9 +141,12 @@ impl Vfs {
         let within = range.start..range.end.min(writer.size());
         let file = &open.file;
         match what {
-            Allocation::Reserve => return Ok(Writer::check_size(range.end)?),
-            Allocation::Grow if range.end <= writer.size() => return Ok(()),
-            Allocation::Clear if within.is_empty() => return Ok(()),
+            Allocation::Reserve => {
+                Writer::check_size(range.end)?;
+                return self.lose_privileges(file, privileges).await;
+            }
+            Allocation::Grow if range.end <= writer.size() => return self.lose_privileges(file, privileges).await,
+            Allocation::Clear if within.is_empty() => return self.lose_privileges(file, privileges).await,
             Allocation::Grow => self.change_content(file, privileges, writer.grow(range.end)).await?,
             Allocation::Clear => self.change_content(file, privileges, writer.zero(within)).await?,
             Allocation::ClearAndGrow => self.change_content(file, privileges, writer.zero(range)).await?,
