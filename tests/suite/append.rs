@@ -10,7 +10,7 @@ use crate::common::{MINUTE, Mount, errno, eventually, noise, scenario, seed, sen
 const MIB: usize = 1 << 20;
 /// So little that parts leave the host as soon as the store has them.
 const TIGHT: [&str; 2] = ["--memory", "32MiB"];
-/// The same without any disk, so that what is not sent while it is written can only be stored by commits in between.
+/// The same without any disk, so that what is not sent while it is written has no room.
 const DISKLESS: [&str; 4] = ["--memory", "32MiB", "--spill", "0"];
 
 #[test]

@@ -91,8 +91,9 @@ fn seal_oldest(cores: &[Arc<Core>], wanted_bytes: u64) -> Result<u64, Error> {
 }
 
 /// The disk is full: first what is in S3 goes from it, then from memory and disk what is in S3 and likely to be needed
-/// again, then older contents of blocks that are in memory again. A snapshot that ended during the search (`ended` was the count before it) may have left memory that the search had
-/// passed by: its notice is on the way, so that is not the end.
+/// again, then older contents of blocks that are in memory again. A snapshot that ended during the search (`ended` was
+/// the count before it) may have left memory that the search had passed by: its notice is on the way, so that is not
+/// the end.
 fn make_room_on_disk(own: &Arc<Core>, cores: &[Arc<Core>], wanted_bytes: u64, ended: u64) -> Result<(), Error> {
     let is_room_made = drop_uploaded_disk(cores, Eviction::First, wanted_bytes) > 0
         || drop_uploaded_memory(cores, Eviction::Last, wanted_bytes) > 0

@@ -78,7 +78,8 @@ pub(crate) struct FileState {
     announced: bool,
     /// How many changes of content are under way. No commit may take the file for unchanged meanwhile.
     changing: usize,
-    /// Whether the last try to store the file failed in a way that no later try by itself can mend, such as a lost race.
+    /// Whether the last try to store the file failed in a way that no later try by itself can mend, such as a lost
+    /// race.
     pub(crate) refused: bool,
     /// Whether a task tries to make the changes of this file safe.
     pub(crate) retrying: bool,

@@ -385,8 +385,8 @@ impl Writer {
         own && !self.is_streaming() && content_bytes <= bytes_max
     }
 
-    /// Appends what is promised to `journal`, in the place of the entry `before`, and returns when it stands on the disk,
-    /// with the number of its last change (see [`Writer::promised`]); None when there is nothing that could be stored.
+    /// Appends what is promised to `journal`, in the place of the entry `before`, and returns when it stands on the
+    /// disk, with the number of its last change (see [`Writer::promised`]); None when there is nothing that could be stored.
     /// Blocks. The changes stay changes.
     ///
     /// Where parts of them are in an upload and not on this host, the entry names the upload, which then outlives this
