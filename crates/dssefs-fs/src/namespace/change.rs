@@ -33,8 +33,8 @@ impl Namespace {
     /// Nothing is sent when nothing would differ. Then ctime stays too: a time that only this mount knew would go back.
     ///
     /// # Errors
-    /// [`Error::NotPermitted`] where attributes come from listings; [`Error::Stale`] for a version that lost its name, or
-    /// that another host has replaced while programs have it open;
+    /// [`Error::NotPermitted`] where attributes come from listings; [`Error::Stale`] for a version that lost its name,
+    /// or that another host has replaced while programs have it open;
     /// [`Error::NotFound`], and the store's.
     pub async fn set_attributes(self: &Arc<Self>, ino: Ino, change: &Change) -> Result<Attributes, Error> {
         let _guard = self.inode_locks.lock(ino).await;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::block::Edit;
-use super::contents::Contents;
+use super::contents::{Contents, Eviction};
 use super::pressure::relieve;
 use super::registry::Core;
 use super::resources::Resources;
@@ -19,15 +19,6 @@ pub enum Location {
     Memory,
     /// Some of it is sealed on the local disk.
     Spilled,
-}
-
-/// When uploaded bytes leave this host for others that need the room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Eviction {
-    /// Before anything is sealed onto the disk.
-    First,
-    /// Where the disk has no room for them: they are likely to be read or changed again.
-    Last,
 }
 
 /// What was written to one file and may not be in S3 yet: any bytes at any offsets. Empty at first.

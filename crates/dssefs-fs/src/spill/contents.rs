@@ -12,7 +12,16 @@ use super::block::{
 };
 use super::resources::Resources;
 use super::snapshot::{Piece, Source};
-use super::{BLOCK_BYTES, Error, Eviction, RangeSet, crc};
+use super::{BLOCK_BYTES, Error, RangeSet, crc};
+
+/// When uploaded bytes leave this host for others that need the room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// Before anything is sealed onto the disk.
+    First,
+    /// Where the disk has no room for them: they are likely to be read or changed again.
+    Last,
+}
 
 /// The content of one file. A byte that is present and lies in no block, or beyond the length of its block, is zero.
 #[derive(Default)]

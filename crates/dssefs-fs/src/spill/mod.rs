@@ -29,7 +29,8 @@ mod registry;
 mod resources;
 mod snapshot;
 
-pub use buffer::{Buffer, Eviction, Location};
+pub use buffer::{Buffer, Location};
+pub use contents::Eviction;
 pub use pool::{Limits, MEMORY_BYTES_MIN, Pool, Usage};
 pub use ranges::RangeSet;
 pub use snapshot::{Chunks, Snapshot};

@@ -6,10 +6,10 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::contents::Contents;
+use super::Error;
+use super::contents::{Contents, Eviction};
 use super::disk::beside_other_tasks;
 use super::registry::Core;
-use super::{Error, Eviction};
 
 /// What a search frees at least, if it can, so that small writes do not search each time: 16 blocks, some 0.6 ms of
 /// sealing.

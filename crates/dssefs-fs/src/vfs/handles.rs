@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::namespace::{Ino, Snapshot};
+use crate::namespace::{Ino, Privileges, Snapshot};
 
+use super::Error;
 use super::file::File;
 use super::slots::{Slot, Slots};
-use super::{Access, Error};
 
 /// Files that one user may have open here: some 2 KiB each.
 const FILES_OF_USER_MAX: u32 = 16_384;
@@ -18,6 +18,23 @@ const DIRECTORIES_OF_USER_MAX: u32 = 1024;
 /// A handle, as the kernel gives it back with each call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fh(pub u64);
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Its bytes are read.
+    pub read: bool,
+    /// Its bytes are written.
+    pub write: bool,
+    /// Each write goes to the file's end (O_APPEND).
+    pub append: bool,
+    /// It is emptied (O_TRUNC).
+    pub truncate: bool,
+    /// What that does beside emptying it.
+    pub privileges: Privileges,
+    /// The user who opens it.
+    pub uid: u32,
+}
 
 /// An open file.
 pub(crate) struct OpenFile {

@@ -33,10 +33,10 @@ pub use crate::namespace::{Attributes, DirEntry, Ino, Kind, Node, Privileges, Ti
 pub use dssefs_s3::object::{Name, NameError};
 pub use errno::{Errno, ErrnoStyle};
 pub use error::Error;
-pub use handles::Fh;
+pub use handles::{Access, Fh};
 pub use keeping::{JournalCoverage, JournalPolicy};
 pub use ops::{
-    Access, Allocation, MountFacts, Opened, Place, RenameMode, SetAttributes, Sought, SpecialKind, Statfs, TimeChange,
+    Allocation, MountFacts, Opened, Place, RenameMode, SetAttributes, Sought, SpecialKind, Statfs, TimeChange,
 };
 pub use saving::{SaveExtent, Unsaved};
 pub use unsaved::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport, is_for_the_owner};

@@ -8,13 +8,14 @@
 //! |---|---|
 //! | `writer` | what programs call: write, resize, discard; parts that are sent ahead |
 //! | `state` | the bookkeeping of one file, without I/O: what is promised, and what was changed since |
+//! | `promise` | what a close or fsync promises, and how later changes join it |
 //! | `commit` | making one object of the changes |
 //! | `aftermath` | what follows a failed commit, and the answer that was lost |
 //! | `error` | why something failed, and what that means for the next try (`Disposition`) |
 //! | `parts` | which bytes go into which part: the two planners |
 //! | `early_upload` | the upload that begins while the program writes |
 //! | `extents` | where the bytes of a file are: here, in the base, or nowhere |
-//! | `read_modify_write` | reading what a part needs of the base |
+//! | `read_modify_write` | reading what a part needs of the base, or all of it before the base goes |
 //! | `backpressure` | waiting for memory or disk |
 //! | `slots` | turns for requests: what stalls gives way |
 //! | `clone` | a file that is a copy of another object |
@@ -34,6 +35,7 @@ mod extents;
 mod parts;
 mod payload;
 mod pending_changes;
+mod promise;
 mod read_modify_write;
 mod slots;
 mod state;

@@ -386,8 +386,8 @@ impl Writer {
     }
 
     /// Appends what is promised to `journal`, in the place of the entry `before`, and returns when it stands on the
-    /// disk, with the number of its last change (see [`Writer::promised`]); None when there is nothing that could be stored.
-    /// Blocks. The changes stay changes.
+    /// disk, with the number of its last change (see [`Writer::promised`]); None when there is nothing that could be
+    /// stored. Blocks. The changes stay changes.
     ///
     /// Where parts of them are in an upload and not on this host, the entry names the upload, which then outlives this
     /// process.

@@ -1,6 +1,7 @@
 //! Read-modify-write: reads the bytes of the base that a part or a small file needs beside the changes.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use crate::spill;
 use dssefs_s3::object::ByteRange;
 
+use super::early_upload::EarlyUpload;
 use super::{Base, Error, Writer};
 
 /// Gaps nearer to each other than this are read by one GET, in bytes: each GET is a call to KMS.
@@ -26,6 +28,78 @@ pub(super) enum Filling<'a> {
 }
 
 impl Writer {
+    /// The object under the changes, if some of its bytes are still part of the file and not written over.
+    #[must_use]
+    pub fn needed_base(&self) -> Option<Base> {
+        let state = self.state();
+        state.base.clone().filter(|_| !state.written.contains(0..state.base_len))
+    }
+
+    /// Takes all bytes of the object under the changes onto this host, because the object is about to be deleted while
+    /// programs have the file open.
+    ///
+    /// # Errors
+    /// The bytes cannot be read or kept; nothing is changed then.
+    pub async fn materialize_base(self: &Arc<Self>) -> Result<(), Error> {
+        self.materialize_base_if(|_| true).await
+    }
+
+    /// The same, if the object is `wanted`.
+    pub(super) async fn materialize_base_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
+        loop {
+            // 1. Parts that are in an upload only would be lost with the object under them. What is promised is stored.
+            if self.has_evicted() {
+                if self.promised().is_none() {
+                    return Err(self.in_upload());
+                }
+                self.save().await?;
+            }
+            // 2. End an upload that copies from the base, which is about to go.
+            if self.copies_from(&wanted) {
+                self.leave_early_upload().await?;
+            }
+            // 3. Keep commits away, which would drop what is read here. Begin again if the upload has changed since.
+            let _turn = self.turn.lock().await;
+            let (base, base_len) = {
+                let state = self.state();
+                let copies = |early_upload: &EarlyUpload| {
+                    early_upload.layout.copied() > 0 && state.base.as_ref().is_some_and(&wanted)
+                };
+                let stands =
+                    |early_upload: &EarlyUpload| !copies(early_upload) && early_upload.keep_all_whole(&self.buffer);
+                if !state.early_upload.as_ref().is_none_or(stands) {
+                    continue;
+                }
+                (state.base.clone(), state.base_len)
+            };
+            if !base.as_ref().is_some_and(&wanted) {
+                return Ok(());
+            }
+            // 4. Read the bytes.
+            let present = self.make_present(0..base_len, base.as_ref(), base_len).await;
+            present.inspect_err(|_| self.release(&(0..base_len)))?;
+            // 5. The bytes no longer depend on the base.
+            let mut state = self.state();
+            // They are changes now: the buffer has the only copy that the file may count on.
+            let taken = 0..state.base_len;
+            state.written.insert(taken);
+            state.base = None;
+            state.base_len = 0;
+            if state.is_dirty() {
+                // The journal's entry counts on the object, and is no longer enough.
+                state.changes += 1;
+            }
+            return Ok(());
+        }
+    }
+
+    /// Whether an upload under way is to have bytes of the object, which is `wanted`.
+    fn copies_from(&self, wanted: impl Fn(&Base) -> bool) -> bool {
+        let state = self.state();
+        state.early_upload.as_ref().is_some_and(|early_upload| early_upload.layout.copied() > 0)
+            && state.base.as_ref().is_some_and(wanted)
+    }
+
     /// Makes all of `range` present, as [`Writer::make_present`] does, for a part that frees its room by
     /// [`Writer::release`].
     ///
@@ -202,7 +276,7 @@ mod tests {
         };
         let config = load_as(&connection, AccessKey { id: "id".into(), secret: "secret".into() }).await.unwrap();
         let bucket = dssefs_s3::object::Bucket::new("data").unwrap();
-        let gateway = std::sync::Arc::new(Gateway::new(&config, &connection, bucket, Default::default()));
+        let gateway = Arc::new(Gateway::new(&config, &connection, bucket, Default::default()));
         let limits = spill::Limits { memory_bytes_max: MEMORY, spill_bytes_max: 0 };
         let pool = spill::Pool::new(&std::env::temp_dir(), limits).unwrap();
         let engine = super::super::Engine::new(gateway, pool, super::super::Settings::for_memory(MEMORY, None));

@@ -14,7 +14,7 @@ use dssefs_s3::s3::{Head, Kind, Upload};
 use super::early_upload::{EarlyUpload, Sent};
 use super::parts::OBJECT_BYTES_MAX;
 use super::payload::SnapshotPayload;
-use super::state::{Promise, State};
+use super::state::State;
 use super::{Base, CommitTarget, Engine, Error, Target, Try};
 
 /// What a writer's object is to be, and what learns of it.
@@ -38,7 +38,7 @@ pub struct Writer {
     pub(super) since: Buffer,
     pub(super) turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
-    settled: Notify,
+    pub(super) settled: Notify,
     /// Whether a program that writes the file may read it as well.
     is_read: AtomicBool,
 }
@@ -110,20 +110,6 @@ impl Writer {
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         self.state().has_changes()
-    }
-
-    /// Whether there are changes that no close or fsync has promised yet.
-    #[must_use]
-    pub fn has_unpromised(&self) -> bool {
-        let state = self.state();
-        state.has_changes() && (!state.is_promised() || state.changes_now() != state.changes)
-    }
-
-    /// The number of the last change that is promised and that the store does not have.
-    #[must_use]
-    pub fn promised(&self) -> Option<u64> {
-        let state = self.state();
-        state.is_promised().then_some(state.changes)
     }
 
     /// How many changes there were: the same number means the same file.
@@ -270,78 +256,6 @@ impl Writer {
         }
     }
 
-    /// The object under the changes, if some of its bytes are still part of the file and not written over.
-    #[must_use]
-    pub fn needed_base(&self) -> Option<Base> {
-        let state = self.state();
-        state.base.clone().filter(|_| !state.written.contains(0..state.base_len))
-    }
-
-    /// Takes all bytes of the object under the changes onto this host, because the object is about to be deleted while
-    /// programs have the file open.
-    ///
-    /// # Errors
-    /// The bytes cannot be read or kept; nothing is changed then.
-    pub async fn materialize_base(self: &Arc<Self>) -> Result<(), Error> {
-        self.materialize_base_if(|_| true).await
-    }
-
-    /// The same, if the object is `wanted`.
-    pub(super) async fn materialize_base_if(self: &Arc<Self>, wanted: impl Fn(&Base) -> bool) -> Result<(), Error> {
-        loop {
-            // 1. Parts that are in an upload only would be lost with the object under them. What is promised is stored.
-            if self.has_evicted() {
-                if self.promised().is_none() {
-                    return Err(self.in_upload());
-                }
-                self.save().await?;
-            }
-            // 2. End an upload that copies from the base, which is about to go.
-            if self.copies_from(&wanted) {
-                self.leave_early_upload().await?;
-            }
-            // 3. Keep commits away, which would drop what is read here. Begin again if the upload has changed since.
-            let _turn = self.turn.lock().await;
-            let (base, base_len) = {
-                let state = self.state();
-                let copies = |early_upload: &EarlyUpload| {
-                    early_upload.layout.copied() > 0 && state.base.as_ref().is_some_and(&wanted)
-                };
-                let stands =
-                    |early_upload: &EarlyUpload| !copies(early_upload) && early_upload.keep_all_whole(&self.buffer);
-                if !state.early_upload.as_ref().is_none_or(stands) {
-                    continue;
-                }
-                (state.base.clone(), state.base_len)
-            };
-            if !base.as_ref().is_some_and(&wanted) {
-                return Ok(());
-            }
-            // 4. Read the bytes.
-            let present = self.make_present(0..base_len, base.as_ref(), base_len).await;
-            present.inspect_err(|_| self.release(&(0..base_len)))?;
-            // 5. The bytes no longer depend on the base.
-            let mut state = self.state();
-            // They are changes now: the buffer has the only copy that the file may count on.
-            let taken = 0..state.base_len;
-            state.written.insert(taken);
-            state.base = None;
-            state.base_len = 0;
-            if state.is_dirty() {
-                // The journal's entry counts on the object, and is no longer enough.
-                state.changes += 1;
-            }
-            return Ok(());
-        }
-    }
-
-    /// Whether an upload under way is to have bytes of the object, which is `wanted`.
-    fn copies_from(&self, wanted: impl Fn(&Base) -> bool) -> bool {
-        let state = self.state();
-        state.early_upload.as_ref().is_some_and(|early_upload| early_upload.layout.copied() > 0)
-            && state.base.as_ref().is_some_and(wanted)
-    }
-
     /// Waits until no commit is under way.
     pub async fn commits_settled(&self) {
         drop(self.turn.lock().await);
@@ -424,77 +338,9 @@ impl Writer {
         }
     }
 
-    /// Promises the file as it is now, as far as that needs no waiting: what a later commit stores. False when the
-    /// earlier promise has to be stored first.
-    pub fn begin_promise(&self) -> bool {
-        let mut state = self.state();
-        let promise = state.promise(&self.buffer);
-        if promise == Promise::Joining {
-            let size = state.size;
-            self.buffer.discard(size..u64::MAX);
-        }
-        promise != Promise::AfterTheEarlier
-    }
-
-    /// Promises the file as it is now. The caller has the turn.
-    pub(super) async fn promise(self: &Arc<Self>) -> Result<(), Error> {
-        if !self.begin_promise() {
-            self.store_promise().await?;
-            if !self.begin_promise() {
-                // Its name was removed, so nothing was stored.
-                return Ok(());
-            }
-        }
-        self.join().await
-    }
-
-    /// Takes what was changed since the earlier promise into the new one. The caller has the turn.
-    pub(super) async fn join(&self) -> Result<(), Error> {
-        loop {
-            let joined = self.with_room_after(|| self.others_give_room(), || self.join_some()).await?;
-            if joined {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Moves some blocks; true when nothing is left to move.
-    fn join_some(&self) -> Result<bool, spill::Error> {
-        /// So many that other calls of this writer never wait for long.
-        const BLOCKS: usize = 64;
-        let mut state = self.state();
-        if !state.is_joining() {
-            return Ok(true);
-        }
-        for _ in 0..BLOCKS {
-            match self.buffer.absorb_some(&self.since)? {
-                Some(range) => state.take_in(&range),
-                None => {
-                    state.joined();
-                    self.settled.notify_waiters();
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// Waits until what was changed since a promise has been taken in, and takes it in where the call that began that
-    /// has failed.
-    async fn joining_settled(&self) -> Result<(), Error> {
-        let settled = self.settled.notified();
-        if !self.state().is_joining() {
-            return Ok(());
-        }
-        tokio::select! {
-            () = settled => Ok(()),
-            _turn = self.turn.lock() => self.join().await,
-        }
-    }
-
     /// Ends an upload that counts on bytes of the object which are about to change, where this host still has all that
     /// was sent.
-    async fn leave_early_upload(self: &Arc<Self>) -> Result<(), Error> {
+    pub(super) async fn leave_early_upload(self: &Arc<Self>) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
         self.state().is_ending_upload = true;
         self.parts_settled().await;

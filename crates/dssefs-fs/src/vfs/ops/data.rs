@@ -12,26 +12,9 @@ use dssefs_s3::object::Name;
 
 use crate::namespace;
 use crate::vfs::file::{File, WriterParts, has_content};
-use crate::vfs::handles::OpenFile;
+use crate::vfs::handles::{Access, OpenFile};
 use crate::vfs::slots::Slot;
 use crate::vfs::{Error, Fh, Vfs};
-
-/// How a file is opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Access {
-    /// Its bytes are read.
-    pub read: bool,
-    /// Its bytes are written.
-    pub write: bool,
-    /// Each write goes to the file's end (O_APPEND).
-    pub append: bool,
-    /// It is emptied (O_TRUNC).
-    pub truncate: bool,
-    /// What that does beside emptying it.
-    pub privileges: Privileges,
-    /// The user who opens it.
-    pub uid: u32,
-}
 
 /// Where a write goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

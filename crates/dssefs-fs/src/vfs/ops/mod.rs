@@ -10,7 +10,7 @@ mod special;
 mod user_xattr;
 mod xattr;
 
-pub use data::{Access, Opened, Place};
+pub use data::{Opened, Place};
 pub use meta::{SetAttributes, Statfs, TimeChange};
 pub use names::RenameMode;
 pub use ranges::{Allocation, Sought};
