@@ -174,8 +174,12 @@ fn a_read_finds_the_object_of_a_commit_whose_answer_was_lost() {
             let reader = direct(&mount.join("file"));
             let mut file = OpenOptions::new().append(true).open(mount.join("file")).unwrap();
             file.write_all(b"line\n").unwrap();
-            let later = [operation, "HeadObject"].map(|name| Rule::on(name, Fault::Reset).times(0));
-            endpoint.inject_faults([vec![Rule::on(operation, Fault::LoseAnswer)], later.to_vec()].concat());
+            endpoint.inject_faults(vec![
+                Rule::on(operation, Fault::LoseAnswer),
+                Rule::on(operation, Fault::Reset).times(0),
+                // The first one asks before the commit what others have set on the object.
+                Rule::on("HeadObject", Fault::Reset).nth(2).times(0),
+            ]);
             assert_ne!(errno(file.sync_all()), 0, "{operation}");
             assert_eq!(endpoint.content("file").len(), size + 5, "{operation}: it was carried out");
             assert_eq!(errno(page(&reader, 0)), libc::EIO, "the store cannot be asked whose object is there");

@@ -234,7 +234,14 @@ impl Vfs {
         file.state().note_promise();
         let outcome = match ready {
             Ok(()) => writer.commit().await.map_err(Error::from),
-            Err(error) => Err(error),
+            Err(error) => {
+                // The call fails, and the journal keeps what it was asked to store. Where an earlier promise has to be
+                // stored first, the journal keeps that one.
+                if let Err(also) = writer.promise_only().await {
+                    tracing::debug!(%also, "the file is not promised as it is now");
+                }
+                Err(error)
+            }
         };
         self.note_outcome(file, outcome).await
     }

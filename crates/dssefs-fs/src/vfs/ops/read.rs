@@ -29,8 +29,8 @@ enum Attempt {
     Moved,
     /// Some of the bytes are in an unfinished upload only, which an earlier promise asks to complete.
     InUpload,
-    /// The store no longer has this version.
-    Gone(Source),
+    /// The store no longer has this version, and answered so.
+    Gone(Source, String),
 }
 
 impl Vfs {
@@ -45,7 +45,7 @@ impl Vfs {
     }
 
     async fn read_file(&self, file: &Arc<File>, range: &Range<u64>) -> Result<Bytes, Error> {
-        let mut gone: Option<Source> = None;
+        let mut gone: Option<(Source, String)> = None;
         for _ in 0..TRIES_MAX {
             // Held across the second try, so that no commit of a busy writer takes the next version away as well.
             let turn = match gone {
@@ -63,12 +63,18 @@ impl Vfs {
                     self.save_promised(file).boxed().await?;
                 }
                 // A removal of the name that failed may have been carried out.
-                Attempt::Gone(source) if gone.as_ref() == Some(&source) && !file.stand_on_held() => break,
-                Attempt::Gone(source) => gone = Some(source),
+                Attempt::Gone(source, _)
+                    if gone.as_ref().is_some_and(|(before, _)| *before == source) && !file.stand_on_held() =>
+                {
+                    break;
+                }
+                Attempt::Gone(source, answer) => gone = Some((source, answer)),
             }
         }
+        let (object, answer) = gone.map(|(source, answer)| (source.key.to_string(), answer)).unzip();
         tracing::warn!(
-            object = gone.map(|source| source.key.to_string()),
+            object,
+            answer,
             "another host has replaced the version that a program has open; the program has to open the file again"
         );
         // The next open must not show the same version again.
@@ -139,7 +145,9 @@ impl Vfs {
             Arc::new(Reader::new(Arc::clone(&self.gateway), location, source.size, Arc::clone(&self.read_budget)))
         });
         let bytes = match reader.read(range.start, length).await {
-            Err(read::Error::Store(error)) if is_gone(&error) => return Ok(Attempt::Gone(source.clone())),
+            Err(read::Error::Store(error)) if is_gone(&error) => {
+                return Ok(Attempt::Gone(source.clone(), error.to_string()));
+            }
             outcome => outcome?,
         };
         // The store has spoken of the encryption again, with the bytes themselves.
