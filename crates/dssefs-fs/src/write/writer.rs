@@ -296,7 +296,9 @@ impl Writer {
     ) -> Result<(), Error> {
         self.refuse_if_abandoned()?;
         loop {
-            match self.with_room_after(|| self.commits_are_under_way(), || self.change_now(range, &apply)).await? {
+            let changed =
+                self.with_room_after(|| self.commits_are_under_way(), || self.change_now(range, &apply)).await;
+            match changed.or_else(|error| self.refused_ahead().and(Err(error)))? {
                 RangeState::Whole => return Ok(()),
                 RangeState::Evicted => return Err(self.in_upload()),
                 RangeState::Copied => self.leave_early_upload().await?,
@@ -352,7 +354,7 @@ impl Writer {
     }
 
     /// The failure of a part that was sent ahead. The next write reports it, once, so that a program does not write for
-    /// hours in vain.
+    /// hours in vain. It is also why a write finds no room: nothing more is sent after it.
     fn refused_ahead(&self) -> Result<(), Error> {
         let mut state = self.state();
         let Some(early_upload) = &mut state.early_upload else { return Ok(()) };

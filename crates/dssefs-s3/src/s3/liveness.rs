@@ -53,14 +53,18 @@ impl StoreLiveness {
         }
     }
 
-    /// From now on the store may be silent for `stop_timeout`. Only the first call counts.
+    /// From now on the store may be silent for `stop_timeout`; the limit of the first call counts. A store that was not
+    /// given up had nothing to answer before a later call, so its silence begins there.
     pub(super) fn start_deadline(&self, stop_timeout: Duration) {
+        {
+            let mut signs = self.signs();
+            if !signs.given_up {
+                signs.answered = Instant::now();
+            }
+        }
         self.stop_timeout.send_if_modified(|limit| {
             let first = limit.is_none();
-            if first {
-                self.answered();
-                *limit = Some(stop_timeout);
-            }
+            limit.get_or_insert(stop_timeout);
             first
         });
     }
@@ -109,6 +113,20 @@ mod tests {
     #[tokio::test]
     async fn silence_has_no_limit_before_the_deadline_starts() {
         assert!(timeout(SHORT, StoreLiveness::new().wait_until_stalled()).await.is_err());
+    }
+
+    /// Programs had their time to close files, and no request was sent meanwhile.
+    #[tokio::test]
+    async fn a_pause_without_requests_is_no_silence_of_the_store() {
+        let liveness = StoreLiveness::new();
+        liveness.start_deadline(SHORT);
+        tokio::time::sleep(SHORT * 2).await;
+        liveness.start_deadline(SHORT);
+        assert!(liveness.lives_until(SHORT).is_some());
+        tokio::time::sleep(SHORT * 2).await;
+        assert!(liveness.lives_until(SHORT).is_none());
+        liveness.start_deadline(SHORT);
+        assert!(liveness.lives_until(SHORT).is_none(), "it was asked and did not answer");
     }
 
     #[tokio::test]
