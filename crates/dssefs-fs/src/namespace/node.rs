@@ -161,7 +161,7 @@ impl Privileges {
     }
 
     /// The permission bits `mode` of a file, whose group was `gid`, after a change of its owner or group. That takes
-    /// set-user-id away whoever asks.
+    /// set-user-id away, and the caller does not matter.
     fn after_chown(self, mode: u32, gid: u32) -> u32 {
         let is_outside = matches!(self, Privileges::Drop { gid: own } if own != gid);
         let set_group = if mode & 0o010 != 0 || is_outside { 0o2000 } else { 0 };
