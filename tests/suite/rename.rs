@@ -953,6 +953,7 @@ fn an_open_file_with_changes_can_be_unlinked_in_a_moved_directory() {
         drop(open);
         let mut expected = tree("new");
         expected.remove("new/a");
-        eventually("what was held for the handle is gone", MINUTE, || store(&endpoint) == expected);
+        eventually("what was held for the handle is gone", MINUTE, || endpoint.keys().len() == expected.len());
+        assert_eq!(store(&endpoint), expected);
     });
 }
