@@ -182,7 +182,7 @@ fn bytes_in_an_upload_only_are_enospc_and_not_published() {
     deadline(MINUTE * 3, || {
         let endpoint = Endpoint::start();
         let mount = Mount::with(&endpoint, &DISKLESS);
-        let mut file = OpenOptions::new().read(true).write(true).create(true).open(mount.join("file")).unwrap();
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(mount.join("file")).unwrap();
         let mut model = noise(1, 100 * MIB);
         endpoint.reset();
         file.write_all(&model).unwrap();
@@ -213,7 +213,7 @@ fn the_head_of_a_stream_can_be_rewritten_without_a_commit() {
         let endpoint = Endpoint::start();
         let mount = Mount::with(&endpoint, &["--memory", "32MiB", "--spill", "256MiB"]);
         for (name, reads, at) in [("written", false, 0), ("read-too", true, 40 << 20)] {
-            let mut file = OpenOptions::new().read(reads).write(true).create(true).open(mount.join(name)).unwrap();
+            let mut file = OpenOptions::new().read(reads).write(true).create_new(true).open(mount.join(name)).unwrap();
             let mut model = noise(1, 100 * MIB);
             endpoint.reset();
             file.write_all(&model).unwrap();

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// Slots for first tries, and others for what takes long and for what is tried again. So no number of requests that
-/// stall keeps other work waiting for much longer than [`HOLD_MAX`], as long as there are slots of the second kind.
+/// stall keeps other work waiting for much more than five seconds, as long as there are slots of the second kind.
 pub struct Slots {
     first: Semaphore,
     again: Semaphore,
