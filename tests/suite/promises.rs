@@ -351,6 +351,48 @@ for number_of, (is_new, mode, extra, act) in enumerate(itertools.product((False,
     });
 }
 
+/// A child process closes its copy of a handle while its parent closes the other one. The second close was 0 before the
+/// first had stored anything.
+#[test]
+fn two_closes_of_one_handle_answer_for_the_same_changes() {
+    const SCRIPT: &str = "
+import os, sys, threading
+told = []
+def close(file):
+    try:
+        os.close(file)
+        told.append(0)
+    except OSError as error:
+        told.append(error.errno)
+file = os.open(sys.argv[1], os.O_WRONLY)
+os.write(file, b'changed')
+first = threading.Thread(target=close, args=(os.dup(file),))
+first.start()
+sys.stdin.readline()
+close(file)
+first.join()
+print(*told)
+";
+    deadline(MINUTE, || {
+        let endpoint = Endpoint::start();
+        endpoint.put("file", b"content");
+        let mount = Mount::of(&endpoint);
+        // The question before a commit takes long, and the commit is refused.
+        endpoint.inject_faults(vec![
+            Rule::on("HeadObject", Fault::DelayMs(2_000)).times(0),
+            Rule::on("PutObject", denied()).times(0),
+        ]);
+        let mut python = Command::new("python3");
+        python.arg("-c").arg(SCRIPT).arg(mount.join("file")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut python = python.spawn().unwrap();
+        eventually("the first close asks", MINUTE, || endpoint.struck() > 0);
+        python.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let told = python.wait_with_output().unwrap().stdout;
+        assert_eq!(String::from_utf8(told).unwrap().trim(), format!("{0} {0}", libc::EACCES));
+        endpoint.clear_faults();
+    });
+}
+
 /// os.open of Python makes lock files with O_CREAT | O_EXCL alone. Two hosts both got the lock.
 #[test]
 fn of_two_hosts_one_gets_a_lock_file_that_is_opened_for_reading() {

@@ -1,7 +1,7 @@
 //! The handles that the kernel holds.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::namespace::{Ino, Privileges, Snapshot};
@@ -45,10 +45,10 @@ pub(crate) struct OpenFile {
     pub(crate) writes: bool,
     /// Whether each write goes to the end.
     pub(crate) appends: bool,
-    /// Whether the file was made, cut or written through it since its last close or fsync.
-    changed: AtomicBool,
-    /// The pages that the kernel had written then, of [`File::kernel_writes`].
-    kernel_writes_seen: AtomicU64,
+    /// How often the file was made, cut or written through it.
+    own_changes: AtomicU64,
+    /// How many of [`OpenFile::changes`] a close or an fsync has answered for.
+    answered: AtomicU64,
     /// The right to it.
     pub(crate) _slot: Slot,
 }
@@ -57,21 +57,36 @@ impl OpenFile {
     /// A handle of `file`. `changed`: opening it has made or emptied the file.
     pub(crate) fn new(file: Arc<File>, access: Access, changed: bool, slot: Slot) -> OpenFile {
         let Access { read: reads, write: writes, append: appends, .. } = access;
-        let kernel_writes_seen = AtomicU64::new(file.kernel_writes.load(Ordering::SeqCst));
-        OpenFile { file, reads, writes, appends, changed: AtomicBool::new(changed), kernel_writes_seen, _slot: slot }
+        let (own_changes, answered) = (AtomicU64::new(0), AtomicU64::new(0));
+        let open = OpenFile { file, reads, writes, appends, own_changes, answered, _slot: slot };
+        open.note_answered(open.changes());
+        if changed {
+            open.note_change();
+        }
+        open
     }
 
     /// The file was changed through this handle.
     pub(crate) fn note_change(&self) {
-        self.changed.store(true, Ordering::SeqCst);
+        self.own_changes.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Whether the file was changed through this handle since the last call. Pages of a mapping that the kernel has
-    /// written count for each handle that may have made the mapping.
-    pub(crate) fn take_changes(&self) -> bool {
-        let kernel_writes = self.file.kernel_writes.load(Ordering::SeqCst);
-        let seen = self.kernel_writes_seen.swap(kernel_writes, Ordering::SeqCst);
-        self.changed.swap(false, Ordering::SeqCst) || (self.writes && seen != kernel_writes)
+    /// How many changes were made through this handle. Pages of a mapping that the kernel has written count for each
+    /// handle that may have made the mapping.
+    pub(crate) fn changes(&self) -> u64 {
+        let by_kernel = if self.writes { self.file.kernel_writes.load(Ordering::SeqCst) } else { 0 };
+        self.own_changes.load(Ordering::SeqCst) + by_kernel
+    }
+
+    /// A close or an fsync has answered for the first `changes` of them. Not earlier: another close of the same handle,
+    /// such as a child process makes, must not answer before it.
+    pub(crate) fn note_answered(&self, changes: u64) {
+        self.answered.fetch_max(changes, Ordering::SeqCst);
+    }
+
+    /// Whether no close and no fsync has answered yet for some of `changes`.
+    pub(crate) fn is_unanswered(&self, changes: u64) -> bool {
+        changes > self.answered.load(Ordering::SeqCst)
     }
 }
 

@@ -91,13 +91,16 @@ impl Vfs {
         self.is_in_background() && !state.refused && state.kept.map(|kept| kept.changes) == promised
     }
 
-    /// Promises the file as it is now, and writes that to the journal, in place of its earlier entry.
-    pub(super) async fn keep(&self, file: &Arc<File>) -> Result<(), Error> {
-        let Some(writer) = file.writer() else { return Ok(()) };
+    /// Promises the file as it is now, and writes that to the journal, in place of its earlier entry. False when an
+    /// earlier promise has to be stored first.
+    pub(super) async fn keep(&self, file: &Arc<File>) -> Result<bool, Error> {
+        let Some(writer) = file.writer() else { return Ok(true) };
         let _turn = file.turn.lock().await;
         file.state().note_promise();
-        writer.promise_only().await?;
-        self.keep_now(file, None).await
+        if !writer.promise_only().await? {
+            return Ok(false);
+        }
+        self.keep_now(file, None).await.map(|()| true)
     }
 
     /// After a commit: removes the file's entry from the journal if the store has the changes, and writes one if it

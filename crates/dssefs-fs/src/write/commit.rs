@@ -71,13 +71,17 @@ impl Writer {
         if self.promised().is_some() { self.store_promise().await } else { self.refuse_if_abandoned() }
     }
 
-    /// Promises the file as it is now, for a close that the journal answers for.
+    /// Promises the file as it is now, and stores nothing: before an object is replaced, the caller of
+    /// [`Writer::commit`] keeps what others need of it. False when an earlier promise has to be stored first.
     ///
     /// # Errors
-    /// There is no room, or an earlier promise has to be stored first and the store refused.
-    pub async fn promise_only(self: &Arc<Self>) -> Result<(), Error> {
+    /// There is no room.
+    pub async fn promise_only(self: &Arc<Self>) -> Result<bool, Error> {
         let _turn = self.turn.lock().await;
-        self.promise().await
+        if !self.begin_promise() {
+            return Ok(false);
+        }
+        self.join().await.map(|()| true)
     }
 
     /// Makes an object of what is promised. The caller has the turn.

@@ -15,7 +15,7 @@ use super::early_upload::{EarlyUpload, Sent};
 use super::parts::OBJECT_BYTES_MAX;
 use super::payload::SnapshotPayload;
 use super::state::State;
-use super::{Base, CommitTarget, Engine, Error, Target, Try};
+use super::{Base, CommitTarget, Disposition, Engine, Error, Target, Try};
 
 /// What a writer's object is to be, and what learns of it.
 pub trait Destination: Send + Sync {
@@ -298,7 +298,7 @@ impl Writer {
         loop {
             let changed =
                 self.with_room_after(|| self.commits_are_under_way(), || self.change_now(range, &apply)).await;
-            match changed.or_else(|error| self.refused_ahead().and(Err(error)))? {
+            match changed.or_else(|error| self.why_no_room(error))? {
                 RangeState::Whole => return Ok(()),
                 RangeState::Evicted => return Err(self.in_upload()),
                 RangeState::Copied => self.leave_early_upload().await?,
@@ -353,8 +353,17 @@ impl Writer {
         if whole { left } else { Err(self.in_upload()) }
     }
 
+    /// A write found no room: because a part that was sent ahead was refused, if one was, as nothing is sent after it.
+    fn why_no_room<T>(&self, error: Error) -> Result<T, Error> {
+        let is_room = matches!(error, Error::Stalled { .. }) || error.disposition() == Disposition::NoRoom;
+        if is_room {
+            self.refused_ahead()?;
+        }
+        Err(error)
+    }
+
     /// The failure of a part that was sent ahead. The next write reports it, once, so that a program does not write for
-    /// hours in vain. It is also why a write finds no room: nothing more is sent after it.
+    /// hours in vain.
     fn refused_ahead(&self) -> Result<(), Error> {
         let mut state = self.state();
         let Some(early_upload) = &mut state.early_upload else { return Ok(()) };

@@ -174,7 +174,8 @@ impl Vfs {
     /// The changes are not safe. They are kept, and tried again.
     pub async fn flush(&self, fh: Fh) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
-        let changed = open.take_changes();
+        let changes = open.changes();
+        let changed = open.is_unanswered(changes);
         let is_waiting = || open.writes && open.file.writer().is_some_and(|writer| writer.promised().is_some());
         if !changed && !is_waiting() {
             return Ok(());
@@ -187,17 +188,19 @@ impl Vfs {
                 self.save_promised(&open.file).boxed().await
             };
         }
-        let outcome = self.close_changed(&open.file).await;
-        outcome.inspect_err(|_| open.note_change())
+        self.close_changed(&open.file).await?;
+        open.note_answered(changes);
+        Ok(())
     }
 
     async fn close_changed(&self, file: &Arc<File>) -> Result<(), Error> {
         if self.closes_early(file) {
             match self.keep(file).await {
-                Ok(()) => {
+                Ok(true) => {
                     self.save_owed(file);
                     return Ok(());
                 }
+                Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "the journal cannot keep the file; its close waits for the store"),
             }
         }
@@ -210,13 +213,10 @@ impl Vfs {
     /// As [`Vfs::flush`].
     pub async fn fsync(&self, fh: Fh) -> Result<(), Error> {
         let open = self.handles.file(fh)?;
-        let changed = open.take_changes();
-        let outcome = self.save(&open.file).await;
-        outcome.inspect_err(|_| {
-            if changed {
-                open.note_change();
-            }
-        })
+        let changes = open.changes();
+        self.save(&open.file).await?;
+        open.note_answered(changes);
+        Ok(())
     }
 
     /// The last reference to a handle is gone.
@@ -237,8 +237,8 @@ impl Vfs {
             Err(error) => {
                 // The call fails, and the journal keeps what it was asked to store. Where an earlier promise has to be
                 // stored first, the journal keeps that one.
-                if let Err(also) = writer.promise_only().await {
-                    tracing::debug!(%also, "the file is not promised as it is now");
+                if let Err(no_room) = writer.promise_only().await {
+                    tracing::warn!(error = %no_room, "the journal keeps an earlier state of a file");
                 }
                 Err(error)
             }
