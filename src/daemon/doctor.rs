@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::{Examined, Source};
 use dssefs_fs::journal;
 use dssefs_fs::namespace::{self, HiddenKeys};
+use dssefs_s3::escaping::shown;
 use dssefs_s3::policy::{KeyArn, Policy};
 use dssefs_s3::s3::{Conditions, Gateway, Leftovers, ListRequest, held_prefix};
 use dssefs_seal::crypto;
@@ -144,7 +145,7 @@ async fn names(gateway: &Gateway, source: &Source) -> Result<Finding, StartError
     if found.count == 0 {
         return Ok(Finding::Good(format!("{keys} can all be names of files")));
     }
-    let first: Vec<String> = found.first.iter().map(|key| format!("{key:?}")).collect();
+    let first: Vec<String> = found.first.iter().map(|key| format!("\"{}\"", shown(key))).collect();
     let rest = if found.count > first.len() as u64 { ", ..." } else { "" };
     Ok(Finding::Remark(format!(
         "mounts hide {} of {keys}, which cannot be names of files: {}{rest}; copy an object to another key to use it",

@@ -212,8 +212,8 @@ impl State {
         self.is_promised.then(|| self.since.get_or_insert(fresh))
     }
 
-    /// Promises the file as it is now. An earlier promise can still be changed while `buffer` has all bytes of the parts
-    /// that the changes touch. The caller cuts the bytes to [`State::size`] when this is [`Promise::Joining`].
+    /// Promises the file as it is now. An earlier promise can still be changed while `buffer` has all bytes of the
+    /// parts that the changes touch. The caller cuts the bytes to [`State::size`] when this is [`Promise::Joining`].
     pub(crate) fn promise(&mut self, buffer: &Buffer) -> Promise {
         let Some(since) = &self.since else {
             self.is_promised = self.is_dirty();
