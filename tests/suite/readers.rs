@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use dssefs_emulator::faults::{Fault, Rule};
 
-use crate::common::{Endpoint, MINUTE, Mount, STALE, commit, deadline, errno, eventually, noise};
+use crate::common::{Endpoint, MINUTE, Mount, STALE, commit, deadline, errno, eventually, noise, scenario};
 
 const SMALL: usize = 100_000;
 /// More than one PutObject takes.
@@ -213,6 +213,47 @@ fn a_read_finds_the_copy_of_a_chmod_whose_answer_was_lost() {
         append(&mount.join("file"));
         assert!(page(&reader, 9 << 20).unwrap() == content[9 << 20..][..PAGE]);
     });
+}
+
+/// The HEAD of a stat(2) took the copy for another writer's object, and the handle was ESTALE from the next commit on.
+fn stat_beside_a_chmod(is_lost: bool) {
+    scenario().within(MINUTE * 2).unmounted(move |endpoint| {
+        let content = noise(1, LARGE);
+        endpoint.put("file", &content);
+        let options = ["--metadata-ttl", "0", "--attempt-timeout", "3s", "--attempts", "2"];
+        let mount = Mount::with(&endpoint, &options);
+        let reader = direct(&mount.join("file"));
+        let before = endpoint.head("file").unwrap().e_tag;
+        endpoint.inject_faults(vec![Rule::on("CopyObject", Fault::StallAnswer)]);
+        let path = mount.join("file");
+        let changing = std::thread::spawn(move || fs::set_permissions(path, Permissions::from_mode(0o600)));
+        eventually("the copy is made", MINUTE, || endpoint.head("file").unwrap().e_tag != before);
+        if is_lost {
+            let later = ["CopyObject", "HeadObject"].map(|name| Rule::on(name, Fault::Reset).times(0));
+            endpoint.inject_faults(later.to_vec());
+            assert_ne!(errno(changing.join().unwrap()), 0);
+            endpoint.clear_faults();
+            fs::metadata(mount.join("file")).unwrap();
+            assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 1);
+            change_mode(&mount.join("file"));
+        } else {
+            fs::metadata(mount.join("file")).unwrap();
+            assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 1);
+            changing.join().unwrap().unwrap();
+        }
+        append(&mount.join("file"));
+        assert!(page(&reader, 9 << 20).unwrap() == content[9 << 20..][..PAGE]);
+    });
+}
+
+#[test]
+fn a_stat_beside_a_chmod_does_not_part_the_handles_from_the_file() {
+    stat_beside_a_chmod(false);
+}
+
+#[test]
+fn a_stat_after_a_chmod_whose_answer_was_lost_does_not_either() {
+    stat_beside_a_chmod(true);
 }
 
 /// What xfstests' generic/095 does: one process appends, others read at random places, past the cache, through it and

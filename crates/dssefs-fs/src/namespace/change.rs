@@ -6,11 +6,12 @@ use std::time::SystemTime;
 use super::Namespace;
 use super::directory::{head_of, storage_class};
 use super::entry::NameState;
+use super::entry::OwnCopy;
 use super::error::Error;
 use super::node::{Attributes, Change, Ino, Kind};
 use super::posix;
 use super::xattr::{self, Edit};
-use dssefs_s3::object::{ETag, Key, UserMetadata};
+use dssefs_s3::object::{CommitId, ETag, Key, UserMetadata};
 use dssefs_s3::s3::{self, Condition, FailedWrite, Head, NewObject, Source};
 
 /// What a change of metadata begins with.
@@ -92,13 +93,14 @@ impl Namespace {
         }
     }
 
-    /// Copies the version of `head` to `key` with other metadata. What HEAD would say of the copy.
+    /// Copies the version of `head` to `key` with other metadata, and under a commit id that the caller has made or
+    /// that the gateway makes. What HEAD would say of the copy.
     pub(super) async fn copy(
         &self,
         from: &Key,
         head: &Head,
         to: &Key,
-        user: UserMetadata,
+        (user, commit): (UserMetadata, Option<CommitId>),
         condition: &Condition,
     ) -> Result<Arc<Head>, Error> {
         let source = Source { key: from.clone(), version: head.meta.version.clone(), size: head.meta.size };
@@ -110,7 +112,7 @@ impl Namespace {
             storage_class: storage_class(head),
             // The store copies them itself.
             tags: None,
-            commit: None,
+            commit,
         };
         let stored = self.gateway.copy(&source, &object, condition).await?.into_inner();
         Ok(Arc::new(head_of(object, stored, head.meta.size, head.meta.tag_count)))
@@ -118,11 +120,8 @@ impl Namespace {
 
     /// Notes that this mount turned one version of the file into another with the same content.
     pub(super) fn note_copy(&self, ino: Ino, from: &ETag, to: &ETag) {
-        let mut table = self.table();
-        let Ok(entry) = table.entry_mut(ino) else { return };
-        entry.note_copy(from, to);
-        if let Some((version, _)) = entry.target.as_mut().filter(|(version, _)| version == from) {
-            *version = to.clone();
+        if let Ok(entry) = self.table().entry_mut(ino) {
+            entry.note_copy(from, to);
         }
     }
 
@@ -171,30 +170,39 @@ impl Namespace {
         user: UserMetadata,
     ) -> Result<Arc<Head>, Error> {
         let condition = self.settings.condition(Condition::Matches(head.meta.version.etag.clone()));
-        let copied = self.copy(key, head, key, user, &condition).await;
-        let new = copied.inspect_err(|error| self.note_ambiguous_copy(ino, head, error))?;
-        self.note_copy(ino, &head.meta.version.etag, &new.meta.version.etag);
+        let commit = self.gateway.commit_id();
+        let own_copy = OwnCopy { commit: commit.clone(), of: Arc::clone(head), lost: None };
+        self.table().entry_mut(ino)?.own_copy = Some(own_copy);
+        let copied = self.copy(key, head, key, (user, commit), &condition).await;
+        let new = copied.inspect_err(|error| self.note_failed_copy(ino, error))?;
+        self.table().entry_mut(ino)?.own_copy_made(&new.meta.version.etag);
         Ok(new)
     }
 
-    fn note_ambiguous_copy(&self, ino: Ino, of: &Arc<Head>, error: &Error) {
-        let Error::Store(error) = error else { return };
-        let FailedWrite::Unknown(attempt) = error.failed_write() else { return };
-        if let Ok(entry) = self.table().entry_mut(ino) {
-            entry.ambiguous_copy = Some((Arc::clone(attempt), Arc::clone(of)));
-        }
+    fn note_failed_copy(&self, ino: Ino, error: &Error) {
+        let mut table = self.table();
+        let Ok(entry) = table.entry_mut(ino) else { return };
+        let lost = match error {
+            Error::Store(error) if let FailedWrite::Unknown(attempt) = error.failed_write() => {
+                Some(Arc::clone(attempt))
+            }
+            _ => None,
+        };
+        // None here: a HEAD has shown the copy already.
+        entry.own_copy = entry.own_copy.take().filter(|_| lost.is_some()).map(|copy| OwnCopy { lost, ..copy });
     }
 
     /// Finds a copy in place whose answer was lost. If the store made it, it is the object from now on.
     async fn resolve_ambiguous_copy(&self, ino: Ino) -> Result<(), Error> {
-        let ambiguous = self.table().entry(ino)?.ambiguous_copy.clone();
-        let Some((attempt, of)) = ambiguous else { return Ok(()) };
-        if let Some(stored) = self.gateway.find(&attempt).await? {
-            self.note_copy(ino, &of.meta.version.etag, &stored.version.etag);
+        let Some(OwnCopy { of, lost, .. }) = self.table().entry(ino)?.own_copy.clone() else { return Ok(()) };
+        if let Some(attempt) = lost
+            && let Some(stored) = self.gateway.find(&attempt).await?
+        {
+            self.table().entry_mut(ino)?.own_copy_made(&stored.version.etag);
             let (object, tag_count) = (attempt.object.clone(), of.meta.tag_count);
             self.rewritten(ino, &Arc::new(head_of(object, stored.into_inner(), attempt.size, tag_count)))?;
         }
-        self.table().entry_mut(ino)?.ambiguous_copy = None;
+        self.table().entry_mut(ino)?.own_copy = None;
         Ok(())
     }
 

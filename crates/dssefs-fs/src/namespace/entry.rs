@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::scan_detector::ScanDetector;
 use super::snapshot::Snapshot;
-use dssefs_s3::object::{ETag, Key, Name};
+use dssefs_s3::object::{CommitId, ETag, Key, Name};
 use dssefs_s3::policy::Evidence;
 use dssefs_s3::s3::{AmbiguousWrite, Head};
 
@@ -65,9 +65,27 @@ pub(super) struct Entry {
     pub(super) changed: u64,
     /// Own copies of the object (rename, chmod): which version became which, while the file is open.
     pub(super) copies: Vec<(ETag, ETag)>,
-    /// A copy in place whose answer was lost, and what it was made of.
-    pub(super) ambiguous_copy: Option<(Arc<AmbiguousWrite>, Arc<Head>)>,
+    /// The copy of the object onto itself that this mount has asked for, until it is known what became of it.
+    pub(super) own_copy: Option<OwnCopy>,
     pub(super) directory: Option<Box<Directory>>,
+}
+
+/// A copy of an object onto itself, with other metadata.
+#[derive(Clone, Debug)]
+pub(super) struct OwnCopy {
+    /// An object that has it is no other writer's. None on a mount that gives none.
+    pub(super) commit: Option<CommitId>,
+    /// What is copied.
+    pub(super) of: Arc<Head>,
+    /// The request, once its answer is lost. None while it is under way.
+    pub(super) lost: Option<Arc<AmbiguousWrite>>,
+}
+
+impl OwnCopy {
+    /// Whether `head` shows the copy.
+    pub(super) fn is(&self, head: &Head) -> bool {
+        self.commit.is_some() && self.commit == head.meta.commit
+    }
 }
 
 /// What only directories have.
@@ -115,7 +133,7 @@ impl Entry {
             seen: None,
             changed: 0,
             copies: Vec::new(),
-            ambiguous_copy: None,
+            own_copy: None,
             directory,
         }
     }
@@ -192,13 +210,23 @@ impl Entry {
     }
 
     /// This mount turned the version `from` into `to`, with the same content. Only open files have readers who must
-    /// know.
+    /// know. The target of a symlink stays known.
     pub(super) fn note_copy(&mut self, from: &ETag, to: &ETag) {
         if self.open > 0 {
             if self.copies.len() == COPIES_MAX {
                 self.copies.remove(0);
             }
             self.copies.push((from.clone(), to.clone()));
+        }
+        if let Some((version, _)) = self.target.as_mut().filter(|(version, _)| version == from) {
+            version.clone_from(to);
+        }
+    }
+
+    /// The store has the copy that was asked for, and it has the version `to`.
+    pub(super) fn own_copy_made(&mut self, to: &ETag) {
+        if let Some(copy) = self.own_copy.take() {
+            self.note_copy(&copy.of.meta.version.etag, to);
         }
     }
 

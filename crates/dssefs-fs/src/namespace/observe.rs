@@ -163,10 +163,15 @@ impl Table {
         let entry = self.entry(ino)?;
         let same = entry.etag() == Some(&head.meta.version.etag);
         let other_kind = entry.attributes.kind != attributes.kind && entry.kernel > 0;
-        if (!same && entry.open > 0) || other_kind {
+        let is_own = !same && entry.own_copy.as_ref().is_some_and(|copy| copy.is(head));
+        if (!same && !is_own && entry.open > 0) || other_kind {
             return self.replaced(ino, attributes, |table, new| table.know(new, head, when));
         }
-        self.entry_mut(ino)?.attributes = attributes;
+        let entry = self.entry_mut(ino)?;
+        if is_own {
+            entry.own_copy_made(&head.meta.version.etag);
+        }
+        entry.attributes = attributes;
         self.know(ino, head, when)?;
         Ok(ino)
     }
@@ -180,6 +185,10 @@ impl Table {
         when: When,
     ) -> Result<Ino, Error> {
         let entry = self.entry(ino)?;
+        if entry.etag() != Some(&seen.etag) && entry.own_copy.is_some() {
+            // A listing does not tell whose object it is. HEAD does.
+            return Ok(ino);
+        }
         if entry.etag() != Some(&seen.etag) && entry.open > 0 {
             return self.replaced(ino, attributes, |table, new| table.know_listed(new, seen, attributes, when));
         }

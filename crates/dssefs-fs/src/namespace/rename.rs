@@ -99,7 +99,7 @@ impl Namespace {
         loop {
             let wanted = target.clone().map_or(Condition::Absent, Condition::Matches);
             let condition = if no_replace { wanted } else { self.settings.condition(wanted) };
-            let error = match self.copy(&plan.from, &original, &plan.to, user.clone(), &condition).await {
+            let error = match self.copy(&plan.from, &original, &plan.to, (user.clone(), None), &condition).await {
                 Ok(copy) => return Ok(Copied { original, copy, replaces: target.is_some() }),
                 Err(Error::Store(error)) if conflicts.again(error.kind).await => continue,
                 Err(error) if error.is_overtaken() => return Err(Error::TargetTaken),
