@@ -21,7 +21,7 @@ use super::rename_keys::RenameKeys;
 use super::resolve_key::resolve_key;
 use super::settings::summary;
 use super::spill_dir::SpillDir;
-use super::take_over::take_over;
+use super::take_over::{TakenOver, take_over};
 use super::{StartError, VERSION, recover, sessions};
 
 /// How many nodes are kept that neither the kernel nor an open file refers to: some 300 bytes each.
@@ -204,8 +204,8 @@ async fn journal(
     let (source, directory) = (config.source().to_string(), config.spill_dir.as_path());
     let journal = sessions::begin(kms, &keys.wrapping, &source, directory, pool.disk()).await?;
     let engine = recover::engine(Arc::clone(gateway), Arc::clone(pool), pool.usage().limits.memory_bytes_max);
-    let recovered = match take_over(kms, &engine, &source, directory, &journal).await {
-        Ok(recovered) => recovered,
+    let TakenOver { sessions, is_all } = match take_over(kms, (&engine, gateway), &source, directory, &journal).await {
+        Ok(taken_over) => taken_over,
         Err(error) => {
             // Each start that fails would leave one more copy of what went over.
             if let Err(error) = journal.give_up() {
@@ -214,8 +214,14 @@ async fn journal(
             return Err(error);
         }
     };
-    for left in recovered {
+    for left in sessions {
         left.dealt_with()?;
+    }
+    if is_all {
+        let aborted = gateway.abort_unneeded(directory, &source, &config.prefix).await;
+        if aborted > 0 {
+            tracing::info!(aborted, "uploads that no journal needs any more were aborted");
+        }
     }
     let journal = Arc::new(journal);
     let renewal = sessions::renew(kms.clone(), keys.clone(), Arc::downgrade(&journal));

@@ -185,7 +185,8 @@ fn streamed(mount: &Mount, content: &[u8]) -> File {
 fn what_was_lost_with_an_upload_while_the_mount_lived_is_never_sent_as_zeros_by_the_next() {
     scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
         let first = keeping(&endpoint, &spill);
-        let file = streamed(&first, &noise(15, LENGTH));
+        // More than memory and spill hold together: some of it is in the upload alone, however slow the store is.
+        let file = streamed(&first, &noise(15, 128 << 20));
         abort_uploads(&endpoint);
         assert_eq!(errno(file.sync_all()), libc::EIO);
         drop(file);
@@ -197,6 +198,46 @@ fn what_was_lost_with_an_upload_while_the_mount_lived_is_never_sent_as_zeros_by_
         }
         let listed = told(&recover(&endpoint, &spill, &["list"]));
         assert!(listed.contains("large") && listed.contains("this host has no copy"), "{listed}");
+    });
+}
+
+/// The journal's entry had taken the upload off the list of those that a start aborts, for good.
+#[test]
+fn an_upload_that_no_journal_needs_any_more_is_aborted_by_the_next_mount() {
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
+        let first = keeping(&endpoint, &spill);
+        let refused = ["CompleteMultipartUpload", "AbortMultipartUpload"];
+        endpoint.inject_faults(refused.map(|operation| Rule::on(operation, denied()).times(0)).into());
+        write_in_vain(&first, &noise(19, LENGTH));
+        fs::write(first.join("large"), b"small").unwrap();
+        kill(first);
+        endpoint.clear_faults();
+        assert_eq!(endpoint.uploads(), 1, "it could not be aborted");
+        let next = keeping(&endpoint, &spill);
+        assert_eq!(endpoint.uploads(), 0);
+        assert_eq!(endpoint.content("large"), b"small");
+        assert_eq!(next.end().code(), Some(0));
+        assert!(is_empty(&spill), "the list has nothing left");
+    });
+}
+
+#[test]
+fn uploads_that_a_session_in_use_may_need_are_not_aborted() {
+    scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
+        let content = noise(20, LENGTH);
+        let first = keeping(&endpoint, &spill);
+        endpoint.inject_faults(vec![Rule::on("CompleteMultipartUpload", denied()).times(0)]);
+        write_in_vain(&first, &content);
+        kill(first);
+        // It takes over what the first one kept, and cannot complete it either.
+        let second = keeping(&endpoint, &spill);
+        let third = keeping(&endpoint, &spill);
+        assert_eq!(endpoint.uploads(), 1, "the second one's journal needs it");
+        drop((second, third));
+        endpoint.clear_faults();
+        let _fourth = keeping(&endpoint, &spill);
+        assert!(endpoint.content("large") == content);
+        assert_eq!(endpoint.uploads(), 0);
     });
 }
 

@@ -134,11 +134,9 @@ pub fn upload(store: &Connection, directory: &Path) -> Result<Sent, StartError> 
     })
 }
 
-/// Only the policy of a gateway is of a file; its uploads are aborted whatever it is.
-async fn abort_leftovers(asked: &Asked, directory: &Path, source: Source) -> usize {
-    let at = source.to_string();
-    let gateway = Gateway::new(&asked.sdk, &asked.connection, source.bucket, Policy::default());
-    gateway.abort_leftovers(directory, &at, &source.prefix).await.uploads
+/// For what is of no file: only the policy of a gateway is.
+fn gateway_of(asked: &Asked, source: &Source) -> Gateway {
+    Gateway::new(&asked.sdk, &asked.connection, source.bucket.clone(), Policy::default())
 }
 
 /// Sends what one mount left in its sessions. One that cannot be dealt with is told in `sent`, and holds up no other.
@@ -169,10 +167,13 @@ async fn send_recovered(
     recovered: Vec<RecoveredSession>,
     sent: &mut Sent,
 ) -> Result<(), StartError> {
-    let source = parsed(source)?;
-    sent.aborted += abort_leftovers(asked, directory, source.clone()).await;
+    // 1. End what these mounts had under way.
+    let (at, source) = (source, parsed(source)?);
+    let gateway = gateway_of(asked, &source);
+    sent.aborted += gateway.abort_leftovers(directory, at, &source.prefix).await.uploads;
+    // 2. Send their entries, and remove the sessions of which nothing is left.
     sent.damage.extend(recovered.iter().flat_map(RecoveredSession::damage).map(ToString::to_string));
-    let mut engines = Engines::new(asked, directory, source, &recovered)?;
+    let mut engines = Engines::new(asked, directory, source.clone(), &recovered)?;
     let mut unsent = BTreeSet::new();
     for Outcome { session, key, error, .. } in send_all(&recovered, |policy| Ok(engines.noting(policy))).await? {
         match error {
@@ -185,6 +186,11 @@ async fn send_recovered(
     }
     for (_, left) in recovered.into_iter().enumerate().filter(|(number, _)| !unsent.contains(number)) {
         left.dealt_with()?;
+    }
+    // 3. If nothing is left of any, no journal needs an upload. The lists of this command are no others'.
+    drop(engines);
+    if unsent.is_empty() && sent.damage.is_empty() && sent.failed.is_empty() {
+        sent.aborted += gateway.abort_unneeded(directory, at, &source.prefix).await;
     }
     Ok(())
 }

@@ -429,9 +429,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes the upload off the list of uploads that the next start aborts, and then finishes the entry. After a crash
-    /// in between, the upload stays until a lifecycle rule aborts it. In the other order, the entry could name an
-    /// upload that the next start has aborted.
+    /// Notes that the entry needs the upload, and then finishes the entry. In the other order, the entry could name an
+    /// upload that the next start has aborted. After a crash in between, the next start finds no entry that names the
+    /// upload, and aborts it.
     fn finish(&self, draft: Draft<'_>, kept: &PendingChanges) -> Result<EntryId, Error> {
         let gateway = &self.engine.gateway;
         let Some(upload) = &kept.upload else { return Ok(draft.finish()?) };

@@ -26,11 +26,20 @@ const HELD_NAME_BYTES: usize = 32;
 /// The most uploads that are read. A process has some hundreds of them under way: one for each file being written.
 const UPLOADS_MAX: usize = 10_000;
 
-/// The ledger of this process. A process that ends with no upload under way removes it.
+/// The ledger of this process. A process that ends with nothing in the bucket removes it.
 pub(super) struct Ledger {
     path: PathBuf,
     file: File,
-    open: Mutex<BTreeSet<String>>,
+    open: Mutex<Open>,
+}
+
+/// What this process has in the bucket.
+#[derive(Default)]
+struct Open {
+    /// Uploads and held objects that the next process ends.
+    own: BTreeSet<String>,
+    /// Uploads that a journal needs.
+    outlive: BTreeSet<String>,
 }
 
 /// Appends a line. If that fails, cuts off what was written of it, so that the next line begins at its start.
@@ -49,7 +58,10 @@ pub(super) struct Leftover {
     pub(super) uploads: BTreeSet<String>,
     /// The names of the objects that it held.
     pub(super) held: BTreeSet<String>,
-    _lock: File,
+    /// The uploads that a journal needed. They are of no use once no journal names them.
+    pub(super) outlive: BTreeSet<String>,
+    /// Locked.
+    file: File,
 }
 
 impl Ledger {
@@ -64,12 +76,13 @@ impl Ledger {
     }
 
     pub(super) fn begun(&self, upload: &str) {
-        self.open().insert(upload.to_owned());
+        self.open().own.insert(upload.to_owned());
         self.note('+', upload);
     }
 
     pub(super) fn ended(&self, upload: &str) {
-        if self.open().remove(upload) {
+        let mut open = self.open();
+        if open.own.remove(upload) | open.outlive.remove(upload) {
             self.note('-', upload);
         }
     }
@@ -84,14 +97,22 @@ impl Ledger {
         self.ended(&format!("{HELD}{name}"));
     }
 
-    /// Takes `upload` off the list for good: a record in the journal needs it after this process has ended.
+    /// Notes that a record in a journal needs `upload` after this process has ended, whichever process began it.
     pub(super) fn let_outlive(&self, upload: &str) -> io::Result<()> {
-        if self.open().contains(upload) {
-            append(&self.file, &format!("-{upload}\n"))?;
-            self.file.sync_data()?;
-            self.open().remove(upload);
+        if self.open().outlive.contains(upload) {
+            return Ok(());
         }
+        append(&self.file, &format!("={upload}\n"))?;
+        self.file.sync_data()?;
+        let mut open = self.open();
+        open.own.remove(upload);
+        open.outlive.insert(upload.to_owned());
         Ok(())
+    }
+
+    /// Whether a record in this process's journal needs `upload`.
+    pub(super) fn lets_outlive(&self, upload: &str) -> bool {
+        self.open().outlive.contains(upload)
     }
 
     fn note(&self, sign: char, upload: &str) {
@@ -104,14 +125,18 @@ impl Ledger {
         }
     }
 
-    fn open(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        if self.open().is_empty() {
+        let is_empty = {
+            let open = self.open();
+            open.own.is_empty() && open.outlive.is_empty()
+        };
+        if is_empty {
             // If this fails, the next start finds an empty ledger.
             let _ = fs::remove_file(&self.path);
         }
@@ -142,7 +167,8 @@ impl Leftover {
 
     fn read(path: PathBuf, source: &str) -> io::Result<Option<Leftover>> {
         // A link or a pipe in its place has no uploads, and must not block this process.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path)?;
+        let file =
+            OpenOptions::new().read(true).append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(None);
         }
@@ -154,7 +180,7 @@ impl Leftover {
         if !is_of_source && begun {
             return Ok(None);
         }
-        let (mut uploads, mut held) = (BTreeSet::new(), BTreeSet::new());
+        let (mut uploads, mut held, mut outlive) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         while let Some(line) = next_line(&mut text, &mut line)? {
             let Some((sign, entry)) = line.split_at_checked(1) else { continue };
             let (list, entry) = match entry.strip_prefix(HELD) {
@@ -165,16 +191,51 @@ impl Leftover {
             };
             match sign {
                 "+" if list.len() < UPLOADS_MAX => drop(list.insert(entry.to_owned())),
-                "-" => drop(list.remove(entry)),
+                "=" if outlive.len() < UPLOADS_MAX => {
+                    list.remove(entry);
+                    outlive.insert(entry.to_owned());
+                }
+                "-" => {
+                    list.remove(entry);
+                    outlive.remove(entry);
+                }
                 _ => {}
             }
         }
-        Ok(Some(Leftover { path, uploads, held, _lock: file }))
+        Ok(Some(Leftover { path, uploads, held, outlive, file }))
     }
 
-    /// Removes the file once its uploads are aborted and its held objects deleted.
+    /// The uploads are aborted and the held objects deleted. Removes the file, unless a journal may need the others.
+    pub(super) fn ended(self) -> io::Result<()> {
+        if self.outlive.is_empty() {
+            return self.remove();
+        }
+        let held = self.held.iter().map(|name| format!("-{HELD}{name}\n"));
+        let ended: String = self.uploads.iter().map(|upload| format!("-{upload}\n")).chain(held).collect();
+        append(&self.file, &ended)
+    }
+
+    /// Removes the file once nothing of it is left in the bucket.
     pub(super) fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
+    }
+
+    /// Whether a process other than that of `own` lives that has a ledger in `directory`.
+    pub(super) fn has_neighbours(directory: &Path, own: Option<&Ledger>) -> io::Result<bool> {
+        let _turn = take_turn(directory)?;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let is_ledger = entry.file_name().to_string_lossy().starts_with(PREFIX);
+            if !is_ledger || own.is_some_and(|own| own.path == entry.path()) {
+                continue;
+            }
+            let opened =
+                OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(entry.path());
+            if opened.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -239,10 +300,42 @@ mod tests {
         let ledger = Ledger::create(directory.path(), "s3://b").unwrap();
         ["one", "two"].iter().for_each(|upload| ledger.begun(upload));
         ledger.let_outlive("one").unwrap();
-        ledger.let_outlive("never begun").unwrap();
+        ledger.let_outlive("of an earlier process").unwrap();
         drop(ledger);
-        let found = Leftover::find(directory.path(), "s3://b").unwrap();
-        assert_eq!(found[0].uploads, ["two".to_owned()].into());
+        let mut found = Leftover::find(directory.path(), "s3://b").unwrap();
+        let left = found.pop().unwrap();
+        assert_eq!(left.uploads, ["two".to_owned()].into());
+        assert_eq!(left.outlive, ["of an earlier process", "one"].map(str::to_owned).into());
+        left.ended().unwrap();
+        let left = Leftover::find(directory.path(), "s3://b").unwrap().pop().unwrap();
+        assert_eq!((left.uploads.len(), left.outlive.len()), (0, 2), "a journal may need them");
+    }
+
+    #[test]
+    fn an_upload_that_a_journal_needed_is_off_the_list_once_it_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::create(directory.path(), "s3://b").unwrap();
+        ledger.begun("one");
+        for upload in ["one", "of an earlier process"] {
+            ledger.let_outlive(upload).unwrap();
+            assert!(ledger.lets_outlive(upload));
+            ledger.ended(upload);
+            assert!(!ledger.lets_outlive(upload));
+        }
+        drop(ledger);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn another_living_process_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = Ledger::create(directory.path(), "s3://b").unwrap();
+        assert!(!Leftover::has_neighbours(directory.path(), Some(&own)).unwrap());
+        let other = Ledger::create(directory.path(), "s3://b").unwrap();
+        other.begun("one");
+        assert!(Leftover::has_neighbours(directory.path(), Some(&own)).unwrap());
+        drop(other);
+        assert!(!Leftover::has_neighbours(directory.path(), Some(&own)).unwrap());
     }
 
     #[test]

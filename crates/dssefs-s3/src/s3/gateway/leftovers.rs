@@ -50,8 +50,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// Takes the upload `id` off the list, so that the next process does not abort it: a record in the journal needs
-    /// it.
+    /// Notes that a record in the journal needs the upload `id`, so that the next process does not abort it before it
+    /// has read the journal.
     ///
     /// # Errors
     /// The file of [`Gateway::keep_ledger`] cannot be written; then the next process aborts the upload.
@@ -75,9 +75,7 @@ impl Gateway {
             match self.end_all(&leftover, root).await {
                 Ok(count) => {
                     ended += count;
-                    if let Err(error) = leftover.remove() {
-                        tracing::warn!(%error, "the daemon cannot remove the list of what an earlier mount left");
-                    }
+                    log_unremoved(leftover.ended());
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -89,6 +87,39 @@ impl Gateway {
             }
         }
         ended
+    }
+
+    /// Aborts the uploads that journals of earlier processes of `source` needed and that none needs any more, and
+    /// returns how many there were. The caller has read all of these journals, and has called
+    /// [`Gateway::let_outlive`] for each upload that is still needed. Makes no request if there are none, or while
+    /// another process has uploads in `directory`: its journal may need them.
+    pub async fn abort_unneeded(&self, directory: &Path, source: &str, root: &Prefix) -> usize {
+        let own = self.ledger.get();
+        let found = match Leftover::has_neighbours(directory, own) {
+            Ok(false) => Leftover::find(directory, source),
+            Ok(true) => return 0,
+            Err(error) => Err(error),
+        };
+        let found = found.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the daemon cannot look for uploads that earlier journals needed");
+            Vec::new()
+        });
+        let mut aborted = 0;
+        for leftover in found.into_iter().filter(|leftover| leftover.uploads.is_empty() && leftover.held.is_empty()) {
+            let is_needed = |upload: &str| own.is_some_and(|own| own.lets_outlive(upload));
+            let unneeded = leftover.outlive.iter().filter(|upload| !is_needed(upload)).cloned().collect();
+            match self.abort_all(&unneeded, root.as_str()).await {
+                Ok(count) => {
+                    aborted += count;
+                    log_unremoved(leftover.remove());
+                }
+                Err(error) => tracing::warn!(
+                    %error,
+                    "the daemon could not abort uploads that no journal needs any more; the next mount tries again"
+                ),
+            }
+        }
+        aborted
     }
 
     /// How much earlier processes of `source` left, according to `directory`. Makes no request, so some of it may have
@@ -133,5 +164,11 @@ impl Gateway {
             page = next;
         }
         Ok(aborted)
+    }
+}
+
+fn log_unremoved(outcome: io::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "the daemon cannot remove the list of what an earlier mount left");
     }
 }
