@@ -70,8 +70,14 @@ impl Server {
     /// # Errors
     /// The kernel's device failed.
     pub fn serve(self) -> io::Result<()> {
-        self.0.run()
+        self.0.run().or_else(|error| if is_end(&error) { Ok(()) } else { Err(error) })
     }
+}
+
+/// Whether the mount is gone. The kernel says ENODEV then, which fuser knows; to a thread that is just taking a request
+/// it says ECONNABORTED.
+fn is_end(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECONNABORTED)
 }
 
 impl Unmounter {
@@ -89,5 +95,16 @@ impl Unmounter {
     /// The file cannot be opened for appending, or is no regular file.
     pub fn open_log(&self) -> io::Result<File> {
         self.0.open_log()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_torn_down_is_the_end_and_no_failure() {
+        assert!(is_end(&io::Error::from_raw_os_error(libc::ECONNABORTED)));
+        assert!(!is_end(&io::Error::from_raw_os_error(libc::EIO)));
     }
 }
