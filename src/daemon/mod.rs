@@ -110,12 +110,12 @@ struct RunningMount {
 }
 
 fn start(mut config: Config, owner: &dyn Owner) -> Result<(RunningMount, Mounted), StartError> {
-    // First, as the proof makes keys.
+    // 1. Protect the memory, and prove the ciphers: the proof makes keys.
     let memory = memory::protect();
     prove_ciphers()?;
     settings::warn_of_dangers(&config);
     descriptors::raise_limit();
-    // Before anything is opened there. From here on the path without links is used, as it was checked.
+    // 2. Check the spill directory before anything is opened there. From here on the path without links is used.
     let spill_dir = SpillDir::make(&config.spill_dir)?;
     spill_dir.path().clone_into(&mut config.spill_dir);
     let options = MountOptions {
@@ -124,8 +124,8 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(RunningMount, Mounted
         allow_other: config.allow_other,
         threads: config.fuse_threads,
     };
-    // In this order: the helper stays outside the sandbox, and each thread inherits the sandbox of the thread that
-    // starts it.
+    // 3. Start the helper, close the sandbox, start the threads. In this order: the helper stays outside the sandbox,
+    //    and each thread inherits the sandbox of the thread that starts it.
     let helper = MountHelper::start(config.mountpoint.directory.as_fd(), &options, config.log.file.as_deref());
     let helper = helper.map_err(|error| StartError::fuse(&config, &error))?;
     let sandbox = confine::confine(&config, memory.keys)?;
@@ -137,9 +137,10 @@ fn start(mut config: Config, owner: &dyn Owner) -> Result<(RunningMount, Mounted
         .thread_name("dssefs")
         .build()
         .map_err(|error| StartError::Internal(format!("the threads cannot be started: {error}")))?;
+    // 4. Prove the bucket, and build the file system.
     let built = runtime.block_on(build::build(&config, &spill_dir, protection))?;
     let adapter = Adapter::new(Arc::clone(&built.vfs), runtime.handle().clone(), config.metadata_ttl, config.errno);
-    // Before the mount: a signal must not end the process and leave a mount without a daemon.
+    // 5. Take signals, and mount. In this order: a signal must not end the process and leave a mount without a daemon.
     let signals = runtime.block_on(async { stop::Signals::new(owner.hangup()) });
     let signals = signals.map_err(|error| StartError::Internal(format!("signals cannot be received: {error}")))?;
     let mounted = fuse::mount(adapter, helper, &options).map_err(|error| StartError::fuse(&config, &error))?;

@@ -73,6 +73,7 @@ fn complain_in_lines(error: &UmountError) {
 }
 
 fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError> {
+    // 1. Find the mount and its daemon, and wait until the daemon has saved what it can.
     watched.step(FIND_WITHIN, "looked up");
     let mut place = Place::find(given)?;
     let daemon = find_daemon(&place, watched);
@@ -81,6 +82,7 @@ fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError
         Known::Dead => (None, None),
         Known::Hidden(reason) => (None, Some(reason)),
     };
+    // 2. Make the file for the daemon's exit report, and unmount.
     let file = match (&daemon, &report) {
         (Ok(daemon), Some(report)) => create_report_file(&place, daemon, report, watched),
         (Err(reason), Some(_)) => Err(reason.clone()),
@@ -90,6 +92,7 @@ fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError
     let is_own = place.mounter().is_own();
     watched.step(if is_own { UNMOUNT_WITHIN } else { UNMOUNT_OF_OTHERS_WITHIN }, "unmounted");
     place.unmount()?;
+    // 3. Wait for the end of the daemon.
     let path = place.path().to_owned();
     if let Ok(daemon) = daemon {
         let pid = daemon.pid();
@@ -104,6 +107,7 @@ fn umount(given: &Path, force: bool, watched: Watched) -> Result<(), UmountError
             }
         }
     }
+    // 4. Read how it ended.
     watched.step(SPILL_DIR_WITHIN, "asked how it ended");
     match (report, hidden) {
         (Some(report), _) => verdict(path, report, file.as_ref().map_err(String::as_str)),

@@ -73,6 +73,7 @@ pub(in crate::daemon) async fn send_all(
     recovered: &[RecoveredSession],
     mut engine: impl FnMut(&Policy) -> Result<Arc<Engine>, StartError>,
 ) -> Result<Vec<Outcome>, StartError> {
+    // 1. One job for each readable entry, in order of the keys. What cannot be read is an outcome already.
     let (mut jobs, mut outcomes) = (BTreeMap::<Key, Vec<Job<'_>>>::new(), Vec::new());
     for (session, left) in recovered.iter().enumerate() {
         for damage in left.damage() {
@@ -92,6 +93,7 @@ pub(in crate::daemon) async fn send_all(
             }
         }
     }
+    // 2. Send in rounds: an entry that stands on another key waits until that key's entries are sent.
     while !jobs.is_empty() {
         let (ready, needed) = ready(jobs);
         jobs = needed;

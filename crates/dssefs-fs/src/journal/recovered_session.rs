@@ -253,6 +253,7 @@ impl Reading {
     }
 
     fn read_segment(&mut self, openers: &Openers, session: &Path, newest: bool) -> Result<(), Error> {
+        // 1. Open the segment. Damage is noted; only a failing disk is an error.
         let number = self.segment;
         let path = &segment::path(session, number);
         let torn = |offset| match newest {
@@ -281,6 +282,7 @@ impl Reading {
             Err(error) => return Err(error),
         };
         let (mut offset, mut record, mut record_next) = (segment::HEADER_BYTES, reader.first_record, None);
+        // 2. Read record by record: open its seal, check that its number follows, and take what it says.
         loop {
             let (sealed, next) = match reader.record_at(offset) {
                 Ok(Found::Record(sealed, next)) => (sealed, next),
@@ -312,6 +314,7 @@ impl Reading {
             (self.record_next, record, offset) = (following, following, next);
             record_next = Some(following);
         }
+        // 3. Note where it ends.
         self.ends.insert(number, End { path: path.to_owned(), offset, record_next });
         Ok(())
     }

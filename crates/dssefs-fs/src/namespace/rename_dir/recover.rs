@@ -231,6 +231,7 @@ impl DirectoryRenames {
     }
 
     async fn settle_rename(self: &Arc<Self>, seen: Seen) -> Result<Found, Error> {
+        // 1. A mount that lives goes on with its own rename.
         let heading = seen.heading().clone();
         let (from, to) = (heading.from()?, heading.to()?);
         if seen.living {
@@ -243,6 +244,7 @@ impl DirectoryRenames {
             );
             return Ok(Found::Living);
         }
+        // 2. Read what the rename was to do.
         let version = (seen.proved.key.as_str().to_owned(), seen.proved.version.etag.clone());
         let until = seen.proved.written() + self.settings.rename_lease;
         let (key, version, intent) = match seen.proved.intent(&self.gateway).await {
@@ -263,7 +265,7 @@ impl DirectoryRenames {
                 return Ok(Found::Strange);
             }
         };
-        // Before the take-over as well: a take-over makes the journal young again, and other moves would wait for it.
+        // 3. Let an older rename of the same names go first, and take this one over. In this order: a take-over makes the journal young again, and other moves would wait for it.
         self.give_way_to_first(&key, &intent.heading).await?;
         self.take_over(key, intent, version.etag, until).await
     }

@@ -174,7 +174,8 @@ impl Vfs {
         (moved, target): (Option<&Arc<File>>, Option<&Arc<File>>),
         target_exists: bool,
     ) -> Result<(), Error> {
-        // Otherwise a write could begin an upload under the old name after this.
+        // 1. Close the moved file to writes, which could begin an upload under the old name, and settle what is bound
+        //    to that name.
         let _closed = match moved {
             Some(file) => Some(self.namespace.lock_exclusive(file.ino, None).await),
             None => None,
@@ -183,6 +184,7 @@ impl Vfs {
             self.settle_before_rename(file, target_exists).await?;
             self.settle_for_good(Some(file)).await?;
         }
+        // 2. Take the turn of both files.
         let _moved_turn = match moved {
             Some(file) => Some(file.turn.lock().await),
             None => None,
@@ -194,14 +196,17 @@ impl Vfs {
         if let Some(file) = moved {
             self.release_copies(file).await?;
         }
-        // Last of what may fail before the name moves: a target that stays must not be taken for one that is gone.
+        // 3. Keep what handles of the target need. This is the last of what may fail before the name moves: a target
+        //    that stays must not be taken for one that is gone.
         if let Some(file) = target.filter(|_| mode == RenameMode::Replace) {
             self.part_with_name(file).await?;
         }
+        // 4. Move the name.
         let before = moved.and_then(|file| self.namespace.key(file.ino));
         let replaced = target.and_then(|file| self.namespace.key(file.ino));
         let outcome = self.namespace.rename(from, to, mode == RenameMode::NoReplace).await;
         let has_moved = outcome.is_ok() || before != moved.and_then(|file| self.namespace.key(file.ino));
+        // 5. The target has lost its name, the moved file goes on under its new one.
         let mut let_go = Ok(());
         if let Some(file) = target {
             // Also where the copy has replaced it, and the file could not be deleted under its old name.

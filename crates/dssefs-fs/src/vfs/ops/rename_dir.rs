@@ -27,6 +27,8 @@ impl Vfs {
         moved: &Node,
         target: Option<&Node>,
     ) -> Result<(), Error> {
+        // 1. Refuse what the kernel's rules refuse. This call holds a shared lock of the target's parent: with the
+        //    directory locked, the questions of step 1 would wait for themselves.
         let no_replace = mode == RenameMode::NoReplace;
         if let Some(target) = target {
             if no_replace {
@@ -39,20 +41,22 @@ impl Vfs {
                 return Err(namespace::Error::NotADirectory.into());
             }
         }
-        // Before it is locked: this call holds a shared lock of the target's parent, and would wait for itself.
         if self.namespace.is_below(to.0, moved.ino) {
             return Err(namespace::Error::IntoItself.into());
         }
         if target.is_some_and(|target| self.namespace.is_below(from.0, target.ino)) {
             return Err(namespace::Error::NotEmpty.into());
         }
+        // 2. Lock the directory, and bring what is bound to the old name into order below it.
         let exclusive = self.namespace.lock_exclusive(moved.ino, target.map(|target| target.ino)).await;
         self.settle_below(moved.ino).await?;
         self.settle_for_good(None).await?;
         self.release_copies_below(moved.ino).await?;
         self.refuse_to_rewrite_below(moved.ino).await?;
+        // 3. Move it: from here on the new name shows it.
         let (moving, exclusive) = self.namespace.move_directory(from, to, no_replace, exclusive).await?;
         self.repin_below(moved.ino).await;
+        // 4. Let programs go on, and delete the objects of the old name.
         drop(exclusive);
         Ok(self.namespace.finish_move(moving).await?)
     }
