@@ -115,7 +115,7 @@ fn named_data_survives_a_kill() {
         let serve = Serve::start(&options);
         let got = block_on(async {
             let got = serve.client().get_object().bucket("kept").key("a//b").send().await.unwrap();
-            got.body.collect().await.unwrap().to_vec()
+            got.body.collect().await.unwrap().into_bytes().to_vec()
         });
         assert_eq!(got, b"content");
     });

@@ -162,7 +162,8 @@ impl Endpoint {
                 .send()
                 .await
                 .unwrap_or_else(|error| panic!("GET {key}: {error:?}"));
-            got.body.collect().await.expect("the whole body").to_vec()
+            // Not to_vec(), which takes them one by one.
+            got.body.collect().await.expect("the whole body").into_bytes().into()
         })
     }
 

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::endpoint::{ACCESS_KEY, BUCKET, Endpoint, REGION, SECRET_KEY};
 
-const MOUNT_WITHIN: Duration = Duration::from_secs(30);
+const MOUNT_WITHIN: Duration = Duration::from_secs(120);
 const END_WITHIN: Duration = Duration::from_secs(30);
 const LOG_COMES_WITHIN: Duration = Duration::from_millis(150);
 const LINE_COMES_WITHIN: Duration = Duration::from_secs(10);

@@ -86,7 +86,7 @@ impl World {
     /// The bytes of an object, or the code of the error; `None` for an error without a code, as of a broken connection.
     async fn get(&self, key: &str) -> Result<Vec<u8>, Option<String>> {
         let answer = self.s3().get_object().bucket(BUCKET).key(key).send().await.map_err(|error| code(&error))?;
-        Ok(answer.body.collect().await.map_err(|_| None)?.to_vec())
+        Ok(answer.body.collect().await.map_err(|_| None)?.into_bytes().to_vec())
     }
 
     /// One bare HTTP request on a new connection: the whole answer, up to the end of the connection.
