@@ -3,7 +3,9 @@
 use std::fs;
 
 use crate::common::kept::{ask, told};
-use crate::common::{BUCKET, Endpoint, MINUTE, Mount, STALE, commit, deadline, errno, names, scenario};
+use crate::common::{
+    BUCKET, Endpoint, MINUTE, Mount, STALE, attribute, commit, deadline, errno, eventually, names, scenario,
+};
 
 #[test]
 fn ordinary_and_unusual_names_are_kept() {
@@ -43,6 +45,36 @@ fn keys_that_cannot_be_names_are_hidden_and_harm_nobody() {
         assert_eq!(names(&mount.path()), ["d", "good", "long"]);
         assert_eq!(names(&mount.join("d")), ["fine"]);
         assert_eq!(names(&mount.join("long")), Vec::<String>::new());
+    });
+}
+
+/// `rm -rf` of such a directory was ENOTEMPTY without a word, and listings of it showed nothing.
+#[test]
+fn a_directory_with_hidden_keys_alone_says_why_it_is_not_empty() {
+    scenario().unmounted(|endpoint| {
+        let keys = ["d//x", "d/./y", "d/../z", "d/\u{1b}\0", "other/", "full//x", "full/seen", "r/.dssefs/x"];
+        keys.iter().for_each(|key| endpoint.put(key, b"1"));
+        fn told(mount: &Mount) -> Vec<String> {
+            mount.log().lines().filter(|line| line.contains("cannot be names")).map(str::to_owned).collect()
+        }
+        let mount = Mount::of(&endpoint);
+        let d = mount.join("d");
+        assert_eq!(attribute(&d, "user.dsse.hidden").unwrap(), "unknown", "it is not listed yet");
+        assert_eq!(names(&d), [""; 0]);
+        let hidden = attribute(&d, "user.dsse.hidden").unwrap();
+        assert_eq!(hidden, r#"4 "d/\u{1b}\0" "d/../" "d/./""#, "the first three, quoted and escaped");
+        let (failed, counters) = endpoint.counted(|| errno(fs::remove_dir(&d)));
+        assert_eq!((failed, counters.s3.values().map(|count| count.requests).sum::<u64>()), (libc::ENOTEMPTY, 1));
+        assert_eq!(errno(fs::remove_dir(&d)), libc::ENOTEMPTY);
+        eventually("the log says why", MINUTE, || told(&mount).len() == 1);
+        assert!(told(&mount)[0].contains("dssefs doctor") && !told(&mount)[0].contains('\u{1b}'), "{:?}", told(&mount));
+        assert_eq!(errno(fs::rename(mount.join("other"), &d)), libc::ENOTEMPTY);
+        assert_eq!(errno(fs::rename(mount.join("other"), mount.join("r"))), libc::ENOTEMPTY);
+        eventually("the target of a rename says it too", MINUTE, || told(&mount).len() == 2);
+        names(&mount.path());
+        assert_eq!(attribute(&mount.path(), "user.dsse.hidden").unwrap(), "0");
+        fs::remove_dir(mount.join("other")).unwrap();
+        assert_eq!(xattr::get(mount.join("full/seen"), "user.dsse.hidden").unwrap(), None, "files have none");
     });
 }
 

@@ -13,6 +13,9 @@ use dssefs_s3::object::{ETag, Key, Name};
 use dssefs_s3::policy::Evidence;
 use dssefs_s3::s3::{AmbiguousWrite, Head};
 
+/// How many of a directory's keys that cannot be names are named; the rest is counted.
+pub(super) const HIDDEN_NAMED_MAX: usize = 3;
+
 /// How many own copies of an open file are remembered, so that its handles move on to the last one.
 const COPIES_MAX: usize = 64;
 
@@ -70,6 +73,15 @@ pub(super) struct Entry {
     pub(super) directory: Option<Box<Directory>>,
 }
 
+/// The keys of one directory that cannot be names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// How many entries of its listing they are: keys, and prefixes that many keys may share.
+    pub count: u64,
+    /// The first [`HIDDEN_NAMED_MAX`] of them, in the order of UTF-8 bytes, as the store has them.
+    pub first: Vec<String>,
+}
+
 /// What only directories have.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
@@ -90,8 +102,10 @@ pub(super) struct Directory {
     pub(super) touched: Option<Timestamp>,
     /// When this mount last renamed it. The marker does not say so, as it moved like any other object.
     pub(super) renamed: Option<Timestamp>,
-    /// Keys in it that cannot be names.
-    pub(super) hidden: u64,
+    /// Keys in it that cannot be names, as the last listing showed them.
+    pub(super) hidden: Hidden,
+    /// Whether the log has said that such keys keep it from being empty.
+    pub(super) hidden_in_log: bool,
     /// Lookups since the last listing that had to ask the store.
     pub(super) questions: u32,
     pub(super) scan: ScanDetector,

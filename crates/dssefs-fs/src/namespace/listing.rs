@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, stream};
 
-use super::entry::{self, SeenVersion};
+use super::entry::{self, HIDDEN_NAMED_MAX, Hidden, SeenVersion};
 use super::error::Error;
 use super::node::{Attributes, DirEntry, Ino, Kind, TARGET_BYTES_MAX};
 use super::observe::{Marker, Standing};
@@ -49,7 +49,7 @@ enum Seen {
 struct Listing {
     seen: BTreeMap<Name, Seen>,
     marker: Marker,
-    hidden: u64,
+    hidden: Hidden,
     /// The last key in order that cannot be a name.
     hidden_last: String,
     pages: u32,
@@ -193,7 +193,7 @@ impl Listing {
         Listing {
             seen: BTreeMap::new(),
             marker: Marker::Absent,
-            hidden: 0,
+            hidden: Hidden::default(),
             hidden_last: String::new(),
             pages: 0,
             progress: Progress::default(),
@@ -267,9 +267,12 @@ impl Listing {
     /// Counts a key that cannot be a name. It takes no memory; that it counts in the budget lets a listing of nothing
     /// else have an end.
     fn hide(&mut self, key: &str) -> u64 {
-        self.hidden += 1;
+        self.hidden.count += 1;
         if key <= self.hidden_last.as_str() {
             return 0;
+        }
+        if self.hidden.first.len() < HIDDEN_NAMED_MAX {
+            self.hidden.first.push(key.to_owned());
         }
         key.clone_into(&mut self.hidden_last);
         HIDDEN_BYTES
@@ -319,8 +322,8 @@ impl Table {
         (directory.listed, directory.made) = (Some(when.at), false);
         directory.large = listing.pages > 1;
         directory.questions = 0;
-        let before = std::mem::replace(&mut directory.hidden, listing.hidden);
-        self.hidden = self.hidden - before + listing.hidden;
+        let before = std::mem::replace(&mut directory.hidden, listing.hidden.clone());
+        self.hidden = self.hidden - before.count + listing.hidden.count;
         Ok(())
     }
 

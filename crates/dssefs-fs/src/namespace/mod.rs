@@ -42,6 +42,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Semaphore;
 
+pub use self::entry::Hidden;
 pub use self::error::Error;
 pub use self::held::Held;
 pub use self::hidden::HiddenKeys;
@@ -229,6 +230,14 @@ impl Namespace {
     #[must_use]
     pub fn hidden(&self) -> u64 {
         self.table().hidden
+    }
+
+    /// The keys of the directory `ino` that cannot be names, as its last listing showed them; None if it was not listed.
+    #[must_use]
+    pub fn hidden_in(&self, ino: Ino) -> Option<Hidden> {
+        let table = self.table();
+        let directory = table.directory(ino).ok()?;
+        (directory.listed.is_some() && !directory.made).then(|| directory.hidden.clone())
     }
 
     /// How many bytes the names of listings and of open directories may take together.

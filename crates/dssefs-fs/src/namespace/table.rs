@@ -326,7 +326,7 @@ impl Table {
     fn drop_node(&mut self, ino: Ino) {
         self.idle.pop(&ino);
         if let Some(directory) = self.nodes.remove(&ino).and_then(|entry| entry.directory) {
-            self.hidden -= directory.hidden;
+            self.hidden -= directory.hidden.count;
         }
     }
 }
