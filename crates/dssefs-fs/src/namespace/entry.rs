@@ -58,8 +58,8 @@ pub(super) struct Entry {
     pub(super) object: Option<Arc<Head>>,
     /// The version that a listing saw, where nothing better is known.
     pub(super) listed: Option<ETag>,
-    /// Whether that listing showed that it may not be a regular file: only HEAD gives its kind.
-    pub(super) special: bool,
+    /// Whether that listing does not prove that it is a regular file: only HEAD gives its kind.
+    pub(super) kind_is_open: bool,
     /// Of a symlink, the version and its target, once it was read.
     pub(super) target: Option<(ETag, Bytes)>,
     /// When the store last said that the node is there; for a file also that it is this version.
@@ -124,7 +124,7 @@ impl Entry {
             attributes,
             object: None,
             listed: None,
-            special: false,
+            kind_is_open: false,
             target: None,
             seen: None,
             changed: 0,
@@ -176,8 +176,8 @@ impl Entry {
     }
 
     /// Whether its kind is a guess that HEAD may prove wrong.
-    pub(super) fn may_be_special(&self) -> bool {
-        self.special && self.object.is_none() && !self.local
+    pub(super) fn is_kind_unproved(&self) -> bool {
+        self.kind_is_open && self.object.is_none() && !self.local
     }
 
     /// Whether a name that leads here need not be asked for: the store has confirmed the node, or a whole directory

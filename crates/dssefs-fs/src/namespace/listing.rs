@@ -8,7 +8,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 
 use super::entry::{self, HIDDEN_NAMED_MAX, Hidden, SeenVersion};
 use super::error::Error;
-use super::node::{Attributes, DirEntry, Ino, Kind, TARGET_BYTES_MAX};
+use super::node::{Attributes, DirEntry, Ino, Kind};
 use super::observe::{Marker, Standing};
 use super::progress::Progress;
 use super::reserved::is_reserved;
@@ -41,7 +41,7 @@ pub(super) enum Extent {
 #[derive(Debug)]
 enum Seen {
     Directory,
-    File { version: SeenVersion, attributes: Attributes, special: bool },
+    File { version: SeenVersion, attributes: Attributes, kind_is_open: bool },
 }
 
 /// A whole directory as the store listed it.
@@ -96,12 +96,14 @@ impl Namespace {
         Ok(snapshot)
     }
 
-    /// The entries with their kinds, after one HEAD for each entry whose kind the listing left open. An entry whose
-    /// HEAD fails shows as a file.
+    /// The entries with their kinds, after one HEAD for each entry whose kind the listing does not prove: readdir(3)
+    /// names a kind for each, and the library that speaks the kernel's protocol has no word for an unknown one. What
+    /// HEAD has said stays known for as long as the listing shows the same version. An entry whose HEAD fails shows as a
+    /// file, and every other question about it fails too.
     async fn with_kinds(self: &Arc<Self>, ino: Ino, entries: Arc<Snapshot>) -> Result<Arc<Snapshot>, Error> {
         let open_kinds: Vec<Ino> = {
             let table = self.table();
-            let is_open = |ino: &Ino| table.entry(*ino).is_ok_and(entry::Entry::may_be_special);
+            let is_open = |ino: &Ino| table.entry(*ino).is_ok_and(entry::Entry::is_kind_unproved);
             entries.iter().map(|entry| entry.ino).filter(is_open).collect()
         };
         if open_kinds.is_empty() {
@@ -235,8 +237,8 @@ impl Listing {
             // A directory of the same name is shown instead, on whatever page it is.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
-                let special = object.has_sha1 && object.size <= TARGET_BYTES_MAX;
-                self.add_name(name, Seen::File { version: seen_version(object), attributes, special }, false)
+                let kind_is_open = !object.is_proved_file();
+                self.add_name(name, Seen::File { version: seen_version(object), attributes, kind_is_open }, false)
             }
             None => self.hide(&object.key),
         }
@@ -353,7 +355,7 @@ impl Table {
         when: When,
         implicit: Attributes,
     ) -> Result<Option<Ino>, Error> {
-        let Seen::File { version, attributes, special } = seen else {
+        let Seen::File { version, attributes, kind_is_open } = seen else {
             let directory = self.directory_seen(parent, name, when, implicit);
             return if matches!(directory, Err(Error::NotFound)) { Ok(None) } else { directory.map(Some) };
         };
@@ -362,7 +364,7 @@ impl Table {
             Standing::Removed => return Ok(None),
             Standing::Known(ino) if !self.entry(ino)?.is_directory() => {
                 let ino = self.version_listed(ino, &version, attributes, when)?;
-                self.entry_mut(ino)?.special = special;
+                self.entry_mut(ino)?.kind_is_open = kind_is_open;
                 return Ok(Some(ino));
             }
             // A directory that only lives here hides the file, as one in the store would.
@@ -372,7 +374,7 @@ impl Table {
         }
         let ino = self.insert(parent, name, attributes)?;
         self.know_listed(ino, &version, attributes, when)?;
-        self.entry_mut(ino)?.special = special;
+        self.entry_mut(ino)?.kind_is_open = kind_is_open;
         Ok(Some(ino))
     }
 
@@ -451,7 +453,7 @@ mod tests {
                 etag: ETag::new("x"),
                 last_modified: UNIX_EPOCH,
                 storage_class: "STANDARD".into(),
-                has_sha1: false,
+                has_crc32c: true,
             };
             let (prefixes, objects): (Vec<&str>, Vec<&str>) = keys.iter().partition(|key| key.ends_with('/'));
             let prefixes = prefixes.into_iter().map(str::to_owned).collect();
