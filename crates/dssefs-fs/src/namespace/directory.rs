@@ -47,7 +47,7 @@ impl Namespace {
         let key = self.free_marker(parent, name)?;
         let attributes = new_directory(mode, uid, gid);
         let question = self.question();
-        let user = posix::metadata(UserMetadata::new(), &attributes);
+        let user = posix::metadata(UserMetadata::new(), &attributes, self.settings.posix_form);
         let put = self.put_marker(&key, user, None, &self.settings.condition(Condition::Absent)).await;
         let head = put.map_err(|error| self.exists_if_taken(parent, error))?;
         let mut table = self.table();

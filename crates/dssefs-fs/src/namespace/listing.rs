@@ -393,7 +393,7 @@ mod tests {
     use dssefs_seal::crypto::MacKey;
     use futures_util::future::BoxFuture;
 
-    use crate::namespace::{AttributeSource, Authenticator, Defaults, KeyName, NoKey, OwnKey};
+    use crate::namespace::{AttributeSource, Authenticator, Defaults, KeyName, NoKey, OwnKey, PosixForm};
 
     /// Nothing is renamed here.
     #[derive(Debug)]
@@ -417,6 +417,7 @@ mod tests {
             entries_max: 100,
             names_bytes_max: 1 << 20,
             attributes: AttributeSource::Full,
+            posix_form: PosixForm::S3fs,
             heads_in_flight_max: 1,
             rename_lease: Duration::from_secs(60),
             last_writer_wins: None,

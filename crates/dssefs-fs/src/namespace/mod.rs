@@ -48,6 +48,7 @@ pub use self::held::Held;
 pub use self::hidden::HiddenKeys;
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Privileges, Timestamp};
 pub use self::number::NumbersInUse;
+pub use self::posix::PosixForm;
 pub use self::rename_dir::{
     Authenticator, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey,
 };
@@ -87,6 +88,8 @@ pub struct Settings {
     pub names_bytes_max: u64,
     /// Where attributes come from.
     pub attributes: AttributeSource,
+    /// The form in which modes, owners and times are written.
+    pub posix_form: PosixForm,
     /// How many HEADs may be under way ahead of a program that goes through a directory.
     pub heads_in_flight_max: usize,
     /// How long the journal of a directory's rename may stay unwritten before any mount takes it over. Some seconds at
@@ -244,6 +247,12 @@ impl Namespace {
     #[must_use]
     pub fn names_bytes_max(&self) -> u64 {
         self.names.bytes_max()
+    }
+
+    /// The form in which modes, owners and times are written.
+    #[must_use]
+    pub fn posix_form(&self) -> PosixForm {
+        self.settings.posix_form
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -85,7 +85,8 @@ impl Namespace {
         let key = self.free_key(parent, name)?;
         let question = self.question();
         let size = body.len() as u64;
-        let object = NewObject { user: posix::metadata(UserMetadata::new(), attributes), ..NewObject::at(key) };
+        let user = posix::metadata(UserMetadata::new(), attributes, self.settings.posix_form);
+        let object = NewObject { user, ..NewObject::at(key) };
         let condition = self.settings.condition(Condition::Absent);
         let put = self.gateway.put(&object, Arc::new(WithSha1(body)), &condition).await.map_err(Error::from);
         let stored = put.map_err(|error| self.exists_if_taken(parent, error))?.into_inner();
