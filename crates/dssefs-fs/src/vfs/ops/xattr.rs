@@ -254,6 +254,11 @@ impl Vfs {
     }
 }
 
+/// Whether the mount reports under exactly this name, on some file or directory.
+pub(in crate::vfs) fn is_report(name: &[u8]) -> bool {
+    NAMES.iter().chain(&DIRECTORY_NAMES).chain(&ROOT_NAMES).any(|known| known.as_bytes() == name)
+}
+
 fn location(known: &Known) -> &'static str {
     match known.file.as_ref().map_or(Location::None, |file| file.location()) {
         Location::None => "none",
