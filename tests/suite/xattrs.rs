@@ -208,7 +208,7 @@ fn copying_programs_bring_reported_attributes_in_without_a_complaint() {
             endpoint.assert_dsse(&format!("{name}/d/b"));
         }
         let audit = Command::new("getfattr")
-            .args(["--absolute-names", "-R", "-d", "-m", "-"])
+            .args(["--absolute-names", "-RP", "-d", "-m", "-"])
             .arg(mount.join("by-cp"))
             .output()
             .unwrap();
