@@ -78,6 +78,7 @@ impl Namespace {
             }
             table.key(ino)?
         };
+        self.refuse_shadowed(ino).await?;
         self.delete_marker(ino, &key).await?;
         self.forget_name(parent, name, ino);
         self.keep_alive(parent).await;
@@ -194,6 +195,21 @@ impl Namespace {
     async fn store_marker(&self, object: NewObject, condition: &Condition) -> Result<Arc<Head>, Error> {
         let stored = self.gateway.put(&object, Arc::new(Bytes::new()), condition).await?.into_inner();
         Ok(Arc::new(head_of(object, stored, 0, 0)))
+    }
+
+    /// Refuses to remove a directory that shows the object which it would hide, if the store still has that. No request
+    /// for any other directory.
+    async fn refuse_shadowed(&self, ino: Ino) -> Result<(), Error> {
+        let (shadowed, key) = {
+            let table = self.table();
+            let Some(child) = table.child(ino, &Name::shadowed())? else { return Ok(()) };
+            (child, table.key(child)?)
+        };
+        if self.gateway.etag(&key).await?.is_some() {
+            return Err(Error::NotEmpty);
+        }
+        self.table().detach(shadowed);
+        Ok(())
     }
 
     fn free_marker(&self, parent: Ino, name: &Name) -> Result<Key, Error> {

@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use super::progress::Progress;
-use super::reserved::is_reserved;
+use super::reserved::{is_reserved, is_shadowed};
 use dssefs_s3::object::{Name, Prefix};
 use dssefs_s3::s3::{Gateway, ListRequest};
 
@@ -75,7 +75,7 @@ fn has_no_path(path: &str, reserved_from: usize) -> bool {
     // A marker ends with the slash of its directory.
     let names = path.strip_suffix('/').unwrap_or(path).split('/').map(Name::new);
     names.enumerate().any(|(level, name)| match name {
-        Ok(name) => level >= reserved_from && is_reserved(&name),
+        Ok(name) => is_shadowed(&name) || (level >= reserved_from && is_reserved(&name)),
         Err(_) => true,
     })
 }

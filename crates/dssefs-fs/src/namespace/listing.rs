@@ -11,7 +11,7 @@ use super::error::Error;
 use super::node::{Attributes, DirEntry, Ino, Kind};
 use super::observe::{Marker, Standing};
 use super::progress::Progress;
-use super::reserved::is_reserved;
+use super::reserved::{is_own, is_reserved, is_shadowed};
 use super::snapshot::{NamesBudget, Share, Snapshot};
 use super::table::Table;
 use super::{Namespace, Settings, When};
@@ -40,8 +40,19 @@ pub(super) enum Extent {
 /// What a listing says of one name.
 #[derive(Debug)]
 enum Seen {
-    Directory,
-    File { version: SeenVersion, attributes: Attributes, kind_is_open: bool },
+    /// With the file of the same key that it would hide.
+    Directory {
+        shadowed: Option<SeenFile>,
+    },
+    File(SeenFile),
+}
+
+/// What a listing says of a file.
+#[derive(Debug)]
+struct SeenFile {
+    version: SeenVersion,
+    attributes: Attributes,
+    kind_is_open: bool,
 }
 
 /// A whole directory as the store listed it.
@@ -213,8 +224,8 @@ impl Listing {
         for key in page.prefixes {
             let component = key.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_suffix('/'));
             bytes += match component.and_then(|text| Name::new(text).ok()) {
-                Some(name) if is_reserved(&name) => self.hide_reserved(&key, prefix, settings),
-                Some(name) => self.add_name(name, Seen::Directory, true),
+                Some(name) if is_reserved(&name) => self.hide_reserved(&name, &key, prefix, settings),
+                Some(name) => self.add_name(name, Seen::Directory { shadowed: None }),
                 None => self.hide(&key),
             };
         }
@@ -233,12 +244,12 @@ impl Listing {
             return 0;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
-            Some(name) if is_reserved(&name) => self.hide_reserved(&object.key, prefix, settings),
-            // A directory of the same name is shown instead, on whatever page it is.
+            Some(name) if is_reserved(&name) => self.hide_reserved(&name, &object.key, prefix, settings),
+            // A directory of the same name has it inside, on whatever page it is.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
                 let kind_is_open = !object.is_proved_file();
-                self.add_name(name, Seen::File { version: seen_version(object), attributes, kind_is_open }, false)
+                self.add_name(name, Seen::File(SeenFile { version: seen_version(object), attributes, kind_is_open }))
             }
             None => self.hide(&object.key),
         }
@@ -246,11 +257,11 @@ impl Listing {
 
     /// In the mount's root the name is the mount's own. Elsewhere it hides what another program has put there, which
     /// counts.
-    fn hide_reserved(&mut self, key: &str, prefix: &Prefix, settings: &Settings) -> u64 {
-        if *prefix == settings.prefix { 0 } else { self.hide(key) }
+    fn hide_reserved(&mut self, name: &Name, key: &str, prefix: &Prefix, settings: &Settings) -> u64 {
+        if is_own(name) && *prefix == settings.prefix { 0 } else { self.hide(key) }
     }
 
-    fn add_name(&mut self, name: Name, seen: Seen, wins: bool) -> u64 {
+    fn add_name(&mut self, name: Name, seen: Seen) -> u64 {
         let bytes = SEEN_BYTES + 2 * name.as_str().len() as u64;
         match self.seen.entry(name) {
             Entry::Vacant(place) => {
@@ -258,9 +269,18 @@ impl Listing {
                 bytes
             }
             Entry::Occupied(mut place) => {
-                if wins {
-                    place.insert(seen);
-                }
+                let shadowed = match (place.insert(Seen::Directory { shadowed: None }), seen) {
+                    // Known already, as a page that repeats names has it.
+                    (Seen::File(file), Seen::File(_)) => {
+                        place.insert(Seen::File(file));
+                        return 0;
+                    }
+                    (Seen::File(file), Seen::Directory { .. }) | (Seen::Directory { .. }, Seen::File(file)) => {
+                        Some(file)
+                    }
+                    (Seen::Directory { shadowed }, Seen::Directory { .. }) => shadowed,
+                };
+                place.insert(Seen::Directory { shadowed });
                 0
             }
         }
@@ -338,7 +358,8 @@ impl Table {
         };
         let mut kept = Vec::new();
         for (name, child) in unlisted {
-            if self.entry(child)?.changed > when.asked || self.holds_local(child) {
+            // What the directory would hide is not below it: the listing of its parent has it, or a HEAD.
+            if self.entry(child)?.changed > when.asked || self.holds_local(child) || is_shadowed(&name) {
                 kept.push(self.dir_entry(child, &name)?);
             } else {
                 self.detach(child);
@@ -355,9 +376,15 @@ impl Table {
         when: When,
         implicit: Attributes,
     ) -> Result<Option<Ino>, Error> {
-        let Seen::File { version, attributes, kind_is_open } = seen else {
-            let directory = self.directory_seen(parent, name, when, implicit);
-            return if matches!(directory, Err(Error::NotFound)) { Ok(None) } else { directory.map(Some) };
+        let SeenFile { version, attributes, kind_is_open } = match seen {
+            Seen::File(file) => file,
+            Seen::Directory { shadowed } => {
+                let directory = self.directory_seen(parent, name, when, implicit);
+                if let Ok(ino) = directory {
+                    self.see_shadowed(ino, shadowed, when, implicit)?;
+                }
+                return if matches!(directory, Err(Error::NotFound)) { Ok(None) } else { directory.map(Some) };
+            }
         };
         match self.standing(parent, name, when.asked)? {
             Standing::Newer(ino) => return Ok(Some(ino)),
@@ -376,6 +403,28 @@ impl Table {
         self.know_listed(ino, &version, attributes, when)?;
         self.entry_mut(ino)?.kind_is_open = kind_is_open;
         Ok(Some(ino))
+    }
+
+    /// Makes what the directory `ino` would hide an entry of it.
+    fn see_shadowed(
+        &mut self,
+        ino: Ino,
+        shadowed: Option<SeenFile>,
+        when: When,
+        implicit: Attributes,
+    ) -> Result<(), Error> {
+        // A file that only lives here may have the name.
+        let Ok(directory) = self.directory(ino) else { return Ok(()) };
+        let name = Name::shadowed();
+        match shadowed {
+            Some(file) => self.see(ino, &name, Seen::File(file), when, implicit).map(drop),
+            None if !directory.children.contains_key(&name) => Ok(()),
+            None => {
+                // Not found is what the listing says.
+                let _ = self.nothing_seen(ino, &name, when);
+                Ok(())
+            }
+        }
     }
 
     fn dir_entry(&self, ino: Ino, name: &Name) -> Result<DirEntry, Error> {

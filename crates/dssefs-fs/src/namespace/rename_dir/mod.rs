@@ -155,7 +155,9 @@ impl Namespace {
             let mut table = self.table();
             table.change_clock.remove(*parent, name);
             match table.child(*parent, name) {
-                Ok(Some(seen)) if outcome.is_ok() && !table.holds_local(seen) => table.detach(seen),
+                Ok(Some(seen)) if outcome.is_ok() && table.directory(seen).is_ok() && !table.holds_local(seen) => {
+                    table.detach(seen);
+                }
                 _ => {}
             }
             if outcome.is_err()
