@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dssefs_fs::namespace::{
-    AttributeSource, Authenticator, Defaults, Ino, KeyName, Namespace, NoKey, OwnKey, Settings,
+    AttributeSource, Authenticator, Defaults, Ino, KeyName, Namespace, NoKey, OwnKey, PosixForm, Settings,
 };
 use dssefs_s3::object::{ByteRange, ETag, Key, Prefix, Version};
 use dssefs_s3::policy::EncryptionContext;
@@ -187,6 +187,7 @@ fn settings() -> Settings {
         entries_max: 1000,
         names_bytes_max: 64 << 20,
         attributes: AttributeSource::Full,
+        posix_form: PosixForm::S3fs,
         heads_in_flight_max: 2,
         rename_lease: Duration::from_secs(60),
         last_writer_wins: None,

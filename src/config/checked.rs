@@ -10,7 +10,7 @@ use super::problem::{Problem, Problems};
 use super::raw::{Commit, LogFormat, RawConfig, RawStore, Sandbox, SpillKeys, XattrList};
 use super::source::Source;
 use super::{endpoint, units};
-use dssefs_fs::namespace::AttributeSource;
+use dssefs_fs::namespace::{AttributeSource, PosixForm};
 use dssefs_fs::vfs::{ErrnoStyle, NoncompliantRead};
 use dssefs_s3::object::{Bucket, Prefix};
 use dssefs_s3::policy::{EncryptionContext, KeyArn};
@@ -53,6 +53,8 @@ pub struct Config {
     pub xattr_list: XattrList,
     /// Where modes, owners and times come from.
     pub attributes: AttributeSource,
+    /// The form in which modes, owners and times are written.
+    pub posix_metadata: PosixForm,
     /// How long names and attributes are believed, 0 to 24 hours.
     pub metadata_ttl: Duration,
     /// Content in memory, in bytes; at least [`MEMORY_BYTES_MIN`].
@@ -179,6 +181,7 @@ impl Config {
                 errno: raw.errno,
                 xattr_list: raw.xattr_list,
                 attributes: raw.attributes,
+                posix_metadata: raw.posix_metadata,
                 metadata_ttl: metadata_ttl?,
                 memory_bytes_max: memory_bytes_max?,
                 spill_bytes_max: spill_bytes_max?,

@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use dssefs_fs::namespace::AttributeSource;
+use dssefs_fs::namespace::{AttributeSource, PosixForm};
 use dssefs_fs::vfs::{ErrnoStyle, NoncompliantRead};
 
 /// One value of an option: what is typed, what `--help` says of it, and what it means.
@@ -26,6 +26,13 @@ const ATTRIBUTE_SOURCES: [Choice<AttributeSource>; 2] = [
     ("listing", "From listings; chmod and chown are refused", AttributeSource::Listing),
 ];
 
+/// `--posix-metadata`; the first one is the default.
+const POSIX_FORMS: [Choice<PosixForm>; 3] = [
+    ("s3fs", "As s3fs, geesefs and rclone: mode, uid, gid, mtime", PosixForm::S3fs),
+    ("aws", "As FSx for Lustre, File Gateway and DataSync: file-permissions, file-owner and so on", PosixForm::Aws),
+    ("both", "Both", PosixForm::Both),
+];
+
 pub(super) fn noncompliant_read() -> impl TypedValueParser<Value = NoncompliantRead> {
     parser(&NONCOMPLIANT_READS)
 }
@@ -36,6 +43,10 @@ pub(super) fn errno_style() -> impl TypedValueParser<Value = ErrnoStyle> {
 
 pub(super) fn attribute_source() -> impl TypedValueParser<Value = AttributeSource> {
     parser(&ATTRIBUTE_SOURCES)
+}
+
+pub(super) fn posix_form() -> impl TypedValueParser<Value = PosixForm> {
+    parser(&POSIX_FORMS)
 }
 
 fn parser<T: Copy + Send + Sync + 'static>(choices: &'static [Choice<T>]) -> impl TypedValueParser<Value = T> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
-use dssefs_fs::namespace::AttributeSource;
+use dssefs_fs::namespace::{AttributeSource, PosixForm};
 use dssefs_fs::vfs::{ErrnoStyle, NoncompliantRead};
 
 use super::choice;
@@ -86,6 +86,15 @@ pub struct RawConfig {
         help_heading = "Files"
     )]
     pub attributes: AttributeSource,
+    /// The form in which the mount writes modes, owners and times; it reads all of them
+    #[arg(
+        long,
+        env = "DSSEFS_POSIX_METADATA",
+        value_parser = choice::posix_form(),
+        default_value = "s3fs",
+        help_heading = "Files"
+    )]
+    pub posix_metadata: PosixForm,
     /// How long the mount trusts names and attributes before it asks the store again, such as 500ms, 1s or 2m; 0 asks
     /// each time
     #[arg(long, env = "DSSEFS_METADATA_TTL", value_name = "TIME", default_value = "1s", help_heading = "Files")]

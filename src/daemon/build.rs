@@ -273,6 +273,7 @@ fn names(config: &Config, authenticator: Arc<RenameKeys>) -> namespace::Settings
         entries_max: NODES_MAX,
         names_bytes_max: config.memory_bytes_max.max(NAMES_BYTES_MIN),
         attributes: config.attributes,
+        posix_form: config.posix_metadata,
         heads_in_flight_max: HEADS_IN_FLIGHT_MAX,
         rename_lease: RENAME_LEASE,
         last_writer_wins: last_writer_wins(config),

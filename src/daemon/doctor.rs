@@ -148,7 +148,8 @@ async fn names(gateway: &Gateway, source: &Source) -> Result<Finding, StartError
     let first: Vec<String> = found.first.iter().map(|key| format!("\"{}\"", shown(key))).collect();
     let rest = if found.count > first.len() as u64 { ", ..." } else { "" };
     Ok(Finding::Remark(format!(
-        "mounts hide {} of {keys}, which cannot be names of files: {}{rest}; copy an object to another key to use it",
+        "mounts hide {} of {keys}, which cannot be names of files: {}{rest}; \
+         with another client of S3, copy an object to another key to use it, or delete it: rmdir and rm -rf cannot",
         found.count,
         first.join(", ")
     )))

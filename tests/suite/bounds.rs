@@ -43,7 +43,8 @@ fn page(prefix: &str, from: u64, count: u64, next: &str) -> String {
     }
     for n in from..from + count {
         let name = format!("{n:0200}");
-        write!(text, "<Contents><Key>{prefix}{name}</Key><Size>1</Size><ETag>\"{n}\"</ETag></Contents>").unwrap();
+        // Too large for links, so that no kind is asked for.
+        write!(text, "<Contents><Key>{prefix}{name}</Key><Size>5000</Size><ETag>\"{n}\"</ETag></Contents>").unwrap();
     }
     text + "</ListBucketResult>"
 }

@@ -30,7 +30,7 @@ fn nothing(counters: &Counters) {
     assert_eq!((requests(counters), counters.all_kms_for_s3()), (Vec::new(), 0));
 }
 
-/// Puts `count` small objects below `prefix`, many at a time.
+/// Puts `count` small objects below `prefix`, many at a time, with the checksum that proves files in listings.
 fn fill(endpoint: &Endpoint, prefix: &str, count: usize) {
     let key_arn = endpoint.key_arn().to_owned();
     endpoint.with(|s3| async move {
@@ -38,6 +38,7 @@ fn fill(endpoint: &Endpoint, prefix: &str, count: usize) {
             let put = s3.put_object().bucket(crate::common::BUCKET).key(format!("{prefix}{number:04}"));
             let put =
                 put.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::AwsKmsDsse).ssekms_key_id(&key_arn);
+            let put = put.checksum_algorithm(aws_sdk_s3::types::ChecksumAlgorithm::Crc32C);
             async move { put.body(b"x".to_vec().into()).send().await.map(drop) }
         });
         let done: Vec<_> = futures_util::StreamExt::collect(futures_util::StreamExt::buffer_unordered(

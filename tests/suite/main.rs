@@ -41,6 +41,7 @@ mod namespace;
 mod network;
 mod noncompliant;
 mod numbers;
+mod posix_metadata;
 mod prefix;
 mod privileges;
 mod promises;

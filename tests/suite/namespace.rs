@@ -13,7 +13,7 @@ use bytes::Bytes;
 use dssefs_emulator::faults::Fault;
 use dssefs_fs::namespace::{
     AttributeSource, Attributes, Authenticator, Change, Defaults, Error, Ino, KeyName, Kind, Namespace, NoKey, OwnKey,
-    Settings, Timestamp,
+    PosixForm, Settings, Timestamp,
 };
 use dssefs_s3::object::{Name, Prefix};
 use dssefs_s3::policy::{Algorithm, Evidence};
@@ -110,6 +110,7 @@ fn namespace(store: &Store, change: impl FnOnce(&mut Settings)) -> (Arc<Namespac
         entries_max: 100_000,
         names_bytes_max: 64 << 20,
         attributes: AttributeSource::Full,
+        posix_form: PosixForm::S3fs,
         heads_in_flight_max: 64,
         rename_lease: Duration::from_secs(2),
         last_writer_wins: None,

@@ -4,17 +4,17 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, lchown, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
-use aws_sdk_s3::types::ServerSideEncryption;
+use aws_sdk_s3::types::{ChecksumMode, ServerSideEncryption};
 use dssefs_emulator::Counters;
 use dssefs_emulator::faults::Fault;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, makedev, mknodat, utimensat};
 
-use crate::common::{BUCKET, Endpoint, Mount, commit, errno, scenario};
+use crate::common::{BUCKET, Endpoint, MINUTE, Mount, STALE, commit, errno, scenario};
 
 const PATIENT: [&str; 2] = ["--metadata-ttl", "1h"];
 
@@ -127,6 +127,70 @@ fn a_fresh_mount_lists_kinds_with_one_head_for_each_special_file_and_none_for_ot
             assert_eq!((again, requests(&counters)), (seen, vec![]));
             assert!(fs::symlink_metadata(mount.join("mixed/link")).unwrap().is_symlink());
         }
+    });
+}
+
+/// A listing has no modes, so readdir(3) called the links of other programs files after each remount, and `find -type
+/// l`, os.walk and `ls -F` were wrong.
+#[test]
+fn readdir_names_the_right_kind_of_what_others_have_stored() {
+    scenario().unmounted(|endpoint| {
+        put_with(&endpoint, "d/a-link", b"target", &[("mode", "41471")]);
+        put_with(&endpoint, "d/b-link-of-geesefs", b"", &[("--symlink-target", "target")]);
+        put_with(&endpoint, "d/c-link-of-fsx", b"target", &[("file-permissions", "0120777")]);
+        put_with(&endpoint, "d/d-fifo", b"", &[("mode", "4516")]);
+        put_with(&endpoint, "d/e-small", b"content", &[]);
+        put_with(&endpoint, "d/f-longest", &[b't'; 4095], &[("mode", "41471")]);
+        put_with(&endpoint, "d/g-long", &[b't'; 4096], &[]);
+        let right = ["fe-small", "fg-long", "la-link", "lb-link-of-geesefs", "lc-link-of-fsx", "lf-longest", "pd-fifo"];
+        for attributes in ["full", "listing"] {
+            let mount = Mount::with(&endpoint, &["--attributes", attributes]);
+            fs::metadata(mount.join("d")).unwrap();
+            let (seen, counters) = endpoint.counted(|| kinds(&mount.join("d")));
+            assert_eq!(seen, right);
+            assert_eq!(requests(&counters), [("HeadObject", 6), ("ListObjectsV2", 1)], "none for what is too long");
+            assert_eq!(counters.all_kms_for_s3(), 0);
+            std::thread::sleep(STALE);
+            let (seen, counters) = endpoint.counted(|| kinds(&mount.join("d")));
+            assert_eq!(seen, right);
+            assert_eq!(requests(&counters), [("ListObjectsV2", 2)], "the look-up of the name, and the listing");
+        }
+    });
+}
+
+#[test]
+fn readdir_of_files_of_this_mount_is_one_listing_for_each_thousand() {
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
+        let lengths = [0, 1, 4095, 4096, 100_000];
+        {
+            let mount = Mount::of(&endpoint);
+            fs::create_dir(mount.join("d")).unwrap();
+            for length in lengths {
+                commit(&mount.join(&format!("d/{length}")), &vec![7; length]).unwrap();
+            }
+            for (name, length) in [("changed", 3), ("moved", 4), ("appended", 5)] {
+                commit(&mount.join("d").join(name), &vec![7; length]).unwrap();
+            }
+            fs::set_permissions(mount.join("d/changed"), PermissionsExt::from_mode(0o600)).unwrap();
+            fs::rename(mount.join("d/moved"), mount.join("d/elsewhere")).unwrap();
+            File::options().append(true).open(mount.join("d/appended")).unwrap().write_all(b"more").unwrap();
+            fs::copy(mount.join("d/changed"), mount.join("d/copied")).unwrap();
+            mknodat(CWD, mount.join("d/made"), FileType::RegularFile, Mode::from_raw_mode(0o600), 0).unwrap();
+            assert!(mount.end().success());
+        }
+        for key in ["d/0", "d/4095", "d/4096"] {
+            let marked = endpoint.with(|s3| async move {
+                let head = s3.head_object().bucket(BUCKET).key(key).checksum_mode(ChecksumMode::Enabled);
+                head.send().await.unwrap().checksum_crc32_c().is_some()
+            });
+            assert_eq!(marked, key != "d/4096", "{key}");
+        }
+        let mount = Mount::of(&endpoint);
+        fs::metadata(mount.join("d")).unwrap();
+        let (seen, counters) = endpoint.counted(|| kinds(&mount.join("d")));
+        assert_eq!((seen.len(), seen.iter().all(|name| name.starts_with('f'))), (10, true), "{seen:?}");
+        assert_eq!(requests(&counters), [("ListObjectsV2", 1)]);
+        assert_eq!(fs::read(mount.join("d/4095")).unwrap(), [7; 4095]);
     });
 }
 

@@ -132,22 +132,28 @@ async fn dsse_is_asked_for_where_objects_are_made_and_nowhere_else() {
     }
 }
 
+/// The header of the checksum that the request has: short content has another one, which marks it as a file.
+fn checksum(sent: &Sent) -> Option<&'static str> {
+    ["x-amz-checksum-crc64nvme", "x-amz-checksum-crc32c"].into_iter().find(|name| header(sent, name).is_some())
+}
+
 #[tokio::test]
 async fn bodies_go_out_as_they_are_with_our_checksum_and_without_a_digest() {
     for url in ["https://s3.test", "http://127.0.0.1:1"] {
         let sent = sent(url).await;
-        let uploads: Vec<&Sent> =
-            sent.iter().filter(|sent| header(sent, "x-amz-checksum-crc64nvme").is_some()).collect();
+        let uploads: Vec<&Sent> = sent.iter().filter(|sent| checksum(sent).is_some()).collect();
         let lengths: Vec<_> = uploads.iter().map(|sent| header(sent, "content-length")).collect();
         // The completion has the whole object's checksum, and a body of XML.
         assert_eq!(lengths[..3], [Some("200000"), Some("5"), Some("200000")], "{url}");
         assert_eq!(uploads.len(), 4);
+        assert_eq!(checksum(uploads[1]), Some("x-amz-checksum-crc32c"));
+        assert_eq!(checksum(uploads[0]), Some("x-amz-checksum-crc64nvme"));
         for upload in &uploads[..3] {
             assert_eq!(header(upload, "x-amz-content-sha256"), Some("UNSIGNED-PAYLOAD"), "{upload:?}");
             assert_eq!(header(upload, "content-encoding"), None, "{upload:?}");
             assert_eq!(header(upload, "x-amz-trailer"), None, "{upload:?}");
             let signed = header(upload, "authorization").unwrap();
-            assert!(signed.contains("x-amz-checksum-crc64nvme"), "the checksum itself is signed: {signed}");
+            assert!(signed.contains(checksum(upload).unwrap()), "the checksum itself is signed: {signed}");
         }
     }
 }

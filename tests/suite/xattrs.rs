@@ -1,6 +1,7 @@
 //! Extended attributes: what a file tells of its own encryption, and what programs keep with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -122,13 +123,99 @@ fn claims_cannot_be_written_and_foreign_names_are_unknown() {
     scenario().mounted(|_endpoint, mount| {
         let path = mount.join("file");
         commit(&path, b"content").unwrap();
-        assert_eq!(errno(xattr::set(&path, "user.dsse.verdict", b"compliant")), libc::EPERM);
-        assert_eq!(errno(xattr::remove(&path, "user.dsse.verdict")), libc::EPERM);
+        assert_eq!(errno(xattr::set(&path, "user.dsse.made-up", b"x")), libc::EPERM);
+        assert_eq!(errno(xattr::set(&path, "user.DSSE.verdict", b"not-dsse")), libc::EPERM);
+        assert_eq!(errno(xattr::remove(&path, "user.dsse.made-up")), libc::EPERM);
         assert_eq!(errno(xattr::set(&path, "s3.etag", b"x")), libc::EPERM);
         for name in ["user.mine", "security.capability", "system.posix_acl_access", "trusted.x", "user.dsse.unheard-of"]
         {
             assert_eq!(xattr::get(&path, name).unwrap(), None, "{name} should be ENODATA");
         }
+    });
+}
+
+/// `rsync -aX`, `cp --preserve=all`, `mv` and `tar --xattrs` of files with these attributes complained of each of them.
+#[test]
+fn claims_that_are_copied_in_are_taken_and_change_nothing() {
+    scenario().options(&PATIENT).mounted(|endpoint, mount| {
+        let path = mount.join("file");
+        commit(&path, b"content").unwrap();
+        let before = ON_EVERY_FILE.map(|name| attribute(&path, name).unwrap());
+        let keys = endpoint.head("file").unwrap().metadata().unwrap().clone();
+        let ((), counters) = endpoint.counted(|| {
+            for name in ON_EVERY_FILE.iter().chain(&["user.dsse.hidden", "user.dsse.mount.settings"]) {
+                xattr::set(&path, name, b"claimed").unwrap();
+                xattr::remove(&path, name).unwrap();
+            }
+            let created = setxattr(&path, "user.dsse.verdict", b"claimed", XattrFlags::CREATE);
+            assert_eq!(errno(created.map_err(std::io::Error::from)), libc::EEXIST);
+        });
+        assert_eq!(requests(&counters), []);
+        assert_eq!(ON_EVERY_FILE.map(|name| attribute(&path, name).unwrap()), before);
+        assert_eq!(endpoint.head("file").unwrap().metadata().unwrap(), &keys);
+        let mut file = File::create(mount.join("open")).unwrap();
+        xattr::set(mount.join("open"), "user.dsse.verdict", b"claimed").unwrap();
+        assert_eq!(attribute(&mount.join("open"), "user.dsse.verdict").unwrap(), "pending");
+        file.write_all(b"content").unwrap();
+        drop(file);
+        assert_eq!(attribute(&mount.join("open"), "user.dsse.verdict").unwrap(), "compliant");
+        let of_reports = |line: &&str| line.contains("ignores");
+        eventually("the log says it", MINUTE, || mount.log().lines().filter(of_reports).count() == 1);
+    });
+}
+
+#[test]
+fn copying_programs_bring_reported_attributes_in_without_a_complaint() {
+    scenario().within(MINUTE * 3).mounted(|endpoint, mount| {
+        let local = tempfile::tempdir().unwrap();
+        let tree = tree(local.path());
+        for path in [tree.join("a"), tree.join("d"), tree.join("d/b")] {
+            for name in ON_EVERY_FILE {
+                xattr::set(&path, name, b"of another mount").unwrap();
+            }
+        }
+        let archive = local.path().join("archive.tar");
+        let xattrs: [&OsStr; 2] = ["--xattrs".as_ref(), "--xattrs-include=user.*".as_ref()];
+        let pack: [&OsStr; 5] =
+            ["-cf".as_ref(), archive.as_ref(), "-C".as_ref(), local.path().as_ref(), "tree".as_ref()];
+        run("tar", &[&xattrs[..], &pack].concat());
+        run("cp", &["-r".as_ref(), "--preserve=all".as_ref(), tree.as_ref(), mount.join("by-cp").as_ref()]);
+        // Within the mount, and once more over what is there.
+        run("cp", &["-r".as_ref(), "--preserve=all".as_ref(), mount.join("by-cp").as_ref(), mount.join("in").as_ref()]);
+        let root = mount.path();
+        let unpack: [&OsStr; 4] = ["-xf".as_ref(), archive.as_ref(), "-C".as_ref(), root.as_ref()];
+        run("tar", &[&xattrs[..], &unpack].concat());
+        let mut trees = vec!["by-cp", "in", "tree"];
+        if Command::new("rsync").arg("--version").output().is_ok() {
+            let (from, to) = (tree.join(""), mount.join("by-rsync"));
+            let rsync: [&OsStr; 3] = ["-aX".as_ref(), from.as_ref(), to.as_ref()];
+            run("rsync", &rsync);
+            // The second time rsync would take away what only the mount has.
+            for path in [tree.join("a"), tree.join("d"), tree.join("d/b")] {
+                ON_EVERY_FILE.iter().for_each(|name| xattr::remove(&path, name).unwrap());
+            }
+            run("rsync", &rsync);
+            trees.push("by-rsync");
+        }
+        run("mv", &[tree.as_ref(), mount.join("by-mv").as_ref()]);
+        trees.push("by-mv");
+        for name in trees {
+            assert_same_tree(&mount.join(name));
+            for file in ["a", "d", "d/b"] {
+                let path = mount.join(name).join(file);
+                assert_eq!(attribute(&path, "user.dsse.verdict").unwrap(), "compliant", "{}", path.display());
+            }
+            endpoint.assert_dsse(&format!("{name}/d/b"));
+        }
+        let audit = Command::new("getfattr")
+            .args(["--absolute-names", "-RP", "-d", "-m", "-"])
+            .arg(mount.join("by-cp"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&audit.stdout).into_owned();
+        assert!(audit.status.success() && audit.stderr.is_empty(), "{audit:?}");
+        assert_eq!(said.matches("user.dsse.verdict=\"compliant\"").count(), 4, "{said}");
+        assert!(!said.contains("of another mount"), "{said}");
     });
 }
 
@@ -484,7 +571,7 @@ fn assert_same_tree(tree: &Path) {
     }
 }
 
-fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
+fn run(program: &str, arguments: &[&OsStr]) {
     let output = Command::new(program).args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{program}: {}\n{said}", output.status);
@@ -501,11 +588,10 @@ fn cp_a_and_tar_carry_attributes_links_and_modes_there_and_back() {
         assert_same_tree(&local.path().join("back"));
         let archive = mount.join("archive.tar");
         let tar = ["--xattrs", "--xattrs-include=user.*"];
-        let options =
-            |rest: [&str; 2]| -> Vec<std::ffi::OsString> { tar.iter().chain(&rest).map(Into::into).collect() };
-        let in_dir = |mut command: Vec<std::ffi::OsString>, rest: &[&std::ffi::OsStr]| {
+        let options = |rest: [&str; 2]| -> Vec<OsString> { tar.iter().chain(&rest).map(Into::into).collect() };
+        let in_dir = |mut command: Vec<OsString>, rest: &[&OsStr]| {
             command.extend(rest.iter().map(Into::into));
-            run("tar", &command.iter().map(std::ffi::OsString::as_os_str).collect::<Vec<_>>());
+            run("tar", &command.iter().map(OsString::as_os_str).collect::<Vec<_>>());
         };
         in_dir(options(["-c", "-f"]), &[archive.as_ref(), "-C".as_ref(), local.path().as_ref(), "tree".as_ref()]);
         in_dir(options(["-x", "-f"]), &[archive.as_ref(), "-C".as_ref(), mount.path().as_ref()]);

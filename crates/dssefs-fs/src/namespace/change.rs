@@ -55,7 +55,7 @@ impl Namespace {
         if (Attributes { ctime: before.ctime, ..after }) == before {
             return Ok(self.table().entry(ino)?.shown());
         }
-        let user = posix::metadata(original.user(), &after);
+        let user = posix::metadata(original.user(), &after, self.settings.posix_form);
         self.rewrite(ino, &original, user).await
     }
 
@@ -86,7 +86,7 @@ impl Namespace {
             return Ok(Some(before));
         }
         let after = Attributes { ctime: SystemTime::now().into(), ..before };
-        match self.rewrite(ino, &original, posix::metadata(user, &after)).await {
+        match self.rewrite(ino, &original, posix::metadata(user, &after, self.settings.posix_form)).await {
             // Other stores may count metadata in other ways.
             Err(Error::Store(error)) if error.kind == s3::Kind::TooLarge => Err(xattr::Error::NoRoom.into()),
             outcome => outcome.map(Some),
@@ -145,7 +145,7 @@ impl Namespace {
         if original.head.is_none() {
             return Ok(());
         }
-        let user = posix::with_times(original.user(), &self.table().entry(ino)?.attributes);
+        let user = posix::with_times(original.user(), &self.table().entry(ino)?.attributes, self.settings.posix_form);
         self.rewrite(ino, &original, user).await.map(drop)
     }
 

@@ -10,6 +10,7 @@ use futures_util::{StreamExt, stream};
 
 use super::error::Error;
 use super::file::RENEWALS_MAX;
+use super::hidden::is_pathless;
 use super::node::{Attributes, Ino, Kind, Node, Timestamp};
 use super::posix;
 use super::reserved::refuse_reserved;
@@ -46,7 +47,7 @@ impl Namespace {
         let key = self.free_marker(parent, name)?;
         let attributes = new_directory(mode, uid, gid);
         let question = self.question();
-        let user = posix::metadata(UserMetadata::new(), &attributes);
+        let user = posix::metadata(UserMetadata::new(), &attributes, self.settings.posix_form);
         let put = self.put_marker(&key, user, None, &self.settings.condition(Condition::Absent)).await;
         let head = put.map_err(|error| self.exists_if_taken(parent, error))?;
         let mut table = self.table();
@@ -77,7 +78,8 @@ impl Namespace {
             }
             table.key(ino)?
         };
-        self.delete_marker(&key).await?;
+        self.refuse_shadowed(ino).await?;
+        self.delete_marker(ino, &key).await?;
         self.forget_name(parent, name, ino);
         self.keep_alive(parent).await;
         Ok(())
@@ -195,6 +197,21 @@ impl Namespace {
         Ok(Arc::new(head_of(object, stored, 0, 0)))
     }
 
+    /// Refuses to remove a directory that shows the object which it would hide, if the store still has that. No request
+    /// for any other directory.
+    async fn refuse_shadowed(&self, ino: Ino) -> Result<(), Error> {
+        let (shadowed, key) = {
+            let table = self.table();
+            let Some(child) = table.child(ino, &Name::shadowed())? else { return Ok(()) };
+            (child, table.key(child)?)
+        };
+        if self.gateway.etag(&key).await?.is_some() {
+            return Err(Error::NotEmpty);
+        }
+        self.table().detach(shadowed);
+        Ok(())
+    }
+
     fn free_marker(&self, parent: Ino, name: &Name) -> Result<Key, Error> {
         refuse_reserved(name)?;
         let table = self.table();
@@ -207,9 +224,9 @@ impl Namespace {
 
     /// Deletes the marker of an empty directory. A marker that another host has changed is looked at again with all
     /// that is below it. One that comes after a lost answer stays: the delete may have been carried out before it.
-    async fn delete_marker(&self, key: &Key) -> Result<(), Error> {
+    async fn delete_marker(&self, ino: Ino, key: &Key) -> Result<(), Error> {
         for _ in 0..RENEWALS_MAX {
-            let Some(marker) = self.only_marker_below(key).await? else { return Ok(()) };
+            let Some(marker) = self.only_marker_below(ino, key).await? else { return Ok(()) };
             if let Some(word) = self.settings.last_writer_wins {
                 return Ok(self.gateway.delete(key, word).await?);
             }
@@ -222,12 +239,32 @@ impl Namespace {
     }
 
     /// The marker, if it is all that is left; None when there is nothing at all.
-    async fn only_marker_below(&self, key: &Key) -> Result<Option<ETag>, Error> {
+    async fn only_marker_below(&self, ino: Ino, key: &Key) -> Result<Option<ETag>, Error> {
         let found = self.first_below(key.as_str(), 2).await?;
-        if found.iter().any(|found| found.key != key.as_str()) {
+        if let Some(other) = found.iter().find(|found| found.key != key.as_str()) {
+            self.log_if_hidden(ino, key.as_str(), &other.key);
             return Err(Error::NotEmpty);
         }
         Ok(found.into_iter().next().map(|marker| marker.etag))
+    }
+
+    /// Says in the log, once for each directory, why the directory `ino` is not empty, if the first key below its
+    /// prefix is one that no program can see.
+    pub(super) fn log_if_hidden(&self, ino: Ino, prefix: &str, first: &str) {
+        let names = first.strip_prefix(prefix).unwrap_or(first);
+        if !is_pathless(names) {
+            return;
+        }
+        if let Ok(directory) = self.table().directory_mut(ino)
+            && !std::mem::replace(&mut directory.hidden_in_log, true)
+        {
+            tracing::warn!(
+                directory = prefix,
+                key = first,
+                "the directory is not empty: it has keys that cannot be names of files, which the mount hides; \
+                 `dssefs doctor` names them; delete them, or copy them to other keys, with another client of S3"
+            );
+        }
     }
 
     /// The marker to write when no child is known and no marker either.

@@ -13,6 +13,9 @@ use dssefs_s3::object::{CommitId, ETag, Key, Name};
 use dssefs_s3::policy::Evidence;
 use dssefs_s3::s3::{AmbiguousWrite, Head};
 
+/// How many of a directory's keys that cannot be names are named; the rest is counted.
+pub(super) const HIDDEN_NAMED_MAX: usize = 3;
+
 /// How many own copies of an open file are remembered, so that its handles move on to the last one.
 const COPIES_MAX: usize = 64;
 
@@ -55,8 +58,8 @@ pub(super) struct Entry {
     pub(super) object: Option<Arc<Head>>,
     /// The version that a listing saw, where nothing better is known.
     pub(super) listed: Option<ETag>,
-    /// Whether that listing showed that it may not be a regular file: only HEAD gives its kind.
-    pub(super) special: bool,
+    /// Whether that listing does not prove that it is a regular file: only HEAD gives its kind.
+    pub(super) kind_is_open: bool,
     /// Of a symlink, the version and its target, once it was read.
     pub(super) target: Option<(ETag, Bytes)>,
     /// When the store last said that the node is there; for a file also that it is this version.
@@ -88,6 +91,15 @@ impl OwnCopy {
     }
 }
 
+/// The keys of one directory that cannot be names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// How many entries of its listing they are: keys, and prefixes that many keys may share.
+    pub count: u64,
+    /// The first [`HIDDEN_NAMED_MAX`] of them, in the order of UTF-8 bytes, as the store has them.
+    pub first: Vec<String>,
+}
+
 /// What only directories have.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
@@ -108,8 +120,10 @@ pub(super) struct Directory {
     pub(super) touched: Option<Timestamp>,
     /// When this mount last renamed it. The marker does not say so, as it moved like any other object.
     pub(super) renamed: Option<Timestamp>,
-    /// Keys in it that cannot be names.
-    pub(super) hidden: u64,
+    /// Keys in it that cannot be names, as the last listing showed them.
+    pub(super) hidden: Hidden,
+    /// Whether the log has said that such keys keep it from being empty.
+    pub(super) hidden_in_log: bool,
     /// Lookups since the last listing that had to ask the store.
     pub(super) questions: u32,
     pub(super) scan: ScanDetector,
@@ -128,7 +142,7 @@ impl Entry {
             attributes,
             object: None,
             listed: None,
-            special: false,
+            kind_is_open: false,
             target: None,
             seen: None,
             changed: 0,
@@ -180,8 +194,8 @@ impl Entry {
     }
 
     /// Whether its kind is a guess that HEAD may prove wrong.
-    pub(super) fn may_be_special(&self) -> bool {
-        self.special && self.object.is_none() && !self.local
+    pub(super) fn is_kind_unproved(&self) -> bool {
+        self.kind_is_open && self.object.is_none() && !self.local
     }
 
     /// Whether a name that leads here need not be asked for: the store has confirmed the node, or a whole directory

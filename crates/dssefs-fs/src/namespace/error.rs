@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::node::TARGET_BYTES_MAX;
 use super::xattr;
 use dssefs_s3::object::NameError;
-use dssefs_s3::s3;
+use dssefs_s3::s3::{self, TARGET_BYTES_MAX};
 
 /// Why a call on the namespace failed. Cheap to clone, because several callers may wait for one request.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -189,7 +189,7 @@ impl Namespace {
             (false, true) => true,
             (false, false) => entry.is_fresh(now, ttl),
         };
-        Ok(((enough && !entry.may_be_special()) || nobody_to_ask).then(|| entry.shown()))
+        Ok(((enough && !entry.is_kind_unproved()) || nobody_to_ask).then(|| entry.shown()))
     }
 
     async fn ask_for_facts(self: Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {

@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use super::progress::Progress;
-use super::reserved::is_reserved;
+use super::reserved::{is_reserved, is_shadowed};
 use dssefs_s3::object::{Name, Prefix};
 use dssefs_s3::s3::{Gateway, ListRequest};
 
@@ -62,10 +62,20 @@ fn is_hidden(prefix: &Prefix, key: &str) -> bool {
     if path.is_empty() {
         return false;
     }
+    has_no_path(path, 1)
+}
+
+/// Whether a directory below a mount's root hides the key of which `path` is the part behind the directory's prefix.
+pub(super) fn is_pathless(path: &str) -> bool {
+    has_no_path(path, 0)
+}
+
+/// The reserved name counts as hidden from the level `reserved_from` of `path` on.
+fn has_no_path(path: &str, reserved_from: usize) -> bool {
     // A marker ends with the slash of its directory.
     let names = path.strip_suffix('/').unwrap_or(path).split('/').map(Name::new);
     names.enumerate().any(|(level, name)| match name {
-        Ok(name) => level > 0 && is_reserved(&name),
+        Ok(name) => is_shadowed(&name) || (level >= reserved_from && is_reserved(&name)),
         Err(_) => true,
     })
 }
@@ -93,6 +103,14 @@ mod tests {
         assert!(!is_hidden(&prefix, "p/"), "the marker of the prefix");
         assert!(!is_hidden(&prefix, "p/a") && !is_hidden(&prefix, "p/.dssefs/x"));
         assert!(is_hidden(&prefix, "p//") && is_hidden(&prefix, "p/d/.dssefs/x"));
+    }
+
+    #[test]
+    fn a_directory_hides_the_reserved_name_and_what_cannot_be_a_path() {
+        for path in ["/x", "./y", "a/../b", ".dssefs/x", ".dssefs", "a\0"] {
+            assert!(is_pathless(path), "{path:?}");
+        }
+        assert!(!is_pathless("a") && !is_pathless("a/b/") && !is_pathless(".dssefsx"));
     }
 
     #[test]

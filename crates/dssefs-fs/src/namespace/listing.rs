@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, stream};
 
-use super::entry::{self, SeenVersion};
+use super::entry::{self, HIDDEN_NAMED_MAX, Hidden, SeenVersion};
 use super::error::Error;
-use super::node::{Attributes, DirEntry, Ino, Kind, TARGET_BYTES_MAX};
+use super::node::{Attributes, DirEntry, Ino, Kind};
 use super::observe::{Marker, Standing};
 use super::progress::Progress;
-use super::reserved::is_reserved;
+use super::reserved::{is_own, is_reserved, is_shadowed};
 use super::snapshot::{NamesBudget, Share, Snapshot};
 use super::table::Table;
 use super::{Namespace, Settings, When};
@@ -40,8 +40,19 @@ pub(super) enum Extent {
 /// What a listing says of one name.
 #[derive(Debug)]
 enum Seen {
-    Directory,
-    File { version: SeenVersion, attributes: Attributes, special: bool },
+    /// With the file of the same key that it would hide.
+    Directory {
+        shadowed: Option<SeenFile>,
+    },
+    File(SeenFile),
+}
+
+/// What a listing says of a file.
+#[derive(Debug)]
+struct SeenFile {
+    version: SeenVersion,
+    attributes: Attributes,
+    kind_is_open: bool,
 }
 
 /// A whole directory as the store listed it.
@@ -49,7 +60,7 @@ enum Seen {
 struct Listing {
     seen: BTreeMap<Name, Seen>,
     marker: Marker,
-    hidden: u64,
+    hidden: Hidden,
     /// The last key in order that cannot be a name.
     hidden_last: String,
     pages: u32,
@@ -96,12 +107,14 @@ impl Namespace {
         Ok(snapshot)
     }
 
-    /// The entries with their kinds, after one HEAD for each entry whose kind the listing left open. An entry whose
-    /// HEAD fails shows as a file.
+    /// The entries with their kinds, after one HEAD for each entry whose kind the listing does not prove: readdir(3)
+    /// names a kind for each, and the library that speaks the kernel's protocol has no word for an unknown one. What
+    /// HEAD has said stays known for as long as the listing shows the same version. An entry whose HEAD fails shows as a
+    /// file, and every other question about it fails too.
     async fn with_kinds(self: &Arc<Self>, ino: Ino, entries: Arc<Snapshot>) -> Result<Arc<Snapshot>, Error> {
         let open_kinds: Vec<Ino> = {
             let table = self.table();
-            let is_open = |ino: &Ino| table.entry(*ino).is_ok_and(entry::Entry::may_be_special);
+            let is_open = |ino: &Ino| table.entry(*ino).is_ok_and(entry::Entry::is_kind_unproved);
             entries.iter().map(|entry| entry.ino).filter(is_open).collect()
         };
         if open_kinds.is_empty() {
@@ -193,7 +206,7 @@ impl Listing {
         Listing {
             seen: BTreeMap::new(),
             marker: Marker::Absent,
-            hidden: 0,
+            hidden: Hidden::default(),
             hidden_last: String::new(),
             pages: 0,
             progress: Progress::default(),
@@ -211,8 +224,8 @@ impl Listing {
         for key in page.prefixes {
             let component = key.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_suffix('/'));
             bytes += match component.and_then(|text| Name::new(text).ok()) {
-                Some(name) if is_reserved(&name) => self.hide_reserved(&key, prefix, settings),
-                Some(name) => self.add_name(name, Seen::Directory, true),
+                Some(name) if is_reserved(&name) => self.hide_reserved(&name, &key, prefix, settings),
+                Some(name) => self.add_name(name, Seen::Directory { shadowed: None }),
                 None => self.hide(&key),
             };
         }
@@ -231,12 +244,12 @@ impl Listing {
             return 0;
         }
         match object.key.strip_prefix(prefix.as_str()).and_then(|text| Name::new(text).ok()) {
-            Some(name) if is_reserved(&name) => self.hide_reserved(&object.key, prefix, settings),
-            // A directory of the same name is shown instead, on whatever page it is.
+            Some(name) if is_reserved(&name) => self.hide_reserved(&name, &object.key, prefix, settings),
+            // A directory of the same name has it inside, on whatever page it is.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
-                let special = object.has_sha1 && object.size <= TARGET_BYTES_MAX;
-                self.add_name(name, Seen::File { version: seen_version(object), attributes, special }, false)
+                let kind_is_open = !object.is_proved_file();
+                self.add_name(name, Seen::File(SeenFile { version: seen_version(object), attributes, kind_is_open }))
             }
             None => self.hide(&object.key),
         }
@@ -244,11 +257,11 @@ impl Listing {
 
     /// In the mount's root the name is the mount's own. Elsewhere it hides what another program has put there, which
     /// counts.
-    fn hide_reserved(&mut self, key: &str, prefix: &Prefix, settings: &Settings) -> u64 {
-        if *prefix == settings.prefix { 0 } else { self.hide(key) }
+    fn hide_reserved(&mut self, name: &Name, key: &str, prefix: &Prefix, settings: &Settings) -> u64 {
+        if is_own(name) && *prefix == settings.prefix { 0 } else { self.hide(key) }
     }
 
-    fn add_name(&mut self, name: Name, seen: Seen, wins: bool) -> u64 {
+    fn add_name(&mut self, name: Name, seen: Seen) -> u64 {
         let bytes = SEEN_BYTES + 2 * name.as_str().len() as u64;
         match self.seen.entry(name) {
             Entry::Vacant(place) => {
@@ -256,9 +269,18 @@ impl Listing {
                 bytes
             }
             Entry::Occupied(mut place) => {
-                if wins {
-                    place.insert(seen);
-                }
+                let shadowed = match (place.insert(Seen::Directory { shadowed: None }), seen) {
+                    // Known already, as a page that repeats names has it.
+                    (Seen::File(file), Seen::File(_)) => {
+                        place.insert(Seen::File(file));
+                        return 0;
+                    }
+                    (Seen::File(file), Seen::Directory { .. }) | (Seen::Directory { .. }, Seen::File(file)) => {
+                        Some(file)
+                    }
+                    (Seen::Directory { shadowed }, Seen::Directory { .. }) => shadowed,
+                };
+                place.insert(Seen::Directory { shadowed });
                 0
             }
         }
@@ -267,9 +289,12 @@ impl Listing {
     /// Counts a key that cannot be a name. It takes no memory; that it counts in the budget lets a listing of nothing
     /// else have an end.
     fn hide(&mut self, key: &str) -> u64 {
-        self.hidden += 1;
+        self.hidden.count += 1;
         if key <= self.hidden_last.as_str() {
             return 0;
+        }
+        if self.hidden.first.len() < HIDDEN_NAMED_MAX {
+            self.hidden.first.push(key.to_owned());
         }
         key.clone_into(&mut self.hidden_last);
         HIDDEN_BYTES
@@ -319,8 +344,8 @@ impl Table {
         (directory.listed, directory.made) = (Some(when.at), false);
         directory.large = listing.pages > 1;
         directory.questions = 0;
-        let before = std::mem::replace(&mut directory.hidden, listing.hidden);
-        self.hidden = self.hidden - before + listing.hidden;
+        let before = std::mem::replace(&mut directory.hidden, listing.hidden.clone());
+        self.hidden = self.hidden - before.count + listing.hidden.count;
         Ok(())
     }
 
@@ -333,7 +358,8 @@ impl Table {
         };
         let mut kept = Vec::new();
         for (name, child) in unlisted {
-            if self.entry(child)?.changed > when.asked || self.holds_local(child) {
+            // What the directory would hide is not below it: the listing of its parent has it, or a HEAD.
+            if self.entry(child)?.changed > when.asked || self.holds_local(child) || is_shadowed(&name) {
                 kept.push(self.dir_entry(child, &name)?);
             } else {
                 self.detach(child);
@@ -350,16 +376,22 @@ impl Table {
         when: When,
         implicit: Attributes,
     ) -> Result<Option<Ino>, Error> {
-        let Seen::File { version, attributes, special } = seen else {
-            let directory = self.directory_seen(parent, name, when, implicit);
-            return if matches!(directory, Err(Error::NotFound)) { Ok(None) } else { directory.map(Some) };
+        let SeenFile { version, attributes, kind_is_open } = match seen {
+            Seen::File(file) => file,
+            Seen::Directory { shadowed } => {
+                let directory = self.directory_seen(parent, name, when, implicit);
+                if let Ok(ino) = directory {
+                    self.see_shadowed(ino, shadowed, when, implicit)?;
+                }
+                return if matches!(directory, Err(Error::NotFound)) { Ok(None) } else { directory.map(Some) };
+            }
         };
         match self.standing(parent, name, when.asked)? {
             Standing::Newer(ino) => return Ok(Some(ino)),
             Standing::Removed => return Ok(None),
             Standing::Known(ino) if !self.entry(ino)?.is_directory() => {
                 let ino = self.version_listed(ino, &version, attributes, when)?;
-                self.entry_mut(ino)?.special = special;
+                self.entry_mut(ino)?.kind_is_open = kind_is_open;
                 return Ok(Some(ino));
             }
             // A directory that only lives here hides the file, as one in the store would.
@@ -369,8 +401,30 @@ impl Table {
         }
         let ino = self.insert(parent, name, attributes)?;
         self.know_listed(ino, &version, attributes, when)?;
-        self.entry_mut(ino)?.special = special;
+        self.entry_mut(ino)?.kind_is_open = kind_is_open;
         Ok(Some(ino))
+    }
+
+    /// Makes what the directory `ino` would hide an entry of it.
+    fn see_shadowed(
+        &mut self,
+        ino: Ino,
+        shadowed: Option<SeenFile>,
+        when: When,
+        implicit: Attributes,
+    ) -> Result<(), Error> {
+        // A file that only lives here may have the name.
+        let Ok(directory) = self.directory(ino) else { return Ok(()) };
+        let name = Name::shadowed();
+        match shadowed {
+            Some(file) => self.see(ino, &name, Seen::File(file), when, implicit).map(drop),
+            None if !directory.children.contains_key(&name) => Ok(()),
+            None => {
+                // Not found is what the listing says.
+                let _ = self.nothing_seen(ino, &name, when);
+                Ok(())
+            }
+        }
     }
 
     fn dir_entry(&self, ino: Ino, name: &Name) -> Result<DirEntry, Error> {
@@ -388,7 +442,7 @@ mod tests {
     use dssefs_seal::crypto::MacKey;
     use futures_util::future::BoxFuture;
 
-    use crate::namespace::{AttributeSource, Authenticator, Defaults, KeyName, NoKey, OwnKey};
+    use crate::namespace::{AttributeSource, Authenticator, Defaults, KeyName, NoKey, OwnKey, PosixForm};
 
     /// Nothing is renamed here.
     #[derive(Debug)]
@@ -412,6 +466,7 @@ mod tests {
             entries_max: 100,
             names_bytes_max: 1 << 20,
             attributes: AttributeSource::Full,
+            posix_form: PosixForm::S3fs,
             heads_in_flight_max: 1,
             rename_lease: Duration::from_secs(60),
             last_writer_wins: None,
@@ -448,7 +503,7 @@ mod tests {
                 etag: ETag::new("x"),
                 last_modified: UNIX_EPOCH,
                 storage_class: "STANDARD".into(),
-                has_sha1: false,
+                has_crc32c: true,
             };
             let (prefixes, objects): (Vec<&str>, Vec<&str>) = keys.iter().partition(|key| key.ends_with('/'));
             let prefixes = prefixes.into_iter().map(str::to_owned).collect();

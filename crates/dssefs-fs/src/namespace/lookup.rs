@@ -8,7 +8,7 @@ use super::error::Error;
 use super::listing::{Extent, seen_version};
 use super::node::{Ino, Node};
 use super::observe::Marker;
-use super::reserved::is_reserved;
+use super::reserved::{is_absent, is_shadowed};
 use super::{Namespace, Question, is_not_found};
 use dssefs_s3::object::{Key, Name, Prefix};
 use dssefs_s3::s3::{self, Head};
@@ -101,7 +101,7 @@ impl Namespace {
     }
 
     fn known(&self, parent: Ino, name: &Name) -> Result<Known, Error> {
-        if is_reserved(name) {
+        if is_absent(parent, name) {
             return Ok(Known::Absent);
         }
         let (now, ttl) = (self.now(), self.settings.ttl);
@@ -132,7 +132,11 @@ impl Namespace {
         }
         let (head, below) = future::join(self.gateway.head(&key), self.below(prefix.as_ref())).await;
         match below? {
-            Below::Something(marker) => self.found_directory(parent, &name, &marker, &question),
+            Below::Something(marker) => {
+                let ino = self.found_directory(parent, &name, &marker, &question)?;
+                self.found_shadowed(ino, head, &question);
+                Ok(ino)
+            }
             Below::Nothing => self.found_no_directory(parent, &name, head, &question),
         }
     }
@@ -145,7 +149,8 @@ impl Namespace {
             None => false,
         };
         // A key of exactly 1,024 bytes leaves no room for the slash: nothing can be below it.
-        Ok((prefix.file(name)?, prefix.directory(name).ok(), is_directory))
+        let below = if is_shadowed(name) { None } else { prefix.directory(name).ok() };
+        Ok((prefix.file(name)?, below, is_directory))
     }
 
     async fn below(&self, prefix: Option<&Prefix>) -> Result<Below, Error> {
@@ -166,6 +171,21 @@ impl Namespace {
             table.marker_seen(ino, marker, question.when, implicit)?;
         }
         Ok(ino)
+    }
+
+    /// What HEAD has said of the key that the directory `ino` would hide.
+    fn found_shadowed(&self, ino: Ino, head: Result<Head, s3::Error>, question: &Question) {
+        let name = Name::shadowed();
+        let mut table = self.table();
+        if table.directory(ino).is_err() {
+            return;
+        }
+        // What fails here shows in the next answer about the directory.
+        let _ = match head {
+            Ok(head) => table.file_seen(ino, &name, &Arc::new(head), question.when, &self.settings),
+            Err(error) if is_not_found(&error) => table.nothing_seen(ino, &name, question.when),
+            Err(_) => Ok(ino),
+        };
     }
 
     fn found_no_directory(

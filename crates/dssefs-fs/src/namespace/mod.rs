@@ -42,11 +42,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Semaphore;
 
+pub use self::entry::Hidden;
 pub use self::error::Error;
 pub use self::held::Held;
 pub use self::hidden::HiddenKeys;
 pub use self::node::{Attributes, Change, Defaults, DirEntry, Ino, Kind, Node, Privileges, Timestamp};
 pub use self::number::NumbersInUse;
+pub use self::posix::PosixForm;
 pub use self::rename_dir::{
     Authenticator, FormError, Heading, Intent, KeyName, LINE_BYTES_MAX, Line, Moving, NoKey, OwnKey,
 };
@@ -86,6 +88,8 @@ pub struct Settings {
     pub names_bytes_max: u64,
     /// Where attributes come from.
     pub attributes: AttributeSource,
+    /// The form in which modes, owners and times are written.
+    pub posix_form: PosixForm,
     /// How many HEADs may be under way ahead of a program that goes through a directory.
     pub heads_in_flight_max: usize,
     /// How long the journal of a directory's rename may stay unwritten before any mount takes it over. Some seconds at
@@ -231,10 +235,24 @@ impl Namespace {
         self.table().hidden
     }
 
+    /// The keys of the directory `ino` that cannot be names, as its last listing showed them; None if it was not listed.
+    #[must_use]
+    pub fn hidden_in(&self, ino: Ino) -> Option<Hidden> {
+        let table = self.table();
+        let directory = table.directory(ino).ok()?;
+        (directory.listed.is_some() && !directory.made).then(|| directory.hidden.clone())
+    }
+
     /// How many bytes the names of listings and of open directories may take together.
     #[must_use]
     pub fn names_bytes_max(&self) -> u64 {
         self.names.bytes_max()
+    }
+
+    /// The form in which modes, owners and times are written.
+    #[must_use]
+    pub fn posix_form(&self) -> PosixForm {
+        self.settings.posix_form
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -6,9 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use dssefs_s3::object::Name;
 use dssefs_s3::s3::Head;
 
-/// The longest target that Linux takes, in bytes (`PATH_MAX` without its NUL, limits.h).
-pub(super) const TARGET_BYTES_MAX: u64 = 4095;
-
 /// The number of a node, the kernel's name for a file or directory. No two nodes have the same one at a time. It is the
 /// same in each mount, where the key under which the mount has met the node decides it (`number`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

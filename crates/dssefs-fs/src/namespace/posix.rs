@@ -21,11 +21,40 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::node::{Attributes, Defaults, Kind, Timestamp};
+use super::xattr::METADATA_BYTES_MAX;
 use dssefs_s3::object::UserMetadata;
 
 const TYPE_BITS: u32 = 0o170_000;
 const PERMISSION_BITS: u32 = 0o7777;
 const SYMLINK_TARGET: &str = "--symlink-target";
+
+/// The entries of s3fs's form that AWS's form has too, in the order of [`AWS_KEYS`].
+const S3FS_KEYS: [&str; 5] = ["mode", "uid", "gid", "mtime", "atime"];
+/// The entries of AWS's form. It has none for the time of the last change of attributes, and none for devices.
+const AWS_KEYS: [&str; 5] = ["file-permissions", "file-owner", "file-group", "file-mtime", "file-atime"];
+
+/// The form in which modes, owners and times are written. An entry of the other form that an object has already is
+/// written with them, so that no two forms disagree, whichever of them a program reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PosixForm {
+    /// That of s3fs, geesefs and rclone.
+    #[default]
+    S3fs,
+    /// That of AWS's services: FSx for Lustre, File Cache, File Gateway, DataSync.
+    Aws,
+    /// Both.
+    Both,
+}
+
+impl PosixForm {
+    fn writes_s3fs(self) -> bool {
+        self != PosixForm::Aws
+    }
+
+    fn writes_aws(self) -> bool {
+        self != PosixForm::S3fs
+    }
+}
 
 /// What is known of an object beside its user metadata.
 #[derive(Clone, Copy, Debug)]
@@ -44,48 +73,77 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
     let mode = mode(user);
     let kind = kind(user, mode, form.directory);
     let modified = Timestamp::from(form.last_modified);
-    let mtime = timestamp(user, &["mtime", "goog-reserved-file-mtime"]).or_else(|| aws_time(user, "file-mtime"));
-    let mtime = mtime.unwrap_or(modified);
+    let mtime = timestamp(user, "mtime").or_else(|| aws_time(user, "file-mtime"));
+    let mtime = mtime.or_else(|| timestamp(user, "goog-reserved-file-mtime")).unwrap_or(modified);
     Attributes {
         kind,
         size: size(user, kind, form.size),
         mode: mode.map_or(default_mode(kind, defaults), |mode| mode & PERMISSION_BITS),
-        uid: number(user, &["uid", "owner", "goog-reserved-posix-uid", "file-owner"]).unwrap_or(defaults.uid),
-        gid: number(user, &["gid", "group", "goog-reserved-posix-gid", "file-group"]).unwrap_or(defaults.gid),
+        uid: number(user, &["uid", "file-owner", "owner", "goog-reserved-posix-uid"]).unwrap_or(defaults.uid),
+        gid: number(user, &["gid", "file-group", "group", "goog-reserved-posix-gid"]).unwrap_or(defaults.gid),
         mtime,
-        atime: timestamp(user, &["atime"]).or_else(|| aws_time(user, "file-atime")).unwrap_or(mtime),
-        ctime: timestamp(user, &["ctime"]).unwrap_or(modified),
+        atime: timestamp(user, "atime").or_else(|| aws_time(user, "file-atime")).unwrap_or(mtime),
+        ctime: timestamp(user, "ctime").unwrap_or(modified),
         nlink: if kind == Kind::Directory { 2 } else { 1 },
     }
 }
 
-/// `user` with the attributes recorded in it; what else is there stays.
+/// `user` with the attributes recorded in it in the form `form`; what else is there stays.
 ///
-/// `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole seconds and
+/// In s3fs's form `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole seconds and
 /// the store's clock, so that a file which shows it would seem to change once more when the mount asks again, and git,
 /// tar and backups look.
 #[must_use]
-pub fn metadata(mut user: UserMetadata, attributes: &Attributes) -> UserMetadata {
-    user.insert("mode".into(), (type_bits(attributes.kind) | attributes.mode & PERMISSION_BITS).to_string());
-    user.insert("uid".into(), attributes.uid.to_string());
-    user.insert("gid".into(), attributes.gid.to_string());
-    user.insert("mtime".into(), written(attributes.mtime));
-    if attributes.atime == attributes.mtime {
+pub fn metadata(mut user: UserMetadata, attributes: &Attributes, form: PosixForm) -> UserMetadata {
+    let mode = type_bits(attributes.kind) | attributes.mode & PERMISSION_BITS;
+    let (uid, gid) = (attributes.uid.to_string(), attributes.gid.to_string());
+    let (mtime, atime) = (attributes.mtime, attributes.atime);
+    let s3fs = [mode.to_string(), uid.clone(), gid.clone(), written(mtime), written(atime)];
+    let aws = [format!("{mode:07o}"), uid, gid, aws_written(mtime), aws_written(atime)];
+    put(&mut user, &S3FS_KEYS, s3fs, form.writes_s3fs());
+    put(&mut user, &AWS_KEYS, aws, form.writes_aws());
+    if atime == mtime {
         user.remove("atime");
-    } else {
-        user.insert("atime".into(), written(attributes.atime));
     }
     if let Kind::CharacterDevice(number) | Kind::BlockDevice(number) = attributes.kind {
         user.insert("rdev".into(), number.to_string());
     }
-    with_ctime(user, attributes.ctime)
+    with_ctime(without_spare_entries(user, attributes.ctime, form), attributes.ctime)
 }
 
 /// `user` with the times of a directory recorded in it, and nothing else that it did not have.
 #[must_use]
-pub(super) fn with_times(mut user: UserMetadata, attributes: &Attributes) -> UserMetadata {
-    user.insert("mtime".into(), written(attributes.mtime));
-    with_ctime(user, attributes.ctime)
+pub(super) fn with_times(mut user: UserMetadata, attributes: &Attributes, form: PosixForm) -> UserMetadata {
+    put(&mut user, &["mtime"], [written(attributes.mtime)], form.writes_s3fs());
+    put(&mut user, &["file-mtime"], [aws_written(attributes.mtime)], form.writes_aws());
+    with_ctime(without_spare_entries(user, attributes.ctime, form), attributes.ctime)
+}
+
+/// Writes the entries: all of them if the form is `wanted`, else those that are there.
+fn put<const COUNT: usize>(user: &mut UserMetadata, keys: &[&str; COUNT], values: [String; COUNT], wanted: bool) {
+    for (key, value) in keys.iter().zip(values) {
+        if wanted || user.contains_key(*key) {
+            user.insert((*key).to_owned(), value);
+        }
+    }
+}
+
+/// `user` without the entries that give way first where S3 has no room for all, `ctime` included: those of the form that is not the
+/// mount's own (AWS's, where both are written), all together, because the rest of them would be taken for the whole;
+/// then the time of the last access in AWS's form, which reads as that of the last change.
+fn without_spare_entries(user: UserMetadata, ctime: Timestamp, form: PosixForm) -> UserMetadata {
+    let mut user = with_ctime(user, ctime);
+    let others: &[&str] = if form.writes_s3fs() { &AWS_KEYS } else { &S3FS_KEYS };
+    for spare in [others, &["file-atime"]] {
+        if bytes(&user) > METADATA_BYTES_MAX {
+            spare.iter().for_each(|key| drop(user.remove(*key)));
+        }
+    }
+    user
+}
+
+fn bytes(user: &UserMetadata) -> usize {
+    user.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 /// `user` with the time of the last change of attributes or name recorded in it.
@@ -146,10 +204,10 @@ fn size(user: &UserMetadata, kind: Kind, size: u64) -> u64 {
 }
 
 fn mode(user: &UserMetadata) -> Option<u32> {
-    let first = user.get("mode").or_else(|| user.get("permissions")).and_then(|text| mode_from(text));
+    let of_s3 = |key| user.get(key).and_then(|text: &String| mode_from(text));
     let octal = |key| u32::from_str_radix(user.get(key)?, 8).ok();
     let aws = || octal("file-permissions").filter(|mode| is_mode(*mode));
-    first.or_else(|| octal("goog-reserved-posix-mode")).or_else(aws)
+    of_s3("mode").or_else(aws).or_else(|| of_s3("permissions")).or_else(|| octal("goog-reserved-posix-mode"))
 }
 
 /// Decimal as s3fs and geesefs write it; octal, as rclone does, where the decimal reading is no `st_mode`: `100644` is
@@ -168,8 +226,8 @@ fn number(user: &UserMetadata, keys: &[&str]) -> Option<u32> {
     keys.iter().find_map(|key| user.get(*key)?.parse().ok())
 }
 
-fn timestamp(user: &UserMetadata, keys: &[&str]) -> Option<Timestamp> {
-    keys.iter().find_map(|key| read(user.get(*key)?))
+fn timestamp(user: &UserMetadata, key: &str) -> Option<Timestamp> {
+    read(user.get(key)?)
 }
 
 fn read(text: &str) -> Option<Timestamp> {
@@ -220,6 +278,11 @@ fn written(time: Timestamp) -> String {
         }
         (seconds, nanoseconds) => format!("{seconds}.{nanoseconds:09}"),
     }
+}
+
+/// As [`aws_time`] reads it.
+fn aws_written(time: Timestamp) -> String {
+    format!("{}ns", i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds))
 }
 
 #[cfg(test)]
@@ -390,19 +453,79 @@ mod tests {
         let base = Attributes { kind, size, mode: 0o4711, uid: 1, gid: 2, ..shown(&[], directory) };
         let before = Attributes { mtime: time, atime: time, ctime: time, ..base };
         let form = Form { directory, size: 5, last_modified: UNIX_EPOCH + Duration::from_secs(1000) };
-        assert_eq!(attributes(&metadata(UserMetadata::new(), &before), form, &DEFAULTS), before);
+        for written in [PosixForm::S3fs, PosixForm::Aws, PosixForm::Both] {
+            let user = metadata(UserMetadata::new(), &before, written);
+            assert_eq!(attributes(&user, form, &DEFAULTS), before, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn the_form_of_aws_is_written_as_its_services_write_it() {
+        let file = Attributes { mtime: at(1_595_002_920, 7), atime: at(-1, 999_999_999), ..shown(&[], false) };
+        let user = metadata(of(&[("colour", "red")]), &file, PosixForm::Aws);
+        let expected = [
+            ("colour", "red"),
+            ("ctime", "1000"),
+            ("file-atime", "-1ns"),
+            ("file-group", "8"),
+            ("file-mtime", "1595002920000000007ns"),
+            ("file-owner", "7"),
+            ("file-permissions", "0100640"),
+        ];
+        assert_eq!(user, of(&expected));
+        let directory = metadata(UserMetadata::new(), &shown(&[], true), PosixForm::Aws);
+        assert_eq!(directory["file-permissions"], "0040750");
+        let both = metadata(UserMetadata::new(), &file, PosixForm::Both);
+        assert!(AWS_KEYS.iter().chain(&S3FS_KEYS).all(|key| both.contains_key(*key)), "{both:?}");
+    }
+
+    /// Two forms that say different things of one object are read differently by different programs.
+    #[test]
+    fn an_entry_of_the_other_form_is_renewed_and_none_is_added() {
+        let s3fs = [("mode", "33188"), ("uid", "1"), ("mtime", "3")];
+        let aws = [("file-permissions", "0100777"), ("file-owner", "9"), ("file-mtime", "9ns")];
+        let sync = [("permissions", "511"), ("owner", "5"), ("goog-reserved-file-mtime", "6")];
+        let all = [s3fs, aws, sync].concat();
+        let changed = Attributes { mode: 0o600, uid: 4, mtime: at(8, 0), ..shown(&all, false) };
+        for form in [PosixForm::S3fs, PosixForm::Aws, PosixForm::Both] {
+            let user = metadata(of(&all), &changed, form);
+            assert_eq!((user["mode"].as_str(), user["uid"].as_str(), user["mtime"].as_str()), ("33152", "4", "8"));
+            let seen = (user["file-permissions"].as_str(), user["file-owner"].as_str(), user["file-mtime"].as_str());
+            assert_eq!(seen, ("0100600", "4", "8000000000ns"), "{form:?}");
+            assert_eq!(user.contains_key("file-group"), form.writes_aws(), "{form:?}");
+            assert_eq!(user.contains_key("gid"), form.writes_s3fs(), "{form:?}");
+        }
+        let user = metadata(of(&sync), &changed, PosixForm::Aws);
+        let form = Form { directory: false, size: 5, last_modified: UNIX_EPOCH };
+        let read = attributes(&user, form, &DEFAULTS);
+        assert_eq!((read.mode, read.uid, read.mtime), (0o600, 4, at(8, 0)), "what is written wins over older tools");
+        let times = with_times(of(&aws), &changed, PosixForm::S3fs);
+        assert_eq!((times["mtime"].as_str(), times["file-mtime"].as_str()), ("8", "8000000000ns"));
+    }
+
+    #[test]
+    fn the_other_form_gives_way_where_there_is_no_room_for_both() {
+        let file = Attributes { mtime: at(5, 1), atime: at(6, 2), ..shown(&[], false) };
+        let with = |length: usize, form| metadata(of(&[("k", &"x".repeat(length))]), &file, form);
+        let count = |user: &UserMetadata, keys: &[&str]| keys.iter().filter(|key| user.contains_key(**key)).count();
+        let full = with(1_900, PosixForm::Both);
+        assert_eq!((count(&full, &S3FS_KEYS), count(&full, &AWS_KEYS)), (5, 0), "{full:?}");
+        assert_eq!(count(&with(1_700, PosixForm::Both), &AWS_KEYS), 5);
+        let full = with(1_950, PosixForm::Aws);
+        assert_eq!((count(&full, &AWS_KEYS), full.contains_key("file-atime")), (4, false), "{full:?}");
+        assert!(bytes(&full) <= METADATA_BYTES_MAX && full["k"].len() == 1_950);
     }
 
     #[test]
     fn times_are_written_as_both_peers_read_them() {
         let file = Attributes { mtime: at(5, 0), atime: at(6, 70), ..shown(&[], false) };
-        let user = metadata(of(&[("ctime", "1"), ("colour", "red")]), &file);
+        let user = metadata(of(&[("ctime", "1"), ("colour", "red")]), &file, PosixForm::S3fs);
         assert_eq!(user.get("mtime").map(String::as_str), Some("5"));
         assert_eq!(user.get("atime").map(String::as_str), Some("6.000000070"));
         assert_eq!(user.get("ctime").map(String::as_str), Some("1000"));
         assert_eq!(user.get("mode").map(String::as_str), Some("33184"));
         assert_eq!(user.get("colour").map(String::as_str), Some("red"));
-        let plain = metadata(of(&[("atime", "3")]), &shown(&[], false));
+        let plain = metadata(of(&[("atime", "3")]), &shown(&[], false), PosixForm::S3fs);
         assert_eq!((plain.get("atime"), plain.get("ctime").map(String::as_str)), (None, Some("1000")));
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! A link is stored in s3fs's form: its target is the object's body, and its mode says that it is a link. This mount
 //! also reads geesefs's form (an empty body, the target in metadata). A listing has neither modes nor metadata, but it
-//! names the algorithm of each object's checksum. What this mount makes here has a SHA-1, and nothing else that it
-//! writes has one. So a listing shows which of its entries need a HEAD before their kind is known. A directory of
-//! regular files costs none.
+//! names the algorithm of each object's checksum. Files of up to 4,095 bytes that this mount makes have a CRC-32C,
+//! which no program gives to links; what it makes here has a SHA-1. Longer objects cannot be links. So a listing proves
+//! of most of its entries that they are files, and each other one needs a HEAD before its kind is known.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,11 +13,11 @@ use bytes::Bytes;
 
 use super::directory::head_of;
 use super::error::Error;
-use super::node::{Attributes, Ino, Kind, Node, TARGET_BYTES_MAX};
+use super::node::{Attributes, Ino, Kind, Node};
 use super::reserved::refuse_reserved;
 use super::{Namespace, posix};
 use dssefs_s3::object::{Key, Name, UserMetadata};
-use dssefs_s3::s3::{Condition, Head, NewObject, WithSha1};
+use dssefs_s3::s3::{Condition, Head, NewObject, TARGET_BYTES_MAX, WithSha1};
 
 impl Namespace {
     /// A new symbolic link to `target`, with one reference of the kernel: one PUT. The caller has looked the name up
@@ -85,7 +85,8 @@ impl Namespace {
         let key = self.free_key(parent, name)?;
         let question = self.question();
         let size = body.len() as u64;
-        let object = NewObject { user: posix::metadata(UserMetadata::new(), attributes), ..NewObject::at(key) };
+        let user = posix::metadata(UserMetadata::new(), attributes, self.settings.posix_form);
+        let object = NewObject { user, ..NewObject::at(key) };
         let condition = self.settings.condition(Condition::Absent);
         let put = self.gateway.put(&object, Arc::new(WithSha1(body)), &condition).await.map_err(Error::from);
         let stored = put.map_err(|error| self.exists_if_taken(parent, error))?.into_inner();

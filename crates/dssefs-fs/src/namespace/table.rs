@@ -99,10 +99,12 @@ impl Table {
         }
     }
 
-    /// The node that has the key `key`, if it is in the table.
+    /// The file that has the key `key`, if it is in the table.
     pub(super) fn find(&self, key: &Key) -> Option<Ino> {
         let names = key.as_str().strip_prefix(self.prefix.as_str())?;
-        names.split('/').try_fold(Ino::ROOT, |ino, text| self.child(ino, &Name::new(text).ok()?).ok()?)
+        let named =
+            names.split('/').try_fold(Ino::ROOT, |ino, text| self.child(ino, &Name::new(text).ok()?).ok()?)?;
+        if self.directory(named).is_ok() { self.child(named, &Name::shadowed()).ok()? } else { Some(named) }
     }
 
     /// Whether `ino` is the root of a mount of a whole bucket. It has no marker, as no key is empty.
@@ -326,7 +328,7 @@ impl Table {
     fn drop_node(&mut self, ino: Ino) {
         self.idle.pop(&ino);
         if let Some(directory) = self.nodes.remove(&ino).and_then(|entry| entry.directory) {
-            self.hidden -= directory.hidden;
+            self.hidden -= directory.hidden.count;
         }
     }
 }

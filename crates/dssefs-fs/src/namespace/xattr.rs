@@ -18,7 +18,7 @@ use dssefs_s3::object::{COMMIT_NAME, UserMetadata};
 
 /// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
 /// Guide).
-const METADATA_BYTES_MAX: usize = 2048;
+pub(super) const METADATA_BYTES_MAX: usize = 2048;
 /// What mode, owner, group, three times and a device number take at most, names included: 29 bytes of names, 5 for a
 /// mode, 10 for each id and for a device, 30 for each time. Kept free for them, so that chmod(2) works on a file with
 /// attributes.

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::journal::EntryId;
-use crate::namespace::{self, Attributes, Held, Ino, Kind, Namespace, Privileges, Timestamp, posix, xattr};
+use crate::namespace::{self, Attributes, Held, Ino, Kind, Namespace, PosixForm, Privileges, Timestamp, posix, xattr};
 use crate::read::{self, Reader};
 use crate::spill::Location;
 use crate::write::{CommitTarget, Destination, Engine, Target, Writer};
@@ -378,7 +378,10 @@ impl Destination for Link {
         }
         let Some(key) = self.namespace.key_to_store(file.ino) else { return CommitTarget::Lost };
         let state = file.state();
-        CommitTarget::Object(Target { object: new_object(key, &state), exact: state.exact })
+        CommitTarget::Object(Target {
+            object: new_object(key, &state, self.namespace.posix_form()),
+            exact: state.exact,
+        })
     }
 
     fn committed(&self, key: &Key, head: Head) {
@@ -412,12 +415,12 @@ impl Destination for Link {
 
 /// A new object for the file: what the old one carried, or the one that it was copied from, with the attributes as they
 /// are now.
-fn new_object(key: Key, state: &FileState) -> NewObject {
+fn new_object(key: Key, state: &FileState, form: PosixForm) -> NewObject {
     let meta = state.meta();
     let tags = state.carried.as_ref().map_or(&state.tags, |carried| &carried.tags);
     NewObject {
         key,
-        user: posix::metadata(state.user(), &state.promised.unwrap_or(state.attributes)),
+        user: posix::metadata(state.user(), &state.promised.unwrap_or(state.attributes), form),
         content_type: meta.and_then(|meta| meta.content_type.clone()),
         content_headers: meta.map_or_else(BTreeMap::new, |meta| meta.content_headers.clone()),
         storage_class: meta.map(|meta| meta.storage_class.clone()).filter(|class| class != "STANDARD"),

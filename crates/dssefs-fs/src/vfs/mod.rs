@@ -21,7 +21,7 @@ mod slots;
 mod unsaved;
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Once, Weak};
 
 use crate::namespace::Namespace;
 use crate::read::ReadBudget;
@@ -81,6 +81,8 @@ pub struct Vfs {
     tries: AtomicUsize,
     files: Files,
     handles: Handles,
+    /// The log says once that a program has tried to set what the mount reports.
+    ignored_report: Once,
     /// Shared with the links of writers, which note the versions that they make.
     pages: Arc<Pages>,
 }
@@ -113,6 +115,7 @@ impl Vfs {
             tries: AtomicUsize::new(0),
             files,
             handles,
+            ignored_report: Once::new(),
             pages,
         })
     }

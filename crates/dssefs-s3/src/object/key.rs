@@ -11,6 +11,10 @@ const NAME_BYTES_MAX: usize = 255;
 /// `held/` the bytes of removed files that programs still have open.
 pub const RESERVED_NAME: &str = ".dssefs";
 
+/// The name, in each directory, of the object that has the key of that directory without its slash: key `a` beside keys
+/// `a/...` is `a/.dssefs-file`. The directory would hide it otherwise.
+pub const SHADOWED_NAME: &str = ".dssefs-file";
+
 /// The key of an object: 1 to 1,024 bytes of UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
@@ -95,12 +99,15 @@ impl Prefix {
         if text.len() > KEY_BYTES_MAX { Err(NameError::PathTooLong(text.len())) } else { Ok(Prefix(text)) }
     }
 
-    /// The key of the file `name` in this directory.
+    /// The key of the file `name` in this directory. [`SHADOWED_NAME`] is that of the directory itself, without its slash.
     ///
     /// # Errors
     /// [`NameError::PathTooLong`].
     pub fn file(&self, name: &Name) -> Result<Key, NameError> {
-        let text = format!("{}{}", self.0, name.0);
+        let text = match self.0.strip_suffix('/') {
+            Some(directory) if name.0.as_ref() == SHADOWED_NAME => directory.to_owned(),
+            _ => format!("{}{}", self.0, name.0),
+        };
         let bytes = text.len();
         Key::new(text).map_err(|_| NameError::PathTooLong(bytes))
     }
@@ -146,6 +153,12 @@ pub enum NameError {
 }
 
 impl Name {
+    /// [`SHADOWED_NAME`].
+    #[must_use]
+    pub fn shadowed() -> Name {
+        Name(SHADOWED_NAME.into())
+    }
+
     /// Checks `text`.
     ///
     /// # Errors
@@ -190,6 +203,7 @@ mod tests {
         let prefix = Prefix::new("a/b/").unwrap();
         assert_eq!(prefix.as_str(), "a/b/");
         assert_eq!(prefix.file(&Name::new("c").unwrap()).unwrap().as_str(), "a/b/c");
+        assert_eq!(prefix.file(&Name::new(SHADOWED_NAME).unwrap()).unwrap().as_str(), "a/b");
         assert_eq!(prefix.marker().unwrap().as_str(), "a/b/");
         assert_eq!(Prefix::new("").unwrap().marker(), None);
     }

@@ -13,6 +13,6 @@ mod range;
 pub use bucket::{Bucket, BucketError};
 pub use crc64::Crc64;
 pub use host::{is_localhost, is_loopback};
-pub use key::{Key, KeyError, Name, NameError, Prefix, RESERVED_NAME};
+pub use key::{Key, KeyError, Name, NameError, Prefix, RESERVED_NAME, SHADOWED_NAME};
 pub use meta::{COMMIT_NAME, CommitId, ETag, ObjectMeta, UserMetadata, Version, VersionId};
 pub use range::ByteRange;

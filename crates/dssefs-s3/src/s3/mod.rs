@@ -51,7 +51,7 @@ pub use gateway::{
     held_prefix,
 };
 pub use metrics::{Operation, StoreSnapshot};
-pub use payload::{Checksum, Payload, WithSha1};
+pub use payload::{Checksum, Payload, TARGET_BYTES_MAX, WithSha1};
 pub use request::{
     BucketFacts, CONTENT_HEADERS, Condition, Head, LastWriterWins, ListPage, ListRequest, Listed, NewObject, Part,
     Removal, Source, Stored, Versioning,

@@ -21,11 +21,17 @@ const COLLECTED_BYTES_MAX: u64 = 64 * 1024;
 pub enum Checksum {
     /// CRC-64/NVME, which S3 computes of everything by itself.
     Crc64(Crc64),
-    /// SHA-1. Listings name the algorithm, so it marks an object. It guards against accidents, not against attackers.
+    /// CRC-32C. Listings name the algorithm, so it marks an object as the content of a file.
+    Crc32c([u8; 4]),
+    /// SHA-1, which links and special files have.
     Sha1([u8; 20]),
 }
 
-/// Short content that is sent with its SHA-1, so that a listing distinguishes it from other objects.
+/// The longest target that Linux takes, in bytes (`PATH_MAX` without its NUL, limits.h). Only an object up to this
+/// length can be a symbolic link.
+pub const TARGET_BYTES_MAX: u64 = 4095;
+
+/// The body of a link or a special file, sent with its SHA-1: any algorithm but the one that marks files.
 #[derive(Clone, Debug)]
 pub struct WithSha1(pub Bytes);
 
@@ -96,7 +102,15 @@ impl Checksum {
     pub(super) fn crc64_text(self) -> Option<String> {
         match self {
             Checksum::Crc64(crc64) => Some(crc64.to_base64()),
-            Checksum::Sha1(_) => None,
+            Checksum::Crc32c(_) | Checksum::Sha1(_) => None,
+        }
+    }
+
+    /// The text of `x-amz-checksum-crc32c`, if it is one.
+    pub(super) fn crc32c_text(self) -> Option<String> {
+        match self {
+            Checksum::Crc32c(crc32c) => Some(base64_simd::STANDARD.encode_to_string(crc32c)),
+            Checksum::Crc64(_) | Checksum::Sha1(_) => None,
         }
     }
 
@@ -104,7 +118,7 @@ impl Checksum {
     pub(super) fn sha1_text(self) -> Option<String> {
         match self {
             Checksum::Sha1(sha1) => Some(base64_simd::STANDARD.encode_to_string(sha1)),
-            Checksum::Crc64(_) => None,
+            Checksum::Crc64(_) | Checksum::Crc32c(_) => None,
         }
     }
 }
@@ -132,6 +146,23 @@ impl Broken {
 }
 
 impl Outgoing {
+    /// The whole content of an object. A file that is no longer than the target of a link may be gets a CRC-32C in place
+    /// of the CRC-64, so that a listing proves that it is no link: nothing that writes links sends that algorithm.
+    pub(super) fn whole(
+        payload: &Arc<dyn Payload>,
+        in_memory: bool,
+        liveness: &Arc<StoreLiveness>,
+    ) -> io::Result<Outgoing> {
+        let outgoing = Outgoing::new(payload, in_memory, liveness)?;
+        match (outgoing.checksum, outgoing.stream.bytes()) {
+            (Checksum::Crc64(crc64), Some(content)) if payload.len() <= TARGET_BYTES_MAX => {
+                let checksum = mark_of_file(content, crc64)?;
+                Ok(Outgoing { checksum, ..outgoing })
+            }
+            _ => Ok(outgoing),
+        }
+    }
+
     /// `in_memory`: collect the body whatever its length, so that the SDK can sign its digest. `liveness` is informed
     /// of each chunk that the network takes.
     pub(super) fn new(
@@ -151,6 +182,23 @@ impl Outgoing {
         };
         Ok(Outgoing { stream: ByteStream::new(body), checksum, broken })
     }
+}
+
+/// The CRC-32C of `content`, if that has the checksum `crc64`. Bytes that memory or disk have changed since a program
+/// wrote them have not, and must not get a checksum that S3 would find right.
+fn mark_of_file(content: &[u8], crc64: Crc64) -> io::Result<Checksum> {
+    let crc32c = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, content);
+    if Crc64::of(content) != crc64 {
+        let damaged = "the content is not what was written: memory or disk of this host have changed it";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
+    }
+    let [_, _, _, _, mark @ ..] = crc32c.to_be_bytes();
+    Ok(Checksum::Crc32c(mark))
+}
+
+/// The CRC-32C in `x-amz-checksum-crc32c`; None for anything else.
+pub(super) fn decode_crc32c(text: &str) -> Option<[u8; 4]> {
+    base64_simd::STANDARD.decode_to_vec(text).ok()?.try_into().ok()
 }
 
 /// The SHA-1 in `x-amz-checksum-sha1`; None for anything else.
@@ -299,6 +347,30 @@ mod tests {
             assert!(Chunks::new(&script, Broken::default(), liveness()).collect().await.is_err());
             assert!(collect(&script).is_err());
         }
+    }
+
+    #[test]
+    fn short_files_are_marked_and_longer_ones_are_not() {
+        // CRC-32/ISCSI of "123456789": catalogue of parametrised CRC algorithms.
+        let short: Arc<dyn Payload> = Arc::new(Bytes::from_static(b"123456789"));
+        let checksum = Outgoing::whole(&short, false, &liveness()).unwrap().checksum;
+        assert_eq!(checksum, Checksum::Crc32c([0xe3, 0x06, 0x92, 0x83]));
+        assert_eq!(checksum.crc32c_text().as_deref().and_then(decode_crc32c), Some([0xe3, 0x06, 0x92, 0x83]));
+        for (length, is_marked) in [(0, true), (4095, true), (4096, false)] {
+            let payload: Arc<dyn Payload> = Arc::new(Bytes::from(vec![7; length]));
+            let checksum = Outgoing::whole(&payload, false, &liveness()).unwrap().checksum;
+            assert_eq!(checksum.crc32c_text().is_some(), is_marked, "{length}");
+            assert_eq!(checksum.crc64_text().is_some(), !is_marked, "{length}");
+        }
+        let link: Arc<dyn Payload> = Arc::new(WithSha1(Bytes::from_static(b"abc")));
+        assert!(Outgoing::whole(&link, false, &liveness()).unwrap().checksum.sha1_text().is_some());
+    }
+
+    #[test]
+    fn changed_content_gets_no_mark() {
+        let changed: Arc<dyn Payload> = Arc::new(Script { length: 3, chunks: vec![Ok(b"abc")] });
+        let error = Outgoing::whole(&changed, false, &liveness()).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use crate::object::{COMMIT_NAME, CommitId, Crc64, ETag, Key, ObjectMeta, UserMetadata, Version};
 use crate::policy::{Facts, Observation};
+use crate::s3::payload::TARGET_BYTES_MAX;
 
 /// The content headers that an object can have in addition to Content-Type, in lower case. Only these may be in
 /// [`NewObject::content_headers`].
@@ -189,7 +190,7 @@ pub struct ListPage {
     pub next: Option<String>,
 }
 
-/// One object in a listing. A listing has no facts about the encryption.
+/// One object in a listing. A listing has no facts about the encryption, and names no modes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// The key as S3 has it, which need not be a path.
@@ -202,8 +203,17 @@ pub struct Listed {
     pub last_modified: SystemTime,
     /// `STANDARD` if S3 names none.
     pub storage_class: String,
-    /// Whether its checksum is a SHA-1; false if the store does not name algorithms in listings.
-    pub has_sha1: bool,
+    /// Whether its checksum is a CRC-32C; false if the store does not name algorithms in listings.
+    pub has_crc32c: bool,
+}
+
+impl Listed {
+    /// Whether it is proved to be the content of a file: it is too long for the target of a link, or has the checksum
+    /// that this program gives to short files, and no program to links and special files.
+    #[must_use]
+    pub fn is_proved_file(&self) -> bool {
+        self.has_crc32c || self.size > TARGET_BYTES_MAX
+    }
 }
 
 /// The bucket's configuration. A part is unknown if the caller may not read it.

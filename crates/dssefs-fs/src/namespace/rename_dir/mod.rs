@@ -85,6 +85,7 @@ pub struct Moving {
 /// The two ends of a move.
 struct Plan {
     source: Ino,
+    target: Option<Ino>,
     from: Prefix,
     to: Prefix,
 }
@@ -154,7 +155,9 @@ impl Namespace {
             let mut table = self.table();
             table.change_clock.remove(*parent, name);
             match table.child(*parent, name) {
-                Ok(Some(seen)) if outcome.is_ok() && !table.holds_local(seen) => table.detach(seen),
+                Ok(Some(seen)) if outcome.is_ok() && table.directory(seen).is_ok() && !table.holds_local(seen) => {
+                    table.detach(seen);
+                }
                 _ => {}
             }
             if outcome.is_err()
@@ -204,12 +207,16 @@ impl Namespace {
         refuse_reserved(to.1)?;
         let longest = table.longest_local_path(source);
         check_length(&to_prefix, longest)?;
-        Ok(Plan { source, from, to: to_prefix })
+        Ok(Plan { source, target, from, to: to_prefix })
     }
 
     /// How the target is to be claimed: there must be nothing below it but its own marker.
     async fn claim(&self, plan: &Plan, no_replace: bool) -> Result<Claim, Error> {
         let mut objects = self.first_below(plan.to.as_str(), 2).await?;
+        let other = objects.iter().find(|object| object.key != plan.to.as_str());
+        if let (Some(other), Some(target)) = (other, plan.target) {
+            self.log_if_hidden(target, plan.to.as_str(), &other.key);
+        }
         match (objects.pop(), objects.is_empty()) {
             (None, _) => Ok(Claim::New),
             (Some(_), _) if no_replace => Err(Error::Exists),

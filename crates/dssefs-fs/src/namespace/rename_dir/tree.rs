@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::super::Namespace;
 use super::super::error::Error;
 use super::super::node::{Ino, Kind};
+use super::super::reserved::is_shadowed;
 use super::super::table::Table;
 use super::Plan;
 use super::copies::{Copies, Copy};
@@ -29,6 +30,11 @@ impl Namespace {
         }
         table.relocate(plan.source, to.0, to.1)?;
         table.change_clock.remove(from.0, from.1);
+        // What it would have hidden has kept its key, which is the old name.
+        if let Some(shadowed) = table.child(plan.source, &Name::shadowed())? {
+            table.relocate(shadowed, from.0, from.1)?;
+            table.change(shadowed)?;
+        }
         let made = copies.made();
         for (ino, path) in table.below(plan.source) {
             table.change(ino)?;
@@ -68,7 +74,11 @@ impl Table {
                 } else {
                     ""
                 };
-                found.push((*child, format!("{path}{name}{slash}")));
+                let below = match path.strip_suffix('/') {
+                    Some(directory) if is_shadowed(name) => directory.to_owned(),
+                    _ => format!("{path}{name}{slash}"),
+                };
+                found.push((*child, below));
             }
             next += 1;
         }

@@ -7,12 +7,15 @@ use crate::namespace::xattr::{self, Edit, Expect, is_reported};
 use crate::namespace::{self, Ino};
 use dssefs_s3::object::UserMetadata;
 
-use super::xattr::USER;
+use super::xattr::{USER, is_report};
 use crate::vfs::file::{File, has_content};
 use crate::vfs::{Error, Vfs};
 
 impl Vfs {
     /// Sets an attribute. It is in the store when this returns; of a file with changes it joins their commit.
+    ///
+    /// One under which the mount reports is taken and ignored: programs that copy a file with its attributes would
+    /// fail or complain otherwise. What the mount reports stays what it is.
     ///
     /// # Errors
     /// The name is ours or none that can be kept, the attribute is there or not there as `expect` forbids, it has no
@@ -21,16 +24,37 @@ impl Vfs {
         if name == crate::vfs::RETRY_ATTRIBUTE.as_bytes() {
             return self.retry_unsaved(ino);
         }
+        if is_report(name) {
+            if expect == Expect::Absent {
+                return Err(namespace::Error::from(xattr::Error::Exists).into());
+            }
+            self.note_ignored_report();
+            return Ok(());
+        }
         let (name, value) = (own_name(name)?.to_vec(), value.to_vec());
         self.edit(ino, Edit::Set { name, value, expect }).await
     }
 
-    /// Removes an attribute, likewise.
+    /// Removes an attribute, likewise. One under which the mount reports stays: a program that makes a copy like its
+    /// source removes what the source does not have.
     ///
     /// # Errors
     /// As [`Vfs::set_attribute`].
     pub async fn remove_attribute(&self, ino: Ino, name: &[u8]) -> Result<(), Error> {
+        if is_report(name) {
+            self.note_ignored_report();
+            return Ok(());
+        }
         self.edit(ino, Edit::Remove { name: own_name(name)?.to_vec() }).await
+    }
+
+    fn note_ignored_report(&self) {
+        self.ignored_report.call_once(|| {
+            tracing::info!(
+                "a program has set or removed attributes user.dsse.*, as programs do that copy attributes; \
+                 the mount ignores that here and from now on, because these attributes report what the store says"
+            );
+        });
     }
 
     pub(in crate::vfs) async fn user_names(&self, ino: Ino) -> Result<BTreeSet<Vec<u8>>, Error> {

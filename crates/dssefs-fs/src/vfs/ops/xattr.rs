@@ -34,6 +34,10 @@ const NAMES: [&str; 14] = [
     "user.dsse.last-error",
 ];
 
+/// The names that directories have beside those.
+const DIRECTORY_NAMES: [&str; 1] = [HIDDEN];
+const HIDDEN: &str = "user.dsse.hidden";
+
 /// The names that the root has beside those.
 const ROOT_NAMES: [&str; 8] = [
     "user.dsse.bucket.default-algorithm",
@@ -86,10 +90,11 @@ impl Vfs {
     /// The store cannot be asked: a list without the names that programs have set would be read as if there were none.
     pub async fn list_attributes(&self, ino: Ino) -> Result<Vec<u8>, Error> {
         // The kernel keeps `user.*` from everything else (xattr(7)), so that names alone would be of no use.
-        if !matches!(self.attributes(ino).await?.kind, Kind::File | Kind::Directory) {
+        let kind = self.attributes(ino).await?.kind;
+        if !matches!(kind, Kind::File | Kind::Directory) {
             return Ok(Vec::new());
         }
-        let mut list = self.reported_names(ino);
+        let mut list = self.reported_names(ino, kind);
         for name in self.user_names(ino).await? {
             list.extend_from_slice(&name);
             list.push(0);
@@ -110,12 +115,13 @@ impl Vfs {
         }
     }
 
-    fn reported_names(&self, ino: Ino) -> Vec<u8> {
+    fn reported_names(&self, ino: Ino, kind: Kind) -> Vec<u8> {
         if !self.settings.list_attributes {
             return Vec::new();
         }
+        let directory: &[&str] = if kind == Kind::Directory { &DIRECTORY_NAMES } else { &[] };
         let root: &[&str] = if ino == Ino::ROOT { &ROOT_NAMES } else { &[] };
-        NAMES.iter().chain(root).flat_map(|name| name.bytes().chain([0])).collect()
+        NAMES.iter().chain(directory).chain(root).flat_map(|name| name.bytes().chain([0])).collect()
     }
 
     async fn reported(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
@@ -124,6 +130,10 @@ impl Vfs {
             && let Some(value) = self.root_attribute(name)
         {
             return Ok(value.into_bytes());
+        }
+        if name == HIDDEN {
+            let kind = self.attributes(ino).await?.kind;
+            return if kind == Kind::Directory { Ok(self.hidden(ino).into_bytes()) } else { Err(Error::NoAttribute) };
         }
         let name = match name {
             "s3.etag" => "user.dsse.etag",
@@ -154,6 +164,13 @@ impl Vfs {
             "user.dsse.mount.protection" => format!("{protection} {}", dssefs_seal::secret::protection()),
             _ => return None,
         })
+    }
+
+    /// How many keys of a directory are hidden, and the first of them, quoted and escaped.
+    fn hidden(&self, directory: Ino) -> String {
+        let Some(hidden) = self.namespace.hidden_in(directory) else { return "unknown".to_owned() };
+        let first = hidden.first.iter().map(|key| format!(" {key:?}"));
+        std::iter::once(hidden.count.to_string()).chain(first).collect()
     }
 
     async fn known(&self, ino: Ino, name: &str) -> Result<Known, Error> {
@@ -237,6 +254,11 @@ impl Vfs {
     }
 }
 
+/// Whether the mount reports under exactly this name, on some file or directory.
+pub(in crate::vfs) fn is_report(name: &[u8]) -> bool {
+    NAMES.iter().chain(&DIRECTORY_NAMES).chain(&ROOT_NAMES).any(|known| known.as_bytes() == name)
+}
+
 fn location(known: &Known) -> &'static str {
     match known.file.as_ref().map_or(Location::None, |file| file.location()) {
         Location::None => "none",
@@ -293,6 +315,6 @@ mod tests {
     #[test]
     fn semantics_lists_every_attribute() {
         let tables: Vec<_> = documented().iter().map(|names| sorted(names)).collect();
-        assert_eq!(tables, [sorted(&NAMES), sorted(&ROOT_NAMES)]);
+        assert_eq!(tables, [sorted(&NAMES), sorted(&DIRECTORY_NAMES), sorted(&ROOT_NAMES)]);
     }
 }

@@ -192,7 +192,13 @@ impl Store {
             .because(format!("the mount is ending, and the store has not answered for {} s", silence.as_secs_f64()))
     }
 
-    fn outgoing(&self, operation: Operation, key: &Key, payload: &Arc<dyn Payload>) -> Result<Outgoing, Error> {
+    /// The body of a PutObject.
+    fn outgoing_object(&self, operation: Operation, key: &Key, payload: &Arc<dyn Payload>) -> Result<Outgoing, Error> {
+        Outgoing::whole(payload, self.signs_bodies, &self.liveness).map_err(|error| self.local(operation, key, error))
+    }
+
+    /// The body of a part.
+    fn outgoing_part(&self, operation: Operation, key: &Key, payload: &Arc<dyn Payload>) -> Result<Outgoing, Error> {
         Outgoing::new(payload, self.signs_bodies, &self.liveness).map_err(|error| self.local(operation, key, error))
     }
 

@@ -64,7 +64,7 @@ impl Store {
         attempts: &AttemptLog,
     ) -> Result<PartAnswer, Error> {
         const PART: Operation = Operation::UploadPart;
-        let body = self.outgoing(PART, key, payload)?;
+        let body = self.outgoing_part(PART, key, payload)?;
         let crc64 = payload.crc64().ok();
         let request = self
             .client

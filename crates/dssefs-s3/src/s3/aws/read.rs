@@ -15,7 +15,7 @@ use crate::object::{ByteRange, COMMIT_NAME, CommitId, Crc64, ETag, Key, ObjectMe
 use crate::policy::Evidence;
 use crate::s3::error::{Error, Failure, Kind};
 use crate::s3::metrics::Operation;
-use crate::s3::payload::{Checksum, decode_sha1};
+use crate::s3::payload::{Checksum, decode_crc32c, decode_sha1};
 use crate::s3::request::{Head, ListPage, ListRequest, Listed};
 
 /// The longest continuation token that is sent back, in bytes. S3's have some hundred; other stores put a key into
@@ -120,7 +120,8 @@ impl Store {
         let size = self.length(Operation::HeadObject, key, answer.content_length())?;
         let crc64 = answer.checksum_crc64_nvme().and_then(Crc64::from_base64).map(Checksum::Crc64);
         let sha1 = answer.checksum_sha1().and_then(decode_sha1).map(Checksum::Sha1);
-        let checksums = crc64.into_iter().chain(sha1).collect();
+        let crc32c = answer.checksum_crc32_c().and_then(decode_crc32c).map(Checksum::Crc32c);
+        let checksums = crc64.into_iter().chain(sha1).chain(crc32c).collect();
         Ok((head!(self, Operation::HeadObject, Evidence::Head, key, answer, size), checksums))
     }
 
@@ -182,7 +183,7 @@ impl Store {
                 etag: object.e_tag().map(ETag::new).ok_or_else(|| incomplete("an object without an ETag"))?,
                 last_modified: time(object.last_modified()),
                 storage_class: object.storage_class().map_or("STANDARD", |class| class.as_str()).to_owned(),
-                has_sha1: object.checksum_algorithm().contains(&ChecksumAlgorithm::Sha1),
+                has_crc32c: object.checksum_algorithm().contains(&ChecksumAlgorithm::Crc32C),
             })
         };
         let objects = answer.contents().iter().map(listed).collect::<Result<Vec<_>, Error>>()?;

@@ -75,12 +75,13 @@ impl Store {
     ) -> Result<Answered, Error> {
         const PUT: Operation = Operation::PutObject;
         let headers = self.content_headers(PUT, new)?;
-        let body = self.outgoing(PUT, &new.key, payload)?;
+        let body = self.outgoing_object(PUT, &new.key, payload)?;
         let request = describe!(self.client.put_object(), self, policy, new)
             .set_if_match(condition.if_match())
             .set_if_none_match(condition.if_none_match())
             .content_length(signed(payload.len()))
             .set_checksum_crc64_nvme(body.checksum.crc64_text())
+            .set_checksum_crc32_c(body.checksum.crc32c_text())
             .set_checksum_sha1(body.checksum.sha1_text())
             .body(body.stream)
             .customize()
