@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::place::Mountpoint;
 use super::problem::{Problem, Problems};
-use super::raw::{Commit, LogFormat, RawConfig, RawStore, Sandbox, SpillKeys, XattrList};
+use super::raw::{Annotations, Commit, LogFormat, RawConfig, RawStore, Sandbox, SpillKeys, XattrList};
 use super::source::Source;
 use super::{endpoint, units};
 use dssefs_fs::namespace::{AttributeSource, PosixForm};
@@ -231,6 +231,7 @@ pub(super) fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> C
     for (flag, text) in [("--region", &raw.region), ("--profile", &raw.profile)] {
         keep(problems, if text.as_deref() == Some("") { Err(Problem::Empty(flag)) } else { Ok(()) });
     }
+    keep(problems, check_owner(raw.expected_bucket_owner.as_deref()));
     let mut timeout = |flag, text: &str| keep(problems, check_duration(flag, text, TIMEOUT_MIN)).unwrap_or(TIMEOUT_MIN);
     let attempt_timeout = timeout("--attempt-timeout", &raw.attempt_timeout);
     let operation_timeout = timeout("--operation-timeout", &raw.operation_timeout);
@@ -247,6 +248,17 @@ pub(super) fn check_connection(problems: &mut Vec<Problem>, raw: &RawStore) -> C
         operation_timeout,
         kms_requests_per_second_max: raw.kms_requests_per_second,
         sign_payload: raw.sign_payload,
+        keeps_annotations: raw.annotations == Annotations::Keep,
+        request_payer: raw.request_payer,
+        expected_bucket_owner: raw.expected_bucket_owner.clone(),
+    }
+}
+
+fn check_owner(account: Option<&str>) -> Result<(), Problem> {
+    let is_account = |text: &str| text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
+    match account.filter(|text| !is_account(text)) {
+        None => Ok(()),
+        Some(text) => Err(Problem::Account { flag: "--expected-bucket-owner", text: text.to_owned() }),
     }
 }
 

@@ -101,6 +101,14 @@ pub enum Problem {
         #[source]
         error: KeyArnError,
     },
+    /// The number of an AWS account, with the flag that names it.
+    #[error("{flag}: {text:?} is no AWS account; give its 12 digits")]
+    Account {
+        /// `--expected-bucket-owner`.
+        flag: &'static str,
+        /// As given.
+        text: String,
+    },
     /// `--encryption-context`.
     #[error("--encryption-context: {0}")]
     Context(#[from] ContextError),

@@ -178,6 +178,15 @@ pub struct RawStore {
         help_heading = "Store"
     )]
     pub allow_insecure_endpoint: bool,
+    /// What becomes of the annotations of an object that is replaced
+    #[arg(long, env = "DSSEFS_ANNOTATIONS", value_enum, default_value_t, help_heading = "Store")]
+    pub annotations: Annotations,
+    /// Pay for the requests, in a bucket whose owner has them paid by the requester
+    #[arg(long, env = "DSSEFS_REQUEST_PAYER", value_parser = BoolishValueParser::new(), help_heading = "Store")]
+    pub request_payer: bool,
+    /// The account that must own the bucket, 12 digits; S3 refuses the requests otherwise
+    #[arg(long, env = "DSSEFS_EXPECTED_BUCKET_OWNER", value_name = "ACCOUNT", help_heading = "Store")]
+    pub expected_bucket_owner: Option<String>,
     /// Sign the bodies of requests over https too: a second of CPU for each GB; TLS and a CRC protect them anyway
     #[arg(long, env = "DSSEFS_SIGN_PAYLOAD", value_parser = BoolishValueParser::new(), help_heading = "Store")]
     pub sign_payload: bool,
@@ -201,6 +210,16 @@ pub struct RawStore {
         help_heading = "Store"
     )]
     pub kms_requests_per_second: u32,
+}
+
+/// `--annotations`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Annotations {
+    /// The new object gets them, or the object is not replaced
+    #[default]
+    Keep,
+    /// The daemon does not ask for them, and the new object has none
+    Ignore,
 }
 
 /// `--spill-keys`.

@@ -85,6 +85,9 @@ async fn store(
     }
     let mut found = vec![Finding::Good(format!("{source} answers"))];
     found.extend(writing(gateway, source, key).await.unwrap_or_else(|error| vec![Finding::Bad(error)]));
+    if examined.connection.keeps_annotations {
+        found.push(annotations(gateway, source).await.unwrap_or_else(Finding::Bad));
+    }
     found.push(names(gateway, source).await.unwrap_or_else(Finding::Bad));
     for directory in directories {
         found.push(leftovers(gateway, directory.path(), source, abort_leftovers).await);
@@ -130,6 +133,15 @@ async fn writing(gateway: &Arc<Gateway>, source: &Source, key: Option<&KeyArn>) 
         )),
     };
     Ok(vec![Finding::Good(format!("it answers writes with aws:kms:dsse under {key}")), kept])
+}
+
+/// Whether a mount may ask for the annotations of objects, which it does before it replaces one. Asks for those of an
+/// object that does not exist.
+async fn annotations(gateway: &Gateway, source: &Source) -> Result<Finding, StartError> {
+    Ok(match gateway.annotations(&probe_key(&source.prefix)?).await {
+        Ok(_) => Finding::Good("annotations of objects can be asked for, or the store knows none".to_owned()),
+        Err(error) => Finding::Bad(StartError::store("annotations of objects cannot be listed", &error)),
+    })
 }
 
 /// Which keys a mount hides because they cannot be names.

@@ -34,6 +34,9 @@ pub(super) fn summary(config: &Config, key: Option<&KeyArn>) -> String {
     line.add("allow-insecure-endpoint", store.allow_insecure_endpoint);
     line.add("force-path-style", store.force_path_style);
     line.add("sign-payload", store.sign_payload);
+    line.add("annotations", if store.keeps_annotations { "keep" } else { "ignore" });
+    line.add("request-payer", store.request_payer);
+    line.add("expected-bucket-owner", store.expected_bucket_owner.as_deref().unwrap_or("any"));
     line.add("region", store.region.as_deref().unwrap_or(CHAIN));
     line.add("profile", store.profile.as_deref().unwrap_or(CHAIN));
     line.add("ca-bundle", store.ca_bundle.as_deref().map_or_else(|| "none".to_owned(), path));

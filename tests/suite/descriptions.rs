@@ -209,11 +209,13 @@ fn only_a_commit_that_replaces_an_object_asks_what_it_carries() {
         let ((), counters) = endpoint.counted(write);
         assert_eq!(requests(&counters), [("PutObject", 1)], "a new file");
         let ((), counters) = endpoint.counted(write);
-        assert_eq!(requests(&counters), [("HeadObject", 1), ("PutObject", 1)], "an object without tags");
-        assert_eq!(counters.all_kms_for_s3(), 1, "HEAD needs no key");
+        let expected = [("HeadObject", 1), ("ListObjectAnnotations", 1), ("PutObject", 1)];
+        assert_eq!(requests(&counters), expected, "an object without tags and annotations");
+        assert_eq!(counters.all_kms_for_s3(), 1, "neither question needs a key");
         tag(&endpoint, "file", &[("scan", "clean")]);
         let ((), counters) = endpoint.counted(write);
-        assert_eq!(requests(&counters), [("GetObjectTagging", 1), ("HeadObject", 1), ("PutObject", 1)]);
+        let expected = [("GetObjectTagging", 1), ("HeadObject", 1), ("ListObjectAnnotations", 1), ("PutObject", 1)];
+        assert_eq!(requests(&counters), expected);
         let ((), counters) = endpoint.counted(|| drop(File::open(mount.join("file")).unwrap()));
         assert_eq!(requests(&counters), [], "nothing is replaced");
     });

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test, a panic is the report")]
 
 mod access;
+mod annotations;
 mod append;
 mod bounds;
 mod budgets;

@@ -77,6 +77,7 @@ fn put(endpoint: &Endpoint, key: &str, content: &[u8]) {
                     .cache_control("no-store, max-age=0")
                     .content_disposition("attachment; filename=\"a.csv\"")
                     .content_language("en")
+                    .website_redirect_location("/elsewhere")
             };
         }
         if content.len() <= PART {
@@ -98,13 +99,31 @@ fn put(endpoint: &Endpoint, key: &str, content: &[u8]) {
     });
 }
 
+/// A text that is attached to an object, and that no request to write the object can carry.
+fn annotate(endpoint: &Endpoint, key: &str) {
+    endpoint.with(|s3| async move {
+        let put = s3.put_object_annotation().bucket(BUCKET).key(key).annotation_name("lineage");
+        put.annotation_payload(ByteStream::from_static(b"from a to b")).send().await.expect("it is annotated");
+    });
+}
+
+fn annotation(endpoint: &Endpoint, key: &str) -> Option<String> {
+    endpoint.with(|s3| async move {
+        let get = s3.get_object_annotation().bucket(BUCKET).key(key).annotation_name("lineage");
+        let payload = get.send().await.ok()?.annotation_payload.collect().await.ok()?;
+        String::from_utf8(payload.to_vec()).ok()
+    })
+}
+
 /// Copies an object within the store, with all that it carries, as an ordinary client does.
 fn copy(endpoint: &Endpoint, from: &str, to: &str) {
     let arn = endpoint.key_arn().to_owned();
     endpoint.with(|s3| async move {
         let copy = s3.copy_object().bucket(BUCKET).key(to).copy_source(format!("{BUCKET}/{from}"));
         let copy = copy.server_side_encryption(ServerSideEncryption::AwsKmsDsse).ssekms_key_id(arn);
-        copy.storage_class(StorageClass::StandardIa).send().await.expect("the object is copied");
+        // The two that a copy does not carry by itself.
+        let copy = copy.storage_class(StorageClass::StandardIa).website_redirect_location("/elsewhere");
+        copy.send().await.expect("the object is copied");
     });
 }
 
@@ -121,10 +140,12 @@ fn differences(endpoint: &Endpoint, key: &str, keeps_all: bool) -> Vec<String> {
             ("x-amz-meta-owner-tag", user("owner-tag"), "team x"),
             ("x-amz-meta-colour", user("colour"), "red"),
             ("tags", Some(tags(endpoint, key)), "cost centre=42 team=x"),
+            ("annotation", annotation(endpoint, key), "from a to b"),
             ("storage class", head.storage_class().map(|class| class.as_str().to_owned()), "STANDARD_IA"),
             ("Content-Type", head.content_type().map(str::to_owned), "text/csv; charset=utf-8"),
             ("Cache-Control", head.cache_control().map(str::to_owned), "no-store, max-age=0"),
             ("Content-Disposition", head.content_disposition().map(str::to_owned), "attachment; filename=\"a.csv\""),
+            ("website redirect", head.website_redirect_location().map(str::to_owned), "/elsewhere"),
             ("Content-Language", head.content_language().map(str::to_owned), "en"),
         ]);
     }
@@ -150,6 +171,7 @@ fn nothing_is_lost(size: usize, versioned: bool) {
         }
         let content = noise(size as u64, size);
         put(&endpoint, "original", &content);
+        annotate(&endpoint, "original");
         table().iter().for_each(|row| copy(&endpoint, "original", &key(row)));
         let mount = Mount::of(&endpoint);
         let mut broken = Vec::new();

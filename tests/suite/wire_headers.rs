@@ -55,6 +55,8 @@ impl HttpConnector for Recorder {
 fn answer(line: &str, copy: bool) -> &'static str {
     if line.contains("tagging") {
         "<Tagging><TagSet><Tag><Key>k</Key><Value>v w</Value></Tag></TagSet></Tagging>"
+    } else if line.contains("ListObjectAnnotations") {
+        "<ListObjectAnnotationsOutput></ListObjectAnnotationsOutput>"
     } else if line.contains("uploads") {
         "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
     } else if line.starts_with("POST") {
@@ -69,6 +71,11 @@ fn answer(line: &str, copy: bool) -> &'static str {
 }
 
 fn gateway(url: &str) -> (Arc<Gateway>, Recorder) {
+    let connection = Connection { endpoint_url: Some(url.to_owned()), force_path_style: true, ..Connection::default() };
+    gateway_by(&connection)
+}
+
+fn gateway_by(connection: &Connection) -> (Arc<Gateway>, Recorder) {
     let recorder = Recorder::default();
     let credentials = Credentials::new("id", "secret", None, None, "test");
     let config = SdkConfig::builder()
@@ -77,10 +84,9 @@ fn gateway(url: &str) -> (Arc<Gateway>, Recorder) {
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .http_client(recorder.clone())
         .build();
-    let connection = Connection { endpoint_url: Some(url.to_owned()), force_path_style: true, ..Connection::default() };
     let context = EncryptionContext::parse(&["project=x"]).unwrap();
     let policy = Policy { key: Some(KeyArn::new(ARN).unwrap()), context };
-    (Arc::new(Gateway::new(&config, &connection, Bucket::new("data").unwrap(), policy)), recorder)
+    (Arc::new(Gateway::new(&config, connection, Bucket::new("data").unwrap(), policy)), recorder)
 }
 
 /// Every verb once.
@@ -135,6 +141,37 @@ async fn dsse_is_asked_for_where_objects_are_made_and_nowhere_else() {
 /// The header of the checksum that the request has: short content has another one, which marks it as a file.
 fn checksum(sent: &Sent) -> Option<&'static str> {
     ["x-amz-checksum-crc64nvme", "x-amz-checksum-crc32c"].into_iter().find(|name| header(sent, name).is_some())
+}
+
+/// One request without the owner is enough to read from, or write to, a bucket of another account that took the name.
+#[tokio::test]
+async fn payer_and_owner_are_named_in_every_request_and_signed() {
+    const ACCOUNT: &str = "111122223333";
+    let connection = Connection {
+        endpoint_url: Some("https://s3.test".to_owned()),
+        force_path_style: true,
+        request_payer: true,
+        expected_bucket_owner: Some(ACCOUNT.to_owned()),
+        ..Connection::default()
+    };
+    let (gateway, recorder) = gateway_by(&connection);
+    exercise(&gateway).await;
+    let sent = recorder.0.lock().unwrap().clone();
+    assert_eq!(sent.len(), 11);
+    for request in sent {
+        assert_eq!(header(&request, "x-amz-request-payer"), Some("requester"), "{request:?}");
+        assert_eq!(header(&request, "x-amz-expected-bucket-owner"), Some(ACCOUNT), "{request:?}");
+        let copies = header(&request, "x-amz-copy-source").is_some();
+        assert_eq!(header(&request, "x-amz-source-expected-bucket-owner"), copies.then_some(ACCOUNT), "{request:?}");
+        let signed = header(&request, "authorization").unwrap();
+        assert!(signed.contains("x-amz-expected-bucket-owner") && signed.contains("x-amz-request-payer"), "{signed}");
+    }
+    let (gateway, recorder) = self::gateway("https://s3.test");
+    exercise(&gateway).await;
+    for request in recorder.0.lock().unwrap().iter() {
+        let named = request.headers.keys().any(|name| name.contains("payer") || name.contains("owner"));
+        assert!(!named, "{request:?}");
+    }
 }
 
 #[tokio::test]

@@ -94,6 +94,8 @@ const fn copy(query: &'static str, name: &'static str) -> Row {
 const ROWS: &[Row] = &[
     row(Level::Service, "GET", "", "ListBuckets"),
     row(Level::Object, "GET", "uploadId", "ListParts"),
+    row(Level::Object, "GET", "annotationName", "GetObjectAnnotation"),
+    row(Level::Object, "GET", "annotation", "ListObjectAnnotations"),
     row(Level::Object, "GET", "tagging", "GetObjectTagging"),
     row(Level::Object, "GET", "acl", "GetObjectAcl"),
     row(Level::Object, "GET", "attributes", "GetObjectAttributes"),
@@ -104,6 +106,7 @@ const ROWS: &[Row] = &[
     row(Level::Object, "HEAD", "", "HeadObject"),
     copy("uploadId", "UploadPartCopy"),
     row(Level::Object, "PUT", "uploadId", "UploadPart"),
+    row(Level::Object, "PUT", "annotation", "PutObjectAnnotation"),
     row(Level::Object, "PUT", "tagging", "PutObjectTagging"),
     row(Level::Object, "PUT", "acl", "PutObjectAcl"),
     row(Level::Object, "PUT", "retention", "PutObjectRetention"),
@@ -116,6 +119,7 @@ const ROWS: &[Row] = &[
     row(Level::Object, "POST", "restore", "RestoreObject"),
     row(Level::Object, "POST", "select", "SelectObjectContent"),
     row(Level::Object, "DELETE", "uploadId", "AbortMultipartUpload"),
+    row(Level::Object, "DELETE", "annotation", "DeleteObjectAnnotation"),
     row(Level::Object, "DELETE", "tagging", "DeleteObjectTagging"),
     row(Level::Object, "DELETE", "", "DeleteObject"),
     row(Level::Bucket, "GET", "uploads", "ListMultipartUploads"),
@@ -181,7 +185,8 @@ fn carries(uri: &Uri, wanted: &str) -> bool {
         })
 }
 
-fn query_value(uri: &Uri, wanted: &str) -> Option<String> {
+/// The value of `wanted` in the query, unless it is empty.
+pub(crate) fn query_value(uri: &Uri, wanted: &str) -> Option<String> {
     pairs(uri).find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())
 }
 
@@ -221,6 +226,10 @@ mod tests {
             ("GET /b/k?uploadId=u", "ListParts"),
             ("GET /b/k?attributes", "GetObjectAttributes"),
             ("PUT /b/k?tagging", "PutObjectTagging"),
+            ("GET /b/k?annotation&x-id=ListObjectAnnotations", "ListObjectAnnotations"),
+            ("GET /b/k?annotation&x-id=GetObjectAnnotation&annotationName=n", "GetObjectAnnotation"),
+            ("PUT /b/k?annotation&annotationName=n", "PutObjectAnnotation"),
+            ("DELETE /b/k?annotation&annotationName=n&versionId=1", "DeleteObjectAnnotation"),
             ("POST /b/k", UNKNOWN),
         ] {
             assert_eq!(operation(request), name, "{request}");

@@ -9,11 +9,12 @@ use futures_util::{StreamExt, stream};
 
 use dssefs_fs::journal::{self, EntryId, RecoveredEntry, RecoveredSession};
 use dssefs_fs::write::{self, Disposition, Engine, KeptError, PendingChanges, Writer};
-use dssefs_s3::object::Key;
+use dssefs_s3::object::{Key, Prefix};
 use dssefs_s3::policy::{Policy, Verdict};
-use dssefs_s3::s3::{self, Condition, Gateway, Kind, NewObject};
+use dssefs_s3::s3::{self, Condition, Gateway, KeptAnnotations, Kind, NewObject};
 
 use super::StartError;
+use crate::config::Source;
 
 /// Files that are sent at the same time.
 const SENDS_MAX: usize = 16;
@@ -228,7 +229,7 @@ impl Job<'_> {
         }
         let writer = Writer::recovered(engine, kept);
         let outcome = match put_back(&writer, left, entry, kept, Sending::Ahead).await {
-            Ok(()) => writer.commit().await.map_err(SendError::from),
+            Ok(()) => self.commit(&writer).await,
             Err(error) => Err(told_by_loss(error, kept)),
         };
         if outcome.is_err() && kept.upload.is_none() {
@@ -236,6 +237,52 @@ impl Job<'_> {
             writer.discard().await;
         }
         outcome
+    }
+}
+
+impl Job<'_> {
+    /// Replaces the object, and gives its annotations to the new one.
+    async fn commit(&self, writer: &Arc<Writer>) -> Result<(), SendError> {
+        let annotations = self.keep_annotations().await?;
+        let outcome = writer.commit().await;
+        if let Some(kept) = annotations {
+            let is_lost = outcome.as_ref().is_err_and(|error| error.disposition().is_lost_race());
+            if is_lost {
+                self.engine.gateway().release_annotations(&kept).await;
+            } else if outcome.is_ok() {
+                self.put_annotations_back(&kept).await;
+            }
+            // Otherwise the object may be there: the next start looks, and ends what is held.
+        }
+        Ok(outcome?)
+    }
+
+    async fn keep_annotations(&self) -> Result<Option<KeptAnnotations>, SendError> {
+        let (gateway, object) = (self.engine.gateway(), &self.kept.object);
+        let Some(replaced) = &self.kept.replaces else { return Ok(None) };
+        let names = gateway.annotations(&object.key).await?;
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let source = Source::parse(&self.left.session().source);
+        let root = source.map_or_else(|_| Prefix::root(), |source| source.prefix);
+        Ok(Some(gateway.keep_annotations(names, (&object.key, replaced), &root, object.tags.clone()).await?))
+    }
+
+    async fn put_annotations_back(&self, kept: &KeptAnnotations) {
+        let (gateway, key) = (self.engine.gateway(), &self.kept.object.key);
+        let done = match gateway.head(key).await {
+            Ok(head) => gateway.put_annotations_back(kept, key, &head.meta.version).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            let remedy = error.remedy();
+            tracing::error!(
+                %key, held = %kept.held(), %error, remedy,
+                "the new object does not have the annotations of the old one yet; they are held, and the next mount \
+                 on this host puts them back"
+            );
+        }
     }
 }
 

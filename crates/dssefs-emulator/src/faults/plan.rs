@@ -92,6 +92,9 @@ pub enum Fault {
     /// A write or delete that asks for a condition is answered 501, as by stores that do not know them; any other is
     /// carried out.
     RefuseConditions,
+    /// The query of the request is taken for nothing, as by stores that do not know annotations: the object itself is
+    /// given, replaced or deleted.
+    IgnoreAnnotations,
     /// Answers as to credentials that may list only below this prefix (a condition on `s3:prefix`). Other requests
     /// about the bucket and other keys are denied, and a missing object is 403 instead of 404.
     OnlyBelow(String),
@@ -245,6 +248,7 @@ impl Fault {
             Fault::ThrottleKms => "throttle_kms",
             Fault::IgnoreConditions => "ignore_conditions",
             Fault::RefuseConditions => "refuse_conditions",
+            Fault::IgnoreAnnotations => "ignore_annotations",
             Fault::OnlyBelow(_) => "only_below",
             Fault::OkWithErrorBody { .. } => "ok_with_error_body",
             Fault::Stall => "stall",
@@ -292,6 +296,9 @@ impl Fault {
             Fault::IgnoreConditions | Fault::RefuseConditions if !any && !TAKES_CONDITIONS.contains(&operation) => {
                 Some("it does nothing under a condition")
             }
+            Fault::IgnoreAnnotations if !any && !OF_ANNOTATIONS.contains(&operation) => {
+                Some("it is not about annotations")
+            }
             Fault::OkWithErrorBody { .. } if !FAILS_LATE.contains(&operation) => {
                 Some("only CopyObject, UploadPartCopy and CompleteMultipartUpload may fail after a status of 200")
             }
@@ -313,6 +320,8 @@ const TELLS_ENCRYPTION: &[&str] = &[
     "UploadPart",
     "UploadPartCopy",
     "CompleteMultipartUpload",
+    "PutObjectAnnotation",
+    "GetObjectAnnotation",
 ];
 
 /// The operations whose requests carry an object's content.
@@ -330,11 +339,17 @@ const CALLS_KMS: &[&str] = &[
     "UploadPartCopy",
     "CompleteMultipartUpload",
     "ListParts",
+    "PutObjectAnnotation",
+    "GetObjectAnnotation",
 ];
 
 /// The operations that change something only if a condition holds ("Conditional writes" and "Conditional deletes", S3
 /// User Guide).
 const TAKES_CONDITIONS: &[&str] = &["PutObject", "CopyObject", "CompleteMultipartUpload", "DeleteObject"];
+
+/// The operations that a store without annotations takes for others.
+const OF_ANNOTATIONS: &[&str] =
+    &["PutObjectAnnotation", "GetObjectAnnotation", "ListObjectAnnotations", "DeleteObjectAnnotation"];
 
 /// The operations that may answer 200 with an `<Error>` body (their pages in the S3 API reference).
 const FAILS_LATE: &[&str] = &["CopyObject", "UploadPartCopy", "CompleteMultipartUpload"];
@@ -350,7 +365,8 @@ fn is_known(operation: &str) -> bool {
 
 fn answers_with_body(operation: &str) -> bool {
     let silent = ["Head", "Put", "Abort", "Delete"].iter().any(|verb| operation.starts_with(verb));
-    operation == "DeleteObjects" || !(silent || ["UploadPart", "CreateBucket"].contains(&operation))
+    ["DeleteObjects", "PutObjectAnnotation"].contains(&operation)
+        || !(silent || ["UploadPart", "CreateBucket"].contains(&operation))
 }
 
 fn is_header_name(name: &str) -> bool {
@@ -393,6 +409,7 @@ mod tests {
             Fault::ThrottleKms,
             Fault::IgnoreConditions,
             Fault::RefuseConditions,
+            Fault::IgnoreAnnotations,
             Fault::OkWithErrorBody { code: text(), message: text() },
             Fault::Stall,
         ];
@@ -400,6 +417,7 @@ mod tests {
             let operation = match fault {
                 Fault::CutBodyAfter(_) | Fault::FlipByte(_) => "GetObject",
                 Fault::FlipRequestByte(_) => "PutObject",
+                Fault::IgnoreAnnotations => "ListObjectAnnotations",
                 _ => "CopyObject",
             };
             let plan = Plan::new(vec![Rule::on(operation, fault.clone())]).unwrap();
@@ -433,6 +451,7 @@ mod tests {
             ("GetObject", Fault::FlipRequestByte(0)),
             ("DeleteObject", Fault::ThrottleKms),
             ("UploadPart", Fault::IgnoreConditions),
+            ("GetObject", Fault::IgnoreAnnotations),
             ("ListObjectsV2", Fault::Sse { algorithm: None, key: None, bucket_key: None }),
             ("PutObject", Fault::OkWithErrorBody { code: "InternalError".into(), message: String::new() }),
             ("kms:Decrypt", Fault::ThrottleKms),

@@ -1,8 +1,9 @@
 //! CopyObject, and what UploadPartCopy shares with it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use s3s::dto::{CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource};
 use s3s::{S3Request, S3Response, S3Result};
 
@@ -16,7 +17,7 @@ use super::errors::{invalid_argument, invalid_request, not_implemented, refuse};
 use super::format::{etag, now, opaque_etag, timestamp};
 use super::put::etag_of;
 use super::versions::{find, object_of, reported_id, split_checksum};
-use crate::storage::{Bucket, Checksum, Encryption, Headers, Object, Settings, Version};
+use crate::storage::{Annotation, Bucket, Checksum, Encryption, Headers, Object, Settings, Version};
 
 /// The largest source of one CopyObject or UploadPartCopy (S3 API Reference): 5 GiB.
 pub(super) const COPY_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
@@ -41,6 +42,7 @@ impl Source {
 struct Carried {
     headers: Headers,
     tags: Vec<(String, String)>,
+    annotations: BTreeMap<String, Annotation>,
 }
 
 impl Endpoint {
@@ -138,7 +140,19 @@ fn carried(request: &S3Request<CopyObjectInput>, original: &Object) -> S3Result<
     } else {
         original.tags.clone()
     };
-    Ok(Carried { headers, tags })
+    let annotations =
+        if excludes_annotations(&request.headers)? { BTreeMap::new() } else { original.annotations.clone() };
+    Ok(Carried { headers, tags, annotations })
+}
+
+/// Annotations are copied unless the request says otherwise (CopyObject, S3 API Reference,
+/// "x-amz-object-annotation-directive").
+fn excludes_annotations(headers: &HeaderMap) -> S3Result<bool> {
+    match headers.get("x-amz-object-annotation-directive").map(HeaderValue::as_bytes) {
+        None | Some(b"COPY") => Ok(false),
+        Some(b"EXCLUDE") => Ok(true),
+        Some(_) => Err(invalid_argument("Unknown annotation directive.")),
+    }
 }
 
 fn replaces(directive: Option<&str>) -> S3Result<bool> {
@@ -166,7 +180,7 @@ async fn copied(
     let original = object_of(&source.version)?;
     let length = original.body.length();
     let body = Arc::new(copy(bucket, &source.bucket, &original.body, 0..length).await?);
-    let Carried { headers, tags } = carried;
+    let Carried { headers, tags, annotations } = carried;
     let (etag, checksum) = match known_digests(original, &encryption, algorithm)? {
         Some(known) => known,
         None => {
@@ -176,7 +190,7 @@ async fn copied(
         }
     };
     let checksum = Some(checksum);
-    Ok(Object { etag, body, parts: Vec::new(), upload_id: None, headers, tags, encryption, checksum })
+    Ok(Object { etag, body, parts: Vec::new(), upload_id: None, headers, tags, annotations, encryption, checksum })
 }
 
 /// ETag and checksum of a copy of the whole where they need no look at the bytes.

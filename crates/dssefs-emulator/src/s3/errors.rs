@@ -20,6 +20,13 @@ pub(super) fn custom(code: &'static str, message: impl Into<Cow<'static, str>>) 
     error
 }
 
+/// The same with another status.
+pub(super) fn custom_with(status: StatusCode, code: &'static str, message: &'static str) -> S3Error {
+    let mut error = custom(code, message);
+    error.set_status_code(status);
+    error
+}
+
 /// 400 InvalidArgument.
 pub(super) fn invalid_argument(message: impl Into<Cow<'static, str>>) -> S3Error {
     refuse(S3ErrorCode::InvalidArgument, message)

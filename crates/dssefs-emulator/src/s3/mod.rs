@@ -18,6 +18,7 @@
 //! Rooms it may use: the storage and the key service of the endpoint; none outside the endpoint.
 
 mod access;
+mod annotations;
 mod api;
 mod attributes;
 mod body;
@@ -46,6 +47,7 @@ use std::sync::Arc;
 use s3s::{S3ErrorCode, S3Result};
 
 pub use access::Access;
+pub(crate) use annotations::{Annotations, ignoring_annotations};
 pub(crate) use condition::ignoring_conditions;
 
 use self::errors::refuse;
@@ -55,8 +57,9 @@ use super::storage::{Bucket, Error as StorageError, Settings, Store};
 use format::now;
 
 /// The S3 service over one directory. Cheap to share, safe to call from many tasks at once.
+#[derive(Clone)]
 pub struct Endpoint {
-    store: Store,
+    store: Arc<Store>,
     keys: Arc<dyn KeyService>,
     region: String,
     account: String,
@@ -85,7 +88,7 @@ impl Endpoint {
     }
 
     fn with_keys(dir: &Path, keys: Arc<dyn KeyService>, region: &str, account: &str) -> io::Result<Endpoint> {
-        let store = Store::open(&dir.join("buckets"))?;
+        let store = Arc::new(Store::open(&dir.join("buckets"))?);
         Ok(Endpoint { store, keys, region: region.to_owned(), account: account.to_owned() })
     }
 

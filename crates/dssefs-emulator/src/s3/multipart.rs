@@ -1,5 +1,6 @@
 //! CreateMultipartUpload, CompleteMultipartUpload, AbortMultipartUpload and ListMultipartUploads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -212,6 +213,7 @@ fn assemble(
         upload_id: Some(input.upload_id.clone()),
         headers: record.headers.clone(),
         tags: record.tags.clone(),
+        annotations: BTreeMap::new(),
         encryption: record.encryption.clone(),
         checksum,
     })

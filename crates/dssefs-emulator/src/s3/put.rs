@@ -1,5 +1,6 @@
 //! PutObject.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -137,5 +138,15 @@ fn object_of(
 ) -> S3Result<Object> {
     let etag = etag_of(digests, &encryption)?;
     let checksum = Some(digests.checksum());
-    Ok(Object { etag, body: Arc::new(body), parts: Vec::new(), upload_id: None, headers, tags, encryption, checksum })
+    Ok(Object {
+        etag,
+        body: Arc::new(body),
+        parts: Vec::new(),
+        upload_id: None,
+        headers,
+        tags,
+        annotations: BTreeMap::new(),
+        encryption,
+        checksum,
+    })
 }

@@ -56,7 +56,10 @@ impl Endpoint {
     ) -> S3Result<Option<String>> {
         let bucket = self.bucket(bucket, owner)?;
         find(&bucket, key, version_id)?;
-        let version = bucket.retag(key, version_id, tags)?;
+        let version = bucket.attach(key, version_id, |object| {
+            object.tags = tags;
+            Ok::<_, s3s::S3Error>(())
+        })?;
         Ok(reported_id(&bucket, &version))
     }
 }

@@ -61,6 +61,7 @@ pub(super) async fn before(
             | Fault::ThrottleKms
             | Fault::IgnoreConditions
             | Fault::RefuseConditions
+            | Fault::IgnoreAnnotations
             | Fault::OnlyBelow(_),
         )
         | None => Ok(None),

@@ -18,7 +18,7 @@ use super::super::faults::{Fault, Faults};
 use super::super::kms::signature::{self, Credentials};
 use super::super::kms::{Exception, Kms, api};
 use super::super::operation;
-use super::super::s3::{Access, Endpoint, ignoring_conditions};
+use super::super::s3::{Access, Annotations, Endpoint, ignoring_annotations, ignoring_conditions};
 use super::admin;
 use super::answer::{self, Ids, Protocol};
 use super::body::{AnswerBody, BodyFault, RequestBody};
@@ -45,7 +45,8 @@ impl Router {
         (region, port): (String, u16),
         faults: Faults,
     ) -> Router {
-        let mut s3 = S3ServiceBuilder::new(endpoint);
+        let mut s3 = S3ServiceBuilder::new(endpoint.clone());
+        s3.set_route(Annotations::new(endpoint));
         s3.set_auth(Login(credentials.clone()));
         s3.set_access(Access);
         s3.set_host(Localhost);
@@ -115,6 +116,7 @@ impl Router {
                 "A header you provided implies functionality that is not implemented",
             ),
             None if fault == Some(Fault::IgnoreConditions) => ignoring_conditions(self.call_s3(request)).await,
+            None if fault == Some(Fault::IgnoreAnnotations) => ignoring_annotations(self.call_s3(request)).await,
             None => self.permitted(request, fault.as_ref(), target.key.as_deref()).await,
         };
         Ids::new().stamp(&mut answer, Protocol::S3);

@@ -179,21 +179,22 @@ impl Bucket {
         Ok(Deleted { marker, version_id: Some(version_id.to_owned()) })
     }
 
-    /// Replaces the tags of a version that is an object.
-    pub(crate) fn retag(
+    /// Changes what is attached to a version that is an object: its tags or annotations. `change` may refuse.
+    pub(crate) fn attach<E: From<Error>>(
         &self,
         key: &str,
         version_id: Option<&str>,
-        tags: Vec<(String, String)>,
-    ) -> Result<Arc<Version>, Error> {
+        change: impl FnOnce(&mut Object) -> Result<(), E>,
+    ) -> Result<Arc<Version>, E> {
         let mut state = self.living()?;
         let mut versions = state.keys.get(key).cloned().ok_or(Error::NoSuchVersion)?;
         let wanted = |version: &Arc<Version>| version_id.is_none_or(|id| version.id_or_null() == id);
         let at = versions.iter().position(wanted).ok_or(Error::NoSuchVersion)?;
-        let retagged = versions[at].with_tags(tags).ok_or(Error::NoSuchVersion)?;
-        versions[at] = Arc::new(retagged);
+        let mut object = versions[at].object().ok_or(Error::NoSuchVersion)?.clone();
+        change(&mut object)?;
+        versions[at] = Arc::new(versions[at].with_object(object));
         let version = Arc::clone(&versions[at]);
-        self.write_key(key, &versions)?;
+        self.write_key(key, &versions).map_err(Error::from)?;
         state.keys.insert(key.to_owned(), versions);
         Ok(version)
     }

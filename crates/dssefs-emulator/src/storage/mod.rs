@@ -40,7 +40,8 @@ pub(super) use bucket::{Bucket, Deleted};
 pub(super) use files::{hex, private_directory, private_file, random_hex};
 pub(super) use listing::{Found, Query, Walk};
 pub(super) use record::{
-    Checksum, Encryption, Headers, Object, Part, PartSummary, Settings, Upload, UploadRecord, Version, Versioning,
+    Annotation, Checksum, Encryption, Headers, Object, Part, PartSummary, Settings, Upload, UploadRecord, Version,
+    Versioning,
 };
 
 /// Why the storage did not do what was asked.

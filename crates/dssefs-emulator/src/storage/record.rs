@@ -54,10 +54,9 @@ impl Version {
         }
     }
 
-    /// The same version with other tags; `None` for a delete marker.
-    pub(super) fn with_tags(&self, tags: Vec<(String, String)>) -> Option<Version> {
-        let object = Object { tags, ..self.object()?.clone() };
-        Some(Version { id: self.id.clone(), modified: self.modified, content: Content::Object(Box::new(object)) })
+    /// The same version with another object.
+    pub(super) fn with_object(&self, object: Object) -> Version {
+        Version { id: self.id.clone(), modified: self.modified, content: Content::Object(Box::new(object)) }
     }
 
     /// The id as the API spells it.
@@ -91,10 +90,26 @@ pub(crate) struct Object {
     pub(crate) headers: Headers,
     /// Tags in the order given.
     pub(crate) tags: Vec<(String, String)>,
+    /// Annotations by name.
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, Annotation>,
     /// How it is encrypted.
     pub(crate) encryption: Encryption,
     /// The checksum that S3 would hold.
     pub(crate) checksum: Option<Checksum>,
+}
+
+/// A named text that is attached to a version. It is encrypted as the version is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Annotation {
+    /// The text.
+    pub(crate) payload: String,
+    /// Seconds since 1970.
+    pub(crate) modified: i64,
+    /// The ETag of the text, without its quotes.
+    pub(crate) etag: String,
+    /// The checksum of the text.
+    pub(crate) checksum: Checksum,
 }
 
 /// Headers that are kept and given back with an object.

@@ -22,6 +22,7 @@ fn object(bucket: &Bucket, bytes: &str) -> Object {
         upload_id: None,
         headers: Headers::default(),
         tags: Vec::new(),
+        annotations: BTreeMap::new(),
         encryption,
         checksum: None,
     }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use dssefs_s3::object::Version;
+use dssefs_s3::object::{Prefix, Version};
 use dssefs_s3::s3::{self, Condition, Source};
 use dssefs_seal::crypto;
 
@@ -21,6 +21,12 @@ pub struct Held {
 }
 
 impl Namespace {
+    /// The directory of the bucket that is the root of the mount.
+    #[must_use]
+    pub fn prefix(&self) -> &Prefix {
+        &self.settings.prefix
+    }
+
     /// Copies `source` to a key of this mount alone. The caller releases it when the last handle is closed.
     ///
     /// # Errors

@@ -5,6 +5,9 @@
 //! trace in the ETag and in Last-Modified, so no listing shows them. So each commit that replaces an object asks: one
 //! HEAD, which needs no KMS call, and GetObjectTagging where HEAD counts tags. A new file asks nothing. What programs
 //! of this mount have set since the file was opened wins over what others have set.
+//!
+//! Annotations leave no trace in HEAD either, and no write carries them. ListObjectAnnotations asks for them beside the
+//! HEAD. If there are some, they wait in a held object until the new version is there to take them.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +27,11 @@ impl Vfs {
     /// The store cannot be asked. The changes are kept, and the next commit asks again.
     pub(super) async fn renew_description(&self, file: &File) -> Result<(), Error> {
         let Some(source) = file.state().described_source() else { return Ok(()) };
-        let head = match self.gateway.head(&source.key).await {
+        // Kept already, if an earlier commit has failed.
+        let is_kept = file.state().annotations.as_ref().is_some_and(|kept| *kept.of() == source.version.etag);
+        let annotations = async { if is_kept { Ok(Vec::new()) } else { self.gateway.annotations(&source.key).await } };
+        let (head, annotations) = tokio::join!(self.gateway.head(&source.key), annotations);
+        let head = match head {
             Ok(head) if head.meta.version.etag == source.version.etag => head,
             Ok(_) => return Ok(()),
             Err(error) if error.kind == Kind::NotFound => return Ok(()),
@@ -34,8 +41,50 @@ impl Vfs {
             0 => None,
             _ => self.gateway.tags(&source.key).await.map_err(write::Error::from)?,
         };
-        file.state().redescribe(&head, tags, |head| self.namespace.settled(head));
+        file.state().redescribe(&head, tags.clone(), |head| self.namespace.settled(head));
+        self.keep_annotations(file, &source, annotations.map_err(write::Error::from)?, tags).await
+    }
+
+    async fn keep_annotations(
+        &self,
+        file: &File,
+        source: &Source,
+        names: Vec<String>,
+        tags: Option<String>,
+    ) -> Result<(), Error> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let of = (&source.key, &source.version.etag);
+        let kept = self.gateway.keep_annotations(names, of, self.namespace.prefix(), tags).await;
+        let kept = kept.map_err(write::Error::from)?;
+        let outdated = file.state().annotations.replace(kept);
+        if let Some(outdated) = outdated {
+            self.gateway.release_annotations(&outdated).await;
+        }
         Ok(())
+    }
+
+    /// After a commit: gives the annotations of the object that it has replaced to the new one. They stay held while
+    /// it is unknown whether there is a new one.
+    pub(super) async fn settle_annotations(&self, file: &File, outcome: &Result<(), Error>) {
+        let is_settled = outcome.as_ref().map_or_else(Error::is_lost_race, |()| true);
+        let (kept, now) = {
+            let mut state = file.state();
+            let Some(kept) = state.annotations.take_if(|_| is_settled) else { return };
+            let is_named = outcome.is_ok() && !state.unlinked;
+            let now = state.source.clone().filter(|source| is_named && source.version.etag != *kept.of());
+            (kept, now)
+        };
+        let Some(now) = now else { return self.gateway.release_annotations(&kept).await };
+        if let Err(error) = self.gateway.put_annotations_back(&kept, &now.key, &now.version).await {
+            let remedy = error.remedy();
+            tracing::error!(
+                key = %now.key, held = %kept.held(), %error, remedy,
+                "the new object does not have the annotations of the old one yet; they are held, and the next mount \
+                 on this host puts them back"
+            );
+        }
     }
 }
 

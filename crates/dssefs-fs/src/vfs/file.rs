@@ -13,7 +13,7 @@ use crate::read::{self, Reader};
 use crate::spill::Location;
 use crate::write::{CommitTarget, Destination, Engine, Target, Writer};
 use dssefs_s3::object::{Key, ObjectMeta, UserMetadata, Version};
-use dssefs_s3::s3::{Gateway, Head, NewObject, Source};
+use dssefs_s3::s3::{Gateway, Head, KeptAnnotations, NewObject, Source};
 
 use super::pages::Pages;
 
@@ -61,6 +61,8 @@ pub(crate) struct FileState {
     pub(crate) user: Option<UserMetadata>,
     /// The tags of the object, as a header's text, which a new object has to carry on.
     pub(crate) tags: Option<String>,
+    /// The annotations of the object that the next commit replaces, or that a commit has replaced whose answer was lost.
+    pub(crate) annotations: Option<KeptAnnotations>,
     /// What the file takes over from the object that it was copied from, with the next commit.
     pub(crate) carried: Option<Carried>,
     /// Whether a program has set attributes since the last commit, which then must be stored exactly.
@@ -126,6 +128,7 @@ impl File {
             promised: None,
             user: None,
             tags: None,
+            annotations: None,
             carried: None,
             exact: false,
             unlinked: false,

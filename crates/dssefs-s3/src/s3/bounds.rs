@@ -18,6 +18,7 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::http::StatusCode;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -121,6 +122,8 @@ impl HttpConnector for BoundedConnector {
 struct Asked {
     /// Whether a successful answer is an object's content.
     content: bool,
+    /// Whether it is a list of annotations.
+    lists_annotations: bool,
     /// Whether the announced length is that of a body which does not follow (HEAD; RFC 9110, 8.6).
     bodiless: bool,
     bytes_max: u64,
@@ -132,11 +135,14 @@ impl Asked {
         let query = || uri.split_once('?').map_or("", |(_, query)| query).split('&');
         let is_get = method == "GET";
         let entries = query().find_map(|pair| pair.strip_prefix("max-keys=")?.parse::<u64>().ok());
-        let entries = entries.or_else(|| query().any(|pair| pair.starts_with("uploads")).then_some(ENTRIES_MAX));
+        let lists_annotations = is_get && query().any(|pair| pair == "x-id=ListObjectAnnotations");
+        let is_list = |pair: &str| pair.starts_with("uploads") || lists_annotations;
+        let entries = entries.or_else(|| query().any(is_list).then_some(ENTRIES_MAX));
         let entries = entries.filter(|_| is_get).unwrap_or(0).min(ENTRIES_MAX);
         Asked {
             // The SDK names the operation in each request of S3 that could be taken for another.
-            content: is_get && query().any(|pair| pair == "x-id=GetObject"),
+            content: is_get && query().any(|pair| matches!(pair, "x-id=GetObject" | "x-id=GetObjectAnnotation")),
+            lists_annotations,
             bodiless: method == "HEAD",
             bytes_max: ANSWER_BYTES_MAX + entries * ENTRY_BYTES_MAX,
             tags_max: ANSWER_TAGS_MAX + entries * ENTRY_TAGS_MAX,
@@ -147,6 +153,9 @@ impl Asked {
         let headers: usize = answer.headers().iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         if headers as u64 > HEADERS_BYTES_MAX {
             return Err(Exceeded::Headers(headers as u64));
+        }
+        if self.lists_annotations && answer.status().is_success() && answer.headers().get("etag").is_some() {
+            return Ok(not_implemented());
         }
         let announced = answer.headers().get("content-length").and_then(|length| length.parse::<u64>().ok());
         let body = std::mem::replace(answer.body_mut(), SdkBody::taken());
@@ -163,6 +172,15 @@ impl Asked {
         };
         Ok(answer)
     }
+}
+
+/// What a store that does not know annotations should have answered. Many ignore the part of the query that they do not
+/// know, and give the object, however long it is. An ETag is the mark of that: a list of annotations has none.
+fn not_implemented() -> HttpResponse {
+    const NOT_IMPLEMENTED: &str = "<Error><Code>NotImplemented</Code><Message>the store does not know annotations, and \
+                                   answered with the object itself</Message></Error>";
+    let status = StatusCode::try_from(501).expect("it is a status of HTTP");
+    HttpResponse::new(status, SdkBody::from(NOT_IMPLEMENTED))
 }
 
 /// A body that ends with an error once it exceeds its limits.
@@ -337,6 +355,7 @@ mod tests {
         let content = |method, uri| Asked::of(method, uri).content;
         assert!(content("GET", "http://h/b/k?x-id=GetObject"));
         assert!(content("GET", "http://h/b/k?versionId=x&x-id=GetObject"));
+        assert!(content("GET", "http://h/b/k?annotation&x-id=GetObjectAnnotation&annotationName=n"));
         for (method, uri) in [
             ("GET", "http://h/b?list-type=2&prefix=x-id=GetObject&x-id=ListObjectsV2"),
             ("GET", "http://h/b/x-id=GetObject"),
@@ -356,6 +375,25 @@ mod tests {
         assert_eq!(bytes("http://h/b?uploads&prefix=a"), ANSWER_BYTES_MAX + 1000 * ENTRY_BYTES_MAX);
         assert_eq!(bytes("http://h/b?max-keys=99999999"), ANSWER_BYTES_MAX + 1000 * ENTRY_BYTES_MAX);
         assert_eq!(Asked::of("POST", "http://h/b/k?uploads").bytes_max, ANSWER_BYTES_MAX);
+    }
+
+    /// A large object in the place of a list would be read to the limit of lists, and then tried again.
+    #[tokio::test]
+    async fn an_object_in_the_place_of_a_list_of_annotations_is_not_read() {
+        let listed = |etag: Option<&'static str>| {
+            let mut object = answer(200, vec![now(b"content")]);
+            object.headers_mut().insert("content-length", "5497558138880");
+            if let Some(etag) = etag {
+                object.headers_mut().insert("etag", etag);
+            }
+            bound("GET", "http://h/b/k?annotation&x-id=ListObjectAnnotations", object)
+        };
+        let said = listed(Some("\"e\"")).unwrap();
+        assert_eq!(said.status().as_u16(), 501);
+        assert!(read(said).await.unwrap() < 1000);
+        assert_eq!(listed(None).unwrap_err(), Exceeded::Bytes(ANSWER_BYTES_MAX + 1000 * ENTRY_BYTES_MAX));
+        let asked = bound("GET", "http://h/b/k?x-id=GetObject", answer(200, vec![now(b"content")])).unwrap();
+        assert_eq!(read(asked).await.unwrap(), 7);
     }
 
     #[tokio::test]

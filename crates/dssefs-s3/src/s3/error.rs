@@ -232,6 +232,18 @@ impl Error {
     pub fn remedy(&self) -> &'static str {
         let says = |text: &str| self.message.as_ref().is_some_and(|message| message.contains(text));
         match self.kind {
+            Kind::AccessDenied { kms: false } if self.operation.is_of_annotations() => {
+                "Allow s3:ListObjectAnnotations, s3:GetObjectAnnotation and s3:PutObjectAnnotation, or mount with \
+                 --annotations ignore, under which objects lose their annotations when they are replaced."
+            }
+            Kind::TooLarge if self.operation.is_of_annotations() => {
+                "Take the annotations off the object first, or mount with --annotations ignore."
+            }
+            Kind::AccessDenied { kms: false } if self.operation == Operation::CopyObject => {
+                "Allow the action in the caller's IAM policy and the bucket policy. An object with annotations also \
+                 needs s3:GetObjectAnnotation and s3:PutObjectAnnotation, and one with tags s3:GetObjectTagging and \
+                 s3:PutObjectTagging."
+            }
             Kind::Configuration if says("give --region") || says("--allow-insecure-endpoint") => "",
             Kind::Configuration if says("Signature Version 4") || says("secure connection") => {
                 "Use https and Signature Version 4, which KMS asks for."

@@ -36,6 +36,8 @@ pub(super) fn calls_kms(operation: Operation) -> bool {
             | Operation::UploadPart
             | Operation::UploadPartCopy
             | Operation::CompleteMultipartUpload
+            | Operation::GetObjectAnnotation
+            | Operation::PutObjectAnnotation
     )
 }
 

@@ -15,6 +15,9 @@ pub enum Operation {
     CopyObject,
     DeleteObject,
     GetObjectTagging,
+    ListObjectAnnotations,
+    GetObjectAnnotation,
+    PutObjectAnnotation,
     CreateMultipartUpload,
     UploadPart,
     UploadPartCopy,
@@ -27,7 +30,7 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation, in the order of its counter.
-    pub const ALL: [Operation; 15] = [
+    pub const ALL: [Operation; 18] = [
         Operation::ListObjectsV2,
         Operation::HeadObject,
         Operation::GetObject,
@@ -35,6 +38,9 @@ impl Operation {
         Operation::CopyObject,
         Operation::DeleteObject,
         Operation::GetObjectTagging,
+        Operation::ListObjectAnnotations,
+        Operation::GetObjectAnnotation,
+        Operation::PutObjectAnnotation,
         Operation::CreateMultipartUpload,
         Operation::UploadPart,
         Operation::UploadPartCopy,
@@ -44,6 +50,14 @@ impl Operation {
         Operation::GetBucketEncryption,
         Operation::GetBucketVersioning,
     ];
+
+    /// Whether it is about annotations.
+    pub(super) fn is_of_annotations(self) -> bool {
+        matches!(
+            self,
+            Operation::ListObjectAnnotations | Operation::GetObjectAnnotation | Operation::PutObjectAnnotation
+        )
+    }
 }
 
 impl fmt::Display for Operation {

@@ -47,8 +47,8 @@ pub use connect::{
 };
 pub use error::{Error, FailedWrite, Failure, Kind};
 pub use gateway::{
-    BodyRetries, Conditions, ConflictRetries, Download, Gateway, Leftovers, OtherCopy, Unfinished, Upload, Verified,
-    held_prefix,
+    BodyRetries, Conditions, ConflictRetries, Download, Gateway, KeptAnnotations, Leftovers, OtherCopy, Unfinished,
+    Upload, Verified, held_prefix,
 };
 pub use metrics::{Operation, StoreSnapshot};
 pub use payload::{Checksum, Payload, TARGET_BYTES_MAX, WithSha1};

@@ -7,10 +7,17 @@ use crate::object::{COMMIT_NAME, CommitId, Crc64, ETag, Key, ObjectMeta, UserMet
 use crate::policy::{Facts, Observation};
 use crate::s3::payload::TARGET_BYTES_MAX;
 
-/// The content headers that an object can have in addition to Content-Type, in lower case. Only these may be in
+/// The headers that an object can have in addition to Content-Type, in lower case, and that the store gives back as they
+/// were: the content headers, and where a website sends its visitors. Only these may be in
 /// [`NewObject::content_headers`].
-pub const CONTENT_HEADERS: [&str; 5] =
-    ["cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
+pub const CONTENT_HEADERS: [&str; 6] = [
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+    "x-amz-website-redirect-location",
+];
 
 /// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
 /// Guide).

@@ -2,6 +2,7 @@
 //! Signatures are not checked here, since the router checks them.
 
 mod access;
+mod annotations;
 mod bodies;
 mod buckets;
 mod conditions;
@@ -19,8 +20,8 @@ use http::{HeaderMap, Request};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
 
-use super::Endpoint;
 use super::keys::KeyService;
+use super::{Annotations, Endpoint};
 use crate::kms::{DataKey, Refusal};
 
 /// A key of the requester.
@@ -193,7 +194,10 @@ impl World {
 
 fn serve(dir: &TempDir, keys: &Arc<FakeKeys>) -> S3Service {
     let keys = Arc::clone(keys) as Arc<dyn KeyService>;
-    S3ServiceBuilder::new(Endpoint::with_keys(dir.path(), keys, "us-east-1", "111122223333").unwrap()).build()
+    let endpoint = Endpoint::with_keys(dir.path(), keys, "us-east-1", "111122223333").unwrap();
+    let mut service = S3ServiceBuilder::new(endpoint.clone());
+    service.set_route(Annotations::new(endpoint));
+    service.build()
 }
 
 #[derive(Debug)]

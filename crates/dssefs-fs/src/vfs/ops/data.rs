@@ -281,6 +281,7 @@ impl Vfs {
             }
             state.end_promise();
         }
+        self.settle_annotations(file, &outcome).await;
         self.after_commit(file, &outcome).await;
         self.save_owed(file);
         outcome

@@ -2,6 +2,8 @@
 //!
 //! It translates answers into the types of `object` and `policy`. The gateway judges them.
 
+mod account;
+mod annotations;
 mod bucket;
 mod failure;
 mod multipart;
@@ -96,6 +98,7 @@ impl Store {
             .force_path_style(connection.force_path_style || bucket.needs_path_style())
             .retry_partition(unrationed())
             .retry_classifier(watch::Refused)
+            .interceptor(account::Account::of(connection))
             .interceptor(watch);
         if let Some(url) = &connection.endpoint_url {
             builder = builder.endpoint_url(url);

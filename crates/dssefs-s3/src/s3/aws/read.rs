@@ -48,6 +48,7 @@ macro_rules! head {
                     ("content-encoding", $answer.content_encoding()),
                     ("content-language", $answer.content_language()),
                     ("expires", $answer.expires_string()),
+                    ("x-amz-website-redirect-location", $answer.website_redirect_location()),
                 ]
                 .into_iter()
                 .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))

@@ -39,6 +39,12 @@ pub struct Connection {
     /// for each GB, and holds each body in memory as a whole. Without it bodies rely on TLS; their checksum is signed
     /// in any case.
     pub sign_payload: bool,
+    /// Whether annotations of objects that are replaced are kept.
+    pub keeps_annotations: bool,
+    /// Say in each request that the caller pays for it, as buckets with "requester pays" demand.
+    pub request_payer: bool,
+    /// The account that must own the bucket: S3 refuses each request otherwise.
+    pub expected_bucket_owner: Option<String>,
 }
 
 impl Default for Connection {
@@ -56,6 +62,9 @@ impl Default for Connection {
             operation_timeout: Duration::from_secs(180),
             kms_requests_per_second_max: 0,
             sign_payload: false,
+            keeps_annotations: true,
+            request_payer: false,
+            expected_bucket_owner: None,
         }
     }
 }

@@ -22,8 +22,8 @@ const PARTS_AT_ONCE_MAX: usize = 8;
 
 impl Gateway {
     /// Copies one version of an object to `new.key`, which may be the source's own key. User metadata, content type,
-    /// content headers and storage class are those of `new`; tags are the source's unless `new` has its own; the copy
-    /// is under DSSE-KMS whatever the source is.
+    /// content headers and storage class are those of `new`; tags are the source's unless `new` has its own, and
+    /// annotations are the source's; the copy is under DSSE-KMS whatever the source is.
     ///
     /// If an answer was lost, the gateway looks for the copy as [`Gateway::find`] does. For a store that refuses
     /// conditions of copies, it looks whether the condition holds first.
@@ -105,7 +105,8 @@ impl Gateway {
         Ok(NewObject { user, content_type, content_headers, ..new })
     }
 
-    /// A multipart copy carries nothing over, so this fetches the tags and sends them again.
+    /// A multipart copy carries nothing over, so this fetches tags and annotations and sends them again. A copy in place
+    /// of an object with annotations is refused: nothing else would have them while they are sent.
     async fn copy_in_parts(
         self: &Arc<Self>,
         source: &Source,
@@ -115,6 +116,11 @@ impl Gateway {
         let mut new = new.clone();
         if new.tags.is_none() {
             new.tags = self.store.tags(&source.key, Some(&source.version)).await?;
+        }
+        let annotations = self.annotations(&source.key).await?;
+        if source.key == new.key && !annotations.is_empty() {
+            let refused = self.failure(Kind::TooLarge, Operation::ListObjectAnnotations, &source.key);
+            return Err(refused.because("S3 copies annotations of objects of up to 5 GiB only").into());
         }
         let upload = self.start_upload(&new).await?;
         let parts = match copy_parts(&upload, source).await {
@@ -127,7 +133,10 @@ impl Gateway {
         let crc64 = combined(&parts);
         let other_copy = OtherCopy::of_copy(&source.key, &new.key);
         match upload.complete(parts, source.size, crc64, condition, other_copy).await {
-            Ok(stored) => Ok(stored),
+            Ok(stored) => {
+                self.copy_annotations(&annotations, &source.key, (&new.key, &stored.version.etag)).await?;
+                Ok(stored)
+            }
             Err(unfinished) => {
                 if let Some(upload) = unfinished.upload {
                     upload.abandon().await;

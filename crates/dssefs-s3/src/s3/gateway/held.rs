@@ -3,7 +3,7 @@
 //! A held object has a random name below [`held_prefix`], where no program of a mount can see it. It is under DSSE-KMS
 //! and judged like any other. It has the source's content and tags (policies that go by tags protect it too), and none
 //! of its metadata. The ledger has its name before the store has the object, so that the next process of this host
-//! deletes what a crashed one has left.
+//! deletes what a crashed one has left. A held object may also keep annotations: see `annotations`.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub fn held_prefix(root: &Prefix) -> String {
     format!("{}{RESERVED_NAME}/held/", root.as_str())
 }
 
-fn held_key(root: &Prefix, name: &str) -> Result<Key, KeyError> {
+pub(super) fn held_key(root: &Prefix, name: &str) -> Result<Key, KeyError> {
     Key::new(held_prefix(root) + name)
 }
 
@@ -51,12 +51,17 @@ impl Gateway {
         match self.copy(source, &NewObject::at(key.clone()), condition).await {
             Ok(stored) => Ok(Source { key, version: stored.into_inner().version, size: source.size }),
             Err(error) => {
-                let is_gone = matches!(error.failed_write(), FailedWrite::Nothing | FailedWrite::Deleted);
-                if let Some(ledger) = self.ledger.get().filter(|_| is_gone) {
-                    ledger.released(name);
-                }
+                self.note_failed_hold(name, &error);
                 Err(error)
             }
+        }
+    }
+
+    /// Takes a held object off the ledger that was certainly not made.
+    pub(super) fn note_failed_hold(&self, name: &str, error: &Error) {
+        let is_gone = matches!(error.failed_write(), FailedWrite::Nothing | FailedWrite::Deleted);
+        if let Some(ledger) = self.ledger.get().filter(|_| is_gone) {
+            ledger.released(name);
         }
     }
 
@@ -72,11 +77,16 @@ impl Gateway {
         Ok(())
     }
 
-    /// Deletes what an earlier process has held under `name`; false if it is gone.
+    /// Deletes what an earlier process has held under `name`, after its annotations have gone where they belong; false
+    /// if it is gone.
     pub(super) async fn sweep_held(&self, root: &Prefix, name: &str) -> Result<bool, Error> {
         let Ok(key) = held_key(root, name) else { return Ok(false) };
-        let Some(etag) = self.etag(&key).await? else { return Ok(false) };
-        self.delete_held(&key, &etag).await?;
+        let meta = match self.head(&key).await {
+            Err(error) if error.kind == Kind::NotFound => return Ok(false),
+            head => head?.meta,
+        };
+        self.finish_annotations(&key, &meta.user, root).await?;
+        self.delete_held(&key, &meta.version.etag).await?;
         Ok(true)
     }
 

@@ -1,6 +1,7 @@
 //! The gateway to the store: every request goes out under the policy, and every answer is judged.
 
 mod ambiguous;
+mod annotations;
 mod compare;
 mod copy;
 mod delete;
@@ -29,6 +30,7 @@ use crate::object::{Bucket, ByteRange, Key, Version};
 use crate::policy::{Facts, Judge, KeyArn, Policy, Verdict};
 use crate::s3::metrics::{Operation, StoreCounters, StoreSnapshot};
 
+pub use annotations::KeptAnnotations;
 pub use download::Download;
 pub use held::held_prefix;
 pub use leftovers::Leftovers;
@@ -45,6 +47,9 @@ pub struct Gateway {
     ledger: OnceLock<Ledger>,
     /// Whether the store carries out deletes whose condition does not hold.
     ignores_conditions_of_deletes: AtomicBool,
+    /// Whether to ask for the annotations of objects. False from the moment on at which the store turns out not to know
+    /// them.
+    asks_for_annotations: AtomicBool,
 }
 
 impl Gateway {
@@ -56,6 +61,7 @@ impl Gateway {
             judge: Judge::new(policy),
             ledger: OnceLock::new(),
             ignores_conditions_of_deletes: AtomicBool::new(false),
+            asks_for_annotations: AtomicBool::new(connection.keeps_annotations),
         }
     }
 
