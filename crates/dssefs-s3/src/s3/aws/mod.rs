@@ -3,6 +3,7 @@
 //! It translates answers into the types of `object` and `policy`. The gateway judges them.
 
 mod bucket;
+mod content_headers;
 mod failure;
 mod multipart;
 mod read;
