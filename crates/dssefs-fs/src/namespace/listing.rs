@@ -388,7 +388,7 @@ mod tests {
     use dssefs_seal::crypto::MacKey;
     use futures_util::future::BoxFuture;
 
-    use crate::namespace::{AttributeSource, Authenticator, Defaults, KeyName, NoKey, OwnKey};
+    use crate::namespace::{AttributeSource, Authenticator, ContentType, Defaults, KeyName, NoKey, OwnKey};
 
     /// Nothing is renamed here.
     #[derive(Debug)]
@@ -408,6 +408,7 @@ mod tests {
         Settings {
             prefix: Prefix::root(),
             defaults: Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 },
+            content_type: ContentType::Guess,
             ttl: Duration::from_secs(1),
             entries_max: 100,
             names_bytes_max: 1 << 20,

@@ -21,11 +21,15 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::node::{Attributes, Defaults, Kind, Timestamp};
-use dssefs_s3::object::UserMetadata;
+use dssefs_s3::object::{METADATA_BYTES_MAX, UserMetadata, metadata_bytes};
 
 const TYPE_BITS: u32 = 0o170_000;
 const PERMISSION_BITS: u32 = 0o7777;
 const SYMLINK_TARGET: &str = "--symlink-target";
+/// The mount's own entries, in the order in which they give way where the metadata of other programs leaves no room for
+/// all of them. The commit id goes before these. An object then shows Last-Modified, or the mount's defaults, in their
+/// place. Mode and device number of a link, a fifo or a device never give way: they say what it is.
+const GIVING_WAY: [&str; 6] = ["ctime", "atime", "mtime", "gid", "uid", "mode"];
 
 /// What is known of an object beside its user metadata.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +54,8 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
         kind,
         size: size(user, kind, form.size),
         mode: mode.map_or(default_mode(kind, defaults), |mode| mode & PERMISSION_BITS),
-        uid: number(user, &["uid", "owner", "goog-reserved-posix-uid", "file-owner"]).unwrap_or(defaults.uid),
-        gid: number(user, &["gid", "group", "goog-reserved-posix-gid", "file-group"]).unwrap_or(defaults.gid),
+        uid: id(user, &["uid", "owner", "goog-reserved-posix-uid", "file-owner"]).unwrap_or(defaults.uid),
+        gid: id(user, &["gid", "group", "goog-reserved-posix-gid", "file-group"]).unwrap_or(defaults.gid),
         mtime,
         atime: timestamp(user, &["atime"]).or_else(|| aws_time(user, "file-atime")).unwrap_or(mtime),
         ctime: timestamp(user, &["ctime"]).unwrap_or(modified),
@@ -59,7 +63,7 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
     }
 }
 
-/// `user` with the attributes recorded in it; what else is there stays.
+/// `user` with the attributes recorded in it, as far as S3 has room for them ([`GIVING_WAY`]); what else is there stays.
 ///
 /// `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole seconds and
 /// the store's clock, so that a file which shows it would seem to change once more when the mount asks again, and git,
@@ -92,7 +96,35 @@ pub(super) fn with_times(mut user: UserMetadata, attributes: &Attributes) -> Use
 #[must_use]
 pub(super) fn with_ctime(mut user: UserMetadata, ctime: Timestamp) -> UserMetadata {
     user.insert("ctime".into(), written(ctime));
-    user
+    fitting(user)
+}
+
+/// `user` as S3 takes it. What other programs have written stays whole; the mount's own entries give way. A store that
+/// keeps more than S3 does, as what is there shows, takes all of them.
+fn fitting(mut user: UserMetadata) -> UserMetadata {
+    let is_full = |user: &UserMetadata| metadata_bytes(user) > METADATA_BYTES_MAX;
+    if !is_full(&user) {
+        return user;
+    }
+    let all = user.clone();
+    for name in GIVING_WAY.into_iter().filter(|name| *name != "mode" || !is_special(&all)) {
+        if is_full(&user)
+            && let Some(value) = user.remove(name)
+            && name == "mtime"
+            && let Some((seconds, _)) = value.split_once('.')
+        {
+            user.insert(name.into(), seconds.to_owned());
+            if is_full(&user) {
+                user.remove(name);
+            }
+        }
+    }
+    if is_full(&user) { all } else { user }
+}
+
+/// Whether only the mode says what the object is.
+fn is_special(user: &UserMetadata) -> bool {
+    mode(user).is_some_and(|mode| !matches!(mode & TYPE_BITS, 0 | 0o040_000 | 0o100_000))
 }
 
 /// The target of a symlink in geesefs's form; in s3fs's form it is the object's body and this is None.
@@ -168,6 +200,12 @@ fn number(user: &UserMetadata, keys: &[&str]) -> Option<u32> {
     keys.iter().find_map(|key| user.get(*key)?.parse().ok())
 }
 
+/// An owner or a group. chown(2) takes 4294967295, which is -1, for "leave it as it is"; programs that store it so mean
+/// none.
+fn id(user: &UserMetadata, keys: &[&str]) -> Option<u32> {
+    keys.iter().find_map(|key| number(user, &[key]).filter(|id| *id != u32::MAX))
+}
+
 fn timestamp(user: &UserMetadata, keys: &[&str]) -> Option<Timestamp> {
     keys.iter().find_map(|key| read(user.get(*key)?))
 }
@@ -227,6 +265,45 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+
+    /// What is left of the mount's own entries beside `bytes` of another program's.
+    fn own_beside(bytes: usize) -> Vec<String> {
+        let user = UserMetadata::from([("n".to_owned(), "v".repeat(bytes - 1))]);
+        let time = |seconds| Timestamp { seconds, nanoseconds: 123_456_789 };
+        let form = Form { directory: false, size: 0, last_modified: UNIX_EPOCH };
+        let defaults = Defaults { uid: 1000, gid: 1000, file_mode: 0o644, dir_mode: 0o755 };
+        let shown = attributes(&UserMetadata::new(), form, &defaults);
+        let (mtime, atime, ctime) = (time(1_700_000_000), time(1_700_000_001), time(1_700_000_002));
+        let kept = metadata(user, &Attributes { mtime, atime, ctime, ..shown });
+        assert!(metadata_bytes(&kept) <= METADATA_BYTES_MAX && kept["n"].len() == bytes - 1, "{bytes}");
+        kept.into_iter().filter(|(name, _)| name != "n").map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    #[test]
+    fn own_entries_give_way_in_their_order_when_others_fill_the_metadata() {
+        let all = ["atime=1700000001.123456789", "ctime=1700000002.123456789", "gid=1000", "mode=33188"];
+        let all = [&all[..], &["mtime=1700000000.123456789", "uid=1000"]].concat();
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 98), all);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 97), [all[0], all[2], all[3], all[4], all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 72), [all[2], all[3], all[4], all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 47), [all[2], all[3], "mtime=1700000000", all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 30), [all[2], all[3], all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 20), [all[3], all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 10), [all[3]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX), [""; 0]);
+    }
+
+    #[test]
+    fn metadata_of_a_store_that_keeps_more_than_s3_stays_as_it_is() {
+        let user = UserMetadata::from([("n".to_owned(), "v".repeat(4000))]);
+        assert_eq!(with_ctime(user, Timestamp { seconds: 1, nanoseconds: 0 })["ctime"], "1");
+    }
+
+    #[test]
+    fn an_owner_of_minus_one_is_none() {
+        let user = UserMetadata::from([("uid".to_owned(), u32::MAX.to_string()), ("owner".to_owned(), "7".to_owned())]);
+        assert_eq!((id(&user, &["uid", "owner"]), id(&user, &["uid"])), (Some(7), None));
+    }
 
     const DEFAULTS: Defaults = Defaults { uid: 7, gid: 8, file_mode: 0o640, dir_mode: 0o750 };
 
