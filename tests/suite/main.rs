@@ -33,6 +33,7 @@ mod keep;
 mod listing;
 mod log;
 mod mapped;
+mod markers;
 mod matrix;
 mod metadata_room;
 mod model;

@@ -362,6 +362,12 @@ impl Table {
                 self.entry_mut(ino)?.special = special;
                 return Ok(Some(ino));
             }
+            // The listing cannot say that this object is a directory; HEAD has said so.
+            Standing::Known(ino) if self.entry(ino)?.is_plain_marker(&version) => {
+                let entry = self.entry_mut(ino)?;
+                entry.seen = entry.seen.max(Some(when.at));
+                return Ok(Some(ino));
+            }
             // A directory that only lives here hides the file, as one in the store would.
             Standing::Known(ino) if self.holds_local(ino) => return Ok(Some(ino)),
             Standing::Known(ino) => self.detach(ino),

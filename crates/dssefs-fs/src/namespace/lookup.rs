@@ -7,7 +7,7 @@ use futures_util::{FutureExt, future};
 use super::error::Error;
 use super::listing::{Extent, seen_version};
 use super::node::{Ino, Node};
-use super::observe::Marker;
+use super::observe::{Marker, is_plain_marker};
 use super::reserved::is_reserved;
 use super::{Namespace, Question, is_not_found};
 use dssefs_s3::object::{Key, Name, Prefix};
@@ -132,7 +132,13 @@ impl Namespace {
         }
         let (head, below) = future::join(self.gateway.head(&key), self.below(prefix.as_ref())).await;
         match below? {
-            Below::Something(marker) => self.found_directory(parent, &name, &marker, &question),
+            Below::Something(marker) => {
+                let ino = self.found_directory(parent, &name, &marker, &question)?;
+                if let Some(head) = head.ok().filter(is_plain_marker) {
+                    self.table().entry_mut(ino)?.plain_marker = Some(Arc::new(head));
+                }
+                Ok(ino)
+            }
             Below::Nothing => self.found_no_directory(parent, &name, head, &question),
         }
     }

@@ -34,6 +34,9 @@ const NAMES: [&str; 14] = [
     "user.dsse.last-error",
 ];
 
+/// The name that every directory has beside those.
+const MARKER_BYTES: &str = "user.dsse.marker-bytes";
+
 /// The names that the root has beside those.
 const ROOT_NAMES: [&str; 8] = [
     "user.dsse.bucket.default-algorithm",
@@ -86,10 +89,11 @@ impl Vfs {
     /// The store cannot be asked: a list without the names that programs have set would be read as if there were none.
     pub async fn list_attributes(&self, ino: Ino) -> Result<Vec<u8>, Error> {
         // The kernel keeps `user.*` from everything else (xattr(7)), so that names alone would be of no use.
-        if !matches!(self.attributes(ino).await?.kind, Kind::File | Kind::Directory) {
+        let kind = self.attributes(ino).await?.kind;
+        if !matches!(kind, Kind::File | Kind::Directory) {
             return Ok(Vec::new());
         }
-        let mut list = self.reported_names(ino);
+        let mut list = self.reported_names(ino, kind);
         for name in self.user_names(ino).await? {
             list.extend_from_slice(&name);
             list.push(0);
@@ -110,12 +114,13 @@ impl Vfs {
         }
     }
 
-    fn reported_names(&self, ino: Ino) -> Vec<u8> {
+    fn reported_names(&self, ino: Ino, kind: Kind) -> Vec<u8> {
         if !self.settings.list_attributes {
             return Vec::new();
         }
+        let directory: &[&str] = if kind == Kind::Directory { &[MARKER_BYTES] } else { &[] };
         let root: &[&str] = if ino == Ino::ROOT { &ROOT_NAMES } else { &[] };
-        NAMES.iter().chain(root).flat_map(|name| name.bytes().chain([0])).collect()
+        NAMES.iter().chain(directory).chain(root).flat_map(|name| name.bytes().chain([0])).collect()
     }
 
     async fn reported(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Error> {
@@ -130,7 +135,8 @@ impl Vfs {
             "s3.storage-class" => "user.dsse.storage-class",
             other => other,
         };
-        if !NAMES.contains(&name) {
+        let is_known = NAMES.contains(&name) || (name == MARKER_BYTES && self.is_directory(ino).await);
+        if !is_known {
             return Err(Error::NoAttribute);
         }
         // A listed name always has a value, if an empty one: getfattr -d complains of every other.
@@ -206,6 +212,7 @@ impl Vfs {
             "user.dsse.local" => Some(location(known).to_owned()),
             "user.dsse.local.layers" => Some(self.settings.facts.layers.clone()),
             "user.dsse.last-error" => last_error(known),
+            MARKER_BYTES => Some(meta?.size.to_string()),
             _ => None,
         }
     }
@@ -293,6 +300,6 @@ mod tests {
     #[test]
     fn semantics_lists_every_attribute() {
         let tables: Vec<_> = documented().iter().map(|names| sorted(names)).collect();
-        assert_eq!(tables, [sorted(&NAMES), sorted(&ROOT_NAMES)]);
+        assert_eq!(tables, [sorted(&NAMES), vec![MARKER_BYTES], sorted(&ROOT_NAMES)]);
     }
 }
