@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dssefs_fs::namespace::{
-    AttributeSource, Authenticator, Defaults, Ino, KeyName, Namespace, NoKey, OwnKey, PosixForm, Settings,
+    AttributeSource, Authenticator, ContentType, Defaults, Ino, KeyName, Namespace, NoKey, OwnKey, PosixForm, Settings,
 };
 use dssefs_s3::object::{ByteRange, ETag, Key, Prefix, Version};
 use dssefs_s3::policy::EncryptionContext;
@@ -183,6 +183,7 @@ fn settings() -> Settings {
     Settings {
         prefix: Prefix::root(),
         defaults: Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 },
+        content_type: ContentType::Guess,
         ttl: Duration::from_secs(1),
         entries_max: 1000,
         names_bytes_max: 64 << 20,

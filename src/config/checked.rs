@@ -10,7 +10,7 @@ use super::problem::{Problem, Problems};
 use super::raw::{Annotations, Commit, LogFormat, RawConfig, RawStore, Sandbox, SpillKeys, XattrList};
 use super::source::Source;
 use super::{endpoint, units};
-use dssefs_fs::namespace::{AttributeSource, PosixForm};
+use dssefs_fs::namespace::{AttributeSource, ContentType, PosixForm};
 use dssefs_fs::vfs::{ErrnoStyle, NoncompliantRead};
 use dssefs_s3::object::{Bucket, Prefix};
 use dssefs_s3::policy::{EncryptionContext, KeyArn};
@@ -39,6 +39,8 @@ pub struct Config {
     pub file_mode: u32,
     /// Permission bits, 0 to 0777, of directories that name none.
     pub dir_mode: u32,
+    /// The Content-Type of new files.
+    pub content_type: ContentType,
     /// Whether every change is refused.
     pub read_only: bool,
     /// Whether a commit replaces whatever it finds, and not only what its file was opened as.
@@ -150,6 +152,7 @@ impl Config {
         let context = keep(&mut problems, EncryptionContext::parse(&raw.encryption_context));
         let file_mode = keep(&mut problems, check_mode("--file-mode", &raw.file_mode));
         let dir_mode = keep(&mut problems, check_mode("--dir-mode", &raw.dir_mode));
+        let content_type = keep(&mut problems, ContentType::parse(&raw.content_type));
         let metadata_ttl = keep(&mut problems, check_duration("--metadata-ttl", &raw.metadata_ttl, Duration::ZERO));
         let memory_bytes_max = keep(&mut problems, check_budget("--memory", &raw.memory, MEMORY_BYTES_MIN));
         let spill_bytes_max = keep(&mut problems, check_budget("--spill", &raw.spill, 0));
@@ -174,6 +177,7 @@ impl Config {
                 gid: raw.gid.unwrap_or_else(|| rustix::process::getgid().as_raw()),
                 file_mode: file_mode?,
                 dir_mode: dir_mode?,
+                content_type: content_type?,
                 read_only: raw.read_only,
                 last_writer_wins: raw.last_writer_wins,
                 allow_other: raw.allow_other,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::endpoint::EndpointError;
 use super::source::SourceError;
 use super::units::{DurationError, ModeError, SizeError};
+use dssefs_fs::namespace::ContentTypeError;
 use dssefs_s3::object::Bucket;
 use dssefs_s3::policy::{ContextError, KeyArnError};
 
@@ -17,6 +18,9 @@ pub enum Problem {
     /// `BUCKET[/PREFIX]`.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// `--content-type`.
+    #[error("--content-type is none: {0}")]
+    ContentType(#[from] ContentTypeError),
     /// The mount point cannot be looked at.
     #[error("{path} cannot be a mount point ({error}); make the directory first, for example with mkdir -p")]
     MountpointMissing {

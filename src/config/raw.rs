@@ -56,6 +56,9 @@ pub struct RawConfig {
     /// The permissions of directories without a mode in their metadata, in octal
     #[arg(long, env = "DSSEFS_DIR_MODE", value_name = "MODE", default_value = "0755", help_heading = "Files")]
     pub dir_mode: String,
+    /// The Content-Type of new files: guess (by the extension of the name), or one value for all
+    #[arg(long, env = "DSSEFS_CONTENT_TYPE", value_name = "TYPE", default_value = "guess", help_heading = "Files")]
+    pub content_type: String,
     /// Mount read-only
     #[arg(long, env = "DSSEFS_READ_ONLY", value_parser = BoolishValueParser::new(), help_heading = "Files")]
     pub read_only: bool,

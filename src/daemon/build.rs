@@ -269,6 +269,7 @@ fn names(config: &Config, authenticator: Arc<RenameKeys>) -> namespace::Settings
     namespace::Settings {
         prefix: config.prefix.clone(),
         defaults: Defaults { uid: config.uid, gid: config.gid, file_mode: config.file_mode, dir_mode: config.dir_mode },
+        content_type: config.content_type.clone(),
         ttl: config.metadata_ttl,
         entries_max: NODES_MAX,
         names_bytes_max: config.memory_bytes_max.max(NAMES_BYTES_MIN),

@@ -12,8 +12,8 @@ use crate::common::store::{ANY, Store, at, requests};
 use bytes::Bytes;
 use dssefs_emulator::faults::Fault;
 use dssefs_fs::namespace::{
-    AttributeSource, Attributes, Authenticator, Change, Defaults, Error, Ino, KeyName, Kind, Namespace, NoKey, OwnKey,
-    PosixForm, Settings, Timestamp,
+    AttributeSource, Attributes, Authenticator, Change, ContentType, Defaults, Error, Ino, KeyName, Kind, Namespace,
+    NoKey, OwnKey, PosixForm, Settings, Timestamp,
 };
 use dssefs_s3::object::{Name, Prefix};
 use dssefs_s3::policy::{Algorithm, Evidence};
@@ -106,6 +106,7 @@ fn namespace(store: &Store, change: impl FnOnce(&mut Settings)) -> (Arc<Namespac
     let mut settings = Settings {
         prefix: Prefix::root(),
         defaults: DEFAULTS,
+        content_type: ContentType::Guess,
         ttl: TTL,
         entries_max: 100_000,
         names_bytes_max: 64 << 20,
@@ -563,6 +564,10 @@ async fn chmod_of_a_directory_writes_its_marker() {
     assert_eq!(mount.names.set_attributes(ino, &change).await.unwrap().mode, 0o700);
     assert_eq!(mount.store.asked(), requests(&[("PutObject", 1)]));
     assert_eq!(mount.store.head("d/").await.unwrap().meta.user.get("mode").map(String::as_str), Some("16832"));
+    mount.store.asked();
+    let change = Change { mode: Some(0o711), ..Change::default() };
+    assert_eq!(mount.names.set_attributes(ino, &change).await.unwrap().mode, 0o711);
+    assert_eq!(mount.store.asked(), requests(&[("CopyObject", 1)]), "a marker that is there is copied");
 }
 
 #[tokio::test]

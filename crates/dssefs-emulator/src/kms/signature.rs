@@ -1,9 +1,12 @@
-//! Verifies the signature of a KMS request: Signature Version 4, computed again here and compared.
+//! Verifies the signature of a KMS request: Signature Version 4, computed again here and compared. Of an S3 request, s3s
+//! does that; here such a request gets another signature where s3s cannot take all that the client has signed.
 
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials as SigningCredentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::http_request::{
+    PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode, sign,
+};
 use aws_sigv4::sign::v4::SigningParams;
 use http::HeaderMap;
 use http::request::Parts;
@@ -45,7 +48,8 @@ pub(crate) fn verify(
     authorization.check_scope(region)?;
     authorization.check_signed_headers(&head.headers)?;
     check_skew(time, now)?;
-    let expected = signature(head, body, credentials, &authorization, time)?;
+    let expected =
+        signature(head, SignableBody::Bytes(body), SigningSettings::default(), credentials, &authorization, time)?;
     // Comparing digests takes the same time wherever the signatures differ.
     match digest(&SHA256, expected.as_bytes()).as_ref() == digest(&SHA256, authorization.signature.as_bytes()).as_ref()
     {
@@ -55,6 +59,36 @@ pub(crate) fn verify(
              Access Key and signing method. Consult the service documentation for details.",
         )),
     }
+}
+
+/// The `Authorization` of an S3 request that had not signed the headers `left_out`. None where the request's own
+/// signature is not right, as s3s then says.
+pub(crate) fn without_signed(head: &Parts, credentials: &Credentials, left_out: &[&str]) -> Option<String> {
+    let authorization = Authorization::parse(&head.headers).ok()?;
+    let time = signing_time(&head.headers, authorization.date).ok()?;
+    let payload = head.headers.get("x-amz-content-sha256")?.to_str().ok()?;
+    let sign_as = |authorization: &Authorization<'_>| {
+        let body = SignableBody::Precomputed(payload.to_owned());
+        // As S3 has it ("Create a signed AWS API request", IAM User Guide).
+        let mut settings = SigningSettings::default();
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        signature(head, body, settings, credentials, authorization, time).ok()
+    };
+    let is_right = digest(&SHA256, sign_as(&authorization)?.as_bytes()).as_ref()
+        == digest(&SHA256, authorization.signature.as_bytes()).as_ref();
+    if !is_right {
+        return None;
+    }
+    let mut without = authorization;
+    without.signed_headers.retain(|name| !left_out.contains(name));
+    let signature = sign_as(&without)?;
+    let Authorization { access_key, date, region, service, terminator, signed_headers, .. } = without;
+    Some(format!(
+        "AWS4-HMAC-SHA256 Credential={access_key}/{date}/{region}/{service}/{terminator}, SignedHeaders={}, \
+         Signature={signature}",
+        signed_headers.join(";")
+    ))
 }
 
 /// The fields of `AWS4-HMAC-SHA256 Credential=AK/DATE/REGION/SERVICE/aws4_request, SignedHeaders=a;b, Signature=HEX`.
@@ -138,28 +172,29 @@ fn check_skew(time: SystemTime, now: SystemTime) -> Result<(), Exception> {
 
 fn signature(
     head: &Parts,
-    body: &[u8],
+    body: SignableBody<'_>,
+    mut settings: SigningSettings,
     credentials: &Credentials,
     authorization: &Authorization<'_>,
     time: SystemTime,
 ) -> Result<String, Exception> {
     let unsignable = |what: &dyn std::fmt::Display| incomplete(format!("The request cannot be signed: {what}"));
     let signed = authorization.signed_headers.iter().map(|name| {
-        let value = head.headers.get(*name).and_then(|value| value.to_str().ok());
+        let value = head.headers.get(*name).and_then(|value| str::from_utf8(value.as_bytes()).ok());
         value.map(|value| (*name, value)).ok_or_else(|| unsignable(&format!("header {name} is missing")))
     });
     let signed = signed.collect::<Result<Vec<_>, _>>()?;
     let host = signed.iter().find(|(name, _)| *name == "host").map_or("localhost", |(_, value)| value);
     let uri = format!("http://{host}{}", head.uri.path_and_query().map_or("/", |path| path.as_str()));
-    let request = SignableRequest::new(head.method.as_str(), uri, signed.into_iter(), SignableBody::Bytes(body))
+    let request = SignableRequest::new(head.method.as_str(), uri, signed.into_iter(), body)
         .map_err(|error| unsignable(&error))?;
     let identity =
         SigningCredentials::new(&*credentials.access_key, &*credentials.secret_key, None, None, "endpoint").into();
-    let mut settings = SigningSettings::default();
     // The client has chosen what it signs, so nothing that it signed is left out.
     settings.excluded_headers = None;
-    let parameters = SigningParams::builder().identity(&identity).region(authorization.region).name("kms").time(time);
-    let parameters = parameters.settings(settings).build().map_err(|error| unsignable(&error))?.into();
+    let parameters =
+        SigningParams::builder().identity(&identity).region(authorization.region).name(authorization.service);
+    let parameters = parameters.time(time).settings(settings).build().map_err(|error| unsignable(&error))?.into();
     Ok(sign(request, &parameters).map_err(|error| unsignable(&error))?.signature().to_owned())
 }
 

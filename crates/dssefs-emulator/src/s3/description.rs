@@ -7,6 +7,7 @@ use s3s::dto::Metadata;
 use s3s::{S3ErrorCode, S3Result};
 
 use super::errors::{custom, invalid_argument, invalid_request, not_implemented, refuse};
+use super::raw_values::text;
 use crate::storage::Headers;
 
 /// "The user-defined metadata is limited to 2 KB in size" (S3 User Guide, "Working with object metadata").
@@ -29,7 +30,7 @@ const STORAGE_CLASSES: [&str; 8] = [
 
 /// Reads content headers, metadata and storage class of PutObject, CreateMultipartUpload or CopyObject.
 pub(super) fn headers_of(headers: &HeaderMap, metadata: Option<Metadata>) -> S3Result<Headers> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let text = |name: &str| text(headers, name);
     let metadata = metadata.unwrap_or_default();
     if metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > METADATA_BYTES_MAX {
         let sentence = "Your metadata headers exceed the maximum allowed metadata size";

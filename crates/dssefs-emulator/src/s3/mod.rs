@@ -36,6 +36,7 @@ mod listing;
 mod multipart;
 mod parts;
 mod put;
+mod raw_values;
 mod read;
 mod tagging;
 mod versions;
@@ -49,6 +50,7 @@ use s3s::{S3ErrorCode, S3Result};
 pub use access::Access;
 pub(crate) use annotations::{Annotations, ignoring_annotations};
 pub(crate) use condition::ignoring_conditions;
+pub(crate) use raw_values::{RAW, bytes_of};
 
 use self::errors::refuse;
 use self::keys::KeyService;

@@ -37,6 +37,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The most that hyper reads or gathers at once. Large bodies cross the loopback in few system calls this way.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 
+/// The most headers of a request. S3 counts bytes alone: 2 KB of metadata are a thousand names of one or two bytes.
+const HEADERS_MAX: usize = 1_200;
+
 /// Serves until `stop` changes or is dropped, then finishes what is under way, for at most [`GRACE`].
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -99,8 +102,10 @@ where
         let (router, peer) = (Arc::clone(&router), peer.clone());
         async move { router.answer(request, &peer).await }
     });
-    let connection =
-        http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).serve_connection(TokioIo::new(stream), service);
+    let connection = http1::Builder::new()
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
     // The ends that faults ask for come out here as errors too, so they are no more than a debug message.
     if let Err(error) = watcher.watch(connection).await {
         debug!(%error, "a connection ended early");

@@ -12,6 +12,7 @@ mod guard;
 mod inject_faults;
 mod login;
 mod peer;
+mod raw_headers;
 mod router;
 mod state;
 

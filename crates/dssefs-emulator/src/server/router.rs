@@ -25,6 +25,7 @@ use super::body::{AnswerBody, BodyFault, RequestBody};
 use super::inject_faults::{self, Lost};
 use super::login::{Localhost, Login};
 use super::peer::Peer;
+use super::raw_headers;
 use super::state::State;
 
 /// The longest body of a KMS or administrative request. The largest that KMS takes is 4 KiB of plaintext or 6 KiB of
@@ -141,10 +142,14 @@ impl Router {
     }
 
     async fn call_s3(&self, request: Request<Body>) -> HttpResponse {
-        self.s3.call(request).await.unwrap_or_else(|failure| {
+        let (mut head, body) = request.into_parts();
+        raw_headers::put_aside(&mut head, &self.state.credentials);
+        let mut answer = self.s3.call(Request::from_parts(head, body)).await.unwrap_or_else(|failure| {
             error!(?failure, "s3s could not form an answer");
             Protocol::S3.error(500, "InternalError", "We encountered an internal error. Please try again.")
-        })
+        });
+        raw_headers::give_back(answer.headers_mut());
+        answer
     }
 }
 

@@ -17,7 +17,6 @@ use dssefs_s3::s3::{self, Condition, FailedWrite, Head, NewObject, Source};
 /// What a change of metadata begins with.
 struct Original {
     key: Key,
-    is_directory: bool,
     /// None for a directory without a marker.
     head: Option<Arc<Head>>,
 }
@@ -29,9 +28,9 @@ impl Original {
 }
 
 impl Namespace {
-    /// Changes attributes and answers the new ones. A clean file is copied onto itself, with everything carried over, a
-    /// directory's marker is put again; changes of a file that is local, or unlinked, are kept here for its commit.
-    /// Nothing is sent when nothing would differ. Then ctime stays too: a time that only this mount knew would go back.
+    /// Changes attributes and answers the new ones. A clean file, or the marker of a directory, is copied onto itself,
+    /// with everything carried over; a directory without a marker gets one; changes of a file that is local, or
+    /// unlinked, are kept here for its commit. Nothing is sent when nothing would differ. Then ctime stays too: a time that only this mount knew would go back.
     ///
     /// # Errors
     /// [`Error::NotPermitted`] where attributes come from listings; [`Error::Stale`] for a version that lost its name,
@@ -56,7 +55,16 @@ impl Namespace {
             return Ok(self.table().entry(ino)?.shown());
         }
         let user = posix::metadata(original.user(), &after, self.settings.posix_form);
-        self.rewrite(ino, &original, user).await
+        let shown = self.rewrite(ino, &original, user).await?;
+        let of = |attributes: &Attributes| (attributes.mode, attributes.uid, attributes.gid, attributes.mtime.seconds);
+        if of(&shown) != of(&after) {
+            tracing::warn!(
+                key = %original.key,
+                "mode, owner or time could not be kept: the metadata of other programs leaves no room in the object's \
+                 2,048 bytes; remove some of it (setfattr -x), and set them again"
+            );
+        }
+        Ok(shown)
     }
 
     /// Changes an extended attribute in the store, in the same way. Answers the attributes then; None for a file that
@@ -126,14 +134,15 @@ impl Namespace {
     }
 
     async fn original(self: &Arc<Self>, ino: Ino) -> Result<Original, Error> {
+        self.replace_plain_marker(ino).await?;
         let (key, is_directory) = self.key_to_rewrite(ino)?;
         self.resolve_ambiguous_copy(ino).await?;
         if self.table().is_bucket_root(ino) {
             self.renew_root().await?;
         }
         match self.facts_to_carry(ino).await {
-            Ok(head) => Ok(Original { key, is_directory, head: Some(head) }),
-            Err(Error::NotFound) if is_directory => Ok(Original { key, is_directory, head: None }),
+            Ok(head) => Ok(Original { key, head: Some(head) }),
+            Err(Error::NotFound) if is_directory => Ok(Original { key, head: None }),
             Err(error) => Err(error),
         }
     }
@@ -150,14 +159,12 @@ impl Namespace {
     }
 
     async fn rewrite(&self, ino: Ino, original: &Original, user: UserMetadata) -> Result<Attributes, Error> {
-        let Original { key, is_directory, head } = original;
+        let Original { key, head } = original;
+        // A marker is copied like a file, and not put again: consoles and other tools make markers with content, which
+        // no call of this mount shows.
         let new = match head {
-            Some(head) if !is_directory => self.copy_in_place(ino, key, head, user).await?,
-            before => {
-                let same = before.as_ref().map(|head| Condition::Matches(head.meta.version.etag.clone()));
-                let condition = self.settings.condition(same.unwrap_or(Condition::Absent));
-                self.put_marker(key, user, before.as_deref(), &condition).await?
-            }
+            Some(head) => self.copy_in_place(ino, key, head, user).await?,
+            None => self.put_marker(key, user, &self.settings.condition(Condition::Absent)).await?,
         };
         self.rewritten(ino, &new)
     }

@@ -1,6 +1,5 @@
 //! Directories: mkdir, rmdir, and the markers that keep empty ones from vanishing.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,7 +16,7 @@ use super::reserved::refuse_reserved;
 use super::table::Table;
 use super::{Namespace, Question};
 use dssefs_s3::object::{ETag, Key, Name, ObjectMeta, UserMetadata};
-use dssefs_s3::s3::{self, Condition, Head, NewObject, Removal};
+use dssefs_s3::s3::{self, Condition, Head, Listed, NewObject, Removal};
 
 /// The Content-Type that s3fs and the S3 console give a marker.
 const MARKER_TYPE: &str = "application/x-directory";
@@ -48,7 +47,7 @@ impl Namespace {
         let attributes = new_directory(mode, uid, gid);
         let question = self.question();
         let user = posix::metadata(UserMetadata::new(), &attributes, self.settings.posix_form);
-        let put = self.put_marker(&key, user, None, &self.settings.condition(Condition::Absent)).await;
+        let put = self.put_marker(&key, user, &self.settings.condition(Condition::Absent)).await;
         let head = put.map_err(|error| self.exists_if_taken(parent, error))?;
         let mut table = self.table();
         let (ino, is_new) = table.directory_made(parent, name, self.settings.known(&head, true))?;
@@ -63,10 +62,12 @@ impl Namespace {
         table.refer(ino)
     }
 
-    /// Removes an empty directory: one LIST, then one DELETE of its marker if there is one.
+    /// Removes an empty directory: one LIST, then one DELETE of its marker if there is one, and one of the object without
+    /// a slash that says it is a directory.
     ///
     /// # Errors
     /// [`Error::NotEmpty`], also for what is not in the store yet and for keys that cannot be names;
+    /// [`Error::MarkerHasContent`];
     /// [`Error::NotFound`], [`Error::NotADirectory`], and the store's.
     pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<(), Error> {
         let ino = self.at_hand(parent, name).await?;
@@ -80,6 +81,7 @@ impl Namespace {
         };
         self.refuse_shadowed(ino).await?;
         self.delete_marker(ino, &key).await?;
+        self.delete_plain_marker(ino).await?;
         self.forget_name(parent, name, ino);
         self.keep_alive(parent).await;
         Ok(())
@@ -165,36 +167,22 @@ impl Namespace {
         stream::iter(touched).for_each_concurrent(TIMES_IN_FLIGHT_MAX, store).await;
     }
 
-    /// Stores a marker with the metadata `user`, carrying over what else `before` had. What the store answered.
+    /// Stores a marker with the metadata `user`, where there is none. What the store answered.
     pub(super) async fn put_marker(
         &self,
         key: &Key,
         user: UserMetadata,
-        before: Option<&Head>,
         condition: &Condition,
     ) -> Result<Arc<Head>, Error> {
-        let object = self.marker(key, user, before).await?;
-        self.store_marker(object, condition).await
+        let content_type = Some(MARKER_TYPE.to_owned());
+        let object = NewObject { user, content_type, ..NewObject::at(key.clone()) };
+        let stored = self.gateway.put(&object, Arc::new(Bytes::new()), condition).await?.into_inner();
+        Ok(Arc::new(head_of(object, stored, 0, 0)))
     }
 
     /// Gives a directory that has no marker one, without attributes of its own: it goes on showing the defaults.
     pub(super) async fn put_plain_marker(&self, key: &Key) -> Result<Arc<Head>, Error> {
-        let object = self.marker(key, UserMetadata::new(), None).await?;
-        self.store_marker(object, &self.settings.condition(Condition::Absent)).await
-    }
-
-    async fn marker(&self, key: &Key, user: UserMetadata, before: Option<&Head>) -> Result<NewObject, Error> {
-        let tagged = before.is_some_and(|head| head.meta.tag_count > 0);
-        let tags = if tagged { self.gateway.tags(key).await? } else { None };
-        let content_headers = before.map_or_else(BTreeMap::new, |head| head.meta.content_headers.clone());
-        let storage_class = before.and_then(storage_class);
-        let content_type = Some(MARKER_TYPE.to_owned());
-        Ok(NewObject { key: key.clone(), user, content_type, content_headers, storage_class, tags, commit: None })
-    }
-
-    async fn store_marker(&self, object: NewObject, condition: &Condition) -> Result<Arc<Head>, Error> {
-        let stored = self.gateway.put(&object, Arc::new(Bytes::new()), condition).await?.into_inner();
-        Ok(Arc::new(head_of(object, stored, 0, 0)))
+        self.put_marker(key, UserMetadata::new(), &self.settings.condition(Condition::Absent)).await
     }
 
     /// Refuses to remove a directory that shows the object which it would hide, if the store still has that. No request
@@ -238,6 +226,36 @@ impl Namespace {
         Err(Error::Stale)
     }
 
+    /// Gives a directory a marker that the store knows by an object without a slash alone: a copy of that object, with all
+    /// that it carries, which then goes. Such a directory could not be changed or moved as others are. No request for
+    /// any other.
+    pub(super) async fn replace_plain_marker(self: &Arc<Self>, ino: Ino) -> Result<(), Error> {
+        let Some((from, head)) = self.plain_marker(ino)? else { return Ok(()) };
+        let to = self.table().key(ino)?;
+        match self.copy(&from, &head, &to, head.meta.user.clone(), &Condition::Absent).await {
+            Ok(_) => self.expire(ino),
+            // It has a marker too, which says more.
+            Err(error) if error.is_taken() => {}
+            Err(error) => return Err(error),
+        }
+        self.delete_plain_marker(ino).await
+    }
+
+    async fn delete_plain_marker(&self, ino: Ino) -> Result<(), Error> {
+        let Some((key, head)) = self.plain_marker(ino)? else { return Ok(()) };
+        // One that another host has put there since is another object, and stays.
+        self.gateway.delete_version(&key, &head.meta.version.etag).await?;
+        self.table().entry_mut(ino)?.plain_marker = None;
+        Ok(())
+    }
+
+    fn plain_marker(&self, ino: Ino) -> Result<Option<(Key, Arc<Head>)>, Error> {
+        let table = self.table();
+        let entry = table.entry(ino)?;
+        let Some((head, (parent, name))) = entry.plain_marker.clone().zip(entry.place()) else { return Ok(None) };
+        Ok(Some((table.prefix(*parent)?.file(name)?, head)))
+    }
+
     /// The marker, if it is all that is left; None when there is nothing at all.
     async fn only_marker_below(&self, ino: Ino, key: &Key) -> Result<Option<ETag>, Error> {
         let found = self.first_below(key.as_str(), 2).await?;
@@ -245,7 +263,9 @@ impl Namespace {
             self.log_if_hidden(ino, key.as_str(), &other.key);
             return Err(Error::NotEmpty);
         }
-        Ok(found.into_iter().next().map(|marker| marker.etag))
+        let Some(marker) = found.into_iter().next() else { return Ok(None) };
+        refuse_content_of(&marker)?;
+        Ok(Some(marker.etag))
     }
 
     /// Says in the log, once for each directory, why the directory `ino` is not empty, if the first key below its
@@ -313,6 +333,15 @@ impl Table {
             None => {}
         }
         Ok((self.insert(parent, name, attributes)?, true))
+    }
+}
+
+/// Refuses to delete or replace a marker that has content. Another program has stored that content, and no call of this
+/// mount shows it.
+pub(super) fn refuse_content_of(marker: &Listed) -> Result<(), Error> {
+    match marker.size {
+        0 => Ok(()),
+        bytes => Err(Error::MarkerHasContent { marker: marker.key.clone(), bytes }),
     }
 }
 

@@ -68,6 +68,8 @@ pub(super) struct Entry {
     pub(super) changed: u64,
     /// Own copies of the object (rename, chmod): which version became which, while the file is open.
     pub(super) copies: Vec<(ETag, ETag)>,
+    /// Of a directory, the object of the same name without a slash that says it is one, as older tools make it.
+    pub(super) plain_marker: Option<Arc<Head>>,
     /// The copy of the object onto itself that this mount has asked for, until it is known what became of it.
     pub(super) own_copy: Option<OwnCopy>,
     pub(super) directory: Option<Box<Directory>>,
@@ -147,6 +149,7 @@ impl Entry {
             seen: None,
             changed: 0,
             copies: Vec::new(),
+            plain_marker: None,
             own_copy: None,
             directory,
         }
@@ -216,6 +219,11 @@ impl Entry {
             own || whole_seconds(head.meta.last_modified) == whole_seconds(seen.last_modified)
         };
         self.etag() == Some(&seen.etag) && self.object.as_ref().is_some_and(is_described)
+    }
+
+    /// Whether `seen` is the object without a slash that says this is a directory.
+    pub(super) fn is_plain_marker(&self, seen: &SeenVersion) -> bool {
+        self.plain_marker.as_ref().is_some_and(|head| head.meta.version.etag == seen.etag)
     }
 
     /// The version that is known of the object.

@@ -24,6 +24,18 @@ pub enum Error {
     /// rmdir of a directory with something in it.
     #[error("the directory is not empty; remove what is in it first")]
     NotEmpty,
+    /// rmdir of a directory, or a rename over it, whose marker has content that would go with it.
+    #[error(
+        "the directory is empty, but the object {marker:?} that stands for it has {bytes} bytes of content, which \
+         another program has stored and the mount does not show; copy them elsewhere and delete that object with a \
+         tool for S3"
+    )]
+    MarkerHasContent {
+        /// Its key.
+        marker: String,
+        /// The length of its content.
+        bytes: u64,
+    },
     /// The name does not fit into a key.
     #[error("the name cannot be stored: {0}")]
     Name(Arc<NameError>),

@@ -138,15 +138,15 @@ impl Namespace {
     }
 
     /// The facts that a change of metadata sends again. They are asked for once more where another program may have
-    /// changed them in place under the same ETag: of objects whose ETag names their content alone, and of markers,
-    /// whose tags a new marker must have, while the store itself copies those of files.
+    /// changed them in place under the same ETag: of objects whose ETag names their content alone. The store itself
+    /// copies the tags.
     pub(super) async fn facts_to_carry(self: &Arc<Self>, ino: Ino) -> Result<Arc<Head>, Error> {
         if let Some(head) = self.head_at_hand(ino)? {
             let by_etag = matches!(head.encryption.facts.algorithm, Algorithm::Dsse | Algorithm::Kms);
             let is_enough = {
                 let table = self.table();
                 let entry = table.entry(ino)?;
-                !may_be_asked(entry) || (by_etag && !entry.is_directory())
+                !may_be_asked(entry) || by_etag
             };
             if is_enough {
                 return Ok(head);

@@ -394,6 +394,12 @@ impl Table {
                 self.entry_mut(ino)?.kind_is_open = kind_is_open;
                 return Ok(Some(ino));
             }
+            // The listing cannot say that this object is a directory; HEAD has said so.
+            Standing::Known(ino) if self.entry(ino)?.is_plain_marker(&version) => {
+                let entry = self.entry_mut(ino)?;
+                entry.seen = entry.seen.max(Some(when.at));
+                return Ok(Some(ino));
+            }
             // A directory that only lives here hides the file, as one in the store would.
             Standing::Known(ino) if self.holds_local(ino) => return Ok(Some(ino)),
             Standing::Known(ino) => self.detach(ino),
@@ -442,7 +448,7 @@ mod tests {
     use dssefs_seal::crypto::MacKey;
     use futures_util::future::BoxFuture;
 
-    use crate::namespace::{AttributeSource, Authenticator, Defaults, KeyName, NoKey, OwnKey, PosixForm};
+    use crate::namespace::{AttributeSource, Authenticator, ContentType, Defaults, KeyName, NoKey, OwnKey, PosixForm};
 
     /// Nothing is renamed here.
     #[derive(Debug)]
@@ -462,6 +468,7 @@ mod tests {
         Settings {
             prefix: Prefix::root(),
             defaults: Defaults { uid: 0, gid: 0, file_mode: 0o644, dir_mode: 0o755 },
+            content_type: ContentType::Guess,
             ttl: Duration::from_secs(1),
             entries_max: 100,
             names_bytes_max: 1 << 20,

@@ -7,7 +7,7 @@ use futures_util::{FutureExt, future};
 use super::error::Error;
 use super::listing::{Extent, seen_version};
 use super::node::{Ino, Node};
-use super::observe::Marker;
+use super::observe::{Marker, is_plain_marker};
 use super::reserved::{is_absent, is_shadowed};
 use super::{Namespace, Question, is_not_found};
 use dssefs_s3::object::{Key, Name, Prefix};
@@ -134,7 +134,12 @@ impl Namespace {
         match below? {
             Below::Something(marker) => {
                 let ino = self.found_directory(parent, &name, &marker, &question)?;
-                self.found_shadowed(ino, head, &question);
+                match head {
+                    Ok(head) if is_plain_marker(&head) => {
+                        self.table().entry_mut(ino)?.plain_marker = Some(Arc::new(head));
+                    }
+                    head => self.found_shadowed(ino, head, &question),
+                }
                 Ok(ino)
             }
             Below::Nothing => self.found_no_directory(parent, &name, head, &question),

@@ -10,6 +10,7 @@
 
 mod change;
 mod change_clock;
+mod content_type;
 mod directory;
 mod entry;
 mod error;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Semaphore;
 
+pub use self::content_type::{ContentType, ContentTypeError};
 pub use self::entry::Hidden;
 pub use self::error::Error;
 pub use self::held::Held;
@@ -80,6 +82,8 @@ pub struct Settings {
     pub prefix: Prefix,
     /// What objects without metadata show.
     pub defaults: Defaults,
+    /// The Content-Type of new files.
+    pub content_type: ContentType,
     /// How long an answer of the store is believed.
     pub ttl: Duration,
     /// The most nodes in the table. Those that neither the kernel nor an open file refers to are evicted beyond it.
@@ -204,6 +208,12 @@ impl Namespace {
     #[must_use]
     pub fn key_to_store(&self, ino: Ino) -> Option<Key> {
         self.table().key_to_store(ino).ok()
+    }
+
+    /// The Content-Type of a new file at `key`.
+    #[must_use]
+    pub fn content_type(&self, key: &Key) -> String {
+        self.settings.content_type.of(key)
     }
 
     /// The group of what is made in the directory `ino`, where that has set-group-id (inode(7)); None: that of who

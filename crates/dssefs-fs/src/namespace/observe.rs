@@ -5,10 +5,14 @@ use std::sync::Arc;
 use super::entry::SeenVersion;
 use super::error::Error;
 use super::node::{Attributes, Ino};
+use super::reserved::is_shadowed;
 use super::table::Table;
 use super::{Settings, When};
 use dssefs_s3::object::Name;
 use dssefs_s3::s3::Head;
+
+/// The types of directories: s3fs's and the S3 console's, and that of older tools.
+const PLAIN_MARKER_TYPES: [&str; 2] = ["application/x-directory", "httpd/unix-directory"];
 
 /// What an answer about a name meets in the table.
 pub(super) enum Standing {
@@ -41,7 +45,7 @@ impl Table {
         Ok(if entry.local || entry.changed > asked { Standing::Newer(ino) } else { Standing::Known(ino) })
     }
 
-    /// HEAD has shown the file `name`. The node that has the name now.
+    /// HEAD has shown the object `name`. The node that has the name now.
     pub(super) fn file_seen(
         &mut self,
         parent: Ino,
@@ -50,6 +54,9 @@ impl Table {
         when: When,
         settings: &Settings,
     ) -> Result<Ino, Error> {
+        if is_plain_marker(head) && !is_shadowed(name) {
+            return self.plain_marker_seen(parent, name, head, when, settings);
+        }
         match self.standing(parent, name, when.asked)? {
             Standing::Newer(ino) => return Ok(ino),
             Standing::Removed => return Err(Error::NotFound),
@@ -59,6 +66,23 @@ impl Table {
         }
         let ino = self.insert(parent, name, settings.known(head, false))?;
         self.know(ino, head, when)?;
+        Ok(ino)
+    }
+
+    /// HEAD has shown an object `name` that says it is a directory.
+    pub(super) fn plain_marker_seen(
+        &mut self,
+        parent: Ino,
+        name: &Name,
+        head: &Arc<Head>,
+        when: When,
+        settings: &Settings,
+    ) -> Result<Ino, Error> {
+        let ino = self.directory_seen(parent, name, when, settings.known(head, true))?;
+        let entry = self.entry_mut(ino)?;
+        if entry.is_directory() {
+            entry.plain_marker = Some(Arc::clone(head));
+        }
         Ok(ino)
     }
 
@@ -138,6 +162,11 @@ impl Table {
         }
         if entry.is_directory() {
             self.marker_known(ino, head, when, settings)?;
+        } else if is_plain_marker(head)
+            && let Some((parent, name)) = entry.place().cloned()
+        {
+            self.plain_marker_seen(parent, &name, head, when, settings)?;
+            return Err(Error::Stale);
         } else if self.renewed(ino, head, when, settings)? != ino {
             return Err(Error::Stale);
         }
@@ -262,4 +291,12 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// Whether an object without a slash at the end of its key is a directory, as s3fs takes it: older tools made such
+/// markers. One with content is a file, so that its content can be read.
+pub(super) fn is_plain_marker(head: &Head) -> bool {
+    let content_type = head.meta.content_type.as_deref().unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    head.meta.size == 0 && PLAIN_MARKER_TYPES.iter().any(|known| essence.eq_ignore_ascii_case(known))
 }

@@ -21,12 +21,23 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::node::{Attributes, Defaults, Kind, Timestamp};
-use super::xattr::METADATA_BYTES_MAX;
-use dssefs_s3::object::UserMetadata;
+use dssefs_s3::object::{METADATA_BYTES_MAX, UserMetadata, metadata_bytes};
 
 const TYPE_BITS: u32 = 0o170_000;
 const PERMISSION_BITS: u32 = 0o7777;
 const SYMLINK_TARGET: &str = "--symlink-target";
+/// The mount's own entries, in the order in which they give way where the metadata of other programs leaves no room for
+/// all of them, each with its name in AWS's form. Where an object has both forms, AWS's goes before these, as a whole: the
+/// rest of it would be taken for all. The commit id goes before any. An object then shows Last-Modified, or the mount's
+/// defaults, in their place. Mode and device number of a link, a fifo or a device never give way: they say what it is.
+const GIVING_WAY: [&[&str]; 6] = [
+    &["ctime"],
+    &["atime", "file-atime"],
+    &["mtime", "file-mtime"],
+    &["gid", "file-group"],
+    &["uid", "file-owner"],
+    &["mode", "file-permissions"],
+];
 
 /// The entries of s3fs's form that AWS's form has too, in the order of [`AWS_KEYS`].
 const S3FS_KEYS: [&str; 5] = ["mode", "uid", "gid", "mtime", "atime"];
@@ -79,8 +90,8 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
         kind,
         size: size(user, kind, form.size),
         mode: mode.map_or(default_mode(kind, defaults), |mode| mode & PERMISSION_BITS),
-        uid: number(user, &["uid", "file-owner", "owner", "goog-reserved-posix-uid"]).unwrap_or(defaults.uid),
-        gid: number(user, &["gid", "file-group", "group", "goog-reserved-posix-gid"]).unwrap_or(defaults.gid),
+        uid: id(user, &["uid", "file-owner", "owner", "goog-reserved-posix-uid"]).unwrap_or(defaults.uid),
+        gid: id(user, &["gid", "file-group", "group", "goog-reserved-posix-gid"]).unwrap_or(defaults.gid),
         mtime,
         atime: timestamp(user, "atime").or_else(|| aws_time(user, "file-atime")).unwrap_or(mtime),
         ctime: timestamp(user, "ctime").unwrap_or(modified),
@@ -88,11 +99,12 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
     }
 }
 
-/// `user` with the attributes recorded in it in the form `form`; what else is there stays.
+/// `user` with the attributes recorded in it in the form `form`, as far as S3 has room for them ([`GIVING_WAY`]); what
+/// else is there stays.
 ///
-/// In s3fs's form `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole seconds and
-/// the store's clock, so that a file which shows it would seem to change once more when the mount asks again, and git,
-/// tar and backups look.
+/// In s3fs's form `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole
+/// seconds and the store's clock, so that a file which shows it would seem to change once more when the mount asks again,
+/// and git, tar and backups look.
 #[must_use]
 pub fn metadata(mut user: UserMetadata, attributes: &Attributes, form: PosixForm) -> UserMetadata {
     let mode = type_bits(attributes.kind) | attributes.mode & PERMISSION_BITS;
@@ -108,7 +120,7 @@ pub fn metadata(mut user: UserMetadata, attributes: &Attributes, form: PosixForm
     if let Kind::CharacterDevice(number) | Kind::BlockDevice(number) = attributes.kind {
         user.insert("rdev".into(), number.to_string());
     }
-    with_ctime(without_spare_entries(user, attributes.ctime, form), attributes.ctime)
+    with_ctime(user, attributes.ctime)
 }
 
 /// `user` with the times of a directory recorded in it, and nothing else that it did not have.
@@ -116,7 +128,7 @@ pub fn metadata(mut user: UserMetadata, attributes: &Attributes, form: PosixForm
 pub(super) fn with_times(mut user: UserMetadata, attributes: &Attributes, form: PosixForm) -> UserMetadata {
     put(&mut user, &["mtime"], [written(attributes.mtime)], form.writes_s3fs());
     put(&mut user, &["file-mtime"], [aws_written(attributes.mtime)], form.writes_aws());
-    with_ctime(without_spare_entries(user, attributes.ctime, form), attributes.ctime)
+    with_ctime(user, attributes.ctime)
 }
 
 /// Writes the entries: all of them if the form is `wanted`, else those that are there.
@@ -128,29 +140,43 @@ fn put<const COUNT: usize>(user: &mut UserMetadata, keys: &[&str; COUNT], values
     }
 }
 
-/// `user` without the entries that give way first where S3 has no room for all, `ctime` included: those of the form that is not the
-/// mount's own (AWS's, where both are written), all together, because the rest of them would be taken for the whole;
-/// then the time of the last access in AWS's form, which reads as that of the last change.
-fn without_spare_entries(user: UserMetadata, ctime: Timestamp, form: PosixForm) -> UserMetadata {
-    let mut user = with_ctime(user, ctime);
-    let others: &[&str] = if form.writes_s3fs() { &AWS_KEYS } else { &S3FS_KEYS };
-    for spare in [others, &["file-atime"]] {
-        if bytes(&user) > METADATA_BYTES_MAX {
-            spare.iter().for_each(|key| drop(user.remove(*key)));
-        }
-    }
-    user
-}
-
-fn bytes(user: &UserMetadata) -> usize {
-    user.iter().map(|(key, value)| key.len() + value.len()).sum()
-}
-
 /// `user` with the time of the last change of attributes or name recorded in it.
 #[must_use]
 pub(super) fn with_ctime(mut user: UserMetadata, ctime: Timestamp) -> UserMetadata {
     user.insert("ctime".into(), written(ctime));
-    user
+    fitting(user)
+}
+
+/// `user` as S3 takes it. What other programs have written stays whole; the mount's own entries give way. A store that
+/// keeps more than S3 does, as what is there shows, takes all of them.
+fn fitting(mut user: UserMetadata) -> UserMetadata {
+    let is_full = |user: &UserMetadata| metadata_bytes(user) > METADATA_BYTES_MAX;
+    if !is_full(&user) {
+        return user;
+    }
+    let all = user.clone();
+    if S3FS_KEYS[..4].iter().all(|key| user.contains_key(*key)) {
+        AWS_KEYS.iter().for_each(|key| drop(user.remove(*key)));
+    }
+    let names = GIVING_WAY.into_iter().filter(|names| names[0] != "mode" || !is_special(&all)).flatten();
+    for name in names.copied() {
+        if is_full(&user)
+            && let Some(value) = user.remove(name)
+            && name == "mtime"
+            && let Some((seconds, _)) = value.split_once('.')
+        {
+            user.insert(name.into(), seconds.to_owned());
+            if is_full(&user) {
+                user.remove(name);
+            }
+        }
+    }
+    if is_full(&user) { all } else { user }
+}
+
+/// Whether only the mode says what the object is.
+fn is_special(user: &UserMetadata) -> bool {
+    mode(user).is_some_and(|mode| !matches!(mode & TYPE_BITS, 0 | 0o040_000 | 0o100_000))
 }
 
 /// The target of a symlink in geesefs's form; in s3fs's form it is the object's body and this is None.
@@ -226,6 +252,12 @@ fn number(user: &UserMetadata, keys: &[&str]) -> Option<u32> {
     keys.iter().find_map(|key| user.get(*key)?.parse().ok())
 }
 
+/// An owner or a group. chown(2) takes 4294967295, which is -1, for "leave it as it is"; programs that store it so mean
+/// none.
+fn id(user: &UserMetadata, keys: &[&str]) -> Option<u32> {
+    keys.iter().find_map(|key| number(user, &[key]).filter(|id| *id != u32::MAX))
+}
+
 fn timestamp(user: &UserMetadata, key: &str) -> Option<Timestamp> {
     read(user.get(key)?)
 }
@@ -290,6 +322,45 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+
+    /// What is left of the mount's own entries beside `bytes` of another program's.
+    fn own_beside(bytes: usize) -> Vec<String> {
+        let user = UserMetadata::from([("n".to_owned(), "v".repeat(bytes - 1))]);
+        let time = |seconds| Timestamp { seconds, nanoseconds: 123_456_789 };
+        let form = Form { directory: false, size: 0, last_modified: UNIX_EPOCH };
+        let defaults = Defaults { uid: 1000, gid: 1000, file_mode: 0o644, dir_mode: 0o755 };
+        let shown = attributes(&UserMetadata::new(), form, &defaults);
+        let (mtime, atime, ctime) = (time(1_700_000_000), time(1_700_000_001), time(1_700_000_002));
+        let kept = metadata(user, &Attributes { mtime, atime, ctime, ..shown });
+        assert!(metadata_bytes(&kept) <= METADATA_BYTES_MAX && kept["n"].len() == bytes - 1, "{bytes}");
+        kept.into_iter().filter(|(name, _)| name != "n").map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    #[test]
+    fn own_entries_give_way_in_their_order_when_others_fill_the_metadata() {
+        let all = ["atime=1700000001.123456789", "ctime=1700000002.123456789", "gid=1000", "mode=33188"];
+        let all = [&all[..], &["mtime=1700000000.123456789", "uid=1000"]].concat();
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 98), all);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 97), [all[0], all[2], all[3], all[4], all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 72), [all[2], all[3], all[4], all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 47), [all[2], all[3], "mtime=1700000000", all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 30), [all[2], all[3], all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 20), [all[3], all[5]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX - 10), [all[3]]);
+        assert_eq!(own_beside(METADATA_BYTES_MAX), [""; 0]);
+    }
+
+    #[test]
+    fn metadata_of_a_store_that_keeps_more_than_s3_stays_as_it_is() {
+        let user = UserMetadata::from([("n".to_owned(), "v".repeat(4000))]);
+        assert_eq!(with_ctime(user, Timestamp { seconds: 1, nanoseconds: 0 })["ctime"], "1");
+    }
+
+    #[test]
+    fn an_owner_of_minus_one_is_none() {
+        let user = UserMetadata::from([("uid".to_owned(), u32::MAX.to_string()), ("owner".to_owned(), "7".to_owned())]);
+        assert_eq!((id(&user, &["uid", "owner"]), id(&user, &["uid"])), (Some(7), None));
+    }
 
     const DEFAULTS: Defaults = Defaults { uid: 7, gid: 8, file_mode: 0o640, dir_mode: 0o750 };
 
@@ -511,9 +582,10 @@ mod tests {
         let full = with(1_900, PosixForm::Both);
         assert_eq!((count(&full, &S3FS_KEYS), count(&full, &AWS_KEYS)), (5, 0), "{full:?}");
         assert_eq!(count(&with(1_700, PosixForm::Both), &AWS_KEYS), 5);
-        let full = with(1_950, PosixForm::Aws);
-        assert_eq!((count(&full, &AWS_KEYS), full.contains_key("file-atime")), (4, false), "{full:?}");
-        assert!(bytes(&full) <= METADATA_BYTES_MAX && full["k"].len() == 1_950);
+        let full = with(1_970, PosixForm::Aws);
+        assert_eq!(count(&full, &["ctime", "file-atime"]), 0, "{full:?}");
+        assert_eq!(count(&full, &AWS_KEYS), 4, "{full:?}");
+        assert!(metadata_bytes(&full) <= METADATA_BYTES_MAX && full["k"].len() == 1_970);
     }
 
     #[test]

@@ -14,17 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use dssefs_s3::object::{COMMIT_NAME, UserMetadata};
+use dssefs_s3::object::{COMMIT_NAME, METADATA_BYTES_MAX, UserMetadata, header_length};
 
-/// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
-/// Guide).
-pub(super) const METADATA_BYTES_MAX: usize = 2048;
 /// What mode, owner, group, three times and a device number take at most, names included: 29 bytes of names, 5 for a
 /// mode, 10 for each id and for a device, 30 for each time. Kept free for them, so that chmod(2) works on a file with
 /// attributes.
 const OWN_BYTES_MAX: usize = 29 + 5 + 3 * 10 + 3 * 30;
 /// What is left for everything else.
 const ROOM_BYTES: usize = METADATA_BYTES_MAX - OWN_BYTES_MAX;
+/// How many entries there may be beside the mount's own. The HTTP library reads 100 headers of an answer: up to 35 of
+/// them are S3's, and 8 the mount's own. An object with more headers cannot be asked for any more.
+const ENTRIES_MAX: usize = 56;
 
 /// The keys under which the mount itself keeps attributes in metadata.
 const OWN: [&str; 7] = ["mode", "uid", "gid", "mtime", "atime", "ctime", "rdev"];
@@ -86,7 +86,10 @@ pub enum Error {
     )]
     TooLarge,
     /// No room beside what is there.
-    #[error("S3 keeps {ROOM_BYTES} bytes of attributes with an object, names and escapes counted; remove others first")]
+    #[error(
+        "S3 keeps {ROOM_BYTES} bytes of attributes with an object, names and escapes counted, and the mount {ENTRIES_MAX} \
+         of them at most; remove others first"
+    )]
     NoRoom,
 }
 
@@ -206,7 +209,8 @@ fn with(user: &UserMetadata, name: &[u8], value: &[u8]) -> Result<UserMetadata, 
 /// `after`, unless it takes more room than there is and more than `user` took: a blob that another
 /// program wrote without escapes grows when this mount writes it.
 fn fitting(after: UserMetadata, user: &UserMetadata) -> Option<UserMetadata> {
-    (room_taken(&after) <= ROOM_BYTES.max(room_taken(user))).then_some(after)
+    let fits = room_taken(&after) <= ROOM_BYTES.max(room_taken(user));
+    (fits && entries(&after) <= ENTRIES_MAX.max(entries(user))).then_some(after)
 }
 
 fn with_nothing_else(name: &[u8], value: &[u8]) -> UserMetadata {
@@ -215,7 +219,12 @@ fn with_nothing_else(name: &[u8], value: &[u8]) -> UserMetadata {
 
 /// The bytes of all metadata but the mount's own.
 fn room_taken(user: &UserMetadata) -> usize {
-    user.iter().filter(|(key, _)| !OWN.contains(&key.as_str())).map(|(key, value)| key.len() + value.len()).sum()
+    let others = user.iter().filter(|(key, _)| !OWN.contains(&key.as_str()));
+    others.map(|(key, value)| key.len() + header_length(value)).sum()
+}
+
+fn entries(user: &UserMetadata) -> usize {
+    user.keys().filter(|key| !OWN.contains(&key.as_str())).count()
 }
 
 /// The key under which this mount writes an attribute.

@@ -42,6 +42,7 @@ impl Error {
                 | namespace::Error::NoJournalKey(_)
                 | namespace::Error::BeingRenamed
                 | namespace::Error::TargetTaken
+                | namespace::Error::MarkerHasContent { .. }
                 | namespace::Error::NoRoomForNames { .. }
                 | namespace::Error::EndlessListing { .. } => true,
                 _ => false,
@@ -229,7 +230,7 @@ fn names(error: &namespace::Error) -> i32 {
         namespace::Error::Exists => libc::EEXIST,
         namespace::Error::NotADirectory => libc::ENOTDIR,
         namespace::Error::IsADirectory => libc::EISDIR,
-        namespace::Error::NotEmpty => libc::ENOTEMPTY,
+        namespace::Error::NotEmpty | namespace::Error::MarkerHasContent { .. } => libc::ENOTEMPTY,
         namespace::Error::Name(error) => name(error),
         namespace::Error::NotPermitted => libc::EPERM,
         namespace::Error::IntoItself => libc::EINVAL,

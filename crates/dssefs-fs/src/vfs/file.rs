@@ -381,10 +381,8 @@ impl Destination for Link {
         }
         let Some(key) = self.namespace.key_to_store(file.ino) else { return CommitTarget::Lost };
         let state = file.state();
-        CommitTarget::Object(Target {
-            object: new_object(key, &state, self.namespace.posix_form()),
-            exact: state.exact,
-        })
+        let (form, new_type) = (self.namespace.posix_form(), self.namespace.content_type(&key));
+        CommitTarget::Object(Target { object: new_object(key, form, new_type, &state), exact: state.exact })
     }
 
     fn committed(&self, key: &Key, head: Head) {
@@ -416,17 +414,24 @@ impl Destination for Link {
     }
 }
 
+/// The storage classes whose objects cannot be read until they are restored ("Understanding S3 Glacier storage classes",
+/// S3 User Guide).
+const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
+
 /// A new object for the file: what the old one carried, or the one that it was copied from, with the attributes as they
-/// are now.
-fn new_object(key: Key, state: &FileState, form: PosixForm) -> NewObject {
+/// are now. A file without an object gets `new_type`. What a program writes now is not archived: it would be out of
+/// reach from then on.
+fn new_object(key: Key, form: PosixForm, new_type: String, state: &FileState) -> NewObject {
     let meta = state.meta();
     let tags = state.carried.as_ref().map_or(&state.tags, |carried| &carried.tags);
     NewObject {
         key,
         user: posix::metadata(state.user(), &state.promised.unwrap_or(state.attributes), form),
-        content_type: meta.and_then(|meta| meta.content_type.clone()),
+        content_type: meta.map_or(Some(new_type), |meta| meta.content_type.clone()),
         content_headers: meta.map_or_else(BTreeMap::new, |meta| meta.content_headers.clone()),
-        storage_class: meta.map(|meta| meta.storage_class.clone()).filter(|class| class != "STANDARD"),
+        storage_class: meta
+            .map(|meta| meta.storage_class.clone())
+            .filter(|class| class != "STANDARD" && !ARCHIVES.contains(&class.as_str())),
         tags: tags.clone(),
         commit: None,
     }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
+use super::header_text::header_length;
+
 /// An entity tag, with its quotes as S3 sends it.
 ///
 /// For objects under KMS it is not a digest of the content and not stable between copies ("Checking object integrity",
@@ -84,9 +86,19 @@ impl CommitId {
     }
 }
 
-/// `x-amz-meta-*`: names in lower case without that prefix, and their values. Together at most 2 KB ("Working with
-/// object metadata", S3 User Guide).
+/// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
+/// Guide).
+pub const METADATA_BYTES_MAX: usize = 2048;
+
+/// `x-amz-meta-*`: names in lower case without that prefix, and their values as
+/// [`header_text`](super::header_text) gives them. Together at most [`METADATA_BYTES_MAX`].
 pub type UserMetadata = BTreeMap<String, String>;
+
+/// What `user` takes of [`METADATA_BYTES_MAX`].
+#[must_use]
+pub fn metadata_bytes(user: &UserMetadata) -> usize {
+    user.iter().map(|(name, value)| name.len() + header_length(value)).sum()
+}
 
 /// The facts of an object in the answer to a HEAD or GET, without its encryption.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +114,8 @@ pub struct ObjectMeta {
     /// Content-Type, if there is one.
     pub content_type: Option<String>,
     /// The other content headers that a rewrite of the object must carry over: `cache-control`, `content-disposition`,
-    /// `content-encoding`, `content-language`, `expires`, by lower-case name.
+    /// `content-encoding`, `content-language`, `expires`, by lower-case name. Their values, and that of Content-Type,
+    /// are as [`header_text`](super::header_text) gives them.
     pub content_headers: BTreeMap<String, String>,
     /// How many tags it has (`x-amz-tagging-count`), 0 if S3 gives none.
     pub tag_count: u32,

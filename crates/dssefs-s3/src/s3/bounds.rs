@@ -4,6 +4,7 @@
 //! the content of an object may be as long as the object. The SDK reads every other body into memory before it parses
 //! it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -22,6 +23,8 @@ use aws_smithy_runtime_api::http::StatusCode;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
+
+use crate::object::{header_text, is_raw};
 
 /// The longest answer without a list, in bytes: 1 MiB. AWS's longest is an error of a few KiB; JSON of KMS, STS
 /// and SSO is shorter than 64 KiB.
@@ -56,6 +59,12 @@ pub(in crate::s3) enum Exceeded {
     /// Its headers.
     #[error("the answer's headers have {0} bytes, and the daemon reads no more than {HEADERS_BYTES_MAX}")]
     Headers(u64),
+    /// How many headers it has. The SDK's client does not let us raise the HTTP library's limit.
+    #[error(
+        "the answer has more than 100 headers, and the HTTP library reads no more; if the object has so many entries of \
+         metadata (x-amz-meta-*), remove some of them with another tool for S3"
+    )]
+    HeaderCount,
 }
 
 /// Content that came too slowly.
@@ -111,10 +120,27 @@ impl HttpConnector for BoundedConnector {
         let (sent, attempt_timeout) = (Instant::now(), self.attempt_timeout);
         let answer = self.connector.call(request);
         HttpConnectorFuture::new(async move {
-            let answer = answer.await?;
+            let answer = with_text_only(answer.await?);
             asked.bound(answer, sent, attempt_timeout).map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
+}
+
+/// The answer with each value of a header as text. The SDK has no place for other bytes: it would drop the header, and
+/// some of its parsers the whole answer.
+fn with_text_only(mut answer: HttpResponse) -> HttpResponse {
+    let is_raw = |value: &[u8]| is_raw(&header_text(value));
+    let raw: BTreeSet<String> =
+        answer.headers().iter_bytes().filter(|(_, value)| is_raw(value)).map(|(name, _)| name.to_owned()).collect();
+    for name in raw {
+        let values: Vec<String> = answer.headers().get_all_bytes(&name).map(header_text).collect();
+        answer.headers_mut().remove(&name);
+        for value in values {
+            // Every text is a header's value that has no control characters, and the bytes had none.
+            let _ = answer.headers_mut().try_append(name.clone(), value);
+        }
+    }
+    answer
 }
 
 /// The limits of an answer, which follow from its request.
@@ -150,7 +176,7 @@ impl Asked {
     }
 
     fn bound(self, mut answer: HttpResponse, sent: Instant, patience: Duration) -> Result<HttpResponse, Exceeded> {
-        let headers: usize = answer.headers().iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        let headers: usize = answer.headers().iter_bytes().map(|(name, value)| name.len() + value.len() + 4).sum();
         if headers as u64 > HEADERS_BYTES_MAX {
             return Err(Exceeded::Headers(headers as u64));
         }

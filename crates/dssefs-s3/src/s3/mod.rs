@@ -54,5 +54,5 @@ pub use metrics::{Operation, StoreSnapshot};
 pub use payload::{Checksum, Payload, TARGET_BYTES_MAX, WithSha1};
 pub use request::{
     BucketFacts, CONTENT_HEADERS, Condition, Head, LastWriterWins, ListPage, ListRequest, Listed, NewObject, Part,
-    Removal, Source, Stored, Versioning,
+    Removal, Source, Stored, UNKNOWN_TYPE, Versioning,
 };

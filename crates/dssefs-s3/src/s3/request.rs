@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use crate::object::{COMMIT_NAME, CommitId, Crc64, ETag, Key, ObjectMeta, UserMetadata, Version};
+use crate::object::{
+    COMMIT_NAME, CommitId, Crc64, ETag, Key, METADATA_BYTES_MAX, ObjectMeta, UserMetadata, Version, metadata_bytes,
+};
 use crate::policy::{Facts, Observation};
 use crate::s3::payload::TARGET_BYTES_MAX;
 
@@ -19,9 +21,9 @@ pub const CONTENT_HEADERS: [&str; 6] = [
     "x-amz-website-redirect-location",
 ];
 
-/// What user metadata may have in all: the bytes of its names and values ("Working with object metadata", S3 User
-/// Guide).
-const METADATA_BYTES_MAX: usize = 2048;
+/// The Content-Type of an object without one: what S3 itself takes. It is sent, because the SDK would send another one
+/// with PutObject than with CreateMultipartUpload.
+pub const UNKNOWN_TYPE: &str = "binary/octet-stream";
 
 /// An object to write, without its content and its encryption (which is the mount's policy).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub struct NewObject {
     pub key: Key,
     /// `x-amz-meta-*`; in a copy they replace the source's.
     pub user: UserMetadata,
-    /// Content-Type; None leaves it to the store (`binary/octet-stream`).
+    /// Content-Type; None is [`UNKNOWN_TYPE`].
     pub content_type: Option<String>,
     /// See [`CONTENT_HEADERS`].
     pub content_headers: BTreeMap<String, String>,
@@ -66,8 +68,7 @@ impl NewObject {
 
     /// Whether S3 takes a commit id beside the rest of the metadata.
     pub(super) fn has_room_for_commit(&self) -> bool {
-        let taken: usize = self.user.iter().map(|(name, value)| name.len() + value.len()).sum();
-        taken + COMMIT_NAME.len() + CommitId::TEXT_BYTES <= METADATA_BYTES_MAX
+        metadata_bytes(&self.user) + COMMIT_NAME.len() + CommitId::TEXT_BYTES <= METADATA_BYTES_MAX
     }
 }
 

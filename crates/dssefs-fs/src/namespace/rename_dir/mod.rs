@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex};
 
 use self::copies::{Claim, Copies};
 use self::intent_log::Journal;
+use super::directory::refuse_content_of;
 use super::error::Error;
 use super::node::Ino;
 use super::progress::Progress;
@@ -107,9 +108,9 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::NotADirectory`], [`Error::IntoItself`], [`Error::NotEmpty`] (also when another host makes a name in the
-    /// target meanwhile), [`Error::Exists`] when `no_replace` and the name is taken, [`Error::Name`] when a key would
-    /// become too long, [`Error::TooLargeToRename`], [`Error::Reserved`], [`Error::BeingRenamed`],
-    /// [`Error::Overtaken`], and the store's.
+    /// target meanwhile), [`Error::MarkerHasContent`] of the target, [`Error::Exists`] when `no_replace` and the name is
+    /// taken, [`Error::Name`] when a key would become too long, [`Error::TooLargeToRename`], [`Error::Reserved`],
+    /// [`Error::BeingRenamed`], [`Error::Overtaken`], and the store's.
     pub async fn move_directory(
         self: &Arc<Self>,
         from: (Ino, &Name),
@@ -120,6 +121,7 @@ impl Namespace {
         // 1. Check both ends in the table, and that the target is free or an empty directory.
         let source = self.at_hand(from.0, from.1).await?;
         let plan = self.plan_move(source, from, to, no_replace)?;
+        self.replace_plain_marker(source).await?;
         let claim = self.claim(&plan, no_replace).await?;
         // 2. List what is to be moved. A source without a marker gets one.
         let found = self.objects_to_move(&plan).await?;
@@ -220,7 +222,10 @@ impl Namespace {
         match (objects.pop(), objects.is_empty()) {
             (None, _) => Ok(Claim::New),
             (Some(_), _) if no_replace => Err(Error::Exists),
-            (Some(only), true) if only.key == plan.to.as_str() => Ok(Claim::Replace(only)),
+            (Some(only), true) if only.key == plan.to.as_str() => {
+                refuse_content_of(&only)?;
+                Ok(Claim::Replace(only))
+            }
             _ => Err(Error::NotEmpty),
         }
     }

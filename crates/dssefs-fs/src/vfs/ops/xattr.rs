@@ -34,9 +34,10 @@ const NAMES: [&str; 14] = [
     "user.dsse.last-error",
 ];
 
-/// The names that directories have beside those.
-const DIRECTORY_NAMES: [&str; 1] = [HIDDEN];
+/// The names that every directory has beside those.
+const DIRECTORY_NAMES: [&str; 2] = [HIDDEN, MARKER_BYTES];
 const HIDDEN: &str = "user.dsse.hidden";
+const MARKER_BYTES: &str = "user.dsse.marker-bytes";
 
 /// The names that the root has beside those.
 const ROOT_NAMES: [&str; 8] = [
@@ -140,7 +141,8 @@ impl Vfs {
             "s3.storage-class" => "user.dsse.storage-class",
             other => other,
         };
-        if !NAMES.contains(&name) {
+        let is_known = NAMES.contains(&name) || (name == MARKER_BYTES && self.is_directory(ino).await);
+        if !is_known {
             return Err(Error::NoAttribute);
         }
         // A listed name always has a value, if an empty one: getfattr -d complains of every other.
@@ -223,6 +225,7 @@ impl Vfs {
             "user.dsse.local" => Some(location(known).to_owned()),
             "user.dsse.local.layers" => Some(self.settings.facts.layers.clone()),
             "user.dsse.last-error" => last_error(known),
+            MARKER_BYTES => Some(meta?.size.to_string()),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@
 mod account;
 mod annotations;
 mod bucket;
+mod content_headers;
 mod failure;
 mod multipart;
 mod read;

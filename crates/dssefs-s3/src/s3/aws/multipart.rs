@@ -6,7 +6,7 @@ use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 
 use super::watch::AttemptLog;
-use super::write::{Answered, describe, insert};
+use super::write::{Answered, describe};
 use super::{Store, etag, facts, observed, signed};
 use crate::object::{ByteRange, Crc64, ETag, Key};
 use crate::policy::{Evidence, Facts, Policy};
@@ -45,7 +45,7 @@ impl Store {
             .checksum_type(ChecksumType::FullObject)
             .customize()
             .interceptor(attempts.clone())
-            .mutate_request(move |request| insert(request, &headers))
+            .interceptor(headers)
             .send();
         let answer = self.ask(CREATE, Some(&new.key), request).await?;
         Ok(Created {

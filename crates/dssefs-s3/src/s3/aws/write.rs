@@ -1,15 +1,14 @@
 //! Verbs that write and delete whole objects.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_sdk_s3::config::http::HttpRequest;
 use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::types::{MetadataDirective, TaggingDirective};
 
+use super::content_headers::ContentHeaders;
 use super::watch::AttemptLog;
 use super::{Store, etag, facts, observed, signed, version_id};
-use crate::object::{ETag, Key, Version, VersionId};
+use crate::object::{ETag, Key, Version, VersionId, is_raw};
 use crate::policy::{Evidence, Observation, Policy};
 use crate::s3::error::Error;
 use crate::s3::metrics::{Operation, StoreCounters};
@@ -27,7 +26,7 @@ macro_rules! describe {
             .set_ssekms_key_id($policy.key.as_ref().map(|arn| arn.as_str().to_owned()))
             .set_ssekms_encryption_context($policy.context.header())
             .set_metadata(Some($new.metadata()))
-            .set_content_type($new.content_type.clone())
+            .content_type($new.content_type.as_deref().unwrap_or(crate::s3::request::UNKNOWN_TYPE))
             .set_storage_class($new.storage_class.as_deref().map(aws_sdk_s3::types::StorageClass::from))
             .set_tagging($new.tags.clone())
     };
@@ -86,7 +85,7 @@ impl Store {
             .body(body.stream)
             .customize()
             .interceptor(attempts.clone())
-            .mutate_request(move |request| insert(request, &headers));
+            .interceptor(headers);
         let request = if self.signs_bodies { request } else { request.disable_payload_signing() };
         let sent = self.ask(PUT, Some(&new.key), self.patient(request, payload.len()).send()).await;
         let sent = sent.inspect_err(|error| attempts.note_failure(error));
@@ -118,7 +117,7 @@ impl Store {
             .set_if_none_match(condition.if_none_match())
             .customize()
             .interceptor(attempts.clone())
-            .mutate_request(move |request| insert(request, &headers));
+            .interceptor(headers);
         let answer = self.ask(COPY, Some(&new.key), self.patient(request, source.size).send()).await;
         let answer = answer.inspect_err(|error| attempts.note_failure(error))?;
         let etag = answer.copy_object_result().and_then(|result| result.e_tag());
@@ -154,33 +153,26 @@ impl Store {
         Ok(answer.version_id().and_then(version_id))
     }
 
-    /// The content headers of a new object, if S3 knows all of them. The caller sets them on the HTTP request, because
-    /// the SDK would parse `Expires`, which need not be a date.
-    pub(super) fn content_headers(
-        &self,
-        operation: Operation,
-        new: &NewObject,
-    ) -> Result<BTreeMap<String, String>, Error> {
-        match new.content_headers.iter().find(|(name, value)| !is_content_header(name, value)) {
-            None => Ok(new.content_headers.clone()),
-            Some((name, _)) => Err(self.protocol(
-                operation,
-                Some(&new.key),
-                format!("{name:?} is not a content header, or its value is not"),
-            )),
-        }
+    /// The content headers of a new object, if S3 knows all of them. They are set on the HTTP request, because the SDK
+    /// would parse `Expires`, which need not be a date.
+    pub(super) fn content_headers(&self, operation: Operation, new: &NewObject) -> Result<ContentHeaders, Error> {
+        let foreign = new.content_headers.iter().find(|(name, value)| !is_content_header(name, value));
+        let raw = new.user.iter().find(|(_, value)| is_raw(value));
+        let refused = match (foreign, raw) {
+            (None, None) => return Ok(ContentHeaders::of(new)),
+            (Some((name, _)), _) => format!("{name:?} is not a content header, or its value is not"),
+            (None, Some((name, _))) => format!(
+                "the object's metadata {name:?} has bytes that are not UTF-8, which no request can be signed with; \
+                 write that metadata again with the program that made it"
+            ),
+        };
+        Err(self.protocol(operation, Some(&new.key), refused))
     }
 }
 
-pub(super) fn insert(request: &mut HttpRequest, headers: &BTreeMap<String, String>) {
-    for (name, value) in headers {
-        request.headers_mut().insert(name.clone(), value.clone());
-    }
-}
-
-/// A header's value is visible ASCII, spaces and tabs (RFC 9110, 5.5).
+/// A header's value is visible characters, spaces and tabs, and bytes from 0x80 on (RFC 9110, 5.5).
 fn is_content_header(name: &str, value: &str) -> bool {
-    CONTENT_HEADERS.contains(&name) && value.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+    CONTENT_HEADERS.contains(&name) && value.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..))
 }
 
 #[cfg(test)]
@@ -191,6 +183,7 @@ mod tests {
     fn only_content_headers_are_carried() {
         assert!(is_content_header("expires", "0"));
         assert!(is_content_header("cache-control", "max-age=60, public"));
+        assert!(is_content_header("content-disposition", "attachment; filename=K\u{f6}ln"));
         assert!(!is_content_header("x-amz-acl", "public-read"));
         assert!(!is_content_header("x-amz-server-side-encryption", "AES256"));
         assert!(!is_content_header("cache-control", "a\r\nx-amz-acl: public-read"));

@@ -23,10 +23,10 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use super::address::{Rule, Way, authority};
 use super::certificates::read_certificates;
 use super::connection::{ConnectError, Connection};
-use super::pool::{IDLE_CONNECTIONS_MAX, Pool, idle_time_max};
+use super::pool::{IDLE_CONNECTIONS_MAX, Pool, has_too_many_headers, idle_time_max};
 use super::proxy::Proxies;
 use super::resolve::Resolver;
-use crate::s3::bounds::bounded;
+use crate::s3::bounds::{Exceeded, bounded};
 
 /// With the feature `fips`, TLS takes all its cryptography from the FIPS module, and offers only what FIPS 140-3
 /// approves.
@@ -186,6 +186,9 @@ impl HttpConnector for Routed {
         request.add_extension(connection.clone());
         HttpConnectorFuture::new(async move {
             pool.send(request).await.map_err(|error| {
+                if has_too_many_headers(&error) {
+                    return ConnectorError::other(Exceeded::HeaderCount.into(), None);
+                }
                 let connected = connection.get().is_some();
                 about(error, |source| Unreached { host, connected, source })
             })

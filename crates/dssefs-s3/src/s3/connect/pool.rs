@@ -15,6 +15,8 @@ use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
+use crate::s3::error_chain::causes;
+
 /// Connections to one host that wait for the next request, at most. More requests than that at once are rare, and each
 /// connection costs some 50 KB of buffers; those beyond it are closed behind their answer.
 pub(super) const IDLE_CONNECTIONS_MAX: usize = 64;
@@ -138,5 +140,11 @@ pub(super) fn idle_time_max() -> Duration {
 
 /// Whether the connection ended before the answer. A time limit that ran out does not show that.
 fn has_broken(error: &ConnectorError) -> bool {
-    error.is_io() || error.as_other().is_some()
+    (error.is_io() || error.as_other().is_some()) && !has_too_many_headers(error)
+}
+
+/// Whether the answer had more headers than the HTTP library reads. Decides by the text, as the library has no type for
+/// this error.
+pub(super) fn has_too_many_headers(error: &ConnectorError) -> bool {
+    causes(error).any(|cause| cause.to_string() == "message head is too large")
 }
