@@ -232,7 +232,7 @@ impl Namespace {
     pub(super) async fn replace_plain_marker(self: &Arc<Self>, ino: Ino) -> Result<(), Error> {
         let Some((from, head)) = self.plain_marker(ino)? else { return Ok(()) };
         let to = self.table().key(ino)?;
-        match self.copy(&from, &head, &to, head.meta.user.clone(), &Condition::Absent).await {
+        match self.copy(&from, &head, &to, (head.meta.user.clone(), None), &Condition::Absent).await {
             Ok(_) => self.expire(ino),
             // It has a marker too, which says more.
             Err(error) if error.is_taken() => {}

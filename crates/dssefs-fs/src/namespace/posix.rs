@@ -331,7 +331,7 @@ mod tests {
         let defaults = Defaults { uid: 1000, gid: 1000, file_mode: 0o644, dir_mode: 0o755 };
         let shown = attributes(&UserMetadata::new(), form, &defaults);
         let (mtime, atime, ctime) = (time(1_700_000_000), time(1_700_000_001), time(1_700_000_002));
-        let kept = metadata(user, &Attributes { mtime, atime, ctime, ..shown });
+        let kept = metadata(user, &Attributes { mtime, atime, ctime, ..shown }, PosixForm::S3fs);
         assert!(metadata_bytes(&kept) <= METADATA_BYTES_MAX && kept["n"].len() == bytes - 1, "{bytes}");
         kept.into_iter().filter(|(name, _)| name != "n").map(|(name, value)| format!("{name}={value}")).collect()
     }
