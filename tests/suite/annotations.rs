@@ -119,7 +119,7 @@ fn a_large_file_that_is_appended_to_while_it_is_uploaded_keeps_its_annotations()
     });
 }
 
-/// Old versions keep theirs; the new one has to get them all the same.
+/// The old version keeps them, and the new one gets them too.
 #[test]
 fn a_new_version_has_the_annotations_of_the_old_one() {
     scenario().unmounted(|endpoint| {

@@ -310,6 +310,7 @@ operation!(head_object: "HeadObject" Stat struck, trouble stalls);
 operation!(list_objects: "ListObjectsV2" List struck, trouble stalls);
 operation!(delete_object: "DeleteObject" Unlink struck, trouble stalls);
 operation!(get_tags: "GetObjectTagging" ChangeTagged struck, trouble stalls);
+operation!(list_annotations: "ListObjectAnnotations" Change struck, trouble stalls);
 
 // Some rows of each operation that writes, once more, with a look at the local disk: what the store refused is there
 // with the reason until the store has it.

@@ -61,7 +61,8 @@ pub(crate) struct FileState {
     pub(crate) user: Option<UserMetadata>,
     /// The tags of the object, as a header's text, which a new object has to carry on.
     pub(crate) tags: Option<String>,
-    /// The annotations of the object that the next commit replaces, or that a commit has replaced whose answer was lost.
+    /// The annotations of the object that the next commit replaces, or that a commit may have replaced whose answer was
+    /// lost.
     pub(crate) annotations: Option<KeptAnnotations>,
     /// What the file takes over from the object that it was copied from, with the next commit.
     pub(crate) carried: Option<Carried>,

@@ -180,7 +180,8 @@ impl Gateway {
         let missing: Vec<String> = kept.into_iter().filter(|name| !there.contains(name)).collect();
         self.copy_annotations(&missing, held, (&key, &now)).await?;
         if !missing.is_empty() {
-            tracing::info!(%key, count = missing.len(), "annotations that a crash had separated from their object are back");
+            let count = missing.len();
+            tracing::info!(%key, count, "annotations that a crash had separated from their object are back");
         }
         Ok(true)
     }
