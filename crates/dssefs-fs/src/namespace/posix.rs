@@ -63,7 +63,7 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
     }
 }
 
-/// `user` with the attributes recorded in it, as far as S3 has room for them ([`GIVING_WAY`]); what else is there stays.
+/// `user` with the attributes recorded in it, as far as S3 has room for them; what else is there stays.
 ///
 /// `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole seconds and
 /// the store's clock, so that a file which shows it would seem to change once more when the mount asks again, and git,
