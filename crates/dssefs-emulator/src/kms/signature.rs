@@ -1,5 +1,7 @@
-//! Verifies the signature of a KMS request: Signature Version 4, computed again here and compared. Of an S3 request, s3s
-//! does that; here such a request gets another signature where s3s cannot take all that the client has signed.
+//! Verifies the signature of a KMS request: Signature Version 4, computed again here and compared.
+//!
+//! Of an S3 request, s3s does that. Such a request gets another signature here where s3s cannot take all that the
+//! client has signed.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,8 @@
 //! Content headers whose values are not ASCII, on their way around s3s, which takes and gives only ASCII.
 //!
-//! AWS keeps the bytes of Content-Disposition and its kin, and gives them back. Such a header goes aside before s3s sees
-//! the request. Where the client has signed it, the request gets a signature without it, after its own was checked.
+//! AWS keeps the bytes of Content-Disposition and its kin, and gives them back. Such a header goes aside before s3s
+//! sees the request. Where the client has signed it, the request gets a signature without it, after its own was
+//! checked.
 
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES,

@@ -30,7 +30,8 @@ impl Original {
 impl Namespace {
     /// Changes attributes and answers the new ones. A clean file, or the marker of a directory, is copied onto itself,
     /// with everything carried over; a directory without a marker gets one; changes of a file that is local, or
-    /// unlinked, are kept here for its commit. Nothing is sent when nothing would differ. Then ctime stays too: a time that only this mount knew would go back.
+    /// unlinked, are kept here for its commit. Nothing is sent when nothing would differ. Then ctime stays too: a time
+    /// that only this mount knew would go back.
     ///
     /// # Errors
     /// [`Error::NotPermitted`] where attributes come from listings; [`Error::Stale`] for a version that lost its name,

@@ -62,8 +62,8 @@ impl Namespace {
         table.refer(ino)
     }
 
-    /// Removes an empty directory: one LIST, then one DELETE of its marker if there is one, and one of the object without
-    /// a slash that says it is a directory.
+    /// Removes an empty directory: one LIST, then one DELETE of its marker if there is one, and one of the object
+    /// without a slash that says it is a directory.
     ///
     /// # Errors
     /// [`Error::NotEmpty`], also for what is not in the store yet and for keys that cannot be names;
@@ -226,9 +226,9 @@ impl Namespace {
         Err(Error::Stale)
     }
 
-    /// Gives a directory a marker that the store knows by an object without a slash alone: a copy of that object, with all
-    /// that it carries, which then goes. Such a directory could not be changed or moved as others are. No request for
-    /// any other.
+    /// Gives a directory a marker that the store knows by an object without a slash alone: a copy of that object, with
+    /// all that it carries, which then goes. Such a directory could not be changed or moved as others are. No request
+    /// for any other.
     pub(super) async fn replace_plain_marker(self: &Arc<Self>, ino: Ino) -> Result<(), Error> {
         let Some((from, head)) = self.plain_marker(ino)? else { return Ok(()) };
         let to = self.table().key(ino)?;

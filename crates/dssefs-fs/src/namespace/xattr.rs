@@ -87,8 +87,8 @@ pub enum Error {
     TooLarge,
     /// No room beside what is there.
     #[error(
-        "S3 keeps {ROOM_BYTES} bytes of attributes with an object, names and escapes counted, and the mount {ENTRIES_MAX} \
-         of them at most; remove others first"
+        "S3 keeps {ROOM_BYTES} bytes of attributes with an object, names and escapes counted, and the mount takes \
+         {ENTRIES_MAX} of them at most; remove others first"
     )]
     NoRoom,
 }

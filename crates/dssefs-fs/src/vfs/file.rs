@@ -415,8 +415,8 @@ impl Destination for Link {
     }
 }
 
-/// The storage classes whose objects cannot be read until they are restored ("Understanding S3 Glacier storage classes",
-/// S3 User Guide).
+/// The storage classes whose objects cannot be read until they are restored ("Understanding S3 Glacier storage
+/// classes", S3 User Guide).
 const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 
 /// A new object for the file: what the old one carried, or the one that it was copied from, with the attributes as they

@@ -61,8 +61,8 @@ pub(in crate::s3) enum Exceeded {
     Headers(u64),
     /// How many headers it has. The SDK's client does not let us raise the HTTP library's limit.
     #[error(
-        "the answer has more than 100 headers, and the HTTP library reads no more; if the object has so many entries of \
-         metadata (x-amz-meta-*), remove some of them with another tool for S3"
+        "the answer has more than 100 headers, and the HTTP library reads no more; if the object has so many entries \
+         of metadata (x-amz-meta-*), remove some of them with another tool for S3"
     )]
     HeaderCount,
 }

@@ -108,8 +108,8 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::NotADirectory`], [`Error::IntoItself`], [`Error::NotEmpty`] (also when another host makes a name in the
-    /// target meanwhile), [`Error::MarkerHasContent`] of the target, [`Error::Exists`] when `no_replace` and the name is
-    /// taken, [`Error::Name`] when a key would become too long, [`Error::TooLargeToRename`], [`Error::Reserved`],
+    /// target meanwhile), [`Error::MarkerHasContent`] of the target, [`Error::Exists`] when `no_replace` and the name
+    /// is taken, [`Error::Name`] when a key would become too long, [`Error::TooLargeToRename`], [`Error::Reserved`],
     /// [`Error::BeingRenamed`], [`Error::Overtaken`], and the store's.
     pub async fn move_directory(
         self: &Arc<Self>,
