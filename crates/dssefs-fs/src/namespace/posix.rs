@@ -90,9 +90,9 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
 
 /// `user` with the attributes recorded in it in the form `form`; what else is there stays.
 ///
-/// In s3fs's form `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole seconds and
-/// the store's clock, so that a file which shows it would seem to change once more when the mount asks again, and git,
-/// tar and backups look.
+/// In s3fs's form `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has
+/// whole seconds and the store's clock, so that a file which shows it would seem to change once more when the mount
+/// asks again, and git, tar and backups look.
 #[must_use]
 pub fn metadata(mut user: UserMetadata, attributes: &Attributes, form: PosixForm) -> UserMetadata {
     let mode = type_bits(attributes.kind) | attributes.mode & PERMISSION_BITS;
@@ -108,7 +108,7 @@ pub fn metadata(mut user: UserMetadata, attributes: &Attributes, form: PosixForm
     if let Kind::CharacterDevice(number) | Kind::BlockDevice(number) = attributes.kind {
         user.insert("rdev".into(), number.to_string());
     }
-    with_ctime(without_spare_entries(user, attributes.ctime, form), attributes.ctime)
+    without_spare_entries(user, attributes.ctime, form)
 }
 
 /// `user` with the times of a directory recorded in it, and nothing else that it did not have.
@@ -116,7 +116,7 @@ pub fn metadata(mut user: UserMetadata, attributes: &Attributes, form: PosixForm
 pub(super) fn with_times(mut user: UserMetadata, attributes: &Attributes, form: PosixForm) -> UserMetadata {
     put(&mut user, &["mtime"], [written(attributes.mtime)], form.writes_s3fs());
     put(&mut user, &["file-mtime"], [aws_written(attributes.mtime)], form.writes_aws());
-    with_ctime(without_spare_entries(user, attributes.ctime, form), attributes.ctime)
+    without_spare_entries(user, attributes.ctime, form)
 }
 
 /// Writes the entries: all of them if the form is `wanted`, else those that are there.
@@ -128,11 +128,11 @@ fn put<const COUNT: usize>(user: &mut UserMetadata, keys: &[&str; COUNT], values
     }
 }
 
-/// `user` without the entries that give way first where S3 has no room for all, `ctime` included: those of the form that is not the
-/// mount's own (AWS's, where both are written), all together, because the rest of them would be taken for the whole;
-/// then the time of the last access in AWS's form, which reads as that of the last change.
-fn without_spare_entries(user: UserMetadata, ctime: Timestamp, form: PosixForm) -> UserMetadata {
-    let mut user = with_ctime(user, ctime);
+/// `user` with `ctime`, and without the entries that give way first where S3 has no room for all: those of the form
+/// that is not the mount's own (AWS's, where both are written), all together, because the rest of them would be taken
+/// for the whole; then the time of the last access in AWS's form, which reads as that of the last change.
+fn without_spare_entries(mut user: UserMetadata, ctime: Timestamp, form: PosixForm) -> UserMetadata {
+    user.insert("ctime".into(), written(ctime));
     let others: &[&str] = if form.writes_s3fs() { &AWS_KEYS } else { &S3FS_KEYS };
     for spare in [others, &["file-atime"]] {
         if bytes(&user) > METADATA_BYTES_MAX {
@@ -508,9 +508,9 @@ mod tests {
         let file = Attributes { mtime: at(5, 1), atime: at(6, 2), ..shown(&[], false) };
         let with = |length: usize, form| metadata(of(&[("k", &"x".repeat(length))]), &file, form);
         let count = |user: &UserMetadata, keys: &[&str]| keys.iter().filter(|key| user.contains_key(**key)).count();
-        let full = with(1_900, PosixForm::Both);
+        assert_eq!(count(&with(1_900, PosixForm::Both), &AWS_KEYS), 5);
+        let full = with(1_901, PosixForm::Both);
         assert_eq!((count(&full, &S3FS_KEYS), count(&full, &AWS_KEYS)), (5, 0), "{full:?}");
-        assert_eq!(count(&with(1_700, PosixForm::Both), &AWS_KEYS), 5);
         let full = with(1_950, PosixForm::Aws);
         assert_eq!((count(&full, &AWS_KEYS), full.contains_key("file-atime")), (4, false), "{full:?}");
         assert!(bytes(&full) <= METADATA_BYTES_MAX && full["k"].len() == 1_950);
