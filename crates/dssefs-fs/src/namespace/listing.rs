@@ -109,8 +109,8 @@ impl Namespace {
 
     /// The entries with their kinds, after one HEAD for each entry whose kind the listing does not prove: readdir(3)
     /// names a kind for each, and the library that speaks the kernel's protocol has no word for an unknown one. What
-    /// HEAD has said stays known for as long as the listing shows the same version. An entry whose HEAD fails shows as a
-    /// file, and every other question about it fails too.
+    /// HEAD has said stays known for as long as the listing shows the same version. An entry whose HEAD fails shows as
+    /// a file, and every other question about it fails too.
     async fn with_kinds(self: &Arc<Self>, ino: Ino, entries: Arc<Snapshot>) -> Result<Arc<Snapshot>, Error> {
         let open_kinds: Vec<Ino> = {
             let table = self.table();
@@ -574,7 +574,11 @@ mod tests {
         let directory = world.table.child(Ino::ROOT, &name("a")).unwrap();
         assert_ne!(file, directory);
         assert_eq!(world.table.entry(directory.unwrap()).unwrap().attributes.kind, Kind::Directory);
-        assert!(world.table.entry(file.unwrap()).is_err());
+        let shadowed = world.table.child(directory.unwrap(), &Name::shadowed()).unwrap();
+        assert_eq!(shadowed, file, "what the directory would hide has the number of its key");
+        let when = world.ask();
+        assert_eq!(world.answer(when, &["a/"]), ["a"]);
+        assert_eq!(world.table.child(directory.unwrap(), &Name::shadowed()).unwrap(), None);
     }
 
     #[test]

@@ -245,7 +245,8 @@ impl Namespace {
         self.table().hidden
     }
 
-    /// The keys of the directory `ino` that cannot be names, as its last listing showed them; None if it was not listed.
+    /// The keys of the directory `ino` that cannot be names, as its last listing showed them; None if it was not
+    /// listed.
     #[must_use]
     pub fn hidden_in(&self, ino: Ino) -> Option<Hidden> {
         let table = self.table();

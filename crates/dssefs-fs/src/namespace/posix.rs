@@ -99,12 +99,12 @@ pub fn attributes(user: &UserMetadata, form: Form, defaults: &Defaults) -> Attri
     }
 }
 
-/// `user` with the attributes recorded in it in the form `form`, as far as S3 has room for them ([`GIVING_WAY`]); what
-/// else is there stays.
+/// `user` with the attributes recorded in it in the form `form`, as far as S3 has room for them; what else is there
+/// stays.
 ///
-/// In s3fs's form `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has whole
-/// seconds and the store's clock, so that a file which shows it would seem to change once more when the mount asks again,
-/// and git, tar and backups look.
+/// In s3fs's form `atime` is recorded where it differs from `mtime`. `ctime` is recorded always: Last-Modified has
+/// whole seconds and the store's clock, so that a file which shows it would seem to change once more when the mount
+/// asks again, and git, tar and backups look.
 #[must_use]
 pub fn metadata(mut user: UserMetadata, attributes: &Attributes, form: PosixForm) -> UserMetadata {
     let mode = type_bits(attributes.kind) | attributes.mode & PERMISSION_BITS;
@@ -579,7 +579,8 @@ mod tests {
         let file = Attributes { mtime: at(5, 1), atime: at(6, 2), ..shown(&[], false) };
         let with = |length: usize, form| metadata(of(&[("k", &"x".repeat(length))]), &file, form);
         let count = |user: &UserMetadata, keys: &[&str]| keys.iter().filter(|key| user.contains_key(**key)).count();
-        let full = with(1_900, PosixForm::Both);
+        assert_eq!(count(&with(1_900, PosixForm::Both), &AWS_KEYS), 5);
+        let full = with(1_901, PosixForm::Both);
         assert_eq!((count(&full, &S3FS_KEYS), count(&full, &AWS_KEYS)), (5, 0), "{full:?}");
         assert_eq!(count(&with(1_700, PosixForm::Both), &AWS_KEYS), 5);
         let full = with(1_970, PosixForm::Aws);

@@ -99,7 +99,8 @@ impl Prefix {
         if text.len() > KEY_BYTES_MAX { Err(NameError::PathTooLong(text.len())) } else { Ok(Prefix(text)) }
     }
 
-    /// The key of the file `name` in this directory. [`SHADOWED_NAME`] is that of the directory itself, without its slash.
+    /// The key of the file `name` in this directory. [`SHADOWED_NAME`] is that of the directory itself, without its
+    /// slash.
     ///
     /// # Errors
     /// [`NameError::PathTooLong`].

@@ -146,8 +146,9 @@ impl Broken {
 }
 
 impl Outgoing {
-    /// The whole content of an object. A file that is no longer than the target of a link may be gets a CRC-32C in place
-    /// of the CRC-64, so that a listing proves that it is no link: nothing that writes links sends that algorithm.
+    /// The whole content of an object. A file that is no longer than the target of a link may be gets a CRC-32C in
+    /// place of the CRC-64, so that a listing proves that it is no link: nothing that writes links sends that
+    /// algorithm.
     pub(super) fn whole(
         payload: &Arc<dyn Payload>,
         in_memory: bool,
