@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use crate::object::{COMMIT_NAME, CommitId, Crc64, ETag, Key, ObjectMeta, UserMetadata, Version};
 use crate::policy::{Facts, Observation};
 
-/// The headers that an object can have in addition to Content-Type, in lower case, and that the store gives back as they
-/// were: the content headers, and where a website sends its visitors. Only these may be in
+/// The headers that an object can have in addition to Content-Type, in lower case, and that the store gives back as
+/// they were: the content headers, and where a website sends its visitors. Only these may be in
 /// [`NewObject::content_headers`].
 pub const CONTENT_HEADERS: [&str; 6] = [
     "cache-control",
