@@ -1,5 +1,5 @@
-//! Annotations, which other programs attach to objects: whatever a program of the mount does to a file, they stay, or the
-//! object is not replaced.
+//! Annotations, which other programs attach to objects: whatever a program of the mount does to a file, they stay, or
+//! the object is not replaced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -9,8 +9,8 @@ use crate::object::{
 use crate::policy::{Facts, Observation};
 use crate::s3::payload::TARGET_BYTES_MAX;
 
-/// The headers that an object can have in addition to Content-Type, in lower case, and that the store gives back as they
-/// were: the content headers, and where a website sends its visitors. Only these may be in
+/// The headers that an object can have in addition to Content-Type, in lower case, and that the store gives back as
+/// they were: the content headers, and where a website sends its visitors. Only these may be in
 /// [`NewObject::content_headers`].
 pub const CONTENT_HEADERS: [&str; 6] = [
     "cache-control",

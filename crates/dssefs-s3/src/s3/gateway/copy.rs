@@ -105,8 +105,8 @@ impl Gateway {
         Ok(NewObject { user, content_type, content_headers, ..new })
     }
 
-    /// A multipart copy carries nothing over, so this fetches tags and annotations and sends them again. A copy in place
-    /// of an object with annotations is refused: nothing else would have them while they are sent.
+    /// A multipart copy carries nothing over, so this fetches tags and annotations and sends them again. A copy in
+    /// place of an object with annotations is refused: nothing else would have them while they are sent.
     async fn copy_in_parts(
         self: &Arc<Self>,
         source: &Source,
