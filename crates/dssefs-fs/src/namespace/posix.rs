@@ -27,9 +27,10 @@ const TYPE_BITS: u32 = 0o170_000;
 const PERMISSION_BITS: u32 = 0o7777;
 const SYMLINK_TARGET: &str = "--symlink-target";
 /// The mount's own entries, in the order in which they give way where the metadata of other programs leaves no room for
-/// all of them, each with its name in AWS's form. Where an object has both forms, AWS's goes before these, as a whole: the
-/// rest of it would be taken for all. The commit id goes before any. An object then shows Last-Modified, or the mount's
-/// defaults, in their place. Mode and device number of a link, a fifo or a device never give way: they say what it is.
+/// all of them, each with its name in AWS's form. Where an object has both forms, AWS's goes before these, as a whole:
+/// the rest of it would be taken for all. The commit id goes before any. An object then shows Last-Modified, or the
+/// mount's defaults, in their place. Mode and device number of a link, a fifo or a device never give way: they say what
+/// it is.
 const GIVING_WAY: [&[&str]; 6] = [
     &["ctime"],
     &["atime", "file-atime"],

@@ -265,7 +265,8 @@ impl DirectoryRenames {
                 return Ok(Found::Strange);
             }
         };
-        // 3. Let an older rename of the same names go first, and take this one over. In this order: a take-over makes the journal young again, and other moves would wait for it.
+        // 3. Let an older rename of the same names go first, and take this one over. In this order: a take-over makes
+        //    the journal young again, and other moves would wait for it.
         self.give_way_to_first(&key, &intent.heading).await?;
         self.take_over(key, intent, version.etag, until).await
     }
