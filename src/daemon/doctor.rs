@@ -7,8 +7,9 @@ use crate::config::{Examined, Source};
 use dssefs_fs::journal;
 use dssefs_fs::namespace::{self, HiddenKeys};
 use dssefs_s3::escaping::shown;
+use dssefs_s3::object::Key;
 use dssefs_s3::policy::{KeyArn, Policy};
-use dssefs_s3::s3::{Conditions, Gateway, Leftovers, ListRequest, held_prefix};
+use dssefs_s3::s3::{Conditions, Gateway, Kind, Leftovers, ListRequest, held_prefix};
 use dssefs_seal::crypto;
 
 use super::build::probe_key;
@@ -135,11 +136,21 @@ async fn writing(gateway: &Arc<Gateway>, source: &Source, key: Option<&KeyArn>) 
     Ok(vec![Finding::Good(format!("it answers writes with aws:kms:dsse under {key}")), kept])
 }
 
-/// Whether a mount may ask for the annotations of objects, which it does before it replaces one. Asks for those of an
-/// object that does not exist.
+/// Whether a mount may ask for the annotations of objects, which it does before it replaces one. Asks for those of the
+/// first object. Of one that is not there S3 says AccessDenied to credentials that may not list the bucket.
 async fn annotations(gateway: &Gateway, source: &Source) -> Result<Finding, StartError> {
-    Ok(match gateway.annotations(&probe_key(&source.prefix)?).await {
+    let prefix = source.prefix.as_str();
+    let ask = ListRequest { prefix, delimiter: false, start_after: None, continuation: None, entries_max: 1 };
+    let listed = gateway.list(&ask).await.map_err(|error| StartError::store("objects cannot be listed", &error))?;
+    let (key, exists) = match listed.objects.into_iter().find_map(|object| Key::new(object.key).ok()) {
+        Some(key) => (key, true),
+        None => (probe_key(&source.prefix)?, false),
+    };
+    Ok(match gateway.annotations(&key).await {
         Ok(_) => Finding::Good("annotations of objects can be asked for, or the store knows none".to_owned()),
+        Err(error) if !exists && matches!(error.kind, Kind::AccessDenied { .. }) => Finding::Remark(format!(
+            "these credentials may not find out whether they may list annotations, while no object is there ({error})"
+        )),
         Err(error) => Finding::Bad(StartError::store("annotations of objects cannot be listed", &error)),
     })
 }

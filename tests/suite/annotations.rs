@@ -212,22 +212,61 @@ fn a_question_without_an_answer_does_not_count_as_none() {
     });
 }
 
-/// The annotations are on their way from the old object to the new one when the process dies.
+/// The annotations are on their way from the old object to the new one, and the process dies.
+fn die_before_the_last_annotation(endpoint: &Endpoint, spill: &TempDir) {
+    put_annotated(endpoint, "file", b"one\n");
+    let mount = mount_of_host(endpoint, spill);
+    // Two are copied to the held object, one comes back, and the last one never does.
+    endpoint.inject_faults(vec![Rule::on("PutObjectAnnotation", Fault::Stall).nth(4).times(0)]);
+    let path = mount.join("file");
+    let writer = std::thread::spawn(move || commit(&path, b"two\n"));
+    eventually("the last annotation is on its way", MINUTE, || endpoint.stalled() == 1);
+    eventually("the other one is there", MINUTE, || annotations(endpoint, "file").len() == 1);
+    assert_eq!(endpoint.content("file"), b"two\n");
+    kill(mount);
+    let _ = writer.join();
+    endpoint.clear_faults();
+}
+
+/// Who may write below `.dssefs/` must not choose the annotations of other objects.
+#[test]
+fn held_annotations_that_another_program_has_changed_are_not_put_back() {
+    type Forgery = fn(&Endpoint, &str);
+    let added: Forgery = |endpoint, held| annotate(endpoint, held, "forged", "by another program");
+    let changed: Forgery = |endpoint, held| annotate(endpoint, held, "lineage", "by another program");
+    let taken_off: Forgery = |endpoint, held| {
+        let held = held.to_owned();
+        endpoint.with(|s3| async move {
+            let delete = s3.delete_object_annotation().bucket(BUCKET).key(held).annotation_name("lineage");
+            delete.send().await.expect("it is taken off");
+        });
+    };
+    let made_again: Forgery = |endpoint, held| {
+        let held = held.to_owned();
+        endpoint.with(|s3| async move {
+            let head = s3.head_object().bucket(BUCKET).key(&held).send().await.expect("it is there");
+            let put = s3.put_object().bucket(BUCKET).key(held).set_metadata(head.metadata);
+            put.send().await.expect("it is stored");
+        });
+    };
+    for (name, forge) in [("added", added), ("changed", changed), ("off", taken_off), ("again", made_again)] {
+        scenario().within(MINUTE * 2).with_spill(move |endpoint, spill| {
+            die_before_the_last_annotation(&endpoint, &spill);
+            let there = annotations(&endpoint, "file");
+            let key = held(&endpoint).pop().expect("one is held");
+            forge(&endpoint, &key);
+            let next = mount_of_host(&endpoint, &spill);
+            assert_eq!(annotations(&endpoint, "file"), there, "{name}");
+            assert_eq!(held(&endpoint), [key], "{name}: it stays for the user to look at");
+            assert!(next.end().success());
+        });
+    }
+}
+
 #[test]
 fn a_crash_between_the_commit_and_the_annotations_loses_none() {
     scenario().within(MINUTE * 2).with_spill(|endpoint, spill| {
-        put_annotated(&endpoint, "file", b"one\n");
-        let mount = mount_of_host(&endpoint, &spill);
-        // Two are copied to the held object, one comes back, and the last one never does.
-        endpoint.inject_faults(vec![Rule::on("PutObjectAnnotation", Fault::Stall).nth(4).times(0)]);
-        let path = mount.join("file");
-        let writer = std::thread::spawn(move || commit(&path, b"two\n"));
-        eventually("the last annotation is on its way", MINUTE, || endpoint.stalled() == 1);
-        eventually("the other one is there", MINUTE, || annotations(&endpoint, "file").len() == 1);
-        assert_eq!(endpoint.content("file"), b"two\n");
-        kill(mount);
-        let _ = writer.join();
-        endpoint.clear_faults();
+        die_before_the_last_annotation(&endpoint, &spill);
         let next = mount_of_host(&endpoint, &spill);
         assert_eq!((endpoint.content("file"), annotations(&endpoint, "file")), (b"two\n".to_vec(), both()));
         assert_eq!((held(&endpoint), fs::read(next.join("file")).unwrap()), (vec![], b"two\n".to_vec()));

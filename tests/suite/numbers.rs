@@ -55,7 +55,7 @@ fn stat_says_the_same_after_a_remount() {
         let before = walk(&mount.path());
         let (ended, counters) = endpoint.counted(|| mount.end());
         assert!(ended.success());
-        assert_eq!(counters.operation("PutObject").requests, 2, "the markers of a/ and a/b/");
+        assert_eq!(counters.operation("CopyObject").requests, 2, "the markers of a/ and a/b/");
         let mount = Mount::of(&endpoint);
         let mut after = walk(&mount.path());
         // Nothing of the root is kept until a program has set its attributes.

@@ -184,9 +184,15 @@ fn streamed(mount: &Mount, content: &[u8]) -> File {
 #[test]
 fn what_was_lost_with_an_upload_while_the_mount_lived_is_never_sent_as_zeros_by_the_next() {
     scenario().within(MINUTE * 4).with_spill(|endpoint, spill| {
-        let first = keeping(&endpoint, &spill);
-        // More than memory and spill hold together: some of it is in the upload alone, however slow the store is.
-        let file = streamed(&first, &noise(15, 128 << 20));
+        // The journal has room for all that is not sent, beside what is spilled of it.
+        let room = ["--memory", "32MiB", "--spill", "512MiB", "--spill-keys", "kms", "--spill-dir"];
+        let first = Mount::with(&endpoint, &[&room[..], &[spill.path().to_str().unwrap()]].concat());
+        let content = noise(15, 96 << 20);
+        let (head, tail) = content.split_at(48 << 20);
+        let mut file = streamed(&first, head);
+        // What is sent goes from memory when the rest needs the room.
+        eventually("most of it is sent", MINUTE, || sent_bytes(&endpoint.counters()) >= 24 << 20);
+        file.write_all(tail).unwrap();
         abort_uploads(&endpoint);
         assert_eq!(errno(file.sync_all()), libc::EIO);
         drop(file);

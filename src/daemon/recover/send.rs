@@ -218,6 +218,15 @@ impl Job<'_> {
     }
 
     async fn send(&self) -> Result<(), SendError> {
+        self.store().await?;
+        // An upload that an earlier process had completed unseen was not ended here.
+        if let Some(upload) = &self.kept.upload {
+            self.engine.gateway().note_ended_upload(&upload.id);
+        }
+        Ok(())
+    }
+
+    async fn store(&self) -> Result<(), SendError> {
         let Job { engine, left, entry, kept, .. } = self;
         if self.is_stored().await? {
             return Ok(());

@@ -356,6 +356,8 @@ mod tests {
             Operation::GetObject,
             Operation::PutObject,
             Operation::CopyObject,
+            Operation::GetObjectAnnotation,
+            Operation::PutObjectAnnotation,
             Operation::CreateMultipartUpload,
             Operation::UploadPart,
             Operation::UploadPartCopy,

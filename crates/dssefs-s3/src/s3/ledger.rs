@@ -5,7 +5,8 @@
 //! process of this host that has ended, whatever any clock says. The file holds no names of files: only the store knows
 //! which object an upload's id belongs to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,6 +24,8 @@ const LINE_BYTES_MAX: u64 = 4 << 10;
 const HELD: &str = "held/";
 /// How long the name of a held object is: 16 bytes in hexadecimal.
 const HELD_NAME_BYTES: usize = 32;
+/// The bytes of the key of a proof, and of its code.
+const PROOF_BYTES: usize = 32;
 /// The most uploads that are read. A process has some hundreds of them under way: one for each file being written.
 const UPLOADS_MAX: usize = 10_000;
 
@@ -31,6 +34,36 @@ pub(super) struct Ledger {
     path: PathBuf,
     file: File,
     open: Mutex<Open>,
+}
+
+/// What proves that a held object has the annotations that this host gave it: a random key, and the code of all of them
+/// under it. Who may write to the bucket knows neither.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeldProof {
+    pub(super) key: [u8; PROOF_BYTES],
+    pub(super) code: [u8; PROOF_BYTES],
+}
+
+impl fmt::Display for HeldProof {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = |out: &mut fmt::Formatter<'_>, bytes: &[u8]| bytes.iter().try_for_each(|b| write!(out, "{b:02x}"));
+        digits(out, &self.key)?;
+        out.write_str(" ")?;
+        digits(out, &self.code)
+    }
+}
+
+impl HeldProof {
+    fn parse(text: &str) -> Option<HeldProof> {
+        let (key, code) = text.split_once(' ')?;
+        Some(HeldProof { key: from_hex(key)?, code: from_hex(code)? })
+    }
+}
+
+fn from_hex(digits: &str) -> Option<[u8; PROOF_BYTES]> {
+    let is_hex = digits.len() == 2 * PROOF_BYTES && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let byte = |at: usize| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).expect("two hexadecimal digits");
+    is_hex.then(|| std::array::from_fn(byte))
 }
 
 /// What this process has in the bucket.
@@ -56,8 +89,8 @@ pub(super) struct Leftover {
     path: PathBuf,
     /// The uploads that the process had under way.
     pub(super) uploads: BTreeSet<String>,
-    /// The names of the objects that it held.
-    pub(super) held: BTreeSet<String>,
+    /// The names of the objects that it held. Those with a proof may have annotations that belong elsewhere.
+    pub(super) held: BTreeMap<String, Option<HeldProof>>,
     /// The uploads that a journal needed. They are of no use once no journal names them.
     pub(super) outlive: BTreeSet<String>,
     /// Locked.
@@ -90,6 +123,12 @@ impl Ledger {
     /// Notes a held object, before it is made.
     pub(super) fn holds(&self, name: &str) {
         self.begun(&format!("{HELD}{name}"));
+    }
+
+    /// Notes, on the disk, what proves that the held object `name` has the annotations that this process gave it.
+    pub(super) fn proves(&self, name: &str, proof: &HeldProof) -> io::Result<()> {
+        append(&self.file, &format!("+{HELD}{name} {proof}\n"))?;
+        self.file.sync_data()
     }
 
     /// Notes that the object is gone.
@@ -180,23 +219,21 @@ impl Leftover {
         if !is_of_source && begun {
             return Ok(None);
         }
-        let (mut uploads, mut held, mut outlive) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut uploads, mut held, mut outlive) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
         while let Some(line) = next_line(&mut text, &mut line)? {
             let Some((sign, entry)) = line.split_at_checked(1) else { continue };
-            let (list, entry) = match entry.strip_prefix(HELD) {
-                // Nothing that another program wrote there may become the key of another object.
-                Some(name) if is_held_name(name) => (&mut held, name),
-                Some(_) => continue,
-                None => (&mut uploads, entry),
-            };
+            if let Some(entry) = entry.strip_prefix(HELD) {
+                note_held(&mut held, sign, entry);
+                continue;
+            }
             match sign {
-                "+" if list.len() < UPLOADS_MAX => drop(list.insert(entry.to_owned())),
+                "+" if uploads.len() < UPLOADS_MAX => drop(uploads.insert(entry.to_owned())),
                 "=" if outlive.len() < UPLOADS_MAX => {
-                    list.remove(entry);
+                    uploads.remove(entry);
                     outlive.insert(entry.to_owned());
                 }
                 "-" => {
-                    list.remove(entry);
+                    uploads.remove(entry);
                     outlive.remove(entry);
                 }
                 _ => {}
@@ -210,7 +247,7 @@ impl Leftover {
         if self.outlive.is_empty() {
             return self.remove();
         }
-        let held = self.held.iter().map(|name| format!("-{HELD}{name}\n"));
+        let held = self.held.keys().map(|name| format!("-{HELD}{name}\n"));
         let ended: String = self.uploads.iter().map(|upload| format!("-{upload}\n")).chain(held).collect();
         append(&self.file, &ended)
     }
@@ -236,6 +273,20 @@ impl Leftover {
             }
         }
         Ok(false)
+    }
+}
+
+/// A line `NAME` or `NAME PROOF` about a held object. Nothing that another program wrote there may become the key of
+/// another object.
+fn note_held(held: &mut BTreeMap<String, Option<HeldProof>>, sign: &str, entry: &str) {
+    let (name, proof) = match entry.split_once(' ') {
+        Some((name, proof)) => (name, HeldProof::parse(proof)),
+        None => (entry, None),
+    };
+    match sign {
+        "+" if is_held_name(name) && held.len() < UPLOADS_MAX => drop(held.insert(name.to_owned(), proof)),
+        "-" => drop(held.remove(name)),
+        _ => {}
     }
 }
 
@@ -352,7 +403,25 @@ mod tests {
         }
         drop(ledger);
         let left = Leftover::find(directory.path(), "s3://b").unwrap().pop().unwrap();
-        assert_eq!((left.uploads.clone(), left.held.clone()), (["upload".to_owned()].into(), [two].into()));
+        assert_eq!(left.uploads, ["upload".to_owned()].into());
+        assert_eq!(left.held.keys().collect::<Vec<_>>(), [&two]);
+    }
+
+    #[test]
+    fn what_proves_the_annotations_of_a_held_object_is_read_as_it_was_noted() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::create(directory.path(), "s3://b").unwrap();
+        let proof = HeldProof { key: std::array::from_fn(|at| at as u8), code: [0xfe; 32] };
+        let (one, two, three) = ("0".repeat(32), "f".repeat(32), "a".repeat(32));
+        [&one, &two, &three].into_iter().for_each(|name| ledger.holds(name));
+        [&one, &two].into_iter().for_each(|name| ledger.proves(name, &proof).unwrap());
+        ledger.released(&one);
+        let path = ledger.path.clone();
+        drop(ledger);
+        let half = format!("+{HELD}{three} {}", &proof.to_string()[1..]);
+        OpenOptions::new().append(true).open(path).unwrap().write_all(half.as_bytes()).unwrap();
+        let left = Leftover::find(directory.path(), "s3://b").unwrap().pop().unwrap();
+        assert!(left.held == BTreeMap::from([(two, Some(proof)), (three, None)]));
     }
 
     #[test]

@@ -134,7 +134,8 @@ impl Gateway {
         let other_copy = OtherCopy::of_copy(&source.key, &new.key);
         match upload.complete(parts, source.size, crc64, condition, other_copy).await {
             Ok(stored) => {
-                self.copy_annotations(&annotations, &source.key, (&new.key, &stored.version.etag)).await?;
+                let to = (&new.key, &stored.version.etag);
+                self.copy_annotations(annotations.iter(), &source.key, to, |_, _| Ok(())).await?;
                 Ok(stored)
             }
             Err(unfinished) => {

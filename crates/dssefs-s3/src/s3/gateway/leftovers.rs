@@ -59,6 +59,13 @@ impl Gateway {
         self.ledger.get().map_or(Ok(()), |ledger| ledger.let_outlive(id))
     }
 
+    /// Notes that the upload `id` has ended: what it was for is stored. Makes no request.
+    pub fn note_ended_upload(&self, id: &str) {
+        if let Some(ledger) = self.ledger.get() {
+            ledger.ended(id);
+        }
+    }
+
     /// Aborts the uploads and deletes the held objects that earlier processes of `source` left, according to
     /// `directory`, and returns how many there were. `root` is the directory of the bucket that `source` mounts. Makes
     /// no request if there are none. The next start retries what fails now.
@@ -138,8 +145,8 @@ impl Gateway {
     async fn end_all(&self, leftover: &Leftover, root: &Prefix) -> Result<Leftovers, Error> {
         let uploads = self.abort_all(&leftover.uploads, root.as_str()).await?;
         let mut held = 0;
-        for name in &leftover.held {
-            held += usize::from(self.sweep_held(root, name).await?);
+        for (name, proof) in &leftover.held {
+            held += usize::from(self.sweep_held(root, name, proof.as_ref()).await?);
         }
         Ok(Leftovers { uploads, held })
     }

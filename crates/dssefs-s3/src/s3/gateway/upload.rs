@@ -181,9 +181,7 @@ impl Upload {
     }
 
     fn ended(&self) {
-        if let Some(ledger) = self.gateway.ledger.get() {
-            ledger.ended(self.id());
-        }
+        self.gateway.note_ended_upload(self.id());
     }
 
     /// Aborts while the caller gets another error.
