@@ -180,7 +180,7 @@ impl Namespace {
         let condition = self.settings.condition(Condition::Matches(head.meta.version.etag.clone()));
         let commit = self.gateway.commit_id();
         let own_copy = OwnCopy { commit: commit.clone(), of: Arc::clone(head), lost: None };
-        self.table().entry_mut(ino)?.own_copy = Some(own_copy);
+        self.table().entry_mut(ino)?.own_copy = Some(Box::new(own_copy));
         let copied = self.copy(key, head, key, (user, commit), &condition).await;
         let new = copied.inspect_err(|error| self.note_failed_copy(ino, error))?;
         self.table().entry_mut(ino)?.own_copy_made(&new.meta.version.etag);
@@ -197,12 +197,16 @@ impl Namespace {
             _ => None,
         };
         // None here: a HEAD has shown the copy already.
-        entry.own_copy = entry.own_copy.take().filter(|_| lost.is_some()).map(|copy| OwnCopy { lost, ..copy });
+        entry.own_copy = entry.own_copy.take().filter(|_| lost.is_some());
+        if let Some(copy) = entry.own_copy.as_mut() {
+            copy.lost = lost;
+        }
     }
 
     /// Finds a copy in place whose answer was lost. If the store made it, it is the object from now on.
     async fn resolve_ambiguous_copy(&self, ino: Ino) -> Result<(), Error> {
-        let Some(OwnCopy { of, lost, .. }) = self.table().entry(ino)?.own_copy.clone() else { return Ok(()) };
+        let Some(copy) = self.table().entry(ino)?.own_copy.clone() else { return Ok(()) };
+        let OwnCopy { of, lost, .. } = *copy;
         if let Some(attempt) = lost
             && let Some(stored) = self.gateway.find(&attempt).await?
         {

@@ -61,7 +61,7 @@ pub(super) struct Entry {
     /// Whether that listing does not prove that it is a regular file: only HEAD gives its kind.
     pub(super) kind_is_open: bool,
     /// Of a symlink, the version and its target, once it was read.
-    pub(super) target: Option<(ETag, Bytes)>,
+    pub(super) target: Option<Box<(ETag, Bytes)>>,
     /// When the store last said that the node is there; for a file also that it is this version.
     pub(super) seen: Option<Instant>,
     /// The tick of its last own change, by the table's `ChangeClock`.
@@ -71,7 +71,7 @@ pub(super) struct Entry {
     /// Of a directory, the object of the same name without a slash that says it is one, as older tools make it.
     pub(super) plain_marker: Option<Arc<Head>>,
     /// The copy of the object onto itself that this mount has asked for, until it is known what became of it.
-    pub(super) own_copy: Option<OwnCopy>,
+    pub(super) own_copy: Option<Box<OwnCopy>>,
     pub(super) directory: Option<Box<Directory>>,
 }
 
@@ -240,8 +240,8 @@ impl Entry {
             }
             self.copies.push((from.clone(), to.clone()));
         }
-        if let Some((version, _)) = self.target.as_mut().filter(|(version, _)| version == from) {
-            version.clone_from(to);
+        if let Some(read) = self.target.as_mut().filter(|read| read.0 == *from) {
+            read.0.clone_from(to);
         }
     }
 

@@ -112,9 +112,9 @@ impl Namespace {
         if entry.attributes.kind != Kind::Symlink {
             return Err(Error::NotALink);
         }
-        let read = entry.target.as_ref().filter(|(version, _)| *version == head.meta.version.etag);
+        let read = entry.target.as_ref().filter(|read| read.0 == head.meta.version.etag);
         let in_metadata = || posix::symlink_target(&head.meta.user).map(Bytes::from);
-        Ok(read.map(|(_, target)| target.clone()).or_else(in_metadata))
+        Ok(read.map(|read| read.1.clone()).or_else(in_metadata))
     }
 
     async fn fetch_target(&self, key: &Key, head: &Head) -> Result<Bytes, Error> {
@@ -134,7 +134,7 @@ impl Namespace {
 
     fn note_target(&self, ino: Ino, head: &Head, target: Bytes) {
         if let Ok(entry) = self.table().entry_mut(ino) {
-            entry.target = Some((head.meta.version.etag.clone(), target));
+            entry.target = Some(Box::new((head.meta.version.etag.clone(), target)));
         }
     }
 }
