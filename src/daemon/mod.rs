@@ -38,7 +38,7 @@ use dssefs_seal::crypto;
 
 use spill_dir::SpillDir;
 
-pub use crate::fuse::{LogFile, MountOptions, run_mount_helper};
+pub use crate::fuse::{LogFile, MountOptions, is_late_answer, run_mount_helper};
 pub use dssefs_fs::vfs::{REPORT_ATTRIBUTE, RETRY_ATTRIBUTE, UnsavedFile, UnsavedReport};
 pub use dssefs_seal::secret::close_inherited;
 pub use exit_report::{ExitReport, ReportFile};

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,9 +18,10 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::convert::{
-    allocation, believed, expect, fh, file_attr, file_type, handle, ino, inode_number, is_hidden_from, name,
-    privileges_of, sought, special_kind, time_change,
+    allocation, believed, expect, fh, file_attr, handle, ino, is_hidden_from, name, privileges_of, sought,
+    special_kind, time_change,
 };
+use super::directory_reply::DirectoryReply;
 use dssefs_fs::vfs::{
     Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Node, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
 };
@@ -35,6 +37,8 @@ pub struct Adapter {
     tasks: Handle,
     ttl: Duration,
     style: ErrnoStyle,
+    /// The kernel's, from which all requests come; None before the mount.
+    device: Option<Arc<OwnedFd>>,
 }
 
 /// The most that one copy_file_range may answer, in bytes: the answer has 32 bits, and whole pages leave the next one
@@ -48,7 +52,12 @@ impl Adapter {
     /// An adapter whose tasks run on `tasks`; the kernel believes names and attributes for `ttl`.
     #[must_use]
     pub fn new(vfs: Arc<Vfs>, tasks: Handle, ttl: Duration, style: ErrnoStyle) -> Adapter {
-        Adapter { vfs, tasks, ttl, style }
+        Adapter { vfs, tasks, ttl, style, device: None }
+    }
+
+    /// The same, with the device from which all of its requests will come.
+    pub(super) fn answering(self, device: OwnedFd) -> Adapter {
+        Adapter { device: Some(Arc::new(device)), ..self }
     }
 
     /// Runs `work`, and then `answer` with what came of it.
@@ -389,7 +398,9 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readdir(&self, _request: &Request, node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+    fn readdir(&self, request: &Request, node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let Some(device) = self.device.clone() else { return reply.error(Errno::EIO) };
+        let reply = DirectoryReply::new(reply, request.unique(), device);
         let vfs = Arc::clone(&self.vfs);
         let node = ino(node);
         let dots = [(node, "."), (vfs.parent(node), "..")];
@@ -573,12 +584,12 @@ fn sized(reply: ReplyXattr, value: &[u8], size: u32) {
 
 /// As many entries from `offset` on as fit. An entry's offset is its place; the next one is what the kernel asks for
 /// then.
-fn fill(mut reply: ReplyDirectory, dots: [(Ino, &str); 2], entries: &[DirEntry], offset: u64) {
-    let dots = dots.map(|(ino, name)| (ino, Kind::Directory, name));
+fn fill(mut reply: DirectoryReply, dots: [(Ino, &str); 2], entries: &[DirEntry], offset: u64) {
+    let dots = dots.map(|(ino, name)| (ino, Some(Kind::Directory), name));
     let listed = entries.iter().map(|entry| (entry.ino, entry.kind, entry.name.as_str()));
     let from = usize::try_from(offset).unwrap_or(usize::MAX);
     for (next, (ino, kind, name)) in (1..).zip(dots.into_iter().chain(listed)).skip(from) {
-        if reply.add(inode_number(ino), next, file_type(kind), name) {
+        if !reply.add(ino, next, kind, name) {
             break;
         }
     }

@@ -7,6 +7,7 @@
 
 mod adapter;
 mod convert;
+mod directory_reply;
 mod log_file;
 mod mount_helper;
 mod options;
@@ -15,6 +16,7 @@ mod place;
 mod session;
 
 pub use adapter::Adapter;
+pub use directory_reply::is_late_answer;
 pub use log_file::LogFile;
 pub use mount_helper::{MountHelper, run_mount_helper};
 pub use options::MountOptions;

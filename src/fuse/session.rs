@@ -28,7 +28,8 @@ pub struct Unmounter(MountHelper);
 pub fn mount(adapter: Adapter, helper: MountHelper, options: &MountOptions) -> io::Result<Mounted> {
     let (device, point) = helper.mount()?;
     let config = config(options);
-    match Session::from_fd(adapter, device, config.acl, config) {
+    let answering = device.try_clone().map(|device| adapter.answering(device));
+    match answering.and_then(|adapter| Session::from_fd(adapter, device, config.acl, config)) {
         Ok(session) => Ok(Mounted { session, unmounter: Unmounter(helper), point }),
         Err(error) => {
             if let Err(error) = helper.unmount() {
@@ -43,7 +44,8 @@ fn config(options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads.max(1));
-    config.clone_fd = options.threads > 1;
+    // The kernel takes an answer only on the device that gave the request, and `DirectoryReply` has one alone.
+    config.clone_fd = false;
     config
 }
 

@@ -77,7 +77,7 @@ impl Mount {
         self.names.lookup(ino, &name(last)).await
     }
 
-    async fn ls(&self, ino: Ino) -> Vec<(String, Kind)> {
+    async fn ls(&self, ino: Ino) -> Vec<(String, Option<Kind>)> {
         let entries = self.names.list(ino).await.unwrap();
         entries.iter().map(|entry| (entry.name.to_string(), entry.kind)).collect()
     }
@@ -202,7 +202,7 @@ async fn a_directory_wins_over_a_file_of_the_same_name() {
     mount.store.put("a-b", "", &[]).await;
     mount.store.put("a/b", "", &[]).await;
     assert_eq!(mount.find("a").await.unwrap().attributes.kind, Kind::Directory);
-    assert_eq!(mount.ls(Ino::ROOT).await, [("a".into(), Kind::Directory), ("a-b".into(), Kind::File)]);
+    assert_eq!(mount.ls(Ino::ROOT).await, [("a".into(), Some(Kind::Directory)), ("a-b".into(), Some(Kind::File))]);
     mount.store.remove("a/b").await;
     mount.expire();
     assert_eq!(mount.find("a").await.unwrap().attributes.kind, Kind::File);

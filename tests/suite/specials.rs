@@ -143,18 +143,77 @@ fn readdir_names_the_right_kind_of_what_others_have_stored() {
         put_with(&endpoint, "d/f-longest", &[b't'; 4095], &[("mode", "41471")]);
         put_with(&endpoint, "d/g-long", &[b't'; 4096], &[]);
         let right = ["fe-small", "fg-long", "la-link", "lb-link-of-geesefs", "lc-link-of-fsx", "lf-longest", "pd-fifo"];
-        for attributes in ["full", "listing"] {
-            let mount = Mount::with(&endpoint, &["--attributes", attributes]);
-            fs::metadata(mount.join("d")).unwrap();
-            let (seen, counters) = endpoint.counted(|| kinds(&mount.join("d")));
-            assert_eq!(seen, right);
-            assert_eq!(requests(&counters), [("HeadObject", 6), ("ListObjectsV2", 1)], "none for what is too long");
-            assert_eq!(counters.all_kms_for_s3(), 0);
-            std::thread::sleep(STALE);
-            let (seen, counters) = endpoint.counted(|| kinds(&mount.join("d")));
-            assert_eq!(seen, right);
-            assert_eq!(requests(&counters), [("ListObjectsV2", 2)], "the look-up of the name, and the listing");
+        let mount = Mount::of(&endpoint);
+        fs::metadata(mount.join("d")).unwrap();
+        let (seen, counters) = endpoint.counted(|| kinds(&mount.join("d")));
+        assert_eq!(seen, right);
+        // One HEAD for each of the six that may be links; the long one is asked for with its neighbours, or not.
+        assert_eq!(counters.operation("ListObjectsV2").requests, 1);
+        assert!([6, 7].contains(&counters.operation("HeadObject").requests), "{:?}", requests(&counters));
+        assert_eq!(counters.all_kms_for_s3(), 0);
+        std::thread::sleep(STALE);
+        let (seen, counters) = endpoint.counted(|| kinds(&mount.join("d")));
+        assert_eq!(seen, right);
+        assert_eq!(requests(&counters), [("ListObjectsV2", 2)], "the look-up of the name, and the listing");
+    });
+}
+
+/// readdir(3) and stat(2) agree there, too.
+#[test]
+fn with_attributes_from_listings_what_others_have_stored_is_a_file_and_never_asked_for() {
+    scenario().unmounted(|endpoint| {
+        put_with(&endpoint, "d/a-link", b"target", &[("mode", "41471")]);
+        put_with(&endpoint, "d/e-small", b"content", &[]);
+        let mount = Mount::with(&endpoint, &["--attributes", "listing"]);
+        fs::metadata(mount.join("d")).unwrap();
+        let look = || {
+            let stat = |entry: &String| fs::symlink_metadata(mount.join("d").join(&entry[1..])).unwrap().is_file();
+            let seen = kinds(&mount.join("d"));
+            assert!(seen.iter().all(stat));
+            seen
+        };
+        let (seen, counters) = endpoint.counted(look);
+        assert_eq!(
+            (seen, requests(&counters)),
+            (vec!["fa-link".into(), "fe-small".into()], vec![("ListObjectsV2", 1)])
+        );
+    });
+}
+
+/// The types as the kernel has them from the mount: a program asks for an unknown one, and this does not.
+fn types(dir: &Path) -> Vec<(String, FileType)> {
+    let mut entries = rustix::fs::Dir::new(File::open(dir).unwrap()).unwrap();
+    let mut types = Vec::new();
+    while let Some(entry) = entries.read() {
+        let entry = entry.unwrap();
+        types.push((entry.file_name().to_str().unwrap().to_owned(), entry.file_type()));
+    }
+    types.retain(|(name, _)| name != "." && name != "..");
+    types
+}
+
+#[test]
+fn a_plain_ls_of_a_thousand_files_of_others_is_one_listing_and_asks_for_no_type() {
+    scenario().within(MINUTE * 3).unmounted(|endpoint| {
+        for n in 0..998 {
+            endpoint.put(&format!("d/{n:03}-short"), b"content");
         }
+        put_with(&endpoint, "d/link", b"000-short", &[("mode", "41471")]);
+        endpoint.put("d/long", &[b'x'; 4096]);
+        let mount = Mount::of(&endpoint);
+        fs::metadata(mount.join("d")).unwrap();
+        let (seen, counters) = endpoint.counted(|| types(&mount.join("d")));
+        assert_eq!(requests(&counters), [("ListObjectsV2", 1)]);
+        let unknown = seen.iter().filter(|(_, kind)| *kind == FileType::Unknown).count();
+        assert_eq!((seen.len(), unknown), (1000, 999), "what cannot be a link is a file");
+        assert_eq!(seen.last().unwrap(), &("long".to_owned(), FileType::RegularFile));
+        assert!(seen.is_sorted_by_key(|(name, _)| name.clone()), "each of them once, over many answers");
+        // Programs that need the type ask.
+        assert_eq!(fs::read_link(mount.join("d/link")).unwrap().to_str(), Some("000-short"));
+        assert!(types(&mount.join("d")).contains(&("link".to_owned(), FileType::Symlink)));
+        let found = Command::new("find").arg(mount.path()).args(["-type", "l"]).output().unwrap();
+        assert_eq!(String::from_utf8(found.stdout).unwrap(), format!("{}\n", mount.join("d/link").display()));
+        assert!(!mount.log().contains("Failed to send"), "{}", mount.log());
     });
 }
 

@@ -21,6 +21,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
+use crate::daemon::is_late_answer;
 
 use queue::Queue;
 use target::Target;
@@ -101,12 +102,15 @@ impl Drop for Logging {
 }
 
 /// What no filter can ask for: at the level TRACE, the SDK prints the bodies of requests and answers, which are content
-/// and keys.
+/// and keys. The library complains of answers that the kernel has had already.
 fn discreet<S: Subscriber>() -> impl Layer<S> {
     filter_fn(is_discreet).with_max_level_hint(LevelFilter::TRACE)
 }
 
 fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    if metadata.target() == "fuser::reply" && is_late_answer() {
+        return false;
+    }
     let ours = metadata.target() == "dssefs" || metadata.target().starts_with("dssefs::");
     ours || *metadata.level() <= tracing::Level::DEBUG
 }

@@ -98,7 +98,7 @@ impl OwnCopy {
 pub struct Hidden {
     /// How many entries of its listing they are: keys, and prefixes that many keys may share.
     pub count: u64,
-    /// The first [`HIDDEN_NAMED_MAX`] of them, in the order of UTF-8 bytes, as the store has them.
+    /// The first three of them, in the order of UTF-8 bytes, as the store has them.
     pub first: Vec<String>,
 }
 
@@ -199,6 +199,11 @@ impl Entry {
     /// Whether its kind is a guess that HEAD may prove wrong.
     pub(super) fn is_kind_unproved(&self) -> bool {
         self.kind_is_open && self.object.is_none() && !self.local
+    }
+
+    /// None while only HEAD can tell it.
+    pub(super) fn proved_kind(&self) -> Option<Kind> {
+        (!self.is_kind_unproved()).then_some(self.attributes.kind)
     }
 
     /// Whether a name that leads here need not be asked for: the store has confirmed the node, or a whole directory

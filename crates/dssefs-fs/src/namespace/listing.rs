@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::FutureExt;
 
 use super::entry::{self, HIDDEN_NAMED_MAX, Hidden, SeenVersion};
 use super::error::Error;
-use super::node::{Attributes, DirEntry, Ino, Kind};
+use super::node::{Attributes, DirEntry, Ino};
 use super::observe::{Marker, Standing};
 use super::progress::Progress;
 use super::reserved::{is_own, is_reserved, is_shadowed};
 use super::snapshot::{NamesBudget, Share, Snapshot};
 use super::table::Table;
-use super::{Namespace, Settings, When};
+use super::{AttributeSource, Namespace, Settings, When};
 use dssefs_s3::object::{Name, Prefix};
 use dssefs_s3::s3::{ListPage, ListRequest, Listed};
 
@@ -77,8 +77,7 @@ impl Namespace {
     /// store's.
     pub async fn list(self: &Arc<Self>, ino: Ino) -> Result<Arc<Snapshot>, Error> {
         let fresh = self.table().directory(ino)?.is_complete(self.now(), self.settings.ttl);
-        let entries = if fresh { self.known_entries(ino)? } else { self.refresh(ino, Extent::Whole).await? };
-        self.with_kinds(ino, entries).await
+        if fresh { self.known_entries(ino) } else { self.refresh(ino, Extent::Whole).await }
     }
 
     fn known_entries(&self, ino: Ino) -> Result<Arc<Snapshot>, Error> {
@@ -105,34 +104,6 @@ impl Namespace {
         let snapshot = Snapshot::new(&self.names, entries, directory.as_str())?;
         self.table().directory_mut(ino)?.snapshot = Arc::downgrade(&snapshot);
         Ok(snapshot)
-    }
-
-    /// The entries with their kinds, after one HEAD for each entry whose kind the listing does not prove: readdir(3)
-    /// names a kind for each, and the library that speaks the kernel's protocol has no word for an unknown one. What
-    /// HEAD has said stays known for as long as the listing shows the same version. An entry whose HEAD fails shows as
-    /// a file, and every other question about it fails too.
-    async fn with_kinds(self: &Arc<Self>, ino: Ino, entries: Arc<Snapshot>) -> Result<Arc<Snapshot>, Error> {
-        let open_kinds: Vec<Ino> = {
-            let table = self.table();
-            let is_open = |ino: &Ino| table.entry(*ino).is_ok_and(entry::Entry::is_kind_unproved);
-            entries.iter().map(|entry| entry.ino).filter(is_open).collect()
-        };
-        if open_kinds.is_empty() {
-            return Ok(entries);
-        }
-        let heads = open_kinds.into_iter().map(|child| self.fetch(child));
-        let asked = stream::iter(heads).buffer_unordered(self.settings.heads_in_flight_max);
-        asked.for_each(async |head| log_failure(head.err())).await;
-        let current = {
-            let table = self.table();
-            let now = |entry: &DirEntry| {
-                let child = table.child(ino, &entry.name).ok().flatten();
-                child.and_then(|child| table.dir_entry(child, &entry.name).ok()).unwrap_or_else(|| entry.clone())
-            };
-            entries.iter().map(now).collect()
-        };
-        drop(entries);
-        self.snapshot(ino, current)
     }
 
     /// One listing for all who wait for it. Empty when it was to be one page and is not.
@@ -195,12 +166,6 @@ pub(super) fn seen_version(object: &Listed) -> SeenVersion {
     SeenVersion { etag: object.etag.clone(), last_modified: object.last_modified }
 }
 
-fn log_failure(error: Option<Error>) {
-    if let Some(error) = error.filter(|error| !matches!(error, Error::NotFound | Error::Stale)) {
-        tracing::warn!(%error, "the kind of a file cannot be found out; the mount lists it as a regular file");
-    }
-}
-
 impl Listing {
     fn new(budget: &Arc<NamesBudget>) -> Listing {
         Listing {
@@ -248,7 +213,11 @@ impl Listing {
             // A directory of the same name has it inside, on whatever page it is.
             Some(name) => {
                 let attributes = settings.listed(object.size, object.last_modified);
-                let kind_is_open = !object.is_proved_file();
+                let kind_is_open = match settings.attributes {
+                    AttributeSource::Full => !object.is_proved_file(),
+                    // What others have stored is never asked for, and shows the mount's defaults.
+                    AttributeSource::Listing => object.is_marked_special(),
+                };
                 self.add_name(name, Seen::File(SeenFile { version: seen_version(object), attributes, kind_is_open }))
             }
             None => self.hide(&object.key),
@@ -312,7 +281,7 @@ impl Table {
     fn last_snapshot(&self, ino: Ino) -> Result<Option<Arc<Snapshot>>, Error> {
         let directory = self.directory(ino)?;
         let is_still = |((name, child), then): ((&Name, &Ino), &DirEntry)| {
-            let kind = self.entry(*child).map(|entry| entry.attributes.kind).ok();
+            let kind = self.entry(*child).map(entry::Entry::proved_kind).ok();
             then.name == *name && then.ino == *child && kind == Some(then.kind)
         };
         let same = |last: &Arc<Snapshot>| {
@@ -434,7 +403,7 @@ impl Table {
     }
 
     fn dir_entry(&self, ino: Ino, name: &Name) -> Result<DirEntry, Error> {
-        let kind: Kind = self.entry(ino)?.attributes.kind;
+        let kind = self.entry(ino)?.proved_kind();
         Ok(DirEntry { ino, kind, name: name.clone() })
     }
 }
@@ -448,7 +417,7 @@ mod tests {
     use dssefs_seal::crypto::MacKey;
     use futures_util::future::BoxFuture;
 
-    use crate::namespace::{AttributeSource, Authenticator, ContentType, Defaults, KeyName, NoKey, OwnKey, PosixForm};
+    use crate::namespace::{Authenticator, ContentType, Defaults, KeyName, NoKey, OwnKey, PosixForm};
 
     /// Nothing is renamed here.
     #[derive(Debug)]
@@ -511,6 +480,7 @@ mod tests {
                 last_modified: UNIX_EPOCH,
                 storage_class: "STANDARD".into(),
                 has_crc32c: true,
+                has_sha1: false,
             };
             let (prefixes, objects): (Vec<&str>, Vec<&str>) = keys.iter().partition(|key| key.ends_with('/'));
             let prefixes = prefixes.into_iter().map(str::to_owned).collect();
@@ -573,7 +543,7 @@ mod tests {
         assert_eq!(world.answer(when, &["a", "a/"]), ["a"]);
         let directory = world.table.child(Ino::ROOT, &name("a")).unwrap();
         assert_ne!(file, directory);
-        assert_eq!(world.table.entry(directory.unwrap()).unwrap().attributes.kind, Kind::Directory);
+        assert_eq!(world.table.entry(directory.unwrap()).unwrap().attributes.kind, crate::namespace::Kind::Directory);
         let shadowed = world.table.child(directory.unwrap(), &Name::shadowed()).unwrap();
         assert_eq!(shadowed, file, "what the directory would hide has the number of its key");
         let when = world.ask();

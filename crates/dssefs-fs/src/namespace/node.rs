@@ -119,8 +119,8 @@ pub struct Node {
 pub struct DirEntry {
     /// The node's number.
     pub ino: Ino,
-    /// A file unless more is known: a listing only distinguishes directories from files.
-    pub kind: Kind,
+    /// None where a listing does not prove it and no HEAD has told it yet.
+    pub kind: Option<Kind>,
     /// Its name.
     pub name: Name,
 }

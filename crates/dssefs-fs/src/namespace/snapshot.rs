@@ -121,7 +121,7 @@ mod tests {
     use dssefs_s3::object::Name;
 
     fn entries(count: usize) -> Vec<DirEntry> {
-        let entry = |n| DirEntry { ino: Ino(n), kind: Kind::File, name: Name::new(&format!("{n:06}")).unwrap() };
+        let entry = |n| DirEntry { ino: Ino(n), kind: Some(Kind::File), name: Name::new(&format!("{n:06}")).unwrap() };
         (0..count as u64).map(entry).collect()
     }
 

@@ -213,6 +213,8 @@ pub struct Listed {
     pub storage_class: String,
     /// Whether its checksum is a CRC-32C; false if the store does not name algorithms in listings.
     pub has_crc32c: bool,
+    /// Whether its checksum is a SHA-1; false if the store does not name algorithms in listings.
+    pub has_sha1: bool,
 }
 
 impl Listed {
@@ -221,6 +223,12 @@ impl Listed {
     #[must_use]
     pub fn is_proved_file(&self) -> bool {
         self.has_crc32c || self.size > TARGET_BYTES_MAX
+    }
+
+    /// Whether it has the checksum that this program gives to links and special files alone.
+    #[must_use]
+    pub fn is_marked_special(&self) -> bool {
+        self.has_sha1 && self.size <= TARGET_BYTES_MAX
     }
 }
 

@@ -185,6 +185,7 @@ impl Store {
                 last_modified: time(object.last_modified()),
                 storage_class: object.storage_class().map_or("STANDARD", |class| class.as_str()).to_owned(),
                 has_crc32c: object.checksum_algorithm().contains(&ChecksumAlgorithm::Crc32C),
+                has_sha1: object.checksum_algorithm().contains(&ChecksumAlgorithm::Sha1),
             })
         };
         let objects = answer.contents().iter().map(listed).collect::<Result<Vec<_>, Error>>()?;

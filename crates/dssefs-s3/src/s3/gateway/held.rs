@@ -8,10 +8,8 @@
 use std::sync::Arc;
 
 use super::Gateway;
-use super::annotations::Finished;
 use crate::object::{ETag, Key, KeyError, Prefix, RESERVED_NAME};
 use crate::s3::error::{Error, FailedWrite, Kind};
-use crate::s3::ledger::HeldProof;
 use crate::s3::metrics::Operation;
 use crate::s3::request::{Condition, NewObject, Removal, Source};
 
@@ -79,30 +77,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Deletes what an earlier process has held under `name`, after its annotations have gone where they belong; false
-    /// if it is gone. `proof` is of its annotations. What another program has changed stays, and is not believed.
-    pub(super) async fn sweep_held(&self, root: &Prefix, name: &str, proof: Option<&HeldProof>) -> Result<bool, Error> {
-        let Ok(key) = held_key(root, name) else { return Ok(false) };
-        let meta = match self.head(&key).await {
-            Err(error) if error.kind == Kind::NotFound => return Ok(false),
-            head => head?.meta,
-        };
-        if let Some(proof) = proof
-            && let Finished::IsNotOurs = self.finish_annotations(&key, &meta.user, proof).await?
-        {
-            tracing::error!(
-                %key,
-                "another program has changed an object that holds annotations; the mount does not put them back, and \
-                 leaves the object; compare its annotations with those of the object that its metadata names, then \
-                 delete it"
-            );
-            return Ok(false);
-        }
-        self.delete_held(&key, &meta.version.etag).await?;
-        Ok(true)
-    }
-
-    async fn delete_held(&self, key: &Key, etag: &ETag) -> Result<(), Error> {
+    pub(super) async fn delete_held(&self, key: &Key, etag: &ETag) -> Result<(), Error> {
         if matches!(self.delete_version(key, etag).await?, Removal::Replaced(_)) {
             tracing::warn!(%key, "another program has put an object under the key of a held object; it stays there");
         }

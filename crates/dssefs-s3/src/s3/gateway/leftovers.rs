@@ -5,9 +5,11 @@ use std::io;
 use std::path::Path;
 
 use super::Gateway;
+use super::annotations::Finished;
+use super::held::held_key;
 use crate::object::Prefix;
 use crate::s3::error::{Error, Kind};
-use crate::s3::ledger::{Ledger, Leftover};
+use crate::s3::ledger::{HeldProof, Ledger, Leftover};
 
 /// The most pages of uploads that are read, 1,000 uploads each: a store that always has one more page must not delay a
 /// mount's start.
@@ -149,6 +151,29 @@ impl Gateway {
             held += usize::from(self.sweep_held(root, name, proof.as_ref()).await?);
         }
         Ok(Leftovers { uploads, held })
+    }
+
+    /// Deletes what an earlier process has held under `name`, after its annotations have gone where they belong; false
+    /// if it is gone. `proof` is of its annotations. What another program has changed stays, and is not believed.
+    async fn sweep_held(&self, root: &Prefix, name: &str, proof: Option<&HeldProof>) -> Result<bool, Error> {
+        let Ok(key) = held_key(root, name) else { return Ok(false) };
+        let meta = match self.head(&key).await {
+            Err(error) if error.kind == Kind::NotFound => return Ok(false),
+            head => head?.meta,
+        };
+        if let Some(proof) = proof
+            && let Finished::IsNotOurs = self.finish_annotations(&key, &meta.user, proof).await?
+        {
+            tracing::error!(
+                %key,
+                "another program has changed an object that holds annotations; the mount does not put them back, and \
+                 leaves the object; compare its annotations with those of the object that its metadata names, then \
+                 delete it"
+            );
+            return Ok(false);
+        }
+        self.delete_held(&key, &meta.version.etag).await?;
+        Ok(true)
     }
 
     async fn abort_all(&self, uploads: &BTreeSet<String>, prefix: &str) -> Result<usize, Error> {
