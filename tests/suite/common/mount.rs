@@ -250,7 +250,12 @@ impl Mount {
             let _ = read.and_then(|_| stdout.read_to_end(&mut Vec::new()));
         });
         let line = receiver.recv_timeout(MOUNT_WITHIN).unwrap_or_default();
-        assert!(line.contains(" is mounted at "), "the mount did not answer: {line:?}\n{}", self.log());
+        if !line.contains(" is mounted at ") {
+            // What the daemon said last is still on its way here.
+            std::thread::sleep(Duration::from_secs(1));
+            let ended = self.daemon.try_wait();
+            panic!("the mount did not answer: {line:?}, {ended:?}\n{}", self.log());
+        }
     }
 
     /// The root of the mount.
