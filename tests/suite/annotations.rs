@@ -349,6 +349,7 @@ fn an_object_above_5_gib_keeps_its_annotations_or_stays() {
         assert_eq!(annotations(&endpoint, "moved"), label);
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         assert_eq!(errno(fs::set_permissions(mount.join("moved"), mode)), libc::EFBIG);
+        assert_eq!(errno(xattr::set(mount.join("moved"), "user.k", b"v")), libc::EFBIG);
         assert_eq!(annotations(&endpoint, "moved"), label);
         File::options().append(true).open(mount.join("moved")).unwrap().write_all(b"more").unwrap();
         eventually("the append is stored", MINUTE, || {

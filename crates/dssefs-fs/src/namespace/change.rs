@@ -96,8 +96,12 @@ impl Namespace {
         }
         let after = Attributes { ctime: SystemTime::now().into(), ..before };
         match self.rewrite(ino, &original, posix::metadata(user, &after, self.settings.posix_form)).await {
-            // Other stores may count metadata in other ways.
-            Err(Error::Store(error)) if error.kind == s3::Kind::TooLarge => Err(xattr::Error::NoRoom.into()),
+            // Other stores may count metadata in other ways. A copy that would lose annotations is refused as it is.
+            Err(Error::Store(error))
+                if error.kind == s3::Kind::TooLarge && error.operation != s3::Operation::ListObjectAnnotations =>
+            {
+                Err(xattr::Error::NoRoom.into())
+            }
             outcome => outcome.map(Some),
         }
     }

@@ -203,8 +203,11 @@ impl Gateway {
         held: &Key,
         user: &UserMetadata,
         proof: &HeldProof,
+        root: &Prefix,
     ) -> Result<Finished, Error> {
-        let Some((key, of)) = belongs_to(user) else { return Ok(Finished::IsNotOurs) };
+        let Some((key, of)) = belongs_to(user).filter(|(key, _)| key.as_str().starts_with(root.as_str())) else {
+            return Ok(Finished::IsNotOurs);
+        };
         // 1. Read all of them once, and believe them together or not at all.
         let no_key = |error| self.failure(Kind::Local, Operation::GetObjectAnnotation, held).because(error).into();
         let mac = MacKey::from_bytes(&proof.key).map_err(|error| -> Error { no_key(error.to_string()) })?;

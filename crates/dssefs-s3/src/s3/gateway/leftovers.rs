@@ -162,7 +162,7 @@ impl Gateway {
             head => head?.meta,
         };
         if let Some(proof) = proof
-            && let Finished::IsNotOurs = self.finish_annotations(&key, &meta.user, proof).await?
+            && let Finished::IsNotOurs = self.finish_annotations(&key, &meta.user, proof, root).await?
         {
             tracing::error!(
                 %key,
