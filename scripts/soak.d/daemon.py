@@ -49,7 +49,15 @@ class Place:
         return "".join(self.log.read_text(errors="replace").splitlines(keepends=True)[-15:])
 
     def recover(self, killed_after):
-        """`dssefs recover DIR upload`; the code that it ended with, None when it was killed after so many seconds."""
+        """`dssefs recover DIR upload`; the code that it ended with, None when it was killed after so many seconds, and the keys that it
+        kept. (What it sent stays in a list while another file of the same session is kept.)"""
+        before = self.log.stat().st_size
+        status = self.upload(killed_after)
+        with open(self.log, errors="replace") as log:
+            log.seek(before)
+            return status, {line.split(": ")[1] for line in log if line.startswith("kept: ")}
+
+    def upload(self, killed_after):
         process = self.start(["recover", *self.endpoint.options(), str(self.disk.spill), "upload"])
         try:
             return process.wait(RECOVER_SECONDS if killed_after is None else killed_after)

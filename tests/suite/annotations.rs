@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use aws_sdk_s3::primitives::ByteStream;
@@ -347,7 +348,7 @@ fn an_object_above_5_gib_keeps_its_annotations_or_stays() {
         fs::rename(mount.join("big"), mount.join("moved")).unwrap();
         let label = vec![("label".to_owned(), TEXT.to_owned())];
         assert_eq!(annotations(&endpoint, "moved"), label);
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        let mode = PermissionsExt::from_mode(0o600);
         assert_eq!(errno(fs::set_permissions(mount.join("moved"), mode)), libc::EFBIG);
         assert_eq!(errno(xattr::set(mount.join("moved"), "user.k", b"v")), libc::EFBIG);
         assert_eq!(annotations(&endpoint, "moved"), label);
@@ -359,13 +360,25 @@ fn an_object_above_5_gib_keeps_its_annotations_or_stays() {
     });
 }
 
+#[test]
+fn a_marker_keeps_its_annotations_when_its_directory_is_changed() {
+    scenario().mounted(|endpoint, mount| {
+        put_annotated(&endpoint, "d/", b"");
+        fs::set_permissions(mount.join("d"), PermissionsExt::from_mode(0o700)).unwrap();
+        xattr::set(mount.join("d"), "user.k", b"v").unwrap();
+        assert_eq!(annotations(&endpoint, "d/"), both());
+        fs::rename(mount.join("d"), mount.join("moved")).unwrap();
+        assert_eq!(annotations(&endpoint, "moved/"), both());
+    });
+}
+
 /// `cp` needs two permissions that rewriting does not, and its error says so.
 #[test]
 fn a_refused_copy_names_the_permissions_for_annotations() {
     scenario().mounted(|endpoint, mount| {
         put_annotated(&endpoint, "file", b"one\n");
         endpoint.inject_faults(vec![Rule::on("CopyObject", denied()).times(0)]);
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        let mode = PermissionsExt::from_mode(0o600);
         assert_eq!(errno(fs::set_permissions(mount.join("file"), mode)), libc::EACCES);
         let line = mount.line(|line| line.contains("CopyObject")).expect("the log tells");
         assert!(line.contains("s3:GetObjectAnnotation") && line.contains("s3:PutObjectAnnotation"), "{line}");
