@@ -21,7 +21,7 @@ use super::convert::{
     allocation, believed, expect, fh, file_attr, handle, ino, is_hidden_from, name, privileges_of, sought,
     special_kind, time_change,
 };
-use super::directory_reply::DirectoryReply;
+use super::directory_reply::{self, Listed};
 use dssefs_fs::vfs::{
     Access, DirEntry, ErrnoStyle, Error, Ino, Kind, Node, Opened, Place, Privileges, RenameMode, SetAttributes, Vfs,
 };
@@ -400,13 +400,13 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, request: &Request, node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
         let Some(device) = self.device.clone() else { return reply.error(Errno::EIO) };
-        let reply = DirectoryReply::new(reply, request.unique(), device);
+        let request = request.unique();
         let vfs = Arc::clone(&self.vfs);
         let node = ino(node);
         let dots = [(node, "."), (vfs.parent(node), "..")];
         let work = async move { vfs.entries(fh(handle), offset == 0).await };
         self.spawn("readdir", work, move |entries| match entries {
-            Ok(entries) => fill(reply, dots, &entries, offset),
+            Ok(entries) => directory_reply::answer(reply, request, &device, from_offset(dots, &entries, offset)),
             Err(errno) => reply.error(errno),
         });
     }
@@ -582,16 +582,15 @@ fn sized(reply: ReplyXattr, value: &[u8], size: u32) {
     }
 }
 
-/// As many entries from `offset` on as fit. An entry's offset is its place; the next one is what the kernel asks for
-/// then.
-fn fill(mut reply: DirectoryReply, dots: [(Ino, &str); 2], entries: &[DirEntry], offset: u64) {
+/// The entries from `offset` on. An entry's offset is its place; the next one is what the kernel asks for then.
+fn from_offset<'a>(
+    dots: [(Ino, &'a str); 2],
+    entries: &'a [DirEntry],
+    offset: u64,
+) -> impl Iterator<Item = Listed<'a>> + Clone {
     let dots = dots.map(|(ino, name)| (ino, Some(Kind::Directory), name));
     let listed = entries.iter().map(|entry| (entry.ino, entry.kind, entry.name.as_str()));
     let from = usize::try_from(offset).unwrap_or(usize::MAX);
-    for (next, (ino, kind, name)) in (1..).zip(dots.into_iter().chain(listed)).skip(from) {
-        if !reply.add(ino, next, kind, name) {
-            break;
-        }
-    }
-    reply.ok();
+    let all = (1..).zip(dots.into_iter().chain(listed)).skip(from);
+    all.map(|(next, (ino, kind, name))| (ino, next, kind, name))
 }

@@ -8,7 +8,6 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use fuser::{Errno, FileType, ReplyDirectory, RequestId};
 
@@ -27,61 +26,49 @@ pub fn is_late_answer() -> bool {
     IS_LATE_ANSWER.get()
 }
 
-/// An answer that takes entries until it is full.
-pub(super) struct DirectoryReply {
-    reply: ReplyDirectory,
-    request: u64,
-    device: Arc<OwnedFd>,
-    /// The answer in the kernel's form, after room for its header.
-    bytes: Vec<u8>,
-    has_unknown: bool,
+/// An entry of a directory: its number, where a reader goes on after it, its type and its name.
+pub(super) type Listed<'a> = (Ino, u64, Option<Kind>, &'a str);
+
+/// Answers with as many entries as there is room for. `device` is the one from which the request came: the kernel takes
+/// the answer on no other one.
+pub(super) fn answer<'a>(
+    mut reply: ReplyDirectory,
+    request: RequestId,
+    device: &OwnedFd,
+    entries: impl Iterator<Item = Listed<'a>> + Clone,
+) {
+    // The library counts the room, and has the answer itself if all types are known.
+    let fits = |(ino, next, kind, name): &Listed<'_>| {
+        let told = kind.map_or(FileType::RegularFile, file_type);
+        !reply.add(inode_number(*ino), *next, told, name)
+    };
+    let count = entries.clone().take_while(fits).count();
+    let told = entries.take(count);
+    if told.clone().all(|(_, _, kind, _)| kind.is_some()) {
+        return reply.ok();
+    }
+    match send(device, request.0, told) {
+        Ok(()) => {
+            IS_LATE_ANSWER.set(true);
+            reply.ok();
+            IS_LATE_ANSWER.set(false);
+        }
+        // The request or the mount is gone, and its answer is wanted no more; else the program gets an error.
+        Err(error) => reply.error(error.raw_os_error().map_or(Errno::EIO, Errno::from_i32)),
+    }
 }
 
-impl DirectoryReply {
-    /// `device` is the one from which the request came: the kernel takes the answer on no other one.
-    pub(super) fn new(reply: ReplyDirectory, request: RequestId, device: Arc<OwnedFd>) -> DirectoryReply {
-        DirectoryReply { reply, request: request.0, device, bytes: vec![0; HEADER_BYTES], has_unknown: false }
+fn send<'a>(device: &OwnedFd, request: u64, entries: impl Iterator<Item = Listed<'a>>) -> io::Result<()> {
+    let mut bytes = vec![0; HEADER_BYTES];
+    for (ino, next, kind, name) in entries {
+        append(&mut bytes, ino, next, kind, name);
     }
-
-    /// Adds an entry; false if it has no room. A reader goes on after it at `next`.
-    pub(super) fn add(&mut self, ino: Ino, next: u64, kind: Option<Kind>, name: &str) -> bool {
-        // The library counts the room, and has the answer itself if all types are known.
-        let told = kind.map_or(FileType::RegularFile, file_type);
-        let is_full = self.reply.add(inode_number(ino), next, told, name);
-        if !is_full {
-            append(&mut self.bytes, ino, next, kind, name);
-            self.has_unknown |= kind.is_none();
-        }
-        !is_full
-    }
-
-    pub(super) fn ok(mut self) {
-        if !self.has_unknown {
-            return self.reply.ok();
-        }
-        match self.send() {
-            Ok(()) => {
-                IS_LATE_ANSWER.set(true);
-                self.reply.ok();
-                IS_LATE_ANSWER.set(false);
-            }
-            // The request or the mount is gone, and its answer is wanted no more; else the program gets an error.
-            Err(error) => self.reply.error(error.raw_os_error().map_or(Errno::EIO, Errno::from_i32)),
-        }
-    }
-
-    pub(super) fn error(self, errno: Errno) {
-        self.reply.error(errno);
-    }
-
-    fn send(&mut self) -> io::Result<()> {
-        let length = u32::try_from(self.bytes.len()).map_err(io::Error::other)?;
-        self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
-        self.bytes[8..HEADER_BYTES].copy_from_slice(&self.request.to_ne_bytes());
-        // The kernel takes an answer whole or not at all.
-        rustix::io::write(&self.device, &self.bytes)?;
-        Ok(())
-    }
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    bytes[8..HEADER_BYTES].copy_from_slice(&request.to_ne_bytes());
+    // The kernel takes an answer whole or not at all.
+    rustix::io::write(device, &bytes)?;
+    Ok(())
 }
 
 /// One `struct fuse_dirent` with its name, filled up to a multiple of 8 bytes.

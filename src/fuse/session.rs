@@ -44,7 +44,7 @@ fn config(options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads.max(1));
-    // The kernel takes an answer only on the device that gave the request, and `DirectoryReply` has one alone.
+    // The kernel takes an answer only on the device that gave the request, and `directory_reply` has one alone.
     config.clone_fd = false;
     config
 }

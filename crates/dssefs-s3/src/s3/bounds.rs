@@ -129,7 +129,7 @@ impl HttpConnector for BoundedConnector {
 /// The answer with each value of a header as text. The SDK has no place for other bytes: it would drop the header, and
 /// some of its parsers the whole answer.
 fn with_text_only(mut answer: HttpResponse) -> HttpResponse {
-    let is_raw = |value: &[u8]| is_raw(&header_text(value));
+    let is_raw = |value: &[u8]| !value.is_ascii() && is_raw(&header_text(value));
     let raw: BTreeSet<String> =
         answer.headers().iter_bytes().filter(|(_, value)| is_raw(value)).map(|(name, _)| name.to_owned()).collect();
     for name in raw {

@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use base64_simd::STANDARD;
 use rustix::fs::{FlockOperation, flock};
 
 const PREFIX: &str = "uploads-";
@@ -46,24 +47,16 @@ pub(super) struct HeldProof {
 
 impl fmt::Display for HeldProof {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = |out: &mut fmt::Formatter<'_>, bytes: &[u8]| bytes.iter().try_for_each(|b| write!(out, "{b:02x}"));
-        digits(out, &self.key)?;
-        out.write_str(" ")?;
-        digits(out, &self.code)
+        write!(out, "{} {}", STANDARD.encode_to_string(self.key), STANDARD.encode_to_string(self.code))
     }
 }
 
 impl HeldProof {
     fn parse(text: &str) -> Option<HeldProof> {
         let (key, code) = text.split_once(' ')?;
-        Some(HeldProof { key: from_hex(key)?, code: from_hex(code)? })
+        let bytes = |text: &str| STANDARD.decode_to_vec(text).ok()?.try_into().ok();
+        Some(HeldProof { key: bytes(key)?, code: bytes(code)? })
     }
-}
-
-fn from_hex(digits: &str) -> Option<[u8; PROOF_BYTES]> {
-    let is_hex = digits.len() == 2 * PROOF_BYTES && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let byte = |at: usize| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).expect("two hexadecimal digits");
-    is_hex.then(|| std::array::from_fn(byte))
 }
 
 /// What this process has in the bucket.
@@ -284,7 +277,9 @@ fn note_held(held: &mut BTreeMap<String, Option<HeldProof>>, sign: &str, entry: 
         None => (entry, None),
     };
     match sign {
-        "+" if is_held_name(name) && held.len() < UPLOADS_MAX => drop(held.insert(name.to_owned(), proof)),
+        "+" if is_held_name(name) && (held.len() < UPLOADS_MAX || held.contains_key(name)) => {
+            held.insert(name.to_owned(), proof);
+        }
         "-" => drop(held.remove(name)),
         _ => {}
     }
